@@ -1,0 +1,22 @@
+# The two commands of the README: `make run` and `make test`. `make help` lists the rest.
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help install lint types test fast lock clean
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+install:         ## the virtual environment, anvil and solc
+	@.ci/install $(VENV) --dev
+lint: install    ## ruff
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+types: install   ## mypy, strict
+	@$(BIN)/mypy --no-error-summary
+test: lint types ## the whole suite
+	@$(BIN)/pytest -n 2 --dist loadfile
+fast: install    ## the tests that need neither PostgreSQL nor a node
+	@$(BIN)/pytest tests/unit
+lock:            ## rewrite the lock files (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.lock
+clean:           ## forget the virtual environment and the demo's data
+	rm -rf $(VENV) node_modules .demo .data

@@ -1,0 +1,62 @@
+"""`reya-indexer config check|show`."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import click
+
+from indexer import config
+from indexer.cli.options import chain_option, json_option
+
+
+@click.group("config", epilog="\b\nExample:\n  reya-indexer config check --chain cronos")
+def config_group() -> None:
+    """Check or show a deployment's configuration."""
+
+
+@config_group.command("check", epilog="\b\nExample:\n  reya-indexer config check --chain ./my-deployment.toml")
+@chain_option
+def check(chain: str) -> None:
+    """Validate the TOML, its ABIs and the endpoint variables; exit 10 names file, key and remedy."""
+    deployment = config.load(chain)
+    for kind in ("RPC", "WS"):
+        deployment.endpoints(kind)
+    events = sum(len(c.events) for c in deployment.contracts)
+    click.echo(
+        f"{deployment.path}: good: chain {deployment.chain_id}, {len(deployment.contracts)} contracts, {events} events"
+    )
+
+
+@config_group.command("show", epilog="\b\nExample:\n  reya-indexer config show --chain reya --json")
+@chain_option
+@json_option
+def show(chain: str, as_json: bool) -> None:
+    """Show the settings in force, endpoints from the environment included; secrets are redacted."""
+    d = config.load(chain)
+    shown = {
+        "file": str(d.path),
+        "name": d.name,
+        "chain_id": d.chain_id,
+        "start_block": d.start_block,
+        "finality_depth_blocks": d.finality_depth,
+        "poll_interval_seconds": d.poll_interval,
+        "max_blocks": d.max_blocks,
+        "rpc": [config.redact(u) for u in d.endpoints("RPC")],
+        "ws": [config.redact(u) for u in d.endpoints("WS")],
+        "database": config.redact(os.environ["DATABASE_URL"]) if os.environ.get("DATABASE_URL") else "embedded",
+        "digest": d.digest,
+    }
+    contracts = [
+        {"name": c.name, "address": c.address, "abis": list(c.abis), "erc20": c.erc20,
+         "events": [f"0x{e.topic0.hex()} {e.signature}" for e in c.events]}
+        for c in d.contracts
+    ]  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(shown | {"contracts": contracts}, indent=2, ensure_ascii=False))
+        return
+    for key, value in shown.items():
+        click.echo(f"{key:22} {', '.join(value) if isinstance(value, list) else value}")
+    for contract in contracts:
+        click.echo(f"contract {contract['name']:28} {contract['address']}  {', '.join(contract['abis'])}")

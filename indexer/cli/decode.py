@@ -1,0 +1,97 @@
+"""`reya-indexer decode`: raw logs to events, without a database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+import click
+import orjson
+
+from indexer import config
+from indexer.cli.options import chain_option
+from indexer.decode.abi import DecodeMismatch
+from indexer.decode.registry import Registry
+from indexer.errors import UnreadableInput
+
+_HEX = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
+
+
+@click.command(
+    "decode",
+    epilog="\b\nExamples:\n"
+    "  reya-indexer decode --chain cronos --file logs.jsonl\n"
+    "  cast logs --json ... | jq -c '.[]' | reya-indexer decode --file - --any-address",
+)
+@chain_option
+@click.option("--file", "source", type=click.File("rb"), required=True, help="JSON lines, one log each; - for stdin.")
+@click.option("--any-address", is_flag=True, help="Find decoders by topic0 and number of topics alone.")
+def decode_command(chain: str, source: IO[bytes], any_address: bool) -> None:
+    """Decode raw logs (JSON-RPC form, or only address, topics, data), one JSON line for each, in order.
+
+    Output: {address, topic0, event, signature, args}; integers as decimal text, addresses lower-case, bytes as 0x hex,
+    tuples as objects. What cannot be decoded has event null and a reason. Exit 0 when every line was read as a log,
+    20 at the first line that is none.
+    """
+    registry = Registry(config.load(chain).contracts)
+    if any_address:
+        registry.with_shipped_abis()
+    out = click.get_binary_stream("stdout")
+    for address, topics, data in _read(source):
+        out.write(orjson.dumps(decode_log(registry, address, topics, data, any_address)) + b"\n")
+    out.flush()
+
+
+def decode_log(registry: Registry, address: str, topics: list[bytes], data: bytes, any_address: bool) -> dict[str, Any]:
+    """One log as the JSON-ready object described in the command's help."""
+    line: dict[str, Any] = {"address": address, "topic0": "0x" + topics[0].hex() if topics else None}
+    try:
+        event, args = registry.decode_any(topics, data) if any_address else registry.decode(address, topics, data)
+    except DecodeMismatch as mismatch:
+        return line | {"event": None, "signature": None, "args": None, "reason": str(mismatch)}
+    return line | {"event": event.name, "signature": event.signature, "args": printable(args)}
+
+
+def printable(value: Any) -> Any:
+    """JSON-ready: integers as decimal text (JSON numbers lose digits beyond 2^53), bytes as 0x hex."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, dict):
+        return {k: printable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable(v) for v in value]
+    return value
+
+
+def _read(source: IO[bytes]) -> Iterator[tuple[str, list[bytes], bytes]]:
+    for number, line in enumerate(source, 1):
+        if not line.strip():
+            continue
+        try:
+            log = orjson.loads(line)
+            address, topics, data = log["address"], log["topics"], log["data"]
+            if not isinstance(topics, list):
+                raise TypeError("topics is not a list")
+            words = [_bytes(t, "topics", 32) for t in topics]
+            yield "0x" + _bytes(address, "address", 20).hex(), words, _bytes(data, "data")
+        except KeyError as error:
+            raise _unreadable(source, number, f"no key {error}") from error
+        except (ValueError, TypeError) as error:
+            raise _unreadable(source, number, str(error) or "not a JSON object") from error
+
+
+def _unreadable(source: IO[bytes], number: int, problem: str) -> UnreadableInput:
+    name = getattr(source, "name", "input")
+    remedy = "Each line must be one JSON object with address, topics (a list) and data, as 0x hex"
+    return UnreadableInput(f"{name}, line {number}: {problem}", remedy)
+
+
+def _bytes(text: object, key: str, size: int | None = None) -> bytes:
+    if not isinstance(text, str) or not _HEX.fullmatch(text) or (size is not None and len(text) != 2 + 2 * size):
+        raise ValueError(f"{key} is not 0x hex{f' of {size} bytes' if size else ''}")
+    return bytes.fromhex(text[2:])

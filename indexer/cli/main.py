@@ -1,0 +1,60 @@
+"""The command line. Errors of ours end as one line on stderr and the exit code of their class (indexer/errors.py)."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from indexer import __version__
+from indexer.cli.config import config_group
+from indexer.cli.decode import decode_command
+from indexer.errors import IndexerError
+
+EXIT_CODES = """\b
+Exit codes:
+   0 done                        16 schema older: migrate
+   1 unexpected                  17 port in use
+   2 wrong flags                 18 database unreachable
+  10 broken configuration        19 embedded PostgreSQL cannot start
+  11 endpoint unreachable        20 input unreadable
+  12 wrong chain                 21 stored data answer to another configuration
+  13 not our database            70 fork below finalized
+  14 another deployment's        75 another process projects
+  15 schema newer than program"""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=f"\b\nExample:\n  REYA_RPC_URL=http://localhost:8547 reya-indexer run --chain reya\n\n{EXIT_CODES}",
+)
+@click.version_option(__version__, prog_name="reya-indexer")
+def cli() -> None:
+    """Follow the Reya DEX contracts and keep a PostgreSQL database equal to the canonical chain."""
+
+
+cli.add_command(config_group)
+cli.add_command(decode_command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        cli.main(prog_name="reya-indexer", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    except IndexerError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""One TOML per deployment, validated into frozen, typed settings.
+
+Every error is a ConfigError that names the file, the key and the remedy. Endpoints and secrets are not part of a file:
+they come from the environment (`<env_prefix>_RPC_URL`, `<env_prefix>_WS_URL`) or from flags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from indexer.decode.abi import EventAbi, load_abi
+from indexer.errors import ConfigError
+from indexer.resources import data_dir
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A watched contract: lower-case 0x address, its event ABIs, and whether its Transfers are ERC-20 transfers."""
+
+    name: str
+    address: str
+    abis: tuple[str, ...]
+    events: tuple[EventAbi, ...]
+    erc20: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The display name and symbol of a token (the chain's events carry neither)."""
+
+    address: str
+    name: str
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One deployment. `finality_depth` and `max_blocks` in blocks, `poll_interval` in seconds."""
+
+    path: Path
+    name: str
+    chain_id: int
+    env_prefix: str
+    start_block: int
+    finality_depth: int
+    poll_interval: float
+    max_blocks: int
+    contracts: tuple[Contract, ...]
+    tokens: tuple[Token, ...]
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the same raw logs could project to other rows: contracts, ABIs, ERC-20 marks, tokens."""
+        lines = [
+            f"{c.address} {int(c.erc20)} " + ",".join(sorted(f"{e.topic0.hex()}/{e.indexed_count}" for e in c.events))
+            for c in self.contracts
+        ]
+        lines += [f"{t.address} {t.name} {t.symbol}" for t in self.tokens]
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+    def endpoints(self, kind: str, flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """URLs of one kind, "RPC" or "WS": the flags when given, else the environment's comma-separated list."""
+        source = list(flags) or [(os.environ if env is None else env).get(f"{self.env_prefix}_{kind}_URL", "")]
+        urls = tuple(part.strip() for entry in source for part in entry.split(",") if part.strip())
+        schemes = ("http", "https") if kind == "RPC" else ("ws", "wss")
+        for url in urls:
+            if urlsplit(url).scheme not in schemes or not urlsplit(url).hostname:
+                raise ConfigError(
+                    f"{self.env_prefix}_{kind}_URL: {redact(url)!r} is not a {' or '.join(schemes)} URL",
+                    f"Write it like {schemes[0]}://host:port/path",
+                )
+        return urls
+
+
+def redact(url: str) -> str:
+    """A URL fit for logs: no password, no path, no query (providers put API keys there)."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "<not a URL>"
+    if not parts.scheme or not parts.hostname:
+        return "<not a URL>"
+    tail = "/…" if parts.path.strip("/") or parts.query else ""
+    return f"{parts.scheme}://{parts.hostname}{port}{tail}"
+
+
+def config_dir() -> Path:
+    """Where deployments are looked up by name: REYA_INDEXER_CONFIG_DIR, else the shipped folder."""
+    override = os.environ.get("REYA_INDEXER_CONFIG_DIR")
+    return Path(override) if override else data_dir("config")
+
+
+def load(chain: str) -> Deployment:
+    """The deployment `chain`: the name of a file in the config folder, or the path of a .toml file."""
+    path = Path(chain) if chain.endswith(".toml") else config_dir() / f"{chain}.toml"
+    if not path.is_file() and not chain.endswith(".toml"):
+        known = ", ".join(sorted(p.stem for p in config_dir().glob("*.toml")))
+        raise ConfigError(f"no deployment named {chain!r} in {config_dir()}", f"Known: {known}; or name a .toml file")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Check the path and its rights") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}", "Correct the line named") from error
+    return _Reader(path, raw).deployment()
+
+
+class _Reader:
+    """Turns a parsed TOML into a Deployment; each complaint names the file and the key."""
+
+    def __init__(self, path: Path, raw: dict[str, object]) -> None:
+        self.path, self.raw = path, raw
+
+    def fail(self, key: str, problem: str, remedy: str) -> ConfigError:
+        return ConfigError(f"{self.path}: {key}: {problem}", remedy)
+
+    def deployment(self) -> Deployment:
+        top = self.raw
+        self._only(top, "", {"name", "chain_id", "env_prefix", "start_block", "finality", "polling", "ranges"}
+                   | {"contract", "token"})  # fmt: skip
+        finality = self._table(top, "finality", {"depth"})
+        polling = self._table(top, "polling", {"interval"})
+        ranges = self._table(top, "ranges", {"max_blocks"})
+        contracts = tuple(self._contract(i, entry) for i, entry in enumerate(self._list(top, "contract", True)))
+        self._no_twins(contracts)
+        return Deployment(
+            path=self.path,
+            name=self._pattern(top, "", "name", _NAME, "a lower-case word such as reya"),
+            chain_id=self._int(top, "", "chain_id", 1, 2**63 - 1),
+            env_prefix=self._pattern(top, "", "env_prefix", re.compile(r"[A-Z][A-Z0-9_]*"), "upper case, such as REYA"),
+            start_block=self._int(top, "", "start_block", 0, 2**53, 0),
+            finality_depth=self._int(finality, "finality.", "depth", 1, 10**9, 20_000),
+            poll_interval=self._seconds(polling, "polling.", "interval", 0.25),
+            max_blocks=self._int(ranges, "ranges.", "max_blocks", 1, 10**7, 2000),
+            contracts=contracts,
+            tokens=tuple(self._token(i, entry) for i, entry in enumerate(self._list(top, "token", False))),
+        )
+
+    def _contract(self, i: int, entry: dict[str, object]) -> Contract:
+        at = f"contract[{i}]."
+        self._only(entry, at, {"name", "address", "abis", "erc20"})
+        names = entry.get("abis")
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+            raise self.fail(at + "abis", "must be a list of ABI names", 'Write abis = ["core", "proxy"]')
+        erc20 = entry.get("erc20", False)
+        if not isinstance(erc20, bool):
+            raise self.fail(at + "erc20", "must be true or false", "Write erc20 = true")
+        events: list[EventAbi] = []
+        for name in names:
+            events += self._abi(at, name)
+        transfer = any(e.signature == "Transfer(address,address,uint256)" and e.indexed_count == 2 for e in events)
+        if erc20 and not transfer:
+            raise self.fail(at + "abis", "an erc20 contract without the ERC-20 event Transfer", 'Add "erc20" to abis')
+        return Contract(
+            self._pattern(entry, at, "name", _NAME, "a lower-case word"),
+            self._address(entry, at),
+            tuple(names),
+            tuple(events),
+            erc20,
+        )
+
+    def _abi(self, at: str, name: str) -> list[EventAbi]:
+        beside = self.path.parent / f"{name}.json" if "/" not in name else self.path.parent / name
+        path = beside if beside.is_file() else data_dir("abis") / f"{name}.json"
+        try:
+            return load_abi(path)
+        except OSError:
+            known = ", ".join(sorted(p.stem for p in data_dir("abis").glob("*.json")))
+            raise self.fail(at + "abis", f"no ABI named {name!r}", f"Known: {known}") from None
+        except ValueError as error:
+            raise self.fail(at + "abis", f"{path}: {error}", "Give a JSON ABI that holds at least one event") from error
+
+    def _no_twins(self, contracts: Sequence[Contract]) -> None:
+        seen: dict[tuple[str, bytes], str] = {}
+        for i, contract in enumerate(contracts):
+            for event in contract.events:
+                key = (contract.address, event.topic0)
+                if key in seen:
+                    raise self.fail(
+                        f"contract[{i}].abis",
+                        f"two entries for address {contract.address} and event {event.signature}"
+                        f" (topic0 0x{event.topic0.hex()}), the first in {seen[key]}",
+                        "Keep one of the two: a log has one decoder",
+                    )
+                seen[key] = f"contract[{i}] {contract.name}"
+
+    def _token(self, i: int, entry: dict[str, object]) -> Token:
+        at = f"token[{i}]."
+        self._only(entry, at, {"address", "name", "symbol"})
+        return Token(self._address(entry, at), self._text(entry, at, "name"), self._text(entry, at, "symbol"))
+
+    def _address(self, table: dict[str, object], at: str) -> str:
+        return self._pattern(table, at, "address", _ADDRESS, "0x and 40 hex digits").lower()
+
+    def _only(self, table: Mapping[str, object], at: str, known: set[str]) -> None:
+        for key in table:
+            if key not in known:
+                raise self.fail(at + key, "unknown key", f"Known here: {', '.join(sorted(known))}")
+
+    def _table(self, top: dict[str, object], key: str, known: set[str]) -> dict[str, object]:
+        table = top.get(key, {})
+        if not isinstance(table, dict):
+            raise self.fail(key, "must be a table", f"Write [{key}]")
+        self._only(table, f"{key}.", known)
+        return table
+
+    def _list(self, top: dict[str, object], key: str, needed: bool) -> list[dict[str, object]]:
+        entries = top.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries) or (needed and not entries):
+            raise self.fail(key, "must be a list of tables", f"Write one [[{key}]] for each")
+        return entries
+
+    def _text(self, table: dict[str, object], at: str, key: str) -> str:
+        value = table.get(key)
+        if not isinstance(value, str) or not value:
+            raise self.fail(at + key, "missing or not a text", f'Write {key} = "..."')
+        return value
+
+    def _pattern(self, table: dict[str, object], at: str, key: str, pattern: re.Pattern[str], like: str) -> str:
+        value = self._text(table, at, key)
+        if not pattern.fullmatch(value):
+            raise self.fail(at + key, f"{value!r} does not fit", f"It must be {like}")
+        return value
+
+    def _int(self, table: dict[str, object], at: str, key: str, low: int, high: int, default: int | None = None) -> int:
+        value = table.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.fail(at + key, f"{value!r} is not a whole number from {low} to {high}", "Correct the value")
+        return value
+
+    def _seconds(self, table: dict[str, object], at: str, key: str, default: float) -> float:
+        value = table.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0.01 <= value <= 3600:
+            raise self.fail(at + key, f"{value!r} is not a time from 0.01 to 3600 seconds", "Correct the value")
+        return float(value)

@@ -1,0 +1,138 @@
+"""Event ABIs and the reference decoder (eth-abi, strict).
+
+A decoded event is a dict by argument name: integers are int, addresses lower-case 0x text, bytes are bytes, tuples
+dicts by field name, arrays lists. An indexed argument of dynamic type is only present as its hash: 32 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eth_abi.abi import decode as abi_decode
+from eth_abi.exceptions import DecodingError
+from eth_abi.grammar import parse as parse_type
+from eth_hash.auto import keccak
+
+Args = dict[str, Any]
+
+
+class DecodeMismatch(ValueError):
+    """The topics or the data do not fit the ABI. The text is the reason, one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One argument or tuple field. `type` is the canonical ABI type, tuples written out."""
+
+    name: str
+    type: str
+    indexed: bool
+    fields: tuple[Param, ...] = ()
+    # How many array suffixes stand behind a tuple: 0 for (..), 1 for (..)[], 2 for (..)[][].
+    array_depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventAbi:
+    """An event of a contract's ABI and its decoder."""
+
+    name: str
+    signature: str
+    topic0: bytes
+    params: tuple[Param, ...]
+    indexed_count: int
+    _data_types: tuple[str, ...] = field(repr=False, default=())
+
+    def decode(self, topics: Sequence[bytes], data: bytes) -> Args:
+        """The arguments by name, in the ABI's order. Raises DecodeMismatch; never anything else on foreign bytes."""
+        if len(topics) != self.indexed_count + 1:
+            raise DecodeMismatch(f"{self.name} has {self.indexed_count + 1} topics, the log {len(topics)}")
+        try:
+            values = iter(abi_decode(self._data_types, data))
+            hashed = iter(topics[1:])
+            return {p.name: _topic(p, next(hashed)) if p.indexed else _shape(p, next(values)) for p in self.params}
+        except (DecodingError, UnicodeDecodeError, OverflowError, ValueError) as error:
+            detail = " ".join(str(error).split())[:200]
+            raise DecodeMismatch(f"data does not fit {self.name}: {detail or type(error).__name__}") from error
+
+
+def load_abi(path: Path) -> list[EventAbi]:
+    """The events of one JSON ABI file. Raises OSError, or ValueError with the problem when it is not such a file."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8 text") from error
+    if isinstance(entries, dict):
+        entries = entries.get("abi")
+    if not isinstance(entries, list):
+        raise ValueError("not a JSON ABI: a list of entries is needed")
+    events = [_event(e) for e in entries if isinstance(e, dict) and e.get("type") == "event" and not e.get("anonymous")]
+    if not events:
+        raise ValueError("holds no event")
+    return events
+
+
+def _event(entry: dict[str, Any]) -> EventAbi:
+    name, inputs = entry.get("name"), entry.get("inputs")
+    if not isinstance(name, str) or not isinstance(inputs, list):
+        raise ValueError("an event without name or inputs")
+    params = tuple(_param(p, i) for i, p in enumerate(inputs))
+    names = [p.name for p in params]
+    if len(set(names)) != len(names):
+        raise ValueError(f"event {name} has two arguments of one name")
+    signature = f"{name}({','.join(p.type for p in params)})"
+    return EventAbi(
+        name,
+        signature,
+        keccak(signature.encode()),
+        params,
+        sum(p.indexed for p in params),
+        tuple(p.type for p in params if not p.indexed),
+    )
+
+
+def _param(entry: dict[str, Any], position: int) -> Param:
+    kind = entry.get("type")
+    if not isinstance(kind, str):
+        raise ValueError(f"argument {position} has no type")
+    fields: tuple[Param, ...] = ()
+    depth = 0
+    if kind.startswith("tuple"):
+        fields = tuple(_param(c, i) for i, c in enumerate(entry.get("components") or ()))
+        suffix = kind[len("tuple") :]
+        depth = suffix.count("[")
+        kind = f"({','.join(f.type for f in fields)}){suffix}"
+    try:
+        parse_type(kind).validate()
+    except Exception as error:
+        raise ValueError(f"argument {position}: {kind!r} is not an ABI type") from error
+    # Unnamed arguments are addressed by position, as in JSON-RPC tooling.
+    return Param(entry.get("name") or str(position), kind, bool(entry.get("indexed")), fields, depth)
+
+
+def _topic(param: Param, word: bytes) -> Any:
+    dynamic = param.fields or param.type in ("string", "bytes") or param.type.endswith("]")
+    if dynamic:
+        return word
+    (value,) = abi_decode((param.type,), word)
+    return _shape(param, value)
+
+
+def _shape(param: Param, value: Any) -> Any:
+    """eth-abi's tuples to lists and dicts; addresses lower-case."""
+    if param.fields:
+        return _each(
+            param.array_depth, value, lambda v: {f.name: _shape(f, x) for f, x in zip(param.fields, v, strict=True)}
+        )
+    depth = param.type.count("[")
+    if param.type.startswith("address"):
+        return _each(depth, value, lambda v: v.lower())
+    return _each(depth, value, lambda v: v)
+
+
+def _each(depth: int, value: Any, convert: Callable[[Any], Any]) -> Any:
+    return convert(value) if depth == 0 else [_each(depth - 1, v, convert) for v in value]

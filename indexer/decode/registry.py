@@ -1,0 +1,48 @@
+"""Decoders by (address, topic0), built once at start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from indexer.config import Contract
+from indexer.decode.abi import Args, DecodeMismatch, EventAbi, load_abi
+from indexer.resources import data_dir
+
+
+class Registry:
+    """Finds the one decoder of a log. `watched` are lower-case 0x addresses."""
+
+    def __init__(self, contracts: Iterable[Contract]) -> None:
+        contracts = tuple(contracts)
+        self.watched = frozenset(c.address for c in contracts)
+        self.erc20 = frozenset(c.address for c in contracts if c.erc20)
+        self._by_address = {(c.address, e.topic0): e for c in contracts for e in c.events}
+        self._by_shape = {(e.topic0, e.indexed_count): e for c in reversed(contracts) for e in c.events}
+
+    def with_shipped_abis(self) -> Registry:
+        """Also knows every shipped ABI when asked by shape; the deployment's own ABIs come first."""
+        for path in sorted(data_dir("abis").glob("*.json")):
+            for event in load_abi(path):
+                self._by_shape.setdefault((event.topic0, event.indexed_count), event)
+        return self
+
+    def find(self, address: str, topic0: bytes) -> EventAbi | None:
+        return self._by_address.get((address, topic0))
+
+    def decode(self, address: str, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
+        """Event and arguments. Raises DecodeMismatch with the reason when the log has no decoder or does not fit it."""
+        if not topics:
+            raise DecodeMismatch("no topics")
+        event = self._by_address.get((address, topics[0]))
+        if event is None:
+            raise DecodeMismatch("unknown topic" if address in self.watched else "address is not watched")
+        return event, event.decode(topics, data)
+
+    def decode_any(self, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
+        """The same by topic0 and number of topics alone, whatever the address."""
+        if not topics:
+            raise DecodeMismatch("no topics")
+        event = self._by_shape.get((topics[0], len(topics) - 1))
+        if event is None:
+            raise DecodeMismatch("no known event has this topic0 and number of topics")
+        return event, event.decode(topics, data)

@@ -1,0 +1,140 @@
+"""Every error of the program, as one tree: one clear line, a remedy and, where it ends the program, an exit code.
+
+IndexerError
+ ├─ Halting                      ends the command; `exit_code` tells which
+ │   ├─ ConfigError          10  a broken configuration: file, key, remedy
+ │   ├─ EndpointUnreachable  11  no endpoint answered
+ │   ├─ WrongChain           12  the endpoint serves another chain
+ │   ├─ ForeignDatabase      13  tables that are not ours
+ │   ├─ BoundElsewhere       14  ours, but bound to another deployment
+ │   ├─ SchemaNewer          15  migrated by a newer release
+ │   ├─ SchemaOlder          16  not migrated to this release yet
+ │   ├─ PortInUse            17  the HTTP port is taken
+ │   ├─ DatabaseUnreachable  18  no PostgreSQL answers
+ │   ├─ EmbeddedServerError  19  the embedded PostgreSQL cannot start
+ │   ├─ UnreadableInput      20  `decode`: a line that is not a log
+ │   ├─ ConfigChanged        21  the stored data answers to another configuration
+ │   ├─ ReorgTooDeep         70  a fork at or below finalized, or below what is stored
+ │   └─ LeaseLost            75  another process is the projector now
+ └─ RpcError                     something an endpoint answered or failed to answer
+     ├─ Transient                try again: time-out, closed connection, 5xx, null where a block must be
+     │   ├─ RateLimited          429 or its JSON-RPC cousins; `retry_after` seconds
+     │   └─ Inconsistent         the parts of one answer contradict each other (a torn read): not a reorg
+     ├─ RangeTooLarge            ask for fewer blocks; `hint` blocks when the node names a number
+     ├─ BatchRefused             the endpoint takes single calls only
+     └─ RpcRefused               any other JSON-RPC error: code and message
+"""
+
+from __future__ import annotations
+
+
+class IndexerError(Exception):
+    """Base of all errors raised on purpose. `message` is one line; `remedy` says what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.remedy}" if self.remedy else self.message
+
+
+class Halting(IndexerError):
+    """Ends the command; nothing half-written stays behind because every step is one transaction."""
+
+
+class ConfigError(Halting):
+    exit_code = 10
+
+
+class EndpointUnreachable(Halting):
+    exit_code = 11
+
+
+class WrongChain(Halting):
+    exit_code = 12
+
+
+class ForeignDatabase(Halting):
+    exit_code = 13
+
+
+class BoundElsewhere(Halting):
+    exit_code = 14
+
+
+class SchemaNewer(Halting):
+    exit_code = 15
+
+
+class SchemaOlder(Halting):
+    exit_code = 16
+
+
+class PortInUse(Halting):
+    exit_code = 17
+
+
+class DatabaseUnreachable(Halting):
+    exit_code = 18
+
+
+class EmbeddedServerError(Halting):
+    exit_code = 19
+
+
+class UnreadableInput(Halting):
+    exit_code = 20
+
+
+class ConfigChanged(Halting):
+    exit_code = 21
+
+
+class ReorgTooDeep(Halting):
+    exit_code = 70
+
+
+class LeaseLost(Halting):
+    exit_code = 75
+
+
+class RpcError(IndexerError):
+    """An endpoint's failure. `endpoint` is its display name, without secrets."""
+
+    def __init__(self, message: str, endpoint: str = "", remedy: str = "") -> None:
+        super().__init__(f"{endpoint}: {message}" if endpoint else message, remedy)
+        self.endpoint = endpoint
+
+
+class Transient(RpcError):
+    """Worth another attempt, at the same endpoint first and then at another."""
+
+
+class RateLimited(Transient):
+    def __init__(self, message: str, endpoint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, endpoint)
+        self.retry_after = retry_after
+
+
+class Inconsistent(Transient):
+    """Parts of one answer contradict each other. The node may be mid-reorg; nothing is concluded from it."""
+
+
+class RangeTooLarge(RpcError):
+    def __init__(self, message: str, endpoint: str = "", hint: int | None = None) -> None:
+        super().__init__(message, endpoint)
+        self.hint = hint
+
+
+class BatchRefused(RpcError):
+    pass
+
+
+class RpcRefused(RpcError):
+    def __init__(self, message: str, endpoint: str = "", code: int = 0) -> None:
+        super().__init__(f"{message} (code {code})", endpoint)
+        self.code = code
