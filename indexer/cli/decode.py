@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -37,7 +38,7 @@ def decode_command(chain: str, source: IO[bytes], any_address: bool) -> None:
     registry = Registry(config.load(chain).contracts)
     if any_address:
         registry.with_shipped_abis()
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     for address, topics, data in _read(source):
         out.write(orjson.dumps(decode_log(registry, address, topics, data, any_address)) + b"\n")
     out.flush()

@@ -1,0 +1,230 @@
+"""Our own schema, `indexer`: raw logs, coverage, checkpoint, lease, epoch, before-images, incidents, commit log.
+
+Nothing here is read by consumers of the public tables. Addresses, hashes and topics are bytea (20, 32, 32*n bytes);
+block numbers and timestamps (seconds) are bigint.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import INT8RANGE, JSONB, TIMESTAMP, ExcludeConstraint
+
+SCHEMA = "indexer"
+own = MetaData(schema=SCHEMA)
+
+
+def _now() -> Column[object]:
+    return Column("at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp())
+
+
+def _only_row() -> Column[object]:
+    return Column("only", Boolean, primary_key=True, server_default=text("true"))
+
+
+# The binding (rule 14): which deployment this database belongs to, and from where coverage counts (the origin).
+deployment = Table(
+    "deployment",
+    own,
+    _only_row(),
+    Column("name", Text, nullable=False),
+    Column("chain_id", BigInteger, nullable=False),
+    Column("bound_number", BigInteger, nullable=False),
+    Column("bound_hash", LargeBinary, nullable=False),
+    Column("origin", BigInteger, nullable=False),
+    # Digest of contracts and ABIs the public tables were projected with; another digest means "project again".
+    Column("projected_digest", Text, nullable=False),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    CheckConstraint("only", name="deployment_one_row"),
+)
+
+contract = Table(
+    "contract",
+    own,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("address", LargeBinary, nullable=False, unique=True),
+)
+
+# Which blocks of which contract are ingested. The exclusion constraint is what makes a second ingest of the same
+# range impossible (rule 10); adjacent ranges are merged on write, so the table stays small.
+coverage = Table(
+    "coverage",
+    own,
+    Column("contract_id", Integer, ForeignKey(contract.c.id), nullable=False),
+    Column("blocks", INT8RANGE, nullable=False),
+    ExcludeConstraint(
+        (text("int4range(contract_id, contract_id + 1)"), "&&"),
+        (text("blocks"), "&&"),
+        name="coverage_no_overlap",
+        using="gist",
+    ),
+    CheckConstraint("NOT isempty(blocks) AND lower_inc(blocks) AND NOT upper_inf(blocks)", name="coverage_bounded"),
+)
+
+raw_log = Table(
+    "raw_log",
+    own,
+    Column("block_number", BigInteger, primary_key=True),
+    Column("log_index", Integer, primary_key=True),
+    Column("address", LargeBinary, nullable=False),
+    Column("transaction_hash", LargeBinary, nullable=False),
+    Column("transaction_index", Integer, nullable=False),
+    Column("topics", LargeBinary, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    postgresql_partition_by="RANGE (block_number)",
+)
+
+# Blocks with logs, anchors (ends of ranges) and the unfinalized window.
+block = Table(
+    "block",
+    own,
+    Column("number", BigInteger, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    Column("parent_hash", LargeBinary, nullable=True),
+    Column("timestamp", BigInteger, nullable=False),
+)
+
+# How far the public tables are the projection of the chain: block and hash. NULL before the first step.
+checkpoint = Table(
+    "checkpoint",
+    own,
+    _only_row(),
+    Column("number", BigInteger, nullable=True),
+    Column("hash", LargeBinary, nullable=True),
+    Column("timestamp", BigInteger, nullable=True),
+    # Highest block below which no before-images were kept; the daemon never rewinds below it by itself.
+    Column("rollback_floor", BigInteger, nullable=True),
+    Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    CheckConstraint("only", name="checkpoint_one_row"),
+)
+
+# Bumped by every rollback. Ingest holds it FOR SHARE to its commit, a reorg FOR UPDATE (rule 10).
+epoch = Table(
+    "epoch",
+    own,
+    _only_row(),
+    Column("value", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("only", name="epoch_one_row"),
+)
+
+# Who projects. `token` grows with every change of hands and is compared inside each projecting transaction.
+lease = Table(
+    "lease",
+    own,
+    _only_row(),
+    Column("holder", Text, nullable=True),
+    Column("token", BigInteger, nullable=False, server_default=text("0")),
+    Column("expires_at", TIMESTAMP(timezone=True), nullable=True),
+    Column("backend_pid", Integer, nullable=True),
+    Column("backend_start", TIMESTAMP(timezone=True), nullable=True),
+    CheckConstraint("only", name="lease_one_row"),
+)
+
+# State rows as they were before a block above finalized changed them. `row` NULL: the row did not exist.
+before_image = Table(
+    "before_image",
+    own,
+    Column("block_number", BigInteger, primary_key=True),
+    Column("table_name", Text, primary_key=True),
+    Column("key", JSONB, primary_key=True),
+    Column("row", JSONB, nullable=True),
+)
+
+incident = Table(
+    "incident",
+    own,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("first_block", BigInteger, nullable=True),
+    Column("last_block", BigInteger, nullable=True),
+    Column("count", BigInteger, nullable=False, server_default=text("1")),
+    Column("opened_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Column("resolved_at", TIMESTAMP(timezone=True), nullable=True),
+    Index("incident_open", "kind", "subject", unique=True, postgresql_where=text("resolved_at IS NULL")),
+)
+
+# State rows of our own, kept by projections like public state rows (before-images included).
+undecoded = Table(
+    "undecoded",
+    own,
+    Column("address", Text, primary_key=True),
+    Column("topic0", Text, primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("count", Numeric(78, 0), nullable=False),
+    Column("first_block", BigInteger, nullable=False),
+    Column("last_block", BigInteger, nullable=False),
+)
+
+feature_flag = Table(
+    "feature_flag",
+    own,
+    Column("address", Text, primary_key=True),
+    Column("feature", Text, primary_key=True),
+    Column("allow_all", Boolean, nullable=False),
+    Column("deny_all", Boolean, nullable=False),
+)
+
+# keccak256(abi.encode(keccak256("marketEnabled"), id)): PostgreSQL cannot compute it, the "Market" view joins it.
+market_feature = Table(
+    "market_feature",
+    own,
+    Column("market_id", Numeric(78, 0), primary_key=True),
+    Column("feature", Text, nullable=False),
+)
+
+# Which accounts are backstop accounts, by collateral pool (BackstopLPConfigurationUpdated).
+backstop_account = Table(
+    "backstop_account",
+    own,
+    Column("collateral_pool_id", Numeric(78, 0), primary_key=True),
+    Column("account_id", Numeric(78, 0), nullable=False),
+)
+
+# One row per committed step: what streams and consumers will read.
+commit_log = Table(
+    "commit_log",
+    own,
+    Column("seq", BigInteger, Identity(always=True), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),  # forward | rollback | reproject
+    Column("from_block", BigInteger, nullable=False),
+    Column("to_block", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    _now(),
+    CheckConstraint("kind IN ('forward', 'rollback', 'reproject')", name="commit_log_kind"),
+)
+
+reorg_journal = Table(
+    "reorg_journal",
+    own,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("fork_point", BigInteger, nullable=False),
+    Column("old_tip", BigInteger, nullable=False),
+    Column("old_tip_hash", LargeBinary, nullable=False),
+    Column("new_tip", BigInteger, nullable=False),
+    Column("new_tip_hash", LargeBinary, nullable=False),
+    Column("depth", Integer, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("rows_removed", JSONB, nullable=False),
+    Column("rows_inserted", JSONB, nullable=False),
+    Column("duration_ms", Integer, nullable=False),
+    _now(),
+)
