@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import click
 
@@ -35,7 +36,7 @@ def check(chain: str) -> None:
 def show(chain: str, as_json: bool) -> None:
     """Show the settings in force, endpoints from the environment included; secrets are redacted."""
     d = config.load(chain)
-    shown = {
+    shown: dict[str, Any] = {
         "file": str(d.path),
         "name": d.name,
         "chain_id": d.chain_id,
@@ -48,7 +49,7 @@ def show(chain: str, as_json: bool) -> None:
         "database": config.redact(os.environ["DATABASE_URL"]) if os.environ.get("DATABASE_URL") else "embedded",
         "digest": d.digest,
     }
-    contracts = [
+    contracts: list[dict[str, Any]] = [
         {"name": c.name, "address": c.address, "abis": list(c.abis), "erc20": c.erc20,
          "events": [f"0x{e.topic0.hex()} {e.signature}" for e in c.events]}
         for c in d.contracts
