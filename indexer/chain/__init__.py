@@ -1,0 +1,1 @@
+"""What a chain is: blocks, logs, finality, continuity. Pure; imports nothing that does I/O."""

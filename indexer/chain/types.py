@@ -1,0 +1,40 @@
+"""Blocks and logs as this program carries them: integers are int, hashes and addresses bytes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Header(NamedTuple):
+    """A block header as far as we use it. `timestamp` in seconds; `logs_bloom` 256 bytes, empty when not given."""
+
+    number: int
+    hash: bytes
+    parent_hash: bytes
+    timestamp: int
+    logs_bloom: bytes = b""
+
+
+class Log(NamedTuple):
+    """One log. Its identity is (block_number, log_index); `block_hash` validates it.
+
+    `block_timestamp` (seconds) only when the node gave it: a convenience of some nodes, not consensus data.
+    """
+
+    block_number: int
+    log_index: int
+    address: bytes
+    transaction_hash: bytes
+    transaction_index: int
+    topics: tuple[bytes, ...]
+    data: bytes
+    block_hash: bytes
+    block_timestamp: int | None = None
+
+
+class Heads(NamedTuple):
+    """What one endpoint said about its head in one answer. Tags it does not have are None."""
+
+    latest: Header
+    safe: Header | None
+    finalized: Header | None
