@@ -47,8 +47,6 @@ deployment = Table(
     Column("bound_number", BigInteger, nullable=False),
     Column("bound_hash", LargeBinary, nullable=False),
     Column("origin", BigInteger, nullable=False),
-    # Digest of contracts and ABIs the public tables were projected with; another digest means "project again".
-    Column("projected_digest", Text, nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     CheckConstraint("only", name="deployment_one_row"),
 )
@@ -107,6 +105,10 @@ checkpoint = Table(
     Column("number", BigInteger, nullable=True),
     Column("hash", LargeBinary, nullable=True),
     Column("timestamp", BigInteger, nullable=True),
+    # The origin and the digest of contracts and ABIs that the public tables were projected with; other ones mean
+    # "project again from the stored raw logs".
+    Column("origin", BigInteger, nullable=True),
+    Column("digest", Text, nullable=True),
     # Highest block below which no before-images were kept; the daemon never rewinds below it by itself.
     Column("rollback_floor", BigInteger, nullable=True),
     Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),

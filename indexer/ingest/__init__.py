@@ -1,0 +1,1 @@
+"""How we come to believe and keep: the planner, confirmed units of work, coverage."""

@@ -1,0 +1,30 @@
+"""Who owns an account: account_owner_updated_history and its snapshot.
+
+History holds one row per AccountOwnerUpdated log, repetitions included (the contracts emit it twice in one call).
+AccountCreated fills the snapshot only where the account has no row yet, and never writes history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from indexer.projections.base import Event, Ledger, StateKey, Transaction
+
+EVENTS = ("AccountOwnerUpdated", "AccountCreated")
+SNAPSHOT = "account_owner_updated_snapshot"
+
+
+def keys(event: Event) -> Iterable[StateKey]:
+    yield SNAPSHOT, (event.args["accountId"],)
+
+
+def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+    account = event.args["accountId"]
+    if event.name == "AccountCreated":
+        if ledger.get(SNAPSHOT, (account,)) is None:
+            row = {"account_id": account, "new_owner": event.args["owner"]} | event.position()
+            ledger.put(SNAPSHOT, (account,), row, event)
+        return
+    row = {"account_id": account, "new_owner": event.args["newOwner"]} | event.position()
+    ledger.append("account_owner_updated_history", {"id": event.id} | row, event)
+    ledger.put(SNAPSHOT, (account,), row, event)

@@ -1,0 +1,111 @@
+"""Markets: market_trackers and its history, market_storage, and what the "Market" view needs to know if one is active.
+
+In the order-book generation of MarketDataUpdated the old fields are frozen: fundingRate goes into last_funding_rate,
+as the schema's consumers expect, while last_mtm_* stay as emitted because mark_price has columns of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from eth_abi.abi import encode
+from eth_hash.auto import keccak
+
+from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
+
+FLAGS = {"FeatureFlagAllowAllSet": ("allow_all", "allowAll"), "FeatureFlagDenyAllSet": ("deny_all", "denyAll")}
+EVENTS = ("MarketDataUpdated", "MarketRegistered", "MarketUpdated", *FLAGS)
+_MARKET_ENABLED = keccak(b"marketEnabled")
+
+
+def market_feature(market_id: int) -> str:
+    """The feature flag that says whether a market is active: keccak256(abi.encode(keccak256("marketEnabled"), id))."""
+    return "0x" + keccak(encode(("bytes32", "uint128"), (_MARKET_ENABLED, market_id))).hex()
+
+
+def keys(event: Event) -> Iterable[StateKey]:
+    if event.name == "MarketDataUpdated":
+        yield "market_trackers", (event.args["marketData"]["id"],)
+    elif event.name in FLAGS:
+        yield "indexer.feature_flag", (event.address, "0x" + event.args["feature"].hex())
+    else:
+        yield "market_storage", (_market_id(event),)
+        yield "indexer.market_feature", (_market_id(event),)
+
+
+def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+    if event.name == "MarketDataUpdated":
+        _trackers(ledger, event)
+    elif event.name in FLAGS:
+        _flag(ledger, event)
+    else:
+        _storage(ledger, event)
+
+
+def _market_id(event: Event) -> int:
+    market_id: int = event.args["marketId"] if event.name == "MarketRegistered" else event.args["market"]["id"]
+    return market_id
+
+
+def _trackers(ledger: Ledger, event: Event) -> None:
+    data = {name.removesuffix("_DEPRECATED"): value for name, value in event.args["marketData"].items()}
+    shared: Row = {
+        "market_data_id": data["id"],
+        "last_funding_velocity": data["lastFundingVelocity"],
+        "last_funding_rate": data.get("fundingRate", data["lastFundingRate"]),
+        "last_funding_timestamp": data["lastFundingTimestamp"],
+        "last_mtm_price": data["lastMTM"]["price"],
+        "last_mtm_timestamp": data["lastMTM"]["timestamp"],
+        "open_interest": data["openInterest"],
+    } | event.position(transaction=False)
+    for side in ("long", "short"):
+        trackers = data[f"{side}Trackers"]
+        shared[f"{side}_trackers_funding_value"] = trackers["fundingValue"]
+        shared[f"{side}_trackers_base_multiplier"] = trackers["baseMultiplier"]
+        shared[f"{side}_trackers_adl_unwind_price"] = trackers["adlUnwindPrice"]
+    ledger.append("market_trackers_history", {"id": event.id} | shared, event)
+    row = shared | {
+        "passive_pool_id": data["passivePoolId"],
+        "pool_account_id": data["poolAccountId"],
+        "quote_token": data["quoteToken"],
+        "quote_token_decimals": data["quoteTokenDecimals"],
+        "mark_price": data.get("markPrice"),
+        "mark_price_timestamp": data.get("markPriceTimestamp"),
+        "funding_rate_timestamp": data.get("fundingRateTimestamp"),
+        "event_sequence_number": event.args.get("eventSequenceNumber"),
+    }
+    ledger.put("market_trackers", (data["id"],), row, event)
+
+
+def _storage(ledger: Ledger, event: Event) -> None:
+    market_id = _market_id(event)
+    known = ledger.get("market_storage", (market_id,)) or {}
+    if event.name == "MarketRegistered":
+        row = {
+            "quote_collateral": event.args["quoteCollateral"],
+            "instrument_address": event.args["instrument"],
+            "name": event.args["name"],
+            "risk_block_id": known.get("risk_block_id"),
+            "collateral_pool_id": known.get("collateral_pool_id"),
+        }
+    else:
+        market = event.args["market"]
+        row = {
+            "quote_collateral": market["quoteCollateral"],
+            "instrument_address": market["instrumentAddress"],
+            "name": market["name"],
+            "risk_block_id": market["riskBlockId"],
+            "collateral_pool_id": market["collateralPoolId"],
+        }
+    row |= {"market_id": market_id} | event.position(transaction=False)
+    ledger.put("market_storage", (market_id,), row, event)
+    feature = {"market_id": market_id, "feature": market_feature(market_id)}
+    ledger.put("indexer.market_feature", (market_id,), feature, event)
+
+
+def _flag(ledger: Ledger, event: Event) -> None:
+    column, argument = FLAGS[event.name or ""]
+    key = (event.address, "0x" + event.args["feature"].hex())
+    known = ledger.get("indexer.feature_flag", key) or {"allow_all": False, "deny_all": False}
+    row = known | {"address": key[0], "feature": key[1], column: event.args[argument]}
+    ledger.put("indexer.feature_flag", key, row, event)

@@ -1,0 +1,160 @@
+"""Orders and liquidations: order_history, orders, liquidation_history_details, rebate_fee_history.
+
+Three generations of events describe an execution: PassivePerpMatchOrder (two ABIs), PassivePerpOrderAndPositionUpdate
+(tells the same order in full) and PassivePerpExecutionV3 (two ABIs). Each execution is one row in `orders` and one in
+`order_history`. Fees 1e6 rUSD, base and price 1e18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
+
+# Core's LiquidationType. Backstop = 2 is published; 0 and 1 follow V3's order, 3 is what V3's ADL maps to.
+MATCH_ORDER, DUTCH, RANKED, BACKSTOP, ADL = -1, 0, 1, 2, 3
+V3_KINDS = {0: MATCH_ORDER, 1: DUTCH, 2: RANKED, 3: BACKSTOP, 4: ADL}
+V3_TYPES = {0: "order", 1: "liquidation", 2: "liquidation", 3: "liquidation", 4: "adl", 5: "market_close"}
+
+EVENTS = ("PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3")
+
+
+def keys(event: Event) -> Iterable[StateKey]:
+    yield "account_owner_updated_snapshot", (event.args["accountId"],)
+
+
+def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+    if event.name == "PassivePerpMatchOrder":
+        if event.log_index not in tx.told_again:
+            _write(ledger, event, *_match_order(tx, event))
+    elif event.name == "PassivePerpOrderAndPositionUpdate":
+        _write(ledger, event, *_update(ledger, tx, event))
+    else:
+        _write(ledger, event, *_execution_v3(ledger, event))
+
+
+def _match_order(tx: Transaction, event: Event) -> tuple[str, Row]:
+    args, fees = event.args, event.args["matchOrderFees"]
+    ranked = args["accountId"] in tx.liquidated_by_bid
+    order = {
+        "executed_base": args["orderBase"],
+        "price": args["executedOrderPrice"],
+        "is_match_order": not ranked,
+        "liquidation_type": RANKED if ranked else MATCH_ORDER,
+        "referrer_account_id": args.get("referrerAccountId"),
+    } | _amm_fees(fees)
+    return ("liquidation" if ranked else "order"), order
+
+
+def _update(ledger: Ledger, tx: Transaction, event: Event) -> tuple[str, Row]:
+    args = event.args
+    kind = MATCH_ORDER if args["isMatchOrder"] else args["liquidationType"]
+    if kind == DUTCH and args["accountId"] in tx.liquidated_by_bid:
+        kind = RANKED
+    elif kind == DUTCH and _is_backstop(ledger, args["counterpartyAccountId"]):
+        kind = BACKSTOP
+    order = {
+        "counterparty_account_id": args["counterpartyAccountId"],
+        "executed_base": args["executedBase"],
+        "price": args["executedPrice"],
+        "is_match_order": args["isMatchOrder"],
+        "liquidation_type": kind,
+        "position_base": args["positionData"]["base"],
+        "referrer_account_id": args["referrerAccountId"],
+    } | _amm_fees(args["matchOrderFees"])
+    return {MATCH_ORDER: "order", ADL: "adl"}.get(kind, "liquidation"), order
+
+
+def _execution_v3(ledger: Ledger, event: Event) -> tuple[str, Row]:
+    args, payload = event.args, event.args["payload"]
+    fees, execution_type = payload["fees"], payload["executionType"]
+    before, after = payload["accountPositionBefore"]["base"], payload["accountPositionAfter"]["base"]
+    if execution_type not in V3_TYPES:
+        detail = f"execution type {execution_type} is not known to this release"
+        ledger.incident("unknown_execution_type", f"{event.address} {execution_type}", detail, event)
+    if after - before != payload["executedBase"]:
+        # The roles of the four positions are a reading of the ABI: this is the check that would show it wrong.
+        detail = f"base {before} + {payload['executedBase']} is not {after} in {event.id}"
+        ledger.incident("v3_position_mismatch", event.address, detail, event)
+    order = {
+        "counterparty_account_id": args["counterpartyAccountId"],
+        "executed_base": payload["executedBase"],
+        "price": payload["price"],
+        "fee": sum(fees.values()),
+        "is_match_order": execution_type == 0,
+        "liquidation_type": V3_KINDS.get(execution_type),
+        "execution_type": execution_type,
+        "position_base": after,
+        "protocol_fee_credit": fees["protocolFeeCredit"],
+        "referrer_fee_credit": fees["referrerFeeCredit"],
+        "taker_rebate_credit": fees["takerRebateCredit"],
+        "pool_fee_credit": fees["poolFeeCredit"],
+        "referrer_account_id": payload["referrerAccountId"],
+        "counterparty_exchange_id": payload["counterpartyExchangeId"],
+        "account_order_id": payload["accountOrderId"],
+        "counterparty_order_id": payload["counterpartyOrderId"],
+        "me_nonce": payload["meNonce"],
+        "event_sequence_number": args["eventSequenceNumber"],
+    }
+    return V3_TYPES.get(execution_type, f"execution_{execution_type}"), order
+
+
+def _amm_fees(fees: Row) -> Row:
+    payments = fees["makerPayments"]
+    return {
+        "fee": fees["takerFeeDebit"],
+        "protocol_fee_credit": fees["protocolFeeCredit"],
+        "exchange_fee_credit": fees["exchangeFeeCredit"],
+        "referrer_fee_credit": fees.get("referrerFeeCredit"),
+        "pool_fee_credit": payments[0] if payments else None,
+    }
+
+
+def _is_backstop(ledger: Ledger, account_id: int) -> bool:
+    rows = (row for (table, _), row in ledger.state.items() if table == "indexer.backstop_account" and row)
+    return any(row["account_id"] == account_id for row in rows)
+
+
+def _write(ledger: Ledger, event: Event, kind: str, order: Row) -> None:
+    market, account = event.args["marketId"], event.args["accountId"]
+    base: Row = {
+        "id": event.id, "market_id": market, "account_id": account, "fee": order["fee"], "price": order["price"],
+        "created_at": event.created_at,
+    } | event.position()  # fmt: skip
+    ledger.append("orders", base | order, event)
+    history = base | {"order_base": order["executed_base"], "type": kind, "processed": False}
+    ledger.append("order_history", history, event)
+    owner = (ledger.get("account_owner_updated_snapshot", (account,)) or {}).get("new_owner")
+    if kind == "liquidation":
+        _liquidation(ledger, event, history, owner)
+    if order["referrer_fee_credit"] and order["referrer_account_id"]:
+        _rebate(ledger, event, order, owner)
+
+
+def _liquidation(ledger: Ledger, event: Event, history: Row, owner: str | None) -> None:
+    row = {
+        "id": event.id,
+        "account_id": history["account_id"],
+        "owner_address": owner,
+        "market_id": history["market_id"],
+        "base": history["order_base"],
+        "execution_price": history["price"],
+        "fees": history["fee"],
+        "block_timestamp": event.time,
+        "transaction_hash": event.transaction_hash,
+        "unique_id": event.unique_id,
+    }
+    ledger.append("liquidation_history_details", row, event)
+
+
+def _rebate(ledger: Ledger, event: Event, order: Row, owner: str | None) -> None:
+    row = {
+        "id": event.id,
+        "referrer_account_id": order["referrer_account_id"],
+        "referee_wallet_address": owner,
+        "referee_account_id": event.args["accountId"],
+        "token": ledger.rusd,
+        "amount": order["referrer_fee_credit"],
+        "market_id": event.args["marketId"],
+    } | event.position()
+    ledger.append("rebate_fee_history", row, event)

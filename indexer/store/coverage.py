@@ -1,0 +1,69 @@
+"""Which blocks of which contract are ingested. Written in the transaction that writes the raw logs, never apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from indexer.ingest.planner import Span
+
+Connection = Any  # asyncpg.Connection or a pool proxy
+
+
+async def contract_ids(conn: Connection, addresses: Iterable[str]) -> dict[str, int]:
+    """The ids of contracts, rows made for new ones."""
+    wanted = [bytes.fromhex(a[2:]) for a in addresses]
+    await conn.execute(
+        "INSERT INTO indexer.contract (address) SELECT unnest($1::bytea[]) ON CONFLICT (address) DO NOTHING", wanted
+    )
+    rows = await conn.fetch("SELECT id, address FROM indexer.contract WHERE address = ANY($1::bytea[])", wanted)
+    return {"0x" + row["address"].hex(): row["id"] for row in rows}
+
+
+async def load(conn: Connection, addresses: Sequence[str]) -> dict[str, list[Span]]:
+    """Coverage by address, sorted; an empty list for a contract never ingested."""
+    rows = await conn.fetch(
+        "SELECT c.address, lower(v.blocks) AS first, upper(v.blocks) - 1 AS last FROM indexer.coverage v"
+        " JOIN indexer.contract c ON c.id = v.contract_id WHERE c.address = ANY($1::bytea[]) ORDER BY 2",
+        [bytes.fromhex(a[2:]) for a in addresses],
+    )
+    covered: dict[str, list[Span]] = {a: [] for a in addresses}
+    for row in rows:
+        covered["0x" + row["address"].hex()].append(Span(row["first"], row["last"]))
+    return covered
+
+
+async def add(conn: Connection, addresses: Sequence[str], first: int, last: int) -> None:
+    """Covers first..last for each contract and merges with what touches it.
+
+    Raises asyncpg.ExclusionViolationError when any of it is covered already: the same range was ingested twice.
+    """
+    ids = list((await contract_ids(conn, addresses)).values())
+    # Neighbours only: a range that overlaps is not merged but left to collide with the exclusion constraint.
+    touching = await conn.fetch(
+        "DELETE FROM indexer.coverage WHERE contract_id = ANY($1::int[])"
+        " AND (upper(blocks) = $2 OR lower(blocks) = $3 + 1)"
+        " RETURNING contract_id, lower(blocks) AS first, upper(blocks) - 1 AS last",
+        ids,
+        first,
+        last,
+    )
+    merged = {i: Span(first, last) for i in ids}
+    for row in touching:
+        span = merged[row["contract_id"]]
+        merged[row["contract_id"]] = Span(min(span.first, row["first"]), max(span.last, row["last"]))
+    await conn.execute(
+        "INSERT INTO indexer.coverage (contract_id, blocks)"
+        " SELECT i, int8range(f, l, '[]') FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS u(i, f, l)",
+        list(merged),
+        [s.first for s in merged.values()],
+        [s.last for s in merged.values()],
+    )
+
+
+async def cut_above(conn: Connection, number: int) -> None:
+    """Uncovers every block above `number`, for all contracts: what a rollback does."""
+    await conn.execute("DELETE FROM indexer.coverage WHERE lower(blocks) > $1", number)
+    await conn.execute(
+        "UPDATE indexer.coverage SET blocks = int8range(lower(blocks), $1 + 1) WHERE upper(blocks) > $1 + 1", number
+    )
