@@ -11,7 +11,7 @@ import signal
 
 
 def _parse(text: str) -> dict[str, tuple[int, int]]:
-    points = {}
+    points: dict[str, tuple[int, int]] = {}
     for entry in filter(None, text.split(",")):
         name, _, action = entry.partition("=")
         kind, _, nth = action.partition("@")

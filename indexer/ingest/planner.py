@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -46,7 +47,7 @@ def plan(coverage: Mapping[str, Sequence[Span]], first: int, last: int) -> list[
     gaps = {address: missing(spans, first, last) for address, spans in coverage.items()}
     cuts = sorted({edge for spans in gaps.values() for s in spans for edge in (s.first, s.last + 1)})
     segments: list[Segment] = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         lacking = tuple(
             sorted(a for a, spans in gaps.items() if any(s.first <= start and stop - 1 <= s.last for s in spans))
         )

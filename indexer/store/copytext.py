@@ -27,7 +27,8 @@ def _field(value: Any) -> str:
     if kind is int:
         return str(value)
     if kind is str:
-        return str(value).translate(_ESCAPES)
+        escaped: str = str.translate(value, _ESCAPES)
+        return escaped
     if kind is bytes:
         return "\\\\x" + value.hex()
     if kind is bool:

@@ -1,0 +1,1 @@
+"""The head: finality, forks, and the loop that follows them."""

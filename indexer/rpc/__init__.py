@@ -1,0 +1,1 @@
+"""How we ask a node: transport, error classes, range control, endpoint pool."""
