@@ -20,6 +20,10 @@ def copy_tuples(rows: Iterable[Iterable[Any]]) -> bytes:
     return "".join("\t".join(map(_field, row)) + "\n" for row in rows).encode()
 
 
+def _escape(text: str) -> str:
+    return text.translate(_ESCAPES)
+
+
 def _field(value: Any) -> str:
     if value is None:
         return "\\N"
@@ -27,8 +31,7 @@ def _field(value: Any) -> str:
     if kind is int:
         return str(value)
     if kind is str:
-        escaped: str = str.translate(value, _ESCAPES)
-        return escaped
+        return _escape(value)
     if kind is bytes:
         return "\\\\x" + value.hex()
     if kind is bool:
