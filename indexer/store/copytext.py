@@ -33,7 +33,7 @@ def _field(value: Any) -> str:
     if kind is str:
         return _escape(value)
     if kind is bytes:
-        return "\\\\x" + value.hex()
+        return f"\\\\x{value.hex()}"
     if kind is bool:
         return "t" if value else "f"
     if kind is datetime:
