@@ -38,3 +38,11 @@ class Heads(NamedTuple):
     latest: Header
     safe: Header | None
     finalized: Header | None
+
+
+class Anchor(NamedTuple):
+    """A (number, hash) that the chain once confirmed and we stored; `timestamp` in seconds."""
+
+    number: int
+    hash: bytes
+    timestamp: int

@@ -7,8 +7,13 @@ import sys
 import click
 
 from indexer import __version__
+from indexer.cli.backfill import backfill_command
 from indexer.cli.config import config_group
+from indexer.cli.db import db_group
 from indexer.cli.decode import decode_command
+from indexer.cli.migrate import migrate_command
+from indexer.cli.run import run_command
+from indexer.cli.status import status_command
 from indexer.errors import IndexerError
 
 EXIT_CODES = """\b
@@ -35,6 +40,11 @@ def cli() -> None:
 
 cli.add_command(config_group)
 cli.add_command(decode_command)
+cli.add_command(run_command)
+cli.add_command(backfill_command)
+cli.add_command(status_command)
+cli.add_command(migrate_command)
+cli.add_command(db_group)
 
 
 def main() -> None:

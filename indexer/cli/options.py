@@ -8,3 +8,22 @@ chain_option = click.option(
     "--chain", default="reya", show_default=True, metavar="NAME", help="Deployment: a name in config/, or a .toml file."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+rpc_option = click.option(
+    "--rpc-url",
+    "rpc_urls",
+    multiple=True,
+    metavar="URL",
+    help="HTTP endpoint; may be repeated. Default: environment.",
+)
+ws_option = click.option(
+    "--ws-url", "ws_urls", multiple=True, metavar="URL", help="WebSocket endpoint that announces heads."
+)
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    envvar="REYA_INDEXER_LOG_FORMAT",
+    help="How log lines look on stderr.",
+)
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Debug lines too.")

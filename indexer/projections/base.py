@@ -169,8 +169,10 @@ class Ledger:
 
 def fits(kind: str, value: Any) -> bool:
     """Whether PostgreSQL takes the value in a column of this kind (rule 13: a misfit is an incident, never a stall)."""
+    required = kind.endswith(" not null")
     if value is None:
-        return True
+        return not required
+    kind = kind.removesuffix(" not null")
     if kind == "numeric":
         return isinstance(value, int) and -NUMERIC_LIMIT < value < NUMERIC_LIMIT
     if kind in ("bigint", "integer", "smallint"):

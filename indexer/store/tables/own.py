@@ -33,22 +33,22 @@ def _now() -> Column[object]:
     return Column("at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp())
 
 
-def _only_row() -> Column[object]:
-    return Column("only", Boolean, primary_key=True, server_default=text("true"))
+def _single_row() -> Column[object]:
+    return Column("single", Boolean, primary_key=True, server_default=text("true"))
 
 
 # The binding (rule 14): which deployment this database belongs to, and from where coverage counts (the origin).
 deployment = Table(
     "deployment",
     own,
-    _only_row(),
+    _single_row(),
     Column("name", Text, nullable=False),
     Column("chain_id", BigInteger, nullable=False),
     Column("bound_number", BigInteger, nullable=False),
     Column("bound_hash", LargeBinary, nullable=False),
     Column("origin", BigInteger, nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-    CheckConstraint("only", name="deployment_one_row"),
+    CheckConstraint("single", name="deployment_one_row"),
 )
 
 contract = Table(
@@ -91,7 +91,7 @@ raw_log = Table(
 block = Table(
     "block",
     own,
-    Column("number", BigInteger, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("hash", LargeBinary, nullable=False),
     Column("parent_hash", LargeBinary, nullable=True),
     Column("timestamp", BigInteger, nullable=False),
@@ -101,7 +101,7 @@ block = Table(
 checkpoint = Table(
     "checkpoint",
     own,
-    _only_row(),
+    _single_row(),
     Column("number", BigInteger, nullable=True),
     Column("hash", LargeBinary, nullable=True),
     Column("timestamp", BigInteger, nullable=True),
@@ -112,29 +112,29 @@ checkpoint = Table(
     # Highest block below which no before-images were kept; the daemon never rewinds below it by itself.
     Column("rollback_floor", BigInteger, nullable=True),
     Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-    CheckConstraint("only", name="checkpoint_one_row"),
+    CheckConstraint("single", name="checkpoint_one_row"),
 )
 
 # Bumped by every rollback. Ingest holds it FOR SHARE to its commit, a reorg FOR UPDATE (rule 10).
 epoch = Table(
     "epoch",
     own,
-    _only_row(),
+    _single_row(),
     Column("value", BigInteger, nullable=False, server_default=text("0")),
-    CheckConstraint("only", name="epoch_one_row"),
+    CheckConstraint("single", name="epoch_one_row"),
 )
 
 # Who projects. `token` grows with every change of hands and is compared inside each projecting transaction.
 lease = Table(
     "lease",
     own,
-    _only_row(),
+    _single_row(),
     Column("holder", Text, nullable=True),
     Column("token", BigInteger, nullable=False, server_default=text("0")),
     Column("expires_at", TIMESTAMP(timezone=True), nullable=True),
     Column("backend_pid", Integer, nullable=True),
     Column("backend_start", TIMESTAMP(timezone=True), nullable=True),
-    CheckConstraint("only", name="lease_one_row"),
+    CheckConstraint("single", name="lease_one_row"),
 )
 
 # State rows as they were before a block above finalized changed them. `row` NULL: the row did not exist.
@@ -172,6 +172,7 @@ undecoded = Table(
     Column("count", Numeric(78, 0), nullable=False),
     Column("first_block", BigInteger, nullable=False),
     Column("last_block", BigInteger, nullable=False),
+    info={"kind": "state"},
 )
 
 feature_flag = Table(
@@ -181,6 +182,7 @@ feature_flag = Table(
     Column("feature", Text, primary_key=True),
     Column("allow_all", Boolean, nullable=False),
     Column("deny_all", Boolean, nullable=False),
+    info={"kind": "state"},
 )
 
 # keccak256(abi.encode(keccak256("marketEnabled"), id)): PostgreSQL cannot compute it, the "Market" view joins it.
@@ -189,6 +191,7 @@ market_feature = Table(
     own,
     Column("market_id", Numeric(78, 0), primary_key=True),
     Column("feature", Text, nullable=False),
+    info={"kind": "state"},
 )
 
 # Which accounts are backstop accounts, by collateral pool (BackstopLPConfigurationUpdated).
@@ -197,6 +200,7 @@ backstop_account = Table(
     own,
     Column("collateral_pool_id", Numeric(78, 0), primary_key=True),
     Column("account_id", Numeric(78, 0), nullable=False),
+    info={"kind": "state"},
 )
 
 # One row per committed step: what streams and consumers will read.

@@ -1,0 +1,84 @@
+"""Which database a command works on, and whether its schema fits this release."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+import structlog
+
+from indexer.config import redact
+from indexer.errors import ForeignDatabase, SchemaNewer, SchemaOlder
+from indexer.pg.server import EmbeddedServer, database_name, default_data_dir
+from indexer.store import migrate
+from indexer.store.database import connection
+
+log = structlog.get_logger()
+
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="REYA_INDEXER_DATA_DIR",
+    show_envvar=True,
+    help="Folder of the embedded PostgreSQL; unused with DATABASE_URL.",
+)
+pg_bin_option = click.option(
+    "--pg-bin",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="REYA_INDEXER_PG_BIN",
+    show_envvar=True,
+    help="bin folder of a PostgreSQL 14 or newer to use instead of the packaged one.",
+)
+
+
+def external_url() -> str | None:
+    """DATABASE_URL, or None: then the embedded server is ours to start."""
+    return os.environ.get("DATABASE_URL") or None
+
+
+def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -> str:
+    """The URL of the deployment's database; starts the embedded server and makes the database where needed."""
+    url = external_url()
+    if url:
+        return url
+    server = EmbeddedServer(data_dir or default_data_dir(), pg_bin)
+    server.start()
+    name = database_name(deployment_name)
+    server.ensure_database(name)
+    log.info("embedded_postgresql", data_dir=str(server.data_dir), database=name)
+    return server.url(name)
+
+
+def prepare_schema(url: str) -> None:
+    """Migrates an empty database, and an older one of the embedded server; refuses everything else.
+
+    Raises ForeignDatabase, SchemaOlder, SchemaNewer, DatabaseUnreachable.
+    """
+    kind, revision = asyncio.run(_examine(url))
+    where = redact(url)
+    if kind == "foreign":
+        raise ForeignDatabase(
+            f"{where}: holds tables, but not this program's",
+            "Name an empty database, or the right one, in DATABASE_URL",
+        )
+    if kind == "ours" and revision == migrate.head_revision():
+        return
+    if kind == "ours" and revision not in migrate.known_revisions():
+        raise SchemaNewer(
+            f"{where}: schema revision {revision} is newer than this release knows", "Run the newer release, or upgrade"
+        )
+    if kind == "ours" and external_url():
+        raise SchemaOlder(
+            f"{where}: schema revision {revision}, this release needs {migrate.head_revision()}",
+            "Run `reya-indexer migrate` while no indexer runs",
+        )
+    log.info("migrating", database=where, to=migrate.head_revision())
+    migrate.upgrade(url)
+
+
+async def _examine(url: str) -> tuple[str, str | None]:
+    async with connection(url) as conn:
+        kind = await migrate.classify(conn)
+        return kind, await migrate.current_revision(conn) if kind == "ours" else None

@@ -1,0 +1,106 @@
+"""`reya-indexer db`: the embedded PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import click
+
+from indexer import config, logging
+from indexer.cli.database import data_dir_option, external_url, open_url, pg_bin_option
+from indexer.cli.options import chain_option, json_option
+from indexer.errors import ConfigError, EmbeddedServerError
+from indexer.pg import binaries
+from indexer.pg.server import EmbeddedServer, default_data_dir
+
+
+@click.group("db", epilog="\b\nExample:\n  reya-indexer db psql --chain reya")
+def db_group() -> None:
+    """The PostgreSQL that the program brings along; with DATABASE_URL set, yours is used instead."""
+
+
+def _embedded(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServer:
+    url = external_url()
+    if url:
+        raise ConfigError(
+            f"DATABASE_URL names {config.redact(url)}: no embedded server is used", "Unset DATABASE_URL to manage it"
+        )
+    return EmbeddedServer(data_dir or default_data_dir(), pg_bin)
+
+
+@db_group.command("start", epilog="\b\nExample:\n  reya-indexer db start --data-dir /srv/reya")
+@data_dir_option
+@pg_bin_option
+def start(data_dir: Path | None, pg_bin: Path | None) -> None:
+    """Start the server unless it runs. `run` and `backfill` do this themselves."""
+    server = _embedded(data_dir, pg_bin)
+    server.start()
+    status = server.status()
+    click.echo(f"running: PostgreSQL {status.version}, port {status.port}, {status.data_dir}")
+
+
+@db_group.command("stop", epilog="\b\nExample:\n  reya-indexer db stop")
+@data_dir_option
+def stop(data_dir: Path | None) -> None:
+    """Stop the server; connections end."""
+    click.echo("stopped" if _embedded(data_dir, None).stop() else "was not running")
+
+
+@db_group.command("status", epilog="\b\nExample:\n  reya-indexer db status --json")
+@data_dir_option
+@json_option
+def status(data_dir: Path | None, as_json: bool) -> None:
+    """Say whether it runs, where, and on which port."""
+    url = external_url()
+    if url:
+        answer: dict[str, object] = {"external": True, "url": config.redact(url)}
+    else:
+        answer = {"external": False} | asdict(EmbeddedServer(data_dir or default_data_dir()).status())
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        for key, value in answer.items():
+            click.echo(f"{key:10} {'-' if value is None else value}")
+
+
+@db_group.command("url", epilog="\b\nExample:\n  psql $(reya-indexer db url --chain reya)")
+@chain_option
+@data_dir_option
+@pg_bin_option
+def url_command(chain: str, data_dir: Path | None, pg_bin: Path | None) -> None:
+    """Print the database's URL, password included; starts the server."""
+    logging.configure("console", quiet=True)
+    click.echo(open_url(config.load(chain).name, data_dir, pg_bin))
+
+
+@db_group.command(
+    "psql",
+    context_settings={"ignore_unknown_options": True},
+    epilog="\b\nExamples:\n  reya-indexer db psql\n  reya-indexer db psql -- -c 'SELECT count(*) FROM orders'",
+)
+@chain_option
+@data_dir_option
+@pg_bin_option
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def psql(chain: str, data_dir: Path | None, pg_bin: Path | None, arguments: tuple[str, ...]) -> None:
+    """Open psql on the database; what follows -- goes to psql."""
+    logging.configure("console", quiet=True)
+    parts = urlsplit(open_url(config.load(chain).name, data_dir, pg_bin))
+    beside = binaries.find(pg_bin) / "psql" if pg_bin or not external_url() else Path("psql")
+    program = str(beside) if beside.is_file() else shutil.which("psql")
+    if program is None:
+        raise EmbeddedServerError("there is no psql on this machine", "Install a PostgreSQL client, or name --pg-bin")
+    # Not in the arguments: those every user of the machine can read.
+    environment = os.environ | {
+        "PGHOST": parts.hostname or "",
+        "PGPORT": str(parts.port or 5432),
+        "PGUSER": unquote(parts.username or ""),
+        "PGPASSWORD": unquote(parts.password or ""),
+        "PGDATABASE": unquote(parts.path.lstrip("/")),
+    }
+    os.execve(program, [program, *arguments], environment)

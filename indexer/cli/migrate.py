@@ -1,0 +1,80 @@
+"""`reya-indexer migrate`: the schema of the database in DATABASE_URL, or of the embedded one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import click
+
+from indexer import config
+from indexer.cli.database import data_dir_option, open_url, pg_bin_option
+from indexer.cli.options import chain_option, json_option
+from indexer.store import migrate
+
+
+@click.command(
+    "migrate",
+    epilog="\b\nExample:\n  reya-indexer migrate --chain reya\n  reya-indexer migrate --check"
+    "\n  reya-indexer migrate --downgrade base --yes",
+)
+@chain_option
+@click.option("--to", "target", metavar="REV", help="Migrate up to this revision instead of the newest.")
+@click.option("--downgrade", "down", metavar="REV", help="Migrate down to this revision; `base` removes all of ours.")
+@click.option("--yes", is_flag=True, help="Confirm a downgrade: it drops tables and the rows in them.")
+@click.option("--check", is_flag=True, help="Change nothing; say how the schema differs, exit 1 if it does.")
+@data_dir_option
+@pg_bin_option
+@json_option
+def migrate_command(
+    chain: str,
+    target: str | None,
+    down: str | None,
+    yes: bool,
+    check: bool,
+    data_dir: Path | None,
+    pg_bin: Path | None,
+    as_json: bool,
+) -> None:
+    """Create the tables, or bring them to this release's schema. Refuses databases that are not ours."""
+    if sum((target is not None, down is not None, check)) > 1:
+        raise click.UsageError("--to, --downgrade and --check exclude each other.")
+    for option, revision, other in (("--to", target, "head"), ("--downgrade", down, "base")):
+        if revision is not None and revision not in migrate.known_revisions() | {other}:
+            known = ", ".join((*sorted(migrate.known_revisions()), other))
+            raise click.BadParameter(f"no schema revision {revision!r}; known: {known}", param_hint=option)
+    if down is not None and not yes:
+        raise click.UsageError("--downgrade drops tables and their rows: add --yes.")
+    url = open_url(config.load(chain).name, data_dir, pg_bin)
+    if check:
+        _check(url, as_json)
+        return
+    before = asyncio.run(migrate.revision_of(url))
+    if down is not None:
+        migrate.downgrade(url, down)
+    else:
+        migrate.upgrade(url, target or "head")
+    _report(url, before, asyncio.run(migrate.revision_of(url)), as_json)
+
+
+def _report(url: str, before: str | None, after: str | None, as_json: bool) -> None:
+    if as_json:
+        head = migrate.head_revision()
+        click.echo(json.dumps({"database": config.redact(url), "from": before, "to": after, "head": head}))
+    elif before == after:
+        click.echo(f"{config.redact(url)}: schema revision {after or 'none'}, nothing to do")
+    else:
+        click.echo(f"{config.redact(url)}: schema revision {before or 'none'} -> {after or 'none'}")
+
+
+def _check(url: str, as_json: bool) -> None:
+    differences = migrate.check(url)
+    if as_json:
+        head = migrate.head_revision()
+        click.echo(json.dumps({"database": config.redact(url), "head": head, "differences": differences}))
+    else:
+        for line in differences or [f"{config.redact(url)}: schema as revision {migrate.head_revision()} describes it"]:
+            click.echo(line)
+    if differences:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,84 @@
+"""`reya-indexer run`: the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import structlog
+
+from indexer import config, logging
+from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
+from indexer.cli.display import on_terminal, shown
+from indexer.cli.options import chain_option, log_format_option, rpc_option, verbose_option, ws_option
+from indexer.cli.session import end_on_signals, open_pool, rpc_endpoints
+from indexer.config import Deployment
+from indexer.follow.progress import Progress
+from indexer.follow.runner import Runner
+from indexer.ops import http
+from indexer.rpc.headfeed import HeadFeed
+
+log = structlog.get_logger()
+
+
+@click.command(
+    "run",
+    epilog="\b\nExamples:\n"
+    "  REYA_RPC_URL=https://rpc.example reya-indexer run --chain reya\n"
+    "  reya-indexer run --chain devnet --rpc-url http://127.0.0.1:8545 --ws-url ws://127.0.0.1:8545\n"
+    "  DATABASE_URL=postgresql://indexer@db/reya reya-indexer run --log-format json",
+)
+@chain_option
+@rpc_option
+@ws_option
+@click.option("--poll-interval", type=click.FloatRange(0.01, 3600), help="Seconds between looks at the head.")
+@click.option("--http-host", default="127.0.0.1", show_default=True, help="Where /live, /ready, /metrics listen.")
+@click.option("--http-port", default=9464, show_default=True, type=click.IntRange(0, 65535), help="0 serves none.")
+@data_dir_option
+@pg_bin_option
+@log_format_option
+@verbose_option
+def run_command(
+    chain: str, rpc_urls: tuple[str, ...], ws_urls: tuple[str, ...], poll_interval: float | None, http_host: str,
+    http_port: int, data_dir: Path | None, pg_bin: Path | None, log_format: logging.LogFormat, verbose: bool,
+) -> None:  # fmt: skip
+    """Catch up with the chain, then follow its head until SIGTERM or Ctrl-C.
+
+    Without DATABASE_URL it starts its own PostgreSQL. An empty database is migrated and bound to this deployment.
+    """
+    logging.configure(log_format, debug=verbose)
+    deployment = config.load(chain)
+    if poll_interval is not None:
+        deployment = replace(deployment, poll_interval=poll_interval)
+    urls = rpc_endpoints(deployment, rpc_urls)
+    wakers = deployment.endpoints("WS", ws_urls)
+    asyncio.run(_run(deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin))
+
+
+async def _run(
+    deployment: Deployment, urls: tuple[str, ...], wakers: tuple[str, ...], address: tuple[str, int],
+    data_dir: Path | None, pg_bin: Path | None,
+) -> None:  # fmt: skip
+    progress = Progress()
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(open_pool(deployment, urls))
+        if address[1]:
+            server = await http.serve(*address, progress, pool)
+            stack.push_async_callback(server.cleanup)
+        url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
+        await asyncio.to_thread(prepare_schema, url)
+        runner = Runner(deployment, url, pool, progress)
+        stack.push_async_callback(runner.close)
+        end_on_signals(runner.stop)
+        await runner.open()
+        feed = HeadFeed(wakers, deployment.poll_interval)
+        feed.start()
+        stack.push_async_callback(feed.close)
+        log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)
+        if (on_terminal() and progress.head - progress.projected > 50_000) or not on_terminal():
+            await stack.enter_async_context(shown(progress, lambda: progress.head))
+        await runner.follow(feed)
+        log.info("ended", projected=progress.projected)

@@ -1,0 +1,41 @@
+"""What `run` and `backfill` share: endpoints whose chain id was checked, and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Sequence
+
+from indexer.config import Deployment
+from indexer.errors import ConfigError
+from indexer.rpc.pool import Pool
+
+
+def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ...]:
+    """The HTTP endpoints; ConfigError names the variable when there are none."""
+    urls = deployment.endpoints("RPC", flags)
+    if not urls:
+        raise ConfigError(
+            f"no endpoint for {deployment.name}",
+            f"Set {deployment.env_prefix}_RPC_URL=https://... (a comma-separated list), or give --rpc-url",
+        )
+    return urls
+
+
+@contextlib.asynccontextmanager
+async def open_pool(deployment: Deployment, urls: Sequence[str]) -> AsyncIterator[Pool]:
+    """Endpoints whose chain id was checked: before any database is touched."""
+    pool = Pool(urls, deployment.chain_id, max_blocks=deployment.max_blocks)
+    try:
+        await pool.open()
+        yield pool
+    finally:
+        await pool.close()
+
+
+def end_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set `stop`; the running step is finished or rolled back."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)

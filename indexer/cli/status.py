@@ -1,0 +1,74 @@
+"""`reya-indexer status`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from indexer import config, logging
+from indexer.cli.database import data_dir_option, open_url, pg_bin_option
+from indexer.cli.options import chain_option, json_option, rpc_option
+from indexer.ops.status import status
+
+
+@click.command("status", epilog="\b\nExample:\n  reya-indexer status --chain reya --json | jq .lag_blocks")
+@chain_option
+@rpc_option
+@data_dir_option
+@pg_bin_option
+@json_option
+def status_command(
+    chain: str, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None, as_json: bool
+) -> None:
+    """Show head, safe, finalized, ingested, projected, coverage and gaps, lag, rows and incidents.
+
+    The head comes from the endpoints; without one, or when none answers, it is unknown and the rest is shown.
+    """
+    logging.configure("console", quiet=True)
+    deployment = config.load(chain)
+    url = open_url(deployment.name, data_dir, pg_bin)
+    answer = asyncio.run(status(deployment, url, deployment.endpoints("RPC", rpc_urls)))
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        _show(answer)
+
+
+def _show(answer: dict[str, Any]) -> None:
+    console = Console()
+    facts = Table(show_header=False, box=None)
+    for key, value in answer.items():
+        if key not in ("coverage", "rows", "incidents"):
+            facts.add_row(key.replace("_", " "), "-" if value is None else str(value))
+    console.print(facts)
+    if not answer["bound"]:
+        return
+    coverage = Table("contract", "covered blocks", "gaps", title="Coverage", title_justify="left")
+    for entry in answer["coverage"]:
+        coverage.add_row(entry["contract"], _spans(entry["covered"]), _spans(entry["gaps"]))
+    console.print(coverage)
+    rows = Table("table", "rows", title="Rows", title_justify="left")
+    for name, count in answer["rows"].items():
+        rows.add_row(name, f"{'~' if count['estimated'] else ''}{count['rows']:,}")
+    console.print(rows)
+    incidents = Table("incident", "subject", "count", "blocks", "detail", title="Open incidents", title_justify="left")
+    for one in answer["incidents"]:
+        incidents.add_row(
+            one["kind"],
+            one["subject"],
+            str(one["count"]),
+            _spans([[one["first_block"], one["last_block"]]]),
+            one["detail"],
+        )
+    console.print(incidents if answer["incidents"] else "No open incidents.")
+
+
+def _spans(spans: list[list[int]]) -> str:
+    shown = ", ".join(f"{first} to {last}" for first, last in spans[:5])
+    return shown + (f", and {len(spans) - 5} more" if len(spans) > 5 else "") or "none"

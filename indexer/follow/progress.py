@@ -1,0 +1,60 @@
+"""What a running process knows of itself: read by the log lines, /ready, /metrics and the progress bar. No I/O."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Progress:
+    """Block numbers are -1 until known; times are monotonic seconds."""
+
+    clock: Callable[[], float] = time.monotonic
+    head: int = -1
+    head_time: int = 0
+    safe: int = -1
+    finalized: int = -1
+    finality_source: str = ""
+    origin: int = 0
+    ingested: int = -1
+    projected: int = -1
+    projected_time: int = 0
+    holder: bool = False
+    waiting: str = "starting"
+    waiting_since: float = 0.0
+    last_step_at: float = 0.0
+    steps: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    logs: int = 0
+    reorgs: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def wait(self, name: str) -> bool:
+        """Names what is waited for, "" for nothing. True when that is news (rule 12: each wait is logged once)."""
+        if name == self.waiting:
+            return False
+        self.waiting, self.waiting_since = name, self.clock()
+        return True
+
+    @property
+    def lag_blocks(self) -> int:
+        return max(0, self.head - self.projected) if self.head >= 0 else 0
+
+    @property
+    def lag_seconds(self) -> int:
+        """Age of the newest projected block against the newest block known, seconds of chain time."""
+        return max(0, self.head_time - self.projected_time) if self.projected_time and self.head_time else 0
+
+    def not_ready(self, tolerated: float = 10.0) -> list[str]:
+        """Why consumers should not trust the rows to be fresh now; empty when they may."""
+        reasons = []
+        if self.head < 0:
+            reasons.append("no head known yet")
+        elif self.lag_blocks and self.lag_seconds > 60:
+            reasons.append(f"catching up: {self.lag_blocks} blocks, {self.lag_seconds} seconds behind")
+        if self.waiting and self.clock() - self.waiting_since > (0 if self.waiting.startswith("halted") else tolerated):
+            reasons.append(self.waiting)
+        return reasons

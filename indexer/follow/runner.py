@@ -1,0 +1,196 @@
+"""A process's life around the engine: connections, waits that have names, a clean end.
+
+No trouble of an endpoint or of the database ends the daemon: it waits, says so once, turns /ready red and tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+import uuid
+from collections.abc import Awaitable
+
+import asyncpg
+import structlog
+
+from indexer.config import Deployment
+from indexer.errors import (
+    BoundElsewhere,
+    ConfigError,
+    DatabaseUnreachable,
+    EndpointUnreachable,
+    IndexerError,
+    ReorgTooDeep,
+    RpcError,
+)
+from indexer.follow.engine import Engine
+from indexer.follow.progress import Progress
+from indexer.ingest.planner import plan
+from indexer.rpc.headfeed import HeadFeed
+from indexer.rpc.pool import Pool
+from indexer.store import lease
+from indexer.store.database import CONNECTION_ERRORS, Connection, close, connect
+from indexer.store.standing import Binding, Standing, bind, binding, check_binding, lower_origin
+
+log = structlog.get_logger()
+
+PATIENCE = 300.0  # seconds of uninterrupted trouble after which a backfill gives up; the daemon never does
+DATABASE_TROUBLE: tuple[type[Exception], ...] = (DatabaseUnreachable, asyncpg.PostgresError, *CONNECTION_ERRORS)
+GRACE = 2.0  # seconds a running step gets to finish when the process is told to end
+
+
+class Runner:
+    """One process on one database. `first` and `last` as in Engine; `url` is a postgresql:// URL."""
+
+    def __init__(
+        self, deployment: Deployment, url: str, pool: Pool, progress: Progress,
+        *, first: int | None = None, last: int | None = None,
+    ) -> None:  # fmt: skip
+        self.deployment, self.url, self.pool, self.progress = deployment, url, pool, progress
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.engine = Engine(deployment, pool, progress, self.holder, first=first, last=last)
+        self.conn: Connection | None = None
+        self.stop = asyncio.Event()
+        self._troubled_since: float | None = None
+
+    async def open(self) -> None:
+        """Connects, checks the binding against config and chain, binds an empty database. Raises Halting errors."""
+        self.conn = await connect(self.url)
+        bound = await binding(self.conn)
+        if bound is not None:
+            check_binding(bound, self.deployment.name, self.deployment.chain_id)
+            await self._check_bound_block(bound)
+        first = self.engine.first
+        view = await self.engine.look()
+        if first is not None and first > view.heads.latest.number:
+            raise ConfigError(
+                f"--from-block {first} is above the head {view.heads.latest.number}", "Name a lower block"
+            )
+        if bound is None:
+            number = max(view.verdict.finalized, 0)
+            header = await self.pool.run(lambda reader: reader.header(number))
+            if header is None:
+                raise EndpointUnreachable(f"{view.endpoint} has no block {number}", "Use a node that serves history")
+            origin = self.deployment.start_block if first is None else first
+            new = Binding(self.deployment.name, self.deployment.chain_id, number, header.hash, origin)
+            bound = await bind(self.conn, new)
+            log.info("bound", chain=new.name, chain_id=new.chain_id, block=number, origin=origin)
+        if first is not None and first < bound.origin:
+            await lower_origin(self.conn, first)
+            log.info("origin_lowered", origin=first, before=bound.origin)
+
+    async def _check_bound_block(self, bound: Binding) -> None:
+        header = await self.pool.run(lambda reader: reader.header(bound.number))
+        if header is None:
+            log.warning("binding_unchecked", block=bound.number, reason="no endpoint serves the block")
+        elif header.hash != bound.hash:
+            raise BoundElsewhere(
+                f"this database follows a chain whose block {bound.number} is 0x{bound.hash.hex()}, the endpoint's is"
+                f" 0x{header.hash.hex()}",
+                "Same chain id, other chain: check the endpoint, or name another database in DATABASE_URL",
+            )
+
+    async def follow(self, feed: HeadFeed) -> None:
+        """Follows the head until `stop` is set. Raises LeaseLost."""
+        while not self.stop.is_set():
+            worked = await self._guarded(patience=None)
+            if worked is False:
+                feed.saw_head(self.progress.head)
+                await feed.wait(self.stop)
+
+    async def backfill(self) -> Standing:
+        """Works until first..last is ingested, and projected as far as it is gapless. The standing at the end.
+
+        Raises what lasted longer than PATIENCE, ReorgTooDeep, LeaseLost.
+        """
+        while not self.stop.is_set():
+            worked = await self._guarded(patience=PATIENCE)
+            if worked is False:
+                assert self.conn is not None
+                standing = await self.engine.standing(self.conn)
+                if self.finished(standing):
+                    return standing
+                if self.engine.token is None and self.progress.wait("the projector's lease, held by another process"):
+                    log.info("waiting", reason=self.progress.waiting)
+                await self._pause(0.3)
+        assert self.conn is not None
+        return await self.engine.standing(self.conn)
+
+    def finished(self, standing: Standing) -> bool:
+        """Whether nothing of the range is left to ingest or, up to the gapless front, to project."""
+        engine = self.engine
+        if engine.last is None or engine.first is None or plan(standing.coverage, engine.first, engine.last):
+            return False
+        return engine.writer.projectable(standing) and standing.next_block > min(standing.front, engine.last)
+
+    async def _guarded(self, patience: float | None) -> bool | None:
+        """One cycle; None when there was trouble or the end. Trouble is named, logged once and waited for."""
+        try:
+            if self.conn is None:
+                self.conn = await connect(self.url)
+            worked = await self._until_stopped(self.engine.cycle(self.conn))
+        except ReorgTooDeep as halted:
+            if patience is not None:
+                raise
+            await self._trouble(f"halted: {halted.message}", halted, None, pause=5.0)
+        except RpcError as error:
+            await self._trouble("an endpoint that answers", error, patience)
+        except DATABASE_TROUBLE as error:
+            await self._drop_connection()
+            await self._trouble("the database", error, patience)
+        else:
+            if worked is not None and self._troubled_since is not None:
+                log.info("recovered", waited_for=self.progress.waiting)
+            self._troubled_since = None
+            self.progress.wait("")
+            return worked
+        return None
+
+    async def _until_stopped(self, cycle: Awaitable[bool]) -> bool | None:
+        task = asyncio.ensure_future(cycle)
+        stopped = asyncio.create_task(self.stop.wait())
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait({task}, timeout=GRACE)
+            if not task.done():
+                task.cancel()  # the transaction rolls back: the step is done again at the next start
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                return None
+            return task.result()
+        finally:
+            stopped.cancel()
+
+    async def _trouble(self, name: str, error: Exception, patience: float | None, pause: float = 0.0) -> None:
+        now = time.monotonic()
+        self._troubled_since = self._troubled_since or now
+        self.progress.errors[type(error).__name__] += 1
+        if self.progress.wait(name):
+            log.warning("waiting", waiting_for=name, error=" ".join(str(error).split()))
+        if patience is not None and now - self._troubled_since > patience:
+            if isinstance(error, IndexerError):
+                raise error
+            raise DatabaseUnreachable(
+                f"no success for {patience:.0f} seconds: {error}", "See the server's log"
+            ) from error
+        await self._pause(pause or min(0.5 + (now - self._troubled_since) / 4, 10.0))
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stop.wait(), seconds)
+
+    async def _drop_connection(self) -> None:
+        conn, self.conn, self.engine.token = self.conn, None, None
+        await close(conn)
+
+    async def close(self) -> None:
+        """Frees the lease and closes; within seconds, never raises."""
+        if self.conn is not None and self.engine.token is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(lease.release(self.conn, self.engine.token), 1)
+        await close(self.conn)
+        self.conn = None

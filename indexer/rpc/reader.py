@@ -1,0 +1,96 @@
+"""What the indexer asks one endpoint for: heads, headers and logs, parsed and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from indexer.chain.types import Header, Heads, Log
+from indexer.errors import IndexerError, RpcError, RpcRefused, Transient
+from indexer.rpc import wire
+from indexer.rpc.ranges import RangeControl
+from indexer.rpc.transport import Call, Endpoint
+
+T = TypeVar("T")
+LOOKS_WITHOUT_TAG = 200
+
+
+class Reader:
+    """One endpoint, read. Every error is an RpcError that names the endpoint."""
+
+    def __init__(self, endpoint: Endpoint, max_blocks: int = 2000) -> None:
+        self.endpoint, self.name = endpoint, endpoint.name
+        self.ranges = RangeControl(max_blocks)
+        self._refused = {"safe": 0, "finalized": 0}  # looks for which a refused tag is not asked for again
+
+    async def chain_id(self) -> int:
+        result = await self.endpoint.call("eth_chainId", [])
+        return self._named(lambda: wire.quantity(result, "chain id"))
+
+    async def heads(self) -> Heads:
+        """latest, safe and finalized in one request; None for a tag the node does not have now."""
+        tags = ["latest", *(tag for tag, looks in self._refused.items() if not looks)]
+        self._refused = {tag: max(0, looks - 1) for tag, looks in self._refused.items()}
+        try:
+            results = await self.endpoint.batch([_header_call(tag) for tag in tags])
+        except RpcRefused:
+            return await self._heads_apart()
+        return self._heads(dict(zip(tags, results, strict=True)))
+
+    async def _heads_apart(self) -> Heads:
+        """A node without a tag refuses the request: each is asked for alone, a refused one not again for a while."""
+        found: dict[str, Any] = {"latest": await self.endpoint.call(*_header_call("latest"))}
+        for tag in self._refused:
+            try:
+                found[tag] = await self.endpoint.call(*_header_call(tag))
+            except RpcRefused:
+                self._refused[tag] = LOOKS_WITHOUT_TAG
+        return self._heads(found)
+
+    def _heads(self, found: dict[str, Any]) -> Heads:
+        def tagged(tag: str) -> Header | None:
+            return wire.header(found[tag]) if found.get(tag) is not None else None
+
+        return self._named(lambda: Heads(wire.header(found["latest"]), tagged("safe"), tagged("finalized")))
+
+    async def header(self, number: int) -> Header | None:
+        """None when the node has no such block."""
+        result = await self.endpoint.call(*_header_call(number))
+        return None if result is None else self._named(lambda: wire.header(result, number))
+
+    async def headers(self, numbers: Sequence[int]) -> list[Header]:
+        """In the order asked for. A missing one is Transient: the node may lag."""
+        results = await self.endpoint.batch([_header_call(n) for n in numbers])
+        return self._named(lambda: [wire.header(r, n) for r, n in zip(results, numbers, strict=True)])
+
+    async def logs_with_headers(
+        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int]
+    ) -> tuple[list[Log], list[Header]]:
+        """The logs of blocks first..last of the addresses, in chain order, and the headers of `numbers`: one request.
+
+        Raises RangeTooLarge with the node's hint when it serves no such range at once.
+        """
+        wanted = list(numbers)
+        asked = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
+        results = await self.endpoint.batch([("eth_getLogs", [asked]), *(_header_call(n) for n in wanted)])
+        return self._named(
+            lambda: (
+                wire.logs(results[0], first, last, addresses),
+                [wire.header(r, n) for r, n in zip(results[1:], wanted, strict=True)],
+            )
+        )
+
+    def _named(self, parse: Callable[[], T]) -> T:
+        """Errors of the parser say which endpoint sent the answer."""
+        try:
+            return parse()
+        except RpcError as error:
+            raise type(error)(error.message, self.name) from error
+        except IndexerError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Transient(f"unreadable answer: {error}", self.name) from error
+
+
+def _header_call(block: int | str) -> Call:
+    return "eth_getBlockByNumber", [block if isinstance(block, str) else hex(block), False]

@@ -1,0 +1,79 @@
+"""Connections to PostgreSQL: integers exact, every wait limited by the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+
+from indexer.config import redact
+from indexer.errors import DatabaseUnreachable
+
+Connection = asyncpg.Connection
+
+# The server ends what a stopped or wedged process of ours leaves open: nobody else can release its locks (rule 10).
+SETTINGS = {
+    "application_name": "reya-indexer",
+    "timezone": "UTC",
+    "idle_in_transaction_session_timeout": "60s",
+    "lock_timeout": "30s",
+    "statement_timeout": "600s",
+}
+CONNECTION_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+
+
+def _number(text: str) -> int | Decimal:
+    return int(text) if text.lstrip("-").isdigit() else Decimal(text)
+
+
+async def connect(url: str, **settings: str) -> Connection:
+    """A connection whose numeric values are int (Decimal only when they have a fraction).
+
+    Raises DatabaseUnreachable with the redacted URL.
+    """
+    remedy = "Check DATABASE_URL (postgresql://user:password@host:port/database), the server and your rights there"
+    try:
+        conn: Connection = await asyncpg.connect(url, timeout=20, server_settings=SETTINGS | settings)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise DatabaseUnreachable(f"{redact(url)}: {cause}", remedy) from error
+    await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_number, format="text")
+    return conn
+
+
+async def close(conn: Connection | None) -> None:
+    """Closes within 5 seconds, by force when the server does not answer. Never raises."""
+    if conn is None or conn.is_closed():
+        return
+    try:
+        await asyncio.wait_for(conn.close(), 5)
+    except Exception:
+        with contextlib.suppress(Exception):
+            conn.terminate()
+
+
+@contextlib.asynccontextmanager
+async def connection(url: str, **settings: str) -> AsyncIterator[Connection]:
+    """A connection for one block of code."""
+    conn = await connect(url, **settings)
+    try:
+        yield conn
+    finally:
+        await close(conn)
+
+
+def record(row: Any) -> dict[str, Any]:
+    return dict(row)

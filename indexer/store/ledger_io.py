@@ -1,0 +1,128 @@
+"""The ledger against the database: state rows loaded before a step, everything it changed written set-wise after."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from indexer.projections import WHOLE_TABLES
+from indexer.projections.base import Key, Ledger, Row, StateKey
+from indexer.store.copytext import copy_text, to_json
+from indexer.store.database import Connection
+from indexer.store.tables import COLUMNS, KEYS, TABLES, sql_name
+
+
+async def load_state(conn: Connection, keys: Iterable[StateKey]) -> dict[StateKey, Row | None]:
+    """The named state rows (None where there is none), and the small tables that are always read whole."""
+    wanted: dict[str, list[Key]] = defaultdict(list)
+    state: dict[StateKey, Row | None] = {}
+    for table, key in keys:
+        wanted[table].append(key)
+        state[table, key] = None
+    for table in WHOLE_TABLES:
+        wanted.pop(table, None)
+        for row in await conn.fetch(f"SELECT * FROM {sql_name(table)}"):
+            state[table, tuple(row[c] for c in KEYS[table])] = dict(row)
+    for table, table_keys in wanted.items():
+        columns, name = KEYS[table], sql_name(table)
+        rows = await conn.fetch(
+            f"SELECT t.* FROM jsonb_populate_recordset(NULL::{name}, $1::jsonb) k"
+            f" JOIN {name} t USING ({_quoted(columns)})",
+            to_json([_named(table, key) for key in table_keys]),
+        )
+        for row in rows:
+            state[table, tuple(row[c] for c in columns)] = dict(row)
+    return state
+
+
+async def write(conn: Connection, ledger: Ledger) -> dict[str, int]:
+    """Writes what a step changed. Rows written by table; a state row changed many times counts once."""
+    counts: dict[str, int] = {}
+    for table, appended in ledger.appended.items():
+        columns = list(COLUMNS[table])
+        await conn.copy_to_table(
+            TABLES[table].name,
+            source=io.BytesIO(copy_text(appended, columns)),
+            columns=columns,
+            schema_name=TABLES[table].schema or "public",
+            format="text",
+        )
+        counts[table] = len(appended)
+    changed: dict[str, list[Row]] = defaultdict(list)
+    for table, key in sorted(ledger.changed, key=repr):
+        changed[table].append(ledger.state[table, key] or {})
+    for table, rows in changed.items():
+        await upsert(conn, table, "jsonb_populate_recordset(NULL::{name}, $1::jsonb) AS r", to_json(rows))
+        counts[table] = len(rows)
+    await _write_before_images(conn, ledger.before)
+    await _write_incidents(conn, ledger)
+    return counts
+
+
+async def upsert(conn: Connection, table: str, source: str, *args: object) -> int:
+    """Inserts the rows r.* that `source` gives ({name} is the table), replacing those of equal key."""
+    columns, name = COLUMNS[table], sql_name(table)
+    rest = [c for c in columns if c not in KEYS[table]]
+    update = ", ".join(f'"{c}" = EXCLUDED."{c}"' for c in rest)
+    picked = ", ".join(f'r."{c}"' for c in columns)
+    done = await conn.execute(
+        f"INSERT INTO {name} ({_quoted(columns)}) SELECT {picked} FROM {source.format(name=name)}"
+        f" ON CONFLICT ({_quoted(KEYS[table])}) DO {f'UPDATE SET {update}' if update else 'NOTHING'}",
+        *args,
+    )
+    return int(done.rsplit(" ", 1)[1])
+
+
+async def _write_before_images(conn: Connection, before: Mapping[tuple[int, StateKey], Row | None]) -> None:
+    if not before:
+        return
+    images = [
+        {"block_number": number, "table_name": table, "key": _named(table, key), "row": row}
+        for (number, (table, key)), row in before.items()
+    ]
+    await conn.execute(
+        "INSERT INTO indexer.before_image (block_number, table_name, key, row) SELECT * FROM"
+        " jsonb_to_recordset($1::jsonb) AS x(block_number bigint, table_name text, key jsonb, row jsonb)",
+        to_json(images),
+    )
+
+
+async def _write_incidents(conn: Connection, ledger: Ledger) -> None:
+    if not ledger.incidents:
+        return
+    grouped: dict[tuple[str, str], Row] = {}
+    for one in ledger.incidents:
+        known = grouped.setdefault(
+            (one.kind, one.subject),
+            {
+                "kind": one.kind,
+                "subject": one.subject,
+                "detail": one.detail,
+                "first_block": one.block_number,
+                "count": 0,
+            },
+        )
+        known["count"] += 1
+        known["last_block"] = one.block_number
+    await open_incidents(conn, list(grouped.values()))
+
+
+async def open_incidents(conn: Connection, incidents: list[Row]) -> None:
+    """Opens incidents {kind, subject, detail, first_block, last_block, count}; an open one of equal subject counts."""
+    await conn.execute(
+        "INSERT INTO indexer.incident (kind, subject, detail, first_block, last_block, count)"
+        " SELECT kind, subject, detail, first_block, last_block, count FROM jsonb_to_recordset($1::jsonb)"
+        " AS x(kind text, subject text, detail text, first_block bigint, last_block bigint, count bigint)"
+        " ON CONFLICT (kind, subject) WHERE resolved_at IS NULL DO UPDATE SET"
+        " count = indexer.incident.count + EXCLUDED.count, last_block = EXCLUDED.last_block",
+        to_json(incidents),
+    )
+
+
+def _named(table: str, key: Key) -> Row:
+    return dict(zip(KEYS[table], key, strict=True))
+
+
+def _quoted(columns: Iterable[str]) -> str:
+    return ", ".join(f'"{c}"' for c in columns)

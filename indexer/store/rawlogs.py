@@ -1,0 +1,107 @@
+"""Raw logs and blocks: stage 1's rows. Written by COPY inside the caller's transaction."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from indexer.chain.types import Header, Log
+from indexer.errors import IndexerError
+from indexer.store.copytext import copy_tuples
+from indexer.store.database import Connection
+
+PARTITION_BLOCKS = 10_000_000
+
+
+class HashConflict(IndexerError):
+    """A block is stored with another hash than the one to be written: a reorg, or a lying node. Nothing was written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"block {number} is stored with another hash")
+        self.number = number
+
+
+class Chunk(NamedTuple):
+    """Stored logs of whole blocks first..last in chain order, and the times (seconds) of the blocks that have logs."""
+
+    first: int
+    last: int
+    logs: list[Log]
+    times: dict[int, int]
+
+
+async def ensure_partitions(conn: Connection, first: int, last: int) -> None:
+    """Partitions for blocks first..last. Outside the step's transaction: creating one locks the whole table."""
+    for n in range(first // PARTITION_BLOCKS, last // PARTITION_BLOCKS + 1):
+        low = n * PARTITION_BLOCKS
+        if await conn.fetchval("SELECT to_regclass($1)", f"indexer.raw_log_p{n}") is None:
+            await conn.execute(
+                f"CREATE TABLE IF NOT EXISTS indexer.raw_log_p{n} PARTITION OF indexer.raw_log"
+                f" FOR VALUES FROM ({low}) TO ({low + PARTITION_BLOCKS})"
+            )
+
+
+async def store(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header]) -> None:
+    """Writes logs and their blocks. Raises HashConflict when a block is stored with another hash (rule 2)."""
+    rows = {b.number: b for b in blocks}
+    stored = await conn.fetch("SELECT number, hash FROM indexer.block WHERE number = ANY($1::bigint[])", list(rows))
+    for known in stored:
+        if known["hash"] != rows[known["number"]].hash:
+            raise HashConflict(known["number"])
+    known_numbers = {known["number"] for known in stored}
+    new = [
+        (b.number, b.hash, b.parent_hash or None, b.timestamp) for b in rows.values() if b.number not in known_numbers
+    ]
+    if new:
+        await _copy(conn, "block", ("number", "hash", "parent_hash", "timestamp"), copy_tuples(new))
+    if logs:
+        columns = ("block_number", "log_index", "address", "transaction_hash", "transaction_index", "topics", "data")
+        lines = copy_tuples(
+            (
+                g.block_number,
+                g.log_index,
+                g.address,
+                g.transaction_hash,
+                g.transaction_index,
+                b"".join(g.topics),
+                g.data,
+            )
+            for g in logs
+        )
+        await _copy(conn, "raw_log", columns, lines)
+
+
+async def _copy(conn: Connection, table: str, columns: Sequence[str], lines: bytes) -> None:
+    await conn.copy_to_table(
+        table, source=io.BytesIO(lines), columns=list(columns), schema_name="indexer", format="text"
+    )
+
+
+async def read(conn: Connection, first: int, last: int, limit: int) -> Chunk:
+    """The stored logs from block `first`, about `limit` of them but always whole blocks, up to block `last`."""
+    rows = await conn.fetch(
+        "SELECT block_number, log_index, address, transaction_hash, transaction_index, topics, data"
+        " FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 ORDER BY block_number, log_index LIMIT $3",
+        first,
+        last,
+        limit + 1,
+    )
+    if len(rows) > limit:
+        # The last block may be cut by the limit: it is read whole, alone or with the next chunk.
+        cut = rows[-1]["block_number"]
+        whole = [r for r in rows if r["block_number"] < cut]
+        if not whole:
+            return await read(conn, first, cut, 100_000)
+        rows, last = whole, cut - 1
+        last = min(last, rows[-1]["block_number"])
+    numbers = sorted({r["block_number"] for r in rows})
+    times = await conn.fetch(
+        "SELECT number, hash, timestamp FROM indexer.block WHERE number = ANY($1::bigint[])", numbers
+    )
+    hashes = {t["number"]: t["hash"] for t in times}
+    logs = [
+        Log(n, i, a, h, t, tuple(topics[k : k + 32] for k in range(0, len(topics), 32)), data, hashes[n])
+        for n, i, a, h, t, topics, data in rows
+    ]
+    return Chunk(first, last, logs, {t["number"]: t["timestamp"] for t in times})

@@ -1,0 +1,78 @@
+"""Taking back: everything above a fork point, or everything the projections ever wrote."""
+
+from __future__ import annotations
+
+from indexer.store import coverage
+from indexer.store.database import Connection
+from indexer.store.ledger_io import upsert
+from indexer.store.tables import KEYS, TABLES, kind, sql_name
+
+
+async def undo_above(conn: Connection, fork: int) -> dict[str, int]:
+    """Public rows, state rows, raw logs, blocks, coverage and checkpoint as they were at block `fork` (rule 5).
+
+    Inside the caller's transaction. Counts of what was removed or restored, by table.
+    """
+    counts = await _restore_state(conn, fork)
+    for name, table in TABLES.items():
+        if kind(name) == "append":
+            # Every append row carries unique_id = block * 100000 + log index, and it is indexed.
+            assert "unique_id" in table.columns
+            done = await conn.execute(f"DELETE FROM {sql_name(name)} WHERE unique_id >= $1", (fork + 1) * 100_000)
+            counts[name] = _count(done)
+    counts["indexer.raw_log"] = _count(await conn.execute("DELETE FROM indexer.raw_log WHERE block_number > $1", fork))
+    await conn.execute("DELETE FROM indexer.block WHERE number > $1", fork)
+    await coverage.cut_above(conn, fork)
+    await conn.execute(
+        "UPDATE indexer.checkpoint c SET number = b.number, hash = b.hash, timestamp = b.timestamp,"
+        " updated_at = clock_timestamp() FROM indexer.block b WHERE b.number = $1 AND c.number > $1",
+        fork,
+    )
+    await conn.execute(
+        "UPDATE indexer.incident SET resolved_at = clock_timestamp(), detail = detail || ' (block reorged away)'"
+        " WHERE resolved_at IS NULL AND first_block > $1",
+        fork,
+    )
+    return {name: n for name, n in counts.items() if n}
+
+
+async def _restore_state(conn: Connection, fork: int) -> dict[str, int]:
+    """State rows from the oldest before-image above the fork: the value each had at the fork point."""
+    tables = await conn.fetch("SELECT DISTINCT table_name FROM indexer.before_image WHERE block_number > $1", fork)
+    images = (
+        "(SELECT DISTINCT ON (key) key, row FROM indexer.before_image"
+        " WHERE table_name = $1 AND block_number > $2 ORDER BY key, block_number) i"
+    )
+    counts: dict[str, int] = {}
+    for record in tables:
+        table = record["table_name"]
+        name = sql_name(table)
+        match = " AND ".join(f't."{c}" = k."{c}"' for c in KEYS[table])
+        gone = await conn.execute(
+            f"DELETE FROM {name} t USING {images}, jsonb_populate_record(NULL::{name}, i.key) k"
+            f" WHERE i.row IS NULL AND {match}",
+            table,
+            fork,
+        )
+        source = images + ", jsonb_populate_record(NULL::{name}, i.row) r WHERE i.row IS NOT NULL"
+        counts[table] = _count(gone) + await upsert(conn, table, source, table, fork)
+    await conn.execute("DELETE FROM indexer.before_image WHERE block_number > $1", fork)
+    return counts
+
+
+async def reset_projections(conn: Connection) -> None:
+    """Empties every projected table and the checkpoint; raw logs and what applications wrote stay (rule 9)."""
+    projected = [sql_name(n) for n in TABLES if kind(n) in ("append", "state")]
+    await conn.execute(f"TRUNCATE {', '.join(projected)}, indexer.before_image")
+    await conn.execute(
+        "UPDATE indexer.checkpoint SET number = NULL, hash = NULL, timestamp = NULL, origin = NULL, digest = NULL,"
+        " rollback_floor = NULL, updated_at = clock_timestamp()"
+    )
+    await conn.execute(
+        "UPDATE indexer.incident SET resolved_at = clock_timestamp()"
+        " WHERE resolved_at IS NULL AND first_block IS NOT NULL"
+    )
+
+
+def _count(status: str) -> int:
+    return int(status.rsplit(" ", 1)[1])

@@ -1,0 +1,229 @@
+"""The committed steps: each function is one transaction (rule 1), and the only places where public rows change."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from indexer.chain.types import Anchor, Header, Log
+from indexer.config import Deployment
+from indexer.decode.events import events_of
+from indexer.decode.registry import Registry
+from indexer.errors import IndexerError
+from indexer.failpoints import hit
+from indexer.ingest.planner import Span
+from indexer.ingest.units import Unit
+from indexer.projections import project, state_keys
+from indexer.projections.base import Ledger
+from indexer.store import coverage, lease, rawlogs, rollback
+from indexer.store.copytext import to_json
+from indexer.store.database import Connection
+from indexer.store.ledger_io import load_state, write
+from indexer.store.standing import Standing
+from indexer.store.tables import COLUMNS
+
+CHUNK_LOGS = 20_000  # logs projected in one transaction: bounds memory and the time readers wait for a lock
+
+
+class EpochMoved(IndexerError):
+    """A reorg was handled since this step was planned; nothing was written. Plan again."""
+
+    def __init__(self) -> None:
+        super().__init__("a rollback came in between")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one step committed. `rows` by table, public and state; `logs` read or stored."""
+
+    kind: str
+    first: int
+    last: int
+    logs: int
+    rows: dict[str, int] = field(default_factory=dict)
+    projected: bool = False
+
+
+class Writer:
+    """Writes steps for one deployment. Holds no state that a restart would need."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.registry = Registry(deployment.contracts)
+        self.digest = deployment.digest
+        self._tokens = {t.address: (t.name, t.symbol) for t in deployment.tokens}
+        self._rusd = next((c.address for c in deployment.contracts if c.name == "rusd"), None)
+
+    def projectable(self, standing: Standing) -> bool:
+        """Whether the public tables were projected with today's contracts and ABIs, from today's origin."""
+        made_with = (standing.digest, standing.projected_origin)
+        return standing.checkpoint is None or made_with == (self.digest, standing.binding.origin)
+
+    def joins(self, standing: Standing, unit: Unit) -> bool:
+        """Whether a unit continues both coverage of every contract and the projection: one transaction for both."""
+        complete = set(unit.addresses) == set(standing.coverage)
+        return complete and self.projectable(standing) and standing.front + 1 == standing.next_block == unit.first
+
+    async def ingest(self, conn: Connection, standing: Standing, unit: Unit, finalized: int, token: int | None) -> Done:
+        """Stores a confirmed unit; with the lease, projects it too when it joins.
+
+        Raises HashConflict, EpochMoved, LeaseLost or asyncpg.ExclusionViolationError; then nothing was written.
+        """
+        await rawlogs.ensure_partitions(conn, unit.first, unit.last)
+        projected = token is not None and self.joins(standing, unit)
+        rows: dict[str, int] = {}
+        async with conn.transaction():
+            hit("ingest.begun")
+            if projected and token is not None:
+                await lease.hold(conn, token)
+            epoch = await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE")
+            if epoch != standing.epoch:
+                raise EpochMoved
+            await rawlogs.store(conn, unit.logs, unit.blocks)
+            await coverage.add(conn, unit.addresses, unit.first, unit.last)
+            hit("ingest.stored")
+            if projected:
+                anchor = _anchor(unit.blocks[-1])
+                rows = await self._project(conn, standing, unit.first, anchor, unit.logs, unit.times, finalized)
+            hit("ingest.before_commit")
+        hit("ingest.committed")
+        return Done("forward" if projected else "ingest", unit.first, unit.last, len(unit.logs), rows, projected)
+
+    async def project_stored(
+        self, conn: Connection, standing: Standing, last: int, finalized: int, token: int, limit: int = CHUNK_LOGS
+    ) -> Done:
+        """Projects stored raw logs after the checkpoint, about `limit` of them, no further than block `last`."""
+        async with conn.transaction():
+            await lease.hold(conn, token)
+            if await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE") != standing.epoch:
+                raise EpochMoved
+            chunk = await rawlogs.read(conn, standing.next_block, last, limit)
+            row = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block WHERE number = $1", chunk.last)
+            assert row is not None, "ends of coverage and blocks with logs are stored"
+            hit("project.read")
+            rows = await self._project(
+                conn, standing, chunk.first, Anchor(*row), chunk.logs, chunk.times, finalized, kind="reproject"
+            )
+            hit("project.before_commit")
+        return Done("reproject", chunk.first, chunk.last, len(chunk.logs), rows, True)
+
+    async def reset(self, conn: Connection, token: int) -> None:
+        """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9)."""
+        async with conn.transaction():
+            await lease.hold(conn, token)
+            await rollback.reset_projections(conn)
+            hit("reset.before_commit")
+
+    async def replace(
+        self, conn: Connection, standing: Standing, fork: Anchor, unit: Unit, finalized: int, token: int, endpoint: str
+    ) -> Done:
+        """A reorg's swap: everything above `fork` goes, the validated replacement comes, in one commit (rule 6)."""
+        started = time.monotonic()
+        assert standing.tip is not None and unit.first == fork.number + 1
+        await rawlogs.ensure_partitions(conn, unit.first, unit.last)
+        async with conn.transaction():
+            await lease.hold(conn, token)
+            if await conn.fetchval("SELECT value FROM indexer.epoch FOR UPDATE") != standing.epoch:
+                raise EpochMoved
+            await conn.execute("UPDATE indexer.epoch SET value = value + 1")
+            removed = await rollback.undo_above(conn, fork.number)
+            hit("replace.undone")
+            after = _cut(standing, fork)
+            await _log_commit(conn, "rollback", fork.number + 1, standing.tip.number, sum(removed.values()))
+            await rawlogs.store(conn, unit.logs, unit.blocks)
+            await coverage.add(conn, unit.addresses, unit.first, unit.last)
+            rows: dict[str, int] = {}
+            projected = self.joins(after, unit)
+            if projected:
+                anchor = _anchor(unit.blocks[-1])
+                rows = await self._project(conn, after, unit.first, anchor, unit.logs, unit.times, finalized)
+            await self._journal(conn, standing, fork, unit, endpoint, removed, rows, started)
+            hit("replace.before_commit")
+        hit("replace.committed")
+        return Done("rollback", unit.first, unit.last, len(unit.logs), rows, projected)
+
+    async def _journal(
+        self, conn: Connection, standing: Standing, fork: Anchor, unit: Unit, endpoint: str,
+        removed: dict[str, int], inserted: dict[str, int], started: float,
+    ) -> None:  # fmt: skip
+        old, new = standing.tip, unit.blocks[-1]
+        assert old is not None
+        await conn.execute(
+            "INSERT INTO indexer.reorg_journal (epoch, fork_point, old_tip, old_tip_hash, new_tip, new_tip_hash, depth,"
+            " endpoint, rows_removed, rows_inserted, duration_ms)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, $11)",
+            standing.epoch + 1, fork.number, old.number, old.hash, new.number, new.hash, old.number - fork.number,
+            endpoint, to_json(removed), to_json(inserted), int((time.monotonic() - started) * 1000),
+        )  # fmt: skip
+
+    async def _project(
+        self, conn: Connection, standing: Standing, first: int, anchor: Anchor, logs: list[Log],
+        times: dict[int, int], finalized: int, kind: str = "forward",
+    ) -> dict[str, int]:  # fmt: skip
+        """Public rows, before-images, checkpoint, commit log of blocks first..anchor; in the caller's transaction."""
+        # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
+        floor = max(standing.floor, min(finalized, anchor.number))
+        events = events_of(self.registry, logs, times)
+        state = await load_state(conn, state_keys(events))
+        ledger = Ledger(COLUMNS, state, lambda number: number > floor, self._tokens, self._rusd)
+        project(ledger, events)
+        rows = await write(conn, ledger)
+        hit("project.written")
+        await conn.execute(
+            "UPDATE indexer.checkpoint SET number = $1, hash = $2, timestamp = $3, origin = $4, digest = $5,"
+            " rollback_floor = $6, updated_at = clock_timestamp()",
+            anchor.number, anchor.hash, anchor.timestamp, standing.binding.origin, self.digest, floor,
+        )  # fmt: skip
+        if floor > standing.floor:
+            await _prune(conn, standing.floor, floor, headers=anchor.number > finalized)
+        await _log_commit(conn, kind, first, anchor.number, sum(rows.values()))
+        return rows
+
+
+async def _prune(conn: Connection, old_floor: int, floor: int, *, headers: bool) -> None:
+    """Forgets what only a rollback below the new floor would need."""
+    await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
+    if headers:
+        # Kept: blocks with logs, every thousandth as an anchor, and ends of coverage, which seams are compared with.
+        await conn.execute(
+            "DELETE FROM indexer.block b WHERE number >= $1 AND number < $2 AND number % 1000 <> 0"
+            " AND NOT EXISTS (SELECT FROM indexer.raw_log r WHERE r.block_number = b.number)"
+            " AND NOT EXISTS (SELECT FROM indexer.coverage c WHERE upper(c.blocks) - 1 = b.number)"
+            " AND NOT EXISTS (SELECT FROM indexer.deployment d WHERE d.bound_number = b.number)",
+            max(old_floor, floor - 100_000),
+            floor,
+        )
+
+
+async def _log_commit(conn: Connection, kind: str, first: int, last: int, rows: int) -> None:
+    await conn.execute(
+        "INSERT INTO indexer.commit_log (epoch, kind, from_block, to_block, rows)"
+        " SELECT value, $1, $2, $3, $4 FROM indexer.epoch",
+        kind,
+        first,
+        last,
+        rows,
+    )
+
+
+def _anchor(header: Header) -> Anchor:
+    return Anchor(header.number, header.hash, header.timestamp)
+
+
+def _cut(standing: Standing, fork: Anchor) -> Standing:
+    """The standing after everything above the fork point was taken back."""
+    kept = {
+        address: [Span(s.first, min(s.last, fork.number)) for s in spans if s.first <= fork.number]
+        for address, spans in standing.coverage.items()
+    }
+    above = standing.checkpoint is not None and standing.checkpoint.number > fork.number
+    return Standing(
+        standing.binding,
+        fork if above else standing.checkpoint,
+        standing.projected_origin,
+        standing.digest,
+        standing.floor,
+        standing.epoch + 1,
+        kept,
+        fork,
+    )

@@ -1,0 +1,57 @@
+"""Real parts for the tests: a PostgreSQL of our own supervisor, and fresh databases in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from indexer.pg.server import EmbeddedServer
+
+
+@pytest.fixture(autouse=True)
+def no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own DATABASE_URL or endpoints must never be what the tests write to."""
+    for name in list(os.environ):
+        if name == "DATABASE_URL" or name.startswith("REYA_INDEXER_") or name.endswith(("_RPC_URL", "_WS_URL")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """One PostgreSQL per test process, in a folder that an unprivileged server process can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-tests-", dir="/tmp"))
+    folder.chmod(0o755)
+    running = EmbeddedServer(folder)
+    running.start()
+    yield running
+    running.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def fresh_database(server: EmbeddedServer) -> Iterator[Callable[[], str]]:
+    """Makes new, empty databases; they are dropped after the test."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        server.ensure_database(name)
+        made.append(name)
+        return server.url(name)
+
+    yield make
+    for name in made:
+        asyncio.run(_drop(server.url("postgres"), name))
+
+
+async def _drop(url: str, name: str) -> None:
+    conn = await asyncpg.connect(url)
+    await conn.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    await conn.close()

@@ -1,0 +1,109 @@
+"""The program as a process of its own: started, waited for, told to end, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+PROGRAM = [sys.executable, "-m", "indexer.cli.main"]
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Ours without a developer's endpoints and database, plus `extra`."""
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k != "DATABASE_URL" and not k.startswith("REYA_INDEXER_") and not k.endswith(("_RPC_URL", "_WS_URL"))
+    }
+    return kept | dict(extra)
+
+
+def run(*arguments: str, env: Mapping[str, str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """One command to its end."""
+    return subprocess.run(
+        [*PROGRAM, *arguments], env=environment(env), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+class Daemon:
+    """`reya-indexer run` with JSON logs in a file."""
+
+    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as sink:
+            self.process = subprocess.Popen(
+                [*PROGRAM, "run", "--log-format", "json", *arguments],
+                env=environment(env),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Its log lines so far; what is no JSON (a traceback) is a line with that text."""
+        parsed = []
+        for line in self.log.read_text().splitlines():
+            try:
+                parsed.append(json.loads(line))
+            except ValueError:
+                parsed.append({"event": "not JSON", "text": line})
+        return parsed
+
+    def wait_for(self, event: str, timeout: float = 30) -> dict[str, Any]:
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            for line in self.lines():
+                if line["event"] == event:
+                    return line
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"no {event!r} in time; exit {self.process.poll()}; log: {self.log.read_text()[-3000:]}")
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Exit code, and the seconds it took."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(30), time.monotonic() - started
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+def get(url: str) -> tuple[int, str]:
+    """Status and body of an HTTP answer, error statuses included."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def wait_synced(url: str, number: int, block_hash: str, timeout: float = 60) -> None:
+    """Until the checkpoint is this block of this hash."""
+    conn = await asyncpg.connect(url)
+    try:
+        until = time.monotonic() + timeout
+        seen: Any = None
+        while time.monotonic() < until:
+            seen = await conn.fetchrow("SELECT number, '0x' || encode(hash, 'hex') FROM indexer.checkpoint")
+            if seen and tuple(seen) == (number, block_hash):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"checkpoint {seen}, expected {number} {block_hash}")
+    finally:
+        await conn.close()

@@ -1,0 +1,50 @@
+"""The planner against brute force over sets of blocks."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.ingest.planner import Span, front, missing, plan
+
+BLOCKS = 30
+
+
+@st.composite
+def disjoint_spans(draw: st.DrawFn) -> list[Span]:
+    cuts = sorted(draw(st.sets(st.integers(0, BLOCKS), max_size=8)))
+    spans = [Span(a, b - 1) for a, b in zip(cuts[::2], cuts[1::2], strict=False)]
+    return draw(st.permutations(spans))
+
+
+def blocks(spans: list[Span]) -> set[int]:
+    return {n for s in spans for n in range(s.first, s.last + 1)}
+
+
+@given(disjoint_spans(), st.integers(0, BLOCKS), st.integers(-1, BLOCKS))
+def test_missing_is_the_range_without_what_is_covered(spans: list[Span], first: int, last: int) -> None:
+    assert blocks(missing(spans, first, last)) == set(range(first, last + 1)) - blocks(spans)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), disjoint_spans(), min_size=1), st.integers(0, 10))
+def test_a_plan_asks_for_each_missing_block_of_each_contract_exactly_once(
+    coverage: dict[str, list[Span]], first: int
+) -> None:
+    asked: dict[str, list[int]] = {a: [] for a in coverage}
+    segments = plan(coverage, first, BLOCKS)
+    for segment in segments:
+        for address in segment.addresses:
+            asked[address] += range(segment.first, segment.last + 1)
+    for address, spans in coverage.items():
+        assert asked[address] == sorted(set(range(first, BLOCKS + 1)) - blocks(spans))
+    assert segments == sorted(segments, key=lambda s: s.first)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), disjoint_spans(), min_size=1), st.integers(0, BLOCKS))
+def test_the_front_is_the_last_block_before_any_contract_has_a_gap(
+    coverage: dict[str, list[Span]], origin: int
+) -> None:
+    expected = origin - 1
+    while all(expected + 1 in blocks(spans) for spans in coverage.values()):
+        expected += 1
+    assert front(coverage, origin) == expected
