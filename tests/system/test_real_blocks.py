@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from indexer.rpc.pool import Pool
 
 from indexer import config
 from indexer.chain.bloom import may_contain
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
+from indexer.rpc.pool import Pool
 from indexer.store import migrate
 from indexer.store.tables import TABLES, sql_name
 from tests.replay import ReplayNode
