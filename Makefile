@@ -2,11 +2,13 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help install lint types test fast lock clean
+.PHONY: help install run lint types test fast lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 install:         ## the virtual environment, anvil and solc
 	@.ci/install $(VENV) --dev
+run: install     ## index a live local chain end to end and compare every row with what was emitted
+	@$(BIN)/python -m tests.demo
 lint: install    ## ruff
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 types: install   ## mypy, strict
@@ -18,5 +20,5 @@ fast: install    ## the tests that need neither PostgreSQL nor a node
 lock:            ## rewrite the lock files (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.lock
-clean:           ## forget the virtual environment and the demo's data
-	rm -rf $(VENV) node_modules .demo .data
+clean:           ## forget the virtual environment
+	rm -rf $(VENV) node_modules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncpg
 
@@ -38,6 +39,8 @@ def run(*arguments: str, env: Mapping[str, str], timeout: float = 120) -> subpro
 class Daemon:
     """`reya-indexer run` with JSON logs in a file."""
 
+    started: ClassVar[list[Daemon]] = []
+
     def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self.log = log
         with log.open("ab") as sink:
@@ -49,6 +52,7 @@ class Daemon:
                 stderr=sink,
                 start_new_session=True,
             )
+        self.started.append(self)
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log lines so far; what is no JSON (a traceback) is a line with that text."""
@@ -100,7 +104,8 @@ async def wait_synced(url: str, number: int, block_hash: str, timeout: float = 6
         until = time.monotonic() + timeout
         seen: Any = None
         while time.monotonic() < until:
-            seen = await conn.fetchrow("SELECT number, '0x' || encode(hash, 'hex') FROM indexer.checkpoint")
+            with contextlib.suppress(asyncpg.UndefinedTableError):  # not migrated yet
+                seen = await conn.fetchrow("SELECT number, '0x' || encode(hash, 'hex') FROM indexer.checkpoint")
             if seen and tuple(seen) == (number, block_hash):
                 return
             time.sleep(0.05)

@@ -10,10 +10,13 @@ from aiohttp import web
 
 
 class ReplayNode:
-    """Serves blocks {number, hash, parentHash, timestamp, logsBloom, logs} over HTTP on a free port."""
+    """Serves blocks {number, hash, parentHash, timestamp, logsBloom, logs} over HTTP on a free port.
 
-    def __init__(self, chain_id: int, blocks: Sequence[dict[str, Any]]) -> None:
-        self.chain_id = chain_id
+    `cap`: the most blocks that it serves in one eth_getLogs.
+    """
+
+    def __init__(self, chain_id: int, blocks: Sequence[dict[str, Any]], *, cap: int | None = None) -> None:
+        self.chain_id, self.cap, self.refused = chain_id, cap, 0
         self.blocks = {int(b["number"], 16): b for b in blocks}
         self.requests = 0
         self._runner: web.AppRunner | None = None
@@ -39,7 +42,13 @@ class ReplayNode:
         return web.Response(body=json.dumps(answer), content_type="application/json")
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return {"jsonrpc": "2.0", "id": asked["id"], "result": self._result(asked["method"], asked["params"])}
+        answer = {"jsonrpc": "2.0", "id": asked["id"]}
+        if asked["method"] == "eth_getLogs" and self.cap is not None:
+            span = int(asked["params"][0]["toBlock"], 16) - int(asked["params"][0]["fromBlock"], 16) + 1
+            if span > self.cap:
+                self.refused += 1
+                return answer | {"error": {"code": -32000, "message": f"block range too large, maximum {self.cap}"}}
+        return answer | {"result": self._result(asked["method"], asked["params"])}
 
     def _result(self, method: str, params: list[Any]) -> Any:
         if method == "eth_chainId":
@@ -52,10 +61,25 @@ class ReplayNode:
             first, last = int(params[0]["fromBlock"], 16), int(params[0]["toBlock"], 16)
             watched = set(params[0]["address"])
             return [
-                log | {"blockNumber": block["number"], "blockHash": block["hash"]}
-                for number, block in sorted(self.blocks.items())
-                if first <= number <= last
-                for log in block["logs"]
+                log | {"blockNumber": self.blocks[number]["number"], "blockHash": self.blocks[number]["hash"]}
+                for number in range(first, last + 1)
+                if number in self.blocks
+                for log in self.blocks[number]["logs"]
                 if log["address"] in watched
             ]
         raise ValueError(method)
+
+
+def chain(length: int, logs: dict[int, list[dict[str, Any]]] | None = None) -> list[dict[str, Any]]:
+    """Blocks 0..length-1 that follow each other, one second apart; `logs` by block number."""
+    return [
+        {
+            "number": hex(n),
+            "hash": f"0x{n + 1:064x}",
+            "parentHash": f"0x{n:064x}",
+            "timestamp": hex(1_700_000_000 + n),
+            "logsBloom": "0x" + "00" * 256,
+            "logs": (logs or {}).get(n, []),
+        }
+        for n in range(length)
+    ]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
 from indexer import __version__
-from indexer.cli.backfill import backfill_command
-from indexer.cli.config import config_group
-from indexer.cli.db import db_group
-from indexer.cli.decode import decode_command
-from indexer.cli.migrate import migrate_command
-from indexer.cli.run import run_command
-from indexer.cli.status import status_command
 from indexer.errors import IndexerError
+
+# Loaded when asked for: `decode` and `config` need neither a database driver nor migrations.
+_COMMANDS = {
+    "run": "indexer.cli.run:run_command",
+    "backfill": "indexer.cli.backfill:backfill_command",
+    "status": "indexer.cli.status:status_command",
+    "decode": "indexer.cli.decode:decode_command",
+    "migrate": "indexer.cli.migrate:migrate_command",
+    "db": "indexer.cli.db:db_group",
+    "config": "indexer.cli.config:config_group",
+}
 
 EXIT_CODES = """\b
 Exit codes:
@@ -29,22 +34,28 @@ Exit codes:
   15 schema newer than program"""
 
 
+class _Commands(click.Group):
+    """Commands by name, imported at first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=f"\b\nExample:\n  REYA_RPC_URL=http://localhost:8547 reya-indexer run --chain reya\n\n{EXIT_CODES}",
 )
 @click.version_option(__version__, prog_name="reya-indexer")
 def cli() -> None:
     """Follow the Reya DEX contracts and keep a PostgreSQL database equal to the canonical chain."""
-
-
-cli.add_command(config_group)
-cli.add_command(decode_command)
-cli.add_command(run_command)
-cli.add_command(backfill_command)
-cli.add_command(status_command)
-cli.add_command(migrate_command)
-cli.add_command(db_group)
 
 
 def main() -> None:

@@ -39,12 +39,11 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One endpoint's head and what finality it gives, and when it was seen (monotonic seconds)."""
+    """One endpoint's head and what finality it gives."""
 
     heads: Heads
     verdict: Verdict
     endpoint: str
-    seen_at: float
 
 
 class Engine:
@@ -60,7 +59,7 @@ class Engine:
         self.finality = Finality(deployment.finality_depth)
         self.writer = Writer(deployment)
         self.token: int | None = None
-        self.view: View | None = None
+        self._extended_at = 0.0
 
     async def look(self) -> View:
         """Reads the head. Raises RpcError when no endpoint answers."""
@@ -70,11 +69,10 @@ class Engine:
 
         heads, endpoint = await self.pool.run(ask)
         verdict = self.finality.observe(heads)
-        self.view = View(heads, verdict, endpoint, time.monotonic())
         p = self.progress
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
         p.safe, p.finalized, p.finality_source = verdict.safe, verdict.finalized, verdict.reason or verdict.source
-        return self.view
+        return View(heads, verdict, endpoint)
 
     async def cycle(self, conn: Connection) -> bool:
         """Looks at the head and works for a few seconds. False when there is nothing left to do now.
@@ -108,10 +106,15 @@ class Engine:
         return standing
 
     async def take_lease(self, conn: Connection) -> None:
+        """Takes the lease when it is free; extends ours, so that it does not expire while the chain is silent."""
         if self.token is None:
             self.token = await lease.acquire(conn, self.holder)
             if self.token is not None:
+                self._extended_at = time.monotonic()
                 log.info("lease_taken", holder=self.holder, token=self.token)
+        elif time.monotonic() - self._extended_at > lease.TTL / 3:
+            await lease.hold(conn, self.token)
+            self._extended_at = time.monotonic()
 
     async def step(self, conn: Connection, standing: Standing, view: View) -> bool:
         """One committed step: projects what is stored and gapless, else ingests the next unit. False: nothing to do."""
@@ -143,7 +146,7 @@ class Engine:
                 first=standing.binding.origin,
                 last=standing.front,
             )
-            await self.writer.reset(conn, self.token)
+            await self.writer.reset(conn, standing, self.token)
             standing = await self.standing(conn)
         if standing.next_block > standing.front:
             return None

@@ -101,17 +101,17 @@ class Writer:
             row = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block WHERE number = $1", chunk.last)
             assert row is not None, "ends of coverage and blocks with logs are stored"
             hit("project.read")
-            rows = await self._project(
-                conn, standing, chunk.first, Anchor(*row), chunk.logs, chunk.times, finalized, kind="reproject"
-            )
+            rows = await self._project(conn, standing, chunk.first, Anchor(*row), chunk.logs, chunk.times, finalized)
             hit("project.before_commit")
-        return Done("reproject", chunk.first, chunk.last, len(chunk.logs), rows, True)
+        return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True)
 
-    async def reset(self, conn: Connection, token: int) -> None:
+    async def reset(self, conn: Connection, standing: Standing, token: int) -> None:
         """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9)."""
         async with conn.transaction():
             await lease.hold(conn, token)
             await rollback.reset_projections(conn)
+            last = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
+            await _log_commit(conn, "reproject", standing.binding.origin, last, 0)
             hit("reset.before_commit")
 
     async def replace(
@@ -158,7 +158,7 @@ class Writer:
 
     async def _project(
         self, conn: Connection, standing: Standing, first: int, anchor: Anchor, logs: list[Log],
-        times: dict[int, int], finalized: int, kind: str = "forward",
+        times: dict[int, int], finalized: int,
     ) -> dict[str, int]:  # fmt: skip
         """Public rows, before-images, checkpoint, commit log of blocks first..anchor; in the caller's transaction."""
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
@@ -176,7 +176,7 @@ class Writer:
         )  # fmt: skip
         if floor > standing.floor:
             await _prune(conn, standing.floor, floor, headers=anchor.number > finalized)
-        await _log_commit(conn, kind, first, anchor.number, sum(rows.values()))
+        await _log_commit(conn, "forward", first, anchor.number, sum(rows.values()))
         return rows
 
 

@@ -12,6 +12,11 @@ E18, E6 = 10**18, 10**6
 Flow = list[Emission]
 
 
+def _from(address: str) -> dict[str, Any]:
+    """The argument `from`, which Python cannot spell as a keyword."""
+    return {"from": address}
+
+
 class World:
     """Accounts, owners, positions and a clock; each method returns the logs of one transaction."""
 
@@ -66,7 +71,7 @@ class World:
         self.owners[account] = owner
         # The contracts tell the owner twice in one call.
         return [
-            self.log("account_nft", "Transfer", **{"from": ZERO}, to=owner, tokenId=account),
+            self.log("account_nft", "Transfer", **_from(ZERO), to=owner, tokenId=account),
             self.log("core", "AccountOwnerUpdated", accountId=account, newOwner=owner),
             self.log("core", "AccountCreated", accountId=account, owner=owner),
             self.log("core", "AccountOwnerUpdated", accountId=account, newOwner=owner),
@@ -76,7 +81,7 @@ class World:
         account, new = self.rng.choice(self.accounts), self.wallet()
         old, self.owners[account] = self.owners[account], new
         return [
-            self.log("account_nft", "Transfer", **{"from": old}, to=new, tokenId=account),
+            self.log("account_nft", "Transfer", **_from(old), to=new, tokenId=account),
             self.log("core", "AccountOwnerUpdated", accountId=account, newOwner=new),
         ]
 
@@ -88,9 +93,7 @@ class World:
     def deposit(self) -> Flow:
         account, amount = self.rng.choice(self.accounts), self.rng.randrange(1, 10**12)
         return [
-            self.log(
-                "rusd", "Transfer", **{"from": self.owners[account]}, to=self.abis.addresses["core"], value=amount
-            ),
+            self.log("rusd", "Transfer", **_from(self.owners[account]), to=self.abis.addresses["core"], value=amount),
             self._shares(account, amount),
             self.log("core", "Deposited", accountId=account, collateral=self.rusd, collateralAmount=amount),
         ]
@@ -99,9 +102,7 @@ class World:
         account, amount = self.rng.choice(self.accounts), self.rng.randrange(1, 10**10)
         return [
             self._shares(account, -amount),
-            self.log(
-                "rusd", "Transfer", **{"from": self.abis.addresses["core"]}, to=self.owners[account], value=amount
-            ),
+            self.log("rusd", "Transfer", **_from(self.abis.addresses["core"]), to=self.owners[account], value=amount),
             self.log("core", "Withdrawn", accountId=account, collateral=self.rusd, collateralAmount=amount),
         ]
 
@@ -229,14 +230,14 @@ class World:
     def pool_shares(self) -> Flow:
         return [
             self.log("passive_pool", "ShareBalanceUpdated", poolId=1, token=self.rusd),
-            self.log("srusd", "Transfer", **{"from": ZERO}, to=self.wallet(), value=self.rng.randrange(10**30)),
+            self.log("srusd", "Transfer", **_from(ZERO), to=self.wallet(), value=self.rng.randrange(10**30)),
         ]
 
     def rusd_transfers(self) -> Flow:
         """A mint, transfers and a burn."""
         a, b, amount = self.wallet(), self.wallet(), self.rng.randrange(10**12)
         pairs = ((ZERO, a), (a, b), (b, ZERO))
-        return [self.log("rusd", "Transfer", **{"from": source}, to=to, value=amount) for source, to in pairs]
+        return [self.log("rusd", "Transfer", **_from(source), to=to, value=amount) for source, to in pairs]
 
     def settings(self) -> Flow:
         flag = self.rng.randbytes(32)
@@ -254,10 +255,10 @@ class World:
         ]
 
     def oddities(self) -> Flow:
-        """Logs that no decoder reads, and one whose amount fits no column."""
+        """Logs that no decoder reads, and the largest amount there is."""
         core = self.abis.addresses["core"]
         cut = self.log("core", "Deposited")
-        huge = self.log("rusd", "Transfer", **{"from": ZERO}, to=self.wallet(), value=2**256 - 1)
+        huge = self.log("rusd", "Transfer", **_from(ZERO), to=self.wallet(), value=2**256 - 1)
         return [
             Emission("unknown", core, (b"\x07" * 32,), self.rng.randbytes(40)),
             Emission("without topics", core, (), b"\x01"),

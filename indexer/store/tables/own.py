@@ -209,7 +209,9 @@ commit_log = Table(
     own,
     Column("seq", BigInteger, Identity(always=True), primary_key=True),
     Column("epoch", BigInteger, nullable=False),
-    Column("kind", Text, nullable=False),  # forward | rollback | reproject
+    Column(
+        "kind", Text, nullable=False
+    ),  # forward; rollback: the range was taken back; reproject: every row is void, forwards follow
     Column("from_block", BigInteger, nullable=False),
     Column("to_block", BigInteger, nullable=False),
     Column("rows", BigInteger, nullable=False),

@@ -1,0 +1,261 @@
+"""Every public table from the canonical logs, from scratch, with dictionaries: slow, plain, no code of the program's.
+
+What a column means is the schema's contract (README, "What is in the database").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tests.oracle.base import Log, Row
+from tests.oracle.decode import Config
+from tests.oracle.markets import Markets
+
+
+def recompute(logs: Iterable[dict[str, Any]], config: str | Path) -> dict[str, list[Row]]:
+    """Rows by table. `logs`: JSON-RPC form with `blockTimestamp`, in chain order."""
+    world = _World(Config(config))
+    known = [g for g in logs if g["address"] in world.config.events]
+    for _, group in groupby(known, key=lambda g: (g["blockNumber"], g["transactionHash"])):
+        world.transaction(list(group))
+    return world.lists | {name: list(rows.values()) for name, rows in world.states.items()}
+
+
+class _World(Markets):
+    def transaction(self, raw: list[dict[str, Any]]) -> None:
+        logs = [Log(self.config, r) for r in raw]
+        bids = {g.args["accountId"] for g in logs if g.name == "AccountExecutedLiquidationBid" and g.args["success"]}
+        retold = self.retold(logs)
+        for log in logs:
+            if log.name is None:
+                self.undecoded(log)
+            elif log.name == "PassivePerpMatchOrder":
+                if log not in retold:
+                    self.match_order(log, bids)
+            elif log.name == "PassivePerpOrderAndPositionUpdate":
+                self.order_update(log, bids)
+            else:
+                handler = getattr(self, f"on_{log.name}", None)
+                if handler:
+                    handler(log)
+
+    def retold(self, logs: list[Log]) -> list[Log]:
+        """Match orders that a later update of the same transaction tells again: the nearest one before it."""
+        found: list[Log] = []
+        for n, update in enumerate(logs):
+            if update.name != "PassivePerpOrderAndPositionUpdate":
+                continue
+            same = (update.args["marketId"], update.args["accountId"], update.args["executedBase"])
+            for earlier in reversed(logs[:n]):
+                if earlier.name == "PassivePerpMatchOrder" and earlier not in found:
+                    a = earlier.args
+                    if (a["marketId"], a["accountId"], a["orderBase"]) == same:
+                        found.append(earlier)
+                        break
+        return found
+
+    def undecoded(self, log: Log) -> None:
+        key = (log.address, log.topic0, log.reason)
+        count = self.states["indexer.undecoded"].get(key, {"count": 0})["count"]
+        row = {"address": log.address, "topic0": log.topic0, "reason": log.reason, "count": count + 1}
+        self.state("indexer.undecoded", row)
+
+    # -- orders
+
+    def match_order(self, log: Log, bids: set[int]) -> None:
+        a = log.args
+        won = a["accountId"] in bids
+        extra = {"is_match_order": not won, "liquidation_type": 1 if won else -1} | self.amm(a)
+        self.execution(log, "liquidation" if won else "order", a["orderBase"], a["executedOrderPrice"], extra)
+
+    def order_update(self, log: Log, bids: set[int]) -> None:
+        a = log.args
+        kind = -1 if a["isMatchOrder"] else a["liquidationType"]
+        if kind == 0:
+            if a["accountId"] in bids:
+                kind = 1
+            elif a["counterpartyAccountId"] in self.backstops.values():
+                kind = 2
+        extra = self.amm(a) | {
+            "is_match_order": a["isMatchOrder"],
+            "liquidation_type": kind,
+            "position_base": a["positionData"]["base"],
+            "counterparty_account_id": a["counterpartyAccountId"],
+        }
+        word = "order" if kind == -1 else "adl" if kind == 3 else "liquidation"
+        self.execution(log, word, a["executedBase"], a["executedPrice"], extra)
+        self.position(log, a["accountId"], a["positionData"])
+        self.position(log, a["counterpartyAccountId"], a["counterpartyPositionData"])
+
+    def amm(self, args: Row) -> Row:
+        fees = args["matchOrderFees"]
+        return {
+            "fee": fees["takerFeeDebit"],
+            "protocol_fee_credit": fees["protocolFeeCredit"],
+            "exchange_fee_credit": fees["exchangeFeeCredit"],
+            "referrer_fee_credit": fees.get("referrerFeeCredit"),
+            "pool_fee_credit": (fees["makerPayments"] or [None])[0],
+            "referrer_account_id": args.get("referrerAccountId"),
+        }
+
+    def on_PassivePerpExecutionV3(self, log: Log) -> None:
+        a, p = log.args, log.args["payload"]
+        words = ["order", "liquidation", "liquidation", "liquidation", "adl", "market_close"]
+        kind, fees = p["executionType"], p["fees"]
+        extra = {
+            "fee": sum(
+                fees[k] for k in ("protocolFeeCredit", "referrerFeeCredit", "takerRebateCredit", "poolFeeCredit")
+            ),
+            "protocol_fee_credit": fees["protocolFeeCredit"],
+            "referrer_fee_credit": fees["referrerFeeCredit"],
+            "taker_rebate_credit": fees["takerRebateCredit"],
+            "pool_fee_credit": fees["poolFeeCredit"],
+            "execution_type": kind,
+            "is_match_order": kind == 0,
+            "liquidation_type": kind - 1 if kind < 5 else None,
+            "position_base": p["accountPositionAfter"]["base"],
+            "counterparty_account_id": a["counterpartyAccountId"],
+            "referrer_account_id": p["referrerAccountId"],
+            "counterparty_exchange_id": p["counterpartyExchangeId"],
+            "account_order_id": p["accountOrderId"],
+            "counterparty_order_id": p["counterpartyOrderId"],
+            "me_nonce": p["meNonce"],
+            "event_sequence_number": a["eventSequenceNumber"],
+        }
+        word = words[kind] if kind < 6 else f"execution_{kind}"
+        self.execution(log, word, p["executedBase"], p["price"], extra)
+        self.position(log, a["accountId"], p["accountPositionAfter"])
+        self.position(log, a["counterpartyAccountId"], p["counterpartyPositionAfter"])
+
+    def execution(self, log: Log, word: str, base: int, price: int, extra: Row) -> None:
+        a = log.args
+        who = {"market_id": a["marketId"], "account_id": a["accountId"]}
+        common = {"id": log.id, "price": price, "fee": extra["fee"], "created_at": log.date} | who | log.at
+        self.lists["orders"].append(common | extra | {"executed_base": base})
+        self.lists["order_history"].append(common | {"order_base": base, "type": word, "processed": False})
+        owner = self.states["account_owner_updated_snapshot"].get((a["accountId"],), {}).get("new_owner")
+        if word == "liquidation":
+            place = {k: log.at[k] for k in ("block_timestamp", "transaction_hash", "unique_id")}
+            details = {"owner_address": owner, "base": base, "execution_price": price, "fees": extra["fee"]}
+            self.lists["liquidation_history_details"].append({"id": log.id} | who | place | details)
+        if extra["referrer_fee_credit"] and extra["referrer_account_id"]:
+            rebate = {
+                "id": log.id,
+                "referrer_account_id": extra["referrer_account_id"],
+                "referee_wallet_address": owner,
+                "referee_account_id": a["accountId"],
+                "token": self.config.rusd,
+                "amount": extra["referrer_fee_credit"],
+                "market_id": a["marketId"],
+            }
+            self.lists["rebate_fee_history"].append(rebate | log.at)
+
+    def position(self, log: Log, account: int, p: Row) -> None:
+        row = {
+            "market_id": log.args["marketId"],
+            "account_id": account,
+            "base": p["base"],
+            "realized_pnl": p["realizedPnL"],
+            "last_price": p["lastPriceData"]["price"],
+            "position_data_last_price_data_timestamp": p["lastPriceData"]["timestamp"],
+            "funding_value": p["trackers"]["fundingValue"],
+            "base_multiplier": p["trackers"]["baseMultiplier"],
+            "adl_unwind_price": p["trackers"]["adlUnwindPrice"],
+        }
+        self.state("position_raw", row | log.at)
+
+    def on_PositionDataUpdated(self, log: Log) -> None:
+        self.position(log, log.args["accountId"], log.args["positionData"])
+
+    # -- accounts and balances
+
+    def on_AccountOwnerUpdated(self, log: Log) -> None:
+        row = {"account_id": log.args["accountId"], "new_owner": log.args["newOwner"]} | log.at
+        self.lists["account_owner_updated_history"].append(row | {"id": log.id})
+        self.state("account_owner_updated_snapshot", row)
+
+    def on_AccountCreated(self, log: Log) -> None:
+        if (log.args["accountId"],) not in self.states["account_owner_updated_snapshot"]:
+            row = {"account_id": log.args["accountId"], "new_owner": log.args["owner"]}
+            self.state("account_owner_updated_snapshot", row | log.at)
+
+    def on_AccountCollateralSharesUpdated(self, log: Log) -> None:
+        key = {"account_id": log.args["accountId"], "collateral": log.args["collateral"]}
+        delta = log.args["sharesDelta"]
+        entries = self.lists["account_collateral_balance_entries"]
+        entries.append({"id": log.id, "amount": delta} | key | log.at)
+        total = sum(e["amount"] for e in entries if (e["account_id"], e["collateral"]) == tuple(key.values()))
+        self.state("account_balances", key | {"balance": total, "delta": delta})
+
+    def margin(self, log: Log, entries: list[tuple[str, int, int | None, str, int]]) -> None:
+        for n, (kind, account, other, collateral, amount) in enumerate(entries):
+            row = {
+                "id": log.id + (f"-{n}" if n else ""),
+                "type": kind,
+                "account_id": account,
+                "counterparty_account_id": other,
+                "collateral": collateral,
+                "amount": amount,
+                "sender": log.args.get("sender"),
+            }
+            self.lists["margin_accounts_balance_entries"].append(row | log.at)
+
+    def on_Deposited(self, log: Log) -> None:
+        a = log.args
+        self.margin(log, [("deposit", a["accountId"], None, a["collateral"], a["collateralAmount"])])
+
+    def on_Withdrawn(self, log: Log) -> None:
+        a = log.args
+        self.margin(log, [("withdrawal", a["accountId"], None, a["collateral"], -a["collateralAmount"])])
+
+    def on_TransferBetweenMarginAccounts(self, log: Log) -> None:
+        a = log.args
+        giver, taker, amount = a["sourceAccountId"], a["destinationAccountId"], a["collateralAmount"]
+        given = ("transfer", giver, taker, a["collateral"], -amount)
+        self.margin(log, [given, ("transfer", taker, giver, a["collateral"], amount)])
+
+    def on_AutoExchangeTriggered(self, log: Log) -> None:
+        i, o = log.args["input"], log.args["output"]
+        sick, helper = i["accountId"], i["liquidatorAccountId"]
+        row = {
+            "id": log.id,
+            "liquidated_account_id": sick,
+            "liquidator_account_id": helper,
+            "requested_quote_amount": i["requestedQuoteAmount"],
+            "collateral_out_address": i["collateral"],
+            "collateral_in_address": i["inCollateral"],
+            "collateral_amount_to_liquidator": o["collateralAmountToLiquidator"],
+            "quote_amount_to_insurance_fund": o["quoteAmountToIF"],
+            "quote_amount_to_account": o["quoteAmountToAccount"],
+        }
+        self.lists["auto_exchange"].append(row | log.at)
+        sold, paid = o["collateralAmountToLiquidator"], o["quoteAmountToAccount"] + o["quoteAmountToIF"]
+        self.margin(
+            log,
+            [
+                ("auto_exchange_withdrawal", sick, helper, i["collateral"], -sold),
+                ("auto_exchange_deposit", sick, helper, i["inCollateral"], o["quoteAmountToAccount"]),
+                ("auto_exchange_deposit", helper, sick, i["collateral"], sold),
+                ("auto_exchange_withdrawal", helper, sick, i["inCollateral"], -paid),
+            ],
+        )
+
+    def on_ShareBalanceUpdated(self, log: Log) -> None:
+        a = log.args
+        names = {
+            "pool_id": "poolId", "account": "account", "share_delta": "shareDelta", "token": "token",
+            "new_share_balance": "newShareBalance", "token_delta": "tokenDelta",
+            "token_delta_in_quote": "tokenDeltaInQuote",
+        }  # fmt: skip
+        row = {column: a[name] for column, name in names.items()}
+        self.lists["lp_unified_account_balance_entries"].append({"id": log.id} | row | log.at)
+
+    def on_Transfer(self, log: Log) -> None:
+        if log.address not in self.config.erc20:
+            return
+        a = log.args
+        row = {"token": log.address, "from_address": a["from"], "to_address": a["to"], "amount": a["value"]}
+        self.lists["token_transfer"].append({"id": log.id, "created_at": log.date} | row | log.at)

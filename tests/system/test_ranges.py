@@ -1,0 +1,57 @@
+"""Long empty history, and nodes that serve few blocks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from indexer import config
+from indexer.follow.progress import Progress
+from indexer.follow.runner import Runner
+from indexer.rpc.pool import Pool
+from indexer.store import migrate
+from tests.replay import ReplayNode, chain
+
+RUSD = "0xa9f32a851b1800742e47725da54a09a7ef2556a3"
+TRANSFER = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
+
+
+def transfer(n: int) -> dict[str, object]:
+    return {
+        "address": RUSD,
+        "topics": [TRANSFER, "0x" + "00" * 32, f"0x{n:064x}"],
+        "data": f"0x{n:064x}",
+        "transactionHash": f"0x{n:064x}",
+        "transactionIndex": "0x0",
+        "logIndex": "0x0",
+        "removed": False,
+    }
+
+
+@pytest.mark.parametrize(("cap", "configured"), [(None, 2000), (2000, 2000), (2000, 50_000), (300, 2000), (1, 64)])
+async def test_a_node_that_serves_few_blocks_at_once_is_read_whole(
+    cap: int | None, configured: int, fresh_database: Callable[[], str]
+) -> None:
+    length = 12_000 if cap != 1 else 130
+    numbers = range(7, length, 113)
+    url = fresh_database()
+    await migrate.upgrade_async(url)
+    deployment = replace(config.load("reya"), max_blocks=configured)
+    async with ReplayNode(1729, chain(length, {n: [transfer(n)] for n in numbers}), cap=cap) as node:
+        pool = Pool([node.url], 1729, max_blocks=configured)
+        await pool.open()
+        runner = Runner(deployment, url, pool, Progress(), first=0, last=length - 1)
+        await runner.open()
+        standing = await runner.backfill()
+        assert standing.checkpoint is not None and standing.checkpoint.number == length - 1
+        assert runner.conn is not None
+        rows = await runner.conn.fetch("SELECT amount FROM token_transfer ORDER BY unique_id")
+        assert [r["amount"] for r in rows] == list(numbers)
+        # Its message names what it serves: one refusal teaches it.
+        assert node.refused <= (0 if cap is None or cap >= configured else 1)
+        asked = length // min(configured, cap or configured)
+        assert node.requests <= asked * 2 + 20
+        await runner.close()
+        await pool.close()
