@@ -82,6 +82,12 @@ class Deployment:
         return urls
 
 
+def _checksum_fits(address: str) -> bool:
+    from web3 import Web3  # here, because it is slow to import and shipped addresses are lower-case
+
+    return Web3.is_checksum_address(address)
+
+
 def redact(url: str) -> str:
     """A URL fit for logs: no password, no path, no query (providers put API keys there)."""
     try:
@@ -201,7 +207,12 @@ class _Reader:
         return Token(self._address(entry, at), self._text(entry, at, "name"), self._text(entry, at, "symbol"))
 
     def _address(self, table: dict[str, object], at: str) -> str:
-        return self._pattern(table, at, "address", _ADDRESS, "0x and 40 hex digits").lower()
+        address = self._pattern(table, at, "address", _ADDRESS, "0x and 40 hex digits")
+        digits = address[2:]
+        if digits not in (digits.lower(), digits.upper()) and not _checksum_fits(address):
+            problem = f"{address!r} is mistyped: its capital letters are not its EIP-55 checksum"
+            raise self.fail(at + "address", problem, "Copy the address again; all lower-case is taken unchecked")
+        return address.lower()
 
     def _only(self, table: Mapping[str, object], at: str, known: set[str]) -> None:
         for key in table:

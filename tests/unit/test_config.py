@@ -108,3 +108,11 @@ def test_secrets_never_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(result.exception, ConfigError)
     assert "pw" not in str(result.exception)
     assert redact("not a url at all") == "<not a URL>"
+
+
+def test_a_mistyped_checksum_address_is_refused(tmp_path: Path) -> None:
+    good = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"  # the example of EIP-55
+    named = GOOD.replace("0xAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", good)
+    assert load(write(tmp_path, named)).contracts[0].address == good.lower()
+    with pytest.raises(ConfigError, match=r"contract\[0\]\.address.*EIP-55"):
+        load(write(tmp_path, named.replace("0x5aAeb", "0x5aaeb")))
