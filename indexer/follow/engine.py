@@ -17,7 +17,7 @@ from indexer.chain.types import Anchor, Heads
 from indexer.config import Deployment
 from indexer.errors import Inconsistent, RangeTooLarge, ReorgTooDeep
 from indexer.follow.fork import find_fork
-from indexer.follow.progress import Progress
+from indexer.follow.progress import STARTING, Progress
 from indexer.follow.relation import Relation, relate
 from indexer.ingest.fetch import fetch_chained, fetch_plain
 from indexer.ingest.planner import Segment, plan
@@ -70,6 +70,8 @@ class Engine:
         heads, endpoint = await self.pool.run(ask)
         verdict = self.finality.observe(heads)
         p = self.progress
+        if p.waiting == STARTING:
+            p.wait("")
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
         p.safe, p.finalized, p.finality_source = verdict.safe, verdict.finalized, verdict.reason or verdict.source
         return View(heads, verdict, endpoint)

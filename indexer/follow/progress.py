@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+STARTING = "starting"
+
 
 @dataclass(slots=True)
 class Progress:
@@ -23,7 +25,7 @@ class Progress:
     projected: int = -1
     projected_time: int = 0
     holder: bool = False
-    waiting: str = "starting"
+    waiting: str = STARTING
     waiting_since: float = 0.0
     last_step_at: float = 0.0
     steps: Counter[str] = field(default_factory=Counter)
