@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from indexer.config import Contract
 from indexer.decode.abi import Args, DecodeMismatch, EventAbi, load_abi
 from indexer.resources import data_dir
+
+if TYPE_CHECKING:
+    from indexer.config import Contract
 
 
 class Registry:

@@ -6,6 +6,7 @@ for again, it does not end the program and is not written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -13,26 +14,26 @@ from indexer.chain.types import Header, Log
 from indexer.errors import Inconsistent, IndexerError, Transient
 
 LOGS_PER_BLOCK = 100_000
+# int() and bytes.fromhex() alone would take signs, spaces, underscores and digits of other scripts.
+_HEX = re.compile(r"0x[0-9a-fA-F]+", re.ASCII)
+_BYTES = re.compile(r"0x(?:[0-9a-fA-F]{2})*", re.ASCII)
 
 
 def quantity(value: Any, what: str) -> int:
-    """A hex quantity. JSON numbers are refused: they are floats to many parsers."""
-    if not isinstance(value, str) or not value.startswith("0x"):
+    """A hex quantity of at most 63 bits, as far as a bigint goes. JSON numbers are refused: floats to many parsers."""
+    if not isinstance(value, str) or len(value) > 66 or not _HEX.fullmatch(value):
         raise Transient(f"{what} is not a hex quantity: {value!r:.80}")
-    try:
-        return int(value[2:], 16)
-    except ValueError as error:
-        raise Transient(f"{what} is not a hex quantity: {value!r:.80}") from error
+    number = int(value, 16)
+    if number >= 2**63:
+        raise Transient(f"{what} is larger than 63 bits: {value}")
+    return number
 
 
 def data(value: Any, what: str, size: int | None = None) -> bytes:
     """0x hex of whole bytes, of `size` bytes when given."""
-    if not isinstance(value, str) or not value.startswith("0x"):
+    if not isinstance(value, str) or not _BYTES.fullmatch(value):
         raise Transient(f"{what} is not 0x hex: {value!r:.80}")
-    try:
-        raw = bytes.fromhex(value[2:])
-    except ValueError as error:
-        raise Transient(f"{what} is not 0x hex: {value!r:.80}") from error
+    raw = bytes.fromhex(value[2:])
     if size is not None and len(raw) != size:
         raise Transient(f"{what} has {len(raw)} bytes, not {size}")
     return raw
@@ -51,7 +52,7 @@ def header(result: Any, number: int | None = None) -> Header:
         data(result.get("hash"), "block hash", 32),
         data(result.get("parentHash"), "parentHash", 32),
         quantity(result.get("timestamp"), "timestamp"),
-        data(bloom, "logsBloom", 256) if bloom else b"",
+        data(bloom, "logsBloom", 256) if bloom is not None else b"",
     )
 
 

@@ -47,7 +47,7 @@ class World:
             (5, self.amm_order_2), (8, self.amm_order_3), (8, self.book_order), (2, self.ranked_liquidation),
             (2, self.backstop_liquidation), (2, self.dutch_liquidation), (2, self.adl), (2, self.book_liquidation),
             (2, self.auto_exchange), (3, self.pool_shares), (5, self.rusd_transfers), (2, self.change_owner),
-            (2, self.settings), (1, self.oddities), (2, self.two_equal_fills),
+            (2, self.settings), (1, self.oddities), (2, self.two_equal_fills), (6, self.anything),
         ]  # fmt: skip
         chosen = self.rng.choices([flow for _, flow in flows], [weight for weight, _ in flows])[0]
         return chosen()
@@ -253,6 +253,11 @@ class World:
             self.log("passive_perp", "FeatureFlagAllowAllSet", feature=flag, allowAll=True),
             self.log("passive_perp", "FeatureFlagDenyAllSet", feature=flag),
         ]
+
+    def anything(self) -> Flow:
+        """Any events of any contract with any arguments: what has no table must not disturb, what has one must fit."""
+        events = self.rng.choices(sorted(self.abis.events), k=3)
+        return [self.log(c, e, self.rng.randrange(len(self.abis.events[c, e]))) for c, e in events]
 
     def oddities(self) -> Flow:
         """Logs that no decoder reads, and the largest amount there is."""
