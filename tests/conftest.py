@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from indexer.pg.server import EmbeddedServer
 
 
