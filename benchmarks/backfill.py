@@ -2,9 +2,9 @@
 
     python -m benchmarks.backfill --logs 20000
 
-The node is tests/replay.py in a process of its own; its own speed bounds both sides. The loop does what such
-scripts do: get_logs over 2,000 blocks, process_log, one INSERT per event into one table, no checks. The indexer writes raw logs,
-blocks, coverage, checkpoint and the public table, and confirms what it reads.
+The node is tests/replay.py in a process of its own; its own speed bounds both sides. The loop does what such scripts
+do: get_logs over 2,000 blocks, process_log, one INSERT per event into one table, no checks. The indexer writes raw
+logs, blocks, coverage, checkpoint and the public table, and confirms what it reads.
 """
 
 from __future__ import annotations
