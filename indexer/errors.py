@@ -125,9 +125,11 @@ class Inconsistent(Transient):
 
 
 class RangeTooLarge(RpcError):
-    def __init__(self, message: str, endpoint: str = "", hint: int | None = None) -> None:
+    """`results`: too many logs in these blocks, not too many blocks; elsewhere as many may well be served."""
+
+    def __init__(self, message: str, endpoint: str = "", hint: int | None = None, *, results: bool = False) -> None:
         super().__init__(message, endpoint)
-        self.hint = hint
+        self.hint, self.results = hint, results
 
 
 class BatchRefused(RpcError):

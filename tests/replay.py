@@ -59,7 +59,8 @@ class ReplayNode:
             return block and {k: v for k, v in block.items() if k != "logs"}
         if method == "eth_getLogs":
             first, last = int(params[0]["fromBlock"], 16), int(params[0]["toBlock"], 16)
-            watched = set(params[0]["address"])
+            named = params[0]["address"]
+            watched = {a.lower() for a in ([named] if isinstance(named, str) else named)}
             return [
                 log | {"blockNumber": self.blocks[number]["number"], "blockHash": self.blocks[number]["hash"]}
                 for number in range(first, last + 1)

@@ -1,122 +1,238 @@
-"""A JSON-RPC endpoint that misbehaves on order: each test scripts what it answers."""
+"""A small JSON-RPC node that misbehaves as told: what real endpoints do to their callers, over real sockets.
+
+Its chain is `length` blocks with hashes made from their number and `fork`; `logs` are what eth_getLogs finds. `script`
+holds what the next HTTP requests get instead of an answer, one entry each; the other attributes hold until changed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from aiohttp import WSMsgType, web
 
-Answer = web.Response | dict[str, Any] | list[Any]
-Script = Callable[["StubNode", Any], Answer | None]
+ADDRESS = "0x" + "a1" * 20
+Tag = int | Literal["latest", "null", "refused"]
 
 
-class StubNode:
-    """Serves a chain of empty blocks with `head`; `script(node, body)` may answer instead (None: it does not).
+class Say(NamedTuple):
+    """An HTTP answer as it is."""
 
-    `seen`: the parsed bodies of all requests. `announce(n)` sends a newHeads notification to every subscriber.
-    """
-
-    def __init__(self, script: Script | None = None, chain_id: int = 1729, head: int = 100) -> None:
-        self.script, self.chain_id, self.head = script, chain_id, head
-        self.finalized = True
-        self.seen: list[Any] = []
-        self.sockets: list[web.WebSocketResponse] = []
-        self.url = self.ws_url = ""
-        self._runner: web.AppRunner | None = None
-
-    async def __aenter__(self) -> StubNode:
-        app = web.Application()
-        app.add_routes([web.post("/", self._serve), web.get("/ws", self._socket)])
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        port = self._runner.addresses[0][1]
-        self.url, self.ws_url = f"http://127.0.0.1:{port}/", f"ws://127.0.0.1:{port}/ws"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for socket in self.sockets:
-            await socket.close()
-        if self._runner:
-            await self._runner.cleanup()
-
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
-        body = json.loads(await request.read())
-        self.seen.append(body)
-        scripted = self.script(self, body) if self.script else None
-        if isinstance(scripted, web.Response):
-            return scripted
-        answer = scripted if scripted is not None else self.answer(body)
-        return web.json_response(answer)
-
-    def answer(self, body: Any) -> Any:
-        """What a well-behaved node says."""
-        if isinstance(body, list):
-            return [self.answer(one) for one in body]
-        return {"jsonrpc": "2.0", "id": body["id"], "result": self.result(body["method"], body["params"])}
-
-    def result(self, method: str, params: list[Any]) -> Any:
-        if method == "eth_chainId":
-            return hex(self.chain_id)
-        if method == "eth_getLogs":
-            return []
-        tag = params[0]
-        if tag == "finalized" and not self.finalized:
-            return None
-        number = {"latest": self.head, "safe": self.head - 4, "finalized": self.head - 8}.get(tag)
-        number = int(tag, 16) if number is None else number
-        return block(number) if number <= self.head else None
-
-    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        self.sockets.append(socket)
-        async for message in socket:
-            if message.type == WSMsgType.TEXT:
-                await socket.send_json({"jsonrpc": "2.0", "id": 1, "result": "0xabc"})
-        return socket
-
-    async def announce(self, number: int) -> None:
-        told = {"subscription": "0xabc", "result": {"number": hex(number)}}
-        for socket in self.sockets:
-            await socket.send_json({"jsonrpc": "2.0", "method": "eth_subscription", "params": told})
-
-    async def subscribed(self) -> None:
-        async with asyncio.timeout(5):
-            while not self.sockets:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+    status: int = 200
+    body: str = ""
+    headers: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
-def block(number: int) -> dict[str, Any]:
+class Hang(NamedTuple):
+    """No answer for so many seconds, then a closed connection; 0 closes at once."""
+
+    seconds: float = 5.0
+
+
+HTML = Say(200, "<html><body>Sign in</body></html>", {"Content-Type": "text/html"})
+BAD_GATEWAY = Say(502, "<html><title>502 Bad Gateway</title></html>", {"Content-Type": "text/html"})
+TRUNCATED = Say(200, '{"jsonrpc":"2.0","id":0,"result":{"numb')
+
+
+def hash_of(number: int, fork: str = "a") -> str:
+    return "0x" + hashlib.sha256(f"{fork}{number}".encode()).hexdigest()
+
+
+def log_of(number: int, index: int = 0, address: str = ADDRESS, fork: str = "a") -> dict[str, Any]:
     return {
-        "number": hex(number),
-        "hash": f"0x{number + 1:064x}",
-        "parentHash": f"0x{number:064x}",
-        "timestamp": hex(1_700_000_000 + number),
-        "logsBloom": "0x" + "00" * 256,
-    }
-
-
-def log(number: int, index: int = 0, **changes: Any) -> dict[str, Any]:
-    """A well-formed log of address 0x0a…0a."""
-    return {
-        "address": "0x" + "0a" * 20,
-        "topics": ["0x" + "01" * 32],
-        "data": "0x1234",
+        "address": address,
+        "topics": ["0x" + "77" * 32],
+        "data": f"0x{number:064x}",
         "blockNumber": hex(number),
-        "blockHash": f"0x{number + 1:064x}",
-        "transactionHash": "0x" + "02" * 32,
+        "blockHash": hash_of(number, fork),
+        "transactionHash": "0x" + hashlib.sha256(f"tx{number}".encode()).hexdigest(),
         "transactionIndex": "0x0",
         "logIndex": hex(index),
         "removed": False,
-    } | changes
+    }
 
 
-def refusal(body: Any, code: int, message: str) -> Any:
-    """The same JSON-RPC error for every call of a request."""
-    if isinstance(body, list):
-        return [refusal(one, code, message) for one in body]
-    return {"jsonrpc": "2.0", "id": body["id"], "error": {"code": code, "message": message}}
+class StubNode:
+    """`async with StubNode() as node` listens on a free port: `node.url`, `node.ws_url`."""
+
+    def __init__(self, chain_id: int = 1729, length: int = 101) -> None:
+        self.chain_id, self.length, self.fork = chain_id, length, "a"
+        self.safe: Tag = "null"
+        self.finalized: Tag = "null"
+        self.logs: list[dict[str, Any]] = []
+        self.cap: int | None = None
+        self.cap_message = "block range too large, maximum {cap}"
+        self.refuses_batches: Literal["", "error", "400", "text", "item", "internal"] = ""
+        self.max_batch = 1000
+        self.mangle: Callable[[Any], Any] = lambda answer: answer
+        self.script: list[Say | Hang] = []
+        self.requests: list[Any] = []
+        self.getlogs: list[int] = []  # blocks asked for, one entry a call
+        self.refused = 0
+        self.mute = False
+        self.refuses_subscriptions = False
+        self.connections = 0
+        self._sockets: set[web.WebSocketResponse] = set()
+        self._quit = asyncio.Event()
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self._port}/ws"
+
+    async def __aenter__(self) -> StubNode:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Again on the same port after `stop`."""
+        app = web.Application()
+        app.router.add_post("/", self._http)
+        app.router.add_get("/ws", self._ws)
+        self._quit = asyncio.Event()
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        self._quit.set()
+        await self.drop_sockets()
+        await self._runner.cleanup()
+
+    async def _http(self, request: web.Request) -> web.StreamResponse:
+        asked = json.loads(await request.read())
+        self.requests.append(asked)
+        if self.script:
+            answer = self.script.pop(0)
+            if isinstance(answer, Say):
+                return web.Response(status=answer.status, text=answer.body, headers=answer.headers)
+            if answer.seconds:
+                await _within(self._quit, answer.seconds)
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        if isinstance(asked, dict):
+            return web.json_response(self.mangle(self._answer(asked)))
+        refusal = self._batch_refusal(len(asked))
+        return refusal or web.json_response(self.mangle([self._answer(call) for call in asked]))
+
+    def _batch_refusal(self, count: int) -> web.Response | None:
+        if not self.refuses_batches:
+            if count <= self.max_batch:
+                return None
+            return web.json_response(_error(None, -32600, f"Maximum number of calls in a batch is {self.max_batch}"))
+        return {
+            "error": web.json_response(_error(None, -32600, "Invalid Request")),
+            "400": web.json_response(_error(None, -32600, "batch requests are not supported"), status=400),
+            "text": web.Response(status=400, text="Bad Request"),
+            "item": web.json_response([_error(None, -32600, "Invalid Request")]),
+            "internal": web.json_response(_error(None, -32603, "Internal error")),
+        }[self.refuses_batches]
+
+    def _answer(self, call: dict[str, Any]) -> dict[str, Any]:
+        number, params = call["id"], call["params"]
+        match call["method"]:
+            case "eth_chainId":
+                return _result(number, hex(self.chain_id))
+            case "eth_getBlockByNumber":
+                return self._block(number, params[0])
+            case "eth_getLogs":
+                return self._logs(number, params[0])
+        return _error(number, -32601, f"the method {call['method']} does not exist/is not available")
+
+    def _block(self, call: int, asked: str) -> dict[str, Any]:
+        latest = self.length - 1
+        if asked in ("safe", "finalized"):
+            tag = self.safe if asked == "safe" else self.finalized
+            if tag == "refused":
+                return _error(call, -32000, f"{asked} block not found")
+            height = latest if tag == "latest" else tag
+        else:
+            height = latest if asked == "latest" else int(asked, 16)
+        if not isinstance(height, int) or height > latest:
+            return _result(call, None)
+        block = {
+            "number": hex(height),
+            "hash": hash_of(height, self.fork),
+            "parentHash": hash_of(height - 1, self.fork),
+            "timestamp": hex(1_700_000_000 + height),
+            "logsBloom": "0x" + "00" * 256,
+        }
+        return _result(call, block)
+
+    def _logs(self, call: int, asked: dict[str, Any]) -> dict[str, Any]:
+        first, last = int(asked["fromBlock"], 16), int(asked["toBlock"], 16)
+        self.getlogs.append(last - first + 1)
+        if self.cap is not None and last - first + 1 > self.cap:
+            self.refused += 1
+            return _error(call, -32602, self.cap_message.format(cap=self.cap))
+        watched = [a.lower() for a in asked["address"]]
+        found = [g for g in self.logs if first <= int(g["blockNumber"], 16) <= last and g["address"].lower() in watched]
+        return _result(call, found)
+
+    async def _ws(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        self.connections += 1
+        async for message in socket:
+            if message.type != WSMsgType.TEXT:
+                continue
+            call = json.loads(message.data)
+            if self.refuses_subscriptions:
+                await socket.send_json(_error(call["id"], -32601, "the method eth_subscribe does not exist"))
+            else:
+                await socket.send_json(_result(call["id"], "0x1"))
+                self._sockets.add(socket)
+        self._sockets.discard(socket)
+        return socket
+
+    async def subscribed(self) -> None:
+        """Until somebody listens."""
+        while not self._sockets:  # noqa: ASYNC110 - a test's wait of a few milliseconds
+            await asyncio.sleep(0.002)
+
+    async def mine(self, count: int = 1) -> None:
+        """New blocks, announced unless `mute`."""
+        for _ in range(count):
+            self.length += 1
+            if not self.mute:
+                await self.send(
+                    {"method": "eth_subscription", "params": {"subscription": "0x1", "result": {"number": "0x1"}}}
+                )
+
+    async def send(self, message: Any) -> None:
+        for socket in tuple(self._sockets):
+            await (socket.send_str(message) if isinstance(message, str) else socket.send_json(message))
+
+    async def drop_sockets(self) -> None:
+        for socket in tuple(self._sockets):
+            await socket.close()
+        self._sockets.clear()
+
+
+def _result(call: Any, result: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": call, "result": result}
+
+
+def _error(call: Any, code: int, message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": call, "error": {"code": code, "message": message}}
+
+
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

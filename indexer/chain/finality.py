@@ -30,7 +30,10 @@ class Finality:
         self._at_head: int | None = None  # latest when the tag was first seen to equal it, and ever since
 
     def observe(self, heads: Heads) -> Verdict:
-        """The verdict for one endpoint's heads; never lower than an earlier one, never above `latest`."""
+        """The verdict for one endpoint's heads: never above `latest`, and else never lower than an earlier one.
+
+        A lagging node's `latest` may lie below what was final before; the verdict rises again with the next head.
+        """
         latest, tag = heads.latest.number, heads.finalized
         reason = self._doubt(latest, tag.number) if tag is not None else "the node has no finalized tag"
         trusted = tag.number if tag is not None and not reason else latest - self.depth

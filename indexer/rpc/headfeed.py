@@ -6,7 +6,6 @@ A socket may go mute without closing; then polling at the configured interval go
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -16,10 +15,12 @@ import orjson
 import structlog
 
 from indexer.config import redact
+from indexer.rpc.transport import scrub
 
 log = structlog.get_logger()
 Woken = Literal["notified", "polled", "stopped"]
 RELAXED = 5.0  # times the poll interval: how often is looked while a socket speaks
+RECONNECT_AFTER = 0.5  # seconds; doubled, up to 30, while a socket says nothing
 
 
 class HeadFeed:
@@ -56,8 +57,8 @@ class HeadFeed:
     async def close(self) -> None:
         if self._task:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
 
     def saw_head(self, number: int) -> None:
         """Tells what polling saw, so that a mute socket is noticed."""
@@ -73,6 +74,7 @@ class HeadFeed:
         finally:
             for one in waits:
                 one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
         if stop.is_set():
             return "stopped"
         notified = self._woken.is_set()
@@ -80,16 +82,19 @@ class HeadFeed:
         return "notified" if notified else "polled"
 
     async def _listen(self) -> None:
-        pause, turn = 0.5, 0
+        pause, turn = RECONNECT_AFTER, 0
         async with aiohttp.ClientSession() as session:
             while True:
                 url = self.urls[turn % len(self.urls)]
                 turn += 1
                 try:
                     await self._subscribe(session, url)
-                    pause = 0.5
-                except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-                    log.info("websocket_lost", endpoint=redact(url), error=" ".join(str(error).split())[:200])
+                    reason = "closed by the node"
+                except Exception as error:  # whatever a socket does, polling goes on
+                    reason = scrub(" ".join(f"{type(error).__name__}: {error}".split())[:200], url)
+                log.info("websocket_lost", endpoint=redact(url), error=reason)
+                if self._spoke_at is not None:
+                    pause = RECONNECT_AFTER
                 self._spoke_at = None
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 30.0)

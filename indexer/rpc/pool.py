@@ -67,7 +67,7 @@ class Pool:
 
         RangeTooLarge and RpcRefused go to the caller at once when there is no other endpoint.
         """
-        last: RpcError | None = None
+        last: RpcError | WrongChain | None = None
         for turn in range(len(self.readers)):
             index = (self._current + turn) % len(self.readers)
             reader = self.readers[index]
@@ -75,8 +75,10 @@ class Pool:
                 if reader not in self._checked:
                     await self._check(reader)
                 result = await unit(reader)
-            except RpcError as error:
-                last = error
+            except (RpcError, WrongChain) as error:
+                # One that was away at the start and came back as another chain is passed over, never read.
+                if last is None or isinstance(error, RpcError):
+                    last = error
                 if turn + 1 < len(self.readers):
                     log.warning("endpoint_failed", endpoint=reader.name, error=error.message)
                 continue

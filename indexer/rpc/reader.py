@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from indexer.chain.types import Header, Heads, Log
-from indexer.errors import IndexerError, RpcError, RpcRefused, Transient
+from indexer.errors import Inconsistent, IndexerError, RateLimited, RpcError, RpcRefused, Transient
 from indexer.rpc import wire
 from indexer.rpc.ranges import RangeControl
 from indexer.rpc.transport import Call, Endpoint
 
 T = TypeVar("T")
 LOOKS_WITHOUT_TAG = 200
+# Of a number it means "not yet", of a tag "none": a node without finality says no more, however often it is asked.
+_NO_BLOCK = re.compile(r"(block|header) not (found|available)|unknown block", re.IGNORECASE)
 
 
 class Reader:
@@ -33,7 +36,9 @@ class Reader:
         self._refused = {tag: max(0, looks - 1) for tag, looks in self._refused.items()}
         try:
             results = await self.endpoint.batch([_header_call(tag) for tag in tags])
-        except RpcRefused:
+        except (RpcRefused, Transient) as error:
+            if isinstance(error, Transient) and not _NO_BLOCK.search(error.message):
+                raise
             return await self._heads_apart()
         return self._heads(dict(zip(tags, results, strict=True)))
 
@@ -43,7 +48,9 @@ class Reader:
         for tag in self._refused:
             try:
                 found[tag] = await self.endpoint.call(*_header_call(tag))
-            except RpcRefused:
+            except (RpcRefused, Transient) as error:
+                if isinstance(error, Transient) and not _NO_BLOCK.search(error.message):
+                    raise
                 self._refused[tag] = LOOKS_WITHOUT_TAG
         return self._heads(found)
 
@@ -68,11 +75,18 @@ class Reader:
     ) -> tuple[list[Log], list[Header]]:
         """The logs of blocks first..last of the addresses, in chain order, and the headers of `numbers`: one request.
 
-        Raises RangeTooLarge with the node's hint when it serves no such range at once.
+        Raises RangeTooLarge with the node's hint when it serves no such range at once. Any other failure may be a range
+        too large in disguise (a time-out, a dropped connection), so that fewer blocks are asked for next.
         """
         wanted = list(numbers)
         asked = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
-        results = await self.endpoint.batch([("eth_getLogs", [asked]), *(_header_call(n) for n in wanted)])
+        try:
+            results = await self.endpoint.batch([("eth_getLogs", [asked]), *(_header_call(n) for n in wanted)])
+        except (RateLimited, Inconsistent):
+            raise
+        except Transient:
+            self.ranges.failed(last - first + 1)
+            raise
         return self._named(
             lambda: (
                 wire.logs(results[0], first, last, addresses),

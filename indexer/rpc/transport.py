@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import aiohttp
 import orjson
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_any,
+)
+from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
 from indexer.config import redact
-from indexer.errors import BatchRefused, Inconsistent, RangeTooLarge, RateLimited, RpcError, Transient
+from indexer.errors import BatchRefused, Inconsistent, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
 from indexer.rpc.classify import classify
 
 Call = tuple[str, Sequence[Any]]
 
 ATTEMPTS = 4
+LONGEST_WAIT = 5.0  # seconds a call waits because a node said so; for longer it is left to other endpoints
+# Refusals that single calls would meet too; any other refusal of a whole batch may be one of batches as such.
+_NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
 _backoff = wait_random_exponential(multiplier=0.15, max=3)
 
 
@@ -26,7 +39,32 @@ def _wait(state: RetryCallState) -> float:
     """Jittered and exponential, seconds; a node's own Retry-After comes first."""
     error = state.outcome.exception() if state.outcome else None
     named = error.retry_after if isinstance(error, RateLimited) else None
-    return named if named is not None else _backoff(state)
+    return max(named or 0.0, _backoff(state))
+
+
+class _TooLong(stop_base):
+    """Stops where the node asks for more than LONGEST_WAIT."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        return isinstance(error, RateLimited) and (error.retry_after or 0.0) > LONGEST_WAIT
+
+
+def scrub(text: str, url: str) -> str:
+    """`text` without the secrets of `url`: errors of HTTP clients and of nodes quote URLs and keys."""
+    parts = urlsplit(url)
+    secrets = {*parts.path.split("/"), *(v for _, v in parse_qsl(parts.query)), parts.username, parts.password}
+    for secret in sorted({s for s in secrets if s and len(s) >= 8}, key=len, reverse=True):
+        text = text.replace(secret, "…").replace(unquote(secret), "…")
+    return text
+
+
+class _Answer(NamedTuple):
+    """`parsed` JSON of an HTTP answer. Under a `status` other than 200 it is a list, or an object with an error."""
+
+    parsed: Any
+    status: int
+    headers: Mapping[str, str]
 
 
 class Endpoint:
@@ -38,11 +76,13 @@ class Endpoint:
         self.url, self.name = url, redact(url)
         self.timeout, self.max_batch, self.max_response = timeout, max_batch, max_response
         self.batches = True
+        self._served = 0  # the longest batch that was answered as one
         self.requests = 0
         self.calls: Counter[str] = Counter()
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)
+        self._quiet_until = 0.0  # the node asked not to be asked before, on the clock of time.monotonic
 
     async def close(self) -> None:
         if self._session is not None:
@@ -60,7 +100,7 @@ class Endpoint:
         at = 0
         while at < len(calls):
             if not self.batches or len(calls) == 1:
-                results += await asyncio.gather(*(self._one(c) for c in calls[at:]))
+                results += await self._singly(calls[at:])
                 break
             part = calls[at : at + self.max_batch]
             try:
@@ -73,17 +113,30 @@ class Endpoint:
             at += len(part)
         return results
 
+    async def _singly(self, calls: Sequence[Call]) -> list[Any]:
+        """One request a call; with the first error the rest ends, so that nothing outlives `close`."""
+        tasks = [asyncio.create_task(self._one(c)) for c in calls]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _one(self, call: Call) -> Any:
         async with self._singles:
             return await self.call(*call)
 
     async def _retried(self, calls: Sequence[Call], *, single: bool) -> list[Any]:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Transient), wait=_wait, stop=stop_after_attempt(ATTEMPTS), reraise=True
-        )
+        """Tries again after Transient, a few times and not much longer than `timeout`: then another endpoint's turn."""
+        stop = stop_any(stop_after_attempt(ATTEMPTS), stop_after_delay(self.timeout), _TooLong())
+        retrying = AsyncRetrying(retry=retry_if_exception_type(Transient), wait=_wait, stop=stop, reraise=True)
         return await retrying(self._send, calls, single)
 
     async def _send(self, calls: Sequence[Call], single: bool) -> list[Any]:
+        quiet = self._quiet_until - time.monotonic()
+        if quiet > 0:
+            raise RateLimited(f"asks for {quiet:.0f} more seconds without requests", self.name, quiet)
         first = self._next_id
         self._next_id += len(calls)
         body = [
@@ -94,27 +147,48 @@ class Endpoint:
         self.calls.update(method for method, _ in calls)
         answer = await self._post(orjson.dumps(body[0] if single else body))
         if single:
-            return [self._result(answer)]
-        if isinstance(answer, dict):
-            # Some nodes answer a batch they refuse with one error object.
-            error = answer.get("error")
-            raise BatchRefused(str(error)[:200], self.name) if error else Transient("no list for a batch", self.name)
-        if not isinstance(answer, list):
-            raise Transient("no list for a batch", self.name)
-        return self._in_order(answer, first, len(calls))
+            return [self._result(answer.parsed, answer.status, answer.headers)]
+        if not isinstance(answer.parsed, list):
+            raise self._of_batch(answer.parsed, len(calls), answer.status, answer.headers)
+        results = self._in_order(answer.parsed, first, len(calls))
+        self._served = max(self._served, len(calls))
+        return results
+
+    def _of_batch(
+        self, entry: Any, count: int, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> RpcError:  # fmt: skip
+        """What one answer for a whole batch of `count` calls means. Nodes refuse batches so, each in other words."""
+        if not isinstance(entry, dict) or entry.get("error") is None:
+            return Transient(f"no list for a batch: {entry!r:.80}", self.name)
+        error = self._error(entry["error"], status, headers)
+        if isinstance(error, RpcRefused):
+            about_batches = status not in _NOT_ABOUT_BATCHES
+            if about_batches and count <= self._served:
+                self._served = 0  # one odd moment is tried again; said twice in a row, it is believed
+                return Transient(error.message)
+        else:
+            # "Internal error" is a refusal too, unless as long a batch was served before: then it is trouble that ends.
+            passes = isinstance(error, RateLimited) or status >= 500 or status == 408 or count <= self._served
+            about_batches = isinstance(error, Transient) and not passes
+        return BatchRefused(error.message) if about_batches else error
 
     def _in_order(self, answer: list[Any], first: int, count: int) -> list[Any]:
-        by_id = {entry.get("id"): entry for entry in answer if isinstance(entry, dict)}
-        if len(by_id) != len(answer):
-            raise Inconsistent("an answer came twice in one batch", self.name)
-        missing = [i for i in range(first, first + count) if i not in by_id]
+        by_id: dict[int, Any] = {}
+        for entry in answer:
+            number = entry.get("id") if isinstance(entry, dict) else None
+            if not isinstance(number, int):
+                raise self._of_batch(entry, count)
+            if number in by_id:
+                raise Inconsistent("an answer came twice in one batch", self.name)
+            by_id[number] = entry
+        missing = sum(i not in by_id for i in range(first, first + count))
         if missing:
-            for entry in answer:  # a refusal without the call's id
+            for entry in answer:
                 self._result(entry)
-            raise Transient(f"{len(missing)} of {count} answers are missing in a batch", self.name)
+            raise Transient(f"{missing} of {count} answers are missing in a batch", self.name)
         return [self._result(by_id[i]) for i in range(first, first + count)]
 
-    async def _post(self, body: bytes) -> Any:
+    async def _post(self, body: bytes) -> _Answer:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout))
         try:
@@ -124,18 +198,20 @@ class Endpoint:
         except TimeoutError as error:
             raise Transient(f"no answer within {self.timeout:g} seconds", self.name) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Transient(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", self.name) from error
+            text_of = scrub(" ".join(str(error).split())[:200], self.url)
+            raise Transient(f"{type(error).__name__}: {text_of}", self.name) from None
         try:
             parsed = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            if status != 200:
-                raise classify(0, text[:200].decode(errors="replace"), self.name, status, headers) from error
-            raise Transient("the answer is not JSON", self.name) from error
-        if status != 200 and not (isinstance(parsed, dict) and parsed.get("error")):
-            raise classify(0, text[:200].decode(errors="replace"), self.name, status, headers)
-        if status == 429:
-            raise classify(429, str(parsed)[:200], self.name, status, headers)
-        return parsed
+            if status == 200:
+                raise Transient("the answer is not JSON", self.name) from error
+            parsed = None
+        if status != 200 and not (
+            (isinstance(parsed, list) and status != 429) or (isinstance(parsed, dict) and parsed.get("error"))
+        ):
+            # In the shape of an error, so that callers meet one kind.
+            parsed = {"error": {"message": text[:2000].decode(errors="replace")}}
+        return _Answer(parsed, status, headers)
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         parts: list[bytes] = []
@@ -144,25 +220,31 @@ class Endpoint:
             size += len(part)
             if size > self.max_response:
                 # Bounded, so that one answer cannot take the machine's memory.
-                raise RangeTooLarge(f"the answer exceeds {self.max_response} bytes", self.name)
+                raise RangeTooLarge(f"the answer exceeds {self.max_response} bytes", self.name, results=True)
             parts.append(part)
         return b"".join(parts)
 
-    def _result(self, entry: Any) -> Any:
+    def _result(self, entry: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
         if not isinstance(entry, dict):
             raise Transient(f"an answer is no object: {entry!r:.80}", self.name)
         error = entry.get("error")
         if error is not None:
-            raise self._error(error)
+            raise self._error(error, status, headers)
         if "result" not in entry:
             raise Transient("an answer has neither result nor error", self.name)
         return entry["result"]
 
-    def _error(self, error: Any) -> RpcError:
+    def _error(self, error: Any, status: int, headers: Mapping[str, str] | None) -> RpcError:
         if not isinstance(error, dict):
-            return classify(0, str(error), self.name)
+            return self._classified(0, str(error), status, headers)
         code, extra = error.get("code"), error.get("data")
         message = str(error.get("message", ""))
         if isinstance(extra, str) and not extra.startswith("0x"):
             message = f"{message}: {extra}"
-        return classify(code if isinstance(code, int) else 0, message, self.name)
+        return self._classified(code if isinstance(code, int) else 0, message, status, headers)
+
+    def _classified(self, code: int, message: str, status: int, headers: Mapping[str, str] | None) -> RpcError:
+        error = classify(code, scrub(message, self.url), self.name, status, headers)
+        if isinstance(error, RateLimited) and error.retry_after:
+            self._quiet_until = time.monotonic() + error.retry_after
+        return error

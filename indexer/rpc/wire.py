@@ -11,29 +11,34 @@ from collections.abc import Collection
 from typing import Any
 
 from indexer.chain.types import Header, Log
-from indexer.errors import Inconsistent, IndexerError, Transient
+from indexer.errors import Inconsistent, Transient
 
 LOGS_PER_BLOCK = 100_000
-# int() and bytes.fromhex() alone would take signs, spaces, underscores and digits of other scripts.
-_HEX = re.compile(r"0x[0-9a-fA-F]+", re.ASCII)
-_BYTES = re.compile(r"0x(?:[0-9a-fA-F]{2})*", re.ASCII)
+YEAR_10000 = 253_402_300_800  # seconds; neither datetime nor we go on from there
+# int() alone would take signs, spaces, underscores and digits of other scripts.
+_HEX = re.compile(r"0x[0-9a-fA-F]+")
 
 
-def quantity(value: Any, what: str) -> int:
-    """A hex quantity of at most 63 bits, as far as a bigint goes. JSON numbers are refused: floats to many parsers."""
+def quantity(value: Any, what: str, below: int = 2**63) -> int:
+    """A hex quantity `below` a bound; a bigint ends at 63 bits. JSON numbers are refused: floats to many parsers."""
     if not isinstance(value, str) or len(value) > 66 or not _HEX.fullmatch(value):
         raise Transient(f"{what} is not a hex quantity: {value!r:.80}")
     number = int(value, 16)
-    if number >= 2**63:
-        raise Transient(f"{what} is larger than 63 bits: {value}")
+    if number >= below:
+        raise Transient(f"{what} is too large: {value}")
     return number
 
 
 def data(value: Any, what: str, size: int | None = None) -> bytes:
     """0x hex of whole bytes, of `size` bytes when given."""
-    if not isinstance(value, str) or not _BYTES.fullmatch(value):
+    if not isinstance(value, str) or not value.startswith("0x"):
         raise Transient(f"{what} is not 0x hex: {value!r:.80}")
-    raw = bytes.fromhex(value[2:])
+    try:
+        raw = bytes.fromhex(value[2:])
+    except ValueError as error:
+        raise Transient(f"{what} is not 0x hex: {value!r:.80}") from error
+    if len(value) != 2 + 2 * len(raw):  # fromhex skips spaces
+        raise Transient(f"{what} is not 0x hex: {value!r:.80}")
     if size is not None and len(raw) != size:
         raise Transient(f"{what} has {len(raw)} bytes, not {size}")
     return raw
@@ -51,7 +56,7 @@ def header(result: Any, number: int | None = None) -> Header:
         found,
         data(result.get("hash"), "block hash", 32),
         data(result.get("parentHash"), "parentHash", 32),
-        quantity(result.get("timestamp"), "timestamp"),
+        quantity(result.get("timestamp"), "timestamp", YEAR_10000),
         data(bloom, "logsBloom", 256) if bloom is not None else b"",
     )
 
@@ -93,15 +98,15 @@ def _log(entry: Any) -> Log:
     number, index = quantity(entry["blockNumber"], "blockNumber"), quantity(entry["logIndex"], "logIndex")
     if index >= LOGS_PER_BLOCK:
         # unique_id = block * 100000 + index would collide with the next block's.
-        raise IndexerError(f"block {number} has a log index of {index}", "unique_id has room for 100,000 logs a block")
+        raise Inconsistent(f"block {number} has a log index of {index}: unique_id has room for 100,000 logs a block")
     return Log(
         number,
         index,
         data(entry.get("address"), "address", 20),
         data(entry.get("transactionHash"), "transactionHash", 32),
-        quantity(entry.get("transactionIndex"), "transactionIndex"),
+        quantity(entry.get("transactionIndex"), "transactionIndex", 2**31),
         tuple(data(t, "topic", 32) for t in topics),
         data(entry.get("data"), "data"),
         data(entry["blockHash"], "blockHash", 32),
-        quantity(stamp, "blockTimestamp") if isinstance(stamp, str) else None,
+        quantity(stamp, "blockTimestamp", YEAR_10000) if isinstance(stamp, str) else None,
     )

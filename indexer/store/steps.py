@@ -79,8 +79,9 @@ class Writer:
             epoch = await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE")
             if epoch != standing.epoch:
                 raise EpochMoved
-            await rawlogs.store(conn, unit.logs, unit.blocks)
+            # Coverage first: of two processes with one range, the second waits here and is refused by its constraint.
             await coverage.add(conn, unit.addresses, unit.first, unit.last)
+            await rawlogs.store(conn, unit.logs, unit.blocks)
             hit("ingest.stored")
             if projected:
                 anchor = _anchor(unit.blocks[-1])

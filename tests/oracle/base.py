@@ -28,6 +28,14 @@ STATES = {
 }
 
 
+def fits(row: Row) -> bool:
+    """Nothing that numeric(78,0), a bigint unique_id or text refuses: such a row is left out whole."""
+    if any("\0" in v for v in row.values() if isinstance(v, str)):
+        return False
+    numbers = [v for v in row.values() if isinstance(v, int)]
+    return all(abs(n) < 10**78 for n in numbers) and abs(row.get("unique_id", 0)) < 2**63
+
+
 class Log:
     """A decoded log and the columns that say where it stands."""
 
@@ -55,6 +63,13 @@ class Tables:
         self.lists: dict[str, list[Row]] = {t: [] for t in TABLES}
         self.states: dict[str, dict[tuple[Any, ...], Row]] = {t: {} for t in STATES}
         self.backstops: dict[int, int] = {}
+        self.balances: dict[tuple[int, str], int] = {}
+
+    def append(self, table: str, row: Row) -> None:
+        if fits(row):
+            self.lists[table].append(row)
 
     def state(self, table: str, row: Row) -> None:
-        self.states[table][tuple(row[k] for k in STATES[table])] = row
+        """The key's row from now on; a row that does not fit leaves the one before."""
+        if fits(row):
+            self.states[table][tuple(row[k] for k in STATES[table])] = row

@@ -19,12 +19,14 @@ async def fetch_database(url: str) -> dict[str, list[Row]]:
     conn = await asyncpg.connect(url)
     try:
         await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_exact, format="text")
-        tables: dict[str, list[Row]] = {}
-        for record in await conn.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
-            name = record["tablename"]
-            tables[name] = [dict(row) for row in await conn.fetch(f'SELECT * FROM public."{name}"')]
-        undecoded = await conn.fetch("SELECT address, topic0, reason, count FROM indexer.undecoded")
-        return tables | {"indexer.undecoded": [dict(r) for r in undecoded]}
+        # One snapshot: a daemon that commits a step between two SELECTs would look like a difference.
+        async with conn.transaction(isolation="repeatable_read", readonly=True):
+            tables: dict[str, list[Row]] = {}
+            for record in await conn.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
+                name = record["tablename"]
+                tables[name] = [dict(row) for row in await conn.fetch(f'SELECT * FROM public."{name}"')]
+            undecoded = await conn.fetch("SELECT address, topic0, reason, count FROM indexer.undecoded")
+            return tables | {"indexer.undecoded": [dict(r) for r in undecoded]}
     finally:
         await conn.close()
 

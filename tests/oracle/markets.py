@@ -26,7 +26,7 @@ class Markets(Tables):
             "short_trackers_adl_unwind_price": d["shortTrackers"]["adlUnwindPrice"],
             "open_interest": d["openInterest"],
         }
-        self.lists["market_trackers_history"].append({"id": log.id} | row)
+        self.append("market_trackers_history", {"id": log.id} | row)
         more = {
             "passive_pool_id": d["passivePoolId"],
             "pool_account_id": d["poolAccountId"],

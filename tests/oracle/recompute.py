@@ -134,13 +134,13 @@ class _World(Markets):
         a = log.args
         who = {"market_id": a["marketId"], "account_id": a["accountId"]}
         common = {"id": log.id, "price": price, "fee": extra["fee"], "created_at": log.date} | who | log.at
-        self.lists["orders"].append(common | extra | {"executed_base": base})
-        self.lists["order_history"].append(common | {"order_base": base, "type": word, "processed": False})
+        self.append("orders", common | extra | {"executed_base": base})
+        self.append("order_history", common | {"order_base": base, "type": word, "processed": False})
         owner = self.states["account_owner_updated_snapshot"].get((a["accountId"],), {}).get("new_owner")
         if word == "liquidation":
             place = {k: log.at[k] for k in ("block_timestamp", "transaction_hash", "unique_id")}
             details = {"owner_address": owner, "base": base, "execution_price": price, "fees": extra["fee"]}
-            self.lists["liquidation_history_details"].append({"id": log.id} | who | place | details)
+            self.append("liquidation_history_details", {"id": log.id} | who | place | details)
         if extra["referrer_fee_credit"] and extra["referrer_account_id"]:
             rebate = {
                 "id": log.id,
@@ -151,7 +151,7 @@ class _World(Markets):
                 "amount": extra["referrer_fee_credit"],
                 "market_id": a["marketId"],
             }
-            self.lists["rebate_fee_history"].append(rebate | log.at)
+            self.append("rebate_fee_history", rebate | log.at)
 
     def position(self, log: Log, account: int, p: Row) -> None:
         row = {
@@ -174,7 +174,7 @@ class _World(Markets):
 
     def on_AccountOwnerUpdated(self, log: Log) -> None:
         row = {"account_id": log.args["accountId"], "new_owner": log.args["newOwner"]} | log.at
-        self.lists["account_owner_updated_history"].append(row | {"id": log.id})
+        self.append("account_owner_updated_history", row | {"id": log.id})
         self.state("account_owner_updated_snapshot", row)
 
     def on_AccountCreated(self, log: Log) -> None:
@@ -183,11 +183,10 @@ class _World(Markets):
             self.state("account_owner_updated_snapshot", row | log.at)
 
     def on_AccountCollateralSharesUpdated(self, log: Log) -> None:
-        key = {"account_id": log.args["accountId"], "collateral": log.args["collateral"]}
-        delta = log.args["sharesDelta"]
-        entries = self.lists["account_collateral_balance_entries"]
-        entries.append({"id": log.id, "amount": delta} | key | log.at)
-        total = sum(e["amount"] for e in entries if (e["account_id"], e["collateral"]) == tuple(key.values()))
+        account, collateral, delta = log.args["accountId"], log.args["collateral"], log.args["sharesDelta"]
+        key = {"account_id": account, "collateral": collateral}
+        self.append("account_collateral_balance_entries", {"id": log.id, "amount": delta} | key | log.at)
+        total = self.balances[account, collateral] = self.balances.get((account, collateral), 0) + delta
         self.state("account_balances", key | {"balance": total, "delta": delta})
 
     def margin(self, log: Log, entries: list[tuple[str, int, int | None, str, int]]) -> None:
@@ -201,7 +200,7 @@ class _World(Markets):
                 "amount": amount,
                 "sender": log.args.get("sender"),
             }
-            self.lists["margin_accounts_balance_entries"].append(row | log.at)
+            self.append("margin_accounts_balance_entries", row | log.at)
 
     def on_Deposited(self, log: Log) -> None:
         a = log.args
@@ -231,7 +230,7 @@ class _World(Markets):
             "quote_amount_to_insurance_fund": o["quoteAmountToIF"],
             "quote_amount_to_account": o["quoteAmountToAccount"],
         }
-        self.lists["auto_exchange"].append(row | log.at)
+        self.append("auto_exchange", row | log.at)
         sold, paid = o["collateralAmountToLiquidator"], o["quoteAmountToAccount"] + o["quoteAmountToIF"]
         self.margin(
             log,
@@ -251,11 +250,11 @@ class _World(Markets):
             "token_delta_in_quote": "tokenDeltaInQuote",
         }  # fmt: skip
         row = {column: a[name] for column, name in names.items()}
-        self.lists["lp_unified_account_balance_entries"].append({"id": log.id} | row | log.at)
+        self.append("lp_unified_account_balance_entries", {"id": log.id} | row | log.at)
 
     def on_Transfer(self, log: Log) -> None:
         if log.address not in self.config.erc20:
             return
         a = log.args
         row = {"token": log.address, "from_address": a["from"], "to_address": a["to"], "amount": a["value"]}
-        self.lists["token_transfer"].append({"id": log.id, "created_at": log.date} | row | log.at)
+        self.append("token_transfer", {"id": log.id, "created_at": log.date} | row | log.at)

@@ -1,82 +1,206 @@
-"""A notification only wakes; a mute or missing socket means polling at the configured interval."""
+"""A socket only wakes; polling is what is relied upon, and the state says which it is."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import pytest
+
+from indexer.rpc import headfeed
 from indexer.rpc.headfeed import HeadFeed
-from tests.anvil.node import free_port
 from tests.stubnode import StubNode
 
+INTERVAL, MUTE_AFTER = 0.05, 0.1
+POLLING = "polling: the WebSocket is closed or mute"
 
-async def test_a_notification_wakes_before_the_interval_is_over() -> None:
-    async with StubNode() as node:
-        feed = HeadFeed([node.ws_url], poll_interval=5)
-        feed.start()
+
+@pytest.fixture(autouse=True)
+def quick_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headfeed, "RECONNECT_AFTER", 0.02)
+
+
+@asynccontextmanager
+async def following(
+    node: StubNode, interval: float = INTERVAL, mute_after: float = MUTE_AFTER
+) -> AsyncIterator[HeadFeed]:
+    before = asyncio.all_tasks()
+    feed = HeadFeed([node.ws_url], interval, mute_after)
+    feed.start()
+    try:
+        yield feed
+    finally:
+        await feed.close()
+        assert not [t for t in asyncio.all_tasks() - before if "HeadFeed" in repr(t)]
+
+
+async def test_without_a_socket_the_interval_is_kept() -> None:
+    feed, stop = HeadFeed([], INTERVAL), asyncio.Event()
+    feed.start()
+    started = time.monotonic()
+    assert await feed.wait(stop) == "polled"
+    assert INTERVAL * 0.9 <= time.monotonic() - started < 0.5
+    assert feed.state == "polling"
+    await feed.close()
+
+
+async def test_a_stop_ends_the_wait_at_once() -> None:
+    feed, stop = HeadFeed([], 60), asyncio.Event()
+    asyncio.get_running_loop().call_later(0.02, stop.set)
+    async with asyncio.timeout(1):
+        assert await feed.wait(stop) == "stopped"
+        assert await feed.wait(stop) == "stopped"
+
+
+async def test_an_announced_head_wakes_at_once() -> None:
+    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(2):
         await node.subscribed()
         waiting = asyncio.create_task(feed.wait(asyncio.Event()))
-        await asyncio.sleep(0.05)
-        await node.announce(101)
-        assert await asyncio.wait_for(waiting, 2) == "notified"
+        await asyncio.sleep(0.02)
+        await node.mine()
+        assert await waiting == "notified"
         assert feed.state == "websocket"
-        await feed.close()
 
 
-async def test_a_socket_that_goes_mute_is_noticed_and_polling_goes_on_at_the_interval() -> None:
-    now = 0.0
-    async with StubNode() as node:
-        feed = HeadFeed([node.ws_url], poll_interval=0.05, mute_after=10, clock=lambda: now)
-        feed.start()
+async def test_a_head_announced_between_two_waits_is_not_missed() -> None:
+    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(2):
         await node.subscribed()
+        await node.mine(3)
         await asyncio.sleep(0.05)
-        await node.announce(101)
         assert await feed.wait(asyncio.Event()) == "notified"
-        feed.saw_head(101)
-        assert feed.state == "websocket"
-        now = 30.0
-        feed.saw_head(102)  # polling saw a head that the socket did not tell
-        assert "mute" in feed.state
-        assert await asyncio.wait_for(feed.wait(asyncio.Event()), 1) == "polled"
-        await node.announce(103)
-        assert await feed.wait(asyncio.Event()) == "notified"
-        assert feed.state == "websocket"
-        await feed.close()
 
 
-async def test_a_silent_chain_does_not_make_the_socket_mute() -> None:
-    now = 0.0
-    async with StubNode() as node:
-        feed = HeadFeed([node.ws_url], poll_interval=0.05, mute_after=10, clock=lambda: now)
-        feed.start()
+async def test_the_answer_to_the_subscription_is_no_head() -> None:
+    async with StubNode() as node, following(node) as feed:
         await node.subscribed()
-        await asyncio.sleep(0.05)
-        await node.announce(101)
-        await feed.wait(asyncio.Event())
-        feed.saw_head(101)
-        now = 1000.0
-        feed.saw_head(101)
-        assert feed.state == "websocket"
-        await feed.close()
-
-
-async def test_without_a_socket_it_polls_and_a_lost_one_is_connected_again() -> None:
-    plain = HeadFeed([], poll_interval=0.02)
-    plain.start()
-    assert plain.state == "polling" and await plain.wait(asyncio.Event()) == "polled"
-    await plain.close()
-    async with StubNode() as node:
-        feed = HeadFeed([f"ws://127.0.0.1:{free_port()}", node.ws_url], poll_interval=0.02)
-        feed.start()
-        await node.subscribed()  # the second URL, after the first refused
-        await node.sockets.pop().close()
         assert await feed.wait(asyncio.Event()) == "polled"
+        assert feed.state == POLLING
+
+
+async def test_while_the_socket_speaks_it_is_looked_less_often() -> None:
+    async with StubNode() as node, following(node) as feed:
         await node.subscribed()
+        await node.mine()
+        assert await feed.wait(asyncio.Event()) == "notified"
+        feed.saw_head(1)
+        started = time.monotonic()
+        assert await feed.wait(asyncio.Event()) == "polled"
+        assert time.monotonic() - started >= INTERVAL * headfeed.RELAXED * 0.9
+
+
+async def test_a_mute_socket_is_noticed_and_polling_takes_over_until_it_speaks_again() -> None:
+    async with StubNode() as node, following(node) as feed, asyncio.timeout(5):
+        stop = asyncio.Event()
+        await node.subscribed()
+        await node.mine()
+        assert await feed.wait(stop) == "notified"
+        feed.saw_head(node.length)
+        assert feed.state == "websocket"
+        node.mute = True
+        await asyncio.sleep(MUTE_AFTER)
+        await node.mine()
+        feed.saw_head(node.length)
+        assert feed.state == POLLING
+        started = time.monotonic()
+        assert await feed.wait(stop) == "polled"
+        assert time.monotonic() - started < INTERVAL * headfeed.RELAXED * 0.8
+        node.mute = False
+        await node.mine()
+        assert await feed.wait(stop) == "notified"
+        assert feed.state == "websocket"
+
+
+def test_a_silent_chain_does_not_make_a_socket_mute() -> None:
+    now = 0.0
+    feed = HeadFeed(["ws://x"], 1, 10, clock=lambda: now)
+    feed._spoke_at = 0.0
+    feed.saw_head(7)
+    now = 5000.0
+    feed.saw_head(7)
+    assert feed.state == "websocket"
+    feed.saw_head(8)
+    assert feed.state == POLLING
+
+
+async def test_a_socket_that_stays_silent_is_opened_anew() -> None:
+    async with StubNode() as node, following(node, mute_after=0.02), asyncio.timeout(5):
+        while node.connections < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_closed_socket_is_opened_again() -> None:
+    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(5):
+        stop = asyncio.Event()
+        for turn in range(3):
+            await node.subscribed()
+            await node.mine()
+            assert await feed.wait(stop) == "notified"
+            await node.drop_sockets()
+            assert node.connections == turn + 1
+        await node.subscribed()
+        assert feed.state == POLLING
+
+
+async def test_a_node_that_restarts_is_found_again() -> None:
+    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(5):
+        await node.subscribed()
+        await node.stop()
+        await asyncio.sleep(0.05)
+        assert feed.state == POLLING
+        await node.start()
+        await node.subscribed()
+        await node.mine()
+        assert await feed.wait(asyncio.Event()) == "notified"
+
+
+async def test_sockets_that_say_nothing_are_tried_less_and_less_often() -> None:
+    async with StubNode() as node, following(node) as feed:
+        node.refuses_subscriptions = True
+        await asyncio.sleep(0.5)
+        assert 2 <= node.connections <= 6
+        assert feed.state == POLLING
+        assert await feed.wait(asyncio.Event()) == "polled"
+
+
+@pytest.mark.parametrize("message", ["{", "[]", "null", '{"method":"eth_subscription"', '"x"', '{"error":"gone"}'])
+async def test_garbage_on_the_socket_does_not_end_the_feed(message: str) -> None:
+    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(5):
+        await node.subscribed()
+        await node.send(message)
+        waiting = asyncio.create_task(feed.wait(asyncio.Event()))
+        while not waiting.done():
+            await asyncio.sleep(0.02)
+            await node.mine()
+        assert await waiting == "notified"
+
+
+async def test_a_socket_that_cannot_be_opened_leaves_polling() -> None:
+    feed = HeadFeed(["ws://127.0.0.1:1/", "nonsense"], INTERVAL)
+    feed.start()
+    for _ in range(3):
+        assert await feed.wait(asyncio.Event()) == "polled"
+    assert feed.state == POLLING
+    await feed.close()
+    await feed.close()
+
+
+async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
+    feed, before = HeadFeed([], 60), asyncio.all_tasks()
+    waiting = asyncio.create_task(feed.wait(asyncio.Event()))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert asyncio.all_tasks() == before
+
+
+async def test_the_second_url_is_used_when_the_first_is_gone() -> None:
+    async with StubNode() as node, asyncio.timeout(5):
+        feed = HeadFeed(["ws://127.0.0.1:1/", node.ws_url], 60)
+        feed.start()
+        await node.subscribed()
+        await node.mine()
+        assert await feed.wait(asyncio.Event()) == "notified"
         await feed.close()
-
-
-async def test_stop_ends_a_wait_at_once() -> None:
-    feed, stop = HeadFeed([], poll_interval=60), asyncio.Event()
-    waiting = asyncio.create_task(feed.wait(stop))
-    await asyncio.sleep(0.02)
-    stop.set()
-    assert await asyncio.wait_for(waiting, 1) == "stopped"

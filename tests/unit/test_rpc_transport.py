@@ -1,249 +1,328 @@
-"""One endpoint that refuses, lies, breaks off and hangs; real HTTP, short waits."""
+"""One endpoint over a real socket: what it does wrong is survived, retried within limits, or named."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from indexer.errors import (
-    EndpointUnreachable,
-    Inconsistent,
-    RangeTooLarge,
-    RateLimited,
-    RpcRefused,
-    Transient,
-    WrongChain,
-)
+from indexer.errors import BatchRefused, Inconsistent, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
 from indexer.rpc import transport
-from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import Endpoint
-from tests.anvil.node import free_port
-from tests.stubnode import StubNode, refusal
+from indexer.rpc.transport import ATTEMPTS, Endpoint
+from tests.stubnode import ADDRESS, BAD_GATEWAY, HTML, TRUNCATED, Hang, Say, StubNode, hash_of, log_of
 
-ADDRESS = "0x" + "0a" * 20
+CHAIN_ID: transport.Call = ("eth_chainId", [])
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda _: 0.01)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
 
 
-def headers(reader: Reader, *numbers: int) -> Any:
-    return reader.headers(numbers)
-
-
-async def test_many_headers_are_one_request() -> None:
+@asynccontextmanager
+async def connected(**settings: Any) -> AsyncIterator[tuple[StubNode, Endpoint]]:
     async with StubNode() as node:
-        endpoint = Endpoint(node.url)
-        assert [h.number for h in await headers(Reader(endpoint), *range(50))] == list(range(50))
-        assert endpoint.requests == 1 and endpoint.calls["eth_getBlockByNumber"] == 50
-        await endpoint.close()
+        endpoint = Endpoint(node.url, **settings)
+        try:
+            yield node, endpoint
+        finally:
+            await endpoint.close()
 
 
-@pytest.mark.parametrize("status", [200, 400])
-async def test_a_node_that_refuses_batches_is_asked_one_by_one(status: int) -> None:
-    def no_batches(_: StubNode, body: Any) -> Any:
-        if isinstance(body, list):
-            error = {
-                "jsonrpc": "2.0",
-                "id": None,
-                "error": {"code": -32600, "message": "batch requests are not supported"},
-            }
-            return web.json_response(error, status=status)
-        return None
-
-    async with StubNode(no_batches) as node:
-        endpoint = Endpoint(node.url)
-        assert [h.number for h in await headers(Reader(endpoint), *range(20))] == list(range(20))
-        before = len(node.seen)
-        await headers(Reader(endpoint), 1, 2, 3)
-        assert [type(b) for b in node.seen[before:]] == [dict] * 3  # it is not asked for a batch again
-        await endpoint.close()
+def numbers(count: int) -> list[transport.Call]:
+    return [("eth_getBlockByNumber", [hex(n), False]) for n in range(count)]
 
 
-async def test_a_limit_on_the_length_of_a_batch_is_learnt() -> None:
-    def at_most_ten(_: StubNode, body: Any) -> Any:
-        return refusal(body, -32000, "batch too large") if isinstance(body, list) and len(body) > 10 else None
+async def served_hashes(endpoint: Endpoint, count: int) -> None:
+    assert [r["hash"] for r in await endpoint.batch(numbers(count))] == [hash_of(n) for n in range(count)]
 
-    async with StubNode(at_most_ten) as node:
-        endpoint = Endpoint(node.url)
-        assert len(await headers(Reader(endpoint), *range(100))) == 100
-        assert endpoint.batches and endpoint.max_batch <= 10
-        await endpoint.close()
+
+async def test_a_batch_is_one_request_and_its_results_come_in_order() -> None:
+    async with connected() as (node, endpoint):
+        node.mangle = lambda answer: answer[::-1]
+        await served_hashes(endpoint, 5)
+        assert endpoint.requests == len(node.requests) == 1
+        assert endpoint.calls["eth_getBlockByNumber"] == 5
+
+
+async def test_no_calls_are_no_request() -> None:
+    async with connected() as (node, endpoint):
+        assert await endpoint.batch([]) == []
+        assert node.requests == []
+
+
+async def test_long_batches_are_split_at_max_batch() -> None:
+    async with connected(max_batch=40) as (node, endpoint):
+        await served_hashes(endpoint, 100)
+        assert [len(r) for r in node.requests] == [40, 40, 20]
+
+
+@pytest.mark.parametrize("way", ["error", "400", "text", "item", "internal"])
+async def test_a_node_that_refuses_batches_is_asked_one_by_one_for_good(way: Any) -> None:
+    async with connected() as (node, endpoint):
+        node.refuses_batches = way
+        await served_hashes(endpoint, 5)
+        node.requests.clear()
+        await served_hashes(endpoint, 7)
+        assert len(node.requests) == 7 and all(isinstance(r, dict) for r in node.requests)
+
+
+async def test_a_node_that_limits_batches_still_gets_batches() -> None:
+    async with connected() as (node, endpoint):
+        node.max_batch = 10
+        await served_hashes(endpoint, 100)
+        assert endpoint.batches and 2 <= endpoint.max_batch <= 10
+        assert len(node.requests) < 30
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_refused_key_is_not_taken_for_a_refusal_of_batches(status: int) -> None:
+    async with connected() as (node, endpoint):
+        node.script = [Say(status, "invalid project id")]
+        with pytest.raises(RpcRefused, match="invalid project id"):
+            await endpoint.batch(numbers(5))
+        assert endpoint.batches and len(node.requests) == 1
 
 
 @pytest.mark.parametrize(
     "trouble",
     [
-        web.Response(status=502, text="<html>Bad Gateway</html>"),
-        web.Response(status=200, text='{"jsonrpc":"2.0","id":0,"resu'),
-        web.Response(status=200, text="<html>sign in</html>"),
-        {"jsonrpc": "2.0", "id": 0, "error": {"code": -32000, "message": "header not found"}},
-        {"jsonrpc": "2.0", "id": 0},
+        Say(429, '{"jsonrpc":"2.0","id":null,"error":{"code":429,"message":"Too Many Requests"}}'),
+        Say(200, '{"jsonrpc":"2.0","id":null,"error":{"code":-32005,"message":"rate limit exceeded"}}'),
+        Say(429, '[{"jsonrpc":"2.0","id":0,"error":{"code":429,"message":"x"}}]'),
+        Say(503, '{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"overloaded"}}'),
+        Say(500, '{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"unheard of"}}'),
+        Say(200, "{}"), Say(200, "null"), Say(200, "[]"), Say(200, ""), Say(200, '[{"id":[],"result":1}]'),
+        HTML, BAD_GATEWAY, TRUNCATED, Hang(0),
     ],
-    ids=["502", "cut", "html", "not yet", "neither"],
-)
-async def test_passing_trouble_is_tried_again_and_lasting_trouble_ends_after_four_attempts(trouble: Any) -> None:
-    calls = 0
-
-    def twice(_: StubNode, body: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        # A response object serves once.
-        fresh = web.Response(status=trouble.status, text=trouble.text) if isinstance(trouble, web.Response) else trouble
-        return fresh if calls in (1, 2) or calls > 3 else None
-
-    async with StubNode(twice) as node:
-        endpoint = Endpoint(node.url)
-        assert await endpoint.call("eth_chainId", []) == "0x6c1"
-        with pytest.raises(Transient):
-            await endpoint.call("eth_chainId", [])
-        assert calls == 3 + transport.ATTEMPTS
-        await endpoint.close()
+    ids=str,
+)  # fmt: skip
+async def test_passing_trouble_is_tried_again_and_batches_go_on(trouble: Say | Hang) -> None:
+    async with connected() as (node, endpoint):
+        node.script = [trouble, trouble]
+        await served_hashes(endpoint, 5)
+        assert endpoint.batches and endpoint.max_batch == 250
+        assert len(node.requests) == 3
 
 
-async def test_a_batch_with_a_missing_or_doubled_answer_is_not_believed() -> None:
-    for spoil, kind in ((lambda a: a[:-1], Transient), (lambda a: [*a, a[0]], Inconsistent)):
-
-        def spoiled(node: StubNode, body: Any, spoil: Any = spoil) -> Any:
-            return spoil(node.answer(body)) if isinstance(body, list) else None
-
-        async with StubNode(spoiled) as node:
-            endpoint = Endpoint(node.url)
-            with pytest.raises(kind):
-                await headers(Reader(endpoint), 1, 2, 3)
-            await endpoint.close()
+async def test_internal_error_for_a_batch_that_was_served_before_is_passing_trouble() -> None:
+    async with connected() as (node, endpoint):
+        await served_hashes(endpoint, 5)
+        node.script = [Say(200, '{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Internal error"}}')]
+        await served_hashes(endpoint, 5)
+        assert endpoint.batches
 
 
-async def test_a_rate_limit_waits_as_long_as_the_node_says() -> None:
-    def limited(node: StubNode, _: Any) -> Any:
-        return web.Response(status=429, headers={"Retry-After": "1"}) if len(node.seen) == 1 else None
+@pytest.mark.parametrize("trouble", [HTML, BAD_GATEWAY, TRUNCATED, Hang(0), Say(429), Say(500)], ids=str)
+async def test_retries_are_bounded(trouble: Say | Hang) -> None:
+    async with connected() as (node, endpoint):
+        node.script = [trouble] * 50
+        with pytest.raises(Transient) as caught:
+            await endpoint.call(*CHAIN_ID)
+        assert len(node.requests) == ATTEMPTS
+        assert caught.value.endpoint == endpoint.name
+        assert "\n" not in str(caught.value)
 
-    async with StubNode(limited) as node:
-        endpoint = Endpoint(node.url)
+
+async def test_a_hanging_node_is_given_up_after_about_its_time_out() -> None:
+    async with connected(timeout=0.15) as (node, endpoint):
+        node.script = [Hang(5)] * 9
         started = time.monotonic()
-        assert await endpoint.call("eth_chainId", []) == "0x6c1"
-        assert time.monotonic() - started >= 1
-        await endpoint.close()
-
-    async with StubNode(lambda *_: web.Response(status=429)) as node:
-        endpoint = Endpoint(node.url)
-        with pytest.raises(RateLimited):
-            await endpoint.call("eth_chainId", [])
-        await endpoint.close()
+        with pytest.raises(Transient, match=r"no answer within 0\.15 seconds"):
+            await endpoint.call(*CHAIN_ID)
+        assert time.monotonic() - started < 1
+        assert len(node.requests) <= 2
 
 
-async def test_an_answer_beyond_the_limit_is_cut_off_and_asks_for_a_smaller_range() -> None:
-    async with StubNode(lambda *_: web.Response(text=json.dumps({"result": "x" * 100_000}))) as node:
-        endpoint = Endpoint(node.url, max_response=10_000)
-        with pytest.raises(RangeTooLarge):
-            await endpoint.call("eth_getLogs", [])
-        await endpoint.close()
+async def test_a_closed_port_is_transient() -> None:
+    async with connected() as (node, endpoint):
+        await node.stop()
+        with pytest.raises(Transient):
+            await endpoint.call(*CHAIN_ID)
+        await node.start()
+        assert await endpoint.call(*CHAIN_ID) == hex(1729)
 
 
-async def test_a_refused_range_inside_a_batch_is_told_with_its_hint() -> None:
-    def refuse_logs(node: StubNode, body: Any) -> Any:
-        return [
-            refusal(one, -32000, "block range too large, maximum 50")
-            if one["method"] == "eth_getLogs"
-            else node.answer(one)
-            for one in body
-        ]
-
-    async with StubNode(refuse_logs) as node:
-        endpoint = Endpoint(node.url)
-        with pytest.raises(RangeTooLarge) as refused:
-            await Reader(endpoint).logs_with_headers(0, 99, [ADDRESS], [0, 99])
-        assert refused.value.hint == 50 and endpoint.requests == 1
+@pytest.mark.parametrize("trouble", [HTML, BAD_GATEWAY, Hang(0), Say(403, "Forbidden")], ids=str)
+async def test_an_error_names_its_endpoint_without_the_key(trouble: Say | Hang) -> None:
+    async with StubNode() as node:
+        endpoint = Endpoint(f"{node.url}/?token=hidden")
+        node.script = [trouble] * ATTEMPTS
+        with pytest.raises(RpcError, match=node.url) as caught:
+            await endpoint.call(*CHAIN_ID)
+        assert "hidden" not in str(caught.value)
         await endpoint.close()
 
 
-async def test_a_hanging_node_is_given_up_in_time_and_never_by_its_secret_name() -> None:
-    port = free_port()
-    endpoint = Endpoint(f"http://127.0.0.1:{port}/v2/secret-key?token=hidden", timeout=0.5)
-    with pytest.raises(Transient) as failed:
-        await endpoint.call("eth_chainId", [])
-    assert "secret-key" not in str(failed.value) and "hidden" not in str(failed.value)
+async def test_what_is_no_url_is_an_rpc_error() -> None:
+    endpoint = Endpoint("nonsense")
+    with pytest.raises(RpcError):
+        await endpoint.call(*CHAIN_ID)
     await endpoint.close()
 
 
-@pytest.mark.parametrize("answer", ["null", "refused"])
-async def test_a_node_without_tags_is_read_without_them(answer: str) -> None:
-    def tagless(node: StubNode, body: Any) -> Any:
-        def one(call: Any) -> Any:
-            if call["params"] and call["params"][0] in ("safe", "finalized"):
-                if answer == "null":
-                    return {"jsonrpc": "2.0", "id": call["id"], "result": None}
-                return refusal(call, -39001, f"{call['params'][0]} block not found")
-            return node.answer(call)
+async def test_a_retry_waits_as_long_as_the_node_asks() -> None:
+    async with connected() as (node, endpoint):
+        node.script = [Say(429, "slow down", {"Retry-After": "0.2"})]
+        started = time.monotonic()
+        await endpoint.call(*CHAIN_ID)
+        assert 0.2 <= time.monotonic() - started < 1
 
-        return [one(c) for c in body] if isinstance(body, list) else one(body)
 
-    async with StubNode(tagless) as node:
-        endpoint = Endpoint(node.url)
+async def test_a_rate_limit_that_stays_names_its_wait() -> None:
+    async with connected() as (node, endpoint):
+        node.script = [Say(429, "slow down", {"Retry-After": "0"})] * 9
+        with pytest.raises(RateLimited) as caught:
+            await endpoint.call(*CHAIN_ID)
+        assert caught.value.retry_after == 0
+
+
+def without_the_second(answer: Any) -> Any:
+    return [answer[0], *answer[2:]]
+
+
+def with_the_first_twice(answer: Any) -> Any:
+    return [answer[0], *answer]
+
+
+@pytest.mark.parametrize(
+    ("mangle", "kind", "said"),
+    [(without_the_second, Transient, "1 of 3 answers are missing"), (with_the_first_twice, Inconsistent, "twice")],
+)
+async def test_a_batch_with_an_answer_too_few_or_too_many_is_tried_again_then_named(
+    mangle: Callable[[Any], Any], kind: type[RpcError], said: str
+) -> None:
+    async with connected() as (node, endpoint):
+        node.mangle = mangle
+        with pytest.raises(kind, match=said):
+            await endpoint.batch(numbers(3))
+        assert len(node.requests) == ATTEMPTS
+        node.mangle = lambda answer: answer
+        await served_hashes(endpoint, 3)
+
+
+@pytest.mark.parametrize("singly", [False, True])
+async def test_a_range_too_large_among_answers_that_are_fine_is_named_with_its_hint(singly: bool) -> None:
+    async with connected() as (node, endpoint):
+        node.cap, node.refuses_batches = 20, "error" if singly else ""
+        reader = Reader(endpoint)
+        with pytest.raises(RangeTooLarge) as caught:
+            await reader.logs_with_headers(0, 50, [ADDRESS], [0, 50])
+        assert caught.value.hint == 20
+        assert node.refused == 1  # not tried again: it would be refused again
+        assert len(asyncio.all_tasks()) <= 6  # nothing of ours goes on behind the error's back
+        logs, headers = await reader.logs_with_headers(0, 19, [ADDRESS], [0, 19])
+        assert logs == [] and [h.number for h in headers] == [0, 19]
+
+
+async def test_one_by_one_the_first_error_ends_the_other_calls() -> None:
+    async with connected() as (node, endpoint):
+        endpoint.batches = False
+        node.cap = 1
+        calls = [("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "0x9", "address": []}]), *numbers(100)]
+        with pytest.raises(RangeTooLarge):
+            await endpoint.batch(calls)
+        asked = len(node.requests)
+        await asyncio.sleep(0.05)
+        assert asked < 60 and len(node.requests) <= asked + 8  # what was under way may still arrive
+
+
+async def test_an_oversized_answer_is_a_range_too_large() -> None:
+    async with connected(max_response=20_000) as (node, endpoint):
+        node.logs = [log_of(n) for n in range(100)]
+        with pytest.raises(RangeTooLarge, match="exceeds 20000 bytes"):
+            await Reader(endpoint).logs_with_headers(0, 99, [ADDRESS], [])
+        logs, _ = await Reader(endpoint).logs_with_headers(0, 9, [ADDRESS], [])
+        assert len(logs) == 10
+
+
+async def test_an_unknown_refusal_of_logs_stays_a_refusal() -> None:
+    async with connected() as (node, endpoint):
+        node.cap, node.cap_message = 20, "something nobody has heard of"
+        with pytest.raises(RpcRefused, match="nobody has heard of"):
+            await Reader(endpoint).logs_with_headers(0, 50, [ADDRESS], [0, 50])
+
+
+@pytest.mark.parametrize(
+    ("logs", "said"),
+    [
+        ([{**log_of(5), "removed": True}], "removed"),
+        ([log_of(5), log_of(5)], "twice"),
+        ([log_of(5), log_of(5, 1, fork="b")], "two hashes"),
+    ],
+)
+async def test_logs_that_contradict_themselves_name_the_endpoint(logs: list[Any], said: str) -> None:
+    async with connected() as (node, endpoint):
+        node.logs = logs
+        with pytest.raises(Inconsistent, match=said) as caught:
+            await Reader(endpoint).logs_with_headers(0, 50, [ADDRESS], [])
+        assert caught.value.endpoint == endpoint.name
+
+
+async def test_a_range_without_an_answer_is_asked_for_smaller_next() -> None:
+    async with connected() as (node, endpoint):
+        reader = Reader(endpoint, max_blocks=64)
+        node.script = [BAD_GATEWAY] * ATTEMPTS
+        with pytest.raises(Transient):
+            await reader.logs_with_headers(0, 63, [ADDRESS], [])
+        assert (reader.ranges.size, reader.ranges.ceiling) == (32, 64)
+
+
+async def test_a_rate_limit_does_not_shrink_the_range() -> None:
+    async with connected() as (node, endpoint):
+        reader = Reader(endpoint, max_blocks=64)
+        node.script = [Say(429)] * ATTEMPTS
+        with pytest.raises(RateLimited):
+            await reader.logs_with_headers(0, 63, [ADDRESS], [])
+        assert reader.ranges.size == 64
+
+
+@pytest.mark.parametrize("batches", ["", "error"])
+@pytest.mark.parametrize(
+    ("safe", "finalized", "expected"),
+    [
+        (90, 80, (90, 80)),
+        ("null", "null", (None, None)),
+        ("refused", "refused", (None, None)),
+        ("refused", 7, (None, 7)),
+    ],
+)
+async def test_heads_are_latest_and_the_tags_that_the_node_has(
+    safe: Any, finalized: Any, expected: tuple[int | None, int | None], batches: Any
+) -> None:
+    async with connected() as (node, endpoint):
+        node.safe, node.finalized, node.refuses_batches = safe, finalized, batches
         reader = Reader(endpoint)
         for _ in range(3):
             heads = await reader.heads()
-            assert (heads.latest.number, heads.safe, heads.finalized) == (100, None, None)
-        assert endpoint.requests <= 6  # a refused tag is not asked for at every look
-        await endpoint.close()
+            assert heads.latest.number == 100
+            tags = (heads.safe and heads.safe.number, heads.finalized and heads.finalized.number)
+            assert tags == expected
 
 
-async def test_every_endpoint_of_another_chain_is_refused_even_beside_a_right_one() -> None:
-    async with StubNode() as right, StubNode(chain_id=1) as wrong:
-        pool = Pool([right.url, wrong.url], 1729)
-        with pytest.raises(WrongChain, match="chain 1,"):
-            await pool.open()
-        await pool.close()
+async def test_a_tag_that_the_node_refuses_is_not_asked_for_at_every_look() -> None:
+    async with connected() as (node, endpoint):
+        node.safe = node.finalized = "refused"
+        reader = Reader(endpoint)
+        await reader.heads()
+        node.requests.clear()
+        for _ in range(20):
+            await reader.heads()
+        assert len(node.requests) == 20
 
 
-async def test_no_endpoint_that_answers_is_unreachable_and_names_them() -> None:
-    ports = [free_port(), free_port()]
-    pool = Pool([f"http://127.0.0.1:{p}" for p in ports], 1729)
-    with pytest.raises(EndpointUnreachable) as failed:
-        await pool.open()
-    assert all(str(p) in str(failed.value) for p in ports)
-    await pool.close()
+async def test_a_block_that_the_node_does_not_have_is_none_alone_and_transient_among_others() -> None:
+    async with connected() as (_, endpoint):
+        reader = Reader(endpoint)
+        assert await reader.header(500) is None
+        with pytest.raises(Transient, match="missing"):
+            await reader.headers([5, 500])
 
 
-async def test_a_unit_that_fails_on_one_endpoint_is_done_whole_on_the_next_which_is_kept() -> None:
-    down = False
-
-    def flaky(_: StubNode, body: Any) -> Any:
-        return web.Response(status=503) if down else None
-
-    async with StubNode(flaky) as first, StubNode(head=200) as second:
-        pool = Pool([first.url, second.url], 1729)
-        await pool.open()
-        assert (await pool.run(lambda r: r.heads())).latest.number == 100
-        down = True
-        assert (await pool.run(lambda r: r.heads())).latest.number == 200
-        asked = len(first.seen)
-        await pool.run(lambda r: r.heads())
-        assert len(first.seen) == asked
-        await pool.close()
-
-
-async def test_an_endpoint_that_was_down_at_the_start_is_checked_before_it_is_used() -> None:
-    up = False
-
-    def late(_: StubNode, __: Any) -> Any:
-        return None if up else web.Response(status=503)
-
-    async with StubNode(late, chain_id=1) as impostor, StubNode() as right:
-        pool = Pool([impostor.url, right.url], 1729)
-        await pool.open()
-        up = True
-        assert (await pool.run(lambda r: r.heads())).latest.number == 100
-
-        async def fail(reader: Reader) -> None:
-            raise RpcRefused("no", reader.name)
-
-        with pytest.raises(WrongChain):
-            await pool.run(fail)
-        await pool.close()
+def test_a_refused_batch_is_no_transient_error() -> None:
+    assert not issubclass(BatchRefused, Transient)

@@ -1,0 +1,109 @@
+"""Rule: finality is a tag that is believed until the tag itself gives evidence against it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.chain.finality import Finality, Verdict
+from indexer.chain.types import Header, Heads
+
+DEPTH = 10
+
+
+def heads(latest: int, finalized: int | None = None, safe: int | None = None) -> Heads:
+    def header(number: int) -> Header:
+        return Header(number, bytes(32), bytes(32), number)
+
+    return Heads(header(latest), *(None if n is None else header(n) for n in (safe, finalized)))
+
+
+def seen(*looks: tuple[int, int | None]) -> list[Verdict]:
+    finality = Finality(DEPTH)
+    return [finality.observe(heads(latest, tag)) for latest, tag in looks]
+
+
+def test_a_tag_that_follows_at_a_distance_is_believed() -> None:
+    for verdict, tag in zip(seen((100, 50), (200, 150), (300, 290)), (50, 150, 290), strict=True):
+        assert verdict == Verdict(tag, tag, "tag", "")
+
+
+def test_without_a_tag_the_depth_counts_and_the_reason_says_so() -> None:
+    (verdict,) = seen((100, None))
+    assert verdict == Verdict(90, 90, "depth", "the node has no finalized tag")
+
+
+def test_a_young_chain_without_a_tag_has_nothing_final() -> None:
+    assert [v.finalized for v in seen((0, None), (9, None), (10, None))] == [-1, -1, 0]
+
+
+def test_a_node_whose_head_stands_still_may_call_it_finalized() -> None:
+    for verdict in seen(*[(100, 100)] * 50):
+        assert verdict.finalized == 100 and verdict.source == "tag"
+
+
+def test_a_tag_that_equals_a_moving_head_is_disbelieved_after_the_depth() -> None:
+    verdicts = seen(*((100 + n, 100 + n) for n in range(DEPTH + 2)))
+    assert [v.source for v in verdicts] == ["tag"] * (DEPTH + 1) + ["depth"]
+    assert "equals latest" in verdicts[-1].reason
+
+
+def test_a_tag_that_stands_still_while_the_head_moves_is_disbelieved_after_the_depth() -> None:
+    verdicts = seen((100, 80), (100 + DEPTH, 80), (101 + DEPTH, 80), (130, 80))
+    assert [v.source for v in verdicts] == ["tag", "tag", "depth", "depth"]
+    assert "stands still" in verdicts[-1].reason
+    assert verdicts[-1].finalized == 120
+
+
+def test_a_tag_that_moves_again_is_believed_again() -> None:
+    verdicts = seen((100, 80), (130, 80), (131, 115))
+    assert verdicts[1].source == "depth" and verdicts[2].source == "tag"
+    assert verdicts[2].finalized == 120  # not below what the depth gave before
+
+
+def test_a_tag_that_once_was_below_the_head_starts_the_evidence_anew() -> None:
+    verdicts = seen(*((100 + n, 100 + n - (n == 8)) for n in range(DEPTH + 5)))
+    assert all(v.source == "tag" for v in verdicts)
+
+
+def test_what_happened_before_this_process_is_no_evidence() -> None:
+    assert seen((10_000, 5))[0] == Verdict(5, 5, "tag", "")
+
+
+def test_a_lagging_node_takes_back_nothing_that_was_final() -> None:
+    verdicts = seen((200, 150), (190, 120), (120, 60), (201, 151))
+    assert [v.finalized for v in verdicts] == [150, 150, 120, 151]
+
+
+def test_the_safe_tag_is_dropped_together_with_a_disbelieved_finalized_tag() -> None:
+    finality = Finality(DEPTH)
+    assert finality.observe(heads(100, 80, 95)).safe == 95
+    verdict = finality.observe(heads(130, 80, 125))
+    assert (verdict.finalized, verdict.safe) == (120, 120)
+
+
+@given(
+    st.integers(0, 20),
+    st.lists(st.tuples(st.integers(0, 200), st.none() | st.integers(0, 220), st.none() | st.integers(0, 220))),
+)
+def test_safe_lies_between_finalized_and_latest_and_finalized_only_sinks_with_latest(
+    depth: int, looks: list[tuple[int, int | None, int | None]]
+) -> None:
+    finality, highest = Finality(depth), -1
+    for latest, tag, safe in looks:
+        verdict = finality.observe(heads(latest, tag, safe))
+        assert -1 <= verdict.finalized <= verdict.safe <= latest
+        assert verdict.finalized >= min(highest, latest)
+        assert (verdict.reason == "") == (verdict.source == "tag")
+        assert tag is not None or verdict.source == "depth"
+        highest = max(highest, verdict.finalized)
+
+
+@given(st.integers(0, 20), st.lists(st.tuples(st.integers(1, 5), st.integers(1, 30))))
+def test_a_tag_that_moves_below_the_head_is_believed_for_ever(depth: int, steps: list[tuple[int, int]]) -> None:
+    finality, latest, tag = Finality(depth), 100, 10
+    for ahead, distance in steps:
+        latest += ahead
+        tag = max(tag + 1, latest - distance)
+        latest = max(latest, tag + 1)
+        assert finality.observe(heads(latest, tag)) == Verdict(tag, tag, "tag", "")
