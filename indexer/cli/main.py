@@ -15,6 +15,7 @@ _COMMANDS = {
     "run": "indexer.cli.run:run_command",
     "backfill": "indexer.cli.backfill:backfill_command",
     "status": "indexer.cli.status:status_command",
+    "reorg": "indexer.cli.reorg:reorg_group",
     "decode": "indexer.cli.decode:decode_command",
     "migrate": "indexer.cli.migrate:migrate_command",
     "db": "indexer.cli.db:db_group",

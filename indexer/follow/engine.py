@@ -16,7 +16,7 @@ from indexer.chain.finality import Finality, Verdict
 from indexer.chain.types import Anchor, Heads
 from indexer.config import Deployment
 from indexer.errors import Inconsistent, RangeTooLarge, ReorgTooDeep
-from indexer.follow.fork import find_fork
+from indexer.follow.fork import find_fork, stage_replacement
 from indexer.follow.progress import STARTING, Progress
 from indexer.follow.relation import Relation, relate
 from indexer.ingest.fetch import fetch_chained, fetch_plain
@@ -26,12 +26,12 @@ from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import lease
 from indexer.store.database import Connection
+from indexer.store.journal import Reorg
 from indexer.store.rawlogs import HashConflict
 from indexer.store.standing import Standing, load, stored_hash
 from indexer.store.steps import Done, EpochMoved, Writer
 
 CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
-REPLACEMENT_BLOCKS = 500  # blocks of a reorg replaced in one transaction; deeper ones go on forward from there
 MOST_BEATEN = 20  # conflicts in a row with other ingesting processes before it is an error
 LOOK_EVERY = 5.0  # seconds between looks at the head while there is known work
 
@@ -89,7 +89,7 @@ class Engine:
         at_head = await stored_hash(conn, view.heads.latest.number)
         relation = relate(standing.tip, view.heads.latest, at_head)
         if relation is Relation.FORK:
-            return await self.handle_fork(conn, standing, view)
+            return await self.handle_fork(conn, standing, view, "the head is not on the stored chain")
         if relation is Relation.BEHIND:
             assert standing.tip is not None
             behind = standing.tip.number - view.heads.latest.number
@@ -128,7 +128,7 @@ class Engine:
         except (SeamBroken, HashConflict) as conflict:
             # A reorg between our looks, or a node that contradicts itself: the fork search tells which.
             log.info("seam_broken", block=conflict.number)
-            return await self.handle_fork(conn, standing, await self.look())
+            return await self.handle_fork(conn, standing, await self.look(), conflict.message)
         except (EpochMoved, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError) as conflict:
             self._beaten_by_another(conflict)
             return True
@@ -183,36 +183,36 @@ class Engine:
         unit = await self.pool.run(lambda reader: fetch_unit(reader, segment, finalized, before))
         return await self.writer.ingest(conn, standing, unit, finalized, self.token)
 
-    async def handle_fork(self, conn: Connection, standing: Standing, view: View) -> bool:
+    async def handle_fork(self, conn: Connection, standing: Standing, view: View, cause: str) -> bool:
         """Finds the fork point, fetches and validates the replacement, swaps. True when rows changed."""
         if self.token is None or standing.tip is None:
             return False
         started, asked = time.monotonic(), self.pool.requests
         tip, head = standing.tip, view.heads.latest
 
-        async def search(reader: Reader) -> tuple[Anchor | None, Unit | None]:
+        async def search(reader: Reader) -> tuple[Anchor | None, Reorg | None]:
             fork = await find_fork(reader, conn, min(tip.number, head.number), standing.floor)
             if fork is None or fork.number in (tip.number, head.number):
                 return fork, None
             above = tuple(a for a, spans in standing.coverage.items() if any(s.last > fork.number for s in spans))
-            last = min(head.number, fork.number + REPLACEMENT_BLOCKS)
-            unit = await fetch_chained(reader, fork.number + 1, last, above or self.addresses, fork.hash)
-            return fork, unit
+            addresses = above or self.addresses
+            last = min(head.number, max(tip.number, fork.number + 1))
+            new_tip = await stage_replacement(reader, conn, fork, last, addresses)
+            return fork, Reorg(fork, tip, new_tip, addresses, reader.name, cause)
 
-        fork, unit = await self.pool.run(search)
+        fork, reorg = await self.pool.run(search)
         if fork is None:
             raise ReorgTooDeep(
                 f"{view.endpoint} serves another chain than the stored one, from block {max(standing.floor, 0)} down",
                 "Nothing was deleted. Compare the endpoint with another; if the chain really changed below finalized,"
                 " index into a new database",
             )
-        if unit is None:
+        if reorg is None:
             raise Inconsistent(f"contradicts itself around block {fork.number}", view.endpoint)
-        done = await self.writer.replace(conn, standing, fork, unit, view.verdict.finalized, self.token, view.endpoint)
+        done = await self.writer.replace(conn, standing, reorg, view.verdict.finalized, self.token)
         self.progress.reorgs += 1
-        log.warning(
-            "reorg", fork_point=fork.number, depth=tip.number - fork.number, old_tip=tip.number, new_tip=unit.last
-        )
+        old, new = tip.number, reorg.new_tip.number
+        log.warning("reorg", fork_point=fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=reorg.cause)
         self._count(done, time.monotonic() - started, self.pool.requests - asked)
         return True
 

@@ -97,6 +97,7 @@ class EmbeddedServer:
             with claim:
                 folder = binaries.runnable(binaries.find(self._pg_bin), self.data_dir)
                 if not (self.cluster / "PG_VERSION").exists():
+                    self._refuse_damaged()
                     initialise(folder, self.data_dir, self._remedy())
                 check_version(folder, self.cluster)
                 for _ in range(3):
@@ -213,6 +214,14 @@ class EmbeddedServer:
                     )
                 time.sleep(0.05)
         return None
+
+    def _refuse_damaged(self) -> None:
+        """A cluster that lost its PG_VERSION is no empty place: a new one would cost it its password."""
+        if self.cluster.exists() and not (self.cluster.is_dir() and not any(self.cluster.iterdir())):
+            raise EmbeddedServerError(
+                f"{self.cluster} holds files but no PG_VERSION: no cluster, or a damaged one",
+                "Restore it from a backup, or move it away to begin with an empty database",
+            )
 
     def _password(self) -> str:
         try:

@@ -12,6 +12,9 @@ from indexer.store.copytext import copy_tuples
 from indexer.store.database import Connection
 
 PARTITION_BLOCKS = 10_000_000
+_LOG_COLUMNS = (
+    "block_number", "log_index", "address", "transaction_hash", "transaction_index", "topics", "data",
+)  # fmt: skip
 
 
 class HashConflict(IndexerError):
@@ -50,26 +53,22 @@ async def store(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header])
         if known["hash"] != rows[known["number"]].hash:
             raise HashConflict(known["number"])
     known_numbers = {known["number"] for known in stored}
-    new = [
-        (b.number, b.hash, b.parent_hash or None, b.timestamp) for b in rows.values() if b.number not in known_numbers
-    ]
-    if new:
-        await _copy(conn, "block", ("number", "hash", "parent_hash", "timestamp"), copy_tuples(new))
+    await copy_blocks(conn, "block", [b for b in rows.values() if b.number not in known_numbers])
+    await copy_logs(conn, "raw_log", logs)
+
+
+async def copy_blocks(conn: Connection, table: str, blocks: Sequence[Header]) -> None:
+    """Into indexer.block or a table like it."""
+    if blocks:
+        lines = copy_tuples((b.number, b.hash, b.parent_hash or None, b.timestamp) for b in blocks)
+        await _copy(conn, table, ("number", "hash", "parent_hash", "timestamp"), lines)
+
+
+async def copy_logs(conn: Connection, table: str, logs: Sequence[Log]) -> None:
+    """Into indexer.raw_log or a table like it."""
     if logs:
-        columns = ("block_number", "log_index", "address", "transaction_hash", "transaction_index", "topics", "data")
-        lines = copy_tuples(
-            (
-                g.block_number,
-                g.log_index,
-                g.address,
-                g.transaction_hash,
-                g.transaction_index,
-                b"".join(g.topics),
-                g.data,
-            )
-            for g in logs
-        )
-        await _copy(conn, "raw_log", columns, lines)
+        lines = copy_tuples((*log[:5], b"".join(log.topics), log.data) for log in logs)
+        await _copy(conn, table, _LOG_COLUMNS, lines)
 
 
 async def _copy(conn: Connection, table: str, columns: Sequence[str], lines: bytes) -> None:

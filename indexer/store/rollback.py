@@ -8,20 +8,22 @@ from indexer.store.ledger_io import upsert
 from indexer.store.tables import KEYS, TABLES, kind, sql_name
 
 
-async def undo_above(conn: Connection, fork: int) -> dict[str, int]:
+async def undo_above(conn: Connection, fork: int, reorg: int) -> dict[str, int]:
     """Public rows, state rows, raw logs, blocks, coverage and checkpoint as they were at block `fork` (rule 5).
 
-    Inside the caller's transaction. Counts of what was removed or restored, by table.
+    What goes is kept in indexer.orphaned_row under the number of the reorg: an orphaned liquidation is a fact of
+    business. Inside the caller's transaction. Counts of what was removed or restored, by table.
     """
     counts = await _restore_state(conn, fork)
     for name, table in TABLES.items():
         if kind(name) == "append":
             # Every append row carries unique_id = block * 100000 + log index, and it is indexed.
             assert "unique_id" in table.columns
-            done = await conn.execute(f"DELETE FROM {sql_name(name)} WHERE unique_id >= $1", (fork + 1) * 100_000)
-            counts[name] = _count(done)
-    counts["indexer.raw_log"] = _count(await conn.execute("DELETE FROM indexer.raw_log WHERE block_number > $1", fork))
-    await conn.execute("DELETE FROM indexer.block WHERE number > $1", fork)
+            counts[name] = await _archive(conn, name, sql_name(name), "unique_id >= $3", (fork + 1) * 100_000, reorg)
+    counts["indexer.raw_log"] = await _archive(
+        conn, "indexer.raw_log", "indexer.raw_log", "block_number > $3", fork, reorg
+    )
+    counts["indexer.block"] = await _archive(conn, "indexer.block", "indexer.block", "number > $3", fork, reorg)
     await coverage.cut_above(conn, fork)
     await conn.execute(
         "UPDATE indexer.checkpoint c SET number = b.number, hash = b.hash, timestamp = b.timestamp,"
@@ -34,6 +36,18 @@ async def undo_above(conn: Connection, fork: int) -> dict[str, int]:
         fork,
     )
     return {name: n for name, n in counts.items() if n}
+
+
+async def _archive(conn: Connection, table: str, name: str, where: str, bound: int, reorg: int) -> int:
+    """Moves the rows into the archive. How many they were."""
+    done = await conn.execute(
+        f"WITH gone AS (DELETE FROM {name} WHERE {where} RETURNING *)"
+        " INSERT INTO indexer.orphaned_row (reorg_id, table_name, row) SELECT $1, $2, to_jsonb(gone) FROM gone",
+        reorg,
+        table,
+        bound,
+    )
+    return _count(done)
 
 
 async def _restore_state(conn: Connection, fork: int) -> dict[str, int]:

@@ -111,13 +111,10 @@ async def stored_hash(conn: Connection, number: int) -> bytes | None:
     return value
 
 
-async def anchors_below(conn: Connection, number: int, floor: int, limit: int) -> list[Anchor]:
-    """Stored blocks in [floor, number], highest first."""
+async def anchors_between(conn: Connection, first: int, last: int) -> list[Anchor]:
+    """Stored blocks in first..last, ascending."""
     rows = await conn.fetch(
-        "SELECT number, hash, timestamp FROM indexer.block WHERE number BETWEEN $1 AND $2 ORDER BY 1 DESC LIMIT $3",
-        floor,
-        number,
-        limit,
+        "SELECT number, hash, timestamp FROM indexer.block WHERE number BETWEEN $1 AND $2 ORDER BY 1", first, last
     )
     return [Anchor(*row) for row in rows]
 

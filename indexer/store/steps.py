@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 from indexer.chain.types import Anchor, Header, Log
 from indexer.config import Deployment
@@ -15,9 +16,9 @@ from indexer.ingest.planner import Span
 from indexer.ingest.units import Unit
 from indexer.projections import project, state_keys
 from indexer.projections.base import Ledger
-from indexer.store import coverage, lease, rawlogs, rollback
-from indexer.store.copytext import to_json
+from indexer.store import coverage, journal, lease, rawlogs, rollback, staging
 from indexer.store.database import Connection
+from indexer.store.journal import Reorg
 from indexer.store.ledger_io import load_state, write
 from indexer.store.standing import Standing
 from indexer.store.tables import COLUMNS
@@ -99,10 +100,9 @@ class Writer:
             if await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE") != standing.epoch:
                 raise EpochMoved
             chunk = await rawlogs.read(conn, standing.next_block, last, limit)
-            row = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block WHERE number = $1", chunk.last)
-            assert row is not None, "ends of coverage and blocks with logs are stored"
+            anchor = await _stored_anchor(conn, chunk.last)
             hit("project.read")
-            rows = await self._project(conn, standing, chunk.first, Anchor(*row), chunk.logs, chunk.times, finalized)
+            rows = await self._project(conn, standing, chunk.first, anchor, chunk.logs, chunk.times, finalized)
             hit("project.before_commit")
         return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True)
 
@@ -116,46 +116,44 @@ class Writer:
             hit("reset.before_commit")
 
     async def replace(
-        self, conn: Connection, standing: Standing, fork: Anchor, unit: Unit, finalized: int, token: int, endpoint: str
-    ) -> Done:
-        """A reorg's swap: everything above `fork` goes, the validated replacement comes, in one commit (rule 6)."""
+        self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, token: int
+    ) -> Done:  # fmt: skip
+        """A reorg's swap: everything above the fork point goes, what is staged comes, in one commit (rule 6)."""
         started = time.monotonic()
-        assert standing.tip is not None and unit.first == fork.number + 1
-        await rawlogs.ensure_partitions(conn, unit.first, unit.last)
+        fork, last = reorg.fork, reorg.new_tip.number
+        await rawlogs.ensure_partitions(conn, fork.number + 1, last)
         async with conn.transaction():
             await lease.hold(conn, token)
             if await conn.fetchval("SELECT value FROM indexer.epoch FOR UPDATE") != standing.epoch:
                 raise EpochMoved
             await conn.execute("UPDATE indexer.epoch SET value = value + 1")
-            removed = await rollback.undo_above(conn, fork.number)
+            number: int = await conn.fetchval("SELECT nextval(pg_get_serial_sequence('indexer.reorg_journal', 'id'))")
+            removed = await rollback.undo_above(conn, fork.number, number)
             hit("replace.undone")
-            after = _cut(standing, fork)
-            await _log_commit(conn, "rollback", fork.number + 1, standing.tip.number, sum(removed.values()))
-            await rawlogs.store(conn, unit.logs, unit.blocks)
-            await coverage.add(conn, unit.addresses, unit.first, unit.last)
-            rows: dict[str, int] = {}
-            projected = self.joins(after, unit)
-            if projected:
-                anchor = _anchor(unit.blocks[-1])
-                rows = await self._project(conn, after, unit.first, anchor, unit.logs, unit.times, finalized)
-            await self._journal(conn, standing, fork, unit, endpoint, removed, rows, started)
+            await _log_commit(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
+            await coverage.add(conn, reorg.addresses, fork.number + 1, last)
+            logs = await staging.take_over(conn)
+            hit("replace.moved")
+            rows = await self._project_replacement(conn, _cut(standing, fork), reorg, finalized)
+            await journal.write(conn, number, standing.epoch + 1, reorg, removed, rows, time.monotonic() - started)
             hit("replace.before_commit")
         hit("replace.committed")
-        return Done("rollback", unit.first, unit.last, len(unit.logs), rows, projected)
+        return Done("rollback", fork.number + 1, last, logs, rows, bool(rows))
 
-    async def _journal(
-        self, conn: Connection, standing: Standing, fork: Anchor, unit: Unit, endpoint: str,
-        removed: dict[str, int], inserted: dict[str, int], started: float,
-    ) -> None:  # fmt: skip
-        old, new = standing.tip, unit.blocks[-1]
-        assert old is not None
-        await conn.execute(
-            "INSERT INTO indexer.reorg_journal (epoch, fork_point, old_tip, old_tip_hash, new_tip, new_tip_hash, depth,"
-            " endpoint, rows_removed, rows_inserted, duration_ms)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, $11)",
-            standing.epoch + 1, fork.number, old.number, old.hash, new.number, new.hash, old.number - fork.number,
-            endpoint, to_json(removed), to_json(inserted), int((time.monotonic() - started) * 1000),
-        )  # fmt: skip
+    async def _project_replacement(
+        self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int
+    ) -> dict[str, int]:  # fmt: skip
+        """Projects the replacement in chunks, when the projection reached the fork point; rows by table."""
+        total: Counter[str] = Counter()
+        complete = set(reorg.addresses) == set(standing.coverage)
+        joins = complete and standing.front + 1 == standing.next_block == reorg.fork.number + 1
+        while joins and self.projectable(standing) and standing.next_block <= reorg.new_tip.number:
+            chunk = await rawlogs.read(conn, standing.next_block, reorg.new_tip.number, CHUNK_LOGS)
+            anchor = await _stored_anchor(conn, chunk.last)
+            total.update(await self._project(conn, standing, chunk.first, anchor, chunk.logs, chunk.times, finalized))
+            floor = max(standing.floor, min(finalized, anchor.number))
+            standing = replace(standing, checkpoint=anchor, floor=floor)
+        return dict(total)
 
     async def _project(
         self, conn: Connection, standing: Standing, first: int, anchor: Anchor, logs: list[Log],
@@ -205,6 +203,12 @@ async def _log_commit(conn: Connection, kind: str, first: int, last: int, rows: 
         last,
         rows,
     )
+
+
+async def _stored_anchor(conn: Connection, number: int) -> Anchor:
+    row = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block WHERE number = $1", number)
+    assert row is not None, "ends of coverage and blocks with logs are stored"
+    return Anchor(*row)
 
 
 def _anchor(header: Header) -> Anchor:

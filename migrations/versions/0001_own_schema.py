@@ -266,6 +266,7 @@ def _journals() -> None:
         octets("new_tip_hash"),
         integer("depth"),
         text("endpoint"),
+        text("cause"),
         json("rows_removed"),
         json("rows_inserted"),
         integer("duration_ms"),

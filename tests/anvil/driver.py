@@ -31,12 +31,15 @@ class Driver:
 
     def install(self) -> None:
         """Emitters at every configured address, then the configuration of the exchange."""
+        self._place()
+        self.send(self.world.setup())
+        self.node.mine()
+
+    def _place(self) -> None:
         _, emitter = contracts()["Emitter"]
         _, script = contracts()["Script"]
         self.node.batch([("anvil_setCode", [a, emitter]) for a in self.abis.addresses.values()])
         self.node.rpc("anvil_setCode", self._script, script)
-        self.send(self.world.setup())
-        self.node.mine()
 
     def send(self, flows: Sequence[Flow]) -> list[str]:
         """One pending transaction per flow."""
@@ -68,13 +71,16 @@ class Driver:
             lost += self.node.block(number)["transactions"]
         self.node.rpc("anvil_rollback", depth)
         self.node.rpc("anvil_dropAllTransactions")
+        self._place()  # a node that goes back far forgets code that no transaction made
         again = [self.sent[h] for h in lost if self.rng.random() < 0.5]
         self.rng.shuffle(again)
         # Other times give other hashes, even to empty blocks.
         self.node.rpc("evm_increaseTime", self.rng.randrange(1, 30))
-        for n in range(depth + 1 if blocks is None else blocks):
+        blocks = depth + 1 if blocks is None else blocks
+        share = -(-len(again) // min(max(blocks, 1), 1 + len(again) // 50))  # a node's pool takes only so many at once
+        for n in range(blocks):
             fresh = [self.world.transaction() for _ in range(self.rng.randrange(3))]
-            self.send((again if n == 0 else []) + fresh)
+            self.send(again[n * share : (n + 1) * share] + fresh)
             self.node.mine()
 
     def canonical(self) -> list[dict[str, Any]]:

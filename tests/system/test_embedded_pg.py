@@ -11,6 +11,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -230,6 +231,24 @@ def test_root_in_a_container_without_ptrace_sees_the_running_server(stopped: Emb
     assert (stopped.cluster / "postmaster.pid").exists()
 
 
+def test_ctrl_c_at_its_starter_does_not_reach_the_server(stopped: EmbeddedServer) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from indexer.pg.server import EmbeddedServer;"
+        " EmbeddedServer(Path(sys.argv[1])).start(); print('up', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(stopped.data_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, process_group=0) as starter:
+        try:
+            assert starter.stdout is not None and starter.stdout.readline() == b"up\n"
+            pid = pid_of(stopped)
+            os.killpg(starter.pid, signal.SIGINT)  # as a terminal does
+            assert starter.wait(10) != 0
+        finally:
+            starter.kill()
+    time.sleep(0.2)
+    assert pid_of(stopped) == pid and answers(stopped.url("kept")) == 1
+
+
 def test_a_killed_server_starts_again_once_its_backends_are_gone(stopped: EmbeddedServer) -> None:
     assert db("start", folder=stopped.data_dir).returncode == 0
     url, pid = stopped.url("kept"), pid_of(stopped)
@@ -370,6 +389,21 @@ def test_a_cluster_of_another_version_is_refused_untouched(stopped: EmbeddedServ
     assert not (stopped.cluster / "postmaster.pid").exists()
 
 
+def test_a_damaged_cluster_is_refused_and_keeps_its_password(stopped: EmbeddedServer) -> None:
+    kept, mark = (stopped.data_dir / "password").read_text(), stopped.cluster / "PG_VERSION"
+    version = mark.read_text()
+    mark.unlink()
+    try:
+        with pytest.raises(EmbeddedServerError, match="PG_VERSION") as caught:
+            stopped.start()
+    finally:
+        mark.write_text(version)
+    assert "backup" in caught.value.remedy
+    assert (stopped.data_dir / "password").read_text() == kept
+    stopped.start()
+    assert answers(stopped.url("kept")) == 1
+
+
 def test_a_server_that_cannot_start_says_why(stopped: EmbeddedServer) -> None:
     with changed(stopped.cluster / "postgresql.conf", "work_mem = 'plenty'\n"):
         for _ in range(2):  # the second time too, when the old log already holds the words
@@ -412,8 +446,10 @@ def test_the_db_commands(stopped: EmbeddedServer) -> None:
     status = json.loads(in_process("status", "--json", folder=folder).stdout)
     assert status["running"] and status["port"] == stopped.status().port and not status["external"]
     assert f"port {status['port']}" in in_process("start", folder=folder).stdout
-    asked = db("psql", "--chain", "cronos", "--", "-tAc", "SELECT current_database()", folder=folder)
-    assert asked.stdout == "reya_indexer_cronos\n", asked.stderr
+    tell = ["-tAc", "SELECT current_database()", "-c", r"\! cat /proc/$PPID/cmdline"]
+    asked = db("psql", "--chain", "cronos", "--", *tell, folder=folder)
+    assert asked.stdout.startswith("reya_indexer_cronos\n"), asked.stderr
+    assert "--dbname=" in asked.stdout and (folder / "password").read_text().strip() not in asked.stdout
     assert db("stop", folder=folder).stdout == "stopped\n"
     assert in_process("stop", folder=folder).stdout == "was not running\n"
 

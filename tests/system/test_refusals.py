@@ -146,6 +146,7 @@ def test_every_command_has_help_with_an_example() -> None:
     commands = [
         [], ["run"], ["backfill"], ["status"], ["migrate"], ["decode"], ["config"], ["config", "check"],
         ["config", "show"], ["db"], ["db", "start"], ["db", "stop"], ["db", "status"], ["db", "url"], ["db", "psql"],
+        ["reorg"], ["reorg", "status"], ["reorg", "list"], ["reorg", "show"],
     ]  # fmt: skip
     for command in commands:
         done = run(*command, "--help", env={})

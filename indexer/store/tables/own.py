@@ -231,8 +231,44 @@ reorg_journal = Table(
     Column("new_tip_hash", LargeBinary, nullable=False),
     Column("depth", Integer, nullable=False),
     Column("endpoint", Text, nullable=False),
+    Column("cause", Text, nullable=False),
     Column("rows_removed", JSONB, nullable=False),
     Column("rows_inserted", JSONB, nullable=False),
     Column("duration_ms", Integer, nullable=False),
     _now(),
+)
+
+# What reorgs took away, as it was. Append-only like the journal: a trigger refuses UPDATE, DELETE and TRUNCATE.
+orphaned_row = Table(
+    "orphaned_row",
+    own,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("reorg_id", BigInteger, nullable=False),
+    Column("table_name", Text, nullable=False),
+    Column("row", JSONB, nullable=False),
+    Index("orphaned_row_reorg_id_idx", "reorg_id", "table_name"),
+)
+
+# The replacement of a reorg while it is read. Unlogged: after a crash it is read again.
+staged_block = Table(
+    "staged_block",
+    own,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("parent_hash", LargeBinary, nullable=True),
+    Column("timestamp", BigInteger, nullable=False),
+    prefixes=["UNLOGGED"],
+)
+
+staged_log = Table(
+    "staged_log",
+    own,
+    Column("block_number", BigInteger, primary_key=True),
+    Column("log_index", Integer, primary_key=True),
+    Column("address", LargeBinary, nullable=False),
+    Column("transaction_hash", LargeBinary, nullable=False),
+    Column("transaction_index", Integer, nullable=False),
+    Column("topics", LargeBinary, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    prefixes=["UNLOGGED"],
 )

@@ -1,0 +1,123 @@
+"""`reya-indexer reorg`: what was taken back, and where the database stands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from indexer import config, logging
+from indexer.cli.database import data_dir_option, open_url, pg_bin_option
+from indexer.cli.options import chain_option, json_option
+from indexer.errors import ConfigError, SchemaOlder
+from indexer.store import journal, migrate
+from indexer.store.database import Connection, connection
+from indexer.store.standing import binding, check_binding, load
+
+T = TypeVar("T")
+
+
+@click.group("reorg", epilog="\b\nExample:\n  reya-indexer reorg list --chain reya")
+def reorg_group() -> None:
+    """The journal of reorgs: when, how deep, and which rows they orphaned."""
+
+
+def _ask(chain: str, data_dir: Path | None, pg_bin: Path | None, question: Callable[[Connection], Awaitable[T]]) -> T:
+    """Asks the deployment's database. Raises when it is not migrated to this release, or another deployment's."""
+    logging.configure("console", quiet=True)
+    deployment = config.load(chain)
+    url = open_url(deployment.name, data_dir, pg_bin)
+
+    async def ask() -> T:
+        async with connection(url) as conn:
+            current = await migrate.classify(conn) == "ours" and await migrate.current_revision(conn)
+            if current != migrate.head_revision():
+                raise SchemaOlder("this database is not migrated to this release", "Run `reya-indexer migrate`")
+            bound = await binding(conn)
+            if bound is not None:
+                check_binding(bound, deployment.name, deployment.chain_id)
+            return await question(conn)
+
+    return asyncio.run(ask())
+
+
+@reorg_group.command("status", epilog="\b\nExample:\n  reya-indexer reorg status --json")
+@chain_option
+@data_dir_option
+@pg_bin_option
+@json_option
+def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
+    """Show the epoch, how far back a reorg can be taken, and the last one."""
+    addresses = [c.address for c in config.load(chain).contracts]
+
+    async def question(conn: Connection) -> dict[str, Any]:
+        if await binding(conn) is None:
+            return {"bound": False}
+        standing = await load(conn, addresses)
+        last = await journal.newest(conn, 1)
+        return {
+            "bound": True,
+            "epoch": standing.epoch,
+            "tip": standing.tip.number if standing.tip else None,
+            "projected": standing.checkpoint.number if standing.checkpoint else None,
+            "rollback_floor": standing.floor if standing.floor >= 0 else None,
+            "before_images": await conn.fetchval("SELECT count(*) FROM indexer.before_image"),
+            "reorgs": await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal"),
+            "last": last[0] if last else None,
+        }
+
+    answer = _ask(chain, data_dir, pg_bin, question)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for key, value in answer.items():
+        click.echo(f"{key:15} {'-' if value is None else value}")
+
+
+@reorg_group.command("list", epilog="\b\nExample:\n  reya-indexer reorg list --limit 5")
+@chain_option
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="The newest ones.")
+@data_dir_option
+@pg_bin_option
+@json_option
+def list_command(chain: str, limit: int, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
+    """List reorgs, the newest first."""
+    reorgs = _ask(chain, data_dir, pg_bin, lambda conn: journal.newest(conn, limit))
+    if as_json:
+        click.echo(json.dumps({"reorgs": reorgs}))
+        return
+    table = Table("id", "at", "fork point", "depth", "old tip", "new tip", "removed", "inserted", "ms", "endpoint")
+    for r in reorgs:
+        removed, inserted = sum(r["rows_removed"].values()), sum(r["rows_inserted"].values())
+        cells = (r["id"], r["at"][:19], r["fork_point"], r["depth"], r["old_tip"], r["new_tip"], removed, inserted)
+        table.add_row(*map(str, cells), str(r["duration_ms"]), r["endpoint"])
+    Console().print(table if reorgs else "No reorgs.")
+
+
+@reorg_group.command("show", epilog="\b\nExample:\n  reya-indexer reorg show 3 --json | jq .orphaned.order_history")
+@click.argument("number", type=int, metavar="ID")
+@chain_option
+@data_dir_option
+@pg_bin_option
+@json_option
+def show(number: int, chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
+    """Show one reorg and the rows it orphaned."""
+    found = _ask(chain, data_dir, pg_bin, lambda conn: journal.one(conn, number))
+    if found is None:
+        raise ConfigError(f"there is no reorg {number}", "`reya-indexer reorg list` names them")
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    orphaned = found.pop("orphaned")
+    for key, value in found.items():
+        click.echo(f"{key:15} {value}")
+    for table, rows in orphaned.items():
+        click.echo(f"orphaned in {table}:")
+        for row in rows:
+            click.echo(f"  {json.dumps(row)}")
