@@ -15,10 +15,11 @@ import structlog
 from indexer.chain.finality import Finality, Verdict
 from indexer.chain.types import Anchor, Heads
 from indexer.config import Deployment
-from indexer.errors import Inconsistent, RangeTooLarge, ReorgTooDeep
-from indexer.follow.fork import find_fork, stage_replacement
+from indexer.errors import RangeTooLarge, ReorgTooDeep, RpcError
+from indexer.follow import machine, swap
+from indexer.follow.machine import Mode
 from indexer.follow.progress import STARTING, Progress
-from indexer.follow.relation import Relation, relate
+from indexer.follow.upkeep import Upkeep
 from indexer.ingest.fetch import fetch_chained, fetch_plain
 from indexer.ingest.planner import Segment, plan
 from indexer.ingest.units import SeamBroken, Unit
@@ -26,7 +27,6 @@ from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import lease
 from indexer.store.database import Connection
-from indexer.store.journal import Reorg
 from indexer.store.rawlogs import HashConflict
 from indexer.store.standing import Standing, load, stored_hash
 from indexer.store.steps import Done, EpochMoved, Writer
@@ -59,7 +59,12 @@ class Engine:
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self.finality = Finality(deployment.finality_depth)
         self.writer = Writer(deployment)
+        self.follower = machine.Follower()
+        self.upkeep = Upkeep(self.writer, progress)
         self.token: int | None = None
+        self._standing: Standing | None = None
+        self._confirmed: bytes | None = None  # hash of the stored tip that was last found on the chain
+        self._named = ""
         self._beaten = 0
         self._extended_at = 0.0
 
@@ -74,6 +79,8 @@ class Engine:
         p = self.progress
         if p.waiting == STARTING:
             p.wait("")
+        if heads.latest.number < p.head:
+            p.regressions += 1
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
         p.safe, p.finalized, p.finality_source = verdict.safe, verdict.finalized, verdict.reason or verdict.source
         return View(heads, verdict, endpoint)
@@ -81,25 +88,51 @@ class Engine:
     async def cycle(self, conn: Connection) -> bool:
         """Looks at the head and works for a few seconds. False when there is nothing left to do now.
 
-        Raises RpcError, connection errors of asyncpg, LeaseLost; ReorgTooDeep when the fork lies below the floor.
+        Raises RpcError, connection errors of asyncpg, LeaseLost.
         """
-        await self.take_lease(conn)
-        standing = await self.standing(conn)
-        view = await self.look()
-        at_head = await stored_hash(conn, view.heads.latest.number)
-        relation = relate(standing.tip, view.heads.latest, at_head)
-        if relation is Relation.FORK:
-            return await self.handle_fork(conn, standing, view, "the head is not on the stored chain")
-        if relation is Relation.BEHIND:
-            assert standing.tip is not None
-            behind = standing.tip.number - view.heads.latest.number
-            log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=behind)
-        worked = False
-        until = time.monotonic() + LOOK_EVERY
-        while time.monotonic() < until and await self.step(conn, standing, view):
-            worked = True
-            standing = await self.standing(conn)
+        paused = await self.take_lease(conn)
+        action: machine.Action
+        view: View | None = None
+        if paused:
+            action = self.follower.observe(machine.Paused(paused))
+        else:
+            view = await self.look()
+            action = self.follower.observe(await self._seen(conn, view))
+        worked, until = False, time.monotonic() + LOOK_EVERY
+        while not isinstance(action, machine.Rest | machine.Halt):
+            assert view is not None
+            if isinstance(action, machine.Look):
+                worked = True
+                if time.monotonic() > until:
+                    break
+                view = await self.look()
+                observed: machine.Observation = await self._seen(conn, view)
+            else:
+                observed = await self._do(conn, view, action)
+                worked = worked or isinstance(observed, machine.Seen)
+                if isinstance(observed, machine.Seen) and time.monotonic() > until:
+                    break
+            action = self.follower.observe(observed)
+        await self._name_wait(conn, action)
         return worked
+
+    async def _name_wait(self, conn: Connection, action: machine.Action) -> None:
+        """The follower's mode and wait, where /ready, the metrics, the log and `status` find them."""
+        p, mode = self.progress, self.follower.mode
+        reason = ""
+        if isinstance(action, machine.Halt):
+            reason = f"halted: {action.reason}. {action.remedy}"
+        elif isinstance(action, machine.Rest):
+            reason = action.reason
+        p.mode = mode.value
+        if p.wait(reason) and reason:
+            log.error("halted", reason=reason) if mode is Mode.HALTED else log.warning("waiting", waiting_for=reason)
+        state = reason or mode.value
+        if self.token is not None and state != self._named:
+            await lease.name_state(conn, self.token, state)
+            self._named = state
+        if isinstance(action, machine.Halt) and self.last is not None:
+            raise ReorgTooDeep(action.reason, action.remedy)
 
     async def standing(self, conn: Connection) -> Standing:
         standing = await load(conn, self.addresses)
@@ -107,36 +140,107 @@ class Engine:
         p.origin, p.ingested, p.holder = standing.binding.origin, standing.front, self.token is not None
         p.projected = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
         p.projected_time = standing.checkpoint.timestamp if standing.checkpoint else 0
+        self._standing = standing
         return standing
 
-    async def take_lease(self, conn: Connection) -> None:
-        """Takes the lease when it is free; extends ours, so that it does not expire while the chain is silent."""
+    async def _seen(self, conn: Connection, view: View) -> machine.Seen:
+        standing, head = await self.standing(conn), view.heads.latest
+        tip = standing.tip
+        if tip is not None and tip.number > head.number:
+            log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=tip.number - head.number)
+        if self.token is not None:
+            await self.upkeep.turn(conn, standing, self.token)
+        return machine.Seen(
+            head=head,
+            at_head=await stored_hash(conn, head.number),
+            tip=tip,
+            checkpoint=standing.next_block - 1,
+            front=standing.front,
+            floor=standing.floor,
+            holder=self.token is not None,
+            stale=not self.writer.projectable(standing),
+            tip_confirmed=tip is not None and tip.hash == self._confirmed,
+            segments=tuple(self.segments(standing, view)),
+        )
+
+    async def take_lease(self, conn: Connection) -> str | None:
+        """Takes the lease when it is free; extends ours, so that it does not expire while the chain is silent.
+
+        Leaves it to a recovery that asks for it, whose name is returned.
+        """
+        wanted = await lease.wanted_by(conn)
+        if wanted is not None:
+            if self.token is not None:
+                await lease.release(conn, self.token)
+                self.token = None
+                log.info("lease_left", to=wanted)
+            return wanted
         if self.token is None:
-            self.token = await lease.acquire(conn, self.holder)
+            self.token, self._named = await lease.acquire(conn, self.holder), ""
             if self.token is not None:
                 self._extended_at = time.monotonic()
                 log.info("lease_taken", holder=self.holder, token=self.token)
         elif time.monotonic() - self._extended_at > lease.TTL / 3:
             await lease.hold(conn, self.token)
             self._extended_at = time.monotonic()
+        return None
 
-    async def step(self, conn: Connection, standing: Standing, view: View) -> bool:
-        """One committed step: projects what is stored and gapless, else ingests the next unit. False: nothing to do."""
+    async def _do(self, conn: Connection, view: View, action: machine.Action) -> machine.Observation:
+        """Executes one action; what came of it."""
         started, asked = time.monotonic(), self.pool.requests
+        standing, done = self._standing, None
+        assert standing is not None
         try:
-            done = await self._project(conn, standing, view) or await self._ingest(conn, standing, view)
+            match action:
+                case machine.Project(last):
+                    done = await self.writer.project_stored(conn, standing, last, view.verdict.finalized, self._ours)
+                case machine.ProjectAgain(last):
+                    reason = "contracts, ABIs or the origin changed since the public tables were written"
+                    log.warning("project_again", reason=reason, first=standing.binding.origin, last=last)
+                    await self.writer.reset(conn, standing, self._ours)
+                case machine.Ingest(segment):
+                    done = await self._ingest(conn, standing, segment, view.verdict.finalized)
+                case machine.ConfirmTip(tip):
+                    if not await self._confirm(tip):
+                        return machine.Conflict(tip.number, "the stored tip is not on the chain")
+                case _:
+                    return await self._handle_fork(conn, standing, view, action)
         except (SeamBroken, HashConflict) as conflict:
             # A reorg between our looks, or a node that contradicts itself: the fork search tells which.
             log.info("seam_broken", block=conflict.number)
-            return await self.handle_fork(conn, standing, await self.look(), conflict.message)
+            return machine.Conflict(conflict.number, conflict.message)
         except (EpochMoved, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError) as conflict:
             self._beaten_by_another(conflict)
-            return True
+            return machine.Replaced()
         self._beaten = 0
-        if done is None:
-            return False
-        self._count(done, time.monotonic() - started, self.pool.requests - asked)
-        return True
+        if done is not None:
+            self._count(done, time.monotonic() - started, self.pool.requests - asked)
+        return await self._seen(conn, view)
+
+    async def _confirm(self, tip: Anchor) -> bool:
+        (header,) = await self.pool.run(lambda reader: reader.headers([tip.number]))
+        if header.hash == tip.hash:
+            self._confirmed = tip.hash
+        return header.hash == tip.hash
+
+    async def _handle_fork(
+        self, conn: Connection, standing: Standing, view: View, action: machine.Action
+    ) -> machine.Observation:
+        match action:
+            case machine.Search(everyone, _):
+                found = await swap.claims(self.pool, conn, standing, everyone=everyone)
+                return machine.Claims(found, everyone)
+            case machine.Replace(claim, cause):
+                return await self._replace(conn, standing, claim, cause, view.verdict.finalized)
+            case machine.SetAside(endpoints, reason):
+                for name in endpoints:
+                    self.pool.set_aside(name, reason)
+        return machine.Replaced()
+
+    @property
+    def _ours(self) -> int:
+        assert self.token is not None, "the machine lets only the holder write rows"
+        return self.token
 
     def _beaten_by_another(self, conflict: Exception) -> None:
         """Another process committed the same range, or a block row of it, first: nothing of ours was written, and the
@@ -147,26 +251,6 @@ class Engine:
             raise conflict
         log.debug("beaten", conflict=" ".join(str(conflict).split()))
 
-    async def _project(self, conn: Connection, standing: Standing, view: View) -> Done | None:
-        if self.token is None:
-            return None
-        if not self.writer.projectable(standing):
-            # What was projected before stays readable until the past of a new contract is there.
-            assert standing.checkpoint is not None
-            if standing.front < standing.checkpoint.number:
-                return None
-            log.warning(
-                "project_again",
-                reason="contracts, ABIs or the origin changed since the public tables were written",
-                first=standing.binding.origin,
-                last=standing.front,
-            )
-            await self.writer.reset(conn, standing, self.token)
-            standing = await self.standing(conn)
-        if standing.next_block > standing.front:
-            return None
-        return await self.writer.project_stored(conn, standing, standing.front, view.verdict.finalized, self.token)
-
     def segments(self, standing: Standing, view: View) -> list[Segment]:
         """What is to be ingested now. Without the lease only up to finalized: a fork above needs the projector."""
         goal = view.heads.latest.number if self.last is None else min(self.last, view.heads.latest.number)
@@ -174,47 +258,33 @@ class Engine:
             goal = min(goal, view.verdict.finalized)
         return plan(standing.coverage, standing.binding.origin if self.first is None else self.first, goal)
 
-    async def _ingest(self, conn: Connection, standing: Standing, view: View) -> Done | None:
-        segments = self.segments(standing, view)
-        if not segments:
-            return None
-        segment, finalized = segments[0], view.verdict.finalized
+    async def _ingest(self, conn: Connection, standing: Standing, segment: Segment, finalized: int) -> Done:
         before = await stored_hash(conn, segment.first - 1)
         unit = await self.pool.run(lambda reader: fetch_unit(reader, segment, finalized, before))
-        return await self.writer.ingest(conn, standing, unit, finalized, self.token)
+        done = await self.writer.ingest(conn, standing, unit, finalized, self.token)
+        tip = standing.tip
+        if before is not None and tip is not None and (tip.number, tip.hash) == (segment.first - 1, before):
+            self._confirmed = unit.blocks[-1].hash  # it was read just now, as a descendant of the old tip
+        return done
 
-    async def handle_fork(self, conn: Connection, standing: Standing, view: View, cause: str) -> bool:
-        """Finds the fork point, fetches and validates the replacement, swaps. True when rows changed."""
-        if self.token is None or standing.tip is None:
-            return False
-        started, asked = time.monotonic(), self.pool.requests
-        tip, head = standing.tip, view.heads.latest
-
-        async def search(reader: Reader) -> tuple[Anchor | None, Reorg | None]:
-            fork = await find_fork(reader, conn, min(tip.number, head.number), standing.floor)
-            if fork is None or fork.number in (tip.number, head.number):
-                return fork, None
-            above = tuple(a for a, spans in standing.coverage.items() if any(s.last > fork.number for s in spans))
-            addresses = above or self.addresses
-            last = min(head.number, max(tip.number, fork.number + 1))
-            new_tip = await stage_replacement(reader, conn, fork, last, addresses)
-            return fork, Reorg(fork, tip, new_tip, addresses, reader.name, cause)
-
-        fork, reorg = await self.pool.run(search)
-        if fork is None:
-            raise ReorgTooDeep(
-                f"{view.endpoint} serves another chain than the stored one, from block {max(standing.floor, 0)} down",
-                "Nothing was deleted. Compare the endpoint with another; if the chain really changed below finalized,"
-                " index into a new database",
-            )
-        if reorg is None:
-            raise Inconsistent(f"contradicts itself around block {fork.number}", view.endpoint)
-        done = await self.writer.replace(conn, standing, reorg, view.verdict.finalized, self.token)
+    async def _replace(
+        self, conn: Connection, standing: Standing, found: machine.Claim, cause: str, finalized: int
+    ) -> machine.Observation:
+        """Stages the replacement from the endpoint that claimed it, or from another that claims a fork, and swaps."""
+        started, asked, tip = time.monotonic(), self.pool.requests, standing.tip
+        assert tip is not None
+        try:
+            reorg = await swap.stage(self.pool, conn, standing, found, cause, self._ours)
+        except RpcError as error:
+            assert found.fork is not None
+            return machine.Unserved(found.fork.number + 1, tip.number, error.message)
+        done = await self.writer.replace(conn, standing, reorg, finalized, self._ours)
+        self._confirmed = reorg.new_tip.hash
         self.progress.reorgs += 1
         old, new = tip.number, reorg.new_tip.number
-        log.warning("reorg", fork_point=fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=reorg.cause)
+        log.warning("reorg", fork_point=reorg.fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=cause)
         self._count(done, time.monotonic() - started, self.pool.requests - asked)
-        return True
+        return machine.Replaced()
 
     def _count(self, done: Done, elapsed: float, requests: int) -> None:
         p = self.progress

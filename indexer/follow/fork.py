@@ -2,51 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from indexer.chain.forkpoint import ForkSearch, Outcome
 from indexer.chain.types import Anchor
-from indexer.errors import Inconsistent
+from indexer.errors import Inconsistent, RangeTooLarge, RpcError
+from indexer.follow.machine import Claim, Finding
 from indexer.ingest.fetch import fetch_chained
-from indexer.ingest.units import SeamBroken
+from indexer.ingest.units import SeamBroken, Unit
 from indexer.rpc.reader import Reader
-from indexer.store import staging
 from indexer.store.database import Connection
-from indexer.store.standing import anchors_between
+from indexer.store.standing import Standing, anchors_between
 
 STAGED_BLOCKS = 200  # blocks per request and staging step: bounds memory, whatever the depth
 
 
-async def find_fork(reader: Reader, conn: Connection, start: int, floor: int) -> Anchor | None:
-    """The highest stored block at or below `start` that is on the reader's chain; None when even the floor is not.
+async def claim(reader: Reader, conn: Connection, standing: Standing) -> Claim:
+    """What the reader's chain is to the stored one, by hash; its own head bounds the search. Never raises RpcError."""
+    try:
+        return await _claim(reader, conn, standing)
+    except RpcError as error:
+        return Claim(reader.name, Finding.UNCLEAR, detail=error.message)
 
-    Blocks that a rollback removed are not stored any more, so they are never evidence. Raises RpcError; Inconsistent
-    when the node changed its chain during the search.
-    """
-    search = ForkSearch(await anchors_between(conn, max(floor, 0), start))
+
+async def _claim(reader: Reader, conn: Connection, standing: Standing) -> Claim:
+    latest = (await reader.heads()).latest
+    head, tip, floor = Anchor(latest.number, latest.hash, latest.timestamp), standing.tip, standing.floor
+    assert tip is not None
+    start = min(tip.number, head.number)
+    anchors = await anchors_between(conn, max(floor, 0), start)
+    if start < floor or not anchors:
+        detail = f"{reader.name} is at block {head.number}, below what is final here"
+        return Claim(reader.name, Finding.LAGGING, None, head, detail)
+    search = ForkSearch(anchors)
     while wanted := search.ask():
         search.tell({h.number: h.hash for h in await reader.headers(wanted)})
     if search.outcome is Outcome.INCONCLUSIVE:
         raise Inconsistent("its blocks changed during the fork search", reader.name)
-    return search.fork if search.outcome is Outcome.COMMON else None
+    if search.outcome is Outcome.BELOW_RETAINED:
+        return await _below(reader, standing, head, anchors[0])
+    fork = search.fork
+    finding = Finding.SAME if fork.number in (tip.number, head.number) else Finding.FORK
+    detail = f"{reader.name} serves the stored chain up to block {fork.number}" if finding is Finding.SAME else ""
+    return Claim(reader.name, finding, fork, head, detail)
 
 
-async def stage_replacement(
-    reader: Reader, conn: Connection, fork: Anchor, last: int, addresses: Sequence[str]
+async def _below(reader: Reader, standing: Standing, head: Anchor, lowest: Anchor) -> Claim:
+    """No stored block is common: too deep, unless nothing final is stored, when the block before the first is it."""
+    if standing.floor < lowest.number and lowest.number > 0 and standing.binding.number < lowest.number:
+        before = await reader.header(lowest.number - 1)
+        if before is not None:
+            return Claim(reader.name, Finding.FORK, Anchor(before.number, before.hash, before.timestamp), head)
+    return Claim(reader.name, Finding.DEEP, None, head)
+
+
+async def read_replacement(
+    reader: Reader, fork: Anchor, last: int, addresses: Sequence[str], keep: Callable[[Unit], Awaitable[None]]
 ) -> Anchor:
-    """Reads, validates and stages blocks fork + 1 .. last, chained to the fork point. Its last block.
+    """Reads and validates blocks fork + 1 .. last, chained to the fork point, each unit given to `keep`. Its end.
 
     Raises RpcError; Inconsistent when the blocks do not follow each other.
     """
-    await staging.clear(conn)
-    tip = fork
+    tip, size = fork, STAGED_BLOCKS
     while tip.number < last:
-        upto = min(tip.number + STAGED_BLOCKS, last)
+        upto = min(tip.number + size, last)
         try:
             unit = await fetch_chained(reader, tip.number + 1, upto, addresses, tip.hash)
         except SeamBroken as broken:
             raise Inconsistent(f"block {broken.number} changed while the replacement was read", reader.name) from broken
-        await staging.add(conn, unit)
+        except RangeTooLarge:
+            if size == 1:
+                raise
+            size = max(1, (upto - tip.number) // 2)
+            continue
+        await keep(unit)
         end = unit.blocks[-1]
         tip = Anchor(end.number, end.hash, end.timestamp)
     return tip

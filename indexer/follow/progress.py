@@ -25,6 +25,8 @@ class Progress:
     projected: int = -1
     projected_time: int = 0
     holder: bool = False
+    mode: str = STARTING
+    before_images: int = 0
     waiting: str = STARTING
     waiting_since: float = 0.0
     last_step_at: float = 0.0
@@ -32,6 +34,7 @@ class Progress:
     rows: Counter[str] = field(default_factory=Counter)
     logs: int = 0
     reorgs: int = 0
+    regressions: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     def wait(self, name: str) -> bool:
@@ -57,6 +60,6 @@ class Progress:
             reasons.append("no head known yet")
         elif self.lag_blocks and self.lag_seconds > 60:
             reasons.append(f"catching up: {self.lag_blocks} blocks, {self.lag_seconds} seconds behind")
-        if self.waiting and self.clock() - self.waiting_since > (0 if self.waiting.startswith("halted") else tolerated):
+        if self.waiting and self.clock() - self.waiting_since > (0 if self.mode == "halted" else tolerated):
             reasons.append(self.waiting)
         return reasons

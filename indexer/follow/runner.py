@@ -23,7 +23,6 @@ from indexer.errors import (
     DatabaseUnreachable,
     EndpointUnreachable,
     IndexerError,
-    ReorgTooDeep,
     RpcError,
 )
 from indexer.follow.engine import Engine
@@ -70,7 +69,9 @@ class Runner:
                 f"--from-block {first} is above the head {view.heads.latest.number}", "Name a lower block"
             )
         if bound is None:
-            number = max(view.verdict.finalized, 0)
+            # A node whose finalized tag is its head proves nothing yet: a reorg must not leave the binding behind.
+            latest, final = view.heads.latest.number, view.verdict.finalized
+            number = max(final if final < latest else latest - self.deployment.finality_depth, 0)
             header = await self.pool.run(lambda reader: reader.header(number))
             if header is None:
                 raise EndpointUnreachable(f"{view.endpoint} has no block {number}", "Use a node that serves history")
@@ -97,7 +98,9 @@ class Runner:
         """Follows the head until `stop` is set. Raises LeaseLost."""
         while not self.stop.is_set():
             worked = await self._guarded(patience=None)
-            if worked is False:
+            if worked is False and self.progress.waiting:
+                await self._pause(1.0)  # a fork that is waited for costs every endpoint a search at each look
+            elif worked is False:
                 feed.saw_head(self.progress.head)
                 await feed.wait(self.stop)
 
@@ -113,11 +116,17 @@ class Runner:
                 standing = await self.engine.standing(self.conn)
                 if self.finished(standing):
                     return standing
+                self._give_up_when_waiting()
                 if self.engine.token is None and self.progress.wait("the projector's lease, held by another process"):
                     log.info("waiting", reason=self.progress.waiting)
                 await self._pause(0.3)
         assert self.conn is not None
         return await self.engine.standing(self.conn)
+
+    def _give_up_when_waiting(self) -> None:
+        p, engine = self.progress, self.engine
+        if engine.token is not None and p.waiting and p.clock() - p.waiting_since > PATIENCE:
+            raise EndpointUnreachable(f"waited {PATIENCE:.0f} seconds for {p.waiting}", "Give another endpoint as well")
 
     def finished(self, standing: Standing) -> bool:
         """Whether nothing of the range is left to ingest or, up to the gapless front, to project."""
@@ -132,10 +141,6 @@ class Runner:
             if self.conn is None:
                 self.conn = await connect(self.url)
             worked = await self._until_stopped(self.engine.cycle(self.conn))
-        except ReorgTooDeep as halted:
-            if patience is not None:
-                raise
-            await self._trouble(f"halted: {halted.message}", halted, None, pause=5.0)
         except RpcError as error:
             await self._trouble("an endpoint that answers", error, patience)
         except DATABASE_TROUBLE as error:
@@ -145,7 +150,6 @@ class Runner:
             if worked is not None and self._troubled_since is not None:
                 log.info("recovered", waited_for=self.progress.waiting)
             self._troubled_since = None
-            self.progress.wait("")
             return worked
         return None
 

@@ -26,6 +26,12 @@ class _Progress(Collector):
         yield GaugeMetricFamily("reya_indexer_lag_seconds", "Head minus projected, in seconds", p.lag_seconds)
         yield GaugeMetricFamily("reya_indexer_lease_held", "1 when this process is the projector", int(p.holder))
         yield GaugeMetricFamily("reya_indexer_ready", "1 when /ready answers 200", int(not p.not_ready()))
+        state = GaugeMetricFamily("reya_indexer_state", "1 for what the process is doing", labels=["state"])
+        state.add_metric([p.mode], 1)
+        yield state
+        yield GaugeMetricFamily(
+            "reya_indexer_before_images", "Rows kept to take unfinalized blocks back", p.before_images
+        )
         waiting = GaugeMetricFamily("reya_indexer_waiting_seconds", "How long the named wait lasts", labels=["name"])
         if p.waiting:
             waiting.add_metric([p.waiting.split(":")[0]], p.clock() - p.waiting_since)
@@ -45,6 +51,9 @@ class _Progress(Collector):
             yield family
         yield CounterMetricFamily("reya_indexer_logs", "Raw logs ingested or projected", value=p.logs)
         yield CounterMetricFamily("reya_indexer_reorgs", "Rollbacks since the start", value=p.reorgs)
+        yield CounterMetricFamily(
+            "reya_indexer_head_regressions", "Looks at a head lower than the one before", value=p.regressions
+        )
         yield CounterMetricFamily("reya_indexer_rpc_requests", "HTTP requests to endpoints", value=self.pool.requests)
 
 

@@ -75,7 +75,7 @@ async def _stored(
     lag = heads["head"] - checkpoint.number if heads["head"] is not None and checkpoint else None
     seconds = heads["head_time"] - checkpoint.timestamp if heads["head_time"] is not None and checkpoint else None
     lease = await conn.fetchrow(
-        "SELECT holder, expires_at > clock_timestamp() AS valid FROM indexer.lease WHERE holder IS NOT NULL"
+        "SELECT holder, state, expires_at > clock_timestamp() AS valid FROM indexer.lease WHERE holder IS NOT NULL"
     )
     return {
         "origin": origin,
@@ -89,6 +89,7 @@ async def _stored(
         "epoch": standing.epoch,
         "reorgs": await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal"),
         "projector": lease["holder"] if lease and lease["valid"] else None,
+        "state": lease["state"] if lease and lease["valid"] else None,
         "coverage": coverage,
         "rows": await _rows(conn),
         "incidents": [

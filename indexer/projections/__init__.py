@@ -32,10 +32,11 @@ def state_keys(events: Iterable[Event]) -> set[StateKey]:
     return wanted
 
 
-def project(ledger: Ledger, events: Iterable[Event]) -> None:
-    """Writes the rows of events in chain order into the ledger. Whole transactions only."""
+def project(ledger: Ledger, events: Iterable[Event], only: Callable[[Event], bool] = lambda event: True) -> None:
+    """Writes the rows of events in chain order into the ledger. Whole transactions only; `only` leaves out events whose
+    rows are not wanted, while the others of their transaction still see them."""
     for tx in transactions(events):
-        for event in tx.events:
+        for event in filter(only, tx.events):
             for family in _families(event):
                 apply: Callable[[Ledger, Transaction, Event], None] = family.apply
                 apply(ledger, tx, event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from indexer.rpc.transport import Endpoint
 
 T = TypeVar("T")
 log = structlog.get_logger()
+ASIDE = 60.0  # seconds
 
 
 class Pool:
@@ -24,6 +26,7 @@ class Pool:
         self.readers = [Reader(Endpoint(url, timeout=timeout), max_blocks) for url in urls]
         self._checked: set[Reader] = set()
         self._current = 0
+        self._aside: dict[str, float] = {}  # endpoint -> monotonic time until which it is asked last
 
     @property
     def requests(self) -> int:
@@ -62,29 +65,52 @@ class Pool:
             )
         self._checked.add(reader)
 
-    async def run(self, unit: Callable[[Reader], Awaitable[T]]) -> T:
+    def set_aside(self, name: str, reason: str) -> None:
+        """Asks the endpoint only when no other is left, for a minute: one that contradicts the others."""
+        log.warning("endpoint_set_aside", endpoint=name, reason=reason, seconds=ASIDE)
+        self._aside[name] = time.monotonic() + ASIDE
+
+    def _order(self) -> list[Reader]:
+        turns = [self.readers[(self._current + turn) % len(self.readers)] for turn in range(len(self.readers))]
+        now = time.monotonic()
+        return sorted(turns, key=lambda reader: self._aside.get(reader.name, 0.0) > now)
+
+    async def each(self, question: Callable[[Reader], Awaitable[T]]) -> list[T | RpcError | WrongChain]:
+        """The answer of every endpoint, in order of preference; its error where it gave none."""
+        answers: list[T | RpcError | WrongChain] = []
+        for reader in self._order():
+            try:
+                await self._ensure_checked(reader)
+                answers.append(await question(reader))
+            except (RpcError, WrongChain) as error:
+                answers.append(error)
+        return answers
+
+    async def _ensure_checked(self, reader: Reader) -> None:
+        if reader not in self._checked:
+            await self._check(reader)
+
+    async def run(self, unit: Callable[[Reader], Awaitable[T]], prefer: str = "") -> T:
         """Does a unit of work on one endpoint; what fails there is done whole on the next. Raises the last RpcError.
 
-        RangeTooLarge and RpcRefused go to the caller at once when there is no other endpoint.
+        `prefer` names the endpoint to ask first.
         """
         last: RpcError | WrongChain | None = None
-        for turn in range(len(self.readers)):
-            index = (self._current + turn) % len(self.readers)
-            reader = self.readers[index]
+        order = sorted(self._order(), key=lambda reader: reader.name != prefer)
+        for turn, reader in enumerate(order):
             try:
-                if reader not in self._checked:
-                    await self._check(reader)
+                await self._ensure_checked(reader)
                 result = await unit(reader)
             except (RpcError, WrongChain) as error:
                 # One that was away at the start and came back as another chain is passed over, never read.
                 if last is None or isinstance(error, RpcError):
                     last = error
-                if turn + 1 < len(self.readers):
+                if turn + 1 < len(order):
                     log.warning("endpoint_failed", endpoint=reader.name, error=error.message)
                 continue
-            if index != self._current:
+            if reader is not self.readers[self._current]:
                 log.info("endpoint_changed", endpoint=reader.name)
-                self._current = index
+                self._current = self.readers.index(reader)
             return result
         assert last is not None
         raise last

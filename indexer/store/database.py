@@ -21,7 +21,7 @@ SETTINGS = {
     "timezone": "UTC",
     "idle_in_transaction_session_timeout": "60s",
     "lock_timeout": "30s",
-    "statement_timeout": "600s",
+    "statement_timeout": "60s",
 }
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     OSError,

@@ -31,6 +31,12 @@ class Reorg:
         return self.old_tip.number - self.fork.number
 
 
+async def next_number(conn: Connection) -> int:
+    """The number of the reorg that begins: known before its row, because the archive refers to it."""
+    number: int = await conn.fetchval("SELECT nextval(pg_get_serial_sequence('indexer.reorg_journal', 'id'))")
+    return number
+
+
 async def write(
     conn: Connection, number: int, epoch: int, reorg: Reorg, removed: dict[str, int], inserted: dict[str, int],
     seconds: float,

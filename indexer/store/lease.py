@@ -1,7 +1,8 @@
 """Who projects (rule 10). One row; its token is compared inside every projecting transaction.
 
 A lease is free when it has expired by the database's clock, or when the server process of its holder's connection is
-gone: after kill -9 nobody waits for the expiry. A holder that was merely stopped is fenced by the token.
+gone: after kill -9 nobody waits for the expiry. A holder that was merely stopped is fenced by the token. A recovery
+asks for the lease in the same row; the holder then frees it and waits until the recovery is done or its process gone.
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ from indexer.store.database import Connection
 
 TTL = 30  # seconds
 
+_BACKEND = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
+
+
+def _alive(prefix: str) -> str:
+    return (
+        f"EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.{prefix}_pid AND a.backend_start = l.{prefix}_start)"
+    )
+
 
 async def acquire(conn: Connection, holder: str) -> int | None:
-    """The token when the lease is ours now, None while another holds it."""
+    """The token when the lease is ours now, None while another holds it or a recovery asked for it."""
     async with conn.transaction():
         row = await conn.fetchrow(
-            "SELECT l.holder, l.expires_at > clock_timestamp() AS valid, EXISTS (SELECT FROM pg_stat_activity a"
-            " WHERE a.pid = l.backend_pid AND a.backend_start = l.backend_start) AS alive"
-            " FROM indexer.lease l FOR UPDATE"
+            f"SELECT l.holder, l.expires_at > clock_timestamp() AS valid, {_alive('backend')} AS alive, l.wanted_by,"
+            f" {_alive('wanted')} AS asked FROM indexer.lease l FOR UPDATE SKIP LOCKED"
         )
-        assert row is not None, "the migration made the row"
+        if row is None:  # locked by a step of the holder, or by another one's look
+            return None
         if row["holder"] not in (None, holder) and row["valid"] and row["alive"]:
+            return None
+        if row["asked"] and row["wanted_by"] != holder:
             return None
         token: int = await conn.fetchval(
             "UPDATE indexer.lease SET holder = $1, token = token + 1, backend_pid = pg_backend_pid(),"
-            " expires_at = clock_timestamp() + make_interval(secs => $2), backend_start ="
-            " (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) RETURNING token",
+            f" expires_at = clock_timestamp() + make_interval(secs => $2), backend_start = {_BACKEND} RETURNING token",
             holder,
             TTL,
         )
@@ -51,5 +61,40 @@ async def hold(conn: Connection, token: int) -> None:
 async def release(conn: Connection, token: int) -> None:
     """Frees the lease so that the next one need not wait."""
     await conn.execute(
-        "UPDATE indexer.lease SET holder = NULL, expires_at = NULL, backend_pid = NULL WHERE token = $1", token
+        "UPDATE indexer.lease SET holder = NULL, expires_at = NULL, backend_pid = NULL, state = NULL WHERE token = $1",
+        token,
     )
+
+
+async def request(conn: Connection, holder: str) -> str | None:
+    """Asks the holder, and all who stand by, to leave the lease to `holder`; void when this connection ends.
+
+    None when the request stands, else who asked before and is still at it.
+    """
+    async with conn.transaction():
+        row = await conn.fetchrow(f"SELECT l.wanted_by, {_alive('wanted')} AS asked FROM indexer.lease l FOR UPDATE")
+        assert row is not None, "the migration made the row"
+        if row["asked"] and row["wanted_by"] != holder:
+            return str(row["wanted_by"])
+        await conn.execute(
+            f"UPDATE indexer.lease SET wanted_by = $1, wanted_pid = pg_backend_pid(), wanted_start = {_BACKEND}", holder
+        )
+    return None
+
+
+async def withdraw(conn: Connection, holder: str) -> None:
+    """Ends a request: whoever stands by may take the lease again."""
+    await conn.execute(
+        "UPDATE indexer.lease SET wanted_by = NULL, wanted_pid = NULL, wanted_start = NULL WHERE wanted_by = $1", holder
+    )
+
+
+async def wanted_by(conn: Connection) -> str | None:
+    """Who asks for the lease now, None when nobody does."""
+    asked: str | None = await conn.fetchval(f"SELECT wanted_by FROM indexer.lease l WHERE {_alive('wanted')}")
+    return asked
+
+
+async def name_state(conn: Connection, token: int, state: str) -> None:
+    """What the holder is doing, for `status`."""
+    await conn.execute("UPDATE indexer.lease SET state = $2 WHERE token = $1", token, state)

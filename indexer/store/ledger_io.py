@@ -13,14 +13,16 @@ from indexer.store.database import Connection
 from indexer.store.tables import COLUMNS, KEYS, TABLES, sql_name
 
 
-async def load_state(conn: Connection, keys: Iterable[StateKey]) -> dict[StateKey, Row | None]:
-    """The named state rows (None where there is none), and the small tables that are always read whole."""
+async def load_state(
+    conn: Connection, keys: Iterable[StateKey], whole: Iterable[str] = WHOLE_TABLES
+) -> dict[StateKey, Row | None]:
+    """The named state rows (None where there is none), and the small tables `whole` with all their rows."""
     wanted: dict[str, list[Key]] = defaultdict(list)
     state: dict[StateKey, Row | None] = {}
     for table, key in keys:
         wanted[table].append(key)
         state[table, key] = None
-    for table in WHOLE_TABLES:
+    for table in whole:
         wanted.pop(table, None)
         for row in await conn.fetch(f"SELECT * FROM {sql_name(table)}"):
             state[table, tuple(row[c] for c in KEYS[table])] = dict(row)
@@ -58,6 +60,26 @@ async def write(conn: Connection, ledger: Ledger) -> dict[str, int]:
     await _write_before_images(conn, ledger.before)
     await _write_incidents(conn, ledger)
     return counts
+
+
+async def forget(conn: Connection, keys: Iterable[StateKey]) -> None:
+    """Deletes state rows and what is kept to restore them, as if nothing had ever written them."""
+    by_table: dict[str, list[Row]] = defaultdict(list)
+    for table, key in keys:
+        by_table[table].append(_named(table, key))
+    for table, named in by_table.items():
+        name = sql_name(table)
+        match = " AND ".join(f't."{c}" = k."{c}"' for c in KEYS[table])
+        await conn.execute(
+            f"DELETE FROM {name} t USING jsonb_populate_recordset(NULL::{name}, $1::jsonb) k WHERE {match}",
+            to_json(named),
+        )
+        await conn.execute(
+            "DELETE FROM indexer.before_image WHERE table_name = $1"
+            " AND key IN (SELECT k FROM jsonb_array_elements($2::jsonb) k)",
+            table,
+            to_json(named),
+        )
 
 
 async def upsert(conn: Connection, table: str, source: str, *args: object) -> int:

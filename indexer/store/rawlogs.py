@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from indexer.chain.types import Header, Log
+from indexer.chain.types import Anchor, Header, Log
 from indexer.errors import IndexerError
 from indexer.store.copytext import copy_tuples
 from indexer.store.database import Connection
 
 PARTITION_BLOCKS = 10_000_000
+_PARTITION_LOCK = 0x7265_7961  # an advisory lock's key, ours by convention: "reya"
 _LOG_COLUMNS = (
     "block_number", "log_index", "address", "transaction_hash", "transaction_index", "topics", "data",
 )  # fmt: skip
+_COLUMN_LIST = ", ".join(_LOG_COLUMNS)
 
 
 class HashConflict(IndexerError):
@@ -39,10 +41,13 @@ async def ensure_partitions(conn: Connection, first: int, last: int) -> None:
     for n in range(first // PARTITION_BLOCKS, last // PARTITION_BLOCKS + 1):
         low = n * PARTITION_BLOCKS
         if await conn.fetchval("SELECT to_regclass($1)", f"indexer.raw_log_p{n}") is None:
-            await conn.execute(
-                f"CREATE TABLE IF NOT EXISTS indexer.raw_log_p{n} PARTITION OF indexer.raw_log"
-                f" FOR VALUES FROM ({low}) TO ({low + PARTITION_BLOCKS})"
-            )
+            async with conn.transaction():
+                # IF NOT EXISTS is no protection against another process that creates it at the same moment.
+                await conn.execute("SELECT pg_advisory_xact_lock($1)", _PARTITION_LOCK)
+                await conn.execute(
+                    f"CREATE TABLE IF NOT EXISTS indexer.raw_log_p{n} PARTITION OF indexer.raw_log"
+                    f" FOR VALUES FROM ({low}) TO ({low + PARTITION_BLOCKS})"
+                )
 
 
 async def store(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header]) -> None:
@@ -55,6 +60,13 @@ async def store(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header])
     known_numbers = {known["number"] for known in stored}
     await copy_blocks(conn, "block", [b for b in rows.values() if b.number not in known_numbers])
     await copy_logs(conn, "raw_log", logs)
+
+
+async def keep_anchor(conn: Connection, anchor: Anchor) -> None:
+    """Stores a block of the chain that has no row yet: a rollback ends on it."""
+    await conn.execute(
+        "INSERT INTO indexer.block (number, hash, timestamp) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", *anchor
+    )
 
 
 async def copy_blocks(conn: Connection, table: str, blocks: Sequence[Header]) -> None:
@@ -77,11 +89,15 @@ async def _copy(conn: Connection, table: str, columns: Sequence[str], lines: byt
     )
 
 
-async def read(conn: Connection, first: int, last: int, limit: int) -> Chunk:
-    """The stored logs from block `first`, about `limit` of them but always whole blocks, up to block `last`."""
+async def read(conn: Connection, first: int, last: int, limit: int, *, staged: bool = False) -> Chunk:
+    """The stored logs from block `first`, about `limit` of them but always whole blocks, up to block `last`.
+
+    `staged`: of those that wait to take the stored ones' place.
+    """
+    logs = "staged_log" if staged else "raw_log"
     rows = await conn.fetch(
-        "SELECT block_number, log_index, address, transaction_hash, transaction_index, topics, data"
-        " FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 ORDER BY block_number, log_index LIMIT $3",
+        f"SELECT {_COLUMN_LIST} FROM indexer.{logs} WHERE block_number BETWEEN $1 AND $2"
+        " ORDER BY block_number, log_index LIMIT $3",
         first,
         last,
         limit + 1,
@@ -91,12 +107,26 @@ async def read(conn: Connection, first: int, last: int, limit: int) -> Chunk:
         cut = rows[-1]["block_number"]
         whole = [r for r in rows if r["block_number"] < cut]
         if not whole:
-            return await read(conn, first, cut, 100_000)
+            return await read(conn, first, cut, 100_000, staged=staged)
         rows, last = whole, cut - 1
         last = min(last, rows[-1]["block_number"])
+    return await _chunk(conn, first, last, rows, "staged_block" if staged else "block")
+
+
+async def read_blocks(conn: Connection, numbers: Sequence[int]) -> Chunk:
+    """The stored logs of these blocks, ascending and not empty."""
+    rows = await conn.fetch(
+        f"SELECT {_COLUMN_LIST} FROM indexer.raw_log WHERE block_number = ANY($1::bigint[])"
+        " ORDER BY block_number, log_index",
+        list(numbers),
+    )
+    return await _chunk(conn, numbers[0], numbers[-1], rows, "block")
+
+
+async def _chunk(conn: Connection, first: int, last: int, rows: Sequence[Any], blocks: str) -> Chunk:
     numbers = sorted({r["block_number"] for r in rows})
     times = await conn.fetch(
-        "SELECT number, hash, timestamp FROM indexer.block WHERE number = ANY($1::bigint[])", numbers
+        f"SELECT number, hash, timestamp FROM indexer.{blocks} WHERE number = ANY($1::bigint[])", numbers
     )
     hashes = {t["number"]: t["hash"] for t in times}
     logs = [

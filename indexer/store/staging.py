@@ -1,25 +1,76 @@
-"""Where the replacement of a reorg waits until it is complete. Only the holder of the lease stages."""
+"""Where the replacement of a reorg, or of a range to be healed, waits until it is complete.
+
+Only the holder of the lease stages, and each write proves that it still is: what another one staged must never be
+mixed in. Unlogged: after a crash of the server it is read again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from indexer.errors import Inconsistent
 from indexer.ingest.units import Unit
-from indexer.store import rawlogs
+from indexer.store import lease, rawlogs
 from indexer.store.database import Connection
 
-
-async def clear(conn: Connection) -> None:
-    """Forgets what an earlier, interrupted reorg staged."""
-    await conn.execute("TRUNCATE indexer.staged_block, indexer.staged_log")
+_LOG = "block_number, log_index, address, transaction_hash, transaction_index, topics, data"
 
 
-async def add(conn: Connection, unit: Unit) -> None:
+async def clear(conn: Connection, token: int) -> None:
+    """Forgets what an earlier, interrupted reorg staged. Raises LeaseLost."""
     async with conn.transaction():
+        await lease.hold(conn, token)
+        await conn.execute("TRUNCATE indexer.staged_block, indexer.staged_log")
+
+
+async def add(conn: Connection, unit: Unit, token: int) -> None:
+    """Stages a unit. Raises LeaseLost."""
+    async with conn.transaction():
+        await lease.hold(conn, token)
         await rawlogs.copy_blocks(conn, "staged_block", unit.blocks)
         await rawlogs.copy_logs(conn, "staged_log", unit.logs)
 
 
-async def take_over(conn: Connection) -> int:
-    """Moves everything staged into its place, inside the caller's transaction. The number of logs."""
+async def take_over(conn: Connection, first: int, last: int) -> int:
+    """Moves what is staged for blocks first..last into its place, inside the caller's transaction. How many logs.
+
+    Raises Inconsistent when it is not what was staged for this range: then a crash emptied it.
+    """
+    low, high = await conn.fetchrow("SELECT min(number), max(number) FROM indexer.staged_block") or (None, None)
+    if (low, high) != (first, last):
+        raise Inconsistent(f"blocks {low} to {high} are staged instead of {first} to {last}", "the staging tables")
     await conn.execute("INSERT INTO indexer.block SELECT * FROM indexer.staged_block")
     moved = await conn.execute("INSERT INTO indexer.raw_log SELECT * FROM indexer.staged_log")
+    return int(moved.rsplit(" ", 1)[1])
+
+
+async def changed_blocks(conn: Connection, first: int, last: int, addresses: Sequence[str]) -> list[int]:
+    """The blocks of first..last whose stored hash, time or logs of `addresses` are not the staged ones, ascending."""
+    stored = f"SELECT {_LOG} FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 AND address = ANY($3::bytea[])"
+    rows = await conn.fetch(
+        "SELECT DISTINCT number FROM ("
+        f" SELECT block_number AS number FROM ({stored} EXCEPT SELECT {_LOG} FROM indexer.staged_log) gone"
+        f" UNION ALL SELECT block_number FROM (SELECT {_LOG} FROM indexer.staged_log EXCEPT {stored}) come"
+        " UNION ALL SELECT b.number FROM indexer.block b LEFT JOIN indexer.staged_block s USING (number)"
+        " WHERE b.number BETWEEN $1 AND $2"
+        " AND (b.hash, b.timestamp) IS DISTINCT FROM (s.hash, s.timestamp)"
+        " UNION ALL SELECT s.number FROM indexer.staged_block s WHERE"
+        " EXISTS (SELECT FROM indexer.staged_log l WHERE l.block_number = s.number)"
+        " AND NOT EXISTS (SELECT FROM indexer.block b WHERE b.number = s.number)) differing ORDER BY 1",
+        first,
+        last,
+        [bytes.fromhex(a[2:]) for a in addresses],
+    )
+    return [row["number"] for row in rows]
+
+
+async def take_over_blocks(conn: Connection, numbers: Sequence[int]) -> int:
+    """The same for single blocks, whose stored rows are gone already. How many logs."""
+    await conn.execute(
+        "INSERT INTO indexer.block SELECT * FROM indexer.staged_block WHERE number = ANY($1::bigint[])", list(numbers)
+    )
+    moved = await conn.execute(
+        "INSERT INTO indexer.raw_log SELECT * FROM indexer.staged_log WHERE block_number = ANY($1::bigint[])",
+        list(numbers),
+    )
     return int(moved.rsplit(" ", 1)[1])

@@ -50,6 +50,15 @@ class Standing:
         """The first block that is not projected yet."""
         return self.checkpoint.number + 1 if self.checkpoint else self.binding.origin
 
+    def covered_above(self, number: int) -> tuple[str, ...]:
+        """The contracts that are ingested somewhere above `number`; all of them when none is."""
+        above = tuple(a for a, spans in self.coverage.items() if any(s.last > number for s in spans))
+        return above or tuple(self.coverage)
+
+    def below_images(self, number: int) -> bool:
+        """Whether public rows were written above `number` for which no before-images exist."""
+        return self.checkpoint is not None and number < min(self.floor, self.checkpoint.number)
+
 
 async def binding(conn: Connection) -> Binding | None:
     row = await conn.fetchrow("SELECT name, chain_id, bound_number, bound_hash, origin FROM indexer.deployment")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 from indexer.chain.types import Anchor, Header, Log
@@ -15,8 +17,8 @@ from indexer.failpoints import hit
 from indexer.ingest.planner import Span
 from indexer.ingest.units import Unit
 from indexer.projections import project, state_keys
-from indexer.projections.base import Ledger
-from indexer.store import coverage, journal, lease, rawlogs, rollback, staging
+from indexer.projections.base import Ledger, Row, StateKey
+from indexer.store import coverage, heal, journal, lease, rawlogs, rollback, staging
 from indexer.store.database import Connection
 from indexer.store.journal import Reorg
 from indexer.store.ledger_io import load_state, write
@@ -24,6 +26,8 @@ from indexer.store.standing import Standing
 from indexer.store.tables import COLUMNS
 
 CHUNK_LOGS = 20_000  # logs projected in one transaction: bounds memory and the time readers wait for a lock
+
+LONGEST_STATEMENT = "600s"  # inside a swap, whose size is the reorg's
 
 
 class EpochMoved(IndexerError):
@@ -84,9 +88,10 @@ class Writer:
             await coverage.add(conn, unit.addresses, unit.first, unit.last)
             await rawlogs.store(conn, unit.logs, unit.blocks)
             hit("ingest.stored")
-            if projected:
+            if projected and token is not None:
                 anchor = _anchor(unit.blocks[-1])
                 rows = await self._project(conn, standing, unit.first, anchor, unit.logs, unit.times, finalized)
+                await lease.hold(conn, token)  # the lease counts from the commit, however long the step took
             hit("ingest.before_commit")
         hit("ingest.committed")
         return Done("forward" if projected else "ingest", unit.first, unit.last, len(unit.logs), rows, projected)
@@ -103,42 +108,111 @@ class Writer:
             anchor = await _stored_anchor(conn, chunk.last)
             hit("project.read")
             rows = await self._project(conn, standing, chunk.first, anchor, chunk.logs, chunk.times, finalized)
+            await lease.hold(conn, token)
             hit("project.before_commit")
         return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True)
 
     async def reset(self, conn: Connection, standing: Standing, token: int) -> None:
         """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9)."""
-        async with conn.transaction():
-            await lease.hold(conn, token)
-            await rollback.reset_projections(conn)
-            last = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
-            await _log_commit(conn, "reproject", standing.binding.origin, last, 0)
+        async with self._alone(conn, standing, token):
+            await self._reset(conn, standing)
             hit("reset.before_commit")
 
+    async def _reset(self, conn: Connection, standing: Standing) -> None:
+        await rollback.reset_projections(conn)
+        last = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
+        await _log_commit(conn, "reproject", standing.binding.origin, last, 0)
+
     async def replace(
-        self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, token: int
+        self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, token: int,
+        scope: heal.Scope | None = None,
     ) -> Done:  # fmt: skip
-        """A reorg's swap: everything above the fork point goes, what is staged comes, in one commit (rule 6)."""
+        """A reorg's swap: everything above the fork point goes, what is staged comes, in one commit (rule 6).
+
+        From the floor on, before-images give the state at the fork point. Below it `scope` says what to replay for
+        that, from `heal.survey`; without one everything is projected again by the steps that follow.
+        """
         started = time.monotonic()
         fork, last = reorg.fork, reorg.new_tip.number
         await rawlogs.ensure_partitions(conn, fork.number + 1, last)
-        async with conn.transaction():
-            await lease.hold(conn, token)
-            if await conn.fetchval("SELECT value FROM indexer.epoch FOR UPDATE") != standing.epoch:
-                raise EpochMoved
-            await conn.execute("UPDATE indexer.epoch SET value = value + 1")
-            number: int = await conn.fetchval("SELECT nextval(pg_get_serial_sequence('indexer.reorg_journal', 'id'))")
-            removed = await rollback.undo_above(conn, fork.number, number)
+        async with self._alone(conn, standing, token, new_epoch=True):
+            number = await journal.next_number(conn)
+            removed = await self._restore(conn, standing, fork, number, scope)
             hit("replace.undone")
             await _log_commit(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
-            await coverage.add(conn, reorg.addresses, fork.number + 1, last)
-            logs = await staging.take_over(conn)
+            rows: dict[str, int] = {}
+            logs = 0
+            if last > fork.number:
+                await coverage.add(conn, reorg.addresses, fork.number + 1, last)
+                logs = await staging.take_over(conn, fork.number + 1, last)
             hit("replace.moved")
-            rows = await self._project_replacement(conn, _cut(standing, fork), reorg, finalized)
+            after = _cut(standing, fork)
+            if scope is None and standing.below_images(fork.number):
+                await self._reset(conn, after)
+            else:
+                rows = await self._project_replacement(conn, after, reorg, finalized)
             await journal.write(conn, number, standing.epoch + 1, reorg, removed, rows, time.monotonic() - started)
             hit("replace.before_commit")
         hit("replace.committed")
         return Done("rollback", fork.number + 1, last, logs, rows, bool(rows))
+
+    async def _restore(
+        self, conn: Connection, standing: Standing, fork: Anchor, number: int, scope: heal.Scope | None
+    ) -> dict[str, int]:
+        """Everything as it was at the fork point; counts of what was removed or restored."""
+        await rawlogs.keep_anchor(conn, fork)
+        counts: dict[str, int] = {}
+        if not standing.below_images(fork.number):
+            counts = await rollback.restore_state(conn, fork.number)
+        elif scope is not None:
+            counts = await heal.replay(conn, self.registry, scope, lambda state: self._ledger(state, standing.floor))
+        return counts | await rollback.remove_above(conn, fork.number, number)
+
+    async def heal(
+        self, conn: Connection, standing: Standing, healing: Reorg, scope: heal.Scope | None, token: int
+    ) -> Done:
+        """Swaps the staged blocks of a range below everything that a reorg may change, and replays what they touch.
+
+        `healing.fork` is the block before the range, `healing.old_tip` its last block as stored, `healing.new_tip` on
+        the chain. `scope` as in replace; blocks that nothing was projected from need none.
+        """
+        started = time.monotonic()
+        first, last = healing.fork.number + 1, healing.new_tip.number
+        async with self._alone(conn, standing, token, new_epoch=True):
+            number = await journal.next_number(conn)
+            changed = await staging.changed_blocks(conn, first, last, healing.addresses)
+            removed = await rollback.remove_blocks(conn, changed, healing.addresses, number, appended=True)
+            logs = await staging.take_over_blocks(conn, changed)
+            hit("heal.moved")
+            rows: dict[str, int] = {}
+            if standing.checkpoint is not None and scope is None:
+                await self._reset(conn, standing)
+            elif scope is not None:
+                floor = standing.floor
+                rows = await heal.replay(conn, self.registry, scope, lambda state: self._ledger(state, floor))
+            await _log_commit(conn, "heal", first, max(last, standing.next_block - 1), sum(rows.values()))
+            await journal.write(conn, number, standing.epoch + 1, healing, removed, rows, time.monotonic() - started)
+            hit("heal.before_commit")
+        hit("heal.committed")
+        return Done("heal", first, last, logs, rows, bool(rows))
+
+    @contextlib.asynccontextmanager
+    async def _alone(
+        self, conn: Connection, standing: Standing, token: int, *, new_epoch: bool = False
+    ) -> AsyncIterator[None]:
+        """A transaction of the projector with nobody else ingesting; longer than others may last."""
+        async with conn.transaction():
+            await conn.execute(f"SET LOCAL statement_timeout = '{LONGEST_STATEMENT}'")
+            await lease.hold(conn, token)
+            if await conn.fetchval("SELECT value FROM indexer.epoch FOR UPDATE") != standing.epoch:
+                raise EpochMoved
+            if new_epoch:
+                await conn.execute("UPDATE indexer.epoch SET value = value + 1")
+            yield
+            await lease.hold(conn, token)
+
+    def _ledger(self, state: dict[StateKey, Row | None], floor: int) -> Ledger:
+        return Ledger(COLUMNS, state, lambda number: number > floor, self._tokens, self._rusd)
 
     async def _project_replacement(
         self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int
@@ -151,7 +225,7 @@ class Writer:
             chunk = await rawlogs.read(conn, standing.next_block, reorg.new_tip.number, CHUNK_LOGS)
             anchor = await _stored_anchor(conn, chunk.last)
             total.update(await self._project(conn, standing, chunk.first, anchor, chunk.logs, chunk.times, finalized))
-            floor = max(standing.floor, min(finalized, anchor.number))
+            floor = await _floor(conn, standing.floor, finalized, anchor.number)
             standing = replace(standing, checkpoint=anchor, floor=floor)
         return dict(total)
 
@@ -161,10 +235,9 @@ class Writer:
     ) -> dict[str, int]:  # fmt: skip
         """Public rows, before-images, checkpoint, commit log of blocks first..anchor; in the caller's transaction."""
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
-        floor = max(standing.floor, min(finalized, anchor.number))
+        floor = await _floor(conn, standing.floor, finalized, anchor.number)
         events = events_of(self.registry, logs, times)
-        state = await load_state(conn, state_keys(events))
-        ledger = Ledger(COLUMNS, state, lambda number: number > floor, self._tokens, self._rusd)
+        ledger = self._ledger(await load_state(conn, state_keys(events)), floor)
         project(ledger, events)
         rows = await write(conn, ledger)
         hit("project.written")
@@ -174,24 +247,38 @@ class Writer:
             anchor.number, anchor.hash, anchor.timestamp, standing.binding.origin, self.digest, floor,
         )  # fmt: skip
         if floor > standing.floor:
-            await _prune(conn, standing.floor, floor, headers=anchor.number > finalized)
+            await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
         await _log_commit(conn, "forward", first, anchor.number, sum(rows.values()))
         return rows
 
+    async def prune(self, conn: Connection, first: int, floor: int, token: int) -> bool:
+        """Forgets headers of first..floor-1 that only a rollback below the floor would need. False: try again later.
 
-async def _prune(conn: Connection, old_floor: int, floor: int, *, headers: bool) -> None:
-    """Forgets what only a rollback below the new floor would need."""
-    await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
-    if headers:
-        # Kept: blocks with logs, every thousandth as an anchor, and ends of coverage, which seams are compared with.
-        await conn.execute(
-            "DELETE FROM indexer.block b WHERE number >= $1 AND number < $2 AND number % 1000 <> 0"
-            " AND NOT EXISTS (SELECT FROM indexer.raw_log r WHERE r.block_number = b.number)"
-            " AND NOT EXISTS (SELECT FROM indexer.coverage c WHERE upper(c.blocks) - 1 = b.number)"
-            " AND NOT EXISTS (SELECT FROM indexer.deployment d WHERE d.bound_number = b.number)",
-            max(old_floor, floor - 100_000),
-            floor,
-        )
+        Kept: blocks with logs, every thousandth as an anchor, ends of coverage (seams are compared with them) and the
+        block the database is bound to. Apart from the step and only when nobody ingests: an uncommitted log is
+        invisible here, and its block's row would go.
+        """
+        async with conn.transaction():
+            await lease.hold(conn, token)
+            if await conn.fetchval("SELECT true FROM indexer.epoch FOR UPDATE SKIP LOCKED") is None:
+                return False
+            await conn.execute(
+                "DELETE FROM indexer.block b WHERE number >= $1 AND number < $2 AND number % 1000 <> 0"
+                " AND NOT EXISTS (SELECT FROM indexer.raw_log r WHERE r.block_number = b.number)"
+                " AND NOT EXISTS (SELECT FROM indexer.coverage c WHERE upper(c.blocks) - 1 = b.number)"
+                " AND NOT EXISTS (SELECT FROM indexer.deployment d WHERE d.bound_number = b.number)",
+                first,
+                floor,
+            )
+        return True
+
+
+async def _floor(conn: Connection, floor: int, finalized: int, anchor: int) -> int:
+    """The floor after a step that ends at `anchor`: a stored block, so that the fork search can compare it."""
+    if finalized >= anchor:
+        return max(floor, anchor)
+    stored: int | None = await conn.fetchval("SELECT max(number) FROM indexer.block WHERE number <= $1", finalized)
+    return max(floor, -1 if stored is None else stored)
 
 
 async def _log_commit(conn: Connection, kind: str, first: int, last: int, rows: int) -> None:
@@ -227,7 +314,7 @@ def _cut(standing: Standing, fork: Anchor) -> Standing:
         fork if above else standing.checkpoint,
         standing.projected_origin,
         standing.digest,
-        standing.floor,
+        min(standing.floor, fork.number),
         standing.epoch + 1,
         kept,
         fork,

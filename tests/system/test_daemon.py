@@ -87,11 +87,14 @@ async def test_a_fork_below_finalized_halts_without_deleting_and_says_so(
             head = node.head()
             await wait_synced(url, *head)
             driver.reorg(12)
-            halted = daemon.wait_for("waiting")
-            assert halted["waiting_for"].startswith("halted")
+            halted = daemon.wait_for("halted")
+            assert "reorg plan" in halted["reason"]
             status, body = get(f"http://127.0.0.1:{port}/ready")
             assert status == 503 and "halted" in body
             await wait_synced(url, *head)  # nothing was deleted
+            shown = json.loads(run("status", "--json", env={"DATABASE_URL": url}).stdout)
+            assert shown["state"].startswith("halted")
+            assert 'reya_indexer_state{state="halted"} 1.0' in get(f"http://127.0.0.1:{port}/metrics")[1]
         finally:
             assert daemon.terminate()[0] == 0
         refused = run("backfill", "--from-block", "0", "--rpc-url", node.url, env={"DATABASE_URL": url})

@@ -37,7 +37,7 @@ UNION ALL SELECT 'column ' || attrelid::regclass || '.' || attname || ' ' || for
     || COALESCE(pg_get_expr(adbin, adrelid), '')
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_attrdef d ON d.adrelid = attrelid AND d.adnum = attnum
-  WHERE n.nspname IN ('public', 'indexer') AND attnum > 0 AND c.relkind IN ('r', 'p', 'v')
+  WHERE n.nspname IN ('public', 'indexer') AND attnum > 0 AND NOT attisdropped AND c.relkind IN ('r', 'p', 'v')
 UNION ALL SELECT 'constraint ' || conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
   FROM pg_constraint WHERE connamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'indexer'))
 UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname IN ('public', 'indexer')

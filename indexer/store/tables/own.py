@@ -134,6 +134,11 @@ lease = Table(
     Column("expires_at", TIMESTAMP(timezone=True), nullable=True),
     Column("backend_pid", Integer, nullable=True),
     Column("backend_start", TIMESTAMP(timezone=True), nullable=True),
+    Column("state", Text, nullable=True),  # what the holder is doing
+    # A recovery that asks the holder to pause; void when its server process is gone.
+    Column("wanted_by", Text, nullable=True),
+    Column("wanted_pid", Integer, nullable=True),
+    Column("wanted_start", TIMESTAMP(timezone=True), nullable=True),
     CheckConstraint("single", name="lease_one_row"),
 )
 
@@ -209,14 +214,14 @@ commit_log = Table(
     own,
     Column("seq", BigInteger, Identity(always=True), primary_key=True),
     Column("epoch", BigInteger, nullable=False),
-    Column(
-        "kind", Text, nullable=False
-    ),  # forward; rollback: the range was taken back; reproject: every row is void, forwards follow
+    # forward; rollback: the range was taken back; reproject: every row is void, forwards follow; heal: any row of these
+    # blocks may have changed, and so may any state row
+    Column("kind", Text, nullable=False),
     Column("from_block", BigInteger, nullable=False),
     Column("to_block", BigInteger, nullable=False),
     Column("rows", BigInteger, nullable=False),
     _now(),
-    CheckConstraint("kind IN ('forward', 'rollback', 'reproject')", name="commit_log_kind"),
+    CheckConstraint("kind IN ('forward', 'rollback', 'reproject', 'heal')", name="commit_log_kind"),
 )
 
 reorg_journal = Table(

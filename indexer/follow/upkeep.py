@@ -1,0 +1,62 @@
+"""What the holder of the lease does now and then beside its steps: pruning, and the alarm on growing before-images."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from indexer.follow.progress import Progress
+from indexer.store.database import Connection
+from indexer.store.ledger_io import open_incidents
+from indexer.store.standing import Standing
+from indexer.store.steps import Writer
+
+EVERY = 30.0  # seconds
+MOST_IMAGES = 1_000_000  # rows; at the exchange's own pace days without finality
+
+log = structlog.get_logger()
+
+
+class Upkeep:
+    """`most_images`: before-images above which an incident is opened. Nothing is ever cut for it."""
+
+    def __init__(self, writer: Writer, progress: Progress, most_images: int = MOST_IMAGES) -> None:
+        self.writer, self.progress, self.most_images = writer, progress, most_images
+        self._pruned: int | None = None
+        self._next = 0.0
+
+    async def turn(self, conn: Connection, standing: Standing, token: int) -> None:
+        """One round, when one is due. Raises LeaseLost."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + EVERY
+        await self.prune(conn, standing, token)
+        await self.count_images(conn, standing)
+
+    async def prune(self, conn: Connection, standing: Standing, token: int) -> None:
+        """Headers below the floor; after a start as far back as a long stop may have left them."""
+        floor = standing.floor
+        first = max(0, floor - 1_000_000) if self._pruned is None else self._pruned
+        if floor > first and await self.writer.prune(conn, first, floor, token):
+            self._pruned = floor
+
+    async def count_images(self, conn: Connection, standing: Standing) -> None:
+        """Before-images grow while finality stands still: said aloud, because a reorg needs every one of them."""
+        counted = await conn.fetchval(
+            "SELECT count(*) FROM (SELECT FROM indexer.before_image LIMIT $1) counted", self.most_images + 1
+        )
+        self.progress.before_images = counted
+        if counted > self.most_images:
+            detail = f"more than {self.most_images} rows since block {standing.floor}: finality stands still"
+            log.error("before_images_grow", rows=counted, floor=standing.floor)
+            await open_incidents(
+                conn,
+                [{"kind": "before_images_grow", "subject": "finality", "detail": detail, "first_block": None,
+                  "last_block": None, "count": 1}],
+            )  # fmt: skip
+        else:
+            await conn.execute(
+                "UPDATE indexer.incident SET resolved_at = clock_timestamp()"
+                " WHERE kind = 'before_images_grow' AND resolved_at IS NULL"
+            )
