@@ -14,6 +14,9 @@ IndexerError
  │   ├─ EmbeddedServerError  19  the embedded PostgreSQL cannot start
  │   ├─ UnreadableInput      20  `decode`: a line that is not a log
  │   ├─ ConfigChanged        21  the stored data answers to another configuration
+ │   ├─ DamagedStore         22  rows that no release leaves so: a hand edit, a broken disk
+ │   ├─ Refused              31  `reorg recover`: not the plan that was confirmed, or somebody else is at work
+ │   ├─ Impossible           32  `reorg plan|recover|verify`: no endpoint serves what it takes
  │   ├─ ReorgTooDeep         70  a fork at or below finalized, or below what is stored
  │   └─ LeaseLost            75  another process is the projector now
  └─ RpcError                     something an endpoint answered or failed to answer
@@ -92,6 +95,18 @@ class UnreadableInput(Halting):
 
 class ConfigChanged(Halting):
     exit_code = 21
+
+
+class DamagedStore(Halting):
+    exit_code = 22
+
+
+class Refused(Halting):
+    exit_code = 31
+
+
+class Impossible(Halting):
+    exit_code = 32
 
 
 class ReorgTooDeep(Halting):

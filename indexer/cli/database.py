@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import click
 import structlog
 
-from indexer.config import redact
+from indexer.config import Deployment, redact
 from indexer.errors import ForeignDatabase, SchemaNewer, SchemaOlder
 from indexer.pg.server import EmbeddedServer, database_name, default_data_dir
 from indexer.store import migrate
-from indexer.store.database import connection
+from indexer.store.database import Connection, connection
+from indexer.store.standing import binding, check_binding
 
 log = structlog.get_logger()
 
@@ -76,6 +79,22 @@ def prepare_schema(url: str) -> None:
         )
     log.info("migrating", database=where, to=migrate.head_revision())
     migrate.upgrade(url)
+
+
+@contextlib.asynccontextmanager
+async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[Connection]:
+    """A connection to a database that is migrated to this release and free, or bound to the deployment.
+
+    Raises SchemaOlder, BoundElsewhere, DatabaseUnreachable.
+    """
+    async with connection(url) as conn:
+        current = await migrate.classify(conn) == "ours" and await migrate.current_revision(conn)
+        if current != migrate.head_revision():
+            raise SchemaOlder("this database is not migrated to this release", "Run `reya-indexer migrate`")
+        bound = await binding(conn)
+        if bound is not None:
+            check_binding(bound, deployment.name, deployment.chain_id)
+        yield conn
 
 
 async def _examine(url: str) -> tuple[str, str | None]:

@@ -30,9 +30,11 @@ Exit codes:
   10 broken configuration        19 embedded PostgreSQL cannot start
   11 endpoint unreachable        20 input unreadable
   12 wrong chain                 21 stored data answer to another configuration
-  13 not our database            70 fork below finalized
-  14 another deployment's        75 another process projects
-  15 schema newer than program"""
+  13 not our database            22 stored rows damaged: reorg verify
+  14 another deployment's        30 reorg verify: differences found
+  15 schema newer than program   31 reorg recover: refused
+  70 fork below finalized        32 reorg: no endpoint serves the range
+  75 another process projects"""
 
 
 class _Commands(click.Group):
@@ -62,9 +64,9 @@ def cli() -> None:
 def main() -> None:
     """Entry point of the console script."""
     try:
-        cli.main(prog_name="reya-indexer", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # Outside standalone mode click returns the code of an Exit; commands return nothing.
+        code = cli.main(prog_name="reya-indexer", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

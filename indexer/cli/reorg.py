@@ -13,19 +13,24 @@ from rich.console import Console
 from rich.table import Table
 
 from indexer import config, logging
-from indexer.cli.database import data_dir_option, open_url, pg_bin_option
+from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
 from indexer.cli.options import chain_option, json_option
-from indexer.errors import ConfigError, SchemaOlder
-from indexer.store import journal, migrate
-from indexer.store.database import Connection, connection
-from indexer.store.standing import binding, check_binding, load
+from indexer.cli.recover import plan_command, recover_command, verify_command
+from indexer.errors import ConfigError
+from indexer.store import journal
+from indexer.store.database import Connection
+from indexer.store.standing import binding, load
 
 T = TypeVar("T")
 
 
 @click.group("reorg", epilog="\b\nExample:\n  reya-indexer reorg list --chain reya")
 def reorg_group() -> None:
-    """The journal of reorgs: when, how deep, and which rows they orphaned."""
+    """What reorgs did, and recovery by hand: plan, recover, verify."""
+
+
+for _command in (plan_command, recover_command, verify_command):
+    reorg_group.add_command(_command)
 
 
 def _ask(chain: str, data_dir: Path | None, pg_bin: Path | None, question: Callable[[Connection], Awaitable[T]]) -> T:
@@ -35,13 +40,7 @@ def _ask(chain: str, data_dir: Path | None, pg_bin: Path | None, question: Calla
     url = open_url(deployment.name, data_dir, pg_bin)
 
     async def ask() -> T:
-        async with connection(url) as conn:
-            current = await migrate.classify(conn) == "ours" and await migrate.current_revision(conn)
-            if current != migrate.head_revision():
-                raise SchemaOlder("this database is not migrated to this release", "Run `reya-indexer migrate`")
-            bound = await binding(conn)
-            if bound is not None:
-                check_binding(bound, deployment.name, deployment.chain_id)
+        async with checked_connection(url, deployment) as conn:
             return await question(conn)
 
     return asyncio.run(ask())
@@ -68,6 +67,9 @@ def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
             "projected": standing.checkpoint.number if standing.checkpoint else None,
             "rollback_floor": standing.floor if standing.floor >= 0 else None,
             "before_images": await conn.fetchval("SELECT count(*) FROM indexer.before_image"),
+            "state": await conn.fetchval(
+                "SELECT state FROM indexer.lease WHERE expires_at > clock_timestamp() AND holder IS NOT NULL"
+            ),
             "reorgs": await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal"),
             "last": last[0] if last else None,
         }

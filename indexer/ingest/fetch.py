@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import structlog
+
+from indexer.chain.types import Header
+from indexer.errors import Inconsistent
 from indexer.ingest.units import Unit, confirm_chained, confirm_plain, without_logs_though_announced
 from indexer.rpc.reader import Reader
+
+log = structlog.get_logger()
 
 # Seconds between looks at a block whose bloom announces logs that did not come; about two seconds in all.
 _LOOK_AGAIN = (0.1, 0.2, 0.4, 0.6, 0.8)
@@ -26,12 +32,33 @@ async def fetch_plain(reader: Reader, first: int, last: int, addresses: Sequence
 
 
 async def fetch_chained(reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None) -> Unit:
-    """A confirmed range above finalized: logs and every header in one request. Raises RpcError, or SeamBroken."""
+    """A confirmed range above finalized: logs and every header in one request. Raises RpcError, or SeamBroken.
+
+    A block whose bloom announces a watched address but that came without logs is looked at again, then proven by its
+    receipts: nodes answer eth_getLogs from an index that may lag behind the header, or be pruned.
+    """
     numbers = range(first, last + 1)
     for pause in (*_LOOK_AGAIN, None):
         logs, headers = await reader.logs_with_headers(first, last, addresses, numbers)
         unit = confirm_chained(first, last, addresses, logs, headers, before)
-        if pause is None or not without_logs_though_announced(unit):
-            break
-        await asyncio.sleep(pause)
-    return unit
+        silent = without_logs_though_announced(unit)
+        if not silent or await _proven_silent(reader, silent, addresses):
+            return unit
+        if pause is not None:
+            await asyncio.sleep(pause)
+    raise Inconsistent(f"no logs of block {silent[0].number}, though it has some", reader.name)
+
+
+async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Sequence[str]) -> bool:
+    """Whether the receipts show that the blocks have no log of ours: blooms are wrong in this direction now and then.
+
+    A node that keeps no receipts leaves nothing to prove it with; it is believed, and the log says so.
+    """
+    watched = {bytes.fromhex(a[2:]) for a in addresses}
+    for block in blocks:
+        logged = await reader.logged_by_receipts(block)
+        if logged is None:
+            log.warning("unproven_empty_block", block=block.number, endpoint=reader.name)
+        elif logged & watched:
+            return False
+    return True

@@ -44,7 +44,20 @@ def plan(coverage: Mapping[str, Sequence[Span]], first: int, last: int) -> list[
 
     `coverage` has an entry for every watched contract; an empty one means its whole past is uncovered.
     """
-    gaps = {address: missing(spans, first, last) for address, spans in coverage.items()}
+    return _segments({address: missing(spans, first, last) for address, spans in coverage.items()})
+
+
+def covered(coverage: Mapping[str, Sequence[Span]], first: int, last: int) -> list[Segment]:
+    """The opposite: what of first..last is ingested, and for which contracts."""
+    held = {
+        address: [Span(max(s.first, first), min(s.last, last)) for s in spans if s.first <= last and s.last >= first]
+        for address, spans in coverage.items()
+    }
+    return _segments(held)
+
+
+def _segments(gaps: Mapping[str, Sequence[Span]]) -> list[Segment]:
+    """Spans by contract as segments in chain order, each with the contracts that have all of it."""
     cuts = sorted({edge for spans in gaps.values() for s in spans for edge in (s.first, s.last + 1)})
     segments: list[Segment] = []
     for start, stop in pairwise(cuts):

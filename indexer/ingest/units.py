@@ -89,7 +89,7 @@ def _agree(headers: dict[int, Header], logs: Iterable[Log]) -> None:
             raise Inconsistent(f"log {log.log_index} of block {log.block_number} names another block hash")
 
 
-def without_logs_though_announced(unit: Unit) -> list[int]:
+def without_logs_though_announced(unit: Unit) -> list[Header]:
     """Blocks whose bloom announces a watched address but which came without any log of ours.
 
     Nodes answer eth_getLogs for the newest block from an index that may lag behind its header; such an empty answer
@@ -98,7 +98,7 @@ def without_logs_though_announced(unit: Unit) -> list[int]:
     have = {log.block_number for log in unit.logs}
     watched = [bytes.fromhex(a[2:]) for a in unit.addresses]
     return [
-        b.number
+        b
         for b in unit.blocks
         if b.number not in have and b.logs_bloom and any(may_contain(b.logs_bloom, a) for a in watched)
     ]

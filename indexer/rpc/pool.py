@@ -70,7 +70,8 @@ class Pool:
         log.warning("endpoint_set_aside", endpoint=name, reason=reason, seconds=ASIDE)
         self._aside[name] = time.monotonic() + ASIDE
 
-    def _order(self) -> list[Reader]:
+    def ordered(self) -> list[Reader]:
+        """Endpoints as they would be asked now."""
         turns = [self.readers[(self._current + turn) % len(self.readers)] for turn in range(len(self.readers))]
         now = time.monotonic()
         return sorted(turns, key=lambda reader: self._aside.get(reader.name, 0.0) > now)
@@ -78,7 +79,7 @@ class Pool:
     async def each(self, question: Callable[[Reader], Awaitable[T]]) -> list[T | RpcError | WrongChain]:
         """The answer of every endpoint, in order of preference; its error where it gave none."""
         answers: list[T | RpcError | WrongChain] = []
-        for reader in self._order():
+        for reader in self.ordered():
             try:
                 await self._ensure_checked(reader)
                 answers.append(await question(reader))
@@ -96,7 +97,7 @@ class Pool:
         `prefer` names the endpoint to ask first.
         """
         last: RpcError | WrongChain | None = None
-        order = sorted(self._order(), key=lambda reader: reader.name != prefer)
+        order = sorted(self.ordered(), key=lambda reader: reader.name != prefer)
         for turn, reader in enumerate(order):
             try:
                 await self._ensure_checked(reader)

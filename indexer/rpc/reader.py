@@ -94,6 +94,19 @@ class Reader:
             )
         )
 
+    async def logged_by_receipts(self, header: Header) -> set[bytes] | None:
+        """The addresses that logged in a block, from its receipts; None when the node has no eth_getBlockReceipts.
+
+        Raises Inconsistent when it has the method but not this block's receipts.
+        """
+        try:
+            result = await self.endpoint.call("eth_getBlockReceipts", [hex(header.number)])
+        except RpcRefused as error:
+            if error.code == -32601:
+                return None
+            raise Inconsistent(f"no receipts of block {header.number}: {error.message}", self.name) from error
+        return self._named(lambda: wire.logged(result, header))
+
     def _named(self, parse: Callable[[], T]) -> T:
         """Errors of the parser say which endpoint sent the answer."""
         try:

@@ -84,6 +84,20 @@ def logs(result: Any, first: int, last: int, addresses: Collection[str]) -> list
     return parsed
 
 
+def logged(result: Any, header: Header) -> set[bytes]:
+    """The addresses of all logs in a block's receipts. Raises Inconsistent when they are not this block's."""
+    if not isinstance(result, list) or not result:
+        raise Inconsistent(f"no receipts of block {header.number}")
+    addresses: set[bytes] = set()
+    for receipt in result:
+        if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
+            raise Transient(f"a receipt is no object with logs: {receipt!r:.80}")
+        if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
+            raise Inconsistent(f"receipts of another block than {header.number} of this hash")
+        addresses.update(data(entry.get("address"), "address", 20) for entry in receipt["logs"])
+    return addresses
+
+
 def _log(entry: Any) -> Log:
     if not isinstance(entry, dict):
         raise Transient(f"a log is no object: {entry!r:.80}")

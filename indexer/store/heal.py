@@ -58,11 +58,16 @@ class Scope:
         )
 
 
+def keys_of(registry: Registry, chunk: rawlogs.Chunk) -> set[StateKey]:
+    """The state rows that projecting stored logs reads or changes."""
+    return state_keys(events_of(registry, chunk.logs, chunk.times))
+
+
 async def survey(
-    conn: Connection, registry: Registry, parts: Sequence[Part], changed: frozenset[int], gone: Iterable[Event],
+    conn: Connection, registry: Registry, parts: Sequence[Part], changed: frozenset[int], gone: Iterable[StateKey],
     rewrite_from: int, still_ours: Callable[[], Awaitable[None]],
 ) -> Scope | None:  # fmt: skip
-    """What a change of blocks `changed` touches; `gone` are the events that they had before. None: everything.
+    """What a change of blocks `changed` touches; `gone` are the rows of the events they had. None: everything.
 
     `parts` are the history from the origin up to the last block to be replayed. `still_ours` is called now and then,
     to keep the lease.
@@ -74,8 +79,7 @@ async def survey(
             touched.link(keys)
             if event.block_number in changed:
                 touched.mark(keys)
-    for event in gone:
-        touched.mark(state_keys((event,)))
+    touched.mark(gone)
     if touched.tables() & set(WHOLE_TABLES) or touched.events() > MOST_REPLAYED:
         return None
     scope = Scope(touched, touched.roots(), changed, [], rewrite_from)
@@ -90,7 +94,7 @@ async def _read(
     for part in parts:
         first = part.first
         while first <= part.last:
-            chunk = await rawlogs.read(conn, first, part.last, _READ_LOGS, staged=part.staged)
+            chunk = await rawlogs.read(conn, first, part.last, _READ_LOGS, staged=part.staged, strict=False)
             yield events_of(registry, chunk.logs, chunk.times)
             first = chunk.last + 1
             await still_ours()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from indexer.chain.types import Anchor, Header, Log
-from indexer.errors import IndexerError
+from indexer.errors import DamagedStore, IndexerError
 from indexer.store.copytext import copy_tuples
 from indexer.store.database import Connection
 
@@ -89,10 +89,13 @@ async def _copy(conn: Connection, table: str, columns: Sequence[str], lines: byt
     )
 
 
-async def read(conn: Connection, first: int, last: int, limit: int, *, staged: bool = False) -> Chunk:
+async def read(
+    conn: Connection, first: int, last: int, limit: int, *, staged: bool = False, strict: bool = True
+) -> Chunk:
     """The stored logs from block `first`, about `limit` of them but always whole blocks, up to block `last`.
 
-    `staged`: of those that wait to take the stored ones' place.
+    `staged`: of those that wait to take the stored ones' place. Raises DamagedStore for logs whose block has no row,
+    unless told not to be strict; then its hash is empty and its time 0.
     """
     logs = "staged_log" if staged else "raw_log"
     rows = await conn.fetch(
@@ -107,30 +110,40 @@ async def read(conn: Connection, first: int, last: int, limit: int, *, staged: b
         cut = rows[-1]["block_number"]
         whole = [r for r in rows if r["block_number"] < cut]
         if not whole:
-            return await read(conn, first, cut, 100_000, staged=staged)
+            return await read(conn, first, cut, 100_000, staged=staged, strict=strict)
         rows, last = whole, cut - 1
         last = min(last, rows[-1]["block_number"])
-    return await _chunk(conn, first, last, rows, "staged_block" if staged else "block")
+    return await _chunk(conn, first, last, rows, "staged_block" if staged else "block", strict)
 
 
-async def read_blocks(conn: Connection, numbers: Sequence[int]) -> Chunk:
-    """The stored logs of these blocks, ascending and not empty."""
+async def read_blocks(conn: Connection, numbers: Sequence[int], *, strict: bool = True) -> Chunk:
+    """The stored logs of these blocks, ascending and not empty. Raises as `read` does."""
     rows = await conn.fetch(
         f"SELECT {_COLUMN_LIST} FROM indexer.raw_log WHERE block_number = ANY($1::bigint[])"
         " ORDER BY block_number, log_index",
         list(numbers),
     )
-    return await _chunk(conn, numbers[0], numbers[-1], rows, "block")
+    return await _chunk(conn, numbers[0], numbers[-1], rows, "block", strict)
 
 
-async def _chunk(conn: Connection, first: int, last: int, rows: Sequence[Any], blocks: str) -> Chunk:
+async def _chunk(
+    conn: Connection, first: int, last: int, rows: Sequence[Any], blocks: str, strict: bool
+) -> Chunk:  # fmt: skip
     numbers = sorted({r["block_number"] for r in rows})
     times = await conn.fetch(
         f"SELECT number, hash, timestamp FROM indexer.{blocks} WHERE number = ANY($1::bigint[])", numbers
     )
     hashes = {t["number"]: t["hash"] for t in times}
+    seconds = {t["number"]: t["timestamp"] for t in times}
+    for orphan in [n for n in numbers if n not in hashes]:
+        if strict:
+            raise DamagedStore(
+                f"block {orphan} has logs but no row of its own in the database",
+                f"`reya-indexer reorg verify --from {orphan} --to {orphan} --heal` reads it again",
+            )
+        hashes[orphan], seconds[orphan] = b"", 0
     logs = [
         Log(n, i, a, h, t, tuple(topics[k : k + 32] for k in range(0, len(topics), 32)), data, hashes[n])
         for n, i, a, h, t, topics, data in rows
     ]
-    return Chunk(first, last, logs, {t["number"]: t["timestamp"] for t in times})
+    return Chunk(first, last, logs, seconds)

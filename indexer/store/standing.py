@@ -3,7 +3,7 @@ because other processes ingest into the same database."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from indexer.chain.types import Anchor
@@ -126,6 +126,26 @@ async def anchors_between(conn: Connection, first: int, last: int) -> list[Ancho
         "SELECT number, hash, timestamp FROM indexer.block WHERE number BETWEEN $1 AND $2 ORDER BY 1", first, last
     )
     return [Anchor(*row) for row in rows]
+
+
+async def anchors_below(conn: Connection, number: int, limit: int) -> list[Anchor]:
+    """The `limit` highest stored blocks below `number`, ascending."""
+    rows = await conn.fetch(
+        "SELECT number, hash, timestamp FROM indexer.block WHERE number < $1 ORDER BY 1 DESC LIMIT $2", number, limit
+    )
+    return [Anchor(*row) for row in reversed(rows)]
+
+
+async def chained_anchors(conn: Connection, above: int) -> AsyncIterator[tuple[int, bytes, bool]]:
+    """Number, hash and whether it has logs, of every stored block above `above`, ascending; memory is flat."""
+    async with conn.transaction(readonly=True):
+        async for row in conn.cursor(
+            "SELECT number, hash, EXISTS (SELECT FROM indexer.raw_log r WHERE r.block_number = b.number)"
+            " FROM indexer.block b WHERE number > $1 ORDER BY 1",
+            above,
+            prefetch=5000,
+        ):
+            yield tuple(row)
 
 
 async def lower_origin(conn: Connection, origin: int) -> None:

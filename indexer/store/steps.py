@@ -165,7 +165,7 @@ class Writer:
         if not standing.below_images(fork.number):
             counts = await rollback.restore_state(conn, fork.number)
         elif scope is not None:
-            counts = await heal.replay(conn, self.registry, scope, lambda state: self._ledger(state, standing.floor))
+            counts = await heal.replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
         return counts | await rollback.remove_above(conn, fork.number, number)
 
     async def heal(
@@ -189,7 +189,7 @@ class Writer:
                 await self._reset(conn, standing)
             elif scope is not None:
                 floor = standing.floor
-                rows = await heal.replay(conn, self.registry, scope, lambda state: self._ledger(state, floor))
+                rows = await heal.replay(conn, self.registry, scope, lambda state: self.ledger(state, floor))
             await _log_commit(conn, "heal", first, max(last, standing.next_block - 1), sum(rows.values()))
             await journal.write(conn, number, standing.epoch + 1, healing, removed, rows, time.monotonic() - started)
             hit("heal.before_commit")
@@ -211,7 +211,8 @@ class Writer:
             yield
             await lease.hold(conn, token)
 
-    def _ledger(self, state: dict[StateKey, Row | None], floor: int) -> Ledger:
+    def ledger(self, state: dict[StateKey, Row | None], floor: int) -> Ledger:
+        """An empty ledger over loaded state rows, which keeps before-images of blocks above `floor`."""
         return Ledger(COLUMNS, state, lambda number: number > floor, self._tokens, self._rusd)
 
     async def _project_replacement(
@@ -237,7 +238,7 @@ class Writer:
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
         floor = await _floor(conn, standing.floor, finalized, anchor.number)
         events = events_of(self.registry, logs, times)
-        ledger = self._ledger(await load_state(conn, state_keys(events)), floor)
+        ledger = self.ledger(await load_state(conn, state_keys(events)), floor)
         project(ledger, events)
         rows = await write(conn, ledger)
         hit("project.written")

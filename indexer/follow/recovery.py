@@ -1,0 +1,236 @@
+"""Recovery by hand: the forecast of a plan, its execution while the daemon pauses, and the healing of single ranges."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+
+from indexer.chain.finality import Finality
+from indexer.chain.types import Anchor
+from indexer.config import Deployment
+from indexer.errors import Impossible, Refused, RpcError
+from indexer.follow import swap
+from indexer.follow.fork import read_replacement
+from indexer.follow.plan import Plan, make, still_holds
+from indexer.ingest.planner import Segment
+from indexer.projections.touched import Touched
+from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
+from indexer.store import lease, rawlogs, staging
+from indexer.store.database import Connection
+from indexer.store.forecast import Forecast
+from indexer.store.heal import Part, Scope, keys_of, survey
+from indexer.store.journal import Reorg
+from indexer.store.standing import Standing, binding, load, stored_hash
+from indexer.store.steps import Done, Writer
+
+PATIENCE = 90.0  # seconds until a daemon that was asked to pause must have done so
+
+log = structlog.get_logger()
+
+
+class Recovery:
+    """One command's work on one database."""
+
+    def __init__(self, deployment: Deployment, pool: Pool, conn: Connection) -> None:
+        self.deployment, self.pool, self.conn = deployment, pool, conn
+        self.writer = Writer(deployment)
+        self.addresses = tuple(sorted(c.address for c in deployment.contracts))
+        self.holder = f"reorg recovery {socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+    async def standing(self) -> Standing:
+        """Raises Refused when nothing is stored."""
+        standing = await load(self.conn, self.addresses) if await binding(self.conn) is not None else None
+        if standing is None or standing.tip is None:
+            raise Refused("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
+        return standing
+
+    async def plan(self, to_block: int | None) -> Plan:
+        """Raises Impossible, Refused, RpcError."""
+        return await make(self.deployment, self.pool, self.conn, await self.standing(), to_block)
+
+    async def tables(self, made: Plan) -> tuple[dict[str, dict[str, int]], bool]:
+        """By table: rows removed (or put back), rows inserted and the difference; and whether the counts are exact.
+
+        Reads the whole replacement. Raises Impossible when no endpoint serves it.
+        """
+        if made.empty:
+            return {}, True
+        standing = await self.standing()
+
+        async def forecast(reader: Reader) -> Forecast:
+            fresh = Forecast(self.conn, self.writer, standing, made.keep.number)
+            fresh.gone = await fresh.removed()
+            addresses = standing.covered_above(made.keep.number)
+            await read_replacement(reader, made.keep, made.upto, addresses, fresh.add)
+            return fresh
+
+        done = await self._served(forecast, made)
+        gone, come = done.gone, done.inserted()
+        tables = {
+            table: {
+                "removed": gone.get(table, 0),
+                "inserted": come.get(table, 0),
+                "difference": come.get(table, 0) - gone.get(table, 0),
+            }
+            for table in sorted({*gone, *come})
+        }
+        return tables, done.exact
+
+    async def _served(self, work: Any, made: Plan) -> Any:
+        try:
+            return await self.pool.run(work, prefer=made.endpoint)
+        except RpcError as error:
+            raise Impossible(
+                f"no endpoint serves blocks {made.keep.number + 1} to {made.upto}: {error.message}",
+                "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
+            ) from error
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[int]:
+        """The lease, asked for in its row: a running daemon pauses and goes on afterwards. Its token.
+
+        Raises Refused when another recovery works, or the holder does not pause in time.
+        """
+        other = await lease.request(self.conn, self.holder)
+        if other is not None:
+            raise Refused(f"{other} is at work on this database", "Wait until it has ended")
+        token = None
+        try:
+            until = time.monotonic() + PATIENCE
+            while (token := await lease.acquire(self.conn, self.holder)) is None:
+                if time.monotonic() > until:
+                    raise Refused(
+                        f"the projector did not pause within {PATIENCE:.0f} seconds",
+                        "See `reya-indexer status` for its name; stop that process and try again",
+                    )
+                await asyncio.sleep(0.1)
+            log.info("daemon_paused", holder=self.holder)
+            yield token
+        finally:
+            if token is not None:
+                await lease.release(self.conn, token)
+            await lease.withdraw(self.conn, self.holder)
+
+    async def recover(self, to_block: int | None, confirmed: str) -> tuple[Plan, Done | None]:
+        """Executes the confirmed plan: above the floor by before-images, below it by replay. None: nothing to do.
+
+        Raises Refused when the plan is not the confirmed one, Impossible when no endpoint serves the replacement.
+        """
+        async with self.alone() as token:
+            made = await self.check(to_block, confirmed)
+            if made.empty:
+                return made, None
+            standing, finalized = await self.standing(), await self._finalized()
+            reorg = await self._stage(standing, made, token)
+            scope = await self._scope_above(standing, reorg, token)
+            done = await self.writer.replace(self.conn, standing, reorg, finalized, token, scope)
+            await self._project(finalized, token)
+            return made, done
+
+    async def check(self, to_block: int | None, confirmed: str) -> Plan:
+        """The plan as it is now, when the hash confirms it or its state with fewer blocks. Raises Refused."""
+        made = await self.plan(to_block)
+        if not await still_holds(self.deployment, self.conn, await self.standing(), made.keep, confirmed):
+            raise Refused(
+                f"{confirmed} is not the hash of the plan to keep block {made.keep.number} now",
+                "Nothing was changed. The chain, the database or the flags differ: run `reya-indexer reorg plan` again",
+            )
+        return made
+
+    async def _finalized(self) -> int:
+        heads = await self.pool.run(lambda reader: reader.heads())
+        return Finality(self.deployment.finality_depth).observe(heads).finalized
+
+    async def _stage(self, standing: Standing, made: Plan, token: int) -> Reorg:
+        async def stage(reader: Reader) -> Reorg:
+            cause = f"reorg recover, kept block {made.keep.number}"
+            return await swap.stage_from(reader, self.conn, standing, made.keep, made.upto, cause, token)
+
+        reorg: Reorg = await self._served(stage, made)
+        return reorg
+
+    async def _scope_above(self, standing: Standing, reorg: Reorg, token: int) -> Scope | None:
+        """What to replay to have the state at the fork point, where no before-images are."""
+        fork = reorg.fork.number
+        if not standing.below_images(fork) or not self.writer.projectable(standing):
+            return None
+        gone: set[Any] = set()
+        first, last = fork + 1, standing.next_block - 1
+        while first <= last:
+            chunk = await rawlogs.read(self.conn, first, last, 20_000)
+            gone |= keys_of(self.writer.registry, chunk)
+            first = chunk.last + 1
+        parts = [Part(standing.binding.origin, fork, False)]
+        return await survey(
+            self.conn, self.writer.registry, parts, frozenset(), gone, fork + 1, lambda: lease.hold(self.conn, token)
+        )
+
+    async def _project(self, finalized: int, token: int) -> None:
+        """What a heal of everything left to project."""
+        standing = await self.standing()
+        while self.writer.projectable(standing) and standing.next_block <= standing.front:
+            done = await self.writer.project_stored(self.conn, standing, standing.front, finalized, token)
+            log.info("projected", first=done.first, last=done.last, front=standing.front, rows=sum(done.rows.values()))
+            standing = await self.standing()
+
+    async def heal(self, segment: Segment, cause: str) -> Done:
+        """Makes a covered range of final blocks equal to the chain, rows and all. Raises Refused, Impossible."""
+        async with self.alone() as token:
+            standing, finalized = await self.standing(), await self._finalized()
+            healing = await self._stage_range(standing, segment, cause, token)
+            scope = await self._scope_within(standing, segment, token)
+            done = await self.writer.heal(self.conn, standing, healing, scope, token)
+            await self._project(finalized, token)
+            return done
+
+    async def _stage_range(self, standing: Standing, segment: Segment, cause: str, token: int) -> Reorg:
+        async def stage(reader: Reader) -> Reorg:
+            first = segment.first
+            before = (
+                (await reader.headers([first - 1]))[0]
+                if first
+                else (await reader.headers([0]))[0]._replace(number=-1, hash=b"\0" * 32)
+            )
+            fork = Anchor(before.number, before.hash, before.timestamp)
+            await staging.clear(self.conn, token)
+            keep = functools.partial(staging.add, self.conn, token=token)
+            tip = await read_replacement(reader, fork, segment.last, segment.addresses, keep)
+            old = await stored_hash(self.conn, segment.last)
+            return Reorg(fork, tip._replace(hash=old or tip.hash), tip, segment.addresses, reader.name, cause)
+
+        try:
+            return await self.pool.run(stage)
+        except RpcError as error:
+            raise Impossible(
+                f"no endpoint serves blocks {segment.first} to {segment.last}: {error.message}",
+                "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
+            ) from error
+
+    async def _scope_within(self, standing: Standing, segment: Segment, token: int) -> Scope | None:
+        numbers = await staging.changed_blocks(self.conn, segment.first, segment.last, segment.addresses)
+        projected = standing.next_block - 1
+        if not self.writer.projectable(standing):
+            return None
+        changed = frozenset(n for n in numbers if n <= projected)
+        if not changed:
+            return Scope(Touched(), frozenset(), changed, [], segment.first)
+        chunk = await rawlogs.read_blocks(self.conn, sorted(changed), strict=False)
+        parts = [
+            Part(standing.binding.origin, segment.first - 1, False),
+            Part(segment.first, min(segment.last, projected), True),
+            Part(segment.last + 1, projected, False),
+        ]
+        return await survey(
+            self.conn, self.writer.registry, parts, changed, keys_of(self.writer.registry, chunk), min(changed),
+            lambda: lease.hold(self.conn, token),
+        )  # fmt: skip

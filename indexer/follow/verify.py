@@ -1,0 +1,121 @@
+"""Stored hashes and raw logs against the chain: finds what an older bug or a hand edit left."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from indexer.chain.types import Header, Log
+from indexer.errors import Impossible, RangeTooLarge, RpcError
+from indexer.ingest.planner import Segment, covered
+from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
+from indexer.store import rawlogs
+from indexer.store.database import Connection
+from indexer.store.standing import Standing, anchors_between
+
+_FAR = 50  # blocks between two differences that are healed apart
+
+
+class Difference(NamedTuple):
+    """Block `block` is not stored as it is on the chain: `what` is "hash", "time", "no row", "missing log",
+    "foreign log" or "changed log"; `log_index` with the last three."""
+
+    block: int
+    what: str
+    log_index: int | None = None
+
+
+class Verified(NamedTuple):
+    """One range that was compared."""
+
+    segment: Segment
+    logs: int
+    differences: list[Difference]
+    endpoint: str
+
+
+async def verify(
+    conn: Connection, pool: Pool, standing: Standing, first: int, last: int
+) -> AsyncIterator[Verified]:  # fmt: skip
+    """Compares what is covered of first..last, range by range. Raises Impossible when no endpoint serves one."""
+    for whole in covered(standing.coverage, first, last):
+        at = whole.first
+        while at <= whole.last:
+            rest = Segment(at, whole.last, whole.addresses)
+            try:
+                done = await pool.run(lambda reader, rest=rest: _compare(reader, conn, rest))  # type: ignore[misc]
+            except RpcError as error:
+                raise Impossible(
+                    f"no endpoint serves blocks from {at}: {error.message}",
+                    "What came before was compared. Give an endpoint that serves history with --rpc-url",
+                ) from error
+            yield done
+            at = done.segment.last + 1
+
+
+async def _compare(reader: Reader, conn: Connection, rest: Segment) -> Verified:
+    """The first part of a segment, as large as the endpoint serves."""
+    while True:
+        last = min(rest.last, rest.first + reader.ranges.size - 1)
+        anchors = await anchors_between(conn, rest.first, last)
+        chunk = await rawlogs.read(conn, rest.first, last, 10**9, strict=False)
+        try:
+            logs, headers = await _read(reader, rest.first, last, rest.addresses, [a.number for a in anchors])
+        except RangeTooLarge as refusal:
+            if rest.first == last:
+                raise
+            reader.ranges.refused(last - rest.first + 1, refusal.hint, results=refusal.results)
+            continue
+        reader.ranges.served(last - rest.first + 1, len(logs))
+        stored = [g for g in chunk.logs if "0x" + g.address.hex() in rest.addresses]
+        found = differences({a.number: (a.hash, a.timestamp) for a in anchors}, stored, headers, logs)
+        return Verified(Segment(rest.first, last, rest.addresses), len(logs), found, reader.name)
+
+
+async def _read(
+    reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Sequence[int]
+) -> tuple[list[Log], list[Header]]:
+    logs, headers = await reader.logs_with_headers(first, last, addresses, numbers[:100])
+    for start in range(100, len(numbers), 100):
+        headers += await reader.headers(numbers[start : start + 100])
+    return logs, headers
+
+
+def differences(
+    stored_blocks: dict[int, tuple[bytes, int]], stored: Iterable[Log], headers: Iterable[Header], logs: Iterable[Log]
+) -> list[Difference]:
+    """`headers` are the chain's for every stored block; `stored_blocks` gives hash and time. Ascending by block."""
+    found: list[Difference] = []
+    for header in headers:
+        hash_, time = stored_blocks[header.number]
+        if hash_ != header.hash:
+            found.append(Difference(header.number, "hash"))
+        elif time != header.timestamp:
+            found.append(Difference(header.number, "time"))
+    ours = {(g.block_number, g.log_index): g for g in stored}
+    theirs = {(g.block_number, g.log_index): g for g in logs}
+    found += [Difference(n, "no row") for n in sorted({n for n, _ in {*theirs, *ours}} - set(stored_blocks))]
+    found += [Difference(n, "missing log", i) for n, i in theirs.keys() - ours.keys()]
+    found += [Difference(n, "foreign log", i) for n, i in ours.keys() - theirs.keys()]
+    # Hashes and times of blocks were compared above; a log's own content is what remains.
+    found += [
+        Difference(n, "changed log", i) for (n, i), g in theirs.items() if (n, i) in ours and ours[n, i][:7] != g[:7]
+    ]
+    return sorted(found, key=lambda d: (d.block, d.log_index or 0, d.what))
+
+
+def ranges(segment: Segment, found: Sequence[Difference]) -> list[Segment]:
+    """The parts of a segment to be healed: differences that lie close together share one."""
+    spans: list[list[int]] = []
+    for number in sorted({d.block for d in found}):
+        if spans and number - spans[-1][1] <= _FAR:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return [Segment(low, high, segment.addresses) for low, high in spans]
+
+
+def shown(difference: Difference) -> dict[str, Any]:
+    """JSON-ready."""
+    return difference._asdict()

@@ -1,0 +1,95 @@
+"""How many rows a recovery would remove and write, table by table, without touching one of them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+
+from indexer.decode.events import events_of
+from indexer.ingest.units import Unit
+from indexer.projections import project, state_keys
+from indexer.projections.base import LOGS_PER_BLOCK, Row, StateKey
+from indexer.store import rawlogs
+from indexer.store.database import Connection
+from indexer.store.ledger_io import load_state
+from indexer.store.rollback import APPENDED
+from indexer.store.standing import Standing
+from indexer.store.steps import Writer
+from indexer.store.tables import KEYS, kind, sql_name
+
+_READ_LOGS = 20_000
+
+
+class Forecast:
+    """Counts for keeping blocks up to `keep`: `removed()` once, `add` for each unit of the replacement."""
+
+    def __init__(self, conn: Connection, writer: Writer, standing: Standing, keep: int) -> None:
+        self.conn, self.writer, self.standing, self.keep = conn, writer, standing, keep
+        self.exact = not standing.below_images(keep)
+        self.projected = standing.checkpoint is not None and keep <= standing.checkpoint.number
+        self._state: dict[StateKey, Row | None] = {}
+        self._written: set[StateKey] = set()
+        self._appended: defaultdict[str, int] = defaultdict(int)
+        self._raw = self._blocks = 0
+        self.gone: dict[str, int] = {}
+
+    async def removed(self) -> dict[str, int]:
+        """Rows that go or are put back. State rows are counted exactly down to the floor, below it as touched."""
+        counts: dict[str, int] = {}
+        for table in APPENDED:
+            counts[table] = await self._count(
+                f"{sql_name(table)} WHERE unique_id >= $1", (self.keep + 1) * LOGS_PER_BLOCK
+            )
+        counts["indexer.raw_log"] = await self._count("indexer.raw_log WHERE block_number > $1", self.keep)
+        counts["indexer.block"] = await self._count("indexer.block WHERE number > $1", self.keep)
+        for table, _ in await (self._restored() if self.exact else self._touched()):
+            counts[table] = counts.get(table, 0) + 1
+        return {table: n for table, n in counts.items() if n}
+
+    async def _count(self, what: str, bound: int) -> int:
+        counted: int = await self.conn.fetchval(f"SELECT count(*) FROM {what}", bound)
+        return counted
+
+    async def _restored(self) -> set[StateKey]:
+        """State rows that have before-images above `keep`; remembered, because the replacement starts from them."""
+        images = await self.conn.fetch(
+            "SELECT DISTINCT ON (table_name, key) table_name, key, row FROM indexer.before_image"
+            " WHERE block_number > $1 ORDER BY table_name, key, block_number",
+            self.keep,
+        )
+        for table, key, row in images:
+            named = json.loads(key)
+            self._state[table, tuple(named[c] for c in KEYS[table])] = json.loads(row) if row else None
+        return set(self._state)
+
+    async def _touched(self) -> set[StateKey]:
+        keys: set[StateKey] = set()
+        first, tip = self.keep + 1, self.standing.checkpoint.number if self.standing.checkpoint else self.keep
+        while first <= tip:
+            chunk = await rawlogs.read(self.conn, first, tip, _READ_LOGS)
+            keys |= state_keys(events_of(self.writer.registry, chunk.logs, chunk.times))
+            first = chunk.last + 1
+        return {key for key in keys if kind(key[0]) == "state"}
+
+    async def add(self, unit: Unit) -> None:
+        """Counts what projecting the unit would write."""
+        self._raw += len(unit.logs)
+        self._blocks += len(unit.blocks)
+        if not self.projected:
+            return
+        events = events_of(self.writer.registry, unit.logs, unit.times)
+        lacking = [key for key in state_keys(events) if key not in self._state]
+        for key, row in (await load_state(self.conn, lacking)).items():
+            self._state.setdefault(key, row)
+        ledger = self.writer.ledger(self._state, floor=2**62)
+        project(ledger, events)
+        self._written |= ledger.changed
+        for table, rows in ledger.appended.items():
+            self._appended[table] += len(rows)
+
+    def inserted(self) -> dict[str, int]:
+        """What the units added so far would write; a state row written many times counts once."""
+        counts = {"indexer.raw_log": self._raw, "indexer.block": self._blocks, **self._appended}
+        for table, _ in self._written:
+            counts[table] = counts.get(table, 0) + 1
+        return {table: n for table, n in counts.items() if n}
