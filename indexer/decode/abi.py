@@ -1,4 +1,4 @@
-"""Event ABIs and the reference decoder (eth-abi, strict).
+"""Event ABIs and their decoders: the compiled one where it takes the log, else the reference (eth-abi, strict).
 
 A decoded event is a dict by argument name: integers are int, addresses lower-case 0x text, bytes are bytes, tuples
 dicts by field name, arrays lists. An indexed argument of dynamic type is only present as its hash: 32 bytes.
@@ -16,6 +16,8 @@ from eth_abi.abi import decode as abi_decode
 from eth_abi.exceptions import DecodingError
 from eth_abi.grammar import parse as parse_type
 from eth_hash.auto import keccak
+
+from indexer.decode.compiled import Compiled, compile_event
 
 Args = dict[str, Any]
 
@@ -46,11 +48,17 @@ class EventAbi:
     params: tuple[Param, ...]
     indexed_count: int
     _data_types: tuple[str, ...] = field(repr=False, default=())
+    _compiled: Compiled | None = field(repr=False, compare=False, default=None)
 
     def decode(self, topics: Sequence[bytes], data: bytes) -> Args:
         """The arguments by name, in the ABI's order. Raises DecodeMismatch; never anything else on foreign bytes."""
         if len(topics) != self.indexed_count + 1:
             raise DecodeMismatch(f"{self.name} has {self.indexed_count + 1} topics, the log {len(topics)}")
+        quick = self._compiled(topics, data) if self._compiled else None
+        return quick if quick is not None else self.decode_by_reference(topics, data)
+
+    def decode_by_reference(self, topics: Sequence[bytes], data: bytes) -> Args:
+        """The same by eth-abi, which has the last word on everything that the compiled decoder does not take."""
         try:
             values = iter(abi_decode(self._data_types, data))
             hashed = iter(topics[1:])
@@ -92,6 +100,7 @@ def _event(entry: dict[str, Any]) -> EventAbi:
         params,
         sum(p.indexed for p in params),
         tuple(p.type for p in params if not p.indexed),
+        compile_event(params),
     )
 
 
