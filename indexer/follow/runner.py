@@ -12,10 +12,12 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable
+from functools import partial
 
 import asyncpg
 import structlog
 
+from indexer.chain.types import Header
 from indexer.config import Deployment
 from indexer.errors import (
     BoundElsewhere,
@@ -25,11 +27,12 @@ from indexer.errors import (
     IndexerError,
     RpcError,
 )
-from indexer.follow.engine import Engine
+from indexer.follow.engine import Engine, View
 from indexer.follow.progress import Progress
 from indexer.ingest.planner import plan
 from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
 from indexer.store import lease
 from indexer.store.database import CONNECTION_ERRORS, Connection, close, connect
 from indexer.store.standing import Binding, Standing, bind, binding, check_binding, lower_origin
@@ -69,12 +72,8 @@ class Runner:
                 f"--from-block {first} is above the head {view.heads.latest.number}", "Name a lower block"
             )
         if bound is None:
-            # A node whose finalized tag is its head proves nothing yet: a reorg must not leave the binding behind.
-            latest, final = view.heads.latest.number, view.verdict.finalized
-            number = max(final if final < latest else latest - self.deployment.finality_depth, 0)
-            header = await self.pool.run(lambda reader: reader.header(number))
-            if header is None:
-                raise EndpointUnreachable(f"{view.endpoint} has no block {number}", "Use a node that serves history")
+            header = await self._to_bind(view)
+            number = header.number
             origin = self.deployment.start_block if first is None else first
             new = Binding(self.deployment.name, self.deployment.chain_id, number, header.hash, origin)
             bound = await bind(self.conn, new)
@@ -82,6 +81,17 @@ class Runner:
         if first is not None and first < bound.origin:
             await lower_origin(self.conn, first)
             log.info("origin_lowered", origin=first, before=bound.origin)
+
+    async def _to_bind(self, view: View) -> Header:
+        """A final block. A node whose finalized tag is its head proves nothing yet, and a reorg must not leave the
+        binding behind: then a block deep below, unless the node has only the newest ones."""
+        latest, final = view.heads.latest.number, max(view.verdict.finalized, 0)
+        deep = max(latest - self.deployment.finality_depth, 0)
+        for number in (final,) if final < latest else (deep, final):
+            header = await self.pool.run(partial(Reader.header, number=number))
+            if header is not None:
+                return header
+        raise EndpointUnreachable(f"{view.endpoint} has no block {final}", "Use a node that serves history")
 
     async def _check_bound_block(self, bound: Binding) -> None:
         header = await self.pool.run(lambda reader: reader.header(bound.number))

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from indexer.projections.fit import Misfit, misfit_of
+
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 StateKey = tuple[str, Key]
 
-NUMERIC_LIMIT = 10**78  # numeric(78,0)
 LOGS_PER_BLOCK = 100_000  # unique_id = block number * 100000 + log index
 _LAST_SECOND = 253_402_300_799  # 9999-12-31: beyond it Python has no datetime
 
@@ -129,6 +130,7 @@ class Ledger:
     changed: set[StateKey] = field(default_factory=set)
     before: dict[tuple[int, StateKey], Row | None] = field(default_factory=dict)
     incidents: list[Incident] = field(default_factory=list)
+    _misfits: dict[str, Misfit] = field(default_factory=dict)
 
     def get(self, table: str, key: Key) -> Row | None:
         """A state row. KeyError when the projection's `keys` did not name it: guessing would drop what is stored."""
@@ -153,38 +155,19 @@ class Ledger:
         self.incidents.append(Incident(kind, subject, detail, event.block_number))
 
     def _fits(self, table: str, row: Row, event: Event) -> bool:
-        for column, kind in self.columns[table].items():
-            value = row.get(column)
-            if not fits(kind, value):
-                shown = repr(value)[:120]
-                self.incident(
-                    "value_misfit",
-                    f"{table}.{column} {event.id}",
-                    f"{shown} does not fit {kind}; the row was not written",
-                    event,
-                )
-                return False
-        return True
-
-
-def fits(kind: str, value: Any) -> bool:
-    """Whether PostgreSQL takes the value in a column of this kind (rule 13: a misfit is an incident, never a stall)."""
-    required = kind.endswith(" not null")
-    if value is None:
-        return not required
-    kind = kind.removesuffix(" not null")
-    if kind == "numeric":
-        return isinstance(value, int) and -NUMERIC_LIMIT < value < NUMERIC_LIMIT
-    if kind in ("bigint", "integer", "smallint"):
-        bits = {"bigint": 63, "integer": 31, "smallint": 15}[kind]
-        return isinstance(value, int) and -(1 << bits) <= value < 1 << bits
-    if kind == "text":
-        return isinstance(value, str) and "\x00" not in value
-    if kind == "bool":
-        return isinstance(value, bool)
-    if kind == "timestamp":
-        return isinstance(value, datetime)
-    return False
+        misfit = self._misfits.get(table)
+        if misfit is None:
+            misfit = self._misfits[table] = misfit_of(self.columns[table])
+        column = misfit(row)
+        if column is None:
+            return True
+        self.incident(
+            "value_misfit",
+            f"{table}.{column} {event.id}",
+            f"{repr(row.get(column))[:120]} does not fit {self.columns[table][column]}; the row was not written",
+            event,
+        )
+        return False
 
 
 def transactions(events: Iterable[Event]) -> Iterable[Transaction]:
