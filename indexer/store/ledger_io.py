@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,8 @@ from indexer.projections.base import Key, Ledger, Row, StateKey
 from indexer.store.copytext import copy_text, to_json
 from indexer.store.database import Connection
 from indexer.store.tables import COLUMNS, KEYS, TABLES, sql_name
+
+WORTH_A_THREAD = 500  # rows
 
 
 async def load_state(
@@ -41,16 +44,17 @@ async def load_state(
 async def write(conn: Connection, ledger: Ledger) -> dict[str, int]:
     """Writes what a step changed. Rows written by table; a state row changed many times counts once."""
     counts: dict[str, int] = {}
-    for table, appended in ledger.appended.items():
-        columns = list(COLUMNS[table])
+    # Long tables are written out in threads, while the server is busy with the one before.
+    texts = {table: _text(table, rows) for table, rows in ledger.appended.items()}
+    for table, text in texts.items():
         await conn.copy_to_table(
             TABLES[table].name,
-            source=io.BytesIO(copy_text(appended, columns)),
-            columns=columns,
+            source=io.BytesIO(text if isinstance(text, bytes) else await text),
+            columns=list(COLUMNS[table]),
             schema_name=TABLES[table].schema or "public",
             format="text",
         )
-        counts[table] = len(appended)
+        counts[table] = len(ledger.appended[table])
     changed: dict[str, list[Row]] = defaultdict(list)
     for table, key in sorted(ledger.changed, key=repr):
         changed[table].append(ledger.state[table, key] or {})
@@ -60,6 +64,13 @@ async def write(conn: Connection, ledger: Ledger) -> dict[str, int]:
     await _write_before_images(conn, ledger.before)
     await _write_incidents(conn, ledger)
     return counts
+
+
+def _text(table: str, rows: list[Row]) -> bytes | asyncio.Future[bytes]:
+    columns = list(COLUMNS[table])
+    if len(rows) < WORTH_A_THREAD:
+        return copy_text(rows, columns)
+    return asyncio.get_running_loop().run_in_executor(None, copy_text, rows, columns)
 
 
 async def forget(conn: Connection, keys: Iterable[StateKey]) -> None:

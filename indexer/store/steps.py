@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
-from indexer.chain.types import Anchor, Header, Log
+from indexer.chain.types import Anchor, Header
 from indexer.config import Deployment
 from indexer.decode.events import events_of
 from indexer.decode.registry import Registry
@@ -17,7 +18,7 @@ from indexer.failpoints import hit
 from indexer.ingest.planner import Span
 from indexer.ingest.units import Unit
 from indexer.projections import project, state_keys
-from indexer.projections.base import Ledger, Row, StateKey
+from indexer.projections.base import Event, Ledger, Row, StateKey
 from indexer.store import coverage, heal, journal, lease, rawlogs, rollback, staging
 from indexer.store.database import Connection
 from indexer.store.journal import Reorg
@@ -90,7 +91,8 @@ class Writer:
             hit("ingest.stored")
             if projected and token is not None:
                 anchor = _anchor(unit.blocks[-1])
-                rows = await self._project(conn, standing, unit.first, anchor, unit.logs, unit.times, finalized)
+                events = events_of(self.registry, unit.logs, unit.times)
+                rows = await self._project(conn, standing, unit.first, anchor, events, finalized)
                 await lease.hold(conn, token)  # the lease counts from the commit, however long the step took
             hit("ingest.before_commit")
         hit("ingest.committed")
@@ -107,7 +109,8 @@ class Writer:
             chunk = await rawlogs.read(conn, standing.next_block, last, limit)
             anchor = await _stored_anchor(conn, chunk.last)
             hit("project.read")
-            rows = await self._project(conn, standing, chunk.first, anchor, chunk.logs, chunk.times, finalized)
+            events = events_of(self.registry, chunk.logs, chunk.times)
+            rows = await self._project(conn, standing, chunk.first, anchor, events, finalized)
             await lease.hold(conn, token)
             hit("project.before_commit")
         return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True)
@@ -132,27 +135,31 @@ class Writer:
         From the floor on, before-images give the state at the fork point. Below it `scope` says what to replay for
         that, from `heal.survey`; without one everything is projected again by the steps that follow.
         """
-        started = time.monotonic()
+        started, logs = time.monotonic(), 0
         fork, last = reorg.fork, reorg.new_tip.number
         await rawlogs.ensure_partitions(conn, fork.number + 1, last)
-        async with self._alone(conn, standing, token, new_epoch=True):
-            number = await journal.next_number(conn)
-            removed = await self._restore(conn, standing, fork, number, scope)
-            hit("replace.undone")
-            await _log_commit(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
-            rows: dict[str, int] = {}
-            logs = 0
-            if last > fork.number:
-                await coverage.add(conn, reorg.addresses, fork.number + 1, last)
-                logs = await staging.take_over(conn, fork.number + 1, last)
-            hit("replace.moved")
-            after = _cut(standing, fork)
-            if scope is None and standing.below_images(fork.number):
-                await self._reset(conn, after)
-            else:
-                rows = await self._project_replacement(conn, after, reorg, finalized)
-            await journal.write(conn, number, standing.epoch + 1, reorg, removed, rows, time.monotonic() - started)
-            hit("replace.before_commit")
+        # What is staged does not change any more: its first chunk is decoded while the server takes the old rows back.
+        staged = await rawlogs.read(conn, fork.number + 1, last, CHUNK_LOGS, staged=True)
+        decoding = asyncio.create_task(asyncio.to_thread(events_of, self.registry, staged.logs, staged.times))
+        try:
+            async with self._alone(conn, standing, token, new_epoch=True):
+                number = await journal.next_number(conn)
+                removed = await self._restore(conn, standing, fork, number, scope)
+                hit("replace.undone")
+                await _log_commit(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
+                if last > fork.number:
+                    await coverage.add(conn, reorg.addresses, fork.number + 1, last)
+                    logs = await staging.take_over(conn, fork.number + 1, last)
+                hit("replace.moved")
+                after, rows = _cut(standing, fork), {}
+                if scope is None and standing.below_images(fork.number):
+                    await self._reset(conn, after)
+                else:
+                    rows = await self._project_replacement(conn, after, reorg, finalized, staged, await decoding)
+                await journal.write(conn, number, standing.epoch + 1, reorg, removed, rows, time.monotonic() - started)
+                hit("replace.before_commit")
+        finally:
+            await asyncio.wait({decoding})
         hit("replace.committed")
         return Done("rollback", fork.number + 1, last, logs, rows, bool(rows))
 
@@ -216,28 +223,30 @@ class Writer:
         return Ledger(COLUMNS, state, lambda number: number > floor, self._tokens, self._rusd)
 
     async def _project_replacement(
-        self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int
+        self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, chunk: rawlogs.Chunk,
+        events: list[Event],
     ) -> dict[str, int]:  # fmt: skip
-        """Projects the replacement in chunks, when the projection reached the fork point; rows by table."""
+        """Projects the replacement in chunks, when the projection reached the fork point; rows by table. `events` are
+        those of the first chunk."""
         total: Counter[str] = Counter()
         complete = set(reorg.addresses) == set(standing.coverage)
         joins = complete and standing.front + 1 == standing.next_block == reorg.fork.number + 1
         while joins and self.projectable(standing) and standing.next_block <= reorg.new_tip.number:
-            chunk = await rawlogs.read(conn, standing.next_block, reorg.new_tip.number, CHUNK_LOGS)
+            if chunk.first != standing.next_block:
+                chunk = await rawlogs.read(conn, standing.next_block, reorg.new_tip.number, CHUNK_LOGS)
+                events = events_of(self.registry, chunk.logs, chunk.times)
             anchor = await _stored_anchor(conn, chunk.last)
-            total.update(await self._project(conn, standing, chunk.first, anchor, chunk.logs, chunk.times, finalized))
+            total.update(await self._project(conn, standing, chunk.first, anchor, events, finalized))
             floor = await _floor(conn, standing.floor, finalized, anchor.number)
             standing = replace(standing, checkpoint=anchor, floor=floor)
         return dict(total)
 
     async def _project(
-        self, conn: Connection, standing: Standing, first: int, anchor: Anchor, logs: list[Log],
-        times: dict[int, int], finalized: int,
+        self, conn: Connection, standing: Standing, first: int, anchor: Anchor, events: list[Event], finalized: int
     ) -> dict[str, int]:  # fmt: skip
         """Public rows, before-images, checkpoint, commit log of blocks first..anchor; in the caller's transaction."""
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
         floor = await _floor(conn, standing.floor, finalized, anchor.number)
-        events = events_of(self.registry, logs, times)
         ledger = self.ledger(await load_state(conn, state_keys(events)), floor)
         project(ledger, events)
         rows = await write(conn, ledger)

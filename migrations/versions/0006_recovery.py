@@ -13,6 +13,10 @@ branch_labels = None
 depends_on = None
 
 UPGRADE = (
+    # One index serves reading a reorg's rows and their order; two would double what a swap writes.
+    "ALTER TABLE indexer.orphaned_row DROP CONSTRAINT orphaned_row_pkey",
+    "DROP INDEX indexer.orphaned_row_reorg_id_idx",
+    "ALTER TABLE indexer.orphaned_row ADD PRIMARY KEY (reorg_id, table_name, id)",
     """ALTER TABLE indexer.lease
       ADD COLUMN state text,
       ADD COLUMN wanted_by text,
@@ -23,6 +27,9 @@ UPGRADE = (
     " CHECK (kind IN ('forward', 'rollback', 'reproject', 'heal'))",
 )
 DOWNGRADE = (
+    "ALTER TABLE indexer.orphaned_row DROP CONSTRAINT orphaned_row_pkey",
+    "ALTER TABLE indexer.orphaned_row ADD PRIMARY KEY (id)",
+    "CREATE INDEX orphaned_row_reorg_id_idx ON indexer.orphaned_row (reorg_id, table_name)",
     "UPDATE indexer.commit_log SET kind = 'reproject' WHERE kind = 'heal'",
     "ALTER TABLE indexer.commit_log DROP CONSTRAINT commit_log_kind",
     "ALTER TABLE indexer.commit_log ADD CONSTRAINT commit_log_kind"

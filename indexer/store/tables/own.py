@@ -18,6 +18,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
+    PrimaryKeyConstraint,
     Table,
     Text,
     func,
@@ -247,11 +248,11 @@ reorg_journal = Table(
 orphaned_row = Table(
     "orphaned_row",
     own,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("id", BigInteger, Identity(always=True)),
     Column("reorg_id", BigInteger, nullable=False),
     Column("table_name", Text, nullable=False),
     Column("row", JSONB, nullable=False),
-    Index("orphaned_row_reorg_id_idx", "reorg_id", "table_name"),
+    PrimaryKeyConstraint("reorg_id", "table_name", "id", name="orphaned_row_pkey"),
 )
 
 # The replacement of a reorg while it is read. Unlogged: after a crash it is read again.

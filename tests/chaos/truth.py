@@ -1,0 +1,125 @@
+"""A database against the tree: tables by the oracle, raw logs byte by byte, and what the indexer keeps of itself."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from tests.oracle.base import TABLES
+from tests.oracle.compare import differences, fetch_database
+from tests.oracle.recompute import recompute
+from tests.simchain.chain import Block, Tree
+
+CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
+ARCHIVED = {*TABLES, "indexer.raw_log", "indexer.block"}
+
+
+class Truth:
+    """What block `tip` and its ancestors from block `origin` on say, for the contracts `addresses`."""
+
+    def __init__(self, tree: Tree, tip: Block, origin: int, addresses: Collection[str]) -> None:
+        self.tree, self.tip, self.origin, self.addresses = tree, tip, origin, addresses
+        self.logs = [g for g in tree.logs(tip.hash, origin) if g["address"] in addresses]
+
+    async def tables(self, url: str) -> list[str]:
+        """Differences of the public tables; empty when they are the projection of this chain."""
+        return differences(recompute(self.logs, CONFIG), await fetch_database(url))
+
+    async def everything(self, url: str) -> list[str]:
+        """Differences of a database at rest, whose tip this is."""
+        found = await self.tables(url)
+        conn = await asyncpg.connect(url)
+        try:
+            async with conn.transaction(isolation="repeatable_read", readonly=True):
+                found += await self._raw(conn)
+                found += await self._blocks(conn)
+                found += await self._standing(conn)
+                found += await _journal(conn)
+        finally:
+            await conn.close()
+        return found
+
+    async def _raw(self, conn: Any) -> list[str]:
+        stored = await conn.fetch(
+            "SELECT r.block_number, r.log_index, r.address, r.topics, r.data, r.transaction_hash, r.transaction_index,"
+            " b.hash, b.timestamp FROM indexer.raw_log r LEFT JOIN indexer.block b ON b.number = r.block_number"
+        )
+        have, want = Counter(tuple(r) for r in stored), Counter(_row(g) for g in self.logs)
+        return [
+            *(f"raw_log {place[:2]}: missing" for place in want - have),
+            *(f"raw_log {place[:2]}: not on the chain" for place in have - want),
+        ]
+
+    async def _blocks(self, conn: Any) -> list[str]:
+        path = self.tree.path(self.tip.hash)
+        stored = await conn.fetch("SELECT number, hash, parent_hash, timestamp FROM indexer.block")
+        found = []
+        for number, hash_, parent, time in stored:
+            block = path[number] if number < len(path) else None
+            if block is None or (hash_, time) != (block.hash, block.timestamp) or parent not in (None, block.parent):
+                found.append(f"block {number}: not on the chain")
+        return found
+
+    async def _standing(self, conn: Any) -> list[str]:
+        found = []
+        checkpoint = await conn.fetchrow("SELECT number, hash, rollback_floor FROM indexer.checkpoint")
+        if checkpoint is None or (checkpoint["number"], checkpoint["hash"]) != (self.tip.number, self.tip.hash):
+            found.append(f"checkpoint {checkpoint and checkpoint['number']}: should be {self.tip.number}")
+        covered = await conn.fetch(
+            "SELECT '0x' || encode(c.address, 'hex'), lower(v.blocks), upper(v.blocks) - 1 FROM indexer.coverage v"
+            " JOIN indexer.contract c ON c.id = v.contract_id"
+        )
+        if sorted(map(tuple, covered)) != sorted((a, self.origin, self.tip.number) for a in self.addresses):
+            found.append(f"coverage {sorted(map(tuple, covered))}: should be {self.origin} to {self.tip.number} each")
+        images = await conn.fetchval(
+            "SELECT count(*) FROM indexer.before_image, indexer.checkpoint"
+            " WHERE block_number <= rollback_floor OR block_number > number"
+        )
+        return found + ([f"{images} before-images that nothing can use"] if images else [])
+
+
+async def _journal(conn: Any) -> list[str]:
+    """The sums of the journal against the archived rows, and the epoch against the journal."""
+    entries = await conn.fetch("SELECT id, epoch, rows_removed, depth FROM indexer.reorg_journal ORDER BY epoch")
+    archived: dict[int, dict[str, int]] = {e["id"]: {} for e in entries}
+    for row in await conn.fetch(
+        "SELECT reorg_id, table_name, count(*) AS rows FROM indexer.orphaned_row GROUP BY 1, 2 ORDER BY 1, 2"
+    ):
+        archived.setdefault(row["reorg_id"], {})[row["table_name"]] = row["rows"]
+    found = []
+    for entry in entries:
+        removed = {t: n for t, n in json.loads(entry["rows_removed"]).items() if t in ARCHIVED}
+        if removed != archived[entry["id"]]:
+            found.append(f"reorg {entry['id']}: the journal says {removed}, archived are {archived[entry['id']]}")
+    if set(archived) != {e["id"] for e in entries}:
+        found.append("rows are archived for a reorg that the journal does not know")
+    epoch = await conn.fetchval("SELECT value FROM indexer.epoch")
+    if [e["epoch"] for e in entries] != list(range(1, epoch + 1)):
+        found.append(f"epoch {epoch}, but the journal has {[e['epoch'] for e in entries]}")
+    return found
+
+
+def _row(log: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        int(log["blockNumber"], 16),
+        int(log["logIndex"], 16),
+        bytes.fromhex(log["address"][2:]),
+        b"".join(bytes.fromhex(t[2:]) for t in log["topics"]),
+        bytes.fromhex(log["data"][2:]),
+        bytes.fromhex(log["transactionHash"][2:]),
+        int(log["transactionIndex"], 16),
+        bytes.fromhex(log["blockHash"][2:]),
+        int(log["blockTimestamp"], 16),
+    )
+
+
+def lost_and_doubled(found: Collection[str]) -> tuple[int, int]:
+    """How many of the differences are rows that are not there, and rows that are too many."""
+    lost = sum(line.endswith(": missing") for line in found)
+    doubled = sum(line.endswith((" times", ": not on the chain")) for line in found)
+    return lost, doubled
