@@ -1,0 +1,87 @@
+"""heal against a fresh index: random omissions, random damage, by replay of what is touched and by projecting all."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from indexer import config
+from indexer.follow.progress import Progress
+from indexer.follow.recovery import Recovery
+from indexer.follow.runner import Runner
+from indexer.follow.verify import ranges, verify
+from indexer.rpc.pool import Pool
+from indexer.store import heal, migrate
+from indexer.store.database import connection
+from tests.oracle.compare import differences, fetch_database
+from tests.oracle.recompute import recompute
+from tests.simchain.chain import Block, Tree
+from tests.simchain.node import SimNode
+from tests.simchain.view import Depth
+from tests.simchain.world import exchange
+
+CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
+CHAIN = 89346162
+
+
+async def follow(url: str, node: SimNode, pool: Pool, tip: Block) -> None:
+    """A backfill to the tip, in this process."""
+    runner = Runner(config.load("devnet"), url, pool, Progress(), first=0, last=tip.number)
+    try:
+        await runner.open()
+        await asyncio.wait_for(runner.backfill(), 60)
+    finally:
+        await runner.close()
+
+
+async def healed(url: str, pool: Pool, last: int) -> int:
+    """Verifies up to `last` and heals what differs. How many ranges."""
+    async with connection(url) as conn:
+        recovery = Recovery(config.load("devnet"), pool, conn)
+        standing = await recovery.standing()
+        bad = [part async for part in verify(conn, pool, standing, 0, last) if part.differences]
+        segments = [s for part in bad for s in ranges(part.segment, part.differences)]
+        for segment in segments:
+            await recovery.heal(segment, "test")
+        return len(segments)
+
+
+async def equal(url: str, tree: Tree, tip: Block) -> None:
+    found = differences(recompute(tree.logs(tip.hash), CONFIG), await fetch_database(url))
+    assert not found, f"{len(found)} differences:\n" + "\n".join(found[:10])
+
+
+@pytest.mark.parametrize("most", [heal.MOST_REPLAYED, 0], ids=["touched rows are replayed", "all is projected again"])
+@pytest.mark.parametrize("seed", range(4))
+async def test_healed_tables_equal_a_fresh_index_and_later_reorgs_still_do(
+    seed: int, most: int, fresh_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heal, "MOST_REPLAYED", most)
+    rng, tree, url = random.Random(seed), Tree(), fresh_database()
+    world = exchange(tree)
+    tip = world.grow(tree.genesis.hash, 150, rng, 2.0)
+    await migrate.upgrade_async(url)
+    async with SimNode(tree, tip.hash, CHAIN) as node:
+        node.finalized = node.safe = Depth(30)
+        pool = Pool([node.url], CHAIN)
+        await pool.open()
+        try:
+            final = [g for g in tree.logs(tip.hash) if int(g["blockNumber"], 16) <= tip.number - 30]
+            for lost in rng.sample(final, rng.choice([1, 5, 40])):
+                node.omit.add((bytes.fromhex(lost["blockHash"][2:]), int(lost["logIndex"], 16)))
+            await follow(url, node, pool, tip)
+            node.omit.clear()
+            assert await healed(url, pool, tip.number - 30) > 0
+            assert await healed(url, pool, tip.number - 30) == 0
+            await equal(url, tree, tip)
+            # Before-images were corrected with the rows: a reorg down to the floor restores healed values.
+            tip = world.fork(tip.hash, 29, 31, rng)
+            node.head = tip.hash
+            await follow(url, node, pool, tip)
+            await equal(url, tree, tip)
+        finally:
+            await pool.close()
