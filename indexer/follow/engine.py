@@ -25,7 +25,7 @@ from indexer.ingest.planner import Segment, plan
 from indexer.ingest.units import SeamBroken, Unit
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.store import lease
+from indexer.store import heal, lease
 from indexer.store.database import Connection
 from indexer.store.rawlogs import HashConflict
 from indexer.store.standing import Standing, load, stored_hash
@@ -195,9 +195,7 @@ class Engine:
                 case machine.Project(last):
                     done = await self.writer.project_stored(conn, standing, last, view.verdict.finalized, self._ours)
                 case machine.ProjectAgain(last):
-                    reason = "contracts, ABIs or the origin changed since the public tables were written"
-                    log.warning("project_again", reason=reason, first=standing.binding.origin, last=last)
-                    await self.writer.reset(conn, standing, self._ours)
+                    await self._project_again(conn, standing, last)
                 case machine.Ingest(segment):
                     done = await self._ingest(conn, standing, segment, view.verdict.finalized)
                 case machine.ConfirmTip(tip):
@@ -216,6 +214,18 @@ class Engine:
         if done is not None:
             self._count(done, time.monotonic() - started, self.pool.requests - asked)
         return await self._seen(conn, view)
+
+    async def _project_again(self, conn: Connection, standing: Standing, last: int) -> None:
+        """A lower origin is healed: its events and what they touch. Other contracts or ABIs may change any row."""
+        reason, scope, token = "contracts or ABIs changed since the public tables were written", None, self._ours
+        if standing.digest == self.writer.digest:
+            reason = "the origin was lowered"
+            scope = await heal.survey_below(conn, self.writer.registry, standing, lambda: lease.hold(conn, token))
+        log.warning("project_again", reason=reason, first=standing.binding.origin, last=last, whole=scope is None)
+        if scope is None:
+            await self.writer.reset(conn, standing, token)
+        else:
+            await self.writer.restate(conn, standing, scope, token)
 
     async def _confirm(self, tip: Anchor) -> bool:
         (header,) = await self.pool.run(lambda reader: reader.headers([tip.number]))

@@ -23,6 +23,7 @@ from indexer.store import rawlogs
 from indexer.store.database import Connection
 from indexer.store.ledger_io import forget, load_state, write
 from indexer.store.rollback import APPENDED
+from indexer.store.standing import Standing
 from indexer.store.tables import sql_name
 
 MOST_REPLAYED = 200_000  # events replayed in one transaction; beyond it everything is projected again in many
@@ -86,6 +87,24 @@ async def survey(
     async for events in _read(conn, registry, parts, still_ours):
         scope.blocks.extend(sorted({e.block_number for e in events if scope.holds(e) or _sets_whole(e)}))
     return scope
+
+
+async def survey_below(
+    conn: Connection, registry: Registry, standing: Standing, still_ours: Callable[[], Awaitable[None]]
+) -> Scope | None:  # fmt: skip
+    """What the blocks below the origin of the last projection touch, now that they are stored. None: everything."""
+    assert standing.checkpoint is not None and standing.projected_origin is not None
+    below = await conn.fetch(
+        "SELECT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 LIMIT $3",
+        standing.binding.origin,
+        standing.projected_origin - 1,
+        MOST_REPLAYED + 1,
+    )
+    if len(below) > MOST_REPLAYED:
+        return None
+    changed = frozenset(row["block_number"] for row in below)
+    parts = [Part(standing.binding.origin, standing.checkpoint.number, False)]
+    return await survey(conn, registry, parts, changed, (), standing.binding.origin, still_ours)
 
 
 async def _read(

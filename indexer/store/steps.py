@@ -19,8 +19,9 @@ from indexer.ingest.planner import Span
 from indexer.ingest.units import Unit
 from indexer.projections import project, state_keys
 from indexer.projections.base import Event, Ledger, Row, StateKey
-from indexer.store import coverage, heal, journal, lease, rawlogs, rollback, staging
+from indexer.store import coverage, journal, lease, rawlogs, rollback, staging
 from indexer.store.database import Connection
+from indexer.store.heal import Scope, replay
 from indexer.store.journal import Reorg
 from indexer.store.ledger_io import load_state, write
 from indexer.store.standing import Standing
@@ -128,7 +129,7 @@ class Writer:
 
     async def replace(
         self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, token: int,
-        scope: heal.Scope | None = None,
+        scope: Scope | None = None,
     ) -> Done:  # fmt: skip
         """A reorg's swap: everything above the fork point goes, what is staged comes, in one commit (rule 6).
 
@@ -164,7 +165,7 @@ class Writer:
         return Done("rollback", fork.number + 1, last, logs, rows, bool(rows))
 
     async def _restore(
-        self, conn: Connection, standing: Standing, fork: Anchor, number: int, scope: heal.Scope | None
+        self, conn: Connection, standing: Standing, fork: Anchor, number: int, scope: Scope | None
     ) -> dict[str, int]:
         """Everything as it was at the fork point; counts of what was removed or restored."""
         await rawlogs.keep_anchor(conn, fork)
@@ -172,12 +173,10 @@ class Writer:
         if not standing.below_images(fork.number):
             counts = await rollback.restore_state(conn, fork.number)
         elif scope is not None:
-            counts = await heal.replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
+            counts = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
         return counts | await rollback.remove_above(conn, fork.number, number)
 
-    async def heal(
-        self, conn: Connection, standing: Standing, healing: Reorg, scope: heal.Scope | None, token: int
-    ) -> Done:
+    async def heal(self, conn: Connection, standing: Standing, healing: Reorg, scope: Scope | None, token: int) -> Done:
         """Swaps the staged blocks of a range below everything that a reorg may change, and replays what they touch.
 
         `healing.fork` is the block before the range, `healing.old_tip` its last block as stored, `healing.new_tip` on
@@ -196,12 +195,20 @@ class Writer:
                 await self._reset(conn, standing)
             elif scope is not None:
                 floor = standing.floor
-                rows = await heal.replay(conn, self.registry, scope, lambda state: self.ledger(state, floor))
+                rows = await replay(conn, self.registry, scope, lambda state: self.ledger(state, floor))
             await _log_commit(conn, "heal", first, max(last, standing.next_block - 1), sum(rows.values()))
             await journal.write(conn, number, standing.epoch + 1, healing, removed, rows, time.monotonic() - started)
             hit("heal.before_commit")
         hit("heal.committed")
         return Done("heal", first, last, logs, rows, bool(rows))
+
+    async def restate(self, conn: Connection, standing: Standing, scope: Scope, token: int) -> None:
+        """Replays what blocks below the old origin touch; from then on the tables count from the new one."""
+        async with self._alone(conn, standing, token, new_epoch=True):
+            rows = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
+            await conn.execute("UPDATE indexer.checkpoint SET origin = $1", standing.binding.origin)
+            await _log_commit(conn, "heal", standing.binding.origin, standing.next_block - 1, sum(rows.values()))
+            hit("restate.before_commit")
 
     @contextlib.asynccontextmanager
     async def _alone(
