@@ -62,6 +62,7 @@ class Engine:
         self.follower = machine.Follower()
         self.upkeep = Upkeep(self.writer, progress)
         self.token: int | None = None
+        self._cut_off: int | None = None  # the token we had when the connection ended
         self._standing: Standing | None = None
         self._confirmed: bytes | None = None  # hash of the stored tip that was last found on the chain
         self._named = ""
@@ -76,6 +77,8 @@ class Engine:
 
         heads, endpoint = await self.pool.run(ask)
         verdict = self.finality.observe(heads)
+        # What this finality calls final may replace stored blocks: the tip must be found on the chain after it.
+        self._confirmed = None
         p = self.progress
         if p.waiting == STARTING:
             p.wait("")
@@ -163,10 +166,15 @@ class Engine:
             segments=tuple(self.segments(standing, view)),
         )
 
+    def disconnected(self) -> None:
+        """The connection is gone, and the lease with it. Who finds another holder then was fenced and must end: it may
+        have been stopped in the middle of a step, while that one went on."""
+        self._cut_off, self.token = self.token or self._cut_off, None
+
     async def take_lease(self, conn: Connection) -> str | None:
         """Takes the lease when it is free; extends ours, so that it does not expire while the chain is silent.
 
-        Leaves it to a recovery that asks for it, whose name is returned.
+        Leaves it to a recovery that asks for it, whose name is returned. Raises LeaseLost.
         """
         wanted = await lease.wanted_by(conn)
         if wanted is not None:
@@ -178,8 +186,10 @@ class Engine:
         if self.token is None:
             self.token, self._named = await lease.acquire(conn, self.holder), ""
             if self.token is not None:
-                self._extended_at = time.monotonic()
+                self._extended_at, self._cut_off = time.monotonic(), None
                 log.info("lease_taken", holder=self.holder, token=self.token)
+            elif self._cut_off is not None:
+                await lease.check_kept(conn, self._cut_off)
         elif time.monotonic() - self._extended_at > lease.TTL / 3:
             await lease.hold(conn, self.token)
             self._extended_at = time.monotonic()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import groupby
 
 from indexer.chain.forkpoint import ForkSearch, Outcome
 from indexer.chain.types import Anchor
 from indexer.errors import Inconsistent, RangeTooLarge, RpcError
 from indexer.follow.machine import Claim, Finding
 from indexer.ingest.fetch import fetch_chained
+from indexer.ingest.planner import missing
 from indexer.ingest.units import SeamBroken, Unit
 from indexer.rpc.reader import Reader
 from indexer.store.database import Connection
@@ -30,21 +33,47 @@ async def _claim(reader: Reader, conn: Connection, standing: Standing) -> Claim:
     head, tip, floor = Anchor(latest.number, latest.hash, latest.timestamp), standing.tip, standing.floor
     assert tip is not None
     start = min(tip.number, head.number)
-    anchors = await anchors_between(conn, max(floor, 0), start)
+    # Never below the origin: a fork point there would pull in blocks that nobody asked for.
+    anchors = await anchors_between(conn, max(floor, standing.binding.origin), start)
     if start < floor or not anchors:
         detail = f"{reader.name} is at block {head.number}, below what is final here"
         return Claim(reader.name, Finding.LAGGING, None, head, detail)
+    fork = await highest_common(reader, anchors, standing)
+    if fork is None:
+        return await _below(reader, standing, head, anchors[0])
+    finding = Finding.SAME if fork.number in (tip.number, head.number) else Finding.FORK
+    detail = f"{reader.name} serves the stored chain up to block {fork.number}" if finding is Finding.SAME else ""
+    return Claim(reader.name, finding, fork, head, detail)
+
+
+async def highest_common(reader: Reader, anchors: Sequence[Anchor], standing: Standing) -> Anchor | None:
+    """The highest of the anchors, ascending, up to which all are on the reader's chain. Raises Inconsistent."""
+    fork = None
+    for part in _chained(anchors, standing):
+        found = await _search(reader, part)
+        fork = found or fork
+        if found != part[-1]:
+            break
+    return fork
+
+
+def _chained(anchors: Sequence[Anchor], standing: Standing) -> Iterator[list[Anchor]]:
+    """The anchors, ascending, cut where blocks between them are not ingested: another process may have ingested final
+    blocks above a stored tip that was reorged away, so that across a gap a common block says nothing of lower ones."""
+    spans = [span for spans in standing.coverage.values() for span in spans]
+    gaps = missing(spans, anchors[0].number + 1, anchors[-1].number)
+    cuts = [edge for gap in gaps for edge in (gap.first, gap.last + 1)]
+    for _, part in groupby(anchors, lambda anchor: bisect_right(cuts, anchor.number)):
+        yield list(part)
+
+
+async def _search(reader: Reader, anchors: Sequence[Anchor]) -> Anchor | None:
     search = ForkSearch(anchors)
     while wanted := search.ask():
         search.tell({h.number: h.hash for h in await reader.headers(wanted)})
     if search.outcome is Outcome.INCONCLUSIVE:
         raise Inconsistent("its blocks changed during the fork search", reader.name)
-    if search.outcome is Outcome.BELOW_RETAINED:
-        return await _below(reader, standing, head, anchors[0])
-    fork = search.fork
-    finding = Finding.SAME if fork.number in (tip.number, head.number) else Finding.FORK
-    detail = f"{reader.name} serves the stored chain up to block {fork.number}" if finding is Finding.SAME else ""
-    return Claim(reader.name, finding, fork, head, detail)
+    return None if search.outcome is Outcome.BELOW_RETAINED else search.fork
 
 
 async def _below(reader: Reader, standing: Standing, head: Anchor, lowest: Anchor) -> Claim:

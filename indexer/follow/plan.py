@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.chain.forkpoint import ForkSearch, Outcome
 from indexer.chain.types import Anchor
 from indexer.config import Deployment
-from indexer.errors import Impossible, Inconsistent, IndexerError, Refused
+from indexer.errors import Impossible, IndexerError, Refused
+from indexer.follow.fork import highest_common
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store.database import Connection
@@ -79,13 +79,9 @@ async def _fork_point(reader: Reader, conn: Connection, standing: Standing, head
     assert standing.tip is not None
     below = min(standing.tip.number, head.number) + 1
     while anchors := await anchors_below(conn, below, _WINDOW):
-        search = ForkSearch(anchors)
-        while wanted := search.ask():
-            search.tell({h.number: h.hash for h in await reader.headers(wanted)})
-        if search.outcome is Outcome.INCONCLUSIVE:
-            raise Inconsistent("its blocks changed during the fork search", reader.name)
-        if search.outcome is Outcome.COMMON:
-            return search.fork
+        fork = await highest_common(reader, anchors, standing)
+        if fork is not None:
+            return fork
         below = anchors[0].number
     return None
 

@@ -150,6 +150,7 @@ class Runner:
         try:
             if self.conn is None:
                 self.conn = await connect(self.url)
+            waited_for = self.progress.waiting
             worked = await self._until_stopped(self.engine.cycle(self.conn))
         except RpcError as error:
             await self._trouble("an endpoint that answers", error, patience)
@@ -158,7 +159,7 @@ class Runner:
             await self._trouble("the database", error, patience)
         else:
             if worked is not None and self._troubled_since is not None:
-                log.info("recovered", waited_for=self.progress.waiting)
+                log.info("recovered", waited_for=waited_for)
             self._troubled_since = None
             return worked
         return None
@@ -198,7 +199,8 @@ class Runner:
             await asyncio.wait_for(self.stop.wait(), seconds)
 
     async def _drop_connection(self) -> None:
-        conn, self.conn, self.engine.token = self.conn, None, None
+        conn, self.conn = self.conn, None
+        self.engine.disconnected()
         await close(conn)
 
     async def close(self) -> None:

@@ -43,7 +43,11 @@ async def stage(
         if said.finding is not Finding.FORK or said.fork is None or said.head is None:
             raise Inconsistent(said.detail or f"serves no such fork ({said.finding.value})", reader.name)
         last = min(said.head.number, max(tip.number, said.fork.number + 1))
-        return await stage_from(reader, conn, standing, said.fork, last, cause, token)
+        reorg = await stage_from(reader, conn, standing, said.fork, last, cause, token)
+        if await staging.starts_as_stored(conn, said.fork.number + 1):
+            # The chain came back while we read: a swap would archive rows that never were orphaned.
+            raise Inconsistent("serves the stored chain again", reader.name)
+        return reorg
 
     return await pool.run(from_one, prefer=found.endpoint)
 

@@ -52,10 +52,20 @@ async def hold(conn: Connection, token: int) -> None:
         TTL,
     )
     if kept is None:
-        raise LeaseLost(
-            "another process is the projector now",
-            "Two daemons run on this database: stop one; `reya-indexer status` names the holder",
-        )
+        raise _lost()
+
+
+async def check_kept(conn: Connection, token: int) -> None:
+    """Raises LeaseLost when the lease changed hands since it had this token."""
+    if await conn.fetchval("SELECT token FROM indexer.lease") != token:
+        raise _lost()
+
+
+def _lost() -> LeaseLost:
+    return LeaseLost(
+        "another process is the projector now",
+        "Two daemons run on this database: stop one; `reya-indexer status` names the holder",
+    )
 
 
 async def release(conn: Connection, token: int) -> None:

@@ -63,9 +63,12 @@ async def store(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header])
 
 
 async def keep_anchor(conn: Connection, anchor: Anchor) -> None:
-    """Stores a block of the chain that has no row yet: a rollback ends on it."""
+    """Stores a block of the chain that a rollback ends on: one that has no row yet, or, before the first block that is
+    ingested, the row of a fork."""
     await conn.execute(
-        "INSERT INTO indexer.block (number, hash, timestamp) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", *anchor
+        "INSERT INTO indexer.block AS b (number, hash, timestamp) VALUES ($1, $2, $3) ON CONFLICT (number) DO UPDATE"
+        " SET hash = EXCLUDED.hash, timestamp = EXCLUDED.timestamp, parent_hash = NULL WHERE b.hash <> EXCLUDED.hash",
+        *anchor,
     )
 
 

@@ -36,6 +36,12 @@ async def remove_above(conn: Connection, fork: int, reorg: int) -> dict[str, int
         fork,
     )
     await conn.execute("UPDATE indexer.checkpoint SET rollback_floor = $1 WHERE rollback_floor > $1", fork)
+    # A database bound to a block that is gone would never be opened again.
+    await conn.execute(
+        "UPDATE indexer.deployment d SET bound_number = b.number, bound_hash = b.hash FROM indexer.block b"
+        " WHERE b.number = $1 AND d.bound_number > $1",
+        fork,
+    )
     await conn.execute(
         "UPDATE indexer.incident SET resolved_at = clock_timestamp(), detail = detail || ' (block reorged away)'"
         " WHERE resolved_at IS NULL AND first_block > $1",

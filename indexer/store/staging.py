@@ -31,6 +31,15 @@ async def add(conn: Connection, unit: Unit, token: int) -> None:
         await rawlogs.copy_logs(conn, "staged_log", unit.logs)
 
 
+async def starts_as_stored(conn: Connection, first: int) -> bool:
+    """Whether the staged block `first` is the stored one: then nothing parts there, and it is no replacement."""
+    same: bool = await conn.fetchval(
+        "SELECT EXISTS (SELECT FROM indexer.staged_block JOIN indexer.block USING (number, hash) WHERE number = $1)",
+        first,
+    )
+    return same
+
+
 async def take_over(conn: Connection, first: int, last: int) -> int:
     """Moves what is staged for blocks first..last into its place, inside the caller's transaction. How many logs.
 
