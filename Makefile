@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help install run lint types test fast bench lock clean
+.PHONY: help install run lint types test fast bench chaos lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 install:         ## the virtual environment, anvil and solc
@@ -19,6 +19,8 @@ fast: install    ## the tests that need neither PostgreSQL nor a node
 	@$(BIN)/pytest tests/unit
 bench: install   ## backfill against a naive web3.py loop
 	@$(BIN)/python -m benchmarks.backfill
+chaos: install   ## 10,000 random steps and 200 kills, about 40 minutes (CHAOS="--seed 7 --steps 1000 --kills 20")
+	@$(BIN)/python -m tests.chaos --out chaos.json $(CHAOS)
 lock:            ## rewrite the lock files (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.lock

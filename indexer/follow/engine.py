@@ -113,7 +113,9 @@ class Engine:
             else:
                 observed = await self._do(conn, view, action)
                 worked = worked or isinstance(observed, machine.Seen)
-                if isinstance(observed, machine.Seen) and time.monotonic() > until:
+                # The tip is confirmed for one look: a look that ends there would confirm it for ever.
+                stepped = isinstance(observed, machine.Seen) and not isinstance(action, machine.ConfirmTip)
+                if stepped and time.monotonic() > until:
                     break
             action = self.follower.observe(observed)
         await self._name_wait(conn, action)

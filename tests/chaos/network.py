@@ -128,9 +128,9 @@ class Network:
         one.lag, one.head = 0, self.tip.hash
         self._bound()
 
-    def settle(self) -> None:
-        """Both are. One block more: a chain that only got shorter denies nothing that is stored."""
-        self.extend(1)
+    def settle(self, least: int) -> None:
+        """Both are. One block more, for a chain that only got shorter denies nothing that is stored; block `least`."""
+        self.extend(max(1, least - self.tip.number))
         for node in range(len(self.nodes)):
             self.calm(node)
 

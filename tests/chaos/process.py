@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import types
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
+import asyncpg
 import structlog
 
-from indexer.chain.types import Anchor
 from indexer.config import Deployment
 from indexer.errors import EndpointUnreachable, LeaseLost, RpcError
 from indexer.follow import engine as engines
@@ -25,9 +26,20 @@ from indexer.ingest import fetch
 from indexer.rpc import transport
 from indexer.rpc.pool import Pool
 from indexer.store import steps
-from indexer.store.database import connect
+from indexer.store.database import connect, connection
+from indexer.store.standing import lower_origin
 
-BORNE = (RpcError, EndpointUnreachable, LeaseLost, asyncio.CancelledError, *DATABASE_TROUBLE)
+NO_ENDPOINT = (RpcError, EndpointUnreachable)
+BORNE = (*NO_ENDPOINT, LeaseLost, *DATABASE_TROUBLE)
+
+
+class Checkpoint(NamedTuple):
+    """What the public tables are the projection of: the chain up to `hash`, from block `origin` on."""
+
+    number: int
+    hash: bytes
+    origin: int
+    digest: str
 
 
 class _Busy(Runner):
@@ -48,11 +60,13 @@ class _Worker(Engine):
 def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> Iterator[None]:
     """Many batches where a real chain needs one, and retries without pauses: every seam is crossed often.
 
-    Logs lines are dropped: a session of thousands of reorgs writes many.
+    Log lines are dropped, for thousands of reorgs write many, and what asyncio says of connections that were cut.
     """
-    configured = structlog.get_config()
+    configured, loops = structlog.get_config(), logging.getLogger("asyncio")
+    loops.addFilter(_not_cut)
     with (
         mock.patch.object(steps, "CHUNK_LOGS", chunk),
+        mock.patch.object(steps.Writer.project_stored, "__defaults__", (chunk,)),
         mock.patch.object(fork, "STAGED_BLOCKS", staged),
         mock.patch.object(engines, "CHAINED_BLOCKS", chained),
         mock.patch.object(upkeep, "EVERY", 0.05),
@@ -64,6 +78,12 @@ def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> I
             yield
         finally:
             structlog.configure(**configured)
+            loops.removeFilter(_not_cut)
+
+
+def _not_cut(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncpg.PostgresConnectionError)
 
 
 def _drop(*_: object) -> Any:
@@ -71,8 +91,10 @@ def _drop(*_: object) -> Any:
 
 
 @types.coroutine
-def interrupted(inner: Coroutine[Any, Any, Any], after: int, act: Callable[[], object]) -> Generator[Any, Any, Any]:
-    """Runs `inner`, with `act` at its `after`-th suspension: what it waits for there never comes, or comes in vain."""
+def interrupted(
+    inner: Coroutine[Any, Any, Any], after: int, act: Callable[[], Awaitable[None] | None]
+) -> Generator[Any, Any, Any]:  # fmt: skip
+    """Runs `inner`, with `act` at its `after`-th suspension; it stands still there until what `act` returns is done."""
     error: BaseException | None = None
     while True:
         try:
@@ -80,9 +102,9 @@ def interrupted(inner: Coroutine[Any, Any, Any], after: int, act: Callable[[], o
         except StopIteration as end:
             return end.value
         after -= 1
-        if after == 0:
-            act()
         error = None
+        if after == 0 and (meanwhile := act()) is not None:
+            yield from meanwhile.__await__()
         try:
             yield waited
         except BaseException as thrown:
@@ -104,7 +126,7 @@ class Process:
         try:
             await pool.open()
             await runner.open()
-        except (RpcError, EndpointUnreachable) as error:
+        except NO_ENDPOINT as error:
             self.errors[type(error).__name__] += 1
             await runner.close()
             await pool.close()
@@ -129,22 +151,50 @@ class Process:
             runner.progress.errors.clear()
 
     async def cancel(self, after: int) -> None:
-        """A cycle that is told to end at its `after`-th wait; the process lives on."""
+        """A cycle that is cancelled at its `after`-th wait, as a process that is told to end does with a long one."""
         runner = await self._connected()
         if runner is not None:
-            await self._cut_short(runner, after, lambda: _current().cancel())
+            await self._cut_short(runner, after, _cancel)
+            await self.stop()
 
     async def crash(self, after: int) -> None:
         """A cycle whose connection is gone at its `after`-th wait, and the process with it."""
         runner = await self._connected()
+        if runner is not None:
+            conn = runner.conn
+            assert conn is not None
+            await self._cut_short(runner, after, conn.terminate)
+            conn.terminate()
+            await runner.pool.close()
+            self.runner = None
+
+    async def stand_still(self, after: int, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        """A cycle that is stopped at its `after`-th wait past its lease, and goes on when `meanwhile` is done.
+
+        When that waits for a lock of ours, it is done later.
+        """
+        runner = await self._connected()
         if runner is None:
             return
-        conn = runner.conn
-        assert conn is not None
-        await self._cut_short(runner, after, conn.terminate)
-        conn.terminate()
-        await runner.pool.close()
-        self.runner = None
+        tasks: list[asyncio.Task[None]] = []
+
+        async def others() -> None:
+            await self._expire_lease()
+            await meanwhile()
+
+        async def let_others() -> None:
+            tasks.append(asyncio.create_task(others()))
+            await asyncio.wait(tasks, timeout=0.3)
+
+        await self._cut_short(runner, after, let_others)
+        await asyncio.gather(*tasks)
+
+    async def _expire_lease(self) -> None:
+        async with connection(self.url) as conn:
+            await conn.execute(
+                "UPDATE indexer.lease SET expires_at = clock_timestamp() - interval '1 second'"
+                " WHERE single IN (SELECT single FROM indexer.lease FOR UPDATE SKIP LOCKED)"
+            )
 
     async def _connected(self) -> _Busy | None:
         if self.runner is None:
@@ -153,7 +203,7 @@ class Process:
             self.runner.conn = await connect(self.url)
         return self.runner
 
-    async def _cut_short(self, runner: _Busy, after: int, act: Callable[[], object]) -> None:
+    async def _cut_short(self, runner: _Busy, after: int, act: Callable[[], Awaitable[None] | None]) -> None:
         assert runner.conn is not None
         cycle = runner.engine.cycle(runner.conn)
 
@@ -165,7 +215,9 @@ class Process:
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, LeaseLost) or (isinstance(error, DATABASE_TROUBLE) and not isinstance(error, RpcError)):
+        if isinstance(error, LeaseLost):
+            await self.stop()
+        elif isinstance(error, DATABASE_TROUBLE):
             await runner._drop_connection()
         if error is not None and not isinstance(error, BORNE):
             raise error
@@ -195,27 +247,42 @@ class Process:
         try:
             for first, last in ranges:
                 worker = _Worker(self.deployment, pool, Progress(), "worker", first=first, last=last)
-                with contextlib.suppress(*BORNE[:2], *DATABASE_TROUBLE):
+                with contextlib.suppress(*NO_ENDPOINT, *DATABASE_TROUBLE):
                     while await worker.cycle(conn):
                         pass
         finally:
             await conn.close()
             await pool.close()
 
-    async def checkpoint(self) -> Anchor | None:
-        """Where the public tables stand."""
-        conn = await connect(self.url)
-        try:
-            row = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.checkpoint WHERE number IS NOT NULL")
-        finally:
-            await conn.close()
-        return None if row is None else Anchor(*row)
+    async def checkpoint(self) -> Checkpoint | None:
+        """Where the public tables stand; None when they are empty."""
+        async with connection(self.url) as conn:
+            row = await conn.fetchrow(
+                "SELECT number, hash, origin, digest FROM indexer.checkpoint WHERE number IS NOT NULL"
+            )
+        return None if row is None else Checkpoint(*row)
+
+    async def make_stale(self, digest: str) -> None:
+        """As if the public tables were written with other ABIs: they are projected again."""
+        async with connection(self.url) as conn:
+            await conn.execute("UPDATE indexer.checkpoint SET digest = $1 WHERE number IS NOT NULL", digest)
+
+    async def lower_origin(self, origin: int) -> None:
+        async with connection(self.url) as conn:
+            await lower_origin(conn, origin)
+
+    def state(self) -> str:
+        """What the daemon says of itself."""
+        if self.runner is None:
+            return "not running"
+        p = self.runner.progress
+        return f"{p.mode}, waiting for {p.waiting!r}, projected {p.projected}, errors {dict(self.errors)}"
 
 
-def _current() -> asyncio.Task[Any]:
+def _cancel() -> None:
     task = asyncio.current_task()
     assert task is not None
-    return task
+    task.cancel()
 
 
 def deployed(whole: Deployment, without: Sequence[str], origin: int, max_blocks: int) -> Deployment:

@@ -84,7 +84,7 @@ class Truth:
 
 
 async def _journal(conn: Any) -> list[str]:
-    """The sums of the journal against the archived rows, and the epoch against the journal."""
+    """The sums of the journal against the archived rows; journal, commit log and epoch against each other."""
     entries = await conn.fetch("SELECT id, epoch, rows_removed, depth FROM indexer.reorg_journal ORDER BY epoch")
     archived: dict[int, dict[str, int]] = {e["id"]: {} for e in entries}
     for row in await conn.fetch(
@@ -99,9 +99,28 @@ async def _journal(conn: Any) -> list[str]:
     if set(archived) != {e["id"] for e in entries}:
         found.append("rows are archived for a reorg that the journal does not know")
     epoch = await conn.fetchval("SELECT value FROM indexer.epoch")
-    if [e["epoch"] for e in entries] != list(range(1, epoch + 1)):
-        found.append(f"epoch {epoch}, but the journal has {[e['epoch'] for e in entries]}")
+    numbers = [e["epoch"] for e in entries]
+    if numbers != sorted(set(numbers)) or (numbers and not 0 < numbers[-1] <= epoch):
+        found.append(f"epoch {epoch}, but the journal has {numbers}")
+    taken = await conn.fetchval("SELECT count(*) FROM indexer.commit_log WHERE kind IN ('rollback', 'heal')")
+    if taken != epoch:
+        found.append(f"epoch {epoch}, but the commit log has {taken} changes of the past")
+    rollbacks = await conn.fetchval("SELECT count(*) FROM indexer.commit_log WHERE kind = 'rollback'")
+    if rollbacks != len(entries):
+        found.append(f"{len(entries)} reorgs in the journal, {rollbacks} in the commit log")
     return found
+
+
+async def reorgs(url: str) -> tuple[int, int]:
+    """How many the journal has, and how deep the deepest was."""
+    conn = await asyncpg.connect(url)
+    try:
+        return (
+            await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal"),
+            await conn.fetchval("SELECT coalesce(max(depth), 0) FROM indexer.reorg_journal"),
+        )
+    finally:
+        await conn.close()
 
 
 def _row(log: dict[str, Any]) -> tuple[Any, ...]:

@@ -277,10 +277,13 @@ async def stop_between_transactions(url: str, process: subprocess.Popen[bytes]) 
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("blocks", [5, 14], ids=["shorter", "longer"])
 async def test_a_backfill_and_the_daemon_meet_in_one_range_while_a_reorg_comes(
-    tmp_path: Path, fresh_database: Callable[[], str]
+    blocks: int, tmp_path: Path, fresh_database: Callable[[], str]
 ) -> None:
-    """The backfill has stored the lower range, not committed, when the daemon comes with the reorg's swap."""
+    """The backfill has stored the lower range, not committed, when the daemon comes: to a chain that is shorter than
+    the stored one with the reorg's swap, to a longer one with the same range. By then orphaned blocks of that one are
+    below finalized, and whatever is projected again must not take them for final."""
     url, log = fresh_database(), tmp_path / "backfill"
     with AnvilNode() as node:
         driver = Driver(node, seed=53)
@@ -295,7 +298,7 @@ async def test_a_backfill_and_the_daemon_meet_in_one_range_while_a_reorg_comes(
             await stop_between_transactions(url, daemon.process)
             with started_backfill(url, node, log, "ingest.stored=pause") as backfill:
                 wait_stopped(backfill, log)
-                driver.reorg(6)
+                driver.reorg(6, blocks)
                 daemon.process.send_signal(signal.SIGCONT)
                 await wait_until(
                     url,
