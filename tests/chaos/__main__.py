@@ -1,0 +1,190 @@
+"""`make chaos`: thousands of random steps against the engine in this process, then kills of the real daemon.
+
+Everything follows from the seed but the timing of sockets and processes. What differs is told with what to type to see
+it again; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from indexer.pg.server import EmbeddedServer
+from tests.chaos.databases import Databases
+from tests.chaos.kills import CAMPAIGN, Campaign
+from tests.chaos.machine import Differs, Machine
+from tests.chaos.process import small_and_impatient
+from tests.chaos.truth import lost_and_doubled
+
+EPISODE = 250  # steps on one chain and database
+STEP_LIMIT = 120.0  # seconds
+MOST_FAILURES = 5
+BATCHES = ((3, 2, 4), (20, 7, 9), (50, 30, 200))  # logs projected, blocks staged, blocks chained at once
+
+
+class Report:
+    """What was done so far, and what went wrong."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.started, self._told = seed, time.monotonic(), 0.0
+        self.steps, self.kills, self.inside, self.comparisons, self.reorgs, self.deepest = 0, 0, 0, 0, 0, 0
+        self.lost, self.doubled = 0, 0
+        self.operations: Counter[str] = Counter()
+        self.borne: Counter[str] = Counter()
+        self.points: Counter[str] = Counter()
+        self.missed: list[str] = []
+        self.failures: list[dict[str, str]] = []
+
+    def tell(self, now: bool = False) -> None:
+        if now or time.monotonic() - self._told > 10:
+            self._told = time.monotonic()
+            print(
+                f"{self._told - self.started:6.0f} s: {self.steps} steps, {self.kills} kills ({self.inside} inside a"
+                f" transaction), {self.reorgs} reorgs, {self.comparisons} comparisons, {len(self.failures)} failures",
+                flush=True,
+            )
+
+    def fail(self, error: BaseException, where: str, replay: str) -> None:
+        lost, doubled = lost_and_doubled(error.found) if isinstance(error, Differs) else (0, 0)
+        self.lost, self.doubled = self.lost + lost, self.doubled + doubled
+        text = str(error) if isinstance(error, Differs) else "".join(traceback.format_exception(error))
+        again = f"python -m tests.chaos --seed {self.seed} {replay}"
+        self.failures.append({"where": where, "replay": again, "error": text[-3000:]})
+        print(f"FAILED at {where}, seed {self.seed}: {text}\nto see it again: {again}", flush=True)
+
+    def killed(self, point: str, inside: bool) -> None:
+        """One more; `inside` a transaction, at the armed point."""
+        self.kills, self.inside = self.kills + 1, self.inside + inside
+        self.points[point if inside else "at random"] += 1
+        if point and not inside:
+            self.missed.append(point)
+        self.tell()
+
+    def saw(self, one: Machine | Campaign) -> None:
+        self.comparisons += one.comparisons
+        self.reorgs += one.reorgs
+        self.deepest = max(self.deepest, one.deepest)
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "steps": self.steps,
+            "operations": dict(self.operations.most_common()),
+            "errors_borne": dict(self.borne.most_common()),
+            "kills": self.kills,
+            "kills_inside_transaction": self.inside,
+            "kills_by_point": dict(self.points.most_common()),
+            "points_not_passed": self.missed,
+            "reorgs": self.reorgs,
+            "deepest": self.deepest,
+            "comparisons": self.comparisons,
+            "lost": self.lost,
+            "doubled": self.doubled,
+            "commit": _git("rev-parse", "HEAD"),
+            "modified": bool(_git("status", "--porcelain", "--", "indexer", "tests", "migrations")),
+            "seconds": round(time.monotonic() - self.started, 1),
+            "ok": not self.failures,
+            "failures": self.failures,
+        }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+async def _episode(databases: Databases, report: Report, number: int, steps: int) -> None:
+    """Up to EPISODE steps on a fresh chain and database; ends with a comparison."""
+    machine, step, name = Machine(databases, f"{report.seed}/{number}"), number * EPISODE, "open"
+    replay = f"--from-step {step} --steps {steps} --kills 0"
+    try:
+        await machine.open()
+        try:
+            for _ in range(steps):
+                name, numbers = machine.draw()
+                name = f"{name} {numbers}"
+                async with asyncio.timeout(STEP_LIMIT):
+                    await machine.do(name.split()[0], numbers)
+                step, report.steps = step + 1, report.steps + 1
+                report.tell()
+            await machine.quiesce()
+        finally:
+            await machine.close()
+    except Exception as error:
+        report.fail(error, f"step {step}, {name}", replay)
+    report.saw(machine)
+    report.operations.update(machine.done)
+    report.borne.update(machine.process.errors)
+
+
+def _steps(databases: Databases, report: Report, first: int, steps: int) -> None:
+    number = first // EPISODE
+    while report.steps < steps and len(report.failures) < MOST_FAILURES:
+        before = report.steps
+        with small_and_impatient(*random.Random(f"{report.seed}/{number}").choice(BATCHES)):
+            asyncio.run(_episode(databases, report, number, min(EPISODE, steps - report.steps)))
+        if report.steps == before and report.failures:
+            break
+        number += 1
+
+
+def _kills(databases: Databases, report: Report, first: int, kills: int, folder: Path) -> None:
+    number = first // CAMPAIGN
+    while report.kills < kills and len(report.failures) < MOST_FAILURES:
+        wanted = min(CAMPAIGN, kills - report.kills)
+        campaign = Campaign(databases, f"{report.seed}/kills/{number}", folder, report.killed)
+        try:
+            campaign.run(wanted)
+        except Exception as error:
+            at = number * CAMPAIGN
+            report.fail(error, f"kill {at + campaign.killed}", f"--steps 0 --from-kill {at} --kills {wanted}")
+        report.saw(campaign)
+        number += 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--from-step", type=int, default=0, help="begin with the chain that this step is of")
+    parser.add_argument("--from-kill", type=int, default=0, help="begin with the chain that this kill is of")
+    parser.add_argument("--out", type=Path, help="where the report goes as JSON")
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-chaos-", dir="/tmp"))
+    folder.chmod(0o755)
+    report, server = Report(asked.seed), EmbeddedServer(folder)
+    server.start()
+    try:
+        databases = Databases(server)
+        _steps(databases, report, asked.from_step, asked.steps)
+        _kills(databases, report, asked.from_kill, asked.kills, folder)
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    report.tell(now=True)
+    shown = json.dumps(report.shown(), indent=2)
+    if asked.out:
+        asked.out.write_text(shown + "\n")
+    print(shown)
+    return 0 if not report.failures else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
