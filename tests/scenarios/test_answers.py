@@ -176,7 +176,7 @@ def misleading(stage: Stage, watched: str) -> list[SimLog]:
 
 def no_receipts(method: str, params: list[Any]) -> None:
     if method == "eth_getBlockReceipts":
-        raise Refusal(4444, "pruned history unavailable")
+        raise Refusal(4444, "receipts are pruned")
 
 
 @pytest.mark.parametrize("proof", ["receipts", "no such method", "receipts of another endpoint"])
