@@ -28,7 +28,7 @@ from indexer.rpc.reader import Reader
 from indexer.store import heal, lease
 from indexer.store.database import Connection
 from indexer.store.rawlogs import HashConflict
-from indexer.store.standing import Standing, load, stored_hash
+from indexer.store.standing import Standing, anchors_between, load, stored_hash
 from indexer.store.steps import Done, EpochMoved, Writer
 
 CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
@@ -64,7 +64,7 @@ class Engine:
         self.token: int | None = None
         self._cut_off: int | None = None  # the token we had when the connection ended
         self._standing: Standing | None = None
-        self._confirmed: bytes | None = None  # hash of the stored tip that was last found on the chain
+        self._confirmed: bytes | None = None  # hash of the stored block that this look found on the chain
         self._named = ""
         self._beaten = 0
         self._extended_at = 0.0
@@ -77,7 +77,7 @@ class Engine:
 
         heads, endpoint = await self.pool.run(ask)
         verdict = self.finality.observe(heads)
-        # What this finality calls final may replace stored blocks: the tip must be found on the chain after it.
+        # What this finality calls final may replace stored blocks: they must be found on the chain after it.
         self._confirmed = None
         p = self.progress
         if p.waiting == STARTING:
@@ -113,8 +113,8 @@ class Engine:
             else:
                 observed = await self._do(conn, view, action)
                 worked = worked or isinstance(observed, machine.Seen)
-                # The tip is confirmed for one look: a look that ends there would confirm it for ever.
-                stepped = isinstance(observed, machine.Seen) and not isinstance(action, machine.ConfirmTip)
+                # A block is confirmed for one look: a look that ends there would confirm it for ever.
+                stepped = isinstance(observed, machine.Seen) and not isinstance(action, machine.Confirm)
                 if stepped and time.monotonic() > until:
                     break
             action = self.follower.observe(observed)
@@ -164,7 +164,7 @@ class Engine:
             floor=standing.floor,
             holder=self.token is not None,
             stale=not self.writer.projectable(standing),
-            tip_confirmed=tip is not None and tip.hash == self._confirmed,
+            unconfirmed=await self._unconfirmed(conn, standing),
             segments=tuple(self.segments(standing, view)),
         )
 
@@ -210,9 +210,9 @@ class Engine:
                     await self._project_again(conn, standing, last)
                 case machine.Ingest(segment):
                     done = await self._ingest(conn, standing, segment, view.verdict.finalized)
-                case machine.ConfirmTip(tip):
-                    if not await self._confirm(tip):
-                        return machine.Conflict(tip.number, "the stored tip is not on the chain")
+                case machine.Confirm(block):
+                    if not await self._confirm(block):
+                        return machine.Conflict(block.number, f"the stored block {block.number} is not on the chain")
                 case _:
                     return await self._handle_fork(conn, standing, view, action)
         except (SeamBroken, HashConflict) as conflict:
@@ -239,11 +239,18 @@ class Engine:
         else:
             await self.writer.restate(conn, standing, scope, token)
 
-    async def _confirm(self, tip: Anchor) -> bool:
-        (header,) = await self.pool.run(lambda reader: reader.headers([tip.number]))
-        if header.hash == tip.hash:
-            self._confirmed = tip.hash
-        return header.hash == tip.hash
+    async def _unconfirmed(self, conn: Connection, standing: Standing) -> Anchor | None:
+        """The stored end of the gapless range, when there is something to project and this look did not compare it."""
+        if standing.front < standing.next_block:
+            return None
+        (front,) = await anchors_between(conn, standing.front, standing.front)
+        return None if front.hash == self._confirmed else front
+
+    async def _confirm(self, block: Anchor) -> bool:
+        (header,) = await self.pool.run(lambda reader: reader.headers([block.number]))
+        if header.hash == block.hash:
+            self._confirmed = block.hash
+        return header.hash == block.hash
 
     async def _handle_fork(
         self, conn: Connection, standing: Standing, view: View, action: machine.Action
@@ -283,11 +290,7 @@ class Engine:
     async def _ingest(self, conn: Connection, standing: Standing, segment: Segment, finalized: int) -> Done:
         before = await stored_hash(conn, segment.first - 1)
         unit = await self.pool.run(lambda reader: fetch_unit(reader, segment, finalized, before))
-        done = await self.writer.ingest(conn, standing, unit, finalized, self.token)
-        tip = standing.tip
-        if before is not None and tip is not None and (tip.number, tip.hash) == (segment.first - 1, before):
-            self._confirmed = unit.blocks[-1].hash  # it was read just now, as a descendant of the old tip
-        return done
+        return await self.writer.ingest(conn, standing, unit, finalized, self.token)
 
     async def _replace(
         self, conn: Connection, standing: Standing, found: machine.Claim, cause: str, finalized: int
@@ -301,7 +304,6 @@ class Engine:
             assert found.fork is not None
             return machine.Unserved(found.fork.number + 1, tip.number, error.message)
         done = await self.writer.replace(conn, standing, reorg, finalized, self._ours)
-        self._confirmed = reorg.new_tip.hash
         self.progress.reorgs += 1
         old, new = tip.number, reorg.new_tip.number
         log.warning("reorg", fork_point=reorg.fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=cause)

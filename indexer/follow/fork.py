@@ -96,7 +96,7 @@ async def read_replacement(
     while tip.number < last:
         upto = min(tip.number + size, last)
         try:
-            unit = await fetch_chained(reader, tip.number + 1, upto, addresses, tip.hash)
+            unit = await fetch_chained(reader, tip.number + 1, upto, addresses, tip.hash, proven=True)
         except SeamBroken as broken:
             raise Inconsistent(f"block {broken.number} changed while the replacement was read", reader.name) from broken
         except RangeTooLarge:

@@ -55,7 +55,8 @@ class Seen:
     """A look at one endpoint's head, beside where the database stands. `at_head`: the hash stored for its number.
 
     `segments`: what coverage lacks. `stale`: the public tables were projected with other contracts, ABIs or origin.
-    `tip_confirmed`: the stored tip was found on the chain since it was stored.
+    `unconfirmed`: the stored block at the front, when rows are to be projected up to it and this look did not yet find
+    it on the chain.
     """
 
     head: Header
@@ -66,7 +67,7 @@ class Seen:
     floor: int
     holder: bool
     stale: bool
-    tip_confirmed: bool
+    unconfirmed: Anchor | None
     segments: tuple[Segment, ...]
 
 
@@ -133,10 +134,11 @@ class ProjectAgain:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfirmTip:
-    """Compare the stored tip with the chain: what is above finalized may have gone while nobody looked."""
+class Confirm:
+    """Compare the stored block with the chain before what was stored up to it is projected: it may have been reorged
+    away while nobody looked, and what counts as final now would put orphaned rows below the floor for good."""
 
-    tip: Anchor
+    block: Anchor
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class Halt:
     remedy: str
 
 
-Action = Rest | Look | Project | ProjectAgain | ConfirmTip | Ingest | Search | Replace | SetAside | Halt
+Action = Rest | Look | Project | ProjectAgain | Confirm | Ingest | Search | Replace | SetAside | Halt
 
 
 class Follower:
@@ -213,8 +215,8 @@ class Follower:
             if s.stale and s.front >= s.checkpoint:
                 return ProjectAgain(s.front)
             if not s.stale and s.front > s.checkpoint:
-                if s.tip is not None and s.tip.number > s.floor and not s.tip_confirmed:
-                    return ConfirmTip(s.tip)
+                if s.unconfirmed is not None and s.unconfirmed.number > s.floor:
+                    return Confirm(s.unconfirmed)
                 return Project(s.front)
         return Ingest(s.segments[0]) if s.segments else Rest()
 

@@ -97,12 +97,21 @@ class Runner:
         header = await self.pool.run(lambda reader: reader.header(bound.number))
         if header is None:
             log.warning("binding_unchecked", block=bound.number, reason="no endpoint serves the block")
-        elif header.hash != bound.hash:
+        elif header.hash != bound.hash and not await self._shares_history():
             raise BoundElsewhere(
                 f"this database follows a chain whose block {bound.number} is 0x{bound.hash.hex()}, the endpoint's is"
                 f" 0x{header.hash.hex()}",
                 "Same chain id, other chain: check the endpoint, or name another database in DATABASE_URL",
             )
+
+    async def _shares_history(self) -> bool:
+        """Whether the lowest stored block is on the chain: it is this chain then, forked deep; the follower halts."""
+        assert self.conn is not None
+        lowest = await self.conn.fetchrow("SELECT number, hash FROM indexer.block ORDER BY number LIMIT 1")
+        if lowest is None:
+            return False
+        header = await self.pool.run(partial(Reader.header, number=lowest["number"]))
+        return header is not None and header.hash == lowest["hash"]
 
     async def follow(self, feed: HeadFeed) -> None:
         """Follows the head until `stop` is set. Raises LeaseLost."""

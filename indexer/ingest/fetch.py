@@ -31,32 +31,38 @@ async def fetch_plain(reader: Reader, first: int, last: int, addresses: Sequence
     return confirm_plain(first, last, addresses, logs, headers, before)
 
 
-async def fetch_chained(reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None) -> Unit:
+async def fetch_chained(
+    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, *, proven: bool = False
+) -> Unit:
     """A confirmed range above finalized: logs and every header in one request. Raises RpcError, or SeamBroken.
 
     A block whose bloom announces a watched address but that came without logs is looked at again, then proven by its
-    receipts: nodes answer eth_getLogs from an index that may lag behind the header, or be pruned.
+    receipts: nodes answer eth_getLogs from an index that may lag behind the header, or be pruned. `proven`: a node that
+    keeps no receipts is then not believed, because rows are to be deleted for what it serves.
     """
     numbers = range(first, last + 1)
     for pause in (*_LOOK_AGAIN, None):
         logs, headers = await reader.logs_with_headers(first, last, addresses, numbers)
         unit = confirm_chained(first, last, addresses, logs, headers, before)
         silent = without_logs_though_announced(unit)
-        if not silent or await _proven_silent(reader, silent, addresses):
+        if not silent or await _proven_silent(reader, silent, addresses, proven):
             return unit
         if pause is not None:
             await asyncio.sleep(pause)
     raise Inconsistent(f"no logs of block {silent[0].number}, though it has some", reader.name)
 
 
-async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Sequence[str]) -> bool:
+async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], proven: bool) -> bool:
     """Whether the receipts show that the blocks have no log of ours: blooms are wrong in this direction now and then.
 
-    A node that keeps no receipts leaves nothing to prove it with; it is believed, and the log says so.
+    A node that keeps no receipts leaves nothing to prove it with; unless it must be `proven` it is believed, and the
+    log says so.
     """
     watched = {bytes.fromhex(a[2:]) for a in addresses}
     for block in blocks:
         logged = await reader.logged_by_receipts(block)
+        if logged is None and proven:
+            raise Inconsistent(f"no receipts to prove that block {block.number} has no logs of ours", reader.name)
         if logged is None:
             log.warning("unproven_empty_block", block=block.number, endpoint=reader.name)
         elif logged & watched:

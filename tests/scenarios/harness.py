@@ -155,6 +155,7 @@ class Stage:
     # -- the daemon
 
     async def __aenter__(self) -> Stage:
+        self.own = await asyncpg.connect(self.url)
         await self.execute(_COUNT_DELETES)
         for node in self.nodes:
             await node.start()
@@ -163,6 +164,7 @@ class Stage:
     async def __aexit__(self, *_: object) -> None:
         for daemon in self.daemons:
             await daemon.stop()
+        await self.own.close()
         for node in self.nodes:
             await node.stop()
 
@@ -183,18 +185,10 @@ class Stage:
     # -- the database
 
     async def execute(self, script: str) -> None:
-        conn = await asyncpg.connect(self.url)
-        try:
-            await conn.execute(script)
-        finally:
-            await conn.close()
+        await self.own.execute(script)
 
     async def fetch(self, query: str, *args: object) -> list[tuple[Any, ...]]:
-        conn = await asyncpg.connect(self.url)
-        try:
-            return [tuple(row) for row in await conn.fetch(query, *args)]
-        finally:
-            await conn.close()
+        return [tuple(row) for row in await self.own.fetch(query, *args)]
 
     async def value(self, query: str, *args: object) -> Any:
         ((value,),) = await self.fetch(query, *args)

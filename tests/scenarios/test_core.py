@@ -46,7 +46,7 @@ def seen(number: int, fork: str = "a", at_head: bytes | None = None, **other: ob
     """The head; what is stored is fork a up to 100, final up to 60, projected."""
     standing = Seen(
         header(number, fork), digest(number) if number <= 100 and at_head is None else at_head, anchor(100), 100, 100,
-        60, True, False, True, (),
+        60, True, False, None, (),
     )  # fmt: skip
     return replace(standing, **other)  # type: ignore[arg-type]
 
@@ -203,8 +203,8 @@ def test_s09_core() -> None:
 def test_s10_core() -> None:
     """What a restart forgets of the follower changes nothing: the same look leads to the same action."""
     observations: list[machine.Observation] = [
-        seen(100, "b"), seen(101), seen(80), seen(100, checkpoint=80), seen(100, checkpoint=80, tip_confirmed=False),
-        seen(100, stale=True), seen(101, segments=(Segment(101, 101, ("x",)),)), Conflict(101, "seam"),
+        seen(100, "b"), seen(101), seen(80), seen(100, checkpoint=80), seen(100, stale=True),
+        seen(100, checkpoint=80, unconfirmed=anchor(100)), seen(101, segments=(Segment(101, 101, ("x",)),)), Conflict(101, "seam"),
     ]  # fmt: skip
     rng, lived = random.Random(10), Follower()
     lived.observe(seen(100))
@@ -239,9 +239,9 @@ def test_s12_core() -> None:
     late = seen(200_000, "b", segments=(Segment(101, 200_000, ("x",)),))
     play((late, machine.Ingest), (Conflict(101, "seam"), SEARCH), (Claims((forked(95),), False), machine.Replace))
     # Stored but not projected yet: the tip is confirmed before a row follows from it.
-    unprojected = replace(late, checkpoint=80, tip_confirmed=False)
-    play((unprojected, machine.ConfirmTip), (Conflict(100, "gone"), SEARCH))
-    play((replace(unprojected, tip_confirmed=True), machine.Project))
+    unprojected = replace(late, checkpoint=80, unconfirmed=anchor(100))
+    play((unprojected, machine.Confirm), (Conflict(100, "gone"), SEARCH))
+    play((replace(unprojected, unconfirmed=None), machine.Project))
 
 
 def test_s13_core() -> None:
