@@ -204,7 +204,8 @@ def test_s10_core() -> None:
     """What a restart forgets of the follower changes nothing: the same look leads to the same action."""
     observations: list[machine.Observation] = [
         seen(100, "b"), seen(101), seen(80), seen(100, checkpoint=80), seen(100, stale=True),
-        seen(100, checkpoint=80, unconfirmed=anchor(100)), seen(101, segments=(Segment(101, 101, ("x",)),)), Conflict(101, "seam"),
+        seen(100, checkpoint=80, unconfirmed=anchor(100)), seen(101, segments=(Segment(101, 101, ("x",)),)),
+        Conflict(101, "seam"),
     ]  # fmt: skip
     rng, lived = random.Random(10), Follower()
     lived.observe(seen(100))
