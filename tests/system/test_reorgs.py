@@ -80,3 +80,38 @@ async def test_orphaned_rows_are_kept_and_the_journal_cannot_be_rewritten(
         with pytest.raises(asyncpg.RestrictViolationError):
             await conn.execute(statement)
     await conn.close()
+
+
+@pytest.mark.parametrize("websocket", [False, True], ids=["polling", "websocket"])
+async def test_every_way_in_which_anvil_takes_blocks_back(
+    websocket: bool, tmp_path: Path, fresh_database: Callable[[], str]
+) -> None:
+    url = fresh_database()
+    with AnvilNode(slots=30) as node:
+        driver = Driver(node, seed=43)
+        driver.install()
+        driver.play(30)
+        arguments = ["--rpc-url", node.url, "--http-port", "0"]
+        if websocket:
+            arguments += ["--ws-url", node.url.replace("http", "ws"), "--poll-interval", "30"]
+        daemon = Daemon(arguments, {"DATABASE_URL": url}, tmp_path / "log")
+        try:
+            await wait_synced(url, *node.head())
+            node.rpc("anvil_reorg", 4, [])  # as many blocks, all empty
+            node.mine(1)
+            await wait_synced(url, *node.head())
+            await assert_equals_truth(url, driver)
+            snapshot = node.rpc("evm_snapshot")
+            driver.play(5)
+            await wait_synced(url, *node.head())
+            assert node.rpc("evm_revert", snapshot) is True
+            node.rpc("evm_increaseTime", 40)
+            driver.play(7)
+            await wait_synced(url, *node.head())
+            await assert_equals_truth(url, driver)
+            driver.reorg(3)
+            await wait_synced(url, *node.head())
+            await assert_equals_truth(url, driver)
+            assert len([line for line in daemon.lines() if line["event"] == "reorg"]) >= 3
+        finally:
+            assert daemon.terminate()[0] == 0
