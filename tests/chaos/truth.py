@@ -71,11 +71,12 @@ class Truth:
         if checkpoint is None or (checkpoint["number"], checkpoint["hash"]) != (self.tip.number, self.tip.hash):
             found.append(f"checkpoint {checkpoint and checkpoint['number']}: should be {self.tip.number}")
         covered = await conn.fetch(
-            "SELECT '0x' || encode(c.address, 'hex'), lower(v.blocks), upper(v.blocks) - 1 FROM indexer.coverage v"
-            " JOIN indexer.contract c ON c.id = v.contract_id"
+            "SELECT '0x' || encode(c.address, 'hex'), range_agg(v.blocks)::text FROM indexer.coverage v"
+            " JOIN indexer.contract c ON c.id = v.contract_id GROUP BY 1"
         )
-        if sorted(map(tuple, covered)) != sorted((a, self.origin, self.tip.number) for a in self.addresses):
-            found.append(f"coverage {sorted(map(tuple, covered))}: should be {self.origin} to {self.tip.number} each")
+        whole = "{" + f"[{self.origin},{self.tip.number + 1})" + "}"
+        if sorted(map(tuple, covered)) != sorted((a, whole) for a in self.addresses):
+            found.append(f"coverage {sorted(map(tuple, covered))}: should be {whole} each")
         images = await conn.fetchval(
             "SELECT count(*) FROM indexer.before_image, indexer.checkpoint"
             " WHERE block_number <= rollback_floor OR block_number > number"
