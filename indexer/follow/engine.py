@@ -241,7 +241,8 @@ class Engine:
 
     async def _unconfirmed(self, conn: Connection, standing: Standing) -> Anchor | None:
         """The stored end of the gapless range, when there is something to project and this look did not compare it."""
-        if standing.front < standing.next_block:
+        last = standing.next_block - 1
+        if standing.front < last or (standing.front == last and self.writer.projectable(standing)):
             return None
         (front,) = await anchors_between(conn, standing.front, standing.front)
         return None if front.hash == self._confirmed else front

@@ -210,14 +210,12 @@ class Follower:
             return self._search("the head is not on the stored chain", s.head.number)
         self.mode = Mode.FOLLOWING if s.holder else Mode.STANDBY
         self._conflict = None
-        if s.holder:
-            # What was projected before stays readable until the past of a new contract is there.
-            if s.stale and s.front >= s.checkpoint:
-                return ProjectAgain(s.front)
-            if not s.stale and s.front > s.checkpoint:
-                if s.unconfirmed is not None and s.unconfirmed.number > s.floor:
-                    return Confirm(s.unconfirmed)
-                return Project(s.front)
+        # What was projected before stays readable until the past of a new contract is there.
+        if s.holder and (s.front >= s.checkpoint if s.stale else s.front > s.checkpoint):
+            # What is stored may have been reorged away, also while blocks below it were ingested that did not join it.
+            if s.unconfirmed is not None and s.unconfirmed.number > s.floor:
+                return Confirm(s.unconfirmed)
+            return ProjectAgain(s.front) if s.stale else Project(s.front)
         return Ingest(s.segments[0]) if s.segments else Rest()
 
     def _search(self, cause: str, number: int) -> Action:

@@ -28,6 +28,7 @@ FORWARD = ("ingest.begun", "ingest.stored", "project.written", "ingest.before_co
 SWAP = ("replace.undone", "replace.moved", "project.written", "replace.before_commit")
 ANEW = ("reset.before_commit", "project.read", "project.before_commit", "project.written")  # after a contract was added
 RESTATED = ("heal.forgotten", "heal.replayed", "restate.before_commit")  # after the origin was lowered
+NO_ENDPOINT = 11  # exit code
 
 
 class Campaign:
@@ -92,6 +93,8 @@ class Campaign:
                 self._until_dead(daemon, time.monotonic() + PATIENCE, False, "following")
                 self._until_dead(daemon, time.monotonic() + self.rng.random(), False)
             died = daemon.process.poll()
+            if died == NO_ENDPOINT:  # every node refused its first question: an operator would start it again
+                return await self._one(point, nth)
             assert died in (None, -signal.SIGKILL), f"the daemon ended with {died}: {daemon.log.read_text()[-2000:]}"
         finally:
             daemon.kill()

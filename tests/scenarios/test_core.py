@@ -242,6 +242,7 @@ def test_s12_core() -> None:
     # Stored but not projected yet: the tip is confirmed before a row follows from it.
     unprojected = replace(late, checkpoint=80, unconfirmed=anchor(100))
     play((unprojected, machine.Confirm), (Conflict(100, "gone"), SEARCH))
+    play((replace(unprojected, stale=True, checkpoint=100), machine.Confirm), (Conflict(100, "gone"), SEARCH))
     play((replace(unprojected, unconfirmed=None), machine.Project))
 
 
