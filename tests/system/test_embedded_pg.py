@@ -242,7 +242,7 @@ def test_ctrl_c_at_its_starter_does_not_reach_the_server(stopped: EmbeddedServer
             assert starter.stdout is not None and starter.stdout.readline() == b"up\n"
             pid = pid_of(stopped)
             os.killpg(starter.pid, signal.SIGINT)  # as a terminal does
-            assert starter.wait(10) != 0
+            assert starter.wait(30) != 0
         finally:
             starter.kill()
     time.sleep(0.2)
