@@ -13,10 +13,13 @@ from indexer import config
 from indexer.follow.progress import Progress
 from indexer.follow.recovery import Recovery
 from indexer.follow.runner import Runner
+from indexer.follow.upkeep import Upkeep
 from indexer.follow.verify import ranges, verify
 from indexer.rpc.pool import Pool
 from indexer.store import heal, migrate
 from indexer.store.database import connection
+from indexer.store.standing import load
+from indexer.store.steps import Writer
 from tests.oracle.compare import differences, fetch_database
 from tests.oracle.recompute import recompute
 from tests.simchain.chain import Block, Tree
@@ -107,3 +110,28 @@ async def test_a_lower_origin_is_healed_in_one_commit_and_readers_never_see_empt
                 assert [r["kind"] for r in rows] == kinds
         finally:
             await pool.close()
+
+
+async def test_growing_before_images_are_an_incident_and_none_is_cut(fresh_database: Callable[[], str]) -> None:
+    rng, tree, url = random.Random(9), Tree(), fresh_database()
+    tip = exchange(tree).grow(tree.genesis.hash, 60, rng, 2.0)
+    await migrate.upgrade_async(url)
+    async with SimNode(tree, tip.hash, CHAIN) as node:
+        node.finalized = node.safe = Depth(40)
+        pool = Pool([node.url], CHAIN)
+        await pool.open()
+        try:
+            await follow(url, node, pool, tip)
+        finally:
+            await pool.close()
+    count, alarm = "SELECT count(*) FROM indexer.before_image", "SELECT count(*) FROM indexer.incident WHERE kind ="
+    alarm += " 'before_images_grow' AND resolved_at IS NULL"
+    deployment, progress = config.load("devnet"), Progress()
+    async with connection(url) as conn:
+        standing = await load(conn, [c.address for c in deployment.contracts])
+        images = await conn.fetchval(count)
+        assert images > 10
+        for most, open_incidents in ((10, 1), (10, 1), (images, 0)):
+            await Upkeep(Writer(deployment), progress, most).count_images(conn, standing)
+            assert (await conn.fetchval(alarm), await conn.fetchval(count)) == (open_incidents, images)
+        assert progress.before_images == images
