@@ -233,6 +233,8 @@ def test_root_in_a_container_without_ptrace_sees_the_running_server(stopped: Emb
 
 def test_ctrl_c_at_its_starter_does_not_reach_the_server(stopped: EmbeddedServer) -> None:
     script = (
+        # A shell that runs the suite in the background starts it with SIGINT ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys, time; from pathlib import Path; from indexer.pg.server import EmbeddedServer;"
         " EmbeddedServer(Path(sys.argv[1])).start(); print('up', flush=True); time.sleep(60)"
     )
