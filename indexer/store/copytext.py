@@ -1,44 +1,83 @@
-"""Rows to PostgreSQL's text COPY format. Pure. Text beats the binary format for numeric(78,0) columns."""
+"""Rows to PostgreSQL's text COPY format. Pure. Text beats the binary format for numeric(78,0) columns.
+
+One writer per table, generated from its columns and kinds: every row that is written passes through it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
+from indexer.chain.types import Header, Log
+
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_NULL = "\\N"
+
+# Kind -> what stands for a value v, which is not None, in its field. Printable text without a backslash stands for
+# itself in COPY's text format, and that is nearly every text there is.
+_FIELD = {
+    "numeric": "v",
+    "bigint": "v",
+    "integer": "v",
+    "smallint": "v",
+    "text": "v if v.isprintable() and BACKSLASH not in v else escape(v)",
+    "bool": "'t' if v else 'f'",
+    "timestamp": "v.isoformat()",
+}
+
+Writer = Callable[[Iterable[Mapping[str, Any]]], bytes]
 
 
-def copy_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    """One line per row, the columns in order; absent columns are NULL."""
-    return "".join("\t".join(map(_field, map(row.get, columns))) + "\n" for row in rows).encode()
+def writer_of(columns: Mapping[str, str]) -> Writer:
+    """For a table's columns and kinds ("numeric", "text not null", ...): rows -> one line each, absent values NULL.
+
+    A row must fit (`indexer.projections.fit`): a missing value of a NOT NULL column is a KeyError.
+    """
+    return _compiled(tuple(columns.items()))
 
 
-def copy_tuples(rows: Iterable[Iterable[Any]]) -> bytes:
-    """The same for rows that are tuples in column order."""
-    return "".join("\t".join(map(_field, row)) + "\n" for row in rows).encode()
+@lru_cache(maxsize=1024)
+def _compiled(columns: tuple[tuple[str, str], ...]) -> Writer:
+    source = ["def line(row):", "    get = row.get"]
+    for n, (column, kind) in enumerate(columns):
+        plain = kind.removesuffix(" not null")
+        if plain != kind:
+            source += [f"    v = row[{column!r}]", f"    f{n} = {_FIELD[plain]}"]
+        else:
+            source += [f"    v = get({column!r})", f"    f{n} = NULL if v is None else {_FIELD[plain]}"]
+    fields = "\\t".join(f"{{f{n}}}" for n in range(len(columns)))
+    source += [f'    return f"{fields}\\n"', "def lines(rows):", "    return ''.join(map(line, rows)).encode()"]
+    scope: dict[str, Any] = {"BACKSLASH": "\\", "NULL": _NULL, "escape": _escape}
+    exec("\n".join(source), scope)
+    compiled: Writer = scope["lines"]
+    return compiled
+
+
+def log_lines(logs: Iterable[Log]) -> bytes:
+    """Rows of indexer.raw_log: the columns of `Log` up to `data`."""
+    return "".join(
+        [
+            f"{number}\t{index}\t\\\\x{address.hex()}\t\\\\x{transaction.hex()}\t{position}"
+            f"\t\\\\x{b''.join(topics).hex()}\t\\\\x{data.hex()}\n"
+            for number, index, address, transaction, position, topics, data, *_ in logs
+        ]
+    ).encode()
+
+
+def block_lines(blocks: Iterable[Header]) -> bytes:
+    """Rows of indexer.block: number, hash, parent hash (NULL when it is not known), timestamp."""
+    return "".join([f"{n}\t{_bytea(h)}\t{_bytea(p) if p else _NULL}\t{t}\n" for n, h, p, t, *_ in blocks]).encode()
+
+
+def _bytea(value: bytes) -> str:
+    return f"\\\\x{value.hex()}"
 
 
 def _escape(text: str) -> str:
     return text.translate(_ESCAPES)
-
-
-def _field(value: Any) -> str:
-    if value is None:
-        return "\\N"
-    kind = type(value)
-    if kind is int:
-        return str(value)
-    if kind is str:
-        return _escape(value)
-    if kind is bytes:
-        return f"\\\\x{value.hex()}"
-    if kind is bool:
-        return "t" if value else "f"
-    if kind is datetime:
-        return str(value.isoformat())
-    raise TypeError(f"no COPY form for {kind.__name__}")
 
 
 def to_json(value: Any) -> str:

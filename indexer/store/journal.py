@@ -79,7 +79,10 @@ async def one(conn: Connection, number: int) -> dict[str, Any] | None:
         return None
     orphaned: dict[str, list[Any]] = {}
     rows = await conn.fetch(
-        "SELECT table_name, row FROM indexer.orphaned_row WHERE reorg_id = $1 ORDER BY table_name, id", number
+        "SELECT table_name, row FROM (SELECT table_name, id AS first, 0 AS second, row FROM indexer.orphaned_row"
+        " WHERE reorg_id = $1 UNION ALL SELECT 'indexer.raw_log', block_number, log_index, to_jsonb(o) - 'reorg_id'"
+        " FROM indexer.orphaned_log o WHERE reorg_id = $1) kept ORDER BY table_name, first, second",
+        number,
     )
     for kept in rows:
         orphaned.setdefault(kept["table_name"], []).append(json.loads(kept["row"]))

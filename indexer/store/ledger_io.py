@@ -7,13 +7,16 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from indexer.projections import WHOLE_TABLES
-from indexer.projections.base import Key, Ledger, Row, StateKey
-from indexer.store.copytext import copy_text, to_json
+from indexer.projections import WHOLE_TABLES, project
+from indexer.projections.base import Event, Key, Ledger, Row, StateKey
+from indexer.store.copytext import to_json, writer_of
 from indexer.store.database import Connection
 from indexer.store.tables import COLUMNS, KEYS, TABLES, sql_name
 
-WORTH_A_THREAD = 500  # rows
+WORTH_A_THREAD = 500  # rows or events
+
+# Appended table -> what COPY is to be given.
+Texts = Mapping[str, "bytes | asyncio.Future[bytes]"]
 
 
 async def load_state(
@@ -41,11 +44,31 @@ async def load_state(
     return state
 
 
-async def write(conn: Connection, ledger: Ledger) -> dict[str, int]:
+async def fill(ledger: Ledger, events: list[Event]) -> Texts:
+    """Projects the events into the ledger and begins to write out what it appends. Long work is done in threads,
+    while the server is busy with something else; nobody else may touch the ledger meanwhile."""
+    if len(events) < WORTH_A_THREAD:
+        project(ledger, events)
+    else:
+        await asyncio.to_thread(project, ledger, events)
+    return begin_texts(ledger)
+
+
+def begin_texts(ledger: Ledger) -> Texts:
+    """The COPY text of every appended table: at once, or for a long one in a thread."""
+    return {table: _text(table, rows) for table, rows in ledger.appended.items()}
+
+
+def _text(table: str, rows: list[Row]) -> bytes | asyncio.Future[bytes]:
+    lines_of = writer_of(COLUMNS[table])
+    if len(rows) < WORTH_A_THREAD:
+        return lines_of(rows)
+    return asyncio.get_running_loop().run_in_executor(None, lines_of, rows)
+
+
+async def write(conn: Connection, ledger: Ledger, texts: Texts) -> dict[str, int]:
     """Writes what a step changed. Rows written by table; a state row changed many times counts once."""
     counts: dict[str, int] = {}
-    # Long tables are written out in threads, while the server is busy with the one before.
-    texts = {table: _text(table, rows) for table, rows in ledger.appended.items()}
     for table, text in texts.items():
         await conn.copy_to_table(
             TABLES[table].name,
@@ -64,13 +87,6 @@ async def write(conn: Connection, ledger: Ledger) -> dict[str, int]:
     await _write_before_images(conn, ledger.before)
     await _write_incidents(conn, ledger)
     return counts
-
-
-def _text(table: str, rows: list[Row]) -> bytes | asyncio.Future[bytes]:
-    columns = list(COLUMNS[table])
-    if len(rows) < WORTH_A_THREAD:
-        return copy_text(rows, columns)
-    return asyncio.get_running_loop().run_in_executor(None, copy_text, rows, columns)
 
 
 async def forget(conn: Connection, keys: Iterable[StateKey]) -> None:

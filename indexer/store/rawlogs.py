@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from indexer.chain.types import Anchor, Header, Log
 from indexer.errors import DamagedStore, IndexerError
-from indexer.store.copytext import copy_tuples
+from indexer.store.copytext import block_lines, log_lines
 from indexer.store.database import Connection
 
 PARTITION_BLOCKS = 10_000_000
@@ -16,7 +16,7 @@ _PARTITION_LOCK = 0x7265_7961  # an advisory lock's key, ours by convention: "re
 _LOG_COLUMNS = (
     "block_number", "log_index", "address", "transaction_hash", "transaction_index", "topics", "data",
 )  # fmt: skip
-_COLUMN_LIST = ", ".join(_LOG_COLUMNS)
+LOG_COLUMNS = ", ".join(_LOG_COLUMNS)
 
 
 class HashConflict(IndexerError):
@@ -75,15 +75,13 @@ async def keep_anchor(conn: Connection, anchor: Anchor) -> None:
 async def copy_blocks(conn: Connection, table: str, blocks: Sequence[Header]) -> None:
     """Into indexer.block or a table like it."""
     if blocks:
-        lines = copy_tuples((b.number, b.hash, b.parent_hash or None, b.timestamp) for b in blocks)
-        await _copy(conn, table, ("number", "hash", "parent_hash", "timestamp"), lines)
+        await _copy(conn, table, ("number", "hash", "parent_hash", "timestamp"), block_lines(blocks))
 
 
 async def copy_logs(conn: Connection, table: str, logs: Sequence[Log]) -> None:
     """Into indexer.raw_log or a table like it."""
     if logs:
-        lines = copy_tuples((*log[:5], b"".join(log.topics), log.data) for log in logs)
-        await _copy(conn, table, _LOG_COLUMNS, lines)
+        await _copy(conn, table, _LOG_COLUMNS, log_lines(logs))
 
 
 async def _copy(conn: Connection, table: str, columns: Sequence[str], lines: bytes) -> None:
@@ -102,7 +100,7 @@ async def read(
     """
     logs = "staged_log" if staged else "raw_log"
     rows = await conn.fetch(
-        f"SELECT {_COLUMN_LIST} FROM indexer.{logs} WHERE block_number BETWEEN $1 AND $2"
+        f"SELECT {LOG_COLUMNS} FROM indexer.{logs} WHERE block_number BETWEEN $1 AND $2"
         " ORDER BY block_number, log_index LIMIT $3",
         first,
         last,
@@ -122,7 +120,7 @@ async def read(
 async def read_blocks(conn: Connection, numbers: Sequence[int], *, strict: bool = True) -> Chunk:
     """The stored logs of these blocks, ascending and not empty. Raises as `read` does."""
     rows = await conn.fetch(
-        f"SELECT {_COLUMN_LIST} FROM indexer.raw_log WHERE block_number = ANY($1::bigint[])"
+        f"SELECT {LOG_COLUMNS} FROM indexer.raw_log WHERE block_number = ANY($1::bigint[])"
         " ORDER BY block_number, log_index",
         list(numbers),
     )

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from indexer.projections.base import LOGS_PER_BLOCK
 from indexer.store import coverage
 from indexer.store.database import Connection
 from indexer.store.ledger_io import upsert
+from indexer.store.rawlogs import LOG_COLUMNS
 from indexer.store.tables import KEYS, TABLES, kind, sql_name
 
 # Every append row carries unique_id = block * 100000 + log index, and it is indexed.
 APPENDED = tuple(name for name in TABLES if kind(name) == "append")
 assert all("unique_id" in TABLES[name].columns for name in APPENDED)
 
+# What goes is kept in indexer.orphaned_row and orphaned_log: an orphaned liquidation is a fact of business.
 
-async def remove_above(conn: Connection, fork: int, reorg: int) -> dict[str, int]:
-    """Append rows, raw logs, blocks, coverage and checkpoint as they were at block `fork` (rule 5); not state rows.
 
-    What goes is kept in indexer.orphaned_row under the number of the reorg: an orphaned liquidation is a fact of
-    business. Inside the caller's transaction. Counts of what was removed, by table.
+async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[str, int]:
+    """Raw logs, blocks, coverage, checkpoint and floor as they were at block `fork` (rule 5); not public rows.
+
+    What goes is archived under the number of the reorg. Inside the caller's transaction. Counts removed, by table.
     """
-    counts: dict[str, int] = {}
-    for name in APPENDED:
-        bound = (fork + 1) * LOGS_PER_BLOCK
-        counts[name] = await _archive(conn, name, sql_name(name), "unique_id >= $3", bound, reorg)
-    counts["indexer.raw_log"] = await _archive(
-        conn, "indexer.raw_log", "indexer.raw_log", "block_number > $3", fork, reorg
-    )
-    counts["indexer.block"] = await _archive(conn, "indexer.block", "indexer.block", "number > $3", fork, reorg)
+    counts = await _archive_logs(conn, "block_number > $2", fork, reorg)
+    counts |= await _archive(conn, {"indexer.block": "number > $2"}, fork, reorg)
     await coverage.cut_above(conn, fork)
     await conn.execute(
         "UPDATE indexer.checkpoint c SET number = b.number, hash = b.hash, timestamp = b.timestamp,"
@@ -47,38 +43,54 @@ async def remove_above(conn: Connection, fork: int, reorg: int) -> dict[str, int
         " WHERE resolved_at IS NULL AND first_block > $1",
         fork,
     )
-    return {name: n for name, n in counts.items() if n}
+    return counts
+
+
+async def remove_rows_above(conn: Connection, fork: int, reorg: int) -> dict[str, int]:
+    """The same for the append rows of everything above block `fork`."""
+    bound = (fork + 1) * LOGS_PER_BLOCK
+    return await _archive(conn, {name: "unique_id >= $2::bigint" for name in APPENDED}, bound, reorg)
 
 
 async def remove_blocks(
-    conn: Connection, numbers: Sequence[int], addresses: Sequence[str], reorg: int, *, appended: bool
-) -> dict[str, int]:
-    """The same for single blocks: block rows, raw logs of `addresses` and, when `appended`, the rows made of them."""
-    within = "unique_id = ANY(SELECT t.unique_id FROM unnest($3::bigint[]) n, {name} t WHERE t.unique_id >= n * {per}"
-    within += " AND t.unique_id < (n + 1) * {per})"
-    counts: dict[str, int] = {}
-    for name in APPENDED if appended else ():
-        where = within.format(name=sql_name(name), per=LOGS_PER_BLOCK)
-        counts[name] = await _archive(conn, name, sql_name(name), where, list(numbers), reorg)
+    conn: Connection, numbers: Sequence[int], addresses: Sequence[str], reorg: int
+) -> dict[str, int]:  # fmt: skip
+    """The same for single blocks: block rows, raw logs of `addresses` and the append rows made of them."""
+    where = {
+        name: f"unique_id = ANY(SELECT t.unique_id FROM unnest($2::bigint[]) n, {sql_name(name)} t"
+        f" WHERE t.unique_id >= n * {LOGS_PER_BLOCK} AND t.unique_id < (n + 1) * {LOGS_PER_BLOCK})"
+        for name in APPENDED
+    } | {"indexer.block": "number = ANY($2::bigint[])"}
     watched = ", ".join(f"'\\x{a[2:]}'" for a in addresses)
-    where = f"block_number = ANY($3::bigint[]) AND address IN ({watched})"
-    counts["indexer.raw_log"] = await _archive(conn, "indexer.raw_log", "indexer.raw_log", where, list(numbers), reorg)
-    counts["indexer.block"] = await _archive(
-        conn, "indexer.block", "indexer.block", "number = ANY($3::bigint[])", list(numbers), reorg
+    return await _archive(conn, where, list(numbers), reorg) | await _archive_logs(
+        conn, f"block_number = ANY($2::bigint[]) AND address IN ({watched})", list(numbers), reorg
     )
-    return {name: n for name, n in counts.items() if n}
 
 
-async def _archive(conn: Connection, table: str, name: str, where: str, bound: object, reorg: int) -> int:
-    """Moves the rows into the archive. How many they were."""
+async def _archive(conn: Connection, where: Mapping[str, str], bound: object, reorg: int) -> dict[str, int]:
+    """Moves rows of several tables into the archive, in one round trip: what matches the condition by table, which
+    says `$2` for `bound`. How many they were, by table; tables without any are left out."""
+    moves = [
+        f"gone_{n} AS (DELETE FROM {sql_name(table)} WHERE {condition} RETURNING *),"
+        f" kept_{n} AS (INSERT INTO indexer.orphaned_row (reorg_id, table_name, row)"
+        f" SELECT $1, '{table}', to_jsonb(gone_{n}) FROM gone_{n} RETURNING 1)"
+        for n, (table, condition) in enumerate(where.items())
+    ]
+    counted = ", ".join(f"(SELECT count(*) FROM kept_{n})" for n in range(len(moves)))
+    row = await conn.fetchrow(f"WITH {', '.join(moves)} SELECT {counted}", reorg, bound)
+    assert row is not None
+    return {table: n for table, n in zip(where, row, strict=True) if n}
+
+
+async def _archive_logs(conn: Connection, where: str, bound: object, reorg: int) -> dict[str, int]:
+    """The same for raw logs, which are kept as they are: as JSON they would cost a reorg twice the time."""
     done = await conn.execute(
-        f"WITH gone AS (DELETE FROM {name} WHERE {where} RETURNING *)"
-        " INSERT INTO indexer.orphaned_row (reorg_id, table_name, row) SELECT $1, $2, to_jsonb(gone) FROM gone",
+        f"WITH gone AS (DELETE FROM indexer.raw_log WHERE {where} RETURNING {LOG_COLUMNS})"
+        f" INSERT INTO indexer.orphaned_log (reorg_id, {LOG_COLUMNS}) SELECT $1, gone.* FROM gone",
         reorg,
-        table,
         bound,
     )
-    return _count(done)
+    return {"indexer.raw_log": n} if (n := _count(done)) else {}
 
 
 async def restore_state(conn: Connection, fork: int) -> dict[str, int]:

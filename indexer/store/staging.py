@@ -12,8 +12,7 @@ from indexer.errors import Inconsistent
 from indexer.ingest.units import Unit
 from indexer.store import lease, rawlogs
 from indexer.store.database import Connection
-
-_LOG = "block_number, log_index, address, transaction_hash, transaction_index, topics, data"
+from indexer.store.rawlogs import LOG_COLUMNS
 
 
 async def clear(conn: Connection, token: int) -> None:
@@ -55,11 +54,13 @@ async def take_over(conn: Connection, first: int, last: int) -> int:
 
 async def changed_blocks(conn: Connection, first: int, last: int, addresses: Sequence[str]) -> list[int]:
     """The blocks of first..last whose stored hash, time or logs of `addresses` are not the staged ones, ascending."""
-    stored = f"SELECT {_LOG} FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 AND address = ANY($3::bytea[])"
+    stored = (
+        f"SELECT {LOG_COLUMNS} FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 AND address = ANY($3::bytea[])"
+    )
     rows = await conn.fetch(
         "SELECT DISTINCT number FROM ("
-        f" SELECT block_number AS number FROM ({stored} EXCEPT SELECT {_LOG} FROM indexer.staged_log) gone"
-        f" UNION ALL SELECT block_number FROM (SELECT {_LOG} FROM indexer.staged_log EXCEPT {stored}) come"
+        f" SELECT block_number AS number FROM ({stored} EXCEPT SELECT {LOG_COLUMNS} FROM indexer.staged_log) gone"
+        f" UNION ALL SELECT block_number FROM (SELECT {LOG_COLUMNS} FROM indexer.staged_log EXCEPT {stored}) come"
         " UNION ALL SELECT b.number FROM indexer.block b LEFT JOIN indexer.staged_block s USING (number)"
         " WHERE b.number BETWEEN $1 AND $2"
         " AND (b.hash, b.timestamp) IS DISTINCT FROM (s.hash, s.timestamp)"

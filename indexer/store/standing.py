@@ -59,6 +59,22 @@ class Standing:
         """Whether public rows were written above `number` for which no before-images exist."""
         return self.checkpoint is not None and number < min(self.floor, self.checkpoint.number)
 
+    def cut(self, fork: Anchor) -> Standing:
+        """The standing after everything above the fork point was taken back, in the next epoch."""
+        return Standing(
+            self.binding,
+            fork if self.checkpoint is not None and self.checkpoint.number > fork.number else self.checkpoint,
+            self.projected_origin,
+            self.digest,
+            min(self.floor, fork.number),
+            self.epoch + 1,
+            {
+                address: [Span(s.first, min(s.last, fork.number)) for s in spans if s.first <= fork.number]
+                for address, spans in self.coverage.items()
+            },
+            fork,
+        )
+
 
 async def binding(conn: Connection) -> Binding | None:
     row = await conn.fetchrow("SELECT name, chain_id, bound_number, bound_hash, origin FROM indexer.deployment")

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from indexer.chain.types import Anchor, Header
 from indexer.config import Deployment
@@ -15,17 +16,18 @@ from indexer.decode.events import events_of
 from indexer.decode.registry import Registry
 from indexer.errors import IndexerError
 from indexer.failpoints import hit
-from indexer.ingest.planner import Span
 from indexer.ingest.units import Unit
-from indexer.projections import project, state_keys
+from indexer.projections import state_keys
 from indexer.projections.base import Event, Ledger, Row, StateKey
 from indexer.store import coverage, journal, lease, rawlogs, rollback, staging
 from indexer.store.database import Connection
 from indexer.store.heal import Scope, replay
 from indexer.store.journal import Reorg
-from indexer.store.ledger_io import load_state, write
+from indexer.store.ledger_io import fill, load_state, write
 from indexer.store.standing import Standing
 from indexer.store.tables import COLUMNS
+
+T = TypeVar("T")
 
 CHUNK_LOGS = 20_000  # logs projected in one transaction: bounds memory and the time readers wait for a lock
 
@@ -141,40 +143,42 @@ class Writer:
         await rawlogs.ensure_partitions(conn, fork.number + 1, last)
         # What is staged does not change any more: its first chunk is decoded while the server takes the old rows back.
         staged = await rawlogs.read(conn, fork.number + 1, last, CHUNK_LOGS, staged=True)
-        decoding = asyncio.create_task(asyncio.to_thread(events_of, self.registry, staged.logs, staged.times))
-        try:
-            async with self._alone(conn, standing, token, new_epoch=True):
-                number = await journal.next_number(conn)
-                removed = await self._restore(conn, standing, fork, number, scope)
-                hit("replace.undone")
+        decoding = asyncio.to_thread(events_of, self.registry, staged.logs, staged.times)
+        async with _beside(decoding) as decoded, self._alone(conn, standing, token, new_epoch=True):
+            number = await journal.next_number(conn)
+            removed = await self._restore(conn, standing, fork, number, scope)
+            hit("replace.undone")
+            if last > fork.number:
+                await coverage.add(conn, reorg.addresses, fork.number + 1, last)
+                logs = await staging.take_over(conn, fork.number + 1, last)
+            hit("replace.moved")
+            after, rows = standing.cut(fork), {}
+
+            async def take_rows_back() -> None:
+                removed.update(await rollback.remove_rows_above(conn, fork.number, number))
                 await _log_commit(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
-                if last > fork.number:
-                    await coverage.add(conn, reorg.addresses, fork.number + 1, last)
-                    logs = await staging.take_over(conn, fork.number + 1, last)
-                hit("replace.moved")
-                after, rows = _cut(standing, fork), {}
-                if scope is None and standing.below_images(fork.number):
-                    await self._reset(conn, after)
-                else:
-                    rows = await self._project_replacement(conn, after, reorg, finalized, staged, await decoding)
-                await journal.write(conn, number, standing.epoch + 1, reorg, removed, rows, time.monotonic() - started)
-                hit("replace.before_commit")
-        finally:
-            await asyncio.wait({decoding})
+
+            if scope is None and standing.below_images(fork.number):
+                await take_rows_back()
+                await self._reset(conn, after)
+            else:
+                rows = await self._project_replacement(conn, after, reorg, finalized, staged, decoded, take_rows_back)
+            await journal.write(conn, number, standing.epoch + 1, reorg, removed, rows, time.monotonic() - started)
+            hit("replace.before_commit")
         hit("replace.committed")
         return Done("rollback", fork.number + 1, last, logs, rows, bool(rows))
 
     async def _restore(
         self, conn: Connection, standing: Standing, fork: Anchor, number: int, scope: Scope | None
     ) -> dict[str, int]:
-        """Everything as it was at the fork point; counts of what was removed or restored."""
+        """Everything but append rows as it was at the fork point; counts of what was removed or restored."""
         await rawlogs.keep_anchor(conn, fork)
         counts: dict[str, int] = {}
         if not standing.below_images(fork.number):
             counts = await rollback.restore_state(conn, fork.number)
         elif scope is not None:
             counts = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
-        return counts | await rollback.remove_above(conn, fork.number, number)
+        return counts | await rollback.remove_chain_above(conn, fork.number, number)
 
     async def heal(self, conn: Connection, standing: Standing, healing: Reorg, scope: Scope | None, token: int) -> Done:
         """Swaps the staged blocks of a range below everything that a reorg may change, and replays what they touch.
@@ -187,7 +191,7 @@ class Writer:
         async with self._alone(conn, standing, token, new_epoch=True):
             number = await journal.next_number(conn)
             changed = await staging.changed_blocks(conn, first, last, healing.addresses)
-            removed = await rollback.remove_blocks(conn, changed, healing.addresses, number, appended=True)
+            removed = await rollback.remove_blocks(conn, changed, healing.addresses, number)
             logs = await staging.take_over_blocks(conn, changed)
             hit("heal.moved")
             rows: dict[str, int] = {}
@@ -231,32 +235,43 @@ class Writer:
 
     async def _project_replacement(
         self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, chunk: rawlogs.Chunk,
-        events: list[Event],
+        decoded: Awaitable[list[Event]], take_rows_back: Callable[[], Awaitable[None]],
     ) -> dict[str, int]:  # fmt: skip
-        """Projects the replacement in chunks, when the projection reached the fork point; rows by table. `events` are
-        those of the first chunk."""
+        """Takes the old append rows back and projects the replacement in chunks, when the projection reached the fork
+        point; new rows by table. `decoded` are the events of the first chunk."""
         total: Counter[str] = Counter()
         complete = set(reorg.addresses) == set(standing.coverage)
         joins = complete and standing.front + 1 == standing.next_block == reorg.fork.number + 1
+        meanwhile: Callable[[], Awaitable[None]] | None = take_rows_back
         while joins and self.projectable(standing) and standing.next_block <= reorg.new_tip.number:
-            if chunk.first != standing.next_block:
+            if meanwhile:
+                events = await decoded
+            else:
                 chunk = await rawlogs.read(conn, standing.next_block, reorg.new_tip.number, CHUNK_LOGS)
                 events = events_of(self.registry, chunk.logs, chunk.times)
             anchor = await _stored_anchor(conn, chunk.last)
-            total.update(await self._project(conn, standing, chunk.first, anchor, events, finalized))
+            total.update(await self._project(conn, standing, chunk.first, anchor, events, finalized, meanwhile))
             floor = await _floor(conn, standing.floor, finalized, anchor.number)
-            standing = replace(standing, checkpoint=anchor, floor=floor)
+            standing, meanwhile = replace(standing, checkpoint=anchor, floor=floor), None
+        if meanwhile:
+            await meanwhile()
         return dict(total)
 
     async def _project(
-        self, conn: Connection, standing: Standing, first: int, anchor: Anchor, events: list[Event], finalized: int
+        self, conn: Connection, standing: Standing, first: int, anchor: Anchor, events: list[Event], finalized: int,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, int]:  # fmt: skip
-        """Public rows, before-images, checkpoint, commit log of blocks first..anchor; in the caller's transaction."""
+        """Public rows, before-images, checkpoint, commit log of blocks first..anchor; in the caller's transaction.
+
+        `meanwhile` is what the server can do between loading the state rows and writing the first row.
+        """
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
         floor = await _floor(conn, standing.floor, finalized, anchor.number)
         ledger = self.ledger(await load_state(conn, state_keys(events)), floor)
-        project(ledger, events)
-        rows = await write(conn, ledger)
+        async with _beside(fill(ledger, events)) as texts:
+            if meanwhile:
+                await meanwhile()
+            rows = await write(conn, ledger, await texts)
         hit("project.written")
         await conn.execute(
             "UPDATE indexer.checkpoint SET number = $1, hash = $2, timestamp = $3, origin = $4, digest = $5,"
@@ -290,6 +305,17 @@ class Writer:
         return True
 
 
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Work that goes on while the body talks to the server. It does not outlive the body."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def _floor(conn: Connection, floor: int, finalized: int, anchor: int) -> int:
     """The floor after a step that ends at `anchor`: a stored block, so that the fork search can compare it."""
     if finalized >= anchor:
@@ -317,22 +343,3 @@ async def _stored_anchor(conn: Connection, number: int) -> Anchor:
 
 def _anchor(header: Header) -> Anchor:
     return Anchor(header.number, header.hash, header.timestamp)
-
-
-def _cut(standing: Standing, fork: Anchor) -> Standing:
-    """The standing after everything above the fork point was taken back."""
-    kept = {
-        address: [Span(s.first, min(s.last, fork.number)) for s in spans if s.first <= fork.number]
-        for address, spans in standing.coverage.items()
-    }
-    above = standing.checkpoint is not None and standing.checkpoint.number > fork.number
-    return Standing(
-        standing.binding,
-        fork if above else standing.checkpoint,
-        standing.projected_origin,
-        standing.digest,
-        min(standing.floor, fork.number),
-        standing.epoch + 1,
-        kept,
-        fork,
-    )

@@ -89,7 +89,8 @@ async def _journal(conn: Any) -> list[str]:
     entries = await conn.fetch("SELECT id, epoch, rows_removed, depth FROM indexer.reorg_journal ORDER BY epoch")
     archived: dict[int, dict[str, int]] = {e["id"]: {} for e in entries}
     for row in await conn.fetch(
-        "SELECT reorg_id, table_name, count(*) AS rows FROM indexer.orphaned_row GROUP BY 1, 2 ORDER BY 1, 2"
+        "SELECT reorg_id, table_name, count(*) AS rows FROM (SELECT reorg_id, table_name FROM indexer.orphaned_row"
+        " UNION ALL SELECT reorg_id, 'indexer.raw_log' FROM indexer.orphaned_log) kept GROUP BY 1, 2 ORDER BY 1, 2"
     ):
         archived.setdefault(row["reorg_id"], {})[row["table_name"]] = row["rows"]
     found = []
