@@ -131,10 +131,17 @@ class Ledger:
     before: dict[tuple[int, StateKey], Row | None] = field(default_factory=dict)
     incidents: list[Incident] = field(default_factory=list)
     _misfits: dict[str, Misfit] = field(default_factory=dict)
+    _tables: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
 
     def get(self, table: str, key: Key) -> Row | None:
         """A state row. KeyError when the projection's `keys` did not name it: guessing would drop what is stored."""
         return self.state[table, key]
+
+    def table(self, table: str) -> Iterable[Row | None]:
+        """All rows of a table that is read whole (`projections.WHOLE_TABLES`)."""
+        if table not in self._tables:
+            self._tables[table] = {key: row for (name, key), row in self.state.items() if name == table}
+        return self._tables[table].values()
 
     def append(self, table: str, row: Row, event: Event) -> None:
         """Adds a row that nothing changes later."""
@@ -149,6 +156,8 @@ class Ledger:
         if self.capture(event.block_number):
             self.before.setdefault((event.block_number, (table, key)), previous)
         self.state[table, key] = row
+        if table in self._tables:
+            self._tables[table][key] = row
         self.changed.add((table, key))
 
     def incident(self, kind: str, subject: str, detail: str, event: Event) -> None:

@@ -111,8 +111,7 @@ def _amm_fees(fees: Row) -> Row:
 
 
 def _is_backstop(ledger: Ledger, account_id: int) -> bool:
-    rows = (row for (table, _), row in ledger.state.items() if table == "indexer.backstop_account" and row)
-    return any(row["account_id"] == account_id for row in rows)
+    return any(row and row["account_id"] == account_id for row in ledger.table("indexer.backstop_account"))
 
 
 def _write(ledger: Ledger, event: Event, kind: str, order: Row) -> None:

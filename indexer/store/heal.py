@@ -21,7 +21,7 @@ from indexer.projections.base import Event, Ledger, Row, StateKey
 from indexer.projections.touched import Touched
 from indexer.store import rawlogs
 from indexer.store.database import Connection
-from indexer.store.ledger_io import begin_texts, forget, load_state, write
+from indexer.store.ledger_io import forget, load_state, render, write
 from indexer.store.rollback import APPENDED
 from indexer.store.standing import Standing
 from indexer.store.tables import sql_name
@@ -145,7 +145,7 @@ async def replay(
         whole = {key: row for key, row in ledger.state.items() if key[0] in WHOLE_TABLES}
         _keep(ledger, scope, wanted)
         await _drop_appended(conn, [i for i in wanted if i >= scope.rewrite_from * 100_000])
-        counts.update(await write(conn, ledger, begin_texts(ledger)))
+        counts.update(await write(conn, render(ledger)))
         hit("heal.replayed")
     return dict(counts)
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from indexer.projections import WHOLE_TABLES, project
-from indexer.projections.base import Event, Key, Ledger, Row, StateKey
+from indexer.projections.base import Event, Incident, Key, Ledger, Row, StateKey
 from indexer.store.copytext import to_json, writer_of
 from indexer.store.database import Connection
 from indexer.store.tables import COLUMNS, KEYS, TABLES, sql_name
 
-WORTH_A_THREAD = 500  # rows or events
-
-# Appended table -> what COPY is to be given.
-Texts = Mapping[str, "bytes | asyncio.Future[bytes]"]
+WORTH_A_THREAD = 500  # events
 
 
 async def load_state(
@@ -44,48 +42,71 @@ async def load_state(
     return state
 
 
-async def fill(ledger: Ledger, events: list[Event]) -> Texts:
-    """Projects the events into the ledger and begins to write out what it appends. Long work is done in threads,
-    while the server is busy with something else; nobody else may touch the ledger meanwhile."""
-    if len(events) < WORTH_A_THREAD:
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a step writes, ready for the server: nothing in it refers to the ledger, which may go on with later events.
+
+    `copies`: COPY text by appended table; `upserts`: JSON by state table; `images`: JSON of before-images. Each with
+    its number of rows.
+    """
+
+    copies: dict[str, tuple[int, bytes]]
+    upserts: dict[str, tuple[int, str]]
+    images: tuple[int, str]
+    incidents: list[Row]
+
+
+def render(ledger: Ledger) -> Output:
+    """What the ledger collected. A state row changed many times counts once."""
+    changed: dict[str, list[Row]] = defaultdict(list)
+    for table, key in sorted(ledger.changed, key=repr):
+        changed[table].append(ledger.state[table, key] or {})
+    images = [
+        {"block_number": number, "table_name": table, "key": _named(table, key), "row": row}
+        for (number, (table, key)), row in ledger.before.items()
+    ]
+    return Output(
+        {table: (len(rows), writer_of(COLUMNS[table])(rows)) for table, rows in ledger.appended.items()},
+        {table: (len(rows), to_json(rows)) for table, rows in changed.items()},
+        (len(images), to_json(images)),
+        _grouped(ledger.incidents),
+    )
+
+
+async def fill(ledger: Ledger, events: list[Event]) -> Output:
+    """Projects the events into the ledger and renders it. Long work is done in a thread, while the server is busy with
+    something else; nobody else may touch the ledger meanwhile."""
+
+    def work() -> Output:
         project(ledger, events)
-    else:
-        await asyncio.to_thread(project, ledger, events)
-    return begin_texts(ledger)
+        return render(ledger)
+
+    return work() if len(events) < WORTH_A_THREAD else await asyncio.to_thread(work)
 
 
-def begin_texts(ledger: Ledger) -> Texts:
-    """The COPY text of every appended table: at once, or for a long one in a thread."""
-    return {table: _text(table, rows) for table, rows in ledger.appended.items()}
-
-
-def _text(table: str, rows: list[Row]) -> bytes | asyncio.Future[bytes]:
-    lines_of = writer_of(COLUMNS[table])
-    if len(rows) < WORTH_A_THREAD:
-        return lines_of(rows)
-    return asyncio.get_running_loop().run_in_executor(None, lines_of, rows)
-
-
-async def write(conn: Connection, ledger: Ledger, texts: Texts) -> dict[str, int]:
-    """Writes what a step changed. Rows written by table; a state row changed many times counts once."""
+async def write(conn: Connection, output: Output) -> dict[str, int]:
+    """Writes what a step changed. Rows written by table."""
     counts: dict[str, int] = {}
-    for table, text in texts.items():
+    for table, (count, text) in output.copies.items():
         await conn.copy_to_table(
             TABLES[table].name,
-            source=io.BytesIO(text if isinstance(text, bytes) else await text),
+            source=io.BytesIO(text),
             columns=list(COLUMNS[table]),
             schema_name=TABLES[table].schema or "public",
             format="text",
         )
-        counts[table] = len(ledger.appended[table])
-    changed: dict[str, list[Row]] = defaultdict(list)
-    for table, key in sorted(ledger.changed, key=repr):
-        changed[table].append(ledger.state[table, key] or {})
-    for table, rows in changed.items():
-        await upsert(conn, table, "jsonb_populate_recordset(NULL::{name}, $1::jsonb) AS r", to_json(rows))
-        counts[table] = len(rows)
-    await _write_before_images(conn, ledger.before)
-    await _write_incidents(conn, ledger)
+        counts[table] = count
+    for table, (count, rows) in output.upserts.items():
+        await upsert(conn, table, "jsonb_populate_recordset(NULL::{name}, $1::jsonb) AS r", rows)
+        counts[table] = count
+    if output.images[0]:
+        await conn.execute(
+            "INSERT INTO indexer.before_image (block_number, table_name, key, row) SELECT * FROM"
+            " jsonb_to_recordset($1::jsonb) AS x(block_number bigint, table_name text, key jsonb, row jsonb)",
+            output.images[1],
+        )
+    if output.incidents:
+        await open_incidents(conn, output.incidents)
     return counts
 
 
@@ -123,38 +144,15 @@ async def upsert(conn: Connection, table: str, source: str, *args: object) -> in
     return int(done.rsplit(" ", 1)[1])
 
 
-async def _write_before_images(conn: Connection, before: Mapping[tuple[int, StateKey], Row | None]) -> None:
-    if not before:
-        return
-    images = [
-        {"block_number": number, "table_name": table, "key": _named(table, key), "row": row}
-        for (number, (table, key)), row in before.items()
-    ]
-    await conn.execute(
-        "INSERT INTO indexer.before_image (block_number, table_name, key, row) SELECT * FROM"
-        " jsonb_to_recordset($1::jsonb) AS x(block_number bigint, table_name text, key jsonb, row jsonb)",
-        to_json(images),
-    )
-
-
-async def _write_incidents(conn: Connection, ledger: Ledger) -> None:
-    if not ledger.incidents:
-        return
+def _grouped(incidents: Iterable[Incident]) -> list[Row]:
+    """One row by kind and subject; its detail is the first one's."""
     grouped: dict[tuple[str, str], Row] = {}
-    for one in ledger.incidents:
-        known = grouped.setdefault(
-            (one.kind, one.subject),
-            {
-                "kind": one.kind,
-                "subject": one.subject,
-                "detail": one.detail,
-                "first_block": one.block_number,
-                "count": 0,
-            },
-        )
+    for one in incidents:
+        new = {"kind": one.kind, "subject": one.subject, "detail": one.detail, "first_block": one.block_number}
+        known = grouped.setdefault((one.kind, one.subject), new | {"count": 0})
         known["count"] += 1
         known["last_block"] = one.block_number
-    await open_incidents(conn, list(grouped.values()))
+    return list(grouped.values())
 
 
 async def open_incidents(conn: Connection, incidents: list[Row]) -> None:

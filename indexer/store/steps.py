@@ -23,7 +23,7 @@ from indexer.store import coverage, journal, lease, rawlogs, rollback, staging
 from indexer.store.database import Connection
 from indexer.store.heal import Scope, replay
 from indexer.store.journal import Reorg
-from indexer.store.ledger_io import fill, load_state, write
+from indexer.store.ledger_io import Output, fill, load_state, write
 from indexer.store.standing import Standing
 from indexer.store.tables import COLUMNS
 
@@ -268,10 +268,15 @@ class Writer:
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
         floor = await _floor(conn, standing.floor, finalized, anchor.number)
         ledger = self.ledger(await load_state(conn, state_keys(events)), floor)
-        async with _beside(fill(ledger, events)) as texts:
+        async with _beside(fill(ledger, events)) as output:
             if meanwhile:
                 await meanwhile()
-            rows = await write(conn, ledger, await texts)
+            return await self._write(conn, standing, first, anchor, floor, await output)
+
+    async def _write(
+        self, conn: Connection, standing: Standing, first: int, anchor: Anchor, floor: int, output: Output
+    ) -> dict[str, int]:  # fmt: skip
+        rows = await write(conn, output)
         hit("project.written")
         await conn.execute(
             "UPDATE indexer.checkpoint SET number = $1, hash = $2, timestamp = $3, origin = $4, digest = $5,"
