@@ -27,9 +27,10 @@ from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import heal, lease
 from indexer.store.database import Connection
+from indexer.store.epoch import EpochMoved
 from indexer.store.rawlogs import HashConflict
 from indexer.store.standing import Standing, anchors_between, load, stored_hash
-from indexer.store.steps import Done, EpochMoved, Writer
+from indexer.store.steps import Done, Writer
 
 CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
 MOST_BEATEN = 20  # conflicts in a row with other ingesting processes before it is an error
@@ -60,7 +61,7 @@ class Engine:
         self.finality = Finality(deployment.finality_depth)
         self.writer = Writer(deployment)
         self.follower = machine.Follower()
-        self.upkeep = Upkeep(self.writer, progress)
+        self.upkeep = Upkeep(progress)
         self.token: int | None = None
         self._cut_off: int | None = None  # the token we had when the connection ended
         self._standing: Standing | None = None

@@ -41,6 +41,7 @@ log = structlog.get_logger()
 
 PATIENCE = 300.0  # seconds of uninterrupted trouble after which a backfill gives up; the daemon never does
 DATABASE_TROUBLE: tuple[type[Exception], ...] = (DatabaseUnreachable, asyncpg.PostgresError, *CONNECTION_ERRORS)
+OPENING = 60.0  # the same, seconds, while any process starts
 GRACE = 2.0  # seconds a running step gets to finish when the process is told to end
 
 
@@ -59,9 +60,17 @@ class Runner:
         self._troubled_since: float | None = None
 
     async def open(self) -> None:
-        """Connects, checks the binding against config and chain, binds an empty database. Raises Halting errors."""
+        """Connects, checks the binding against config and chain, binds an empty database. Raises Halting errors, and an
+        endpoint's error when it lasts: one that fails for a moment must not end a daemon that is only just starting."""
         self.conn = await connect(self.url)
-        bound = await binding(self.conn)
+        while not self.stop.is_set():
+            try:
+                return await self._check_or_bind(self.conn)
+            except RpcError as error:
+                await self._trouble("an endpoint that answers", error, OPENING)
+
+    async def _check_or_bind(self, conn: Connection) -> None:
+        bound = await binding(conn)
         if bound is not None:
             check_binding(bound, self.deployment.name, self.deployment.chain_id)
             await self._check_bound_block(bound)
@@ -76,10 +85,10 @@ class Runner:
             number = header.number
             origin = self.deployment.start_block if first is None else first
             new = Binding(self.deployment.name, self.deployment.chain_id, number, header.hash, origin)
-            bound = await bind(self.conn, new)
+            bound = await bind(conn, new)
             log.info("bound", chain=new.name, chain_id=new.chain_id, block=number, origin=origin)
         if first is not None and first < bound.origin:
-            await lower_origin(self.conn, first)
+            await lower_origin(conn, first)
             log.info("origin_lowered", origin=first, before=bound.origin)
 
     async def _to_bind(self, view: View) -> Header:

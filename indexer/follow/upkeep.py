@@ -9,8 +9,8 @@ import structlog
 from indexer.follow.progress import Progress
 from indexer.store.database import Connection
 from indexer.store.ledger_io import open_incidents
+from indexer.store.prune import prune
 from indexer.store.standing import Standing
-from indexer.store.steps import Writer
 
 EVERY = 30.0  # seconds
 MOST_IMAGES = 1_000_000  # rows; at the exchange's own pace days without finality
@@ -21,8 +21,8 @@ log = structlog.get_logger()
 class Upkeep:
     """`most_images`: before-images above which an incident is opened. Nothing is ever cut for it."""
 
-    def __init__(self, writer: Writer, progress: Progress, most_images: int = MOST_IMAGES) -> None:
-        self.writer, self.progress, self.most_images = writer, progress, most_images
+    def __init__(self, progress: Progress, most_images: int = MOST_IMAGES) -> None:
+        self.progress, self.most_images = progress, most_images
         self._pruned: int | None = None
         self._next = 0.0
 
@@ -38,7 +38,7 @@ class Upkeep:
         """Headers below the floor; after a start as far back as a long stop may have left them."""
         floor = standing.floor
         first = max(0, floor - 1_000_000) if self._pruned is None else self._pruned
-        if floor > first and await self.writer.prune(conn, first, floor, token):
+        if floor > first and await prune(conn, first, floor, token):
             self._pruned = floor
 
     async def count_images(self, conn: Connection, standing: Standing) -> None:

@@ -82,6 +82,18 @@ def confirm_chained(
     return Unit(first, last, tuple(addresses), list(logs), list(headers))
 
 
+def joined(units: Sequence[Unit]) -> Unit:
+    """Units that follow one another, for the same contracts, as one. Raises SeamBroken where they do not join."""
+    for below, above in pairwise(units):
+        if above.blocks[0].parent_hash != below.blocks[-1].hash:
+            raise SeamBroken(above.first)
+    if len(units) == 1:
+        return units[0]
+    logs = [log for unit in units for log in unit.logs]
+    blocks = [block for unit in units for block in unit.blocks]
+    return Unit(units[0].first, units[-1].last, units[0].addresses, logs, blocks)
+
+
 def _agree(headers: dict[int, Header], logs: Iterable[Log]) -> None:
     for log in logs:
         header = headers.get(log.block_number)

@@ -13,10 +13,13 @@ Connection = Any  # asyncpg.Connection or a pool proxy
 async def contract_ids(conn: Connection, addresses: Iterable[str]) -> dict[str, int]:
     """The ids of contracts, rows made for new ones."""
     wanted = [bytes.fromhex(a[2:]) for a in addresses]
-    await conn.execute(
-        "INSERT INTO indexer.contract (address) SELECT unnest($1::bytea[]) ON CONFLICT (address) DO NOTHING", wanted
-    )
-    rows = await conn.fetch("SELECT id, address FROM indexer.contract WHERE address = ANY($1::bytea[])", wanted)
+    found = "SELECT id, address FROM indexer.contract WHERE address = ANY($1::bytea[])"
+    rows = await conn.fetch(found, wanted)
+    if len(rows) < len(set(wanted)):
+        await conn.execute(
+            "INSERT INTO indexer.contract (address) SELECT unnest($1::bytea[]) ON CONFLICT (address) DO NOTHING", wanted
+        )
+        rows = await conn.fetch(found, wanted)
     return {"0x" + row["address"].hex(): row["id"] for row in rows}
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from indexer.chain.types import Anchor, Header, Log
 from indexer.errors import DamagedStore, IndexerError
+from indexer.ingest.units import SeamBroken, Unit
+from indexer.store import coverage
 from indexer.store.copytext import block_lines, log_lines
 from indexer.store.database import Connection
 
@@ -48,6 +50,25 @@ async def ensure_partitions(conn: Connection, first: int, last: int) -> None:
                     f"CREATE TABLE IF NOT EXISTS indexer.raw_log_p{n} PARTITION OF indexer.raw_log"
                     f" FOR VALUES FROM ({low}) TO ({low + PARTITION_BLOCKS})"
                 )
+
+
+async def keep(conn: Connection, unit: Unit) -> None:
+    """Coverage, raw logs and blocks of a confirmed unit, in the caller's transaction.
+
+    Raises asyncpg.ExclusionViolationError when any of it is ingested already, SeamBroken when it does not join a stored
+    neighbour, HashConflict as `store` does.
+    """
+    # Coverage first: of two processes with one range, the second waits here and is refused by its constraint.
+    await coverage.add(conn, unit.addresses, unit.first, unit.last)
+    neighbours = await conn.fetch(
+        "SELECT number, hash, parent_hash FROM indexer.block WHERE number IN ($1, $2)", unit.first - 1, unit.last + 1
+    )
+    for number, stored, parent in neighbours:
+        if number < unit.first and unit.blocks[0].parent_hash not in (b"", stored):
+            raise SeamBroken(unit.first)
+        if number > unit.last and parent not in (None, unit.blocks[-1].hash):
+            raise SeamBroken(number)
+    await store(conn, unit.logs, unit.blocks)
 
 
 async def store(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header]) -> None:

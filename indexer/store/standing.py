@@ -4,7 +4,7 @@ because other processes ingest into the same database."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from indexer.chain.types import Anchor
 from indexer.errors import BoundElsewhere
@@ -58,6 +58,10 @@ class Standing:
     def below_images(self, number: int) -> bool:
         """Whether public rows were written above `number` for which no before-images exist."""
         return self.checkpoint is not None and number < min(self.floor, self.checkpoint.number)
+
+    def projected(self, anchor: Anchor, floor: int, digest: str) -> Standing:
+        """The standing after a step that ends on `anchor`."""
+        return replace(self, checkpoint=anchor, projected_origin=self.binding.origin, digest=digest, floor=floor)
 
     def cut(self, fork: Anchor) -> Standing:
         """The standing after everything above the fork point was taken back, in the next epoch."""

@@ -6,20 +6,19 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 
+from indexer.background import beside
 from indexer.chain.types import Anchor, Header
 from indexer.config import Deployment
 from indexer.decode.events import events_of
 from indexer.decode.registry import Registry
-from indexer.errors import IndexerError
 from indexer.failpoints import hit
 from indexer.ingest.units import Unit
 from indexer.projections import state_keys
 from indexer.projections.base import Event, Ledger, Row, StateKey
-from indexer.store import coverage, journal, lease, rawlogs, rollback, staging
+from indexer.store import coverage, epoch, journal, lease, rawlogs, rollback, staging
 from indexer.store.database import Connection
 from indexer.store.heal import Scope, replay
 from indexer.store.journal import Reorg
@@ -27,18 +26,9 @@ from indexer.store.ledger_io import Output, fill, load_state, write
 from indexer.store.standing import Standing
 from indexer.store.tables import COLUMNS
 
-T = TypeVar("T")
-
 CHUNK_LOGS = 20_000  # logs projected in one transaction: bounds memory and the time readers wait for a lock
 
 LONGEST_STATEMENT = "600s"  # inside a swap, whose size is the reorg's
-
-
-class EpochMoved(IndexerError):
-    """A reorg was handled since this step was planned; nothing was written. Plan again."""
-
-    def __init__(self) -> None:
-        super().__init__("a rollback came in between")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +75,8 @@ class Writer:
             hit("ingest.begun")
             if projected and token is not None:
                 await lease.hold(conn, token)
-            epoch = await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE")
-            if epoch != standing.epoch:
-                raise EpochMoved
-            # Coverage first: of two processes with one range, the second waits here and is refused by its constraint.
-            await coverage.add(conn, unit.addresses, unit.first, unit.last)
-            await rawlogs.store(conn, unit.logs, unit.blocks)
+            await epoch.share(conn, standing.epoch)
+            await rawlogs.keep(conn, unit)
             hit("ingest.stored")
             if projected and token is not None:
                 anchor = _anchor(unit.blocks[-1])
@@ -107,13 +93,24 @@ class Writer:
         """Projects stored raw logs after the checkpoint, about `limit` of them, no further than block `last`."""
         async with conn.transaction():
             await lease.hold(conn, token)
-            if await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE") != standing.epoch:
-                raise EpochMoved
+            await epoch.share(conn, standing.epoch)
             chunk = await rawlogs.read(conn, standing.next_block, last, limit)
-            anchor = await _stored_anchor(conn, chunk.last)
+            anchor = await stored_anchor(conn, chunk.last)
             hit("project.read")
             events = events_of(self.registry, chunk.logs, chunk.times)
             rows = await self._project(conn, standing, chunk.first, anchor, events, finalized)
+            await lease.hold(conn, token)
+            hit("project.before_commit")
+        return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True)
+
+    async def commit(
+        self, conn: Connection, standing: Standing, chunk: rawlogs.Chunk, anchor: Anchor, output: Output, token: int
+    ) -> Done:  # fmt: skip
+        """Writes a step that was computed beforehand from stored logs, at or below finalized. Raises EpochMoved."""
+        async with conn.transaction():
+            await lease.hold(conn, token)
+            await epoch.share(conn, standing.epoch)
+            rows = await self._write(conn, standing, chunk.first, anchor, max(standing.floor, anchor.number), output)
             await lease.hold(conn, token)
             hit("project.before_commit")
         return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True)
@@ -144,7 +141,7 @@ class Writer:
         # What is staged does not change any more: its first chunk is decoded while the server takes the old rows back.
         staged = await rawlogs.read(conn, fork.number + 1, last, CHUNK_LOGS, staged=True)
         decoding = asyncio.to_thread(events_of, self.registry, staged.logs, staged.times)
-        async with _beside(decoding) as decoded, self._alone(conn, standing, token, new_epoch=True):
+        async with beside(decoding) as decoded, self._alone(conn, standing, token, new_epoch=True):
             number = await journal.next_number(conn)
             removed = await self._restore(conn, standing, fork, number, scope)
             hit("replace.undone")
@@ -222,10 +219,9 @@ class Writer:
         async with conn.transaction():
             await conn.execute(f"SET LOCAL statement_timeout = '{LONGEST_STATEMENT}'")
             await lease.hold(conn, token)
-            if await conn.fetchval("SELECT value FROM indexer.epoch FOR UPDATE") != standing.epoch:
-                raise EpochMoved
+            await epoch.take(conn, standing.epoch)
             if new_epoch:
-                await conn.execute("UPDATE indexer.epoch SET value = value + 1")
+                await epoch.move(conn)
             yield
             await lease.hold(conn, token)
 
@@ -249,10 +245,10 @@ class Writer:
             else:
                 chunk = await rawlogs.read(conn, standing.next_block, reorg.new_tip.number, CHUNK_LOGS)
                 events = events_of(self.registry, chunk.logs, chunk.times)
-            anchor = await _stored_anchor(conn, chunk.last)
+            anchor = await stored_anchor(conn, chunk.last)
             total.update(await self._project(conn, standing, chunk.first, anchor, events, finalized, meanwhile))
             floor = await _floor(conn, standing.floor, finalized, anchor.number)
-            standing, meanwhile = replace(standing, checkpoint=anchor, floor=floor), None
+            standing, meanwhile = standing.projected(anchor, floor, self.digest), None
         if meanwhile:
             await meanwhile()
         return dict(total)
@@ -268,7 +264,7 @@ class Writer:
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
         floor = await _floor(conn, standing.floor, finalized, anchor.number)
         ledger = self.ledger(await load_state(conn, state_keys(events)), floor)
-        async with _beside(fill(ledger, events)) as output:
+        async with beside(fill(ledger, events)) as output:
             if meanwhile:
                 await meanwhile()
             return await self._write(conn, standing, first, anchor, floor, await output)
@@ -287,38 +283,6 @@ class Writer:
             await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
         await _log_commit(conn, "forward", first, anchor.number, sum(rows.values()))
         return rows
-
-    async def prune(self, conn: Connection, first: int, floor: int, token: int) -> bool:
-        """Forgets headers of first..floor-1 that only a rollback below the floor would need. False: try again later.
-
-        Kept: blocks with logs, every thousandth as an anchor, ends of coverage (seams are compared with them) and the
-        block the database is bound to. Apart from the step and only when nobody ingests: an uncommitted log is
-        invisible here, and its block's row would go.
-        """
-        async with conn.transaction():
-            await lease.hold(conn, token)
-            if await conn.fetchval("SELECT true FROM indexer.epoch FOR UPDATE SKIP LOCKED") is None:
-                return False
-            await conn.execute(
-                "DELETE FROM indexer.block b WHERE number >= $1 AND number < $2 AND number % 1000 <> 0"
-                " AND NOT EXISTS (SELECT FROM indexer.raw_log r WHERE r.block_number = b.number)"
-                " AND NOT EXISTS (SELECT FROM indexer.coverage c WHERE upper(c.blocks) - 1 = b.number)"
-                " AND NOT EXISTS (SELECT FROM indexer.deployment d WHERE d.bound_number = b.number)",
-                first,
-                floor,
-            )
-        return True
-
-
-@contextlib.asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Work that goes on while the body talks to the server. It does not outlive the body."""
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _floor(conn: Connection, floor: int, finalized: int, anchor: int) -> int:
@@ -340,7 +304,7 @@ async def _log_commit(conn: Connection, kind: str, first: int, last: int, rows: 
     )
 
 
-async def _stored_anchor(conn: Connection, number: int) -> Anchor:
+async def stored_anchor(conn: Connection, number: int) -> Anchor:
     row = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block WHERE number = $1", number)
     assert row is not None, "ends of coverage and blocks with logs are stored"
     return Anchor(*row)

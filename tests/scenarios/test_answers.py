@@ -245,3 +245,15 @@ async def test_s22_removed_and_duplicate_entries(kind: str, stage: Stage) -> Non
     stage.nodes[1].offline = False
     await daemon.settle()
     await stage.untouched(stage.main)
+
+
+# -- an endpoint that fails while a daemon is only just starting
+
+
+async def test_trouble_between_the_first_answer_and_the_first_look_does_not_end_a_start(stage: Stage) -> None:
+    node = stage.nodes[0]
+    # More than the tries of one request: the chain id was checked, then nothing comes for a while.
+    node.on_request = after(0, lambda: node.fail_next.extend(["drop"] * 8), "eth_chainId")
+    daemon = await stage.start()
+    assert daemon.errors and not daemon.progress.waiting
+    await stage.equals(stage.main)

@@ -13,8 +13,9 @@ from indexer.follow.engine import fetch_unit
 from indexer.follow.machine import Mode
 from indexer.follow.recovery import Recovery
 from indexer.ingest.planner import Segment
-from indexer.store import rawlogs, steps
+from indexer.store import rawlogs
 from indexer.store.database import connection
+from indexer.store.epoch import EpochMoved
 from indexer.store.standing import load
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.simchain.chain import SimLog
@@ -84,7 +85,7 @@ async def test_s08_reorg_while_a_backfill_of_the_same_range_is_in_flight(stage: 
     b = stage.fork("b", 85, 20)
     stage.show(b)
     await daemon.settle()
-    with pytest.raises(steps.EpochMoved):
+    with pytest.raises(EpochMoved):
         await worker.runner.engine.writer.ingest(worker.conn, standing, unit, 60, None)
     await worker.poll()  # plans anew: nothing of it is left to do
     await stage.equals(b, [(85, 5)])

@@ -19,7 +19,6 @@ from indexer.rpc.pool import Pool
 from indexer.store import heal, migrate
 from indexer.store.database import connection
 from indexer.store.standing import load
-from indexer.store.steps import Writer
 from tests.oracle.compare import differences, fetch_database
 from tests.oracle.recompute import recompute
 from tests.simchain.chain import Block, Tree
@@ -132,6 +131,6 @@ async def test_growing_before_images_are_an_incident_and_none_is_cut(fresh_datab
         images = await conn.fetchval(count)
         assert images > 10
         for most, open_incidents in ((10, 1), (10, 1), (images, 0)):
-            await Upkeep(Writer(deployment), progress, most).count_images(conn, standing)
+            await Upkeep(progress, most).count_images(conn, standing)
             assert (await conn.fetchval(alarm), await conn.fetchval(count)) == (open_incidents, images)
         assert progress.before_images == images

@@ -1,0 +1,37 @@
+"""Work beside other work in one event loop, such that nothing outlives the block of code that began it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@contextlib.asynccontextmanager
+async def beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Work that goes on while the body does something else; it ends with the body."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        await ended(task)
+
+
+async def ended(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks and waits for their end; what came of them does not matter any more."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """All of them; the first error ends the others and is raised as it is."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        for finished in asyncio.as_completed(tasks):
+            await finished
+    finally:
+        await ended(*tasks)

@@ -1,0 +1,36 @@
+"""The epoch: a number that every change of the past moves (rule 10). Who ingests or projects holds it shared to the
+commit, who rolls back or heals takes it alone; so nothing that was planned before such a change is written after it."""
+
+from __future__ import annotations
+
+from indexer.errors import IndexerError
+from indexer.store.database import Connection
+
+
+class EpochMoved(IndexerError):
+    """A reorg was handled since this step was planned; nothing was written. Plan again."""
+
+    def __init__(self) -> None:
+        super().__init__("a rollback came in between")
+
+
+async def current(conn: Connection) -> int:
+    value: int = await conn.fetchval("SELECT value FROM indexer.epoch")
+    return value
+
+
+async def share(conn: Connection, planned: int) -> None:
+    """Holds the epoch to the end of the caller's transaction. Raises EpochMoved when it is not the planned one."""
+    if await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE") != planned:
+        raise EpochMoved
+
+
+async def take(conn: Connection, planned: int) -> None:
+    """The same with nobody else ingesting."""
+    if await conn.fetchval("SELECT value FROM indexer.epoch FOR UPDATE") != planned:
+        raise EpochMoved
+
+
+async def move(conn: Connection) -> None:
+    """In a transaction that took it."""
+    await conn.execute("UPDATE indexer.epoch SET value = value + 1")

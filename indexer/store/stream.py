@@ -1,0 +1,109 @@
+"""Projecting stored blocks at speed: while the server writes one step, the next is read, decoded and computed.
+
+Only at or below finalized, where no before-images are kept and nothing is rolled back. State rows are carried from step
+to step instead of being read again; that is sound because all who change them (a rollback, a heal, another projector)
+move the epoch or the lease, and then the step is refused and everything carried is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from indexer.background import beside
+from indexer.chain.types import Anchor
+from indexer.decode.events import events_of
+from indexer.projections import WHOLE_TABLES, state_keys
+from indexer.projections.base import Event, Row, StateKey
+from indexer.store import rawlogs
+from indexer.store.database import Connection
+from indexer.store.ledger_io import Output, fill, load_state
+from indexer.store.rawlogs import Chunk
+from indexer.store.standing import Standing
+from indexer.store.steps import Done, Writer, stored_anchor
+
+STEP_LOGS = 8_000  # logs of one step
+CARRIED_ROWS = 20_000  # state rows kept in memory beyond those of the step at hand
+
+
+class Stretch(NamedTuple):
+    """Stored blocks to be projected next, and the anchor they end on."""
+
+    chunk: Chunk
+    anchor: Anchor
+
+
+class Source(Protocol):
+    async def next(self, first: int) -> Stretch | None:
+        """The stored blocks from `first` on, of about STEP_LOGS logs. Waits for them; None when no more will come."""
+
+
+class Stored:
+    """Reads them from the database, up to block `last`."""
+
+    def __init__(self, conn: Connection, last: int) -> None:
+        self.conn, self.last = conn, last
+
+    async def next(self, first: int) -> Stretch | None:
+        if first > self.last:
+            return None
+        chunk = await rawlogs.read(self.conn, first, self.last, STEP_LOGS)
+        return Stretch(chunk, await stored_anchor(self.conn, chunk.last))
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    stretch: Stretch
+    output: Output
+
+
+class Stream:
+    """`side` is a second connection, for reading beside the writing one."""
+
+    def __init__(self, writer: Writer, conn: Connection, side: Connection, standing: Standing, token: int) -> None:
+        self.writer, self.conn, self.side, self.standing, self.token = writer, conn, side, standing, token
+        self._carried: dict[StateKey, Row | None] = {}
+        self._kept: set[StateKey] = set()  # what the newest step reads or changes
+        self._whole: set[str] = set()
+
+    async def run(self, source: Source, committed: Callable[[Done], None]) -> None:
+        """Projects all that the source has, a transaction a step; tells of each once it is committed.
+
+        Raises EpochMoved, LeaseLost; what was told of stays.
+        """
+        step = await self._prepare(source, self.standing.next_block)
+        while step is not None:
+            chunk, anchor = step.stretch
+            # What is prepared beside a commit that then fails is dropped with this stream.
+            async with beside(self._prepare(source, anchor.number + 1)) as following:
+                done = await self.writer.commit(self.conn, self.standing, chunk, anchor, step.output, self.token)
+                self.standing = self.standing.projected(
+                    anchor, max(self.standing.floor, anchor.number), self.writer.digest
+                )
+                committed(done)
+                step = await following
+
+    async def _prepare(self, source: Source, first: int) -> _Step | None:
+        stretch = await source.next(first)
+        if stretch is None:
+            return None
+        events, keys = await asyncio.to_thread(self._decode, stretch.chunk)
+        if len(self._carried) > CARRIED_ROWS:
+            # The step before this one is not committed yet: what it changed is known only here. All others are.
+            self._carried = {k: row for k, row in self._carried.items() if k in self._kept or k[0] in WHOLE_TABLES}
+        await self._load(keys)
+        self._kept = keys
+        return _Step(stretch, await fill(self.writer.ledger(self._carried, stretch.anchor.number), events))
+
+    def _decode(self, chunk: Chunk) -> tuple[list[Event], set[StateKey]]:
+        events = events_of(self.writer.registry, chunk.logs, chunk.times)
+        return events, state_keys(events)
+
+    async def _load(self, keys: set[StateKey]) -> None:
+        lacking = [key for key in keys if key not in self._carried]
+        whole = [table for table in WHOLE_TABLES if table not in self._whole]
+        if lacking or whole:
+            self._carried.update(await load_state(self.side, lacking, whole))
+            self._whole.update(whole)
