@@ -14,7 +14,7 @@ import structlog
 from indexer.config import Deployment, redact
 from indexer.errors import ForeignDatabase, SchemaNewer, SchemaOlder
 from indexer.pg.server import EmbeddedServer, database_name, default_data_dir
-from indexer.store import migrate
+from indexer.store import schema
 from indexer.store.database import Connection, connection
 from indexer.store.standing import binding, check_binding
 
@@ -66,18 +66,20 @@ def prepare_schema(url: str) -> None:
             f"{where}: holds tables, but not this program's",
             "Name an empty database, or the right one, in DATABASE_URL",
         )
-    if kind == "ours" and revision == migrate.head_revision():
+    if kind == "ours" and revision == schema.head_revision():
         return
-    if kind == "ours" and revision not in migrate.known_revisions():
+    if kind == "ours" and revision not in schema.known_revisions():
         raise SchemaNewer(
             f"{where}: schema revision {revision} is newer than this release knows", "Run the newer release, or upgrade"
         )
     if kind == "ours" and external_url():
         raise SchemaOlder(
-            f"{where}: schema revision {revision}, this release needs {migrate.head_revision()}",
+            f"{where}: schema revision {revision}, this release needs {schema.head_revision()}",
             "Run `reya-indexer migrate` while no indexer runs",
         )
-    log.info("migrating", database=where, to=migrate.head_revision())
+    log.info("migrating", database=where, to=schema.head_revision())
+    from indexer.store import migrate  # here, because Alembic is slow to import and seldom needed
+
     migrate.upgrade(url)
 
 
@@ -88,8 +90,8 @@ async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[
     Raises SchemaOlder, BoundElsewhere, DatabaseUnreachable.
     """
     async with connection(url) as conn:
-        current = await migrate.classify(conn) == "ours" and await migrate.current_revision(conn)
-        if current != migrate.head_revision():
+        current = await schema.classify(conn) == "ours" and await schema.current_revision(conn)
+        if current != schema.head_revision():
             raise SchemaOlder("this database is not migrated to this release", "Run `reya-indexer migrate`")
         bound = await binding(conn)
         if bound is not None:
@@ -99,5 +101,5 @@ async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[
 
 async def _examine(url: str) -> tuple[str, str | None]:
     async with connection(url) as conn:
-        kind = await migrate.classify(conn)
-        return kind, await migrate.current_revision(conn) if kind == "ours" else None
+        kind = await schema.classify(conn)
+        return kind, await schema.current_revision(conn) if kind == "ours" else None

@@ -11,7 +11,7 @@ import click
 from indexer import config
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option
 from indexer.cli.options import chain_option, json_option
-from indexer.store import migrate
+from indexer.store import migrate, schema
 
 
 @click.command(
@@ -41,8 +41,8 @@ def migrate_command(
     if sum((target is not None, down is not None, check)) > 1:
         raise click.UsageError("--to, --downgrade and --check exclude each other.")
     for option, revision, other in (("--to", target, "head"), ("--downgrade", down, "base")):
-        if revision is not None and revision not in migrate.known_revisions() | {other}:
-            known = ", ".join((*sorted(migrate.known_revisions()), other))
+        if revision is not None and revision not in schema.known_revisions() | {other}:
+            known = ", ".join((*sorted(schema.known_revisions()), other))
             raise click.BadParameter(f"no schema revision {revision!r}; known: {known}", param_hint=option)
     if down is not None and not yes:
         raise click.UsageError("--downgrade drops tables and their rows: add --yes.")
@@ -50,17 +50,17 @@ def migrate_command(
     if check:
         _check(url, as_json)
         return
-    before = asyncio.run(migrate.revision_of(url))
+    before = asyncio.run(schema.revision_of(url))
     if down is not None:
         migrate.downgrade(url, down)
     else:
         migrate.upgrade(url, target or "head")
-    _report(url, before, asyncio.run(migrate.revision_of(url)), as_json)
+    _report(url, before, asyncio.run(schema.revision_of(url)), as_json)
 
 
 def _report(url: str, before: str | None, after: str | None, as_json: bool) -> None:
     if as_json:
-        head = migrate.head_revision()
+        head = schema.head_revision()
         click.echo(json.dumps({"database": config.redact(url), "from": before, "to": after, "head": head}))
     elif before == after:
         click.echo(f"{config.redact(url)}: schema revision {after or 'none'}, nothing to do")
@@ -71,10 +71,10 @@ def _report(url: str, before: str | None, after: str | None, as_json: bool) -> N
 def _check(url: str, as_json: bool) -> None:
     differences = migrate.check(url)
     if as_json:
-        head = migrate.head_revision()
+        head = schema.head_revision()
         click.echo(json.dumps({"database": config.redact(url), "head": head, "differences": differences}))
     else:
-        for line in differences or [f"{config.redact(url)}: schema as revision {migrate.head_revision()} describes it"]:
+        for line in differences or [f"{config.redact(url)}: schema as revision {schema.head_revision()} describes it"]:
             click.echo(line)
     if differences:
         raise click.exceptions.Exit(1)

@@ -17,6 +17,7 @@ from indexer.chain.types import Anchor, Heads
 from indexer.config import Deployment
 from indexer.errors import RangeTooLarge, ReorgTooDeep, RpcError
 from indexer.follow import machine, swap
+from indexer.follow.bulk import Bulk, Connect
 from indexer.follow.machine import Mode
 from indexer.follow.progress import STARTING, Progress
 from indexer.follow.upkeep import Upkeep
@@ -34,6 +35,7 @@ from indexer.store.steps import Done, Writer
 
 CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
 MOST_BEATEN = 20  # conflicts in a row with other ingesting processes before it is an error
+BULK_BLOCKS = 500  # blocks left below finalized from which on ingesting and projecting go side by side
 LOOK_EVERY = 5.0  # seconds between looks at the head while there is known work
 
 log = structlog.get_logger()
@@ -52,7 +54,7 @@ class Engine:
     """`first`: where ingesting starts (None: the origin). `last`: where it ends (None: it follows the head)."""
 
     def __init__(
-        self, deployment: Deployment, pool: Pool, progress: Progress, holder: str,
+        self, deployment: Deployment, pool: Pool, progress: Progress, holder: str, connect: Connect,
         *, first: int | None = None, last: int | None = None,
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.progress, self.holder = deployment, pool, progress, holder
@@ -62,6 +64,7 @@ class Engine:
         self.writer = Writer(deployment)
         self.follower = machine.Follower()
         self.upkeep = Upkeep(progress)
+        self.bulk = Bulk(pool, self.writer, connect, self._committed, self.look)
         self.token: int | None = None
         self._cut_off: int | None = None  # the token we had when the connection ended
         self._standing: Standing | None = None
@@ -205,6 +208,8 @@ class Engine:
         assert standing is not None
         try:
             match action:
+                case machine.Project() | machine.Ingest() if self._far_behind(standing, view):
+                    await self._catch_up(conn, standing, view)
                 case machine.Project(last):
                     done = await self.writer.project_stored(conn, standing, last, view.verdict.finalized, self._ours)
                 case machine.ProjectAgain(last):
@@ -288,6 +293,26 @@ class Engine:
         if self.token is None:
             goal = min(goal, view.verdict.finalized)
         return plan(standing.coverage, standing.binding.origin if self.first is None else self.first, goal)
+
+    def _far_behind(self, standing: Standing, view: View) -> bool:
+        """Whether much is left to do below finalized, where nothing can be reorged away."""
+        finalized = view.verdict.finalized
+        lacking = sum(max(0, min(s.last, finalized) - s.first + 1) for s in self.segments(standing, view))
+        return max(lacking, min(standing.front, finalized) - standing.next_block + 1) >= BULK_BLOCKS
+
+    async def _catch_up(self, conn: Connection, standing: Standing, view: View) -> None:
+        finalized = view.verdict.finalized
+        below = [s._replace(last=min(s.last, finalized)) for s in self.segments(standing, view) if s.first <= finalized]
+        await self.bulk.run(conn, standing, below, finalized, self.token)
+
+    def _committed(self, done: Done) -> None:
+        """A commit of the bulk work."""
+        p, self._beaten = self.progress, 0
+        if done.projected:
+            p.projected, self._extended_at = done.last, time.monotonic()
+        else:
+            p.ingested = max(p.ingested, done.last)
+        self._count(done, 0.0, 0)
 
     async def _ingest(self, conn: Connection, standing: Standing, segment: Segment, finalized: int) -> Done:
         before = await stored_hash(conn, segment.first - 1)

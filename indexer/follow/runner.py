@@ -54,7 +54,7 @@ class Runner:
     ) -> None:  # fmt: skip
         self.deployment, self.url, self.pool, self.progress = deployment, url, pool, progress
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.engine = Engine(deployment, pool, progress, self.holder, first=first, last=last)
+        self.engine = Engine(deployment, pool, progress, self.holder, partial(connect, url), first=first, last=last)
         self.conn: Connection | None = None
         self.stop = asyncio.Event()
         self._troubled_since: float | None = None

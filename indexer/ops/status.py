@@ -11,7 +11,7 @@ from indexer.config import Deployment
 from indexer.errors import IndexerError, SchemaOlder
 from indexer.ingest.planner import missing
 from indexer.rpc.pool import Pool
-from indexer.store import migrate
+from indexer.store import schema
 from indexer.store.database import Connection, connection
 from indexer.store.standing import Standing, binding, check_binding, load
 from indexer.store.tables import TABLES, kind, sql_name
@@ -24,7 +24,7 @@ async def status(deployment: Deployment, url: str, urls: Sequence[str]) -> dict[
     heads = await _heads(deployment, urls)
     addresses = [c.address for c in deployment.contracts]
     async with connection(url) as conn:
-        if await migrate.classify(conn) != "ours":
+        if await schema.classify(conn) != "ours":
             raise SchemaOlder("this database holds no index yet", "Start `reya-indexer run` or `backfill` first")
         bound = await binding(conn)
         if bound is None:

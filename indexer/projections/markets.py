@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
 from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
@@ -20,7 +19,7 @@ _MARKET_ENABLED = keccak(b"marketEnabled")
 
 def market_feature(market_id: int) -> str:
     """The feature flag that says whether a market is active: keccak256(abi.encode(keccak256("marketEnabled"), id))."""
-    return "0x" + keccak(encode(("bytes32", "uint128"), (_MARKET_ENABLED, market_id))).hex()
+    return "0x" + keccak(_MARKET_ENABLED + market_id.to_bytes(32)).hex()
 
 
 def keys(event: Event) -> Iterable[StateKey]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Any
 
 from indexer.chain.types import Header, Log
@@ -69,19 +70,103 @@ def logs(result: Any, first: int, last: int, addresses: Collection[str]) -> list
     """
     if not isinstance(result, list):
         raise Transient(f"eth_getLogs did not answer with a list: {result!r:.80}")
-    watched = {bytes.fromhex(a[2:]) for a in addresses}
-    parsed = sorted((_log(entry) for entry in result), key=lambda g: (g.block_number, g.log_index))
-    hashes: dict[int, bytes] = {}
-    for at, log in enumerate(parsed):
-        if not first <= log.block_number <= last:
-            raise Inconsistent(f"a log of block {log.block_number} in an answer about {first} to {last}")
-        if log.address not in watched:
-            raise Inconsistent(f"a log of 0x{log.address.hex()}, which was not asked for")
-        if hashes.setdefault(log.block_number, log.block_hash) != log.block_hash:
-            raise Inconsistent(f"two hashes for block {log.block_number} in one answer")
-        if at and parsed[at - 1][:2] == log[:2]:
-            raise Inconsistent(f"log {log.log_index} of block {log.block_number} came twice")
-    return parsed
+    try:
+        return _read(result, _Texts(first, last, addresses))
+    except TypeError as error:
+        raise Transient(f"a field of a log is neither text nor absent: {error}") from error
+
+
+def _read(result: list[Any], read: _Texts) -> list[Log]:
+    known_addresses, known_words, known_indices = read.addresses, read.words, read.indices
+    parsed: list[Log] = []
+    in_order, newest = True, (-1, -1)
+    block: tuple[Any, ...] = ()
+    transaction: tuple[Any, ...] = ()  # texts, as those of the block
+    for entry in result:
+        if entry.__class__ is not dict:
+            raise Transient(f"a log is no object: {entry!r:.80}")
+        get = entry.get
+        if get("removed"):
+            raise Inconsistent("a removed log in an answer of eth_getLogs")
+        texts = (get("blockHash"), get("blockNumber"), get("blockTimestamp"))
+        if texts != block:
+            block_hash, number, stamp = read.block(*texts)
+            block = texts
+        sent = (get("transactionHash"), get("transactionIndex"))
+        if sent != transaction:
+            hash_, position = data(sent[0], "transactionHash", 32), quantity(sent[1], "transactionIndex", 2**31)
+            transaction = sent
+        topics = get("topics")
+        if topics.__class__ is not list or len(topics) > 4:
+            raise Transient(f"topics are not a list of at most four: {topics!r:.80}")
+        text = get("logIndex")
+        index = known_indices[text] if text in known_indices else read.index(text, number)
+        text = get("address")
+        address = known_addresses[text] if text in known_addresses else read.address(text)
+        words = tuple([known_words[t] if t in known_words else read.word(t) for t in topics])
+        place = (number, index)
+        in_order, newest = in_order and place > newest, place
+        parsed.append(Log(number, index, address, hash_, position, words, data(get("data"), "data"), block_hash, stamp))
+    return parsed if in_order else _sorted(parsed)
+
+
+class _Texts:
+    """The texts of one answer. Most of them come again from log to log: each is checked and converted once."""
+
+    def __init__(self, first: int, last: int, addresses: Collection[str]) -> None:
+        self._first, self._last = first, last
+        self.addresses = {a: bytes.fromhex(a[2:]) for a in addresses}
+        self._watched = frozenset(self.addresses.values())
+        self.words: dict[Any, bytes] = {}
+        self.indices: dict[Any, int] = {}
+        self._hashes: dict[int, bytes] = {}
+
+    def block(self, block_hash: Any, number: Any, stamp: Any) -> tuple[bytes, int, int | None]:
+        if number is None or block_hash is None:
+            raise _pending()
+        at = quantity(number, "blockNumber")
+        read = data(block_hash, "blockHash", 32)
+        if not self._first <= at <= self._last:
+            raise Inconsistent(f"a log of block {at} in an answer about {self._first} to {self._last}")
+        if self._hashes.setdefault(at, read) != read:
+            raise Inconsistent(f"two hashes for block {at} in one answer")
+        return read, at, quantity(stamp, "blockTimestamp", YEAR_10000) if isinstance(stamp, str) else None
+
+    def index(self, text: Any, number: int) -> int:
+        if text is None:
+            raise _pending()
+        index = quantity(text, "logIndex")
+        if index >= LOGS_PER_BLOCK:
+            # unique_id = block * 100000 + index would collide with the next block's.
+            raise Inconsistent(
+                f"block {number} has a log index of {index}: unique_id has room for 100,000 logs a block"
+            )
+        self.indices[text] = index
+        return index
+
+    def address(self, text: Any) -> bytes:
+        address = data(text, "address", 20)
+        if address not in self._watched:
+            raise Inconsistent(f"a log of 0x{address.hex()}, which was not asked for")
+        self.addresses[text] = address
+        return address
+
+    def word(self, text: Any) -> bytes:
+        word = self.words[text] = data(text, "topic", 32)
+        return word
+
+
+def _pending() -> Inconsistent:
+    return Inconsistent("a log without its block: it is pending")
+
+
+def _sorted(logs: list[Log]) -> list[Log]:
+    """In chain order. Raises Inconsistent when one came twice."""
+    logs.sort(key=lambda g: (g.block_number, g.log_index))
+    for below, above in pairwise(logs):
+        if below[:2] == above[:2]:
+            raise Inconsistent(f"log {above.log_index} of block {above.block_number} came twice")
+    return logs
 
 
 def logged(result: Any, header: Header) -> set[bytes]:
@@ -96,31 +181,3 @@ def logged(result: Any, header: Header) -> set[bytes]:
             raise Inconsistent(f"receipts of another block than {header.number} of this hash")
         addresses.update(data(entry.get("address"), "address", 20) for entry in receipt["logs"])
     return addresses
-
-
-def _log(entry: Any) -> Log:
-    if not isinstance(entry, dict):
-        raise Transient(f"a log is no object: {entry!r:.80}")
-    if entry.get("removed"):
-        raise Inconsistent("a removed log in an answer of eth_getLogs")
-    if entry.get("blockNumber") is None or entry.get("blockHash") is None or entry.get("logIndex") is None:
-        raise Inconsistent("a log without its block: it is pending")
-    topics = entry.get("topics")
-    if not isinstance(topics, list) or len(topics) > 4:
-        raise Transient(f"topics are not a list of at most four: {topics!r:.80}")
-    stamp = entry.get("blockTimestamp")
-    number, index = quantity(entry["blockNumber"], "blockNumber"), quantity(entry["logIndex"], "logIndex")
-    if index >= LOGS_PER_BLOCK:
-        # unique_id = block * 100000 + index would collide with the next block's.
-        raise Inconsistent(f"block {number} has a log index of {index}: unique_id has room for 100,000 logs a block")
-    return Log(
-        number,
-        index,
-        data(entry.get("address"), "address", 20),
-        data(entry.get("transactionHash"), "transactionHash", 32),
-        quantity(entry.get("transactionIndex"), "transactionIndex", 2**31),
-        tuple(data(t, "topic", 32) for t in topics),
-        data(entry.get("data"), "data"),
-        data(entry["blockHash"], "blockHash", 32),
-        quantity(stamp, "blockTimestamp", YEAR_10000) if isinstance(stamp, str) else None,
-    )

@@ -9,15 +9,13 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import asyncpg
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -27,25 +25,15 @@ from indexer.config import redact
 from indexer.errors import DatabaseUnreachable, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
 from indexer.resources import data_dir
 from indexer.store import database
+from indexer.store.schema import classify, current_revision, foreign_table, head_revision, known_revisions
 from indexer.store.tables import VIEWS, own, public, sql_name
 from indexer.store.tables.own import SCHEMA
-
-Kind = Literal["empty", "foreign", "ours"]
 
 METADATA = [public, own]
 _LOCK = 0x7265_7961_6D69_6772  # "reyamigr"
 # A step may work on a large table, and a second starter waits for the first: longer limits than a working session's.
 _SESSION = {"lock_timeout": "300s", "statement_timeout": "0", "search_path": "public"}
 _PARTITION = re.compile(r"raw_log_p\d+")
-
-_FOREIGN = """
-SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname IN ('public', $1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-  AND NOT EXISTS (
-    SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
-  )
-ORDER BY 1 LIMIT 1
-"""
 
 
 def _included(name: str | None, type_: str, parents: Any) -> bool:
@@ -74,49 +62,6 @@ def _config(**attributes: object) -> Config:
     config.set_main_option("script_location", str(data_dir("migrations")).replace("%", "%%"))
     config.attributes.update(attributes)
     return config
-
-
-@cache
-def _script() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
-
-
-def head_revision() -> str:
-    """The revision that this release needs."""
-    head = _script().get_current_head()
-    assert head is not None
-    return head
-
-
-def known_revisions() -> frozenset[str]:
-    return frozenset(step.revision for step in _script().walk_revisions())
-
-
-async def classify(conn: database.Connection) -> Kind:
-    """ "ours" with our version table; "foreign" with tables or views of others; else "empty"."""
-    if await conn.fetchval("SELECT to_regclass('indexer.alembic_version')") is not None:
-        return "ours"
-    return "foreign" if await foreign_table(conn) else "empty"
-
-
-async def foreign_table(conn: database.Connection) -> str | None:
-    """A table or view in a database that is not ours; what extensions brought does not count."""
-    found: str | None = await conn.fetchval(_FOREIGN, SCHEMA)
-    return found
-
-
-async def current_revision(conn: database.Connection) -> str | None:
-    """The revision of a database that is ours; None where it is not, or before the first step."""
-    if await conn.fetchval("SELECT to_regclass('indexer.alembic_version')") is None:
-        return None
-    revision: str | None = await conn.fetchval("SELECT version_num FROM indexer.alembic_version")
-    return revision
-
-
-async def revision_of(url: str) -> str | None:
-    """current_revision() over a connection of its own."""
-    async with database.connection(url) as conn:
-        return await current_revision(conn)
 
 
 @contextlib.asynccontextmanager

@@ -21,7 +21,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from indexer.cli.migrate import migrate_command
 from indexer.errors import DatabaseUnreachable, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
-from indexer.store import coverage, migrate
+from indexer.store import coverage, migrate, schema
 from indexer.store.database import connection
 from indexer.store.tables import COLUMNS, KEYS, TABLES, VIEWS, kind, own, public, sql_name
 
@@ -76,12 +76,12 @@ async def test_upgrade_downgrade_upgrade_ends_where_it_began(fresh_database: Dat
 
 async def test_each_single_step_goes_up_and_down_again(fresh_database: Databases) -> None:
     url = fresh_database()
-    for revision in sorted(migrate.known_revisions()):
+    for revision in sorted(schema.known_revisions()):
         before = await _catalog(url)
         await migrate.upgrade_async(url, revision)
         after = await _catalog(url)
         down = f"{int(revision) - 1:04}"
-        await migrate.downgrade_async(url, down if down in migrate.known_revisions() else "base")
+        await migrate.downgrade_async(url, down if down in schema.known_revisions() else "base")
         assert await _catalog(url) == before
         await migrate.upgrade_async(url, revision)
         assert await _catalog(url) == after
@@ -224,14 +224,14 @@ async def test_singletons_are_there_and_stay_single(fresh_database: Databases) -
 async def test_classify_tells_empty_ours_and_foreign(fresh_database: Databases) -> None:
     url, foreign = fresh_database(), fresh_database()
     async with connection(url) as conn:
-        assert await migrate.classify(conn) == "empty"
-        assert await migrate.current_revision(conn) is None
+        assert await schema.classify(conn) == "empty"
+        assert await schema.current_revision(conn) is None
         await migrate.upgrade_async(url)
-        assert await migrate.classify(conn) == "ours"
-        assert await migrate.current_revision(conn) == migrate.head_revision()
+        assert await schema.classify(conn) == "ours"
+        assert await schema.current_revision(conn) == schema.head_revision()
     async with connection(foreign) as conn:
         await conn.execute('CREATE TABLE public."Users" (id int)')
-        assert await migrate.classify(conn) == "foreign"
+        assert await schema.classify(conn) == "foreign"
     before = await _catalog(foreign)
     with pytest.raises(ForeignDatabase, match=r"public\.Users"):
         await migrate.upgrade_async(foreign)
@@ -273,7 +273,7 @@ def test_the_command_migrates_checks_and_asks_before_it_drops(
             raise result.exception
         return result.exit_code, result.output
 
-    head = migrate.head_revision()
+    head = schema.head_revision()
     with pytest.raises(SchemaOlder):
         run("--check")
     code, output = run("--json")

@@ -1,0 +1,170 @@
+"""Ingesting ranges at or below finalized: fetch ahead, confirm, commit in groups. What a worker does.
+
+Any number of these may work on one database, in one process or in many, in any order: coverage excludes overlap by its
+constraint, seams are compared with whatever is stored beside them, and the epoch is held shared to each commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import asyncpg
+import structlog
+
+from indexer.background import beside, ended, together
+from indexer.errors import RangeTooLarge
+from indexer.failpoints import hit
+from indexer.ingest.fetch import fetch_plain
+from indexer.ingest.planner import Segment, plan
+from indexer.ingest.units import Unit, joined
+from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
+from indexer.store import coverage, epoch, rawlogs
+from indexer.store.database import Connection
+from indexer.store.epoch import EpochMoved
+
+AHEAD = 4  # requests for logs under way at once
+GROUP_LOGS = 4_000  # logs of one commit, about
+GROUP_UNITS = 50
+GROUP_SECONDS = 1.0  # how long confirmed units may wait for their commit
+MOST_BEATEN = 20  # conflicts in a row with others before it is an error
+
+CONFLICTS = (EpochMoved, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError)
+
+log = structlog.get_logger()
+
+
+class Ingested(NamedTuple):
+    """One commit: confirmed blocks, the epoch it was made in, and how many ranges it was fetched in."""
+
+    unit: Unit
+    epoch: int
+    ranges: int
+
+
+# Told of each commit, in chain order within a segment; ingesting goes on when it returns.
+Tell = Callable[[Ingested], Awaitable[None]]
+
+
+class Ingestor:
+    """Ingests from one pool of endpoints over one connection, on which nothing else is done meanwhile."""
+
+    def __init__(self, pool: Pool, conn: Connection, tell: Tell) -> None:
+        self.pool, self.conn, self._tell = pool, conn, tell
+
+    async def ingest(self, segment: Segment) -> None:
+        """Ingests what coverage lacks of a segment.
+
+        Raises RpcError, SeamBroken, HashConflict; what was told of stays.
+        """
+        beaten = 0
+        while missing := await self._missing(segment):
+            try:
+                for gap in missing:
+                    await self._fill(gap)
+            except CONFLICTS as conflict:
+                # Another process committed some of it first, or a reorg was handled: what is left is planned again.
+                beaten += 1
+                if beaten > MOST_BEATEN:
+                    raise
+                log.debug("beaten", conflict=" ".join(str(conflict).split()))
+
+    async def _missing(self, segment: Segment) -> list[Segment]:
+        return plan(await coverage.load(self.conn, segment.addresses), segment.first, segment.last)
+
+    async def _fill(self, gap: Segment) -> None:
+        planned = await epoch.current(self.conn)
+        ready: asyncio.Queue[list[Unit] | None] = asyncio.Queue(1)
+        await together(self._fetch(gap, ready), self._commit_all(planned, ready))
+
+    async def _fetch(self, gap: Segment, ready: asyncio.Queue[list[Unit] | None]) -> None:
+        """Units of the gap in chain order, some requests ahead of the commit."""
+        under_way: deque[asyncio.Task[list[Unit]]] = deque()
+        at = gap.first
+        try:
+            while under_way or at <= gap.last:
+                # One request alone, until its answer shows how dense the chain is there.
+                while at <= gap.last and len(under_way) < (AHEAD if at > gap.first else 1):
+                    last = self._end(at, gap.last)
+                    under_way.append(asyncio.create_task(fetch_span(self.pool, Segment(at, last, gap.addresses))))
+                    at = last + 1
+                await ready.put(await under_way[0])
+                under_way.popleft()
+            await ready.put(None)
+        finally:
+            await ended(*under_way)
+
+    def _end(self, at: int, last: int) -> int:
+        """Where the next request ends: equal parts of what is left, none larger than the endpoint should be asked."""
+        left, size = last - at + 1, self.pool.ordered()[0].ranges.size
+        return at + -(-left // -(-left // size)) - 1
+
+    async def _commit_all(self, planned: int, ready: asyncio.Queue[list[Unit] | None]) -> None:
+        """Commits in groups; the next one gathers while the server writes."""
+        group = await _gather(ready)
+        while group:
+            async with beside(_gather(ready)) as following:
+                await self._commit(planned, group)
+                group = await following
+
+    async def _commit(self, planned: int, units: list[Unit]) -> None:
+        unit = joined(units)
+        await rawlogs.ensure_partitions(self.conn, unit.first, unit.last)
+        async with self.conn.transaction():
+            await epoch.share(self.conn, planned)
+            await rawlogs.keep(self.conn, unit)
+            hit("work.before_commit")
+        hit("work.committed")
+        await self._tell(Ingested(unit, planned, len(units)))
+
+
+async def _gather(ready: asyncio.Queue[list[Unit] | None]) -> list[Unit]:
+    """The next group; empty at the end. It waits for the first unit as long as that takes, then not much longer."""
+    group: list[Unit] = []
+    until = 0.0
+    while len(group) < GROUP_UNITS and sum(len(unit.logs) for unit in group) < GROUP_LOGS:
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic()) if group else None):
+                more = await ready.get()
+        except TimeoutError:
+            break
+        if more is None:
+            ready.put_nowait(None)  # for the next look
+            break
+        until = until or time.monotonic() + GROUP_SECONDS
+        group += more
+    return group
+
+
+async def fetch_span(pool: Pool, segment: Segment) -> list[Unit]:
+    """All blocks of a segment as confirmed units, in one request when the endpoint serves it at once. Raises RpcError.
+
+    Each unit is from one endpoint; two of them may be from two, which is why their seams are compared too.
+    """
+    units: list[Unit] = []
+    at = segment.first
+    while at <= segment.last:
+        first = at  # of this round, whatever becomes of the loop
+        units.append(await pool.run(lambda reader: _fetch_unit(reader, segment._replace(first=first))))  # noqa: B023
+        at = units[-1].last + 1
+    return units
+
+
+async def _fetch_unit(reader: Reader, segment: Segment) -> Unit:
+    """The first unit of a segment, as large as the endpoint serves."""
+    while True:
+        last = min(segment.first + reader.ranges.size - 1, segment.last)
+        blocks = last - segment.first + 1
+        try:
+            unit = await fetch_plain(reader, segment.first, last, segment.addresses, None)
+        except RangeTooLarge as refusal:
+            if blocks == 1:
+                raise
+            reader.ranges.refused(blocks, refusal.hint, results=refusal.results)
+            continue
+        reader.ranges.served(blocks, len(unit.logs))
+        return unit
