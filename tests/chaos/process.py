@@ -9,6 +9,7 @@ import types
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -18,14 +19,14 @@ import structlog
 from indexer.config import Deployment
 from indexer.errors import EndpointUnreachable, LeaseLost, RpcError
 from indexer.follow import engine as engines
-from indexer.follow import fork, upkeep
+from indexer.follow import fork, front, upkeep
 from indexer.follow.engine import Engine
 from indexer.follow.progress import Progress
 from indexer.follow.runner import DATABASE_TROUBLE, Runner
-from indexer.ingest import fetch
+from indexer.ingest import fetch, work
 from indexer.rpc import transport
 from indexer.rpc.pool import Pool
-from indexer.store import steps
+from indexer.store import steps, stream
 from indexer.store.database import connect, connection
 from indexer.store.standing import lower_origin
 
@@ -69,6 +70,13 @@ def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> I
         mock.patch.object(steps.Writer.project_stored, "__defaults__", (chunk,)),
         mock.patch.object(fork, "STAGED_BLOCKS", staged),
         mock.patch.object(engines, "CHAINED_BLOCKS", chained),
+        mock.patch.object(engines, "BULK_BLOCKS", 2 * chained),
+        mock.patch.object(stream, "STEP_LOGS", chunk),
+        mock.patch.object(stream, "CARRIED_ROWS", 2 * chunk),
+        mock.patch.object(front, "STEP_LOGS", chunk),
+        mock.patch.object(front, "MOST_HELD", 2 * chunk),
+        mock.patch.object(work, "GROUP_LOGS", chunk),
+        mock.patch.object(work, "GROUP_SECONDS", 0.01),
         mock.patch.object(upkeep, "EVERY", 0.05),
         mock.patch.object(transport, "_backoff", lambda _: 0.0),
         mock.patch.object(fetch, "_LOOK_AGAIN", (0.0, 0.0)),
@@ -246,7 +254,9 @@ class Process:
         conn = await connect(self.url)
         try:
             for first, last in ranges:
-                worker = _Worker(self.deployment, pool, Progress(), "worker", first=first, last=last)
+                worker = _Worker(
+                    self.deployment, pool, Progress(), "worker", partial(connect, self.url), first=first, last=last
+                )
                 with contextlib.suppress(*NO_ENDPOINT, *DATABASE_TROUBLE):
                     while await worker.cycle(conn):
                         pass
