@@ -67,6 +67,7 @@ class StubNode:
         self.cap_message = "block range too large, maximum {cap}"
         self.refuses_batches: Literal["", "error", "400", "text", "item", "internal"] = ""
         self.max_batch = 1000
+        self.batch_message = "Maximum number of calls in a batch is {cap}"
         self.mangle: Callable[[Any], Any] = lambda answer: answer
         self.script: list[Say | Hang] = []
         self.requests: list[Any] = []
@@ -132,7 +133,8 @@ class StubNode:
         if not self.refuses_batches:
             if count <= self.max_batch:
                 return None
-            return web.json_response(_error(None, -32600, f"Maximum number of calls in a batch is {self.max_batch}"))
+            said = self.batch_message.format(cap=self.max_batch, count=count)
+            return web.json_response(_error(None, -32600, said))
         return {
             "error": web.json_response(_error(None, -32600, "Invalid Request")),
             "400": web.json_response(_error(None, -32600, "batch requests are not supported"), status=400),

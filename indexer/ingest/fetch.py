@@ -1,14 +1,15 @@
-"""Fetching a unit from one endpoint."""
+"""Fetching a unit from one endpoint. A block over its limits is put together from parts; a range over them is not."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
-from indexer.chain.types import Header
-from indexer.errors import Inconsistent
+from indexer.chain.types import Header, Log
+from indexer.errors import Inconsistent, RangeTooLarge
+from indexer.ingest.parts import logs_of_block
 from indexer.ingest.units import Unit, confirm_chained, confirm_plain, without_logs_though_announced
 from indexer.rpc.reader import Reader
 
@@ -23,7 +24,7 @@ async def fetch_plain(reader: Reader, first: int, last: int, addresses: Sequence
 
     Raises RpcError, or SeamBroken.
     """
-    logs, headers = await reader.logs_with_headers(first, last, addresses, sorted({first, last}))
+    logs, headers = await _logs_with_headers(reader, first, last, addresses, sorted({first, last}))
     known = {h.number for h in headers}
     lacking = sorted({g.block_number for g in logs if g.block_timestamp is None} - known)
     if lacking:
@@ -42,7 +43,7 @@ async def fetch_chained(
     """
     numbers = range(first, last + 1)
     for pause in (*_LOOK_AGAIN, None):
-        logs, headers = await reader.logs_with_headers(first, last, addresses, numbers)
+        logs, headers = await _logs_with_headers(reader, first, last, addresses, numbers)
         unit = confirm_chained(first, last, addresses, logs, headers, before)
         silent = without_logs_though_announced(unit)
         if not silent or await _proven_silent(reader, silent, addresses, proven):
@@ -50,6 +51,19 @@ async def fetch_chained(
         if pause is not None:
             await asyncio.sleep(pause)
     raise Inconsistent(f"no logs of block {silent[0].number}, though it has some", reader.name)
+
+
+async def _logs_with_headers(
+    reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int]
+) -> tuple[list[Log], list[Header]]:
+    try:
+        return await reader.logs_with_headers(first, last, addresses, numbers)
+    except RangeTooLarge as refusal:
+        if first != last:
+            raise
+        log.info("block_in_parts", block=first, endpoint=reader.name, refusal=refusal.message)
+        logs, header = await logs_of_block(reader, first, addresses, refusal)
+        return logs, [header]
 
 
 async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], proven: bool) -> bool:

@@ -1,14 +1,17 @@
 """What a node's refusal means: one error class per reaction. Pure.
 
-Providers share no codes: the message decides, and where it names a range that would work, that is the hint.
+Providers share no codes: the message decides. What numbers it names, `hints` tells.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 from indexer.errors import BatchRefused, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
+from indexer.rpc.hints import OF_RESULTS, blocks, wait
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
@@ -51,7 +54,8 @@ _RANGE = _any(
     r"more than [\d,]+ (results|logs)",
     r"logs? (response )?size exceed",
     r"logs matched by query exceed",
-    r"response (size )?(is )?(too (big|large)|exceed|should not)",
+    r"response (size )?(is )?(too (big|large)|larger than|exceed|should not)",
+    r"range [\d,]+ exceeds",
     r"limit(ed)? (the query )?to (a |at most )?(0 ?- ?)?(?![\d,]+ *(requests|calls|per\b|/))[\d,]+k?( blocks?)?",
     r"max(imum)? (allowed )?(number of )?(requested )?(block|result|range|\[?from)",
     r"(?<!invalid )block range",
@@ -80,65 +84,63 @@ _LATER = _any(
     r"connection",
 )
 _NO_METHOD, _UNKNOWN_TAG = -32601, -39001
-_WINDOW = _any(r"\[\s*(0x[0-9a-f]+)\s*,\s*(0x[0-9a-f]+)\s*\]", r"range[^\d]{0,40}?(\d[\d,]*)\s*-\s*(\d[\d,]*)")
-_NOT_BLOCKS = r"(?![\d,]*\s*(?:k\b)?\s*(?:results|logs|mb|kb|bytes|seconds|s\b|ms\b|requests))"
-# Numbers of blocks by the words around them; "from 17 to 5000" is where was asked, not how much.
-_BLOCKS = (
-    _any(r"(\d[\d,]*)\s*(k\b)?[\s-]*(?:blocks?\b|range)"),
-    _any(rf"(?:range|blocks?)(?:(?!\bfrom\b|\bto\b)[^\d]){{0,40}}?{_NOT_BLOCKS}(\d[\d,]*)\s*(k\b)?"),
-    _any(r"\d\s*>\s*(\d[\d,]*)\s*(k\b)?"),
-)
-_LIMIT = _any(rf"(?:max(?:imum)?|limit|smaller than size)(?: is)?(?: set to| of|:)?\s*{_NOT_BLOCKS}(\d[\d,]*)\s*(k\b)?")
-_OF_RESULTS = re.compile(r"results|logs matched|bytes|response", re.IGNORECASE)
+LONGEST = 60.0  # seconds; nobody's word stops us for longer at a time
 _SECONDS = re.compile(r"\s*[0-9]{1,9}(\.[0-9]{1,9})?\s*")
 
 
 def classify(
-    code: int, message: str, endpoint: str = "", status: int = 200, headers: Mapping[str, str] | None = None
-) -> RpcError:
-    """The error for a JSON-RPC error object, or for an HTTP status without one (then `message` is the body's start)."""
+    code: int, message: str, endpoint: str = "", status: int = 200, headers: Mapping[str, str] | None = None,
+    *, now: float | None = None, backoff: float | None = None,
+) -> RpcError:  # fmt: skip
+    """The error for a JSON-RPC error object, or for an HTTP status without one (then `message` is the body's start).
+
+    `now`: seconds since 1970, for a Retry-After that is a date. `backoff`: seconds that the error's data names.
+    """
     # The numbers stand at the end of long messages: all of it is read, its start is shown.
     words = " ".join(message[:2000].split())
     text = words[:300] or f"HTTP {status}"
     rate = _RATE.search(words) is not None
     ranged = _RANGE.search(words) is not None
     if status == 429:
-        return RateLimited(text, endpoint, _retry_after(headers or {}))
+        return RateLimited(text, endpoint, _retry_after(words, headers or {}, now, backoff))
     if not rate and _BATCH.search(words):
         return BatchRefused(text, endpoint)
     if not ranged and (rate or code in (-32005, -32029, 429)):
-        return RateLimited(text, endpoint, _retry_after(headers or {}))
+        return RateLimited(text, endpoint, _retry_after(words, headers or {}, now, backoff))
     if code in (_NO_METHOD, _UNKNOWN_TAG) or _TAG.search(words):
         return RpcRefused(text, endpoint, code or status)
     if _LAGS.search(words):
         return Transient(text, endpoint)
     if status == 413 or ranged:
-        return RangeTooLarge(text, endpoint, hint(words), results=_OF_RESULTS.search(words) is not None)
+        return RangeTooLarge(text, endpoint, blocks(words), results=OF_RESULTS.search(words) is not None)
     if status >= 500 or status == 408 or code == -32603 or _LATER.search(words):
         return Transient(text, endpoint)
     return RpcRefused(text, endpoint, code or status)
 
 
-def hint(message: str) -> int | None:
-    """How many blocks the message says would work; None when it names no number.
-
-    A window that the node computed for the request counts first; of several numbers the smallest, which is safe.
-    """
-    window = _WINDOW.search(message)
-    if window:
-        low, high = (window[1], window[2]) if window[1] else (window[3], window[4])
-        blocks = _number(high) - _number(low) + 1
-        return blocks if blocks > 0 else None
-    # A limit of results is no number of blocks.
-    patterns = _BLOCKS if _OF_RESULTS.search(message) else (*_BLOCKS, _LIMIT)
-    found = (_number(m[1]) * (1000 if m[2] else 1) for pattern in patterns for m in pattern.finditer(message))
-    return min((blocks for blocks in found if blocks > 0), default=None)
-
-
-def _number(text: str) -> int:
-    return int(text, 16) if text.lower().startswith("0x") else int(text.replace(",", ""))
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(words: str, headers: Mapping[str, str], now: float | None, backoff: float | None) -> float | None:
+    """Seconds to wait: the header's, else those of the error's data, else those in its message."""
     value = headers.get("Retry-After", "")
-    return min(float(value), 60.0) if _SECONDS.fullmatch(value) else None
+    if _SECONDS.fullmatch(value):
+        named: float | None = float(value)
+    else:
+        named = _until(value, headers.get("Date", ""), now) if value else None
+    if named is None:
+        named = wait(words) if backoff is None else backoff
+    return None if named is None else max(0.0, min(named, LONGEST))
+
+
+def _until(value: str, date: str, now: float | None) -> float | None:
+    """Seconds until an HTTP date, by the clock that wrote it where the answer tells its time."""
+    until, answered = _date(value), _date(date)
+    since = now if answered is None else answered
+    return None if until is None or since is None else until - since
+
+
+def _date(value: str) -> float | None:
+    try:
+        found = parsedate_to_datetime(value)
+        # A date without a zone is UTC, as all dates of HTTP are.
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -18,12 +20,26 @@ log = structlog.get_logger()
 ASIDE = 60.0  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What was asked so far: HTTP requests, failures by class; `size`: blocks asked for at once now."""
+
+    requests: int
+    errors: Mapping[str, int]
+    size: int
+
+
 class Pool:
     """Endpoints in order of preference; the one that served last is asked first."""
 
-    def __init__(self, urls: Sequence[str], chain_id: int, *, max_blocks: int = 2000, timeout: float = 20.0) -> None:
+    def __init__(
+        self, urls: Sequence[str], chain_id: int, *, max_blocks: int = 2000, timeout: float = 20.0,
+        rps: float | None = None,
+    ) -> None:  # fmt: skip
+        """`max_blocks` an eth_getLogs at first, `timeout` in seconds, `rps`: the most requests a second to each."""
         self.chain_id = chain_id
-        self.readers = [Reader(Endpoint(url, timeout=timeout), max_blocks) for url in urls]
+        self.readers = [Reader(Endpoint(url, timeout=timeout, rps=rps), max_blocks) for url in urls]
+        self.errors: Counter[str] = Counter()  # by class, of units of work
         self._checked: set[Reader] = set()
         self._current = 0
         self._aside: dict[str, float] = {}  # endpoint -> monotonic time until which it is asked last
@@ -32,6 +48,9 @@ class Pool:
     def requests(self) -> int:
         """HTTP requests made so far."""
         return sum(reader.endpoint.requests for reader in self.readers)
+
+    def traffic(self) -> Traffic:
+        return Traffic(self.requests, dict(self.errors), self.ordered()[0].ranges.size)
 
     async def close(self) -> None:
         for reader in self.readers:
@@ -104,6 +123,7 @@ class Pool:
                 result = await unit(reader)
             except (RpcError, WrongChain) as error:
                 # One that was away at the start and came back as another chain is passed over, never read.
+                self.errors[type(error).__name__] += 1
                 if last is None or isinstance(error, RpcError):
                     last = error
                 if turn + 1 < len(order):

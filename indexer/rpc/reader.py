@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from indexer.chain.types import Header, Heads, Log
-from indexer.errors import Inconsistent, IndexerError, RateLimited, RpcError, RpcRefused, Transient
-from indexer.rpc import wire
-from indexer.rpc.ranges import RangeControl
+from indexer.errors import Inconsistent, IndexerError, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
+from indexer.rpc import hints, wire
+from indexer.rpc.ranges import Learnt, RangeControl
+from indexer.rpc.receipts import logs_of_receipts
 from indexer.rpc.transport import Call, Endpoint
 
 T = TypeVar("T")
@@ -24,7 +27,17 @@ class Reader:
     def __init__(self, endpoint: Endpoint, max_blocks: int = 2000) -> None:
         self.endpoint, self.name = endpoint, endpoint.name
         self.ranges = RangeControl(max_blocks)
+        self._probing = asyncio.Lock()
         self._refused = {"safe": 0, "finalized": 0}  # looks for which a refused tag is not asked for again
+
+    def learnt(self) -> dict[str, Any]:
+        """What the endpoint taught about its limits, as JSON: for other processes that ask it."""
+        return {"ranges": asdict(self.ranges.snapshot()), "batch": self.endpoint.lengths.ceiling}
+
+    def learn(self, learnt: Mapping[str, Any]) -> None:
+        """Goes on from what `learnt` of the same endpoint told elsewhere; limits tighten only."""
+        self.ranges.restore(Learnt(**learnt["ranges"]))
+        self.endpoint.lengths.learn(learnt["batch"])
 
     async def chain_id(self) -> int:
         result = await self.endpoint.call("eth_chainId", [])
@@ -77,22 +90,60 @@ class Reader:
 
         Raises RangeTooLarge with the node's hint when it serves no such range at once. Any other failure may be a range
         too large in disguise (a time-out, a dropped connection), so that fewer blocks are asked for next.
+
+        Of ranges larger than any served before one is under way at a time, and none is asked for that is known to be
+        refused: however many fetchers there are, the endpoint refuses a size once.
         """
-        wanted = list(numbers)
+        blocks = last - first + 1
+        if blocks > self.ranges.proven:
+            async with self._probing:
+                if blocks > self.ranges.proven:
+                    return await self._logs_with_headers(first, last, addresses, numbers)
+        return await self._logs_with_headers(first, last, addresses, numbers)
+
+    async def _logs_with_headers(
+        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int]
+    ) -> tuple[list[Log], list[Header]]:
+        wanted, blocks = list(numbers), last - first + 1
+        if self.ranges.refuses(blocks):
+            raise RangeTooLarge(f"{blocks} blocks were refused before", self.name, self.ranges.ceiling)
         asked = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
         try:
-            results = await self.endpoint.batch([("eth_getLogs", [asked]), *(_header_call(n) for n in wanted)])
+            results, size = await self.endpoint.weighed([("eth_getLogs", [asked]), *(_header_call(n) for n in wanted)])
         except (RateLimited, Inconsistent):
             raise
         except Transient:
-            self.ranges.failed(last - first + 1)
+            self.ranges.failed(blocks)
             raise
+        except RangeTooLarge as refusal:
+            self._learn_from(refusal, blocks)
+            raise
+        self.ranges.weighed(blocks, size)
         return self._named(
             lambda: (
                 wire.logs(results[0], first, last, addresses),
                 [wire.header(r, n) for r, n in zip(results[1:], wanted, strict=True)],
             )
         )
+
+    def _learn_from(self, refusal: RangeTooLarge, blocks: int) -> None:
+        """Limits that the refusal names, before the next request can be under way. From a number of logs follows about
+        how many blocks to ask for: they hold at least as many."""
+        logs = hints.results(refusal.message)
+        self.ranges.learn(max_logs=logs, max_bytes=hints.size(refusal.message))
+        if logs and refusal.hint is None:
+            refusal.hint = max(1, blocks * self.ranges.target // logs)
+        if blocks > 1:
+            self.ranges.refused(blocks, refusal.hint, results=refusal.results)
+
+    async def receipts(self, number: int, addresses: Collection[str]) -> tuple[list[Log], Header]:
+        """The logs of the addresses in a block's receipts, and its header: one request.
+
+        Raises RpcRefused when the node has no eth_getBlockReceipts, or not this block's.
+        """
+        results = await self.endpoint.batch([("eth_getBlockReceipts", [hex(number)]), _header_call(number)])
+        header = self._named(lambda: wire.header(results[1], number))
+        return self._named(lambda: logs_of_receipts(results[0], header, addresses)), header
 
     async def logged_by_receipts(self, header: Header) -> set[bytes] | None:
         """The addresses that logged in a block, from its receipts; None when the node has no eth_getBlockReceipts.

@@ -1,4 +1,9 @@
-"""JSON-RPC over HTTP to one endpoint: batches, limits, retries. What an answer means is classify's and wire's."""
+"""JSON-RPC over HTTP to one endpoint: batches, limits, retries. What an answer means is classify's and wire's.
+
+Every request passes one gate: first come, first served; it keeps the cap on requests a second and the quiet that a node
+asked for. A batch is one request there, whatever its length, as it is one HTTP request; providers that count its calls
+are to be given a lower cap.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,6 @@ from tenacity import (
     RetryCallState,
     retry_if_exception_type,
     stop_after_attempt,
-    stop_after_delay,
     stop_any,
 )
 from tenacity.stop import stop_base
@@ -24,7 +28,10 @@ from tenacity.wait import wait_random_exponential
 
 from indexer.config import redact
 from indexer.errors import BatchRefused, Inconsistent, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
+from indexer.rpc import hints
+from indexer.rpc.batches import BatchControl
 from indexer.rpc.classify import classify
+from indexer.rpc.throttle import Bucket, Quiet
 
 Call = tuple[str, Sequence[Any]]
 
@@ -42,12 +49,17 @@ def _wait(state: RetryCallState) -> float:
     return max(named or 0.0, _backoff(state))
 
 
-class _TooLong(stop_base):
-    """Stops where the node asks for more than LONGEST_WAIT."""
+class _Patience(stop_base):
+    """Stops where the node asks for more than LONGEST_WAIT, or after `timeout` seconds; `queued` ones do not count."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout, self.queued = timeout, 0.0
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        return isinstance(error, RateLimited) and (error.retry_after or 0.0) > LONGEST_WAIT
+        if isinstance(error, RateLimited) and (error.retry_after or 0.0) > LONGEST_WAIT:
+            return True
+        return (retry_state.seconds_since_start or 0.0) - self.queued >= self.timeout
 
 
 def scrub(text: str, url: str) -> str:
@@ -65,24 +77,38 @@ class _Answer(NamedTuple):
     parsed: Any
     status: int
     headers: Mapping[str, str]
+    size: int  # bytes
+
+
+class Results(NamedTuple):
+    """Of calls, in order; `size`: bytes of the largest HTTP answer among those that brought them."""
+
+    values: list[Any]
+    size: int
 
 
 class Endpoint:
-    """One HTTP endpoint. `timeout` in seconds, `max_response` in bytes. Raises RpcError and its subclasses only."""
+    """One HTTP endpoint. `timeout` in seconds, `max_response` in bytes, `rps`: the most HTTP requests a second.
+
+    Raises RpcError and its subclasses only.
+    """
 
     def __init__(
-        self, url: str, *, timeout: float = 20.0, max_batch: int = 250, max_response: int = 64 * 2**20
+        self, url: str, *, timeout: float = 20.0, max_batch: int = 250, max_response: int = 64 * 2**20,
+        rps: float | None = None,
     ) -> None:  # fmt: skip
         self.url, self.name = url, redact(url)
-        self.timeout, self.max_batch, self.max_response = timeout, max_batch, max_response
-        self.batches = True
+        self.timeout, self.max_response = timeout, max_response
+        self.lengths = BatchControl(max_batch)
         self._served = 0  # the longest batch that was answered as one
         self.requests = 0
         self.calls: Counter[str] = Counter()
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)
-        self._quiet_until = 0.0  # the node asked not to be asked before, on the clock of time.monotonic
+        self._gate = asyncio.Lock()
+        self._bucket = None if rps is None else Bucket(rps)
+        self._quiet = Quiet()
 
     async def close(self) -> None:
         if self._session is not None:
@@ -91,29 +117,48 @@ class Endpoint:
 
     async def call(self, method: str, params: Sequence[Any]) -> Any:
         """One call's result."""
-        (result,) = await self._retried([(method, params)], single=True)
-        return result
+        return (await self._retried([(method, params)], single=True)).values[0]
 
     async def batch(self, calls: Sequence[Call]) -> list[Any]:
         """Results in order, or the first call's error. One request where the node takes batches."""
-        results: list[Any] = []
-        at = 0
-        while at < len(calls):
-            if not self.batches or len(calls) == 1:
-                results += await self._singly(calls[at:])
-                break
-            part = calls[at : at + self.max_batch]
-            try:
-                results += await self._retried(part, single=False)
-            except BatchRefused:
-                # Smaller first: many nodes limit a batch's length; those that take none are asked one by one for good.
-                self.max_batch = len(part) // 4
-                self.batches = self.max_batch >= 2
-                continue
-            at += len(part)
-        return results
+        return (await self.weighed(calls)).values
 
-    async def _singly(self, calls: Sequence[Call]) -> list[Any]:
+    async def weighed(self, calls: Sequence[Call]) -> Results:
+        """As `batch`, with the size of the answer."""
+        values: list[Any] = []
+        size = at = 0
+        while at < len(calls):
+            if self.lengths.size == 1 or len(calls) == 1:
+                parts = await self._singly(calls[at:])
+                return Results(values + [p.values[0] for p in parts], max(size, *(p.size for p in parts)))
+            part = calls[at : at + self.lengths.size]
+            answered = await self._part(part)
+            if answered is not None:
+                values += answered.values
+                size, at = max(size, answered.size), at + len(part)
+        return Results(values, size)
+
+    async def _part(self, part: Sequence[Call]) -> Results | None:
+        """One batch; None when shorter ones are to be asked for."""
+        try:
+            answered = await self._retried(part, single=False)
+        except BatchRefused as refusal:
+            said = refusal.message.removeprefix(f"{self.name}: ")
+            self.lengths.refused(len(part), hints.calls(said), length=hints.of_length(said))
+            return None
+        except RangeTooLarge:
+            if len(part) == 1 or any(method != "eth_getBlockByNumber" for method, _ in part):
+                raise
+            self.lengths.refused(len(part), length=False)  # headers alone were too much: no range is to blame
+            return None
+        except Transient as error:
+            if not isinstance(error, RateLimited | Inconsistent):
+                self.lengths.failed(len(part))
+            raise
+        self.lengths.served(len(part))
+        return answered
+
+    async def _singly(self, calls: Sequence[Call]) -> list[Results]:
         """One request a call; with the first error the rest ends, so that nothing outlives `close`."""
         tasks = [asyncio.create_task(self._one(c)) for c in calls]
         try:
@@ -123,20 +168,51 @@ class Endpoint:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _one(self, call: Call) -> Any:
+    async def _one(self, call: Call) -> Results:
         async with self._singles:
-            return await self.call(*call)
+            result = await self._retried([call], single=True)
+        self.lengths.served(1)
+        return result
 
-    async def _retried(self, calls: Sequence[Call], *, single: bool) -> list[Any]:
+    async def _retried(self, calls: Sequence[Call], *, single: bool) -> Results:
         """Tries again after Transient, a few times and not much longer than `timeout`: then another endpoint's turn."""
-        stop = stop_any(stop_after_attempt(ATTEMPTS), stop_after_delay(self.timeout), _TooLong())
+        patience = _Patience(self.timeout)
+        stop = stop_any(stop_after_attempt(ATTEMPTS), patience)
         retrying = AsyncRetrying(retry=retry_if_exception_type(Transient), wait=_wait, stop=stop, reraise=True)
-        return await retrying(self._send, calls, single)
+        return await retrying(self._send, calls, single, patience)
 
-    async def _send(self, calls: Sequence[Call], single: bool) -> list[Any]:
-        quiet = self._quiet_until - time.monotonic()
-        if quiet > 0:
-            raise RateLimited(f"asks for {quiet:.0f} more seconds without requests", self.name, quiet)
+    async def _pass(self) -> None:
+        """Waits for this request's turn. Raises RateLimited when the node wants quiet for longer than LONGEST_WAIT.
+
+        A caller that is cancelled while it waits leaves the queue and takes nothing from it.
+        """
+        async with self._gate:
+            while True:
+                now = time.monotonic()
+                quiet = self._quiet.wait(now)
+                if quiet > LONGEST_WAIT:
+                    raise RateLimited(f"asks for {quiet:.0f} more seconds without requests", self.name, quiet)
+                wait = max(quiet, self._bucket.wait(now) if self._bucket else 0.0)
+                if wait <= 0:
+                    break
+                await asyncio.sleep(wait)
+            if self._bucket:
+                self._bucket.take(now)
+
+    async def _send(self, calls: Sequence[Call], single: bool, patience: _Patience) -> Results:
+        came = time.monotonic()
+        await self._pass()
+        sent = time.monotonic()
+        patience.queued += sent - came
+        try:
+            results = await self._ask(calls, single)
+        except RateLimited as error:
+            self._quiet.limited(time.monotonic(), sent, error.retry_after or None)
+            raise
+        self._quiet.answered(sent)
+        return results
+
+    async def _ask(self, calls: Sequence[Call], single: bool) -> Results:
         first = self._next_id
         self._next_id += len(calls)
         body = [
@@ -147,12 +223,12 @@ class Endpoint:
         self.calls.update(method for method, _ in calls)
         answer = await self._post(orjson.dumps(body[0] if single else body))
         if single:
-            return [self._result(answer.parsed, answer.status, answer.headers)]
+            return Results([self._result(answer.parsed, answer.status, answer.headers)], answer.size)
         if not isinstance(answer.parsed, list):
             raise self._of_batch(answer.parsed, len(calls), answer.status, answer.headers)
         results = self._in_order(answer.parsed, first, len(calls))
         self._served = max(self._served, len(calls))
-        return results
+        return Results(results, answer.size)
 
     def _of_batch(
         self, entry: Any, count: int, status: int = 200, headers: Mapping[str, str] | None = None
@@ -211,7 +287,7 @@ class Endpoint:
         ):
             # In the shape of an error, so that callers meet one kind.
             parsed = {"error": {"message": text[:2000].decode(errors="replace")}}
-        return _Answer(parsed, status, headers)
+        return _Answer(parsed, status, headers, len(text))
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         parts: list[bytes] = []
@@ -241,10 +317,17 @@ class Endpoint:
         message = str(error.get("message", ""))
         if isinstance(extra, str) and not extra.startswith("0x"):
             message = f"{message}: {extra}"
-        return self._classified(code if isinstance(code, int) else 0, message, status, headers)
+        return self._classified(code if isinstance(code, int) else 0, message, status, headers, _backoff_named(extra))
 
-    def _classified(self, code: int, message: str, status: int, headers: Mapping[str, str] | None) -> RpcError:
-        error = classify(code, scrub(message, self.url), self.name, status, headers)
-        if isinstance(error, RateLimited) and error.retry_after:
-            self._quiet_until = time.monotonic() + error.retry_after
-        return error
+    def _classified(
+        self, code: int, message: str, status: int, headers: Mapping[str, str] | None, backoff: float | None = None
+    ) -> RpcError:
+        said = scrub(message, self.url)
+        return classify(code, said, self.name, status, headers, now=time.time(), backoff=backoff)
+
+
+def _backoff_named(extra: Any) -> float | None:
+    """Seconds that the data of a refused rate names, as Infura's do; None where they name none."""
+    rate = extra.get("rate") if isinstance(extra, dict) else None
+    seconds = rate.get("backoff_seconds") if isinstance(rate, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None

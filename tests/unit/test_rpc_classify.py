@@ -1,4 +1,4 @@
-"""What nodes really say when they refuse, and how it is understood."""
+"""What nodes really say when they refuse, and how it is understood: class, blocks, logs, bytes, calls, seconds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer import errors
-from indexer.errors import RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
-from indexer.rpc.classify import classify, hint
+from indexer.errors import BatchRefused, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
+from indexer.rpc import hints
+from indexer.rpc.classify import classify
 
 MESSAGES = [
     json.loads(line) for line in (Path(__file__).parents[1] / "data" / "rpc_messages.jsonl").read_text().splitlines()
@@ -25,6 +26,14 @@ def test_a_message_of_a_real_node_is_understood(said: dict[str, Any]) -> None:
     assert type(error) is getattr(errors, said["expected"])
     assert (error.hint if isinstance(error, RangeTooLarge) else None) == said["hint"]
     assert error.endpoint == "node"
+    assert (error.results if isinstance(error, RangeTooLarge) else None) == said.get("results")
+    numbers = hints.results(said["message"]), hints.size(said["message"])
+    assert numbers == ((said.get("max_logs"), said.get("bytes")) if isinstance(error, RangeTooLarge) else (None, None))
+    if isinstance(error, BatchRefused):
+        assert hints.calls(said["message"]) == said.get("calls")
+        assert hints.of_length(said["message"])
+    if isinstance(error, RateLimited):
+        assert error.retry_after == said.get("retry_after")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +44,48 @@ def test_retry_after_is_seconds_and_capped_at_a_minute(value: str, seconds: floa
     error = classify(0, "slow down", status=429, headers={"Retry-After": value})
     assert isinstance(error, RateLimited)
     assert error.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "now", "seconds"),
+    [
+        ("Wed, 21 Oct 2015 07:28:30 GMT", "Wed, 21 Oct 2015 07:28:00 GMT", 0.0, 30.0),  # the node's clock, not ours
+        ("Wed, 21 Oct 2015 07:28:30 GMT", "", 1445412500.0, 10.0),
+        ("Wednesday, 21-Oct-15 07:28:30 GMT", "", 1445412500.0, 10.0),
+        ("Wed, 21 Oct 2015 07:28:30 GMT", "", 1445419999.0, 0.0),
+        ("Wed, 21 Oct 2015 07:28:30 GMT", "", 1.0, 60.0),
+        ("Wed, 21 Oct 2015 07:28:30 GMT", "never", None, None),
+        ("Wed, 99 Oct 2015 07:28:30 GMT", "", 1.0, None),
+    ],
+)
+def test_retry_after_may_be_a_date(value: str, date: str, now: float | None, seconds: float | None) -> None:
+    error = classify(0, "slow down", status=429, headers={"Retry-After": value, "Date": date}, now=now)
+    assert isinstance(error, RateLimited) and error.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("rate limit exceeded, try again in 350ms", 0.35),
+        ("too many requests, retry in 10s", 10),
+        ("too many requests, retry in 1m30s", 90),
+        ("please wait 1min and retry", 60),
+        ("try again in 2 seconds", 2),
+        ("retry after 1.5 s", 1.5),
+        ("query exceeds max results 20000, retry with the range 3600741-3620740", None),
+        ("try again later", None),
+        ("If you have retries enabled, you can safely ignore this message.", None),
+    ],
+)
+def test_a_time_to_ask_again_is_read_from_the_message(said: str, seconds: float | None) -> None:
+    assert hints.wait(said) == (seconds and pytest.approx(seconds))
+
+
+def test_a_header_counts_before_the_data_and_the_data_before_the_message() -> None:
+    said = "rate limit exceeded, try again in 30s"
+    for headers, backoff, seconds in (({"Retry-After": "2"}, 7.0, 2.0), ({}, 7.0, 7.0), ({}, None, 30.0)):
+        error = classify(-32005, said, headers=headers, backoff=backoff)
+        assert isinstance(error, RateLimited) and error.retry_after == seconds
 
 
 def test_an_empty_body_is_named_by_its_status() -> None:
@@ -63,7 +114,21 @@ def test_any_message_gives_exactly_one_rpc_error(code: int, text: str, status: i
         assert error.hint is None or error.hint > 0
 
 
+@given(st.text() | st.text("0123456789,.-[]x> kKmMbB"))
+def test_numbers_of_any_message_are_positive(text: str) -> None:
+    for said in (
+        text,
+        f"batch limit {text}",
+        f"response {text} bytes",
+        f"block range {text}",
+        f"more than {text} logs",
+    ):
+        for read in (hints.blocks, hints.results, hints.size, hints.calls, hints.wait):
+            found = read(said)
+            assert found is None or found >= (0 if read is hints.wait else 1)
+
+
 @given(st.integers(0, 2**64), st.integers(0, 2**64))
 def test_a_named_window_is_counted_inclusively_or_not_at_all(low: int, high: int) -> None:
     blocks = high - low + 1
-    assert hint(f"this block range should work: [{low:#x}, {high:#x}]") == (blocks if blocks > 0 else None)
+    assert hints.blocks(f"this block range should work: [{low:#x}, {high:#x}]") == (blocks if blocks > 0 else None)

@@ -76,8 +76,92 @@ async def test_a_node_that_limits_batches_still_gets_batches() -> None:
     async with connected() as (node, endpoint):
         node.max_batch = 10
         await served_hashes(endpoint, 100)
-        assert endpoint.batches and 2 <= endpoint.max_batch <= 10
+        assert endpoint.lengths.size == 10
         assert len(node.requests) < 30
+
+
+async def test_the_limit_that_a_node_names_is_met_at_once() -> None:
+    async with connected() as (node, endpoint):
+        node.max_batch, node.batch_message = 100, "batch limit {cap} exceeded. Requested batch of size: {count}"
+        await served_hashes(endpoint, 101)
+        await served_hashes(endpoint, 101)
+        assert [len(r) for r in node.requests if isinstance(r, list)] == [101, 100, 1, 100, 1]
+        assert (endpoint.lengths.size, endpoint.lengths.ceiling) == (100, 100)
+
+
+async def test_batches_under_way_together_are_shortened_once_and_all_answered() -> None:
+    async with connected() as (node, endpoint):
+        node.max_batch, node.batch_message = 70, "batch too large"
+        await asyncio.gather(*(served_hashes(endpoint, 101) for _ in range(6)))
+        assert endpoint.lengths.size == 101 // 4
+
+
+async def test_a_node_that_hangs_up_on_long_batches_gets_shorter_ones_and_longer_ones_again() -> None:
+    async with connected(max_batch=64) as (node, endpoint):
+        node.script = [Hang(0)] * ATTEMPTS
+        with pytest.raises(Transient):
+            await endpoint.batch(numbers(64))
+        assert (endpoint.lengths.size, endpoint.lengths.ceiling) == (32, 64)
+        for _ in range(6 * 32):
+            await endpoint.batch(numbers(1) * endpoint.lengths.size)
+        assert endpoint.lengths.size == 64
+
+
+async def test_after_a_bad_hour_batches_are_tried_again() -> None:
+    async with connected() as (node, endpoint):
+        node.refuses_batches = "internal"
+        await served_hashes(endpoint, 5)
+        assert (endpoint.lengths.size, endpoint.lengths.ceiling) == (1, 250)
+        node.refuses_batches = ""
+        for _ in range(20):
+            await served_hashes(endpoint, 5)
+        assert endpoint.lengths.size > 1
+        node.requests.clear()
+        await served_hashes(endpoint, 5)
+        assert len(node.requests) == 1
+
+
+async def test_headers_that_are_too_much_for_one_answer_come_in_shorter_batches() -> None:
+    async with connected(max_response=30_000) as (_, endpoint):
+        await served_hashes(endpoint, 100)
+        assert 1 < endpoint.lengths.size < 100 and endpoint.lengths.ceiling == 250
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_however_many_fetch_at_once_a_size_is_refused_once(named: bool) -> None:
+    async with connected() as (node, endpoint):
+        node.cap, node.length = 20, 4001
+        node.cap_message = "block range too large, maximum {cap}" if named else "block range is too wide"
+        reader = Reader(endpoint, max_blocks=320)
+
+        async def fetch(first: int, last: int) -> None:
+            while first <= last:
+                end = min(last, first + reader.ranges.size - 1)
+                try:
+                    await reader.logs_with_headers(first, end, [ADDRESS], [first])
+                except RangeTooLarge as refusal:
+                    reader.ranges.refused(end - first + 1, refusal.hint, results=refusal.results)
+                else:
+                    reader.ranges.served(end - first + 1, 0)
+                    first = end + 1
+
+        await asyncio.gather(*(fetch(n * 400, n * 400 + 399) for n in range(10)))
+        assert node.refused == (1 if named else 4)
+        assert node.getlogs.count(20) == 200
+        assert reader.learnt()["ranges"]["ceiling"] == 20
+        other = Reader(endpoint, max_blocks=320)
+        other.learn(reader.learnt())
+        assert other.ranges.size == 20
+
+
+async def test_a_refusal_of_many_logs_names_about_how_many_blocks_to_ask_for() -> None:
+    async with connected() as (node, endpoint):
+        node.cap, node.cap_message = 20, "query returned more than 10000 results"
+        reader = Reader(endpoint)
+        with pytest.raises(RangeTooLarge) as caught:
+            await reader.logs_with_headers(0, 99, [ADDRESS], [])
+        assert caught.value.results and caught.value.hint == 10
+        assert (reader.ranges.size, reader.ranges.ceiling) == (10, 2000)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -86,7 +170,7 @@ async def test_a_refused_key_is_not_taken_for_a_refusal_of_batches(status: int) 
         node.script = [Say(status, "invalid project id")]
         with pytest.raises(RpcRefused, match="invalid project id"):
             await endpoint.batch(numbers(5))
-        assert endpoint.batches and len(node.requests) == 1
+        assert endpoint.lengths.size == 250 and len(node.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -106,7 +190,7 @@ async def test_passing_trouble_is_tried_again_and_batches_go_on(trouble: Say | H
     async with connected() as (node, endpoint):
         node.script = [trouble, trouble]
         await served_hashes(endpoint, 5)
-        assert endpoint.batches and endpoint.max_batch == 250
+        assert endpoint.lengths.size == 250
         assert len(node.requests) == 3
 
 
@@ -115,7 +199,7 @@ async def test_internal_error_for_a_batch_that_was_served_before_is_passing_trou
         await served_hashes(endpoint, 5)
         node.script = [Say(200, '{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Internal error"}}')]
         await served_hashes(endpoint, 5)
-        assert endpoint.batches
+        assert endpoint.lengths.size == 250
 
 
 @pytest.mark.parametrize("trouble", [HTML, BAD_GATEWAY, TRUNCATED, Hang(0), Say(429), Say(500)], ids=str)
@@ -222,7 +306,7 @@ async def test_a_range_too_large_among_answers_that_are_fine_is_named_with_its_h
 
 async def test_one_by_one_the_first_error_ends_the_other_calls() -> None:
     async with connected() as (node, endpoint):
-        endpoint.batches = False
+        endpoint.lengths.learn(1)
         node.cap = 1
         calls = [("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "0x9", "address": []}]), *numbers(100)]
         with pytest.raises(RangeTooLarge):
