@@ -1,10 +1,12 @@
-"""`reya-indexer backfill`: a block range, then the end."""
+"""`reya-indexer backfill`: a range of blocks at or below finalized, ingested and projected as far as it joins."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +14,72 @@ import click
 import structlog
 
 from indexer import config, logging
+from indexer.chain.finality import Finality
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
-from indexer.cli.display import on_terminal, shown
+from indexer.cli.display import backfill_shown, on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option, verbose_option
-from indexer.cli.session import end_on_signals, open_pool, rpc_endpoints
+from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints
 from indexer.config import Deployment
 from indexer.errors import ConfigError
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
+from indexer.ingest.crew import Crew
+from indexer.ingest.estimate import estimate
+from indexer.ingest.planner import plan
+from indexer.ingest.worker import Setup
+from indexer.rpc.pool import Pool
 from indexer.store.standing import Standing
 
 log = structlog.get_logger()
+
+
+class _Block(click.ParamType):  # type: ignore[type-arg]  # generic for mypy only
+    """A block number or a tag."""
+
+    name = "block"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value in ("latest", "safe", "finalized"):
+            return str(value)
+        if str(value).isdecimal():
+            return int(value)
+        self.fail(f"{value!r} is neither a block number nor latest, safe or finalized", param, ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """`rps`: requests a second to each endpoint, all workers together; None: as many as it serves."""
+
+    deployment: Deployment
+    urls: tuple[str, ...]
+    first: int
+    last: int | str
+    workers: int
+    rps: float | None
+    ingest_only: bool
+    data_dir: Path | None
+    pg_bin: Path | None
+    log_format: logging.LogFormat
 
 
 @click.command(
     "backfill",
     epilog="\b\nExamples:\n"
     "  reya-indexer backfill --from-block 0\n"
+    "  reya-indexer backfill --from-block 0 --dry-run\n"
+    "  reya-indexer backfill --from-block 0 --workers 4 --rps 50\n"
     "  reya-indexer backfill --chain cronos --from-block 1000000 --to-block 2000000 --json",
 )
 @chain_option
 @click.option("--from-block", "first", type=click.IntRange(0), required=True, help="First block of the range.")
-@click.option("--to-block", "last", type=click.IntRange(0), help="Last block of the range. Default: the head.")
+@click.option("--to-block", "last", type=_Block(), default="finalized", show_default=True,
+              help="Last block: a number or a tag. Blocks above finalized are the daemon's.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
+              help="Processes that ingest. 1: this one, which projects as well.")  # fmt: skip
+@click.option("--rps", type=click.FloatRange(0, min_open=True),
+              help="Most requests a second to each endpoint, of all workers together.")  # fmt: skip
+@click.option("--ingest-only", is_flag=True, help="Store raw logs and leave projecting to whoever holds the lease.")
+@click.option("--dry-run", is_flag=True, help="Estimate requests, time and disk; write nothing.")
 @rpc_option
 @data_dir_option
 @pg_bin_option
@@ -41,8 +87,9 @@ log = structlog.get_logger()
 @verbose_option
 @json_option
 def backfill_command(
-    chain: str, first: int, last: int | None, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
-    log_format: logging.LogFormat, verbose: bool, as_json: bool,
+    chain: str, first: int, last: int | str, workers: int, rps: float | None, ingest_only: bool, dry_run: bool,
+    rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None, log_format: logging.LogFormat, verbose: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Ingest a block range and project it as far as it joins what is there.
 
@@ -50,47 +97,90 @@ def backfill_command(
     which gapless coverage counts; a range below the origin lowers it, and the tables are projected again from there. A
     range above a gap is ingested only. While a daemon holds the projector's lease, this ingests and waits for it.
     """
-    if last is not None and last < first:
+    if isinstance(last, int) and last < first:
         raise click.BadParameter(f"{last} is below --from-block {first}", param_hint="--to-block")
     logging.configure(log_format, debug=verbose, quiet=on_terminal() and not verbose)
+    calm_collector()
     deployment = config.load(chain)
     urls = rpc_endpoints(deployment, rpc_urls)
-    report = asyncio.run(_backfill(deployment, urls, first, last, data_dir, pg_bin))
+    options = _Options(deployment, urls, first, last, workers, rps, ingest_only, data_dir, pg_bin, log_format)
+    if dry_run:
+        planned = asyncio.run(_planned(options))
+        click.echo(json.dumps(planned) if as_json else _plan_sentence(planned))
+        return
+    report = asyncio.run(_backfill(options))
     if report is None:
         click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
         raise click.exceptions.Exit(130)
     click.echo(json.dumps(report) if as_json else _sentence(report))
 
 
-async def _backfill(
-    deployment: Deployment, urls: tuple[str, ...], first: int, last: int | None, data_dir: Path | None,
-    pg_bin: Path | None,
-) -> dict[str, Any] | None:  # fmt: skip
-    progress = Progress()
+async def _last_block(pool: Pool, options: _Options) -> int:
+    """The last block of the range, at or below finalized. Raises ConfigError when the range begins above it."""
+    heads = await pool.run(lambda reader: reader.heads())
+    verdict = Finality(options.deployment.finality_depth).observe(heads)
+    tags = {"latest": heads.latest.number, "safe": verdict.safe, "finalized": verdict.finalized}
+    wanted = tags[options.last] if isinstance(options.last, str) else options.last
+    if options.first > verdict.finalized:
+        raise ConfigError(
+            f"--from-block {options.first} is above finalized, block {verdict.finalized} ({verdict.source})",
+            "What is not final yet is the daemon's: `reya-indexer run`",
+        )
+    if wanted > verdict.finalized:
+        click.echo(
+            f"blocks {verdict.finalized + 1} to {min(wanted, heads.latest.number)} are not final yet and the daemon's"
+            f" (`reya-indexer run`); this ends at block {verdict.finalized}",
+            err=True,
+        )
+    return min(wanted, verdict.finalized)
+
+
+async def _planned(options: _Options) -> dict[str, Any]:
+    async with open_pool(options.deployment, options.urls, options.rps) as pool:
+        last = await _last_block(pool, options)
+        url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
+        found = await estimate(url, options.deployment, pool, options.first, last, options.workers, options.rps)
+    return {"from_block": options.first, "to_block": last} | found
+
+
+async def _backfill(options: _Options) -> dict[str, Any] | None:
+    progress, started = Progress(), time.monotonic()
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(open_pool(deployment, urls))
-        head = (await pool.run(lambda reader: reader.heads())).latest.number
-        if first > head:
-            raise ConfigError(f"--from-block {first} is above the head, block {head}", "Name a lower block")
-        if last is not None and last > head:
-            log.warning("clamped", to_block=last, head=head, reason="blocks above the head do not exist yet")
-        last = head if last is None else min(last, head)
-        url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
+        share = options.rps if options.rps is None or options.workers == 1 else options.rps / (options.workers + 1)
+        pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
+        last = await _last_block(pool, options)
+        url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
+        crew = None
+        if options.workers > 1:
+            deployment = options.deployment
+            setup = Setup(url, options.urls, deployment.chain_id, deployment.max_blocks, share, options.log_format)
+            crew = Crew(setup, options.workers)
+            stack.push_async_callback(crew.close)
+            await crew.start()
         await asyncio.to_thread(prepare_schema, url)
-        runner = Runner(deployment, url, pool, progress, first=first, last=last)
+        runner = Runner(
+            options.deployment, url, pool, progress, first=options.first, last=last, hands=crew,
+            ingest_only=options.ingest_only,
+        )  # fmt: skip
         stack.push_async_callback(runner.close)
         end_on_signals(runner.stop)
         await runner.open()
-        async with shown(progress, lambda: last):
+        async with backfill_shown(progress, lambda: crew.traffic(pool) if crew else pool.traffic(), last):
             standing = await runner.backfill()
         if not runner.finished(standing):
             return None
-        return _report(standing, progress, first, last, pool.requests)
+        traffic = crew.traffic(pool) if crew else pool.traffic()
+        return _report(standing, progress, options.first, last) | {
+            "requests": traffic.requests,
+            "errors": traffic.errors,
+            "seconds": round(time.monotonic() - started, 2),
+        }
 
 
-def _report(standing: Standing, progress: Progress, first: int, last: int, requests: int) -> dict[str, Any]:
+def _report(standing: Standing, progress: Progress, first: int, last: int) -> dict[str, Any]:
     projected = standing.checkpoint.number if standing.checkpoint else None
     gap = {"first": standing.front + 1, "last": first - 1} if standing.front + 1 < first else None
+    assert not plan(standing.coverage, first, last)
     return {
         "from_block": first,
         "to_block": last,
@@ -98,21 +188,34 @@ def _report(standing: Standing, progress: Progress, first: int, last: int, reque
         "gap": gap,
         "logs": progress.logs,
         "rows": sum(progress.rows.values()),
-        "requests": requests,
         "steps": sum(progress.steps.values()),
     }
 
 
 def _sentence(report: dict[str, Any]) -> str:
+    first, last = report["from_block"], report["to_block"]
     if report["gap"]:
         gap = report["gap"]
-        return (
-            f"ingested {report['from_block']} to {report['to_block']};"
-            f" projected up to {report['projected']}, gap {gap['first']} to {gap['last']}"
-        )
+        return f"ingested {first} to {last}; projected up to {report['projected']}, gap {gap['first']} to {gap['last']}"
     if not report["steps"]:
-        return f"nothing to do: blocks {report['from_block']} to {report['to_block']} are there already"
+        return f"nothing to do: blocks {first} to {last} are there already"
+    errors = ", ".join(f"{n} {name}" for name, n in sorted(report["errors"].items()))
+    logs, seconds = report["logs"], report["seconds"]
+    pace = f"{logs / max(seconds, 0.01):,.0f} logs/s"
     return (
-        f"projected up to {report['projected']}: {report['logs']} logs, {report['rows']} rows,"
-        f" {report['requests']} requests"
+        f"projected up to {report['projected']}: {logs:,} logs, {report['rows']:,} rows,"
+        f" {report['requests']:,} requests in {seconds:,.1f} s ({pace}); errors met and overcome: {errors or 'none'}"
+    ).replace("projected up to None", "ingested")
+
+
+def _plan_sentence(planned: dict[str, Any]) -> str:
+    if not planned["blocks"]:
+        return f"nothing to do: blocks {planned['from_block']} to {planned['to_block']} are there already"
+    hours, rest = divmod(planned["seconds"], 3600)
+    return (
+        f"blocks {planned['from_block']:,} to {planned['to_block']:,}: {planned['blocks']:,} of them missing in"
+        f" {planned['segments']:,} parts\n"
+        f"  about {planned['logs']:,} logs (from {planned['samples']} samples), {planned['requests']:,} requests,"
+        f" {planned['bytes'] / 2**30:,.1f} GiB of disk\n"
+        f"  about {hours:.0f} h {rest / 60:.0f} min: {planned['bound_by']}"
     )

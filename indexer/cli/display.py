@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from indexer.follow.progress import Progress
+from indexer.background import beside
+from indexer.follow.progress import STARTING, Progress
+from indexer.rpc.pool import Traffic
 
 log = structlog.get_logger()
 EVERY = 10.0  # seconds between lines
@@ -27,13 +31,103 @@ def on_terminal() -> bool:
 @contextlib.asynccontextmanager
 async def shown(progress: Progress, goal: Callable[[], int]) -> AsyncIterator[None]:
     """Shows how far the work towards block `goal()` is, while the block of code runs."""
-    task = asyncio.create_task(_bar(progress, goal) if on_terminal() else _lines(progress, goal))
-    try:
+    async with beside((_bar if on_terminal() else _lines)(progress, goal)):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+
+
+@contextlib.asynccontextmanager
+async def backfill_shown(progress: Progress, traffic: Callable[[], Traffic], last: int) -> AsyncIterator[None]:
+    """Shows both stages of a backfill up to block `last`, while the block of code runs."""
+    show = _backfill_bars if on_terminal() else _backfill_lines
+    async with beside(show(_Rates(progress, traffic, last))):
+        yield
+
+
+class _Rates:
+    """What the display says of a backfill, measured over the last seconds."""
+
+    OVER = 15.0  # seconds
+
+    def __init__(self, progress: Progress, traffic: Callable[[], Traffic], last: int) -> None:
+        self.progress, self._traffic, self.last = progress, traffic, last
+        self.start: int | None = None  # the block before the first that is to be projected
+        self._seen: deque[tuple[float, ...]] = deque()
+
+    def look(self) -> dict[str, Any]:
+        """Rates a second, how far both stages are, and seconds to their ends; None where nothing moves."""
+        p, traffic = self.progress, self._traffic()
+        if self.start is None and p.mode != STARTING:
+            self.start = p.projected
+        start = p.projected if self.start is None else self.start
+        now = (time.monotonic(), p.blocks, p.logs, p.projected, sum(p.rows.values()), traffic.requests)
+        self._seen.append(now)
+        while len(self._seen) > 2 and now[0] - self._seen[0][0] > self.OVER:
+            self._seen.popleft()
+        past = self._seen[0]
+        span = max(now[0] - past[0], 0.01)
+        blocks, logs, projected, rows, requests = ((b - a) / span for a, b in zip(past[1:], now[1:], strict=True))
+        to_project = max(0, self.last - start)
+        return {
+            "blocks": p.blocks,
+            "blocks_missing": max(0, p.to_ingest - p.blocks),
+            "ingest_eta_seconds": round((p.to_ingest - p.blocks) / blocks) if blocks else None,
+            "projected": p.projected,
+            "to_project": to_project,
+            "project_done": min(to_project, p.projected - start),
+            "project_eta_seconds": round(max(0, self.last - p.projected) / projected) if projected else None,
+            "logs": p.logs,
+            "rows": sum(p.rows.values()),
+            "logs_per_second": round(logs),
+            "rows_per_second": round(rows),
+            "requests_per_second": round(requests, 1),
+            "range_size": traffic.size,
+            "errors": dict(traffic.errors),
+        }
+
+
+async def _backfill_lines(rates: _Rates) -> None:
+    rates.look()
+    while True:
+        await asyncio.sleep(EVERY)
+        log.info("backfill", **rates.look())
+
+
+async def _backfill_bars(rates: _Rates) -> None:
+    columns = (
+        TextColumn("[bold]{task.description:<9}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>5.1f}%"),
+        MofNCompleteColumn(),
+        TextColumn("blocks"),
+        TextColumn("{task.fields[eta]:>9}"),
+        TextColumn("{task.fields[more]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=False) as bar:
+        ingested = bar.add_task("ingested", total=None, eta="", more="")
+        projected = bar.add_task("projected", total=None, eta="", more="")
+        while True:
+            seen, waiting = rates.look(), rates.progress.waiting
+            errors = ", ".join(f"{n} {name}" for name, n in sorted(seen["errors"].items()))
+            bar.update(
+                ingested,
+                total=(seen["blocks"] + seen["blocks_missing"]) or None,
+                completed=seen["blocks"],
+                eta=_until(seen["ingest_eta_seconds"]),
+                more=f"{seen['logs']:,} logs, {seen['logs_per_second']:,}/s; {seen['requests_per_second']:g} requests/s"
+                f" of {seen['range_size']:,} blocks{errors and '; ' + errors}",
+            )
+            bar.update(
+                projected,
+                total=seen["to_project"] or None,
+                completed=seen["project_done"],
+                eta=_until(seen["project_eta_seconds"]),
+                more=f"{seen['rows']:,} rows, {seen['rows_per_second']:,}/s{waiting and '; waiting for ' + waiting}",
+            )
+            await asyncio.sleep(0.25)
+
+
+def _until(seconds: int | None) -> str:
+    return "" if seconds is None else f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 async def _lines(progress: Progress, goal: Callable[[], int]) -> None:

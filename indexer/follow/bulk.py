@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from indexer.background import beside, together
+from indexer.errors import RpcError
 from indexer.follow.front import Front
+from indexer.ingest.hands import Hands, tasks
 from indexer.ingest.planner import Segment
-from indexer.ingest.work import Ingested, Ingestor
-from indexer.rpc.pool import Pool
+from indexer.ingest.work import Ingested
+from indexer.ingest.worker import Report
 from indexer.store import lease
 from indexer.store.database import Connection, close
 from indexer.store.standing import Standing
@@ -31,10 +34,13 @@ class Bulk:
     """`committed` is told of every commit; `glance` is called now and then, to keep an eye on the head."""
 
     def __init__(
-        self, pool: Pool, writer: Writer, connect: Connect, committed: Callable[[Done], None],
-        glance: Callable[[], Awaitable[object]],
+        self, hands: Hands, writer: Writer, connect: Connect, committed: Callable[[Done], None],
+        glance: Callable[[], Awaitable[object]], unit: int,
     ) -> None:  # fmt: skip
-        self.pool, self.writer, self.connect, self._committed, self._glance = pool, writer, connect, committed, glance
+        """`unit`: blocks that are asked for at once at most, to cut tasks by."""
+        self.hands, self.writer, self.connect, self.unit = hands, writer, connect, unit
+        self._committed, self._glance = committed, glance
+        self.front = -1  # the end of gapless coverage while it runs
 
     async def run(
         self, conn: Connection, standing: Standing, segments: Sequence[Segment], finalized: int, token: int | None
@@ -43,25 +49,34 @@ class Bulk:
 
         Raises what ingesting and projecting raise: RpcError, SeamBroken, HashConflict, EpochMoved, LeaseLost.
         """
-        async with self._opened() as writing, self._opened() as reading, self._opened() as watching:
+        async with self._opened() as reading, self._opened() as watching:
             front = Front(reading, standing.coverage, standing.binding.origin, finalized)
-            works = [self._ingest(writing, segments, front)]
+            works = [self._ingest(segments, front)]
             if token is not None and self.writer.projectable(standing):
                 works.append(Stream(self.writer, conn, reading, standing, token).run(front, self._committed))
             async with beside(self._watch(watching, token)) as watch, beside(together(*works)) as work:
                 await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
                 await (work if work.done() else watch)
 
-    async def _ingest(self, conn: Connection, segments: Sequence[Segment], front: Front) -> None:
-        async def tell(ingested: Ingested) -> None:
-            unit = ingested.unit
-            self._committed(Done("ingest", unit.first, unit.last, len(unit.logs)))
-            await front.take(ingested)
+    async def _ingest(self, segments: Sequence[Segment], front: Front) -> None:
+        async def tell(news: Ingested | Report) -> None:
+            if isinstance(news, Ingested):
+                self._committed(Done("ingest", news.unit.first, news.unit.last, len(news.unit.logs)))
+                await front.take(news)
+            else:
+                self._committed(Done("ingest", news.segment.first, news.segment.last, news.logs))
+                await front.covered(news.segment)
+            self.front = front.block
 
-        ingestor = Ingestor(self.pool, conn, tell)
-        for segment in segments:
-            await ingestor.ingest(segment)
-            await front.covered(segment)
+        left = deque(tasks(segments, self.hands.width, self.unit))
+
+        async def hand() -> None:
+            while left:
+                segment = left.popleft()
+                await self.hands.ingest(segment, tell)
+                await front.covered(segment)
+
+        await together(*(hand() for _ in range(self.hands.width)))
         await front.complete()
 
     async def _watch(self, conn: Connection, token: int | None) -> None:
@@ -75,7 +90,8 @@ class Bulk:
                 held = time.monotonic()
                 if token is not None:
                     await lease.hold(conn, token)
-                await self._glance()
+                with contextlib.suppress(RpcError):  # ingesting meets it too, and knows better whether it matters
+                    await self._glance()
 
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[Connection]:

@@ -22,6 +22,7 @@ from indexer.follow.machine import Mode
 from indexer.follow.progress import STARTING, Progress
 from indexer.follow.upkeep import Upkeep
 from indexer.ingest.fetch import fetch_chained, fetch_plain
+from indexer.ingest.hands import Hands, Own
 from indexer.ingest.planner import Segment, plan
 from indexer.ingest.units import SeamBroken, Unit
 from indexer.rpc.pool import Pool
@@ -51,20 +52,24 @@ class View:
 
 
 class Engine:
-    """`first`: where ingesting starts (None: the origin). `last`: where it ends (None: it follows the head)."""
+    """`first`: where ingesting starts (None: the origin). `last`: where it ends (None: it follows the head). `hands`:
+    who ingests below finalized when much is left (None: this process). `ingest_only`: it never takes the lease."""
 
     def __init__(
         self, deployment: Deployment, pool: Pool, progress: Progress, holder: str, connect: Connect,
-        *, first: int | None = None, last: int | None = None,
+        *, first: int | None = None, last: int | None = None, hands: Hands | None = None,
+        ingest_only: bool = False,
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.progress, self.holder = deployment, pool, progress, holder
-        self.first, self.last = first, last
+        self.first, self.last, self.ingest_only = first, last, ingest_only
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self.finality = Finality(deployment.finality_depth)
         self.writer = Writer(deployment)
         self.follower = machine.Follower()
         self.upkeep = Upkeep(progress)
-        self.bulk = Bulk(pool, self.writer, connect, self._committed, self.look)
+        self.bulk = Bulk(
+            hands or Own(pool, connect), self.writer, connect, self._committed, self.look, deployment.max_blocks
+        )
         self.token: int | None = None
         self._cut_off: int | None = None  # the token we had when the connection ended
         self._standing: Standing | None = None
@@ -72,6 +77,7 @@ class Engine:
         self._named = ""
         self._beaten = 0
         self._extended_at = 0.0
+        self._counted = time.monotonic(), 0  # when the last commit of the bulk work was told of, and requests then
 
     async def look(self) -> View:
         """Reads the head. Raises RpcError when no endpoint answers."""
@@ -182,6 +188,8 @@ class Engine:
 
         Leaves it to a recovery that asks for it, whose name is returned. Raises LeaseLost.
         """
+        if self.ingest_only:
+            return None
         wanted = await lease.wanted_by(conn)
         if wanted is not None:
             if self.token is not None:
@@ -301,8 +309,9 @@ class Engine:
         return max(lacking, min(standing.front, finalized) - standing.next_block + 1) >= BULK_BLOCKS
 
     async def _catch_up(self, conn: Connection, standing: Standing, view: View) -> None:
-        finalized = view.verdict.finalized
+        finalized, p = view.verdict.finalized, self.progress
         below = [s._replace(last=min(s.last, finalized)) for s in self.segments(standing, view) if s.first <= finalized]
+        p.to_ingest = p.blocks + sum(s.last - s.first + 1 for s in below)
         await self.bulk.run(conn, standing, below, finalized, self.token)
 
     def _committed(self, done: Done) -> None:
@@ -311,8 +320,11 @@ class Engine:
         if done.projected:
             p.projected, self._extended_at = done.last, time.monotonic()
         else:
-            p.ingested = max(p.ingested, done.last)
-        self._count(done, 0.0, 0)
+            p.blocks += done.last - done.first + 1
+            p.ingested = self.bulk.front
+        now, asked = time.monotonic(), self.pool.requests
+        self._count(done, now - self._counted[0], asked - self._counted[1])
+        self._counted = now, asked
 
     async def _ingest(self, conn: Connection, standing: Standing, segment: Segment, finalized: int) -> Done:
         before = await stored_hash(conn, segment.first - 1)
@@ -341,7 +353,10 @@ class Engine:
         p = self.progress
         p.steps[done.kind] += 1
         p.rows.update(done.rows)
-        p.logs += done.logs
+        if done.projected:
+            p.events += done.logs
+        if done.kind != "project":
+            p.logs += done.logs
         p.last_step_at = p.clock()
         log.info(
             "step",

@@ -32,7 +32,10 @@ class Progress:
     last_step_at: float = 0.0
     steps: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
-    logs: int = 0
+    logs: int = 0  # read from the chain
+    events: int = 0  # projected
+    to_ingest: int = 0  # blocks that were missing when the bulk work began, and how many of them are ingested
+    blocks: int = 0
     reorgs: int = 0
     regressions: int = 0
     errors: Counter[str] = field(default_factory=Counter)

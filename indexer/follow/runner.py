@@ -29,6 +29,7 @@ from indexer.errors import (
 )
 from indexer.follow.engine import Engine, View
 from indexer.follow.progress import Progress
+from indexer.ingest.hands import Hands
 from indexer.ingest.planner import plan
 from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.pool import Pool
@@ -46,15 +47,19 @@ GRACE = 2.0  # seconds a running step gets to finish when the process is told to
 
 
 class Runner:
-    """One process on one database. `first` and `last` as in Engine; `url` is a postgresql:// URL."""
+    """One process on one database. The options as in Engine; `url` is a postgresql:// URL."""
 
     def __init__(
         self, deployment: Deployment, url: str, pool: Pool, progress: Progress,
-        *, first: int | None = None, last: int | None = None,
+        *, first: int | None = None, last: int | None = None, hands: Hands | None = None,
+        ingest_only: bool = False,
     ) -> None:  # fmt: skip
         self.deployment, self.url, self.pool, self.progress = deployment, url, pool, progress
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.engine = Engine(deployment, pool, progress, self.holder, partial(connect, url), first=first, last=last)
+        self.engine = Engine(
+            deployment, pool, progress, self.holder, partial(connect, url), first=first, last=last, hands=hands,
+            ingest_only=ingest_only,
+        )  # fmt: skip
         self.conn: Connection | None = None
         self.stop = asyncio.Event()
         self._troubled_since: float | None = None
@@ -161,6 +166,8 @@ class Runner:
         engine = self.engine
         if engine.last is None or engine.first is None or plan(standing.coverage, engine.first, engine.last):
             return False
+        if engine.ingest_only:
+            return True
         return engine.writer.projectable(standing) and standing.next_block > min(standing.front, engine.last)
 
     async def _guarded(self, patience: float | None) -> bool | None:

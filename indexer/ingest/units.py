@@ -35,6 +35,9 @@ class SeamBroken(IndexerError):
         super().__init__(f"block {number} does not follow the stored block {number - 1}")
         self.number = number
 
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.number,)  # it crosses from worker processes
+
 
 def confirm_plain(
     first: int,

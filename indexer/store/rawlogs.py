@@ -28,6 +28,9 @@ class HashConflict(IndexerError):
         super().__init__(f"block {number} is stored with another hash")
         self.number = number
 
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.number,)  # it crosses from worker processes
+
 
 class Chunk(NamedTuple):
     """Stored logs of whole blocks first..last in chain order, and the times (seconds) of the blocks that have logs."""

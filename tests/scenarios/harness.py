@@ -51,7 +51,7 @@ class _Busy(Runner):
 class Daemon:
     """The real runner, engine and pool in this process; `poll` is one turn of its loop."""
 
-    def __init__(self, url: str, nodes: Sequence[SimNode], deployment: Deployment, **limits: int) -> None:
+    def __init__(self, url: str, nodes: Sequence[SimNode], deployment: Deployment, **limits: Any) -> None:
         self.pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=5)
         self.progress = Progress()
         self.runner: Runner = _Busy(deployment, url, self.pool, self.progress, **limits)

@@ -1,0 +1,84 @@
+"""What a backfill would cost: requests, time and disk, from a few sampled ranges. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from indexer.config import Deployment
+from indexer.errors import RangeTooLarge
+from indexer.ingest.planner import Segment, plan
+from indexer.ingest.work import AHEAD, fetch_span
+from indexer.rpc.pool import Pool
+from indexer.rpc.ranges import TARGET_LOGS
+from indexer.store import coverage
+from indexer.store.database import connection
+
+SAMPLES = 12
+SAMPLE_BLOCKS = 500
+# Measured on the benchmark chain (benchmarks/backfill.py): raw log, its rows in the public tables and all indexes.
+BYTES_PER_LOG = 2_600
+LOGS_PER_SECOND = 12_000  # that are ingested and projected on two cores; one projector, however many workers
+
+
+async def estimate(
+    url: str, deployment: Deployment, pool: Pool, first: int, last: int, workers: int, rps: float | None
+) -> dict[str, Any]:
+    """Blocks missing, and about how many logs, requests, bytes on disk and seconds they will take."""
+    addresses = tuple(sorted(c.address for c in deployment.contracts))
+    missing = plan(await _covered(url, addresses), first, last)
+    blocks = sum(s.last - s.first + 1 for s in missing)
+    logs_per_block, seconds_each, samples = await _sampled(pool, missing, blocks)
+    logs = round(blocks * logs_per_block)
+    ceiling = min(deployment.max_blocks, pool.ordered()[0].ranges.ceiling)
+    requests = sum(-(-(s.last - s.first + 1) // ceiling) for s in missing)
+    requests = max(requests, logs // TARGET_LOGS)
+    bounds = {
+        f"bound by {seconds_each * 1000:.0f} ms an answer, {workers * AHEAD} under way": (
+            requests * seconds_each / (workers * AHEAD)
+        ),
+        f"bound by the projection at about {LOGS_PER_SECOND:,} logs a second": logs / LOGS_PER_SECOND,
+    }
+    if rps is not None:
+        bounds[f"bound by --rps {rps:g}"] = requests / rps
+    bound_by, seconds = max(bounds.items(), key=lambda bound: bound[1])
+    return {
+        "blocks": blocks, "segments": len(missing), "samples": samples, "logs": logs, "requests": requests,
+        "bytes": logs * BYTES_PER_LOG, "seconds": round(seconds, 1), "bound_by": bound_by,
+    }  # fmt: skip
+
+
+async def _covered(url: str, addresses: tuple[str, ...]) -> dict[str, Any]:
+    async with connection(url) as conn:
+        if await conn.fetchval("SELECT to_regclass('indexer.coverage')") is None:
+            return {a: [] for a in addresses}
+        return dict(await coverage.load(conn, addresses))
+
+
+async def _sampled(pool: Pool, missing: list[Segment], blocks: int) -> tuple[float, float, int]:
+    """Logs per block, seconds of an answer, and how many samples that is from: evenly over what is missing."""
+    logs = read = taken = 0
+    spent = 0.0
+    for n in range(min(SAMPLES, -(-blocks // SAMPLE_BLOCKS))):
+        segment = _at(missing, (2 * n + 1) * blocks // (2 * SAMPLES))
+        try:
+            started = time.monotonic()
+            units = await fetch_span(pool, segment)
+        except RangeTooLarge:
+            continue
+        spent += (time.monotonic() - started) / len(units)
+        logs += sum(len(unit.logs) for unit in units)
+        read += segment.last - segment.first + 1
+        taken += 1
+    return (logs / read if read else 0.0), (spent / taken if taken else 0.0), taken
+
+
+def _at(missing: list[Segment], offset: int) -> Segment:
+    """The sample that begins at the `offset`-th missing block."""
+    for segment in missing:
+        size = segment.last - segment.first + 1
+        if offset < size:
+            start = segment.first + offset
+            return segment._replace(first=start, last=min(start + SAMPLE_BLOCKS - 1, segment.last))
+        offset -= size
+    raise AssertionError("the offset is one of a missing block")

@@ -1,0 +1,63 @@
+"""Who ingests: this process, a crew of processes beside it, or a cluster. All of them do `ingest/work.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from indexer.ingest.planner import Segment
+from indexer.ingest.work import Ingested, Ingestor
+from indexer.ingest.worker import Report
+from indexer.rpc.pool import Pool
+from indexer.store.database import Connection, close
+
+MOST_BLOCKS = 100_000  # of one task
+TASKS_EACH = 8  # tasks of a worker, when there are not many blocks: the last ones should end together
+
+# Told of each commit: of one's own with its logs, of others' in numbers.
+Tell = Callable[[Ingested | Report], Awaitable[None]]
+
+
+class Hands(Protocol):
+    """`width`: tasks that can be done at once."""
+
+    width: int
+
+    async def ingest(self, segment: Segment, tell: Tell) -> None:
+        """Ingests what coverage lacks of a segment. Raises what `Ingestor.ingest` raises, WrongChain and
+        DatabaseUnreachable; what was told of stays."""
+
+    async def close(self) -> None: ...
+
+
+class Own:
+    """This process: what it ingests need not be read again to be projected."""
+
+    width = 1
+
+    def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]]) -> None:
+        self.pool, self._connect = pool, connect
+
+    async def ingest(self, segment: Segment, tell: Tell) -> None:
+        conn = await self._connect()
+        try:
+            await Ingestor(self.pool, conn, tell).ingest(segment)
+        finally:
+            await close(conn)
+
+    async def close(self) -> None:
+        pass
+
+
+def tasks(segments: Sequence[Segment], width: int, unit: int) -> list[Segment]:
+    """The segments cut into tasks for so many hands, in chain order: whole multiples of `unit` blocks but the last."""
+    if width == 1:
+        return list(segments)
+    total = sum(s.last - s.first + 1 for s in segments)
+    size = min(MOST_BLOCKS, -(-total // (width * TASKS_EACH)))
+    size = -(-size // unit) * unit
+    return [
+        s._replace(first=at, last=min(at + size - 1, s.last))
+        for s in segments
+        for at in range(s.first, s.last + 1, size)
+    ]

@@ -1,0 +1,78 @@
+"""A worker as a process of its own; `ingest/crew.py` is the other end of its pipes.
+
+In come a Setup, then Segments and Sizes; out go a Report of each commit, and for each Segment Done or the error. It
+ends when its input does: with whoever started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import sys
+
+from indexer import logging
+from indexer.background import ended
+from indexer.errors import IndexerError
+from indexer.ingest.messages import packed, received
+from indexer.ingest.planner import Segment
+from indexer.ingest.worker import Done, Setup, Worker
+
+
+def sendable(error: Exception) -> Exception:
+    """The error itself where it can be sent, else one of ours with its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return IndexerError(" ".join(f"{type(error).__name__}: {error}".split()))
+    return error
+
+
+async def _serve() -> None:
+    loop = asyncio.get_running_loop()
+    source = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(source), sys.stdin.buffer)
+    # What libraries print must not come between the messages.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def send(message: object) -> None:
+        out.write(packed(message))
+        out.flush()
+
+    setup = await received(source)
+    if not isinstance(setup, Setup):
+        return
+    logging.configure(setup.log_format, quiet=True)
+    worker, work = Worker(setup), None
+
+    async def do(segment: Segment) -> None:
+        try:
+            await worker.ingest(segment, send)
+        except Exception as error:
+            send(sendable(error))
+        else:
+            send(Done())
+
+    try:
+        while (message := await received(source)) is not None:
+            if isinstance(message, Segment):
+                work = asyncio.create_task(do(message))
+            else:
+                worker.learn(message)
+    finally:
+        if work is not None:
+            await ended(work)
+        await worker.close()
+
+
+def main() -> None:
+    """Entry point of `python -m indexer.ingest.worker`."""
+    # Ctrl-C goes to the whole process group; who started this one decides when it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(_serve())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""An ingest worker, and what is said to it and by it. It writes raw logs only and needs no lease.
+
+It works in a process beside the projecting one (`ingest/process.py`) or as a task of a cluster (`ingest/cluster.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from indexer import logging
+from indexer.ingest.planner import Segment
+from indexer.ingest.work import Ingested, Ingestor
+from indexer.rpc.pool import Pool
+from indexer.rpc.ranges import Learnt
+from indexer.store.database import Connection, close, connect
+
+Sizes = dict[str, Learnt]  # by endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a worker needs to know. `database` and `endpoints` are URLs with their secrets; `rps` is this worker's part
+    of the requests a second, None for no cap; `max_blocks` and `learnt` as in rpc.ranges."""
+
+    database: str
+    endpoints: tuple[str, ...]
+    chain_id: int
+    max_blocks: int
+    rps: float | None = None
+    log_format: logging.LogFormat = "console"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A commit: blocks of the segment, logs and ranges in it. `requests` and `errors` of this worker so far, `sizes`:
+    what it learnt of each endpoint's ranges."""
+
+    segment: Segment
+    logs: int
+    ranges: int
+    requests: int
+    errors: dict[str, int]
+    sizes: Sizes
+
+
+class Worker:
+    """Ingests one segment at a time."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.pool = Pool(setup.endpoints, setup.chain_id, max_blocks=setup.max_blocks, rps=setup.rps)
+        self._conn: Connection | None = None
+        self._opened = False
+
+    async def ingest(self, segment: Segment, tell: Callable[[Report], None]) -> None:
+        """Raises what Ingestor raises, WrongChain and DatabaseUnreachable; the next segment begins with a new
+        connection then."""
+        if not self._opened:
+            await self.pool.open()
+            self._opened = True
+        if self._conn is None:
+            self._conn = await connect(self.setup.database)
+
+        async def told(done: Ingested) -> None:
+            tell(self._report(done))
+
+        try:
+            await Ingestor(self.pool, self._conn, told).ingest(segment)
+        except BaseException:
+            conn, self._conn = self._conn, None
+            await close(conn)
+            raise
+
+    def learn(self, sizes: Sizes) -> None:
+        for reader in self.pool.readers:
+            if reader.name in sizes:
+                reader.ranges.restore(sizes[reader.name])
+
+    def _report(self, done: Ingested) -> Report:
+        unit = done.unit
+        return Report(
+            Segment(unit.first, unit.last, unit.addresses),
+            len(unit.logs),
+            done.ranges,
+            self.pool.requests,
+            dict(self.pool.errors),
+            {reader.name: reader.ranges.snapshot() for reader in self.pool.readers},
+        )
+
+    async def close(self) -> None:
+        await close(self._conn)
+        await self.pool.close()
+
+
+class Done(NamedTuple):
+    """The segment is ingested."""
