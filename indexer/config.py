@@ -25,13 +25,15 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """A watched contract: lower-case 0x address, its event ABIs, and whether its Transfers are ERC-20 transfers."""
+    """A watched contract: lower-case 0x address, its event ABIs, whether its Transfers are ERC-20 transfers, whether
+    `blockTimestamp` in its events is their block's time (`stamps`)."""
 
     name: str
     address: str
     abis: tuple[str, ...]
     events: tuple[EventAbi, ...]
     erc20: bool = False
+    stamps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +157,11 @@ class _Reader:
 
     def _contract(self, i: int, entry: dict[str, object]) -> Contract:
         at = f"contract[{i}]."
-        self._only(entry, at, {"name", "address", "abis", "erc20"})
+        self._only(entry, at, {"name", "address", "abis", "erc20", "stamps"})
         names = entry.get("abis")
         if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
             raise self.fail(at + "abis", "must be a list of ABI names", 'Write abis = ["core", "proxy"]')
-        erc20 = entry.get("erc20", False)
-        if not isinstance(erc20, bool):
-            raise self.fail(at + "erc20", "must be true or false", "Write erc20 = true")
+        erc20, stamps = self._flag(entry, at, "erc20"), self._flag(entry, at, "stamps")
         events: list[EventAbi] = []
         for name in names:
             events += self._abi(at, name)
@@ -174,7 +174,14 @@ class _Reader:
             tuple(names),
             tuple(events),
             erc20,
+            stamps,
         )
+
+    def _flag(self, entry: dict[str, object], at: str, key: str) -> bool:
+        value = entry.get(key, False)
+        if not isinstance(value, bool):
+            raise self.fail(at + key, "must be true or false", f"Write {key} = true")
+        return value
 
     def _abi(self, at: str, name: str) -> list[EventAbi]:
         beside = self.path.parent / f"{name}.json" if "/" not in name else self.path.parent / name

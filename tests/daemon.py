@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -112,3 +113,13 @@ async def wait_synced(url: str, number: int, block_hash: str, timeout: float = 6
         raise AssertionError(f"checkpoint {seen}, expected {number} {block_hash}")
     finally:
         await conn.close()
+
+
+async def index(url: str, number: int, block_hash: str, *arguments: str) -> None:
+    """A daemon that follows up to this head and ends. `arguments` name chain and endpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = Daemon([*arguments, "--http-port", "0"], {"DATABASE_URL": url}, Path(folder) / "log")
+        try:
+            await wait_synced(url, number, block_hash)
+        finally:
+            assert daemon.terminate()[0] == 0

@@ -20,6 +20,7 @@ from indexer.cli.display import backfill_shown, on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option, verbose_option
 from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints
 from indexer.config import Deployment
+from indexer.decode.stamps import stamps_of
 from indexer.errors import ConfigError
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
@@ -153,7 +154,10 @@ async def _backfill(options: _Options) -> dict[str, Any] | None:
         crew = None
         if options.workers > 1:
             deployment = options.deployment
-            setup = Setup(url, options.urls, deployment.chain_id, deployment.max_blocks, share, options.log_format)
+            setup = Setup(
+                url, options.urls, deployment.chain_id, deployment.max_blocks, stamps_of(deployment.contracts), share,
+                options.log_format,
+            )  # fmt: skip
             crew = Crew(setup, options.workers)
             stack.push_async_callback(crew.close)
             await crew.start()

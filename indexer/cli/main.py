@@ -14,6 +14,7 @@ from indexer.errors import IndexerError
 _COMMANDS = {
     "run": "indexer.cli.run:run_command",
     "backfill": "indexer.cli.backfill:backfill_command",
+    "reproject": "indexer.cli.reproject:reproject_command",
     "status": "indexer.cli.status:status_command",
     "reorg": "indexer.cli.reorg:reorg_group",
     "decode": "indexer.cli.decode:decode_command",

@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
+from indexer.background import beside
 from indexer.config import Deployment
 from indexer.errors import ConfigError
 from indexer.rpc.pool import Pool
+
+T = TypeVar("T")
 
 
 def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ...]:
@@ -46,3 +50,12 @@ def end_on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+
+
+async def ending(work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of the work; None when SIGTERM or SIGINT ended it: its transaction rolls back."""
+    stop = asyncio.Event()
+    end_on_signals(stop)
+    async with beside(stop.wait()) as stopped, beside(work) as working:
+        await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None

@@ -15,6 +15,7 @@ import structlog
 from indexer.chain.finality import Finality, Verdict
 from indexer.chain.types import Anchor, Heads
 from indexer.config import Deployment
+from indexer.decode.stamps import stamps_of
 from indexer.errors import RangeTooLarge, ReorgTooDeep, RpcError
 from indexer.follow import machine, swap
 from indexer.follow.bulk import Bulk, Connect
@@ -67,9 +68,8 @@ class Engine:
         self.writer = Writer(deployment)
         self.follower = machine.Follower()
         self.upkeep = Upkeep(progress)
-        self.bulk = Bulk(
-            hands or Own(pool, connect), self.writer, connect, self._committed, self.look, deployment.max_blocks
-        )
+        hands = hands or Own(pool, connect, stamps_of(deployment.contracts))
+        self.bulk = Bulk(hands, self.writer, connect, self._committed, self.look, deployment.max_blocks)
         self.token: int | None = None
         self._cut_off: int | None = None  # the token we had when the connection ended
         self._standing: Standing | None = None

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
-import os
-import socket
-import time
-import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import structlog
@@ -19,6 +12,7 @@ from indexer.chain.types import Anchor
 from indexer.config import Deployment
 from indexer.errors import Impossible, Refused, RpcError
 from indexer.follow import swap
+from indexer.follow.alone import alone, named
 from indexer.follow.fork import read_replacement
 from indexer.follow.plan import Plan, make, still_holds
 from indexer.ingest.planner import Segment
@@ -33,8 +27,6 @@ from indexer.store.journal import Reorg
 from indexer.store.standing import Standing, binding, load, stored_hash
 from indexer.store.steps import Done, Writer
 
-PATIENCE = 90.0  # seconds until a daemon that was asked to pause must have done so
-
 log = structlog.get_logger()
 
 
@@ -45,7 +37,7 @@ class Recovery:
         self.deployment, self.pool, self.conn = deployment, pool, conn
         self.writer = Writer(deployment)
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
-        self.holder = f"reorg recovery {socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.holder = named("reorg recovery")
 
     async def standing(self) -> Standing:
         """Raises Refused when nothing is stored."""
@@ -95,38 +87,12 @@ class Recovery:
                 "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
             ) from error
 
-    @contextlib.asynccontextmanager
-    async def alone(self) -> AsyncIterator[int]:
-        """The lease, asked for in its row: a running daemon pauses and goes on afterwards. Its token.
-
-        Raises Refused when another recovery works, or the holder does not pause in time.
-        """
-        other = await lease.request(self.conn, self.holder)
-        if other is not None:
-            raise Refused(f"{other} is at work on this database", "Wait until it has ended")
-        token = None
-        try:
-            until = time.monotonic() + PATIENCE
-            while (token := await lease.acquire(self.conn, self.holder)) is None:
-                if time.monotonic() > until:
-                    raise Refused(
-                        f"the projector did not pause within {PATIENCE:.0f} seconds",
-                        "See `reya-indexer status` for its name; stop that process and try again",
-                    )
-                await asyncio.sleep(0.1)
-            log.info("daemon_paused", holder=self.holder)
-            yield token
-        finally:
-            if token is not None:
-                await lease.release(self.conn, token)
-            await lease.withdraw(self.conn, self.holder)
-
     async def recover(self, to_block: int | None, confirmed: str) -> tuple[Plan, Done | None]:
         """Executes the confirmed plan: above the floor by before-images, below it by replay. None: nothing to do.
 
         Raises Refused when the plan is not the confirmed one, Impossible when no endpoint serves the replacement.
         """
-        async with self.alone() as token:
+        async with alone(self.conn, self.holder) as token:
             made = await self.check(to_block, confirmed)
             if made.empty:
                 return made, None
@@ -185,7 +151,7 @@ class Recovery:
 
     async def heal(self, segment: Segment, cause: str) -> Done:
         """Makes a covered range of final blocks equal to the chain, rows and all. Raises Refused, Impossible."""
-        async with self.alone() as token:
+        async with alone(self.conn, self.holder) as token:
             standing, finalized = await self.standing(), await self._finalized()
             healing = await self._stage_range(standing, segment, cause, token)
             scope = await self._scope_within(standing, segment, token)

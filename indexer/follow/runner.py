@@ -25,6 +25,7 @@ from indexer.errors import (
     DatabaseUnreachable,
     EndpointUnreachable,
     IndexerError,
+    ReorgTooDeep,
     RpcError,
 )
 from indexer.follow.engine import Engine, View
@@ -36,7 +37,7 @@ from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import lease
 from indexer.store.database import CONNECTION_ERRORS, Connection, close, connect
-from indexer.store.standing import Binding, Standing, bind, binding, check_binding, lower_origin
+from indexer.store.standing import Binding, Standing, bind, binding, check_binding, lower_origin, stored_hash
 
 log = structlog.get_logger()
 
@@ -142,6 +143,7 @@ class Runner:
 
         Raises what lasted longer than PATIENCE, ReorgTooDeep, LeaseLost.
         """
+        await self._check_end()
         while not self.stop.is_set():
             worked = await self._guarded(patience=PATIENCE)
             if worked is False:
@@ -155,6 +157,18 @@ class Runner:
                 await self._pause(0.3)
         assert self.conn is not None
         return await self.engine.standing(self.conn)
+
+    async def _check_end(self) -> None:
+        """The end of the range, where it is stored, must be on the chain: "it is there already" would be a lie else."""
+        last = self.engine.last
+        if self.conn is None or last is None or (stored := await stored_hash(self.conn, last)) is None:
+            return
+        header = await self.pool.run(partial(Reader.header, number=last))
+        if header is not None and header.hash != stored and last <= self.progress.finalized:
+            raise ReorgTooDeep(
+                f"block {last} is stored with a hash that the chain does not have, below finalized",
+                "Nothing was changed. `reya-indexer reorg plan` shows what a recovery would do",
+            )
 
     def _give_up_when_waiting(self) -> None:
         p, engine = self.progress, self.engine

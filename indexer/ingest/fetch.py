@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 
 import structlog
 
 from indexer.chain.types import Header, Log
+from indexer.decode.stamps import Stamps, times
 from indexer.errors import Inconsistent, RangeTooLarge
 from indexer.ingest.parts import logs_of_block
 from indexer.ingest.units import Unit, confirm_chained, confirm_plain, without_logs_though_announced
@@ -15,21 +17,45 @@ from indexer.rpc.reader import Reader
 
 log = structlog.get_logger()
 
+NO_STAMPS: Stamps = MappingProxyType({})
+PROBES = 4  # blocks of a range whose times, told by events, are compared with their headers
+
 # Seconds between looks at a block whose bloom announces logs that did not come; about two seconds in all.
 _LOOK_AGAIN = (0.1, 0.2, 0.4, 0.6, 0.8)
 
 
-async def fetch_plain(reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None) -> Unit:
+async def fetch_plain(
+    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, stamps: Stamps = NO_STAMPS
+) -> Unit:
     """A confirmed range at or below finalized: one request, or two where the node's logs carry no time.
 
     Raises RpcError, or SeamBroken.
     """
     logs, headers = await _logs_with_headers(reader, first, last, addresses, sorted({first, last}))
-    known = {h.number for h in headers}
-    lacking = sorted({g.block_number for g in logs if g.block_timestamp is None} - known)
+    known = {h.number: h for h in headers}
+    lacking = sorted({g.block_number for g in logs if g.block_timestamp is None} - known.keys())
     if lacking:
-        headers = [*headers, *await reader.headers(lacking)]
+        told = times((g for g in logs if g.block_timestamp is None), stamps)
+        logs, more = await _timed(reader, logs, lacking, told, known)
+        headers = [*headers, *more]
     return confirm_plain(first, last, addresses, logs, headers, before)
+
+
+async def _timed(
+    reader: Reader, logs: list[Log], lacking: list[int], told: dict[int, int], known: dict[int, Header]
+) -> tuple[list[Log], list[Header]]:
+    """The logs with the times that events told, and the headers of blocks that tell none.
+
+    Some of the told times are compared with headers; when one is wrong, all headers are read.
+    """
+    silent, speaking = [n for n in lacking if n not in told], [n for n in lacking if n in told]
+    probes = speaking[:: max(1, len(speaking) // PROBES)]
+    headers = await reader.headers(sorted({*silent, *probes})) if silent or probes else []
+    read = known | {h.number: h for h in headers}
+    if any(told[n] != read[n].timestamp for n in told.keys() & read.keys()):
+        return logs, await reader.headers(lacking)
+    believed = {n: told[n] for n in speaking if n not in read}
+    return [g._replace(block_timestamp=believed.get(g.block_number, g.block_timestamp)) for g in logs], headers
 
 
 async def fetch_chained(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from indexer.decode.stamps import Stamps
 from indexer.ingest.planner import Segment
 from indexer.ingest.work import Ingested, Ingestor
 from indexer.ingest.worker import Report
@@ -35,13 +36,13 @@ class Own:
 
     width = 1
 
-    def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]]) -> None:
-        self.pool, self._connect = pool, connect
+    def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]], stamps: Stamps) -> None:
+        self.pool, self._connect, self._stamps = pool, connect, stamps
 
     async def ingest(self, segment: Segment, tell: Tell) -> None:
         conn = await self._connect()
         try:
-            await Ingestor(self.pool, conn, tell).ingest(segment)
+            await Ingestor(self.pool, conn, tell, self._stamps).ingest(segment)
         finally:
             await close(conn)
 

@@ -16,9 +16,10 @@ import asyncpg
 import structlog
 
 from indexer.background import beside, ended, together
+from indexer.decode.stamps import Stamps
 from indexer.errors import RangeTooLarge
 from indexer.failpoints import hit
-from indexer.ingest.fetch import fetch_plain
+from indexer.ingest.fetch import NO_STAMPS, fetch_plain
 from indexer.ingest.planner import Segment, plan
 from indexer.ingest.units import Unit, joined
 from indexer.rpc.pool import Pool
@@ -51,10 +52,11 @@ Tell = Callable[[Ingested], Awaitable[None]]
 
 
 class Ingestor:
-    """Ingests from one pool of endpoints over one connection, on which nothing else is done meanwhile."""
+    """Ingests from one pool of endpoints over one connection, on which nothing else is done meanwhile. `stamps`: which
+    events tell their block's time."""
 
-    def __init__(self, pool: Pool, conn: Connection, tell: Tell) -> None:
-        self.pool, self.conn, self._tell = pool, conn, tell
+    def __init__(self, pool: Pool, conn: Connection, tell: Tell, stamps: Stamps) -> None:
+        self.pool, self.conn, self._tell, self._stamps = pool, conn, tell, stamps
 
     async def ingest(self, segment: Segment) -> None:
         """Ingests what coverage lacks of a segment.
@@ -90,7 +92,9 @@ class Ingestor:
                 # One request alone, until its answer shows how dense the chain is there.
                 while at <= gap.last and len(under_way) < (AHEAD if at > gap.first else 1):
                     last = self._end(at, gap.last)
-                    under_way.append(asyncio.create_task(fetch_span(self.pool, Segment(at, last, gap.addresses))))
+                    under_way.append(
+                        asyncio.create_task(fetch_span(self.pool, Segment(at, last, gap.addresses), self._stamps))
+                    )
                     at = last + 1
                 await ready.put(await under_way[0])
                 under_way.popleft()
@@ -140,7 +144,7 @@ async def _gather(ready: asyncio.Queue[list[Unit] | None]) -> list[Unit]:
     return group
 
 
-async def fetch_span(pool: Pool, segment: Segment) -> list[Unit]:
+async def fetch_span(pool: Pool, segment: Segment, stamps: Stamps = NO_STAMPS) -> list[Unit]:
     """All blocks of a segment as confirmed units, in one request when the endpoint serves it at once. Raises RpcError.
 
     Each unit is from one endpoint; two of them may be from two, which is why their seams are compared too.
@@ -149,22 +153,22 @@ async def fetch_span(pool: Pool, segment: Segment) -> list[Unit]:
     at = segment.first
     while at <= segment.last:
         first = at  # of this round, whatever becomes of the loop
-        units.append(await pool.run(lambda reader: _fetch_unit(reader, segment._replace(first=first))))  # noqa: B023
+        unit = await pool.run(lambda reader: _fetch_unit(reader, segment._replace(first=first), stamps))  # noqa: B023
+        units.append(unit)
         at = units[-1].last + 1
     return units
 
 
-async def _fetch_unit(reader: Reader, segment: Segment) -> Unit:
+async def _fetch_unit(reader: Reader, segment: Segment, stamps: Stamps) -> Unit:
     """The first unit of a segment, as large as the endpoint serves."""
     while True:
         last = min(segment.first + reader.ranges.size - 1, segment.last)
         blocks = last - segment.first + 1
         try:
-            unit = await fetch_plain(reader, segment.first, last, segment.addresses, None)
-        except RangeTooLarge as refusal:
+            unit = await fetch_plain(reader, segment.first, last, segment.addresses, None, stamps)
+        except RangeTooLarge:
             if blocks == 1:
                 raise
-            reader.ranges.refused(blocks, refusal.hint, results=refusal.results)
-            continue
+            continue  # the range control heard of it
         reader.ranges.served(blocks, len(unit.logs))
         return unit

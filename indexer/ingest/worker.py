@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from indexer import logging
+from indexer.decode.stamps import Stamps
 from indexer.ingest.planner import Segment
 from indexer.ingest.work import Ingested, Ingestor
 from indexer.rpc.pool import Pool
@@ -22,12 +23,14 @@ Sizes = dict[str, Learnt]  # by endpoint
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a worker needs to know. `database` and `endpoints` are URLs with their secrets; `rps` is this worker's part
-    of the requests a second, None for no cap; `max_blocks` and `learnt` as in rpc.ranges."""
+    of the requests a second, None for no cap; `max_blocks` of an eth_getLogs at first; `stamps`: which events
+    tell their block's time."""
 
     database: str
     endpoints: tuple[str, ...]
     chain_id: int
     max_blocks: int
+    stamps: Stamps
     rps: float | None = None
     log_format: logging.LogFormat = "console"
 
@@ -67,7 +70,7 @@ class Worker:
             tell(self._report(done))
 
         try:
-            await Ingestor(self.pool, self._conn, told).ingest(segment)
+            await Ingestor(self.pool, self._conn, told, self.setup.stamps).ingest(segment)
         except BaseException:
             conn, self._conn = self._conn, None
             await close(conn)

@@ -115,9 +115,12 @@ class Writer:
             hit("project.before_commit")
         return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True)
 
-    async def reset(self, conn: Connection, standing: Standing, token: int) -> None:
-        """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9)."""
+    async def reset(self, conn: Connection, standing: Standing, token: int, *, asked: bool = False) -> None:
+        """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9). `asked`
+        by hand: until it is projected again as far, `reproject` goes on with it instead of beginning anew."""
         async with self._alone(conn, standing, token):
+            if asked and standing.checkpoint is not None:
+                await conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = number")
             await self._reset(conn, standing)
             hit("reset.before_commit")
 
@@ -203,13 +206,14 @@ class Writer:
         hit("heal.committed")
         return Done("heal", first, last, logs, rows, bool(rows))
 
-    async def restate(self, conn: Connection, standing: Standing, scope: Scope, token: int) -> None:
-        """Replays what blocks below the old origin touch; from then on the tables count from the new one."""
+    async def restate(self, conn: Connection, standing: Standing, scope: Scope, token: int) -> dict[str, int]:
+        """Replays a scope; from then on the tables count from today's origin. Rows written by table."""
         async with self._alone(conn, standing, token, new_epoch=True):
             rows = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
             await conn.execute("UPDATE indexer.checkpoint SET origin = $1", standing.binding.origin)
             await _log_commit(conn, "heal", standing.binding.origin, standing.next_block - 1, sum(rows.values()))
             hit("restate.before_commit")
+        return rows
 
     @contextlib.asynccontextmanager
     async def _alone(
@@ -276,7 +280,8 @@ class Writer:
         hit("project.written")
         await conn.execute(
             "UPDATE indexer.checkpoint SET number = $1, hash = $2, timestamp = $3, origin = $4, digest = $5,"
-            " rollback_floor = $6, updated_at = clock_timestamp()",
+            " rollback_floor = $6, updated_at = clock_timestamp(),"
+            " reprojecting_to = CASE WHEN reprojecting_to > $1 THEN reprojecting_to END",
             anchor.number, anchor.hash, anchor.timestamp, standing.binding.origin, self.digest, floor,
         )  # fmt: skip
         if floor > standing.floor:

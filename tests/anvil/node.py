@@ -97,6 +97,11 @@ class AnvilNode:
         )
         return found
 
+    def finalize(self) -> int:
+        """Mines until all there is now is final; the finalized block's number, which is that head's."""
+        self.mine(2 * self.slots)
+        return int(self.block("finalized")["number"], 16)
+
     def head(self) -> tuple[int, str]:
         """Number and hash."""
         block = self.block()

@@ -27,7 +27,7 @@ async def test_a_backfill_is_done_once_and_again_is_a_no_op_that_says_so(fresh_d
         driver = Driver(node, seed=21)
         driver.install()
         driver.play(40)
-        head = node.head()[0]
+        head = node.finalize()
         first = backfill(url, node, "--from-block", "0")
         assert (first["projected"], first["gap"]) == (head, None)
         await assert_equals_truth(url, driver)
@@ -42,7 +42,7 @@ async def test_ranges_in_any_order_end_as_a_fresh_index(fresh_database: Callable
         driver = Driver(node, seed=22)
         driver.install()
         driver.play(60)
-        head = node.head()[0]
+        head = node.finalize()
         origin = backfill(url, node, "--from-block", "20", "--to-block", "29")
         assert origin["projected"] == 29
         above = backfill(url, node, "--from-block", "40", "--to-block", "45")
@@ -66,6 +66,7 @@ async def test_an_origin_above_zero_projects_what_lies_above_it(fresh_database: 
         driver = Driver(node, seed=23)
         driver.install()
         driver.play(40)
+        node.finalize()
         backfill(url, node, "--from-block", "15")
         await assert_equals_truth(url, driver, first=15)
 
@@ -135,10 +136,11 @@ async def test_after_a_kill_the_same_command_goes_on(fresh_database: Callable[[]
         driver = Driver(node, seed=26)
         driver.install()
         driver.play(50)
-        # The process kills itself in the middle of the second step; then the command is given again.
+        node.finalize()
+        # The process kills itself in the middle of its step; then the command is given again.
         killed = run(
             "backfill", "--from-block", "0", "--rpc-url", node.url,
-            env={"DATABASE_URL": url, "REYA_INDEXER_FAILPOINTS": "ingest.before_commit=kill@2"},
+            env={"DATABASE_URL": url, "REYA_INDEXER_FAILPOINTS": "ingest.before_commit=kill"},
         )  # fmt: skip
         assert killed.returncode == -9
         backfill(url, node, "--from-block", "0")

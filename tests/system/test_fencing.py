@@ -24,7 +24,7 @@ from indexer.pg.server import EmbeddedServer
 from indexer.store.lease import TTL
 from tests.anvil.driver import Driver
 from tests.anvil.node import AnvilNode, free_port
-from tests.daemon import PROGRAM, Daemon, environment, get, run, wait_synced
+from tests.daemon import PROGRAM, Daemon, environment, get, index, run, wait_synced
 from tests.system.truth import assert_equals_truth
 
 LEASE_LOST = 75
@@ -127,8 +127,7 @@ async def test_a_stopped_holder_is_fenced_and_ends_with_its_own_code(  # S14
         driver = Driver(node, seed=51)
         driver.install()
         driver.play(25)
-        done = run("backfill", "--from-block", "0", "--rpc-url", node.url, env={"DATABASE_URL": url})
-        assert done.returncode == 0, done.stderr
+        await index(url, *node.head(), "--rpc-url", node.url)
         await execute(url, _HISTORY)
         arguments = ["--rpc-url", node.url, "--http-port", "0", "--poll-interval", "0.05"]
         armed = {"DATABASE_URL": url, "REYA_INDEXER_FAILPOINTS": f"{stop.point}=pause"}

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.daemon import Daemon, run, wait_synced
+from tests.daemon import Daemon, index, run, wait_synced
 from tests.oracle.compare import differences, fetch_database
 from tests.oracle.recompute import recompute
 from tests.simchain.chain import Tree
@@ -44,6 +44,12 @@ class Stage:
         lines = done.stdout.splitlines()
         assert len(lines) <= 1
         return json.loads(lines[0]) if lines else None
+
+    async def index(self) -> None:
+        """A daemon follows the node to its head and ends."""
+        await index(
+            self.url, self.tip.number, "0x" + self.tip.hash.hex(), "--chain", "devnet", "--rpc-url", self.node.url
+        )
 
     def switch(self, tip: Any) -> None:
         self.tip = tip
@@ -127,13 +133,13 @@ async def test_blocks_are_read_again_from_a_named_block_and_a_plan_survives_bloc
 ) -> None:
     stage = Stage(fresh_database(), 2)
     with stage.node:
-        stage.cli("backfill", "--from-block", "0")
+        await stage.index()
         plan = stage.cli("reorg", "plan", "--to-block", str(kept))
         assert (plan["fork_point"], plan["to_block"]) == (stage.tip.number, kept)
         assert all(c["difference"] == 0 for t, c in plan["tables"].items() if plan["exact"] and t != "indexer.block")
         assert stage.cli("reorg", "plan", "--to-block", "61", code=31)
         stage.switch(stage.world.grow(stage.tip.hash, 5, stage.rng))
-        stage.cli("backfill", "--from-block", "0")
+        await stage.index()
         assert stage.cli("reorg", "recover", "--confirm", plan["plan_hash"], code=31)  # --to-block is part of it
         done = stage.cli("reorg", "recover", "--to-block", str(kept), "--confirm", plan["plan_hash"])
         assert done["changed"] and done["projected"] == stage.tip.number
@@ -160,7 +166,7 @@ EDITS = {
 async def test_a_hand_edit_is_found_and_healed(edit: str, fresh_database: Databases) -> None:
     stage = Stage(fresh_database(), 3)
     with stage.node:
-        stage.cli("backfill", "--from-block", "0")
+        await stage.index()
         clean = stage.cli("reorg", "verify")
         assert (clean["count"], clean["to_block"]) == (0, 40) and clean["logs"] > 0
         await execute(stage.url, *EDITS[edit])
@@ -179,14 +185,14 @@ async def test_logs_that_a_node_left_out_are_healed_with_every_row_that_depends_
         logs = [g for g in stage.tree.logs(stage.tip.hash) if int(g["blockNumber"], 16) <= 90]
         for lost in stage.rng.sample(logs, 12):
             stage.node.omit.add((bytes.fromhex(lost["blockHash"][2:]), int(lost["logIndex"], 16)))
-        stage.cli("backfill", "--from-block", "0")
+        await stage.index()
         stage.node.omit.clear()
         assert stage.cli("reorg", "verify", code=30)["count"] == 12
         assert stage.cli("reorg", "verify", "--heal")["healed"]
         await stage.equals_oracle()
         # What is kept to undo unfinalized blocks was corrected, too.
         stage.switch(stage.world.fork(stage.tip.hash, 15, 18, stage.rng))
-        stage.cli("backfill", "--from-block", "0")
+        await stage.index()
         await stage.equals_oracle()
 
 
@@ -197,7 +203,7 @@ HEAL_POINTS = ["heal.moved", "heal.forgotten", "heal.replayed", "heal.before_com
 async def test_a_heal_that_is_killed_is_done_whole_or_not_at_all(point: str, fresh_database: Databases) -> None:
     stage = Stage(fresh_database(), 5)
     with stage.node:
-        stage.cli("backfill", "--from-block", "0")
+        await stage.index()
         before = await fetch_database(stage.url)
         await execute(stage.url, *EDITS["a log deleted"])
         stage.cli("reorg", "verify", "--heal", env={"REYA_INDEXER_FAILPOINTS": f"{point}=kill"}, code=-signal.SIGKILL)
@@ -211,7 +217,7 @@ async def test_a_heal_that_is_killed_is_done_whole_or_not_at_all(point: str, fre
 async def test_a_range_that_nobody_serves_is_impossible_and_nothing_changes(fresh_database: Databases) -> None:
     stage = Stage(fresh_database(), 6)
     with stage.node:
-        stage.cli("backfill", "--from-block", "0")
+        await stage.index()
         before = await fetch_database(stage.url)
         stage.node.pruned_below = stage.tip.number + 1
         for mode in ("empty", "error"):

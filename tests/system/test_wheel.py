@@ -48,6 +48,7 @@ def test_it_knows_its_deployments(unpacked: Path) -> None:
 def test_it_migrates_and_indexes(unpacked: Path, fresh_database: Callable[[], str]) -> None:
     with AnvilNode() as node:
         node.mine(12)
+        node.finalize()
         env = {"DATABASE_URL": fresh_database(), "REYA_RPC_URL": node.url}
         done = installed(unpacked, "backfill", "--from-block", "0", env=env)
         assert done.returncode == 0 and "projected up to 12" in done.stdout, done.stderr

@@ -1,0 +1,81 @@
+"""`reya-indexer reproject`: the public tables again, from what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from indexer import config, logging
+from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
+from indexer.cli.display import on_terminal
+from indexer.cli.options import chain_option, json_option, log_format_option
+from indexer.cli.session import calm_collector, ending
+from indexer.config import Deployment
+from indexer.follow.reproject import Reprojected, Reprojection
+from indexer.store.standing import binding, load
+from indexer.store.steps import Done
+
+
+@click.command(
+    "reproject",
+    epilog="\b\nExamples:\n"
+    "  reya-indexer reproject\n"
+    "  reya-indexer reproject --event AccountOwnerUpdated\n"
+    "  reya-indexer reproject --from 120000000 --event PassivePerpMatchOrder --json",
+)
+@chain_option
+@click.option("--from", "first", type=click.IntRange(0), metavar="N", help="Only events of blocks from N on.")
+@click.option("--event", "events", multiple=True, metavar="NAME", help="Only events of this name; may be repeated.")
+@data_dir_option
+@pg_bin_option
+@log_format_option
+@json_option
+def reproject_command(
+    chain: str, first: int | None, events: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
+    log_format: logging.LogFormat, as_json: bool,
+) -> None:  # fmt: skip
+    """Decode and project the stored raw logs again, without asking the chain.
+
+    For a corrected projection, or to be sure. Without options the tables are emptied and projected again in whole
+    transactions; interrupted, the same command goes on. With --from or --event only those events and what they touch
+    are replayed, in one transaction that readers see at once. A running daemon pauses meanwhile.
+    """
+    logging.configure(log_format, quiet=on_terminal())
+    calm_collector()
+    deployment = config.load(chain)
+    done = asyncio.run(ending(_reproject(deployment, first, events, data_dir, pg_bin)))
+    if done is None:
+        click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
+        raise click.exceptions.Exit(130)
+    click.echo(json.dumps(done._asdict()) if as_json else _sentence(done))
+
+
+async def _reproject(
+    deployment: Deployment, first: int | None, events: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None
+) -> Reprojected:
+    url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
+    async with AsyncExitStack() as stack:
+        conn, side = [await stack.enter_async_context(checked_connection(url, deployment)) for _ in range(2)]
+        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not on_terminal()))
+        addresses = [c.address for c in deployment.contracts]
+        goal = (await load(conn, addresses)).front if await binding(conn) is not None else 0
+        task = bar.add_task("projected", total=max(goal, 1))
+
+        def tell(done: Done) -> None:
+            bar.update(task, completed=done.last)
+
+        return await Reprojection(deployment, conn, side, tell).run(first, events)
+
+
+def _sentence(done: Reprojected) -> str:
+    how = "all tables" if done.whole else "in one transaction what these events touch"
+    return (
+        f"projected again, {how}{', resumed' if done.resumed else ''}:"
+        f" {done.events:,} events, {done.rows:,} rows, up to block {done.last:,}"
+    )
