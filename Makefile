@@ -23,6 +23,6 @@ chaos: install   ## 10,000 random steps and 200 kills, about 40 minutes (CHAOS="
 	@$(BIN)/python -m tests.chaos --out chaos.json $(CHAOS)
 lock:            ## rewrite the lock files (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.lock
+	uv pip compile pyproject.toml --extra dask --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.lock
 clean:           ## forget the virtual environment
 	rm -rf $(VENV) node_modules

@@ -24,6 +24,7 @@ from indexer.decode.stamps import stamps_of
 from indexer.errors import ConfigError
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
+from indexer.ingest.cluster import Cluster
 from indexer.ingest.crew import Crew
 from indexer.ingest.estimate import estimate
 from indexer.ingest.planner import plan
@@ -58,6 +59,7 @@ class _Options:
     workers: int
     rps: float | None
     ingest_only: bool
+    scheduler: str | None
     data_dir: Path | None
     pg_bin: Path | None
     log_format: logging.LogFormat
@@ -69,6 +71,7 @@ class _Options:
     "  reya-indexer backfill --from-block 0\n"
     "  reya-indexer backfill --from-block 0 --dry-run\n"
     "  reya-indexer backfill --from-block 0 --workers 4 --rps 50\n"
+    "  reya-indexer backfill --from-block 0 --engine dask --scheduler tcp://10.0.0.5:8786 --workers 8\n"
     "  reya-indexer backfill --chain cronos --from-block 1000000 --to-block 2000000 --json",
 )
 @chain_option
@@ -76,9 +79,12 @@ class _Options:
 @click.option("--to-block", "last", type=_Block(), default="finalized", show_default=True,
               help="Last block: a number or a tag. Blocks above finalized are the daemon's.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
-              help="Processes that ingest. 1: this one, which projects as well.")  # fmt: skip
+              help="Processes that ingest (1: this one, which projects as well), or tasks on a cluster.")  # fmt: skip
 @click.option("--rps", type=click.FloatRange(0, min_open=True),
               help="Most requests a second to each endpoint, of all workers together.")  # fmt: skip
+@click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True,
+              help="Where workers run: here, or on a Dask cluster (extra [dask]).")  # fmt: skip
+@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
 @click.option("--ingest-only", is_flag=True, help="Store raw logs and leave projecting to whoever holds the lease.")
 @click.option("--dry-run", is_flag=True, help="Estimate requests, time and disk; write nothing.")
 @rpc_option
@@ -88,9 +94,9 @@ class _Options:
 @verbose_option
 @json_option
 def backfill_command(
-    chain: str, first: int, last: int | str, workers: int, rps: float | None, ingest_only: bool, dry_run: bool,
-    rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None, log_format: logging.LogFormat, verbose: bool,
-    as_json: bool,
+    chain: str, first: int, last: int | str, workers: int, rps: float | None, engine: str, scheduler: str | None,
+    ingest_only: bool, dry_run: bool, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
+    log_format: logging.LogFormat, verbose: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Ingest a block range and project it as far as it joins what is there.
 
@@ -100,11 +106,15 @@ def backfill_command(
     """
     if isinstance(last, int) and last < first:
         raise click.BadParameter(f"{last} is below --from-block {first}", param_hint="--to-block")
+    if (engine == "dask") != (scheduler is not None):
+        raise click.UsageError("--engine dask and --scheduler ADDRESS belong together.")
     logging.configure(log_format, debug=verbose, quiet=on_terminal() and not verbose)
     calm_collector()
     deployment = config.load(chain)
     urls = rpc_endpoints(deployment, rpc_urls)
-    options = _Options(deployment, urls, first, last, workers, rps, ingest_only, data_dir, pg_bin, log_format)
+    options = _Options(
+        deployment, urls, first, last, workers, rps, ingest_only, scheduler, data_dir, pg_bin, log_format
+    )
     if dry_run:
         planned = asyncio.run(_planned(options))
         click.echo(json.dumps(planned) if as_json else _plan_sentence(planned))
@@ -147,18 +157,13 @@ async def _planned(options: _Options) -> dict[str, Any]:
 async def _backfill(options: _Options) -> dict[str, Any] | None:
     progress, started = Progress(), time.monotonic()
     async with AsyncExitStack() as stack:
-        share = options.rps if options.rps is None or options.workers == 1 else options.rps / (options.workers + 1)
+        alone = options.workers == 1 and options.scheduler is None
+        share = options.rps if options.rps is None or alone else options.rps / (options.workers + 1)
         pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
         last = await _last_block(pool, options)
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        crew = None
-        if options.workers > 1:
-            deployment = options.deployment
-            setup = Setup(
-                url, options.urls, deployment.chain_id, deployment.max_blocks, stamps_of(deployment.contracts), share,
-                options.log_format,
-            )  # fmt: skip
-            crew = Crew(setup, options.workers)
+        crew = _crew(options, url, share)
+        if crew is not None:
             stack.push_async_callback(crew.close)
             await crew.start()
         await asyncio.to_thread(prepare_schema, url)
@@ -179,6 +184,18 @@ async def _backfill(options: _Options) -> dict[str, Any] | None:
             "errors": traffic.errors,
             "seconds": round(time.monotonic() - started, 2),
         }
+
+
+def _crew(options: _Options, url: str, share: float | None) -> Crew | Cluster | None:
+    """Workers elsewhere than in this process; None where it ingests itself. `share`: requests a second of each."""
+    deployment = options.deployment
+    setup = Setup(
+        url, options.urls, deployment.chain_id, deployment.max_blocks, stamps_of(deployment.contracts), share,
+        options.log_format,
+    )  # fmt: skip
+    if options.scheduler is not None:
+        return Cluster(setup, options.scheduler, options.workers)
+    return Crew(setup, options.workers) if options.workers > 1 else None
 
 
 def _report(standing: Standing, progress: Progress, first: int, last: int) -> dict[str, Any]:

@@ -1,0 +1,307 @@
+"""Much to catch up with: ingest workers, one or many, here or on a cluster, and the projection beside them.
+
+Every end is compared with the oracle; coverage, raw logs and blocks with the tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.anvil.node import free_port
+from tests.chaos.truth import Truth
+from tests.daemon import PROGRAM, environment, run
+from tests.scenarios.harness import ADDRESSES
+from tests.simchain.chain import Tree
+from tests.simchain.node import ThreadedNode
+from tests.simchain.world import exchange
+
+Databases = Callable[[], str]
+BLOCKS = 3_000
+CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
+
+
+class Chain:
+    """A long chain, all of it final, a node, and a configuration that asks for small ranges."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = str(folder / "devnet.toml")
+        text = re.sub(r"max_blocks = \d+", "max_blocks = 100", CONFIG.read_text())
+        Path(self.config).write_text(text)
+        self.tree = Tree()
+        rng = random.Random("bulk")
+        self.tip = exchange(self.tree).grow(self.tree.genesis.hash, BLOCKS, rng, 0.4)
+        self.node = ThreadedNode(self.tree, self.tip.hash, 89346162)
+        self.node.finalized = self.node.safe = self.tip.number
+
+    def command(self, *arguments: str, chain: str = "") -> list[str]:
+        return ["backfill", "--chain", chain or self.config, "--rpc-url", self.node.url, *arguments]
+
+    def backfill(self, url: str, *arguments: str, chain: str = "", code: int = 0, **env: str) -> dict[str, Any]:
+        done = run(*self.command(*arguments, "--json", chain=chain), env={"DATABASE_URL": url} | env)
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+        return answer
+
+    async def equals_truth(self, url: str) -> None:
+        found = await Truth(self.tree, self.tip, 0, ADDRESSES).everything(url)
+        assert not found, f"{len(found)} differences:\n" + "\n".join(found[:20])
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    made = Chain(tmp_path_factory.mktemp("config"))
+    with made.node:
+        yield made
+
+
+async def commits(url: str) -> list[str]:
+    conn = await asyncpg.connect(url)
+    kinds = [r["kind"] for r in await conn.fetch("SELECT kind FROM indexer.commit_log ORDER BY seq")]
+    await conn.close()
+    return kinds
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+async def test_a_long_backfill_equals_the_chain_and_again_it_is_a_no_op(
+    workers: str, chain: Chain, fresh_database: Databases
+) -> None:
+    url = fresh_database()
+    report = chain.backfill(url, "--from-block", "0", "--workers", workers)
+    assert (report["projected"], report["errors"]) == (BLOCKS, {})
+    assert report["logs"] == sum(g["address"] in ADDRESSES for g in chain.tree.logs(chain.tip.hash))
+    await chain.equals_truth(url)
+    assert chain.backfill(url, "--from-block", "0", "--workers", workers)["steps"] == 0
+
+
+async def test_ranges_in_random_order_end_as_a_fresh_index(chain: Chain, fresh_database: Databases) -> None:
+    url, rng = fresh_database(), random.Random(5)
+    cuts = sorted(rng.sample(range(1, BLOCKS), 5))
+    ranges = list(zip([0, *cuts], [*(c - 1 for c in cuts), BLOCKS], strict=True))
+    rng.shuffle(ranges)
+    for first, last in ranges:
+        workers = str(rng.randint(1, 2))
+        chain.backfill(url, "--from-block", str(first), "--to-block", str(last), "--workers", workers)
+    chain.backfill(url, "--from-block", "0")  # the origin may have been lowered last
+    await chain.equals_truth(url)
+
+
+async def test_a_contract_added_later_is_ingested_alone_and_ends_as_a_fresh_index(
+    chain: Chain, fresh_database: Databases, tmp_path: Path
+) -> None:
+    url, text = fresh_database(), CONFIG.read_text()
+    parts = text.split("[[contract]]")
+    kept = [p for p in parts if 'name = "core"' not in p]
+    path = tmp_path / "devnet.toml"
+    path.write_text("[[contract]]".join(kept))
+    chain.backfill(url, "--from-block", "0", chain=str(path))
+    path.write_text(text)
+    added = chain.backfill(url, "--from-block", "0", "--workers", "2", chain=str(path))
+    core = next(p for p in parts if 'name = "core"' in p).split('address = "')[1][:42]
+    assert added["logs"] == sum(g["address"] == core for g in chain.tree.logs(chain.tip.hash))
+    await chain.equals_truth(url)
+
+
+async def test_ingest_only_leaves_the_projection_to_the_next_who_holds_the_lease(
+    chain: Chain, fresh_database: Databases
+) -> None:
+    url = fresh_database()
+    report = chain.backfill(url, "--from-block", "0", "--ingest-only")
+    assert report["projected"] is None and report["logs"] and await commits(url) == []
+    asked = chain.node.requests["eth_getLogs"]
+    assert chain.backfill(url, "--from-block", "0")["projected"] == BLOCKS
+    assert chain.node.requests["eth_getLogs"] == asked
+    await chain.equals_truth(url)
+
+
+POINTS = ["work.before_commit=kill@2", "work.committed=kill@2", "project.written=kill@2",
+          "project.before_commit=kill@2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_killed_in_the_middle_the_same_command_goes_on(
+    point: str, chain: Chain, fresh_database: Databases
+) -> None:
+    url = fresh_database()
+    slow = ("--from-block", "0", "--rps", "15")  # so that there are several commits, one a second
+    chain.backfill(url, *slow, code=-signal.SIGKILL, REYA_INDEXER_FAILPOINTS=point)
+    first = chain.backfill(url, "--from-block", "0")
+    assert first["rows"] > 0
+    await chain.equals_truth(url)
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], log: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command, env=environment(env), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def covered(url: str) -> int:
+    """Blocks ingested for some contract."""
+    with contextlib.suppress(asyncpg.PostgresError):
+        conn = await asyncpg.connect(url)
+        try:
+            found: int | None = await conn.fetchval(
+                "SELECT sum(upper(blocks) - lower(blocks)) FROM indexer.coverage WHERE contract_id = 1"
+            )
+            return found or 0
+        finally:
+            await conn.close()
+    return 0
+
+
+async def until_covered(url: str, blocks: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + 60
+    while await covered(url) < blocks:
+        assert process.poll() is None and time.monotonic() < until, log.read_text()
+        await asyncio.sleep(0.01)
+
+
+async def test_a_worker_that_is_killed_costs_its_range_once_more(
+    chain: Chain, fresh_database: Databases, tmp_path: Path
+) -> None:
+    url, log = fresh_database(), tmp_path / "log"
+    command = [*PROGRAM, *chain.command("--from-block", "0", "--workers", "2", "--rps", "20", "--json")]
+    with started(command, log, DATABASE_URL=url) as process:
+        await until_covered(url, 1, process, log)
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        assert process.wait(90) == 0, log.read_text()
+    assert "worker_died" in log.read_text()
+    await chain.equals_truth(url)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_ctrl_c_leaves_a_clean_state_and_no_process(
+    workers: str, chain: Chain, fresh_database: Databases, tmp_path: Path
+) -> None:
+    url, log = fresh_database(), tmp_path / "log"
+    command = [*PROGRAM, *chain.command("--from-block", "0", "--workers", workers, "--rps", "6")]
+    with started(command, log, DATABASE_URL=url) as process:
+        await until_covered(url, 1, process, log)
+        ours = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+        assert process.wait(10) == 130, log.read_text()
+        assert "the same command goes on" in log.read_text()
+        assert not [pid for pid in ours if Path(f"/proc/{pid}").exists()]
+    assert chain.backfill(url, "--from-block", "0")["projected"] == BLOCKS
+    await chain.equals_truth(url)
+
+
+async def test_workers_end_with_the_one_who_started_them(
+    chain: Chain, fresh_database: Databases, tmp_path: Path
+) -> None:
+    url, log = fresh_database(), tmp_path / "log"
+    command = [*PROGRAM, *chain.command("--from-block", "0", "--workers", "2", "--rps", "6")]
+    with started(command, log, DATABASE_URL=url) as process:
+        await until_covered(url, 1, process, log)
+        ours = children(process.pid)
+        process.kill()
+        for _ in range(200):
+            if [pid for pid in ours if Path(f"/proc/{pid}").exists()]:
+                await asyncio.sleep(0.05)
+        assert not [pid for pid in ours if Path(f"/proc/{pid}").exists()]
+    chain.backfill(url, "--from-block", "0")
+    await chain.equals_truth(url)
+
+
+async def test_a_dask_cluster_ingests_and_loses_one_of_its_workers(
+    chain: Chain, fresh_database: Databases, tmp_path: Path
+) -> None:
+    url, log, port = fresh_database(), tmp_path / "log", free_port()
+    dask, address = str(Path(sys.executable).parent / "dask"), f"tcp://127.0.0.1:{port}"
+    local = ["--host", "127.0.0.1", "--no-dashboard"]
+    worker = [dask, "worker", address, "--nthreads", "1", "--no-nanny", *local]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(started([dask, "scheduler", "--port", str(port), *local], tmp_path / "scheduler"))
+        workers = [stack.enter_context(started(worker, tmp_path / f"worker{n}")) for n in range(2)]
+        flags = ("--engine", "dask", "--scheduler", address, "--workers", "2", "--rps", "20", "--json")
+        command = [*PROGRAM, *chain.command("--from-block", "0", *flags)]
+        process = stack.enter_context(started(command, log, DATABASE_URL=url))
+        await until_covered(url, 1, process, log)
+        workers[0].kill()
+        assert process.wait(90) == 0, log.read_text()
+    await chain.equals_truth(url)
+
+
+async def test_a_dry_run_estimates_and_writes_nothing(chain: Chain, fresh_database: Databases) -> None:
+    url = fresh_database()
+    plan = chain.backfill(url, "--from-block", "0", "--dry-run", "--rps", "50")
+    logs = sum(g["address"] in ADDRESSES for g in chain.tree.logs(chain.tip.hash))
+    assert (plan["blocks"], plan["to_block"]) == (BLOCKS + 1, BLOCKS)
+    assert 0.5 * logs < plan["logs"] < 2 * logs and plan["requests"] >= 2 and plan["bytes"] > 0
+    assert plan["seconds"] + 0.1 >= plan["requests"] / 50 and plan["bound_by"]
+    conn = await asyncpg.connect(url)
+    assert await conn.fetchval("SELECT to_regclass('indexer.coverage')") is None
+    await conn.close()
+
+
+async def test_what_is_not_final_is_left_to_the_daemon_and_said(chain: Chain, fresh_database: Databases) -> None:
+    url = fresh_database()
+    chain.node.finalized = chain.node.safe = BLOCKS - 100
+    try:
+        done = run(*chain.command("--from-block", "2500", "--to-block", "latest"), env={"DATABASE_URL": url})
+        assert done.returncode == 0 and f"projected up to {BLOCKS - 100}" in done.stdout
+        assert f"blocks {BLOCKS - 99} to {BLOCKS} are not final yet" in done.stderr
+        done = run(*chain.command("--from-block", str(BLOCKS - 50)), env={"DATABASE_URL": url})
+        assert done.returncode == 10 and "reya-indexer run" in done.stderr
+    finally:
+        chain.node.finalized = chain.node.safe = BLOCKS
+
+
+async def test_reproject_gives_the_same_rows_whatever_was_done_to_them(chain: Chain, fresh_database: Databases) -> None:
+    url = fresh_database()
+    chain.backfill(url, "--from-block", "0")
+    conn = await asyncpg.connect(url)
+
+    async def reproject(*arguments: str, code: int = 0, **env: str) -> dict[str, Any]:
+        asked = chain.node.requests.total()
+        flags = ("--chain", "devnet", "--json", *arguments)
+        done = await asyncio.to_thread(run, "reproject", *flags, env={"DATABASE_URL": url} | env)
+        assert done.returncode == code, done.stderr
+        assert chain.node.requests.total() == asked
+        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+        return answer
+
+    await conn.execute("UPDATE account_balances SET balance = 0, delta = 1")
+    await conn.execute("DELETE FROM margin_accounts_balance_entries WHERE type = 'deposit' AND block_number > 1000")
+    done = await reproject("--from", "900", "--event", "Deposited", "--event", "AccountCollateralSharesUpdated")
+    assert not done["whole"] and done["events"] and done["rows"]
+    await chain.equals_truth(url)
+
+    await conn.execute("UPDATE account_balances SET balance = 0")
+    await conn.execute("TRUNCATE token_transfer")
+    await reproject(code=-signal.SIGKILL, REYA_INDEXER_FAILPOINTS="project.before_commit=kill@1")
+    done = await reproject()
+    assert (done["whole"], done["resumed"], done["last"]) == (True, True, BLOCKS)
+    await chain.equals_truth(url)
+    assert not (await reproject())["resumed"]
+    await chain.equals_truth(url)
+    refused = run("reproject", "--chain", "devnet", "--event", "Nonsense", env={"DATABASE_URL": url})
+    assert refused.returncode == 31 and "PassivePerpMatchOrder" in refused.stderr
+    await conn.close()
