@@ -7,19 +7,27 @@ dicts by field name, arrays lists. An indexed argument of dynamic type is only p
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eth_abi.abi import decode as abi_decode
-from eth_abi.exceptions import DecodingError
-from eth_abi.grammar import parse as parse_type
 from eth_hash.auto import keccak
 
 from indexer.decode.compiled import Compiled, compile_event
 
 Args = dict[str, Any]
+
+# Canonical types, as compilers write them. An array of nothing would have any length at no size, and nobody emits it.
+_SIZES = "|".join(str(bits) for bits in range(8, 257, 8))
+_ELEMENTARY = re.compile(
+    rf"u?int({_SIZES})|address|bool|string|function|bytes([1-9]|[12]\d|3[0-2])?|u?fixed({_SIZES})x([1-9]|[1-7]\d|80)"
+)
+_SUFFIXES = re.compile(r"(\[([1-9]\d*)?\])*")
+# Longer data in another than the standard encoding is refused: offsets that share a tail can stand for a thousand times
+# the data, which the reference decoder would write out.
+MOST_UNUSUAL = 1 << 16  # bytes
 
 
 class DecodeMismatch(ValueError):
@@ -54,11 +62,19 @@ class EventAbi:
         """The arguments by name, in the ABI's order. Raises DecodeMismatch; never anything else on foreign bytes."""
         if len(topics) != self.indexed_count + 1:
             raise DecodeMismatch(f"{self.name} has {self.indexed_count + 1} topics, the log {len(topics)}")
-        quick = self._compiled(topics, data) if self._compiled else None
-        return quick if quick is not None else self.decode_by_reference(topics, data)
+        if self._compiled is not None:
+            quick = self._compiled(topics, data)
+            if quick is not None:
+                return quick
+            if len(data) > MOST_UNUSUAL and "[" in self.signature:
+                raise DecodeMismatch(f"{len(data)} bytes that are not the standard encoding of {self.name}")
+        return self.decode_by_reference(topics, data)
 
     def decode_by_reference(self, topics: Sequence[bytes], data: bytes) -> Args:
         """The same by eth-abi, which has the last word on everything that the compiled decoder does not take."""
+        from eth_abi.abi import decode as abi_decode  # here, because it is slow to import and seldom needed
+        from eth_abi.exceptions import DecodingError
+
         try:
             values = iter(abi_decode(self._data_types, data))
             hashed = iter(topics[1:])
@@ -112,13 +128,15 @@ def _param(entry: dict[str, Any], position: int) -> Param:
     depth = 0
     if kind.startswith("tuple"):
         fields = tuple(_param(c, i) for i, c in enumerate(entry.get("components") or ()))
-        suffix = kind[len("tuple") :]
+        base, suffix = "tuple", kind[len("tuple") :]
         depth = suffix.count("[")
         kind = f"({','.join(f.type for f in fields)}){suffix}"
-    try:
-        parse_type(kind).validate()
-    except Exception as error:
-        raise ValueError(f"argument {position}: {kind!r} is not an ABI type") from error
+    else:
+        base = kind.split("[")[0]
+        suffix = kind[len(base) :]
+    known = bool(fields) if base == "tuple" else _ELEMENTARY.fullmatch(base)
+    if not known or not _SUFFIXES.fullmatch(suffix):
+        raise ValueError(f"argument {position}: {kind!r} is not an ABI type")
     # Unnamed arguments are addressed by position, as in JSON-RPC tooling.
     return Param(entry.get("name") or str(position), kind, bool(entry.get("indexed")), fields, depth)
 
@@ -127,6 +145,8 @@ def _topic(param: Param, word: bytes) -> Any:
     dynamic = param.fields or param.type in ("string", "bytes") or param.type.endswith("]")
     if dynamic:
         return word
+    from eth_abi.abi import decode as abi_decode
+
     (value,) = abi_decode((param.type,), word)
     return _shape(param, value)
 
