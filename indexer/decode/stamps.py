@@ -46,14 +46,14 @@ def _head_words(kind: str) -> int | None:
 
 
 def times(logs: Iterable[Log], stamps: Stamps) -> dict[int, int]:
-    """Block -> time in seconds, where a log tells it; not for blocks whose logs tell different times."""
+    """Block -> time in seconds, as the first log that tells one says."""
     told: dict[int, int] = {}
-    torn: set[int] = set()
     for log in logs:
-        at = stamps.get(log.address + log.topics[0]) if log.topics else None
-        if at is None or len(log.data) < at + 32:
+        if log.block_number in told or not log.topics:
             continue
-        time = int.from_bytes(log.data[at : at + 32])
-        if time >= _YEAR_10000 or told.setdefault(log.block_number, time) != time:
-            torn.add(log.block_number)
-    return {number: time for number, time in told.items() if number not in torn}
+        at = stamps.get(log.address + log.topics[0])
+        if at is not None and len(log.data) >= at + 32:
+            time = int.from_bytes(log.data[at : at + 32])
+            if time < _YEAR_10000:
+                told[log.block_number] = time
+    return told

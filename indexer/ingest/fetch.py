@@ -34,17 +34,17 @@ async def fetch_plain(
     logs, headers = await _logs_with_headers(reader, first, last, addresses, sorted({first, last}))
     known = {h.number: h for h in headers}
     lacking = sorted({g.block_number for g in logs if g.block_timestamp is None} - known.keys())
+    told: dict[int, int] = {}
     if lacking:
-        told = times((g for g in logs if g.block_timestamp is None), stamps)
-        logs, more = await _timed(reader, logs, lacking, told, known)
+        told, more = await _timed(reader, lacking, times(logs, stamps), known)
         headers = [*headers, *more]
-    return confirm_plain(first, last, addresses, logs, headers, before)
+    return confirm_plain(first, last, addresses, logs, headers, before, told)
 
 
 async def _timed(
-    reader: Reader, logs: list[Log], lacking: list[int], told: dict[int, int], known: dict[int, Header]
-) -> tuple[list[Log], list[Header]]:
-    """The logs with the times that events told, and the headers of blocks that tell none.
+    reader: Reader, lacking: list[int], told: dict[int, int], known: dict[int, Header]
+) -> tuple[dict[int, int], list[Header]]:
+    """The times that events told, and the headers of blocks that tell none.
 
     Some of the told times are compared with headers; when one is wrong, all headers are read.
     """
@@ -53,9 +53,8 @@ async def _timed(
     headers = await reader.headers(sorted({*silent, *probes})) if silent or probes else []
     read = known | {h.number: h for h in headers}
     if any(told[n] != read[n].timestamp for n in told.keys() & read.keys()):
-        return logs, await reader.headers(lacking)
-    believed = {n: told[n] for n in speaking if n not in read}
-    return [g._replace(block_timestamp=believed.get(g.block_number, g.block_timestamp)) for g in logs], headers
+        return {}, await reader.headers(lacking)
+    return told, headers
 
 
 async def fetch_chained(

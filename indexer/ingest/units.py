@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 
 from indexer.chain.bloom import may_contain
 from indexer.chain.types import Header, Log
@@ -46,9 +47,10 @@ def confirm_plain(
     logs: Sequence[Log],
     headers: Iterable[Header],
     before: bytes | None,
+    times: Mapping[int, int] = MappingProxyType({}),
 ) -> Unit:
     """A range at or below finalized: `headers` hold at least the first and the last block, and those of blocks whose
-    logs carry no time. `before` is the stored hash of block first - 1.
+    logs carry no time and that are not in `times` (seconds). `before` is the stored hash of block first - 1.
 
     Raises Inconsistent when logs and headers disagree, SeamBroken when the range does not join what is stored.
     """
@@ -58,9 +60,10 @@ def confirm_plain(
     _agree(known, logs)
     for log in logs:
         if log.block_number not in known:
-            if log.block_timestamp is None:
+            time = times.get(log.block_number) if log.block_timestamp is None else log.block_timestamp
+            if time is None:
                 raise Inconsistent(f"no time is known for block {log.block_number}")
-            known[log.block_number] = Header(log.block_number, log.block_hash, b"", log.block_timestamp)
+            known[log.block_number] = Header(log.block_number, log.block_hash, b"", time)
     numbers = {g.block_number for g in logs} | {first, last}
     return Unit(first, last, tuple(addresses), list(logs), [known[n] for n in sorted(numbers)])
 
