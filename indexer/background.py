@@ -1,4 +1,4 @@
-"""Work beside other work in one event loop, such that nothing outlives the block of code that began it."""
+"""Work beside other work in one event loop, such that no task outlives the block of code that began it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ T = TypeVar("T")
 
 @contextlib.asynccontextmanager
 async def beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Work that goes on while the body does something else; it ends with the body."""
+    """Work that goes on while the body does something else; it ends with the body. A thread that it waits for cannot be
+    ended: what such a thread writes to must belong to it alone."""
     task = asyncio.create_task(work)
     try:
         yield task

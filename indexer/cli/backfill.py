@@ -79,7 +79,7 @@ class _Options:
 @click.option("--to-block", "last", type=_Block(), default="finalized", show_default=True,
               help="Last block: a number or a tag. Blocks above finalized are the daemon's.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
-              help="Processes that ingest (1: this one, which projects as well), or tasks on a cluster.")  # fmt: skip
+              help="Processes: one projects, the others ingest (1: one does both). Or tasks on a cluster.")  # fmt: skip
 @click.option("--rps", type=click.FloatRange(0, min_open=True),
               help="Most requests a second to each endpoint, of all workers together.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True,
@@ -191,11 +191,12 @@ def _crew(options: _Options, url: str, share: float | None) -> Crew | Cluster | 
     deployment = options.deployment
     setup = Setup(
         url, options.urls, deployment.chain_id, deployment.max_blocks, stamps_of(deployment.contracts), share,
-        options.log_format,
+        hand_over=options.scheduler is None and not options.ingest_only, log_format=options.log_format,
     )  # fmt: skip
     if options.scheduler is not None:
         return Cluster(setup, options.scheduler, options.workers)
-    return Crew(setup, options.workers) if options.workers > 1 else None
+    # This process is one of them: it projects.
+    return Crew(setup, options.workers - (not options.ingest_only)) if options.workers > 1 else None
 
 
 def _report(standing: Standing, progress: Progress, first: int, last: int) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from indexer.background import beside, together
 from indexer.errors import RpcError
 from indexer.follow.front import Front
 from indexer.ingest.hands import Hands, tasks
+from indexer.ingest.messages import thawed
 from indexer.ingest.planner import Segment
+from indexer.ingest.units import Unit
 from indexer.ingest.work import Ingested
 from indexer.ingest.worker import Report
 from indexer.store import lease
@@ -60,12 +62,9 @@ class Bulk:
 
     async def _ingest(self, segments: Sequence[Segment], front: Front) -> None:
         async def tell(news: Ingested | Report) -> None:
-            if isinstance(news, Ingested):
-                self._committed(Done("ingest", news.unit.first, news.unit.last, len(news.unit.logs)))
-                await front.take(news)
-            else:
-                self._committed(Done("ingest", news.segment.first, news.segment.last, news.logs))
-                await front.covered(news.segment)
+            segment, logs, unit = _parts(news)
+            self._committed(Done("ingest", segment.first, segment.last, logs))
+            await (front.covered(segment) if unit is None else front.take(unit))
             self.front = front.block
 
         left = deque(tasks(segments, self.hands.width, self.unit))
@@ -100,3 +99,11 @@ class Bulk:
             yield conn
         finally:
             await close(conn)
+
+
+def _parts(news: Ingested | Report) -> tuple[Segment, int, Unit | None]:
+    """Blocks, number of logs, and the unit where it is at hand."""
+    if isinstance(news, Report):
+        return news.segment, news.logs, None if news.body is None else thawed(news.body)
+    unit = news.unit
+    return Segment(unit.first, unit.last, unit.addresses), len(unit.logs), unit

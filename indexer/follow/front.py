@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from indexer.chain.types import Anchor
 from indexer.ingest.planner import Segment, Span, front
-from indexer.ingest.work import Ingested
+from indexer.ingest.units import Unit
 from indexer.store.database import Connection
 from indexer.store.rawlogs import Chunk
 from indexer.store.stream import STEP_LOGS, Stored, Stretch
 
-MOST_HELD = 3 * STEP_LOGS  # logs kept in memory for the projection; then ingesting waits for it
+MOST_HELD = 4 * STEP_LOGS  # logs kept in memory for the projection; at half of it ingesting waits
 
 
 class Front:
@@ -36,16 +36,18 @@ class Front:
             self.block = min(front(self._coverage, self._origin), self._last)
             self._changed.notify_all()
 
-    async def take(self, ingested: Ingested) -> None:
-        """The same for what this process ingested. Waits while much is held."""
-        unit = ingested.unit
-        # Only what moves the front is held: the projection will come for it, so waiting for room must end.
-        if unit.first == self.block + 1 and set(unit.addresses) == set(self._coverage):
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._logs() < MOST_HELD)
+    async def take(self, unit: Unit) -> None:
+        """The same for a unit at hand, which is held until it is projected. Waits while much is held."""
+        if set(unit.addresses) == set(self._coverage):
             end = unit.blocks[-1]
             stretch = Stretch(Chunk(unit.first, unit.last, unit.logs, unit.times), Anchor(*end[:2], end.timestamp))
-            self._held[unit.first] = stretch
+            async with self._changed:
+                if unit.first == self.block + 1:
+                    # Room is waited for only where the projection makes it: of what it can reach already.
+                    await self._changed.wait_for(lambda: self._logs(self.block) < MOST_HELD // 2)
+                    self._held[unit.first] = stretch
+                elif unit.first > self.block and self._logs(self._last) < MOST_HELD:
+                    self._held[unit.first] = stretch
         await self.covered(Segment(unit.first, unit.last, unit.addresses))
 
     async def complete(self) -> None:
@@ -54,8 +56,9 @@ class Front:
             self._complete = True
             self._changed.notify_all()
 
-    def _logs(self) -> int:
-        return sum(len(stretch.chunk.logs) for stretch in self._held.values())
+    def _logs(self, last: int) -> int:
+        """Logs held of stretches that begin up to block `last`."""
+        return sum(len(stretch.chunk.logs) for first, stretch in self._held.items() if first <= last)
 
     async def next(self, first: int) -> Stretch | None:
         async with self._changed:

@@ -18,6 +18,7 @@ from indexer.ingest.worker import Done, Report, Setup, Sizes
 from indexer.rpc.pool import Pool, Traffic
 
 MOST_DEATHS = 5  # of workers within one task before it is an error
+PIPE_BYTES = 1 << 22  # read ahead from a worker
 ENDING = 3.0  # seconds a worker gets to end by itself
 
 log = structlog.get_logger()
@@ -90,7 +91,7 @@ class Crew:
 
     async def _spawned(self) -> Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "indexer.ingest.process", stdin=PIPE, stdout=PIPE
+            sys.executable, "-m", "indexer.ingest.process", stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES
         )
         assert process.stdin is not None
         process.stdin.write(packed(self._setup))

@@ -6,8 +6,12 @@ Both ends are processes of one program on one machine; nothing else may write in
 from __future__ import annotations
 
 import asyncio
+import marshal
 import pickle
 from typing import Any
+
+from indexer.chain.types import Header, Log
+from indexer.ingest.units import Unit
 
 
 def packed(message: object) -> bytes:
@@ -21,3 +25,14 @@ async def received(source: asyncio.StreamReader) -> Any:
         return pickle.loads(await source.readexactly(int.from_bytes(await source.readexactly(4))))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
+
+
+def frozen(unit: Unit) -> bytes:
+    """A unit as bytes; marshal writes plain tuples at a third of pickle's cost."""
+    logs, blocks = list(map(tuple, unit.logs)), list(map(tuple, unit.blocks))
+    return marshal.dumps((unit.first, unit.last, unit.addresses, logs, blocks))
+
+
+def thawed(body: bytes) -> Unit:
+    first, last, addresses, logs, blocks = marshal.loads(body)
+    return Unit(first, last, addresses, list(map(Log._make, logs)), list(map(Header._make, blocks)))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from indexer import logging
 from indexer.decode.stamps import Stamps
+from indexer.ingest.messages import frozen
 from indexer.ingest.planner import Segment
 from indexer.ingest.work import Ingested, Ingestor
 from indexer.rpc.pool import Pool
@@ -24,7 +25,7 @@ Sizes = dict[str, Learnt]  # by endpoint
 class Setup:
     """What a worker needs to know. `database` and `endpoints` are URLs with their secrets; `rps` is this worker's part
     of the requests a second, None for no cap; `max_blocks` of an eth_getLogs at first; `stamps`: which events
-    tell their block's time."""
+    tell their block's time; `hand_over`: what was committed is sent along, so that the projection need not read it."""
 
     database: str
     endpoints: tuple[str, ...]
@@ -32,13 +33,14 @@ class Setup:
     max_blocks: int
     stamps: Stamps
     rps: float | None = None
+    hand_over: bool = False
     log_format: logging.LogFormat = "console"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """A commit: blocks of the segment, logs and ranges in it. `requests` and `errors` of this worker so far, `sizes`:
-    what it learnt of each endpoint's ranges."""
+    what it learnt of each endpoint's ranges. `body`: the unit itself, frozen, where it is to be handed over."""
 
     segment: Segment
     logs: int
@@ -46,6 +48,7 @@ class Report:
     requests: int
     errors: dict[str, int]
     sizes: Sizes
+    body: bytes | None = None
 
 
 class Worker:
@@ -90,6 +93,7 @@ class Worker:
             self.pool.requests,
             dict(self.pool.errors),
             {reader.name: reader.ranges.snapshot() for reader in self.pool.readers},
+            frozen(unit) if self.setup.hand_over else None,
         )
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +23,7 @@ SETTINGS = {
     "lock_timeout": "30s",
     "statement_timeout": "60s",
 }
+PIECE = 1 << 20  # bytes of a COPY sent at once
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -73,6 +74,17 @@ async def connection(url: str, **settings: str) -> AsyncIterator[Connection]:
         yield conn
     finally:
         await close(conn)
+
+
+async def copy(conn: Connection, schema: str, table: str, columns: Iterable[str], text: bytes) -> None:
+    """Rows in COPY's text format into a table."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        # A file would be read in a thread, piece by piece: beside a thread that computes, each turn waits for it.
+        for at in range(0, len(text), PIECE):
+            yield text[at : at + PIECE]
+
+    await conn.copy_to_table(table, source=pieces(), columns=list(columns), schema_name=schema, format="text")
 
 
 def record(row: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from indexer.projections import WHOLE_TABLES, project
 from indexer.projections.base import Event, Incident, Key, Ledger, Row, StateKey
 from indexer.store.copytext import to_json, writer_of
-from indexer.store.database import Connection
+from indexer.store.database import Connection, copy
 from indexer.store.tables import COLUMNS, KEYS, TABLES, sql_name
 
 WORTH_A_THREAD = 500  # events
@@ -88,13 +87,7 @@ async def write(conn: Connection, output: Output) -> dict[str, int]:
     """Writes what a step changed. Rows written by table."""
     counts: dict[str, int] = {}
     for table, (count, text) in output.copies.items():
-        await conn.copy_to_table(
-            TABLES[table].name,
-            source=io.BytesIO(text),
-            columns=list(COLUMNS[table]),
-            schema_name=TABLES[table].schema or "public",
-            format="text",
-        )
+        await copy(conn, TABLES[table].schema or "public", TABLES[table].name, COLUMNS[table], text)
         counts[table] = count
     for table, (count, rows) in output.upserts.items():
         await upsert(conn, table, "jsonb_populate_recordset(NULL::{name}, $1::jsonb) AS r", rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from indexer.errors import DamagedStore, IndexerError
 from indexer.ingest.units import SeamBroken, Unit
 from indexer.store import coverage
 from indexer.store.copytext import block_lines, log_lines
-from indexer.store.database import Connection
+from indexer.store.database import Connection, copy
 
 PARTITION_BLOCKS = 10_000_000
 _PARTITION_LOCK = 0x7265_7961  # an advisory lock's key, ours by convention: "reya"
@@ -99,19 +98,13 @@ async def keep_anchor(conn: Connection, anchor: Anchor) -> None:
 async def copy_blocks(conn: Connection, table: str, blocks: Sequence[Header]) -> None:
     """Into indexer.block or a table like it."""
     if blocks:
-        await _copy(conn, table, ("number", "hash", "parent_hash", "timestamp"), block_lines(blocks))
+        await copy(conn, "indexer", table, ("number", "hash", "parent_hash", "timestamp"), block_lines(blocks))
 
 
 async def copy_logs(conn: Connection, table: str, logs: Sequence[Log]) -> None:
     """Into indexer.raw_log or a table like it."""
     if logs:
-        await _copy(conn, table, _LOG_COLUMNS, log_lines(logs))
-
-
-async def _copy(conn: Connection, table: str, columns: Sequence[str], lines: bytes) -> None:
-    await conn.copy_to_table(
-        table, source=io.BytesIO(lines), columns=list(columns), schema_name="indexer", format="text"
-    )
+        await copy(conn, "indexer", table, _LOG_COLUMNS, log_lines(logs))
 
 
 async def read(

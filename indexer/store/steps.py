@@ -157,6 +157,7 @@ class Writer:
             async def take_rows_back() -> None:
                 removed.update(await rollback.remove_rows_above(conn, fork.number, number))
                 await _log_commit(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
+                hit("replace.taken_back")
 
             if scope is None and standing.below_images(fork.number):
                 await take_rows_back()

@@ -24,7 +24,7 @@ from indexer.store.rawlogs import Chunk
 from indexer.store.standing import Standing
 from indexer.store.steps import Done, Writer, stored_anchor
 
-STEP_LOGS = 8_000  # logs of one step
+STEP_LOGS = 5_000  # logs of one step
 CARRIED_ROWS = 20_000  # state rows kept in memory beyond those of the step at hand
 
 

@@ -28,7 +28,8 @@ UPGRADE = (
     " FOR EACH STATEMENT EXECUTE FUNCTION indexer.refuse_change()",
 )
 DOWNGRADE = (
-    # What is archived stays archived, as JSON.
+    # What is archived stays archived, as JSON; also what a reorg that is being written archives at this moment.
+    "LOCK TABLE indexer.orphaned_log IN ACCESS EXCLUSIVE MODE",
     "INSERT INTO indexer.orphaned_row (reorg_id, table_name, row)"
     " SELECT reorg_id, 'indexer.raw_log', to_jsonb(o) - 'reorg_id' FROM indexer.orphaned_log o"
     " ORDER BY reorg_id, block_number, log_index",

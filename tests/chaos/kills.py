@@ -25,7 +25,7 @@ CAMPAIGN = 20  # kills of one database and chain, with a comparison at the end
 PATIENCE = 20.0  # seconds until an armed point must have been passed
 # Points between BEGIN and COMMIT, by what brings the daemon there.
 FORWARD = ("ingest.begun", "ingest.stored", "project.written", "ingest.before_commit")
-SWAP = ("replace.undone", "replace.moved", "project.written", "replace.before_commit")
+SWAP = ("replace.undone", "replace.moved", "replace.taken_back", "project.written", "replace.before_commit")
 ANEW = ("reset.before_commit", "project.read", "project.before_commit", "project.written")  # after a contract was added
 RESTATED = ("heal.forgotten", "heal.replayed", "restate.before_commit")  # after the origin was lowered
 NO_ENDPOINT = 11  # exit code

@@ -74,7 +74,7 @@ def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> I
         mock.patch.object(stream, "STEP_LOGS", chunk),
         mock.patch.object(stream, "CARRIED_ROWS", 2 * chunk),
         mock.patch.object(front, "STEP_LOGS", chunk),
-        mock.patch.object(front, "MOST_HELD", 2 * chunk),
+        mock.patch.object(front, "MOST_HELD", 4 * chunk),
         mock.patch.object(work, "GROUP_LOGS", chunk),
         mock.patch.object(work, "GROUP_SECONDS", 0.01),
         mock.patch.object(upkeep, "EVERY", 0.05),

@@ -23,7 +23,14 @@ class Killed(BaseException):
 
 
 FORWARD = ["ingest.begun", "ingest.stored", "project.written", "ingest.before_commit", "ingest.committed"]
-SWAP = ["replace.undone", "replace.moved", "project.written", "replace.before_commit", "replace.committed"]
+SWAP = [
+    "replace.undone",
+    "replace.moved",
+    "replace.taken_back",
+    "project.written",
+    "replace.before_commit",
+    "replace.committed",
+]
 AGAIN = ["reset.before_commit", "project.read", "project.written", "project.before_commit"]
 CRASHES = [("forward", p) for p in FORWARD] + [("swap", p) for p in SWAP] + [("again", p) for p in AGAIN]
 

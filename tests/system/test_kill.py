@@ -16,7 +16,7 @@ from tests.system.truth import assert_equals_truth
 # Failpoints between BEGIN and COMMIT, with what makes the daemon pass them.
 OPEN_TRANSACTION = [
     "ingest.begun", "ingest.stored", "project.written", "ingest.before_commit",
-    "replace.undone", "project.written", "replace.before_commit",
+    "replace.undone", "replace.taken_back", "project.written", "replace.before_commit",
 ]  # fmt: skip
 AFTER_COMMIT = ["ingest.committed", "replace.committed"]
 KILLS = 20

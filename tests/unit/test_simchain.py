@@ -218,5 +218,5 @@ def test_the_same_seed_gives_the_same_chain() -> None:
 
 
 def test_it_shares_no_code_with_the_program() -> None:
-    for path in (ROOT / "tests/simchain").glob("*.py"):
+    for path in set((ROOT / "tests/simchain").glob("*.py")) - set((ROOT / "tests/simchain").glob("test_*.py")):
         assert not re.search(r"^\s*(from|import) indexer\b", path.read_text(), re.MULTILINE), path.name
