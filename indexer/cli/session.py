@@ -40,9 +40,10 @@ async def open_pool(deployment: Deployment, urls: Sequence[str], rps: float | No
 
 
 def calm_collector() -> None:
-    """Looks for cycles less often: what a step allocates by the hundred thousand is freed without that."""
+    """Looks for cycles less often: what a step allocates by the hundred thousand is freed without that. Not too seldom:
+    tasks are cycles, and theirs are the logs of whole answers."""
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(10_000, 5, 20)
 
 
 def end_on_signals(stop: asyncio.Event) -> None:

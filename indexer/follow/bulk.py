@@ -52,9 +52,11 @@ class Bulk:
         Raises what ingesting and projecting raise: RpcError, SeamBroken, HashConflict, EpochMoved, LeaseLost.
         """
         async with self._opened() as reading, self._opened() as watching:
-            front = Front(reading, standing.coverage, standing.binding.origin, finalized)
+            projecting = token is not None and self.writer.projectable(standing)
+            origin = standing.binding.origin
+            front = Front(reading, standing.coverage, origin, finalized, projecting=projecting)
             works = [self._ingest(segments, front)]
-            if token is not None and self.writer.projectable(standing):
+            if token is not None and projecting:
                 works.append(Stream(self.writer, conn, reading, standing, token).run(front, self._committed))
             async with beside(self._watch(watching, token)) as watch, beside(together(*works)) as work:
                 await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)

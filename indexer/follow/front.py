@@ -19,8 +19,12 @@ class Front:
     """A source of stored blocks. Those that this process ingested last are taken from memory, all others from the
     database; both are the same bytes, because a stretch is handed over only after its commit."""
 
-    def __init__(self, conn: Connection, coverage: Mapping[str, Sequence[Span]], origin: int, last: int) -> None:
-        """`last`: how far is to be projected at most."""
+    def __init__(
+        self, conn: Connection, coverage: Mapping[str, Sequence[Span]], origin: int, last: int, *, projecting: bool
+    ) -> None:  # fmt: skip
+        """`last`: how far is to be projected at most; `projecting`: whether this process does. Else nothing is held,
+        for nobody would come for it."""
+        self._projecting = projecting
         self._stored = Stored(conn, -1)
         self._coverage, self._origin, self._last = {a: list(s) for a, s in coverage.items()}, origin, last
         self._held: dict[int, Stretch] = {}  # by first block
@@ -38,7 +42,7 @@ class Front:
 
     async def take(self, unit: Unit) -> None:
         """The same for a unit at hand, which is held until it is projected. Waits while much is held."""
-        if set(unit.addresses) == set(self._coverage):
+        if self._projecting and set(unit.addresses) == set(self._coverage):
             end = unit.blocks[-1]
             stretch = Stretch(Chunk(unit.first, unit.last, unit.logs, unit.times), Anchor(*end[:2], end.timestamp))
             async with self._changed:

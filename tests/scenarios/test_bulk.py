@@ -1,0 +1,80 @@
+"""Bulk work with small limits: whoever waits for room must be sure that somebody makes it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from indexer.chain.types import Header, Log
+from indexer.follow import engine, front
+from indexer.follow.front import Front
+from indexer.ingest import work
+from indexer.ingest.planner import Segment
+from indexer.ingest.units import Unit
+from indexer.store import stream
+from tests.scenarios.harness import Stage
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in (
+        (engine, "BULK_BLOCKS", 10), (work, "GROUP_LOGS", 5), (work, "GROUP_SECONDS", 0.0), (front, "MOST_HELD", 12),
+        (front, "STEP_LOGS", 3), (stream, "STEP_LOGS", 3), (stream, "CARRIED_ROWS", 4),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+
+
+async def test_a_long_range_is_ingested_and_projected_side_by_side(stage: Stage) -> None:
+    stage.nodes[0].finalized = stage.nodes[0].safe = 100
+    daemon = await stage.start(max_blocks=4)
+    kinds = [kind for (kind,) in await stage.fetch("SELECT kind FROM indexer.commit_log")]
+    assert len(kinds) > 10 and daemon.progress.steps["ingest"] > 5
+    await stage.equals(stage.main)
+
+
+async def test_without_the_lease_nothing_is_held_for_a_projection_that_does_not_come(stage: Stage) -> None:
+    stage.nodes[0].finalized = stage.nodes[0].safe = 100
+    worker = await stage.start(max_blocks=4, first=0, last=100, ingest_only=True, settled=False)
+    async with asyncio.timeout(30):
+        await worker.settle()
+    assert worker.progress.steps["ingest"] > 5 and not worker.progress.steps["project"]
+    holder = await stage.start(max_blocks=4)
+    assert not holder.progress.steps["ingest"] and holder.progress.steps["project"] > 5
+    await stage.equals(stage.main)
+
+
+async def test_a_stale_projection_waits_for_the_past_of_a_new_contract(stage: Stage) -> None:
+    stage.nodes[0].finalized = stage.nodes[0].safe = 100
+    before = await stage.start(max_blocks=4, without=["core"])
+    await before.stop()
+    async with asyncio.timeout(60):
+        await stage.start(max_blocks=4)
+    await stage.equals(stage.main)
+
+
+def unit(first: int, last: int, logs: int) -> Unit:
+    made = [Log(first, i, b"\1" * 20, b"\2" * 32, 0, (), b"", b"\3" * 32) for i in range(logs)]
+    ends = [Header(n, b"%32d" % n, b"%32d" % (n - 1), n) for n in (first, last)]
+    return Unit(first, last, ("0x" + "01" * 20,), made, ends)
+
+
+async def test_units_out_of_order_never_block_the_one_that_moves_the_front() -> None:
+    nowhere: Any = None  # a database that must not be asked
+    held = Front(nowhere, {"0x" + "01" * 20: []}, 0, 100, projecting=True)
+    async with asyncio.timeout(5):
+        await held.take(unit(20, 29, 8))
+        await held.take(unit(30, 39, 8))
+        await held.take(unit(40, 49, 8))  # no room: it will be read from the database
+        await held.take(unit(0, 19, 5))
+        assert held.block == 49
+        assert (await held.next(0)) is not None
+        found = await held.next(20)
+        assert found is not None and found.chunk.first == 20 and found.anchor.number >= 29
+    waiting = asyncio.create_task(held.take(unit(50, 59, 9)))
+    await asyncio.sleep(0.05)
+    await held.covered(Segment(50, 99, ("0x" + "01" * 20,)))
+    await held.complete()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
