@@ -17,7 +17,7 @@ test: lint types ## the whole suite
 	@$(BIN)/pytest -n 2 --dist loadfile
 fast: install    ## the tests that need neither PostgreSQL nor a node
 	@$(BIN)/pytest tests/unit
-bench: install   ## backfill against a naive web3.py loop
+bench: install   ## backfill against its floors and a naive web3.py loop, five minutes
 	@$(BIN)/python -m benchmarks.backfill
 chaos: install   ## 10,000 random steps and 200 kills, about 40 minutes (CHAOS="--seed 7 --steps 1000 --kills 20")
 	@$(BIN)/python -m tests.chaos --out chaos.json $(CHAOS)

@@ -16,16 +16,16 @@ from indexer.chain.finality import Finality, Verdict
 from indexer.chain.types import Anchor, Heads
 from indexer.config import Deployment
 from indexer.decode.stamps import stamps_of
-from indexer.errors import RangeTooLarge, ReorgTooDeep, RpcError
+from indexer.errors import ReorgTooDeep, RpcError
 from indexer.follow import machine, swap
 from indexer.follow.bulk import Bulk, Connect
 from indexer.follow.machine import Mode
 from indexer.follow.progress import STARTING, Progress
 from indexer.follow.upkeep import Upkeep
-from indexer.ingest.fetch import fetch_chained, fetch_plain
+from indexer.ingest.fetch import fetch_unit
 from indexer.ingest.hands import Hands, Own
 from indexer.ingest.planner import Segment, plan
-from indexer.ingest.units import SeamBroken, Unit
+from indexer.ingest.units import SeamBroken
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import heal, lease
@@ -35,7 +35,6 @@ from indexer.store.rawlogs import HashConflict
 from indexer.store.standing import Standing, anchors_between, load, stored_hash
 from indexer.store.steps import Done, Writer
 
-CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
 MOST_BEATEN = 20  # conflicts in a row with other ingesting processes before it is an error
 BULK_BLOCKS = 500  # blocks left below finalized from which on ingesting and projecting go side by side
 LOOK_EVERY = 5.0  # seconds between looks at the head while there is known work
@@ -369,22 +368,3 @@ class Engine:
             elapsed_ms=round(elapsed * 1000, 1),
             lag_blocks=max(0, p.head - done.last),
         )
-
-
-async def fetch_unit(reader: Reader, segment: Segment, finalized: int, before: bytes | None) -> Unit:
-    """The first unit of a segment, as large as the endpoint serves. Raises RpcError, SeamBroken; RangeTooLarge only
-    when even one block is too large."""
-    while True:
-        first, chained = segment.first, segment.first > finalized
-        size = min(reader.ranges.size, CHAINED_BLOCKS) if chained else reader.ranges.size
-        last = min(first + size - 1, segment.last if chained else min(segment.last, finalized))
-        try:
-            fetch = fetch_chained if chained else fetch_plain
-            unit = await fetch(reader, first, last, segment.addresses, before)
-        except RangeTooLarge as refusal:
-            if first == last:
-                raise
-            reader.ranges.refused(last - first + 1, refusal.hint, results=refusal.results)
-            continue
-        reader.ranges.served(last - first + 1, len(unit.logs))
-        return unit

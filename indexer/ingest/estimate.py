@@ -18,7 +18,7 @@ SAMPLES = 12
 SAMPLE_BLOCKS = 500
 # Measured on the benchmark chain (benchmarks/backfill.py): raw log, its rows in the public tables and all indexes.
 BYTES_PER_LOG = 1_500
-LOGS_PER_SECOND = 12_000  # that are ingested and projected on two cores; one projector, however many workers
+LOGS_PER_SECOND = 15_000  # that are ingested and projected on two cores; one projector, however many workers
 
 
 async def estimate(

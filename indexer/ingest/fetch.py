@@ -12,16 +12,41 @@ from indexer.chain.types import Header, Log
 from indexer.decode.stamps import Stamps, times
 from indexer.errors import Inconsistent, RangeTooLarge
 from indexer.ingest.parts import logs_of_block
+from indexer.ingest.planner import Segment
 from indexer.ingest.units import Unit, confirm_chained, confirm_plain, without_logs_though_announced
 from indexer.rpc.reader import Reader
 
 log = structlog.get_logger()
 
 NO_STAMPS: Stamps = MappingProxyType({})
+CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
 PROBES = 4  # blocks of a range whose times, told by events, are compared with their headers
 
 # Seconds between looks at a block whose bloom announces logs that did not come; about two seconds in all.
 _LOOK_AGAIN = (0.1, 0.2, 0.4, 0.6, 0.8)
+
+
+async def fetch_unit(
+    reader: Reader, segment: Segment, finalized: int, before: bytes | None, stamps: Stamps = NO_STAMPS
+) -> Unit:  # fmt: skip
+    """The first unit of a segment, as large as the endpoint serves. `before` is the stored hash of the block before it,
+    None where seams are compared later. Raises RpcError, SeamBroken; RangeTooLarge only for a block that is refused
+    whole and in parts."""
+    while True:
+        first, chained = segment.first, segment.first > finalized
+        size = min(reader.ranges.size, CHAINED_BLOCKS) if chained else reader.ranges.size
+        last = min(first + size - 1, segment.last if chained else min(segment.last, finalized))
+        try:
+            if chained:
+                unit = await fetch_chained(reader, first, last, segment.addresses, before)
+            else:
+                unit = await fetch_plain(reader, first, last, segment.addresses, before, stamps)
+        except RangeTooLarge:
+            if first == last:
+                raise
+            continue  # the range control heard of it
+        reader.ranges.served(last - first + 1, len(unit.logs))
+        return unit
 
 
 async def fetch_plain(

@@ -17,9 +17,8 @@ import structlog
 
 from indexer.background import beside, ended, together
 from indexer.decode.stamps import Stamps
-from indexer.errors import RangeTooLarge
 from indexer.failpoints import hit
-from indexer.ingest.fetch import NO_STAMPS, fetch_plain
+from indexer.ingest.fetch import NO_STAMPS, fetch_unit
 from indexer.ingest.planner import Segment, plan
 from indexer.ingest.units import Unit, joined
 from indexer.rpc.pool import Pool
@@ -150,25 +149,12 @@ async def fetch_span(pool: Pool, segment: Segment, stamps: Stamps = NO_STAMPS) -
     Each unit is from one endpoint; two of them may be from two, which is why their seams are compared too.
     """
     units: list[Unit] = []
-    at = segment.first
-    while at <= segment.last:
-        first = at  # of this round, whatever becomes of the loop
-        unit = await pool.run(lambda reader: _fetch_unit(reader, segment._replace(first=first), stamps))  # noqa: B023
-        units.append(unit)
-        at = units[-1].last + 1
+    rest = segment
+    while rest.first <= rest.last:
+        # Bound now: the reader is asked before the loop goes on, but only a default says so.
+        async def fetched(reader: Reader, part: Segment = rest) -> Unit:
+            return await fetch_unit(reader, part, part.last, None, stamps)
+
+        units.append(await pool.run(fetched))
+        rest = rest._replace(first=units[-1].last + 1)
     return units
-
-
-async def _fetch_unit(reader: Reader, segment: Segment, stamps: Stamps) -> Unit:
-    """The first unit of a segment, as large as the endpoint serves."""
-    while True:
-        last = min(segment.first + reader.ranges.size - 1, segment.last)
-        blocks = last - segment.first + 1
-        try:
-            unit = await fetch_plain(reader, segment.first, last, segment.addresses, None, stamps)
-        except RangeTooLarge:
-            if blocks == 1:
-                raise
-            continue  # the range control heard of it
-        reader.ranges.served(blocks, len(unit.logs))
-        return unit

@@ -69,7 +69,7 @@ def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> I
         mock.patch.object(steps, "CHUNK_LOGS", chunk),
         mock.patch.object(steps.Writer.project_stored, "__defaults__", (chunk,)),
         mock.patch.object(fork, "STAGED_BLOCKS", staged),
-        mock.patch.object(engines, "CHAINED_BLOCKS", chained),
+        mock.patch.object(fetch, "CHAINED_BLOCKS", chained),
         mock.patch.object(engines, "BULK_BLOCKS", 2 * chained),
         mock.patch.object(stream, "STEP_LOGS", chunk),
         mock.patch.object(stream, "CARRIED_ROWS", 2 * chunk),

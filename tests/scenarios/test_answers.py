@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from eth_hash.auto import keccak
 
-from indexer.follow import engine, fork
+from indexer.follow import fork
 from indexer.follow.machine import Mode
 from indexer.follow.recovery import Recovery
 from indexer.follow.verify import ranges, verify
+from indexer.ingest import fetch
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.simchain.chain import Block, SimLog
 from tests.simchain.encoding import bloom_bits
@@ -64,7 +65,7 @@ async def test_s04_torn_read(tear: Callable[[Stage, Block], None], stage: Stage)
 
 
 async def test_s04_a_reorg_between_two_pages_of_one_range(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "CHAINED_BLOCKS", 4)
+    monkeypatch.setattr(fetch, "CHAINED_BLOCKS", 4)
     base, b, node = stage.at(stage.main, 84), stage.fork("b", 93, 9), stage.nodes[0]
     stage.show(base)
     daemon = await stage.start()

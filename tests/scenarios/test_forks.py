@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from indexer.errors import ReorgTooDeep
-from indexer.follow import engine, fork
-from indexer.follow.engine import fetch_unit
+from indexer.follow import fork
 from indexer.follow.machine import Mode
 from indexer.follow.recovery import Recovery
+from indexer.ingest import fetch
+from indexer.ingest.fetch import fetch_unit
 from indexer.ingest.planner import Segment
 from indexer.store import rawlogs
 from indexer.store.database import connection
@@ -277,7 +278,7 @@ async def test_s12_a_node_whose_finalized_tag_is_its_head(stage: Stage) -> None:
 
 async def test_s12_the_floor_is_a_stored_block(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process ingested as final what the projector's endpoint does not call final yet."""
-    monkeypatch.setattr(engine, "CHAINED_BLOCKS", 7)
+    monkeypatch.setattr(fetch, "CHAINED_BLOCKS", 7)
     first = await stage.start(settled=False)
     await first.runner.engine.take_lease(first.conn)
     stage.nodes[1].finalized = 80
