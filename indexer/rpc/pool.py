@@ -39,7 +39,6 @@ class Pool:
         """`max_blocks` an eth_getLogs at first, `timeout` in seconds, `rps`: the most requests a second to each."""
         self.chain_id = chain_id
         self.readers = [Reader(Endpoint(url, timeout=timeout, rps=rps), max_blocks) for url in urls]
-        self.errors: Counter[str] = Counter()  # by class, of units of work
         self._checked: set[Reader] = set()
         self._current = 0
         self._aside: dict[str, float] = {}  # endpoint -> monotonic time until which it is asked last
@@ -48,6 +47,11 @@ class Pool:
     def requests(self) -> int:
         """HTTP requests made so far."""
         return sum(reader.endpoint.requests for reader in self.readers)
+
+    @property
+    def errors(self) -> Counter[str]:
+        """What went wrong so far, by class; most of it another try overcame."""
+        return sum((reader.endpoint.errors for reader in self.readers), Counter())
 
     def traffic(self) -> Traffic:
         return Traffic(self.requests, dict(self.errors), self.ordered()[0].ranges.size)
@@ -123,7 +127,6 @@ class Pool:
                 result = await unit(reader)
             except (RpcError, WrongChain) as error:
                 # One that was away at the start and came back as another chain is passed over, never read.
-                self.errors[type(error).__name__] += 1
                 if last is None or isinstance(error, RpcError):
                     last = error
                 if turn + 1 < len(order):

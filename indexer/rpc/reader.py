@@ -163,6 +163,7 @@ class Reader:
         try:
             return parse()
         except RpcError as error:
+            self.endpoint.errors[type(error).__name__] += 1
             raise type(error)(error.message, self.name) from error
         except IndexerError:
             raise

@@ -103,6 +103,7 @@ class Endpoint:
         self._served = 0  # the longest batch that was answered as one
         self.requests = 0
         self.calls: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()  # by class, also those that another try overcame
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)
@@ -206,8 +207,10 @@ class Endpoint:
         patience.queued += sent - came
         try:
             results = await self._ask(calls, single)
-        except RateLimited as error:
-            self._quiet.limited(time.monotonic(), sent, error.retry_after or None)
+        except RpcError as error:
+            self.errors[type(error).__name__] += 1
+            if isinstance(error, RateLimited):
+                self._quiet.limited(time.monotonic(), sent, error.retry_after or None)
             raise
         self._quiet.answered(sent)
         return results

@@ -305,3 +305,11 @@ async def test_reproject_gives_the_same_rows_whatever_was_done_to_them(chain: Ch
     refused = run("reproject", "--chain", "devnet", "--event", "Nonsense", env={"DATABASE_URL": url})
     assert refused.returncode == 31 and "PassivePerpMatchOrder" in refused.stderr
     await conn.close()
+
+
+async def test_trouble_that_was_overcome_is_told_by_class(chain: Chain, fresh_database: Databases) -> None:
+    url = fresh_database()
+    chain.node.fail_next.extend(["429", "cut", "429"])
+    report = chain.backfill(url, "--from-block", "0")
+    assert report["errors"] == {"RateLimited": 2, "Transient": 1} and report["projected"] == BLOCKS
+    await chain.equals_truth(url)
