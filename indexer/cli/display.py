@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from indexer.background import beside
-from indexer.follow.progress import STARTING, Progress
+from indexer.follow.progress import Progress
 from indexer.rpc.pool import Traffic
 
 log = structlog.get_logger()
@@ -50,15 +50,12 @@ class _Rates:
 
     def __init__(self, progress: Progress, traffic: Callable[[], Traffic], last: int) -> None:
         self.progress, self._traffic, self.last = progress, traffic, last
-        self.start: int | None = None  # the block before the first that is to be projected
         self._seen: deque[tuple[float, ...]] = deque()
 
     def look(self) -> dict[str, Any]:
         """Rates a second, how far both stages are, and seconds to their ends; None where nothing moves."""
         p, traffic = self.progress, self._traffic()
-        if self.start is None and p.mode != STARTING:
-            self.start = p.projected
-        start = p.projected if self.start is None else self.start
+        start = p.projected if p.bulk_from is None else p.bulk_from
         now = (time.monotonic(), p.blocks, p.logs, p.projected, sum(p.rows.values()), traffic.requests)
         self._seen.append(now)
         while len(self._seen) > 2 and now[0] - self._seen[0][0] > self.OVER:
@@ -73,7 +70,7 @@ class _Rates:
             "ingest_eta_seconds": round((p.to_ingest - p.blocks) / blocks) if blocks else None,
             "projected": p.projected,
             "to_project": to_project,
-            "project_done": min(to_project, p.projected - start),
+            "project_done": max(0, min(to_project, p.projected - start)),
             "project_eta_seconds": round(max(0, self.last - p.projected) / projected) if projected else None,
             "logs": p.logs,
             "rows": sum(p.rows.values()),
@@ -105,7 +102,8 @@ async def _backfill_bars(rates: _Rates) -> None:
     with Bar(*columns, console=Console(stderr=True), transient=False) as bar:
         ingested = bar.add_task("ingested", total=None, eta="", more="")
         projected = bar.add_task("projected", total=None, eta="", more="")
-        while True:
+
+        def draw() -> None:
             seen, waiting = rates.look(), rates.progress.waiting
             errors = ", ".join(f"{n} {name}" for name, n in sorted(seen["errors"].items()))
             bar.update(
@@ -123,7 +121,13 @@ async def _backfill_bars(rates: _Rates) -> None:
                 eta=_until(seen["project_eta_seconds"]),
                 more=f"{seen['rows']:,} rows, {seen['rows_per_second']:,}/s{waiting and '; waiting for ' + waiting}",
             )
-            await asyncio.sleep(0.25)
+
+        try:
+            while True:
+                draw()
+                await asyncio.sleep(0.25)
+        finally:
+            draw()  # how it ended
 
 
 def _until(seconds: int | None) -> str:

@@ -310,7 +310,7 @@ class Engine:
     async def _catch_up(self, conn: Connection, standing: Standing, view: View) -> None:
         finalized, p = view.verdict.finalized, self.progress
         below = [s._replace(last=min(s.last, finalized)) for s in self.segments(standing, view) if s.first <= finalized]
-        p.to_ingest = p.blocks + sum(s.last - s.first + 1 for s in below)
+        p.to_ingest, p.bulk_from = p.blocks + sum(s.last - s.first + 1 for s in below), standing.next_block - 1
         await self.bulk.run(conn, standing, below, finalized, self.token)
 
     def _committed(self, done: Done) -> None:

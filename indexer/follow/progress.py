@@ -36,6 +36,7 @@ class Progress:
     events: int = 0  # projected
     to_ingest: int = 0  # blocks that were missing when the bulk work began, and how many of them are ingested
     blocks: int = 0
+    bulk_from: int | None = None  # the block up to which was projected then
     reorgs: int = 0
     regressions: int = 0
     errors: Counter[str] = field(default_factory=Counter)
