@@ -23,6 +23,9 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
+PROJECTIONS = 2  # raised when a release projects the same logs to other rows: older databases are projected again
+
+
 @dataclass(frozen=True, slots=True)
 class Contract:
     """A watched contract: lower-case 0x address, its event ABIs, whether its Transfers are ERC-20 transfers, whether
@@ -62,12 +65,14 @@ class Deployment:
 
     @property
     def digest(self) -> str:
-        """Changes whenever the same raw logs could project to other rows: contracts, ABIs, ERC-20 marks, tokens."""
+        """Changes whenever the same raw logs could project to other rows: contracts, ABIs, ERC-20 marks, tokens, and
+        the projections themselves."""
         lines = [
             f"{c.address} {int(c.erc20)} " + ",".join(sorted(f"{e.topic0.hex()}/{e.indexed_count}" for e in c.events))
             for c in self.contracts
         ]
         lines += [f"{t.address} {t.name} {t.symbol}" for t in self.tokens]
+        lines.append(f"projections {PROJECTIONS}")
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
     def endpoints(self, kind: str, flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> tuple[str, ...]:

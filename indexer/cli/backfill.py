@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_e
 from indexer.config import Deployment
 from indexer.decode.stamps import stamps_of
 from indexer.errors import ConfigError
+from indexer.follow.bulk import DEFER_BLOCKS
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
 from indexer.ingest.cluster import Cluster
@@ -59,6 +61,7 @@ class _Options:
     workers: int
     rps: float | None
     ingest_only: bool
+    defer: bool | None
     scheduler: str | None
     data_dir: Path | None
     pg_bin: Path | None
@@ -86,6 +89,9 @@ class _Options:
               help="Where workers run: here, or on a Dask cluster (extra [dask]).")  # fmt: skip
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
 @click.option("--ingest-only", is_flag=True, help="Store raw logs and leave projecting to whoever holds the lease.")
+@click.option("--defer-indexes/--keep-indexes", "defer", default=None,
+              help="Build the tables' keys and indexes at the end of an initial load. Default: of one of 1,000,000"
+              " blocks or more.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Estimate requests, time and disk; write nothing.")
 @rpc_option
 @data_dir_option
@@ -95,8 +101,8 @@ class _Options:
 @json_option
 def backfill_command(
     chain: str, first: int, last: int | str, workers: int, rps: float | None, engine: str, scheduler: str | None,
-    ingest_only: bool, dry_run: bool, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
-    log_format: logging.LogFormat, verbose: bool, as_json: bool,
+    ingest_only: bool, defer: bool | None, dry_run: bool, rpc_urls: tuple[str, ...], data_dir: Path | None,
+    pg_bin: Path | None, log_format: logging.LogFormat, verbose: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Ingest a block range and project it as far as it joins what is there.
 
@@ -113,7 +119,7 @@ def backfill_command(
     deployment = config.load(chain)
     urls = rpc_endpoints(deployment, rpc_urls)
     options = _Options(
-        deployment, urls, first, last, workers, rps, ingest_only, scheduler, data_dir, pg_bin, log_format
+        deployment, urls, first, last, workers, rps, ingest_only, defer, scheduler, data_dir, pg_bin, log_format
     )
     if dry_run:
         planned = asyncio.run(_planned(options))
@@ -170,6 +176,7 @@ async def _backfill(options: _Options) -> dict[str, Any] | None:
         runner = Runner(
             options.deployment, url, pool, progress, first=options.first, last=last, hands=crew,
             ingest_only=options.ingest_only,
+            defer_from={None: DEFER_BLOCKS, True: 0, False: sys.maxsize}[options.defer],
         )  # fmt: skip
         stack.push_async_callback(runner.close)
         end_on_signals(runner.stop)

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 from indexer.background import beside, together
 from indexer.errors import RpcError
@@ -21,13 +22,14 @@ from indexer.ingest.planner import Segment
 from indexer.ingest.units import Unit
 from indexer.ingest.work import Ingested
 from indexer.ingest.worker import Report
-from indexer.store import lease
+from indexer.store import deferred, lease
 from indexer.store.database import Connection, close
 from indexer.store.standing import Standing
 from indexer.store.steps import Done, Writer
 from indexer.store.stream import Stream
 
 WATCH_EVERY = 1.0  # seconds
+DEFER_BLOCKS = 1_000_000  # blocks of an initial load from which on keys and indexes are built at its end
 
 Connect = Callable[[], Awaitable[Connection]]
 
@@ -37,10 +39,12 @@ class Bulk:
 
     def __init__(
         self, hands: Hands, writer: Writer, connect: Connect, committed: Callable[[Done], None],
-        glance: Callable[[], Awaitable[object]], unit: int,
+        glance: Callable[[], Awaitable[object]], unit: int, defer_from: int = DEFER_BLOCKS,
     ) -> None:  # fmt: skip
-        """`unit`: blocks that are asked for at once at most, to cut tasks by."""
+        """`unit`: blocks that are asked for at once at most, to cut tasks by. `defer_from`: so many blocks to project
+        into empty tables are an initial load, that does without indexes until its end."""
         self.hands, self.writer, self.connect, self.unit = hands, writer, connect, unit
+        self.defer_from = defer_from
         self._committed, self._glance = committed, glance
         self.front = -1  # the end of gapless coverage while it runs
 
@@ -57,10 +61,23 @@ class Bulk:
             front = Front(reading, standing.coverage, origin, finalized, projecting=projecting)
             works = [self._ingest(segments, front)]
             if token is not None and projecting:
+                if standing.next_block == origin and finalized - origin + 1 >= self.defer_from:
+                    deferred.log.info("indexes_deferred", count=await deferred.defer(conn, token))
                 works.append(Stream(self.writer, conn, reading, standing, token).run(front, self._committed))
-            async with beside(self._watch(watching, token)) as watch, beside(together(*works)) as work:
-                await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
-                await (work if work.done() else watch)
+            await self._watched(watching, token, together(*works))
+
+    async def build_indexes(self, conn: Connection, token: int, tell: Callable[[str, int], None]) -> bool:
+        """Builds what an initial load put off; whether there was any. Ends early when another asks for the lease."""
+        if not await deferred.pending(conn):
+            return False
+        async with self._opened() as watching:
+            await self._watched(watching, token, deferred.build(conn, tell))
+        return True
+
+    async def _watched(self, watching: Connection, token: int | None, works: Coroutine[Any, Any, None]) -> None:
+        async with beside(self._watch(watching, token)) as watch, beside(works) as work:
+            await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
+            await (work if work.done() else watch)
 
     async def _ingest(self, segments: Sequence[Segment], front: Front) -> None:
         async def tell(news: Ingested | Report) -> None:

@@ -18,9 +18,10 @@ from indexer.config import Deployment
 from indexer.decode.stamps import stamps_of
 from indexer.errors import ReorgTooDeep, RpcError
 from indexer.follow import machine, swap
-from indexer.follow.bulk import Bulk, Connect
+from indexer.follow.bulk import DEFER_BLOCKS, Bulk, Connect
 from indexer.follow.machine import Mode
 from indexer.follow.progress import STARTING, Progress
+from indexer.follow.tally import Tally
 from indexer.follow.upkeep import Upkeep
 from indexer.ingest.fetch import fetch_unit
 from indexer.ingest.hands import Hands, Own
@@ -53,12 +54,13 @@ class View:
 
 class Engine:
     """`first`: where ingesting starts (None: the origin). `last`: where it ends (None: it follows the head). `hands`:
-    who ingests below finalized when much is left (None: this process). `ingest_only`: it never takes the lease."""
+    who ingests below finalized when much is left (None: this process). `ingest_only`: it never takes the lease.
+    `defer_from`: as in Bulk."""
 
     def __init__(
         self, deployment: Deployment, pool: Pool, progress: Progress, holder: str, connect: Connect,
         *, first: int | None = None, last: int | None = None, hands: Hands | None = None,
-        ingest_only: bool = False,
+        ingest_only: bool = False, defer_from: int = DEFER_BLOCKS,
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.progress, self.holder = deployment, pool, progress, holder
         self.first, self.last, self.ingest_only = first, last, ingest_only
@@ -66,9 +68,10 @@ class Engine:
         self.finality = Finality(deployment.finality_depth)
         self.writer = Writer(deployment)
         self.follower = machine.Follower()
+        self.tally = Tally(progress, pool)
         self.upkeep = Upkeep(progress)
         hands = hands or Own(pool, connect, stamps_of(deployment.contracts))
-        self.bulk = Bulk(hands, self.writer, connect, self._committed, self.look, deployment.max_blocks)
+        self.bulk = Bulk(hands, self.writer, connect, self._committed, self.look, deployment.max_blocks, defer_from)
         self.token: int | None = None
         self._cut_off: int | None = None  # the token we had when the connection ended
         self._standing: Standing | None = None
@@ -76,7 +79,7 @@ class Engine:
         self._named = ""
         self._beaten = 0
         self._extended_at = 0.0
-        self._counted = time.monotonic(), 0  # when the last commit of the bulk work was told of, and requests then
+        self._indexed = False  # whether no index is missing, as far as the holder of the lease knows
 
     async def look(self) -> View:
         """Reads the head. Raises RpcError when no endpoint answers."""
@@ -128,7 +131,14 @@ class Engine:
                     break
             action = self.follower.observe(observed)
         await self._name_wait(conn, action)
+        if isinstance(action, machine.Rest) and self.token is not None and not self._indexed:
+            worked = await self.bulk.build_indexes(conn, self.token, self._building) or worked
+            self._indexed = True
         return worked
+
+    def _building(self, name: str, left: int) -> None:
+        if self.progress.wait(f"indexes deferred during the initial load: {left} left to build"):
+            log.info("building_index", index=name, left=left)
 
     async def _name_wait(self, conn: Connection, action: machine.Action) -> None:
         """The follower's mode and wait, where /ready, the metrics, the log and `status` find them."""
@@ -198,6 +208,7 @@ class Engine:
             return wanted
         if self.token is None:
             self.token, self._named = await lease.acquire(conn, self.holder), ""
+            self._indexed = False
             if self.token is not None:
                 self._extended_at, self._cut_off = time.monotonic(), None
                 log.info("lease_taken", holder=self.holder, token=self.token)
@@ -237,7 +248,7 @@ class Engine:
             return machine.Replaced()
         self._beaten = 0
         if done is not None:
-            self._count(done, time.monotonic() - started, self.pool.requests - asked)
+            self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)
         return await self._seen(conn, view)
 
     async def _project_again(self, conn: Connection, standing: Standing, last: int) -> None:
@@ -311,19 +322,15 @@ class Engine:
         finalized, p = view.verdict.finalized, self.progress
         below = [s._replace(last=min(s.last, finalized)) for s in self.segments(standing, view) if s.first <= finalized]
         p.to_ingest, p.bulk_from = p.blocks + sum(s.last - s.first + 1 for s in below), standing.next_block - 1
+        self._indexed = False
         await self.bulk.run(conn, standing, below, finalized, self.token)
 
     def _committed(self, done: Done) -> None:
         """A commit of the bulk work."""
-        p, self._beaten = self.progress, 0
+        self._beaten = 0
         if done.projected:
-            p.projected, self._extended_at = done.last, time.monotonic()
-        else:
-            p.blocks += done.last - done.first + 1
-            p.ingested = self.bulk.front
-        now, asked = time.monotonic(), self.pool.requests
-        self._count(done, now - self._counted[0], asked - self._counted[1])
-        self._counted = now, asked
+            self._extended_at = time.monotonic()
+        self.tally.bulk(done, self.bulk.front)
 
     async def _ingest(self, conn: Connection, standing: Standing, segment: Segment, finalized: int) -> Done:
         before = await stored_hash(conn, segment.first - 1)
@@ -345,26 +352,5 @@ class Engine:
         self.progress.reorgs += 1
         old, new = tip.number, reorg.new_tip.number
         log.warning("reorg", fork_point=reorg.fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=cause)
-        self._count(done, time.monotonic() - started, self.pool.requests - asked)
+        self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)
         return machine.Replaced()
-
-    def _count(self, done: Done, elapsed: float, requests: int) -> None:
-        p = self.progress
-        p.steps[done.kind] += 1
-        p.rows.update(done.rows)
-        if done.projected:
-            p.events += done.logs
-        if done.kind != "project":
-            p.logs += done.logs
-        p.last_step_at = p.clock()
-        log.info(
-            "step",
-            kind=done.kind,
-            first=done.first,
-            last=done.last,
-            logs=done.logs,
-            rows=sum(done.rows.values()),
-            requests=requests,
-            elapsed_ms=round(elapsed * 1000, 1),
-            lag_blocks=max(0, p.head - done.last),
-        )

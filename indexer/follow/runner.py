@@ -28,6 +28,7 @@ from indexer.errors import (
     ReorgTooDeep,
     RpcError,
 )
+from indexer.follow.bulk import DEFER_BLOCKS
 from indexer.follow.engine import Engine, View
 from indexer.follow.progress import Progress
 from indexer.ingest.hands import Hands
@@ -53,13 +54,13 @@ class Runner:
     def __init__(
         self, deployment: Deployment, url: str, pool: Pool, progress: Progress,
         *, first: int | None = None, last: int | None = None, hands: Hands | None = None,
-        ingest_only: bool = False,
+        ingest_only: bool = False, defer_from: int = DEFER_BLOCKS,
     ) -> None:  # fmt: skip
         self.deployment, self.url, self.pool, self.progress = deployment, url, pool, progress
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.engine = Engine(
             deployment, pool, progress, self.holder, partial(connect, url), first=first, last=last, hands=hands,
-            ingest_only=ingest_only,
+            ingest_only=ingest_only, defer_from=defer_from,
         )  # fmt: skip
         self.conn: Connection | None = None
         self.stop = asyncio.Event()

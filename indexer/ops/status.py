@@ -11,7 +11,7 @@ from indexer.config import Deployment
 from indexer.errors import IndexerError, SchemaOlder
 from indexer.ingest.planner import missing
 from indexer.rpc.pool import Pool
-from indexer.store import schema
+from indexer.store import deferred, schema
 from indexer.store.database import Connection, connection
 from indexer.store.standing import Standing, binding, check_binding, load
 from indexer.store.tables import TABLES, kind, sql_name
@@ -91,6 +91,7 @@ async def _stored(
         "projector": lease["holder"] if lease and lease["valid"] else None,
         "state": lease["state"] if lease and lease["valid"] else None,
         "coverage": coverage,
+        "deferred_indexes": await deferred.pending(conn),
         "rows": await _rows(conn),
         "incidents": [
             {"kind": r[0], "subject": r[1], "detail": r[2], "count": r[3], "first_block": r[4], "last_block": r[5]}

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
+import structlog
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -24,10 +25,12 @@ from sqlalchemy.pool import NullPool
 from indexer.config import redact
 from indexer.errors import DatabaseUnreachable, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
 from indexer.resources import data_dir
-from indexer.store import database
+from indexer.store import database, deferred
 from indexer.store.schema import classify, current_revision, foreign_table, head_revision, known_revisions
 from indexer.store.tables import VIEWS, own, public, sql_name
 from indexer.store.tables.own import SCHEMA
+
+log = structlog.get_logger()
 
 METADATA = [public, own]
 _LOCK = 0x7265_7961_6D69_6772  # "reyamigr"
@@ -80,13 +83,23 @@ async def transaction(url: str) -> AsyncIterator[AsyncConnection]:
     try:
         async with engine.connect() as conn, conn.begin():
             await conn.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            raw = (await conn.get_raw_connection()).driver_connection
-            await _refuse(url, raw)
+            await _refuse(url, await _raw(conn))
             yield conn
     except DBAPIError as error:
         raise _refusal(url, error) from error
     finally:
         await engine.dispose()
+
+
+async def _raw(conn: AsyncConnection) -> Any:
+    return (await conn.get_raw_connection()).driver_connection
+
+
+async def _build_deferred(conn: AsyncConnection) -> None:
+    """What an initial load put off: a step finds the tables as the steps before it left them."""
+    raw = await _raw(conn)
+    if await raw.fetchval("SELECT to_regclass('indexer.deferred_index')") is not None:
+        await deferred.build(raw, lambda name, left: log.info("building_index", index=name, left=left))
 
 
 def _refusal(url: str, error: DBAPIError) -> IndexerError:
@@ -125,6 +138,8 @@ def upgrade(url: str, revision: str = "head") -> None:
 async def upgrade_async(url: str, revision: str = "head") -> None:
     _known(revision, "head")
     async with transaction(url) as conn:
+        if await current_revision(await _raw(conn)) not in (revision, None, head_revision()):
+            await _build_deferred(conn)
         await conn.run_sync(lambda sync: command.upgrade(_config(connection=sync), revision))
 
 
@@ -139,6 +154,7 @@ def downgrade(url: str, revision: str) -> None:
 async def downgrade_async(url: str, revision: str) -> None:
     _known(revision, "base")
     async with transaction(url) as conn:
+        await _build_deferred(conn)
         await conn.run_sync(lambda sync: command.downgrade(_config(connection=sync), revision))
 
 
@@ -152,7 +168,7 @@ def check(url: str) -> list[str]:
 
 async def check_async(url: str) -> list[str]:
     async with transaction(url) as conn:
-        raw: Any = (await conn.get_raw_connection()).driver_connection
+        raw = await _raw(conn)
         revision = await current_revision(raw)
         if revision != head_revision():
             raise SchemaOlder(
@@ -161,6 +177,8 @@ async def check_async(url: str) -> list[str]:
             )
         differences = await conn.run_sync(_compare)
         differences += await _compare_views(raw)
+        if waiting := await deferred.pending(raw):
+            differences.append(f"deferred until the initial load ends: {', '.join(waiting)}")
         await conn.rollback()
         return differences
 

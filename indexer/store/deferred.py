@@ -1,0 +1,104 @@
+"""Keys and indexes of the append tables, put off during an initial load and built at its end.
+
+What an index costs a row grows with the table once the index outgrows the memory: the primary keys are text that begins
+with a transaction hash, so each insert touches a page of its own. Built at the end they are sorted once. That a row is
+written once does not rest on them: the checkpoint moves in the transaction that writes the rows. Building the keys
+proves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import asyncpg
+import structlog
+
+from indexer.failpoints import hit
+from indexer.store import lease
+from indexer.store.database import Connection
+from indexer.store.tables import TABLES, kind, sql_name
+
+BUILDING = {"statement_timeout": "0", "maintenance_work_mem": "'256MB'"}
+
+_FOUND = """
+SELECT i.indexrelid::regclass::text AS sql_name, c.relname AS name, pg_get_indexdef(i.indexrelid) AS definition,
+       k.conname, pg_get_constraintdef(k.oid) AS constraint
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid
+WHERE i.indrelid = $1::regclass AND i.indisvalid AND c.relname = ANY($2::text[])
+"""
+
+log = structlog.get_logger()
+
+
+def _ours(table: str) -> list[str]:
+    """The indexes that our migrations made: another's are not touched."""
+    return [f"{table}_pkey", *(str(index.name) for index in TABLES[table].indexes)]
+
+
+async def pending(conn: Connection) -> list[str]:
+    """Names of what is still to be built."""
+    return [row["name"] for row in await conn.fetch("SELECT name FROM indexer.deferred_index ORDER BY name")]
+
+
+async def defer(conn: Connection, token: int) -> int:
+    """Drops the keys and indexes of append tables that are empty; how many. Raises LeaseLost.
+
+    0 where somebody's reading holds the tables, or something depends on a key: the load then works with them.
+    """
+    try:
+        async with conn.transaction():
+            await lease.hold(conn, token)
+            await conn.execute("SET LOCAL lock_timeout = '2s'")
+            dropped = 0
+            for table in filter(lambda name: kind(name) == "append", TABLES):
+                if not await conn.fetchval(f"SELECT EXISTS (SELECT FROM {sql_name(table)})"):
+                    dropped += await _drop(conn, table)
+            return dropped
+    except (asyncpg.LockNotAvailableError, asyncpg.DependentObjectsStillExistError, asyncpg.DeadlockDetectedError) as e:
+        log.warning("indexes_kept", reason=" ".join(str(e).split()))
+        return 0
+
+
+async def _drop(conn: Connection, table: str) -> int:
+    found = await conn.fetch(_FOUND, sql_name(table), _ours(table))
+    for row in found:
+        drop, again = f"DROP INDEX {row['sql_name']}", None
+        if row["conname"] is not None:
+            drop = f'ALTER TABLE {sql_name(table)} DROP CONSTRAINT "{row["conname"]}"'
+            what = "PRIMARY KEY" if row["constraint"].startswith("PRIMARY KEY") else "UNIQUE"
+            again = (
+                f'ALTER TABLE {sql_name(table)} ADD CONSTRAINT "{row["conname"]}" {what} USING INDEX "{row["name"]}"'
+            )
+        await conn.execute(
+            "INSERT INTO indexer.deferred_index (name, definition, constraint_definition) VALUES ($1, $2, $3)",
+            row["name"],
+            row["definition"],
+            again,
+        )
+        await conn.execute(drop)
+    return len(found)
+
+
+async def build(conn: Connection, tell: Callable[[str, int], None]) -> None:
+    """Builds what is pending, each with its row's deletion in a transaction. `tell`: the name, and how many are left.
+
+    Two processes may do it at once. Raises asyncpg.UniqueViolationError when a row is there twice.
+    """
+    while True:
+        async with conn.transaction():
+            for setting, value in BUILDING.items():
+                await conn.execute(f"SET LOCAL {setting} = {value}")
+            left = await pending(conn)
+            if not left:
+                return
+            row = await conn.fetchrow(
+                "DELETE FROM indexer.deferred_index WHERE name = $1 RETURNING name, definition, constraint_definition",
+                left[0],
+            )
+            if row is None:  # another process built it while we waited
+                continue
+            tell(row["name"], len(left))
+            await conn.execute(row["definition"])
+            if row["constraint_definition"] is not None:
+                await conn.execute(row["constraint_definition"])
+            hit("index.before_commit")
