@@ -15,6 +15,7 @@ _COMMANDS = {
     "run": "indexer.cli.run:run_command",
     "backfill": "indexer.cli.backfill:backfill_command",
     "reproject": "indexer.cli.reproject:reproject_command",
+    "check": "indexer.cli.check:check_command",
     "status": "indexer.cli.status:status_command",
     "reorg": "indexer.cli.reorg:reorg_group",
     "decode": "indexer.cli.decode:decode_command",
@@ -35,7 +36,7 @@ Exit codes:
   14 another deployment's        30 reorg verify: differences found
   15 schema newer than program   31 reorg recover: refused
   70 fork below finalized        32 reorg: no endpoint serves the range
-  75 another process projects"""
+  75 another process projects    33 check: drift found"""
 
 
 class _Commands(click.Group):

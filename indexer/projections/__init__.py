@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from types import ModuleType
 
-from indexer.projections import accounts, balances, markets, orders, positions, settings, tokens, undecoded
+from indexer.projections import accounts, balances, markets, orders, positions, prices, settings, tokens, undecoded
 from indexer.projections.base import Event, Ledger, StateKey, Transaction, transactions
 
-_MODULES: tuple[ModuleType, ...] = (accounts, balances, markets, settings, tokens, orders, positions)
+_MODULES: tuple[ModuleType, ...] = (accounts, balances, markets, settings, tokens, orders, positions, prices)
 _FAMILIES: dict[str, list[ModuleType]] = {}
 for _module in _MODULES:
     for _name in _module.EVENTS:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from indexer.projections.fit import Misfit, misfit_of
 
@@ -69,6 +69,17 @@ class Event:
         return row
 
 
+EXECUTIONS = frozenset({"PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3"})
+
+
+class Statements(NamedTuple):
+    """`of`: (log index of an execution, account) -> the positions stated for it, in log order. `taken`: the log indices
+    of all of these."""
+
+    of: dict[tuple[int, int], list[Row]]
+    taken: set[int]
+
+
 @dataclass
 class Transaction:
     """The events of one transaction, in log order. What needs a look at the whole transaction is answered here."""
@@ -100,6 +111,33 @@ class Transaction:
                 if unpaired.get(order):
                     paired.add(unpaired[order].pop())
         return frozenset(paired)
+
+    @cached_property
+    def statements(self) -> Statements:
+        """Which PositionDataUpdated belong to which execution: those of its account since the account's last one."""
+        pending: dict[tuple[int, int], list[Event]] = {}
+        found = Statements({}, set())
+        for e in self.events:
+            if e.name == "PositionDataUpdated":
+                pending.setdefault((e.args["marketId"], e.args["accountId"]), []).append(e)
+            elif pending and e.name in EXECUTIONS and e.log_index not in self.told_again:
+                for account in sides(e):
+                    stated = pending.pop((e.args["marketId"], account), None)
+                    if stated:
+                        found.of[e.log_index, account] = [s.args["positionData"] for s in stated]
+                        found.taken.update(s.log_index for s in stated)
+        return found
+
+    @cached_property
+    def market_data(self) -> dict[int, Row]:
+        """Market id -> the last market data that the transaction tells."""
+        return {e.args["marketData"]["id"]: e.args["marketData"] for e in self.events if e.name == "MarketDataUpdated"}
+
+
+def sides(execution: Event) -> tuple[int, ...]:
+    """The accounts of an execution: the taker or liquidated one first. A match order does not name its counterparty."""
+    account, other = execution.args["accountId"], execution.args.get("counterpartyAccountId")
+    return (account,) if other is None or other == account else (account, other)
 
 
 @dataclass(frozen=True, slots=True)

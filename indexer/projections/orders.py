@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
+from indexer.projections import positions
+from indexer.projections.accounting import Outcome, Stated
+from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction, sides
 
 # Core's LiquidationType. Backstop = 2 is published; 0 and 1 follow V3's order, 3 is what V3's ADL maps to.
 MATCH_ORDER, DUTCH, RANKED, BACKSTOP, ADL = -1, 0, 1, 2, 3
@@ -21,16 +23,25 @@ EVENTS = ("PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "Passive
 
 def keys(event: Event) -> Iterable[StateKey]:
     yield "account_owner_updated_snapshot", (event.args["accountId"],)
+    for account in sides(event):
+        yield from positions.keys_of(event.args["marketId"], account)
 
 
 def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
     if event.name == "PassivePerpMatchOrder":
         if event.log_index not in tx.told_again:
-            _write(ledger, event, *_match_order(tx, event))
+            _write(ledger, tx, event, *_match_order(tx, event), {})
     elif event.name == "PassivePerpOrderAndPositionUpdate":
-        _write(ledger, event, *_update(ledger, tx, event))
+        told = {"after": "positionData", "other_after": "counterpartyPositionData"}
+        stated = {side: event.args[name] for side, name in told.items()}
+        _write(ledger, tx, event, *_update(ledger, tx, event), stated)
     else:
-        _write(ledger, event, *_execution_v3(ledger, event))
+        told = {
+            "before": "accountPositionBefore", "after": "accountPositionAfter",
+            "other_before": "counterpartyPositionBefore", "other_after": "counterpartyPositionAfter",
+        }  # fmt: skip
+        stated = {side: event.args["payload"][name] for side, name in told.items()}
+        _write(ledger, tx, event, *_execution_v3(ledger, event), stated)
 
 
 def _match_order(tx: Transaction, event: Event) -> tuple[str, Row]:
@@ -114,14 +125,35 @@ def _is_backstop(ledger: Ledger, account_id: int) -> bool:
     return any(row and row["account_id"] == account_id for row in ledger.table("indexer.backstop_account"))
 
 
-def _write(ledger: Ledger, event: Event, kind: str, order: Row) -> None:
+def _trade(ledger: Ledger, tx: Transaction, event: Event, order: Row, stated: dict[str, Stated]) -> Outcome:
+    """Both positions of the execution; what the taker's or liquidated one realised."""
+    account, *others = sides(event)
+    size, price = order["executed_base"], order["price"]
+    outcome = positions.trade(ledger, tx, event, account, size, price, stated.get("before"), stated.get("after"))
+    for other in others:
+        before, after = stated.get("other_before"), stated.get("other_after")
+        positions.trade(ledger, tx, event, other, -size, price, before, after)
+    if not others and "other_after" in stated:  # one account on both sides
+        positions.state(ledger, event, account, stated["other_after"])
+    return outcome
+
+
+def _write(
+    ledger: Ledger, tx: Transaction, event: Event, kind: str, order: Row, stated: dict[str, Stated]
+) -> None:  # fmt: skip
     market, account = event.args["marketId"], event.args["accountId"]
+    outcome = _trade(ledger, tx, event, order, stated)
     base: Row = {
         "id": event.id, "market_id": market, "account_id": account, "fee": order["fee"], "price": order["price"],
         "created_at": event.created_at,
     } | event.position()  # fmt: skip
+    order["position_session"] = outcome.session
     ledger.append("orders", base | order, event)
-    history = base | {"order_base": order["executed_base"], "type": kind, "processed": False}
+    history = base | {
+        "order_base": order["executed_base"], "type": kind, "processed": outcome.proven,
+        "r_pnl": outcome.realized, "price_variation_pnl": outcome.price_variation, "funding_pnl": outcome.funding,
+        "average_entry_price": outcome.average_entry_price,
+    }  # fmt: skip
     ledger.append("order_history", history, event)
     owner = (ledger.get("account_owner_updated_snapshot", (account,)) or {}).get("new_owner")
     if kind == "liquidation":

@@ -1,52 +1,101 @@
-"""position_raw: the on-chain fields of the last position that an event of the chain states, per (market, account).
+"""positions and position_raw: per (market, account) what the chain states and what follows from the executions.
 
-PositionDataUpdated states one, PassivePerpOrderAndPositionUpdate both sides after the execution, V3 both sides before
-and after. The derived columns (entry price, trackers at entry, session snapshot) stay NULL here.
+PositionDataUpdated states a position; PassivePerpOrderAndPositionUpdate both sides after the execution, V3 both sides
+before and after; PassivePerpMatchOrder none. Contracts emit PositionDataUpdated around an order, up to date and then
+after it, before the order's own event: these belong to the order (`Transaction.statements`) and write nothing alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from indexer.projections.base import Event, Ledger, StateKey, Transaction
+from indexer.projections.accounting import Outcome, Position, Stated, Tracker, align, execute
+from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
 
-EVENTS = ("PositionDataUpdated", "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3")
-
-
-def _positions(event: Event) -> list[tuple[int, dict[str, Any]]]:
-    args = event.args
-    if event.name == "PositionDataUpdated":
-        return [(args["accountId"], args["positionData"])]
-    if event.name == "PassivePerpOrderAndPositionUpdate":
-        return [
-            (args["accountId"], args["positionData"]),
-            (args["counterpartyAccountId"], args["counterpartyPositionData"]),
-        ]
-    payload = args["payload"]
-    return [
-        (args["accountId"], payload["accountPositionAfter"]),
-        (args["counterpartyAccountId"], payload["counterpartyPositionAfter"]),
-    ]
+EVENTS = ("PositionDataUpdated",)
+_STATED = ("realized_pnl", "last_price", "last_price_timestamp", "funding_value", "base_multiplier", "adl_unwind_price")
 
 
 def keys(event: Event) -> Iterable[StateKey]:
-    for account, _ in _positions(event):
-        yield "position_raw", (event.args["marketId"], account)
+    return keys_of(event.args["marketId"], event.args["accountId"])
+
+
+def keys_of(market: int, account: int) -> Iterable[StateKey]:
+    yield "positions", (market, account)
+    yield "position_raw", (market, account)
 
 
 def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+    if event.log_index not in tx.statements.taken:
+        state(ledger, event, event.args["accountId"], event.args["positionData"])
+
+
+def state(ledger: Ledger, event: Event, account: int, stated: Stated) -> None:
+    """The position as the event states it."""
+    known, row = _read(ledger, event.args["marketId"], account)
+    sequence = row["last_trade_sequence_number"] if row else None
+    _write(ledger, event, account, align(known, stated), sequence)
+
+
+def trade(
+    ledger: Ledger, tx: Transaction, event: Event, account: int, size: int, price: int,
+    before: Stated | None, after: Stated | None,
+) -> Outcome:  # fmt: skip
+    """One side of an execution. `before`, `after`: what the event itself states of the position."""
     market = event.args["marketId"]
-    for account, position in _positions(event):
-        row = {
-            "market_id": market,
-            "account_id": account,
-            "base": position["base"],
-            "realized_pnl": position["realizedPnL"],
-            "last_price": position["lastPriceData"]["price"],
-            "position_data_last_price_data_timestamp": position["lastPriceData"]["timestamp"],
-            "funding_value": position["trackers"]["fundingValue"],
-            "base_multiplier": position["trackers"]["baseMultiplier"],
-            "adl_unwind_price": position["trackers"]["adlUnwindPrice"],
-        } | event.position()
-        ledger.put("position_raw", (market, account), row, event)
+    pending = tx.statements.of.get((event.log_index, account))
+    if pending:
+        before = before if before is not None else pending[0] if len(pending) > 1 else None
+        after = after if after is not None else pending[-1]
+    known, row = _read(ledger, market, account)
+    held = known.base if known else 0
+    closing, opening = _tracker(tx, market, held), _tracker(tx, market, held + size)
+    position, outcome = execute(known, size, price, before, after, closing, opening)
+    sequence = event.args.get("eventSequenceNumber")
+    if sequence is None and row:
+        sequence = row["last_trade_sequence_number"]
+    _write(ledger, event, account, position, sequence)
+    return outcome
+
+
+def _tracker(tx: Transaction, market: int, base: int) -> Tracker:
+    """The side's trackers in the transaction's last MarketDataUpdated of the market."""
+    data = tx.market_data.get(market)
+    if data is None:
+        return Tracker()
+    side = data["longTrackers" if base > 0 else "shortTrackers"]
+    return Tracker(side["fundingValue"], side["baseMultiplier"])
+
+
+def _read(ledger: Ledger, market: int, account: int) -> tuple[Position | None, Row | None]:
+    row = ledger.get("positions", (market, account))
+    if row is None:
+        return None, None
+    raw = ledger.get("position_raw", (market, account))
+    snapshot = raw["realized_pnl_latest_snapshot"] if raw else None
+    position = Position(
+        row["base"], row["average_entry_price"], row["average_entry_funding_value"], row["session"], snapshot,
+        tuple(row[name] for name in _STATED),
+    )  # fmt: skip
+    return position, row
+
+
+def _write(ledger: Ledger, event: Event, account: int, position: Position, sequence: int | None) -> None:
+    market, at = event.args["marketId"], event.position()
+    realized, last_price, last_time, funding, multiplier, unwind = position.stated
+    common: Row = {
+        "market_id": market, "account_id": account, "base": position.base, "realized_pnl": realized,
+        "last_price": last_price, "funding_value": funding, "base_multiplier": multiplier, "adl_unwind_price": unwind,
+    } | at  # fmt: skip
+    row = common | {
+        "last_price_timestamp": last_time, "average_entry_price": position.price, "session": position.session,
+        "average_entry_funding_value": position.funding, "last_trade_sequence_number": sequence,
+    }  # fmt: skip
+    raw = common | {
+        "position_data_last_price_data_timestamp": last_time,
+        "realized_pnl_latest_snapshot": position.snapshot,
+        "average_entry_price_off_chain_tracker": position.price,
+        "funding_value_off_chain_tracker": position.funding,
+    }
+    ledger.put("positions", (market, account), row, event)
+    ledger.put("position_raw", (market, account), raw, event)

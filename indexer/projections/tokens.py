@@ -1,4 +1,7 @@
-"""Shares and tokens: lp_unified_account_balance_entries and token_transfer.
+"""Shares and tokens: lp_account_balance_entries, lp_unified_account_balance_entries and token_transfer.
+
+The first generation of ShareBalanceUpdated names no token and feeds the table of its time; the second added the token,
+the third what was done on whose behalf.
 
 token_transfer has one row per ERC-20 Transfer of a contract marked `erc20`, mints and burns included; never the
 account NFT's, whose Transfer has four topics. Pool shares are 1e30, token amounts in token units.
@@ -27,9 +30,14 @@ def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
             "share_delta": args["shareDelta"],
             "new_share_balance": args["newShareBalance"],
             "token_delta": args["tokenDelta"],
-            "token": args["token"],
-            "token_delta_in_quote": args["tokenDeltaInQuote"],
         } | event.position()
+        if "token" not in args:
+            ledger.append("lp_account_balance_entries", row, event)
+            return
+        row |= {"token": args["token"], "token_delta_in_quote": args["tokenDeltaInQuote"]}
+        if action := args.get("actionMetadata"):
+            row["action_metadata_action"] = action["action"]
+            row["action_metadata_on_behalf_of"] = action["onBehalfOf"]
         ledger.append("lp_unified_account_balance_entries", row, event)
     elif event.erc20:
         row = {

@@ -228,8 +228,11 @@ class World:
         return [self.log("core", "AutoExchangeTriggered", input=given)]
 
     def pool_shares(self) -> Flow:
+        """One of the three generations: without a token, with one, with what was done for whom."""
+        generation = self.rng.choice((1, 0, 2))
+        token = {} if generation == 1 else {"token": self.rusd}
         return [
-            self.log("passive_pool", "ShareBalanceUpdated", poolId=1, token=self.rusd),
+            self.log("passive_pool", "ShareBalanceUpdated", generation, poolId=1, **token),
             self.log("srusd", "Transfer", **_from(ZERO), to=self.wallet(), value=self.rng.randrange(10**30)),
         ]
 

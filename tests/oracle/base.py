@@ -10,13 +10,16 @@ from tests.oracle.decode import Config
 Row = dict[str, Any]
 TABLES = [
     "order_history", "orders", "account_owner_updated_history", "account_collateral_balance_entries",
-    "margin_accounts_balance_entries", "lp_unified_account_balance_entries", "auto_exchange",
-    "liquidation_history_details", "rebate_fee_history", "market_trackers_history", "token_transfer",
+    "margin_accounts_balance_entries", "lp_account_balance_entries", "lp_unified_account_balance_entries",
+    "auto_exchange", "liquidation_history_details", "rebate_fee_history", "market_trackers_history", "token_transfer",
 ]  # fmt: skip
 STATES = {
     "account_owner_updated_snapshot": ("account_id",),
     "account_balances": ("account_id", "collateral"),
     "position_raw": ("market_id", "account_id"),
+    "positions": ("market_id", "account_id"),
+    "pool_price_snapshot": ("market_id",),
+    "pool_price_history": ("market_id", "block_number"),
     "market_trackers": ("market_data_id",),
     "market_storage": ("market_id",),
     "Asset": ("address",),

@@ -31,6 +31,23 @@ async def fetch_database(url: str) -> dict[str, list[Row]]:
         await conn.close()
 
 
+async def fetch_finalized(url: str) -> tuple[int, dict[str, list[Row]]]:
+    """The last finalized block that the database knows, and the rows of every `<table>_finalized`, by table."""
+    conn = await asyncpg.connect(url)
+    try:
+        await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_exact, format="text")
+        async with conn.transaction(isolation="repeatable_read", readonly=True):
+            floor = await conn.fetchval("SELECT rollback_floor FROM indexer.checkpoint")
+            views = "SELECT viewname FROM pg_views WHERE schemaname = 'public' AND viewname LIKE '%_finalized'"
+            tables: dict[str, list[Row]] = {}
+            for record in await conn.fetch(views):
+                rows = await conn.fetch(f'SELECT * FROM public."{record["viewname"]}"')
+                tables[record["viewname"].removesuffix("_finalized")] = [dict(row) for row in rows]
+            return floor, tables
+    finally:
+        await conn.close()
+
+
 def differences(expected: dict[str, list[Row]], actual: dict[str, list[Row]]) -> list[str]:
     """One line each: missing, surplus and doubled rows, other values, values that nothing explains."""
     found: list[str] = []

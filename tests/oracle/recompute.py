@@ -5,14 +5,16 @@ What a column means is the schema's contract (README, "What is in the database")
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from tests.oracle.base import Log, Row
 from tests.oracle.decode import Config
-from tests.oracle.markets import Markets
+from tests.oracle.positions import Positions
+
+Told = Sequence[tuple[Row | None, Row]]  # the account's position before and after, then the counterparty's
 
 
 def recompute(logs: Iterable[dict[str, Any]], config: str | Path) -> dict[str, list[Row]]:
@@ -24,16 +26,16 @@ def recompute(logs: Iterable[dict[str, Any]], config: str | Path) -> dict[str, l
     return world.lists | {name: list(rows.values()) for name, rows in world.states.items()}
 
 
-class _World(Markets):
+class _World(Positions):
     def transaction(self, raw: list[dict[str, Any]]) -> None:
         logs = [Log(self.config, r) for r in raw]
         bids = {g.args["accountId"] for g in logs if g.name == "AccountExecutedLiquidationBid" and g.args["success"]}
-        retold = self.retold(logs)
+        self.group, self.retold = logs, self.told_again(logs)
         for log in logs:
             if log.name is None:
                 self.undecoded(log)
             elif log.name == "PassivePerpMatchOrder":
-                if log not in retold:
+                if log not in self.retold:
                     self.match_order(log, bids)
             elif log.name == "PassivePerpOrderAndPositionUpdate":
                 self.order_update(log, bids)
@@ -42,7 +44,7 @@ class _World(Markets):
                 if handler:
                     handler(log)
 
-    def retold(self, logs: list[Log]) -> list[Log]:
+    def told_again(self, logs: list[Log]) -> list[Log]:
         """Match orders that a later update of the same transaction tells again: the nearest one before it."""
         found: list[Log] = []
         for n, update in enumerate(logs):
@@ -86,9 +88,8 @@ class _World(Markets):
             "counterparty_account_id": a["counterpartyAccountId"],
         }
         word = "order" if kind == -1 else "adl" if kind == 3 else "liquidation"
-        self.execution(log, word, a["executedBase"], a["executedPrice"], extra)
-        self.position(log, a["accountId"], a["positionData"])
-        self.position(log, a["counterpartyAccountId"], a["counterpartyPositionData"])
+        told = [(None, a["positionData"]), (None, a["counterpartyPositionData"])]
+        self.execution(log, word, a["executedBase"], a["executedPrice"], extra, told)
 
     def amm(self, args: Row) -> Row:
         fees = args["matchOrderFees"]
@@ -126,16 +127,22 @@ class _World(Markets):
             "event_sequence_number": a["eventSequenceNumber"],
         }
         word = words[kind] if kind < 6 else f"execution_{kind}"
-        self.execution(log, word, p["executedBase"], p["price"], extra)
-        self.position(log, a["accountId"], p["accountPositionAfter"])
-        self.position(log, a["counterpartyAccountId"], p["counterpartyPositionAfter"])
+        told = [(p[f"{side}PositionBefore"], p[f"{side}PositionAfter"]) for side in ("account", "counterparty")]
+        self.execution(log, word, p["executedBase"], p["price"], extra, told)
 
-    def execution(self, log: Log, word: str, base: int, price: int, extra: Row) -> None:
+    def execution(self, log: Log, word: str, base: int, price: int, extra: Row, told: Told = ()) -> None:
         a = log.args
+        account, *others = self.accounts(log)
+        mine = self.trade(log, account, base, price, *told[:1])
+        for other in others:
+            self.trade(log, other, -base, price, told[1])
+        if told and not others:
+            self.restate(log, account, told[1][1])
+        session = mine.pop("session")
         who = {"market_id": a["marketId"], "account_id": a["accountId"]}
         common = {"id": log.id, "price": price, "fee": extra["fee"], "created_at": log.date} | who | log.at
-        self.append("orders", common | extra | {"executed_base": base})
-        self.append("order_history", common | {"order_base": base, "type": word, "processed": False})
+        self.append("orders", common | extra | {"executed_base": base, "position_session": session})
+        self.append("order_history", common | {"order_base": base, "type": word} | mine)
         owner = self.states["account_owner_updated_snapshot"].get((a["accountId"],), {}).get("new_owner")
         if word == "liquidation":
             place = {k: log.at[k] for k in ("block_timestamp", "transaction_hash", "unique_id")}
@@ -152,23 +159,6 @@ class _World(Markets):
                 "market_id": a["marketId"],
             }
             self.append("rebate_fee_history", rebate | log.at)
-
-    def position(self, log: Log, account: int, p: Row) -> None:
-        row = {
-            "market_id": log.args["marketId"],
-            "account_id": account,
-            "base": p["base"],
-            "realized_pnl": p["realizedPnL"],
-            "last_price": p["lastPriceData"]["price"],
-            "position_data_last_price_data_timestamp": p["lastPriceData"]["timestamp"],
-            "funding_value": p["trackers"]["fundingValue"],
-            "base_multiplier": p["trackers"]["baseMultiplier"],
-            "adl_unwind_price": p["trackers"]["adlUnwindPrice"],
-        }
-        self.state("position_raw", row | log.at)
-
-    def on_PositionDataUpdated(self, log: Log) -> None:
-        self.position(log, log.args["accountId"], log.args["positionData"])
 
     # -- accounts and balances
 
@@ -245,12 +235,17 @@ class _World(Markets):
     def on_ShareBalanceUpdated(self, log: Log) -> None:
         a = log.args
         names = {
-            "pool_id": "poolId", "account": "account", "share_delta": "shareDelta", "token": "token",
+            "pool_id": "poolId", "account": "account", "share_delta": "shareDelta",
             "new_share_balance": "newShareBalance", "token_delta": "tokenDelta",
-            "token_delta_in_quote": "tokenDeltaInQuote",
         }  # fmt: skip
-        row = {column: a[name] for column, name in names.items()}
-        self.append("lp_unified_account_balance_entries", {"id": log.id} | row | log.at)
+        row = {"id": log.id} | {column: a[name] for column, name in names.items()} | log.at
+        if "token" not in a:
+            self.append("lp_account_balance_entries", row)
+            return
+        row |= {"token": a["token"], "token_delta_in_quote": a["tokenDeltaInQuote"]}
+        action = a.get("actionMetadata", {"action": None, "onBehalfOf": None})
+        row |= {"action_metadata_action": action["action"], "action_metadata_on_behalf_of": action["onBehalfOf"]}
+        self.append("lp_unified_account_balance_entries", row)
 
     def on_Transfer(self, log: Log) -> None:
         if log.address not in self.config.erc20:

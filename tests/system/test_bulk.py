@@ -144,6 +144,51 @@ async def test_killed_in_the_middle_the_same_command_goes_on(
     await chain.equals_truth(url)
 
 
+async def indexes(url: str) -> list[tuple[str, str, bool]]:
+    conn = await asyncpg.connect(url)
+    found = await conn.fetch(
+        "SELECT pg_get_indexdef(i.indexrelid) AS definition, pg_get_constraintdef(k.oid) AS key, indisvalid"
+        " FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid"
+        " WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    await conn.close()
+    return [tuple(row) for row in found]
+
+
+async def test_deferred_indexes_are_built_at_the_end_however_often_it_is_killed(
+    chain: Chain, fresh_database: Databases
+) -> None:
+    url = fresh_database()
+    assert run("migrate", env={"DATABASE_URL": url}).returncode == 0
+    before = await indexes(url)
+    slow = ("--from-block", "0", "--defer-indexes", "--rps", "15")
+    chain.backfill(url, *slow, code=-signal.SIGKILL, REYA_INDEXER_FAILPOINTS="project.before_commit=kill@2")
+    away = len(before) - len(await indexes(url))
+    assert away >= 24
+    kill = {"REYA_INDEXER_FAILPOINTS": "index.before_commit=kill@4"}
+    chain.backfill(url, "--from-block", "0", "--keep-indexes", code=-signal.SIGKILL, **kill)
+    status = json.loads(run("status", "--chain", chain.config, "--json", env={"DATABASE_URL": url}).stdout)
+    assert len(status["deferred_indexes"]) == len(before) - len(await indexes(url)) == away - 3
+    checked = run("migrate", "--check", env={"DATABASE_URL": url})
+    assert checked.returncode != 0 and "deferred until the initial load ends: " in checked.stdout + checked.stderr
+    assert chain.backfill(url, "--from-block", "0")["steps"] == 0  # nothing but the indexes was left
+    assert await indexes(url) == before
+    assert run("migrate", "--check", env={"DATABASE_URL": url}).returncode == 0
+    await chain.equals_truth(url)
+
+
+async def test_a_migration_builds_deferred_indexes_first(chain: Chain, fresh_database: Databases) -> None:
+    url = fresh_database()
+    assert run("migrate", env={"DATABASE_URL": url}).returncode == 0
+    before = await indexes(url)
+    slow = ("--from-block", "0", "--defer-indexes", "--rps", "15")
+    chain.backfill(url, *slow, code=-signal.SIGKILL, REYA_INDEXER_FAILPOINTS="project.before_commit=kill@2")
+    assert len(await indexes(url)) < len(before)
+    assert run("migrate", "--downgrade", "0008", "--yes", env={"DATABASE_URL": url}).returncode == 0
+    assert run("migrate", env={"DATABASE_URL": url}).returncode == 0
+    assert await indexes(url) == before
+
+
 @contextlib.contextmanager
 def started(command: Sequence[str], log: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as sink:

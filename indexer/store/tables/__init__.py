@@ -12,15 +12,23 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, Integer, Numeric, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from indexer.store.tables import public_accounts, public_application, public_settings, public_trading
+from indexer.store.tables import (
+    finalized,
+    public_accounts,
+    public_application,
+    public_reserved,
+    public_settings,
+    public_trading,
+    statistics,
+)
+from indexer.store.tables import views as market_views
 from indexer.store.tables.own import own
 from indexer.store.tables.public_columns import public
-from indexer.store.tables.views import VIEWS
 
 __all__ = ["COLUMNS", "KEYS", "TABLES", "VIEWS", "kind", "own", "public", "sql_name"]
 
 # Importing them filled `public`.
-FAMILIES = (public_accounts, public_application, public_settings, public_trading)
+FAMILIES = (public_accounts, public_application, public_reserved, public_settings, public_trading)
 
 # The narrower types first: SmallInteger and BigInteger are kinds of Integer to SQLAlchemy.
 _KINDS: tuple[tuple[type[Any], str], ...] = (
@@ -32,6 +40,10 @@ _KINDS: tuple[tuple[type[Any], str], ...] = (
     (Boolean, "bool"),
     (TIMESTAMP, "timestamp"),
 )
+
+
+# In the order in which they are made.
+VIEWS: dict[str, str] = market_views.VIEWS | statistics.VIEWS | finalized.views()
 
 
 def _every() -> Iterator[tuple[str, Table]]:
@@ -62,7 +74,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 
 
 def kind(name: str) -> str:
-    """ "append", "state" or "application". KeyError for any other table."""
+    """ "append", "state", "application" or "reserved". KeyError for any other table."""
     return _KIND_OF[name]
 
 

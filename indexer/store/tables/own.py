@@ -124,6 +124,16 @@ checkpoint = Table(
     CheckConstraint("single", name="checkpoint_one_row"),
 )
 
+# Keys and indexes of the public tables that an initial load dropped, with the statements that make them again. A
+# statement and its row's deletion are one transaction: a load that was killed leaves what is still to be built.
+deferred_index = Table(
+    "deferred_index",
+    own,
+    Column("name", Text, primary_key=True),
+    Column("definition", Text, nullable=False),
+    Column("constraint_definition", Text, nullable=True),
+)
+
 # Bumped by every rollback. Ingest holds it FOR SHARE to its commit, a reorg FOR UPDATE (rule 10).
 epoch = Table(
     "epoch",
@@ -174,6 +184,18 @@ incident = Table(
     Column("opened_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     Column("resolved_at", TIMESTAMP(timezone=True), nullable=True),
     Index("incident_open", "kind", "subject", unique=True, postgresql_where=text("resolved_at IS NULL")),
+)
+
+# What `check` found: a row that is not what it must be, with the block up to which was projected then.
+drift = Table(
+    "drift",
+    own,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("found_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Column("block_number", BigInteger, nullable=False),
+    Column("check", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
 )
 
 # State rows of our own, kept by projections like public state rows (before-images included).

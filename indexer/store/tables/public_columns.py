@@ -14,8 +14,9 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 public = MetaData()
 
 # append: rows that nothing changes, deleted above a fork by their block; state: one row per key, restored from
-# before-images; application: created empty, written by others, never touched by projections, rollback or reprojection.
-Kind = Literal["append", "state", "application"]
+# before-images; application: created empty, written by others, never touched by projections, rollback or reprojection;
+# reserved: created empty, fed by nothing yet.
+Kind = Literal["append", "state", "application", "reserved"]
 
 
 def numeric(name: str, *, null: bool = True, key: bool = False) -> Column[Any]:

@@ -89,6 +89,34 @@ position_raw = state_table(
     index("position_raw", "account_id"),
 )
 
+# The same positions in the fast indexer's form. `average_entry_...` and `session` follow from the executions.
+positions = state_table(
+    "positions",
+    numeric("market_id", key=True),
+    numeric("account_id", key=True),
+    *numerics("base", "realized_pnl", "last_price", "last_price_timestamp", "funding_value", "base_multiplier"),
+    *numerics("adl_unwind_price", "average_entry_price", "average_entry_funding_value", "session"),
+    *numerics("last_trade_sequence_number"),
+    text("transaction_hash"),
+    *numerics("block_timestamp", "block_number"),
+    Column("unique_id", BigInteger),
+    index("positions", "account_id"),
+)
+
+pool_price_snapshot = state_table(
+    "pool_price_snapshot",
+    numeric("market_id", key=True),
+    *numerics("pool_price", "oracle_price", "price_spread", "block_timestamp", "block_number"),
+)
+
+# The last log of a block.
+pool_price_history = state_table(
+    "pool_price_history",
+    numeric("market_id", key=True),
+    *numerics("pool_price", "oracle_price", "block_timestamp"),
+    numeric("block_number", key=True),
+)
+
 market_trackers = state_table(
     "market_trackers",
     numeric("market_data_id", key=True),

@@ -1,0 +1,32 @@
+"""pool_price_snapshot and pool_price_history: the pool's price as PoolPSlippageUpdated tells it, 1e18.
+
+The pool's price is the oracle's times one plus the premium. The history keeps the last log of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from indexer.projections.accounting import E18, tdiv
+from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
+
+EVENTS = ("PoolPSlippageUpdated",)
+
+
+def keys(event: Event) -> Iterable[StateKey]:
+    market = event.args["marketId"]
+    yield "pool_price_snapshot", (market,)
+    yield "pool_price_history", (market, event.block_number)
+
+
+def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+    market, oracle = event.args["marketId"], event.args["oraclePrice"]
+    row: Row = {
+        "market_id": market,
+        "pool_price": oracle + tdiv(oracle * event.args["premiumIndex"], E18),
+        "oracle_price": oracle,
+        "block_timestamp": event.time,
+        "block_number": event.block_number,
+    }
+    ledger.put("pool_price_snapshot", (market,), row, event)
+    ledger.put("pool_price_history", (market, event.block_number), row, event)
