@@ -1,7 +1,8 @@
-"""`reya-indexer db`: the embedded PostgreSQL."""
+"""`reya-indexer db`: the embedded PostgreSQL, and the tables' description for Prisma."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import click
 from indexer import config, logging
 from indexer.cli.database import data_dir_option, external_url, open_url, pg_bin_option
 from indexer.cli.options import chain_option, json_option
-from indexer.errors import EmbeddedServerError
+from indexer.errors import EmbeddedServerError, IndexerError
 from indexer.pg import binaries
 from indexer.pg.server import EmbeddedServer, default_data_dir
 
@@ -96,6 +97,46 @@ def psql(chain: str, data_dir: Path | None, pg_bin: Path | None, arguments: tupl
     if program is None:
         raise EmbeddedServerError("there is no psql on this machine", "Install a PostgreSQL client, or name --pg-bin")
     os.execve(program, [program, f"--dbname={url}", *arguments], os.environ | password)
+
+
+@db_group.command(
+    "prisma",
+    epilog="\b\nExamples:\n  reya-indexer db prisma > schema.prisma"
+    "\n  reya-indexer db prisma --output config/schema.prisma"
+    "\n  reya-indexer db prisma --check config/schema.prisma",
+)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it to FILE.")
+@click.option("--check", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write nothing; say how FILE differs, exit 1 if it does.")  # fmt: skip
+def prisma(output: Path | None, check: Path | None) -> None:
+    """Print schema.prisma of the public tables and views, for readers through Prisma. Needs no database."""
+    from indexer.store.prisma import prisma_schema
+
+    if output and check:
+        raise click.UsageError("--output and --check exclude each other.")
+    wanted = prisma_schema()
+    if check:
+        _compare(check, wanted)
+    elif output:
+        try:
+            output.write_text(wanted, encoding="utf-8")
+        except OSError as error:
+            raise IndexerError(f"{output}: {error.strerror}", "Name a file that can be written") from error
+        click.echo(f"{output}: {wanted.count(chr(10))} lines")
+    else:
+        click.echo(wanted, nl=False)
+
+
+def _compare(path: Path, wanted: str) -> None:
+    found = path.read_text(encoding="utf-8", errors="replace")
+    if found == wanted:
+        click.echo(f"{path}: as this release describes the tables")
+        return
+    parts = (found.splitlines(), wanted.splitlines())
+    for line in difflib.unified_diff(*parts, str(path), "this release", lineterm="", n=0):
+        click.echo(line)
+    click.echo(f"{path} differs: `reya-indexer db prisma --output {path}` renews it", err=True)
+    raise click.exceptions.Exit(1)
 
 
 def without_password(url: str) -> tuple[str, dict[str, str]]:
