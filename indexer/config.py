@@ -23,7 +23,7 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-PROJECTIONS = 2  # raised when a release projects the same logs to other rows: older databases are projected again
+PROJECTIONS = 3  # raised when a release projects the same logs to other rows: older databases are projected again
 
 
 @dataclass(frozen=True, slots=True)

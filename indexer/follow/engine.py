@@ -89,6 +89,7 @@ class Engine:
 
         heads, endpoint = await self.pool.run(ask)
         verdict = self.finality.observe(heads)
+        self.writer.safe = verdict.safe
         # What this finality calls final may replace stored blocks: they must be found on the chain after it.
         self._confirmed = None
         p = self.progress

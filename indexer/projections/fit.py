@@ -19,6 +19,7 @@ _MISFIT = {
     "text": "not isinstance(v, str) or '\\x00' in v",
     "bool": "v is not True and v is not False",
     "timestamp": "not isinstance(v, datetime)",
+    "json": "not isinstance(v, list)",
 }
 
 Misfit = Callable[[Mapping[str, Any]], "str | None"]

@@ -13,6 +13,9 @@ EVENTS = (
     "GlobalCollateralConfigurationUpdated",
     "BackstopLPConfigurationUpdated",
     "PoolCreated",
+    "RiskMatrixCreation",
+    "AutoExchangeConfigurationUpdated",
+    "SpotMarketInfoUpdated",
 )
 
 LIQUIDATION = {
@@ -34,6 +37,12 @@ RISK_MULTIPLIERS = {
     "im_buffer_multiplier": "imBufferMultiplier",
 }
 
+AUTO_EXCHANGE = {
+    "total_auto_exchange_threshold_in_usd": "totalAutoExchangeThresholdInUSD",
+    "negative_collateral_balances_multiplier": "negativeCollateralBalancesMultiplier",
+    "quote_buffer_percentage": "quoteBufferPercentage",
+}
+
 
 def keys(event: Event) -> Iterable[StateKey]:
     yield _key(event)
@@ -52,6 +61,12 @@ def _key(event: Event) -> StateKey:
             return "Asset", (args["collateralAddress"],)
         case "BackstopLPConfigurationUpdated":
             return "indexer.backstop_account", (args["collateralPoolId"],)
+        case "RiskMatrixCreation":
+            return "risk_matrix", (args["collateralPoolId"], args["riskBlockId"])
+        case "AutoExchangeConfigurationUpdated":
+            return "auto_exchange_configrations", (args["collateralPoolId"],)
+        case "SpotMarketInfoUpdated":
+            return "spot_market_definitions", (args["spotMarketId"],)
         case _:
             return "pool_created", (args["poolId"],)
 
@@ -89,6 +104,32 @@ def _row(ledger: Ledger, event: Event, known: Row | None) -> Row:
             }  # fmt: skip
         case "BackstopLPConfigurationUpdated":
             return {"collateral_pool_id": args["collateralPoolId"], "account_id": args["newConfig"]["accountId"]}
+        case "RiskMatrixCreation":
+            # as strings: JSON's readers in JavaScript would round the numbers
+            matrix = [[str(value) for value in row] for row in args["riskMatrix"]]
+            block = {"risk_block_id": args["riskBlockId"], "risk_matrix": matrix}
+            return place | block | {"collateral_pool_id": args["collateralPoolId"]}
+        case "AutoExchangeConfigurationUpdated":
+            columns = {column: args["newConfig"][name] for column, name in AUTO_EXCHANGE.items()}
+            return place | columns | {"collateral_pool_id": args["collateralPoolId"]}
+        case "SpotMarketInfoUpdated":
+            return event.position() | _spot_market(args)
         case _:
             pool = {"pool_id": args["poolId"], "quote_token": args["quoteToken"], "account_id": args["accountId"]}
             return event.position() | pool
+
+
+def _spot_market(args: Row) -> Row:
+    new = args["config"]
+    return {
+        "spot_market_id": args["spotMarketId"],
+        "base_token": args["baseToken"],
+        "quote_token": args["quoteToken"],
+        "symbol": args["symbol"],
+        "config_oracle_deviation": new["oracleDeviation"],
+        "config_minimum_order_base": new["minimumOrderBase"],
+        "config_base_spacing": new["baseSpacing"],
+        "config_price_spacing": new["priceSpacing"],
+        "config_oracle_node_id": "0x" + new["oracleNodeId"].hex(),
+        "event_sequence_number": args["eventSequenceNumber"],
+    }

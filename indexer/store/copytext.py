@@ -26,6 +26,7 @@ _FIELD = {
     "text": "v if v.isprintable() and BACKSLASH not in v else escape(v)",
     "bool": "'t' if v else 'f'",
     "timestamp": "v.isoformat()",
+    "json": "escape(to_json(v))",
 }
 
 Writer = Callable[[Iterable[Mapping[str, Any]]], bytes]
@@ -50,7 +51,7 @@ def _compiled(columns: tuple[tuple[str, str], ...]) -> Writer:
             source += [f"    v = get({column!r})", f"    f{n} = NULL if v is None else {_FIELD[plain]}"]
     fields = "\\t".join(f"{{f{n}}}" for n in range(len(columns)))
     source += [f'    return f"{fields}\\n"', "def lines(rows):", "    return ''.join(map(line, rows)).encode()"]
-    scope: dict[str, Any] = {"BACKSLASH": "\\", "NULL": _NULL, "escape": _escape}
+    scope: dict[str, Any] = {"BACKSLASH": "\\", "NULL": _NULL, "escape": _escape, "to_json": to_json}
     exec("\n".join(source), scope)
     compiled: Writer = scope["lines"]
     return compiled

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import asyncpg
 
 from indexer.projections import WHOLE_TABLES, project
 from indexer.projections.base import Event, Incident, Key, Ledger, Row, StateKey
@@ -14,6 +17,7 @@ from indexer.store.database import Connection, copy
 from indexer.store.tables import COLUMNS, KEYS, TABLES, sql_name
 
 WORTH_A_THREAD = 500  # events
+_JSON = {name: [c for c, kind in columns.items() if kind == "json"] for name, columns in COLUMNS.items()}
 
 
 async def load_state(
@@ -37,8 +41,16 @@ async def load_state(
             to_json([_named(table, key) for key in table_keys]),
         )
         for row in rows:
-            state[table, tuple(row[c] for c in columns)] = dict(row)
+            state[table, tuple(row[c] for c in columns)] = row_of(table, row)
     return state
+
+
+def row_of(table: str, record: asyncpg.Record) -> Row:
+    """A stored row as projections know it: jsonb, which the driver gives as text, as lists."""
+    row = dict(record)
+    for column in _JSON[table]:
+        row[column] = None if row[column] is None else json.loads(row[column])
+    return row
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,10 @@ async def downgrade_async(url: str, revision: str) -> None:
     async with transaction(url) as conn:
         await _build_deferred(conn)
         await conn.run_sync(lambda sync: command.downgrade(_config(connection=sync), revision))
+        raw = await _raw(conn)
+        if await raw.fetchval("SELECT to_regclass('indexer.checkpoint')") is not None:
+            # Projected rows went with their tables: whoever runs next must project again, this release included.
+            await raw.execute("UPDATE indexer.checkpoint SET digest = NULL")
 
 
 def check(url: str) -> list[str]:

@@ -36,7 +36,8 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.sql.operators import desc_op
 
 from indexer.store.tables import public
-from indexer.store.tables.view_columns import FINALIZED, view_columns
+from indexer.store.tables.finalized import SUFFIXES, split
+from indexer.store.tables.view_columns import view_columns
 
 HEADER = """\
 // Made by `reya-indexer db prisma` from the tables' description; what is edited here is lost.
@@ -121,8 +122,8 @@ def _model(table: Table, relations: Sequence[Relation]) -> str:
 
 
 def _view(table: Table) -> str:
-    name = table.name.removesuffix(FINALIZED)
-    about = f"`{name}` as of the last finalized block." if name != table.name else "A view."
+    name, suffix = split(table.name)
+    about = f"`{name}` {SUFFIXES[suffix]}." if suffix else "A view."
     return _block("view", table, about, list(_columns(table, "@unique")), list(_key(table, "@@unique")))
 
 

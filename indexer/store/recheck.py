@@ -16,6 +16,7 @@ from indexer.projections.base import Ledger, Row, StateKey
 from indexer.store import rawlogs
 from indexer.store.database import Connection
 from indexer.store.identities import IDENTITIES, MOST
+from indexer.store.ledger_io import row_of
 from indexer.store.standing import Standing
 from indexer.store.steps import Writer
 from indexer.store.tables import COLUMNS, KEYS, TABLES, kind, sql_name
@@ -135,7 +136,7 @@ async def _states(
 ) -> tuple[int, list[Drift]]:
     where = "" if blocks is None else f" WHERE block_number BETWEEN {blocks[0]} AND {blocks[1]}"
     stored = await conn.fetch(f"SELECT * FROM {sql_name(table)}{where}")
-    have = {repr(tuple(row[c] for c in KEYS[table])): dict(row) for row in stored}
+    have = {repr(tuple(row[c] for c in KEYS[table])): row_of(table, row) for row in stored}
     return len(meant | have), _differences(table, list(COLUMNS[table]), meant, have)
 
 

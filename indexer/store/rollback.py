@@ -32,6 +32,7 @@ async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[st
         fork,
     )
     await conn.execute("UPDATE indexer.checkpoint SET rollback_floor = $1 WHERE rollback_floor > $1", fork)
+    await conn.execute("UPDATE indexer.checkpoint SET safe_block = $1 WHERE safe_block > $1", fork)
     # A database bound to a block that is gone would never be opened again.
     await conn.execute(
         "UPDATE indexer.deployment d SET bound_number = b.number, bound_hash = b.hash FROM indexer.block b"

@@ -44,12 +44,16 @@ class Done:
 
 
 class Writer:
-    """Writes steps for one deployment. Holds no state that a restart would need."""
+    """Writes steps for one deployment. Holds no state that a restart would need.
+
+    `safe`: the highest block that counts as safe, as the last look at the head said; what is below finalized is.
+    """
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self.registry = Registry(deployment.contracts)
         self.digest = deployment.digest
+        self.safe = -1
         self._tokens = {t.address: (t.name, t.symbol) for t in deployment.tokens}
         self._rusd = next((c.address for c in deployment.contracts if c.name == "rusd"), None)
 
@@ -281,9 +285,11 @@ class Writer:
         hit("project.written")
         await conn.execute(
             "UPDATE indexer.checkpoint SET number = $1, hash = $2, timestamp = $3, origin = $4, digest = $5,"
-            " rollback_floor = $6, updated_at = clock_timestamp(),"
+            " rollback_floor = $6, safe_block = GREATEST($6::bigint, LEAST($1::bigint, $7::bigint)),"
+            " updated_at = clock_timestamp(),"
             " reprojecting_to = CASE WHEN reprojecting_to > $1 THEN reprojecting_to END",
             anchor.number, anchor.hash, anchor.timestamp, standing.binding.origin, self.digest, floor,
+            self.safe,
         )  # fmt: skip
         if floor > standing.floor:
             await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)

@@ -159,7 +159,8 @@ class World:
         market, account, base = self._order()
         position = self.log("passive_perp", "PositionDataUpdated", marketId=market, accountId=account,
                             positionData={"base": self.positions[market, account]})  # fmt: skip
-        return [position, self._match(market, account, base), self._market_data(market)]
+        slippage = self.log("passive_perp", "PoolPSlippageUpdated", marketId=market)
+        return [position, self._match(market, account, base), self._market_data(market), slippage]
 
     def amm_order_3(self) -> Flow:
         market, account, base = self._order()
@@ -250,6 +251,9 @@ class World:
             self.log("core", "CollateralParentConfigurationUpdated", collateralPoolId=1, collateralAddress=self.rusd),
             self.log("core", "LiquidationConfigurationUpdated", collateralPoolId=1),
             self.log("core", "RiskMultipliersUpdated", collateralPoolId=1),
+            self.log("core", "RiskMatrixCreation", collateralPoolId=1, riskBlockId=self.rng.randrange(2)),
+            self.log("core", "AutoExchangeConfigurationUpdated", collateralPoolId=1),
+            self.log("core", "SpotMarketInfoUpdated", spotMarketId=self.rng.randrange(3)),
             self.log(
                 "core", "MarketUpdated", market={"id": market, "quoteCollateral": self.rusd, "collateralPoolId": 1}
             ),

@@ -27,6 +27,9 @@ STATES = {
     "collateral_configuration": ("collateral_pool_id", "collateral_address"),
     "liquidation_configuration": ("collateral_pool_id",),
     "risk_multipliers_configuration": ("collateral_pool_id",),
+    "risk_matrix": ("collateral_pool_id", "risk_block_id"),
+    "auto_exchange_configrations": ("collateral_pool_id",),
+    "spot_market_definitions": ("spot_market_id",),
     "indexer.undecoded": ("address", "topic0", "reason"),
 }
 

@@ -31,19 +31,22 @@ async def fetch_database(url: str) -> dict[str, list[Row]]:
         await conn.close()
 
 
-async def fetch_finalized(url: str) -> tuple[int, dict[str, list[Row]]]:
-    """The last finalized block that the database knows, and the rows of every `<table>_finalized`, by table."""
+LEVELS = {"_finalized": "rollback_floor", "_safe": "safe_block"}
+
+
+async def fetch_level(url: str, suffix: str) -> tuple[int, dict[str, list[Row]]]:
+    """The last finalized or safe block that the database knows, and the rows of every view of the suffix, by table."""
     conn = await asyncpg.connect(url)
     try:
         await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_exact, format="text")
         async with conn.transaction(isolation="repeatable_read", readonly=True):
-            floor = await conn.fetchval("SELECT rollback_floor FROM indexer.checkpoint")
-            views = "SELECT viewname FROM pg_views WHERE schemaname = 'public' AND viewname LIKE '%_finalized'"
+            last = await conn.fetchval(f"SELECT {LEVELS[suffix]} FROM indexer.checkpoint")
+            views = f"SELECT viewname FROM pg_views WHERE schemaname = 'public' AND viewname LIKE '%\\{suffix}'"
             tables: dict[str, list[Row]] = {}
             for record in await conn.fetch(views):
                 rows = await conn.fetch(f'SELECT * FROM public."{record["viewname"]}"')
-                tables[record["viewname"].removesuffix("_finalized")] = [dict(row) for row in rows]
-            return floor, tables
+                tables[record["viewname"].removesuffix(suffix)] = [dict(row) for row in rows]
+            return last, tables
     finally:
         await conn.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.oracle.base import Log, Tables
 
 
@@ -100,6 +102,38 @@ class Markets(Tables):
             for name, value in log.args["newConfig"].items()
         }
         self.state(table, {"collateral_pool_id": log.args["collateralPoolId"]} | snake | log.where)
+
+    def on_RiskMatrixCreation(self, log: Log) -> None:
+        a = log.args
+        row = {"collateral_pool_id": a["collateralPoolId"], "risk_block_id": a["riskBlockId"]}
+        matrix = json.dumps([[str(n) for n in line] for line in a["riskMatrix"]])
+        self.state("risk_matrix", row | {"risk_matrix": matrix} | log.where)
+
+    def on_AutoExchangeConfigurationUpdated(self, log: Log) -> None:
+        a, c = log.args, log.args["newConfig"]
+        row = {
+            "collateral_pool_id": a["collateralPoolId"],
+            "total_auto_exchange_threshold_in_usd": c["totalAutoExchangeThresholdInUSD"],
+            "negative_collateral_balances_multiplier": c["negativeCollateralBalancesMultiplier"],
+            "quote_buffer_percentage": c["quoteBufferPercentage"],
+        }
+        self.state("auto_exchange_configrations", row | log.where)
+
+    def on_SpotMarketInfoUpdated(self, log: Log) -> None:
+        a, c = log.args, log.args["config"]
+        row = {
+            "spot_market_id": a["spotMarketId"],
+            "base_token": a["baseToken"],
+            "quote_token": a["quoteToken"],
+            "symbol": a["symbol"],
+            "config_oracle_deviation": c["oracleDeviation"],
+            "config_minimum_order_base": c["minimumOrderBase"],
+            "config_base_spacing": c["baseSpacing"],
+            "config_price_spacing": c["priceSpacing"],
+            "config_oracle_node_id": "0x" + c["oracleNodeId"].hex(),
+            "event_sequence_number": a["eventSequenceNumber"],
+        }
+        self.state("spot_market_definitions", row | log.at)
 
     def on_BackstopLPConfigurationUpdated(self, log: Log) -> None:
         self.backstops[log.args["collateralPoolId"]] = log.args["newConfig"]["accountId"]

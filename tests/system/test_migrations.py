@@ -132,7 +132,7 @@ async def test_columns_are_the_contracts(fresh_database: Databases) -> None:
         rows = await conn.fetch(
             "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, c.relkind FROM pg_class c"
             " JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relnamespace = 'public'::regnamespace"
-            " AND a.attnum > 0 AND c.relkind IN ('r', 'v') AND c.relname NOT LIKE '%\\_finalized'"
+            " AND a.attnum > 0 AND c.relkind IN ('r', 'v') AND c.relname !~ '_(finalized|safe)$'"
         )
     found = {}
     for table, column, type_, not_null, relkind in rows:

@@ -7,22 +7,23 @@ from pathlib import Path
 import asyncpg
 
 from tests.anvil.driver import Driver
-from tests.oracle.compare import differences, fetch_database, fetch_finalized
+from tests.oracle.compare import LEVELS, differences, fetch_database, fetch_level
 from tests.oracle.recompute import recompute
 
 CONFIG = Path(__file__).parents[2] / "config"
 
 
 async def assert_equals_truth(url: str, driver: Driver, config: Path = CONFIG / "reya.toml", first: int = 0) -> None:
-    """Every public table equals the recompute of the canonical logs from block `first`; its rows at finalized are the
-    recompute up to there; and the raw logs are equal."""
+    """Every public table equals the recompute of the canonical logs from block `first`; its rows at finalized and at
+    safe are the recompute up to there; and the raw logs are equal."""
     logs = [g for g in driver.canonical() if int(g["blockNumber"], 16) >= first]
     found = differences(recompute(logs, config), await fetch_database(url))
     assert not found, f"{len(found)} differences:\n" + "\n".join(found[:20])
-    floor, rows = await fetch_finalized(url)
-    final = recompute([g for g in logs if int(g["blockNumber"], 16) <= floor], config)
-    found = differences({table: final[table] for table in rows if table in final}, rows)
-    assert not found, f"{len(found)} differences at finalized:\n" + "\n".join(found[:20])
+    for suffix in LEVELS:
+        last, rows = await fetch_level(url, suffix)
+        there = recompute([g for g in logs if int(g["blockNumber"], 16) <= last], config)
+        found = differences({table: there[table] for table in rows if table in there}, rows)
+        assert rows and not found, f"{len(found)} differences{suffix}:\n" + "\n".join(found[:20])
     conn = await asyncpg.connect(url)
     try:
         raw = await conn.fetch(

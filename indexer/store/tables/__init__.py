@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Integer, Numeric, SmallInteger, Table, Text
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from indexer.store.tables import (
     finalized,
@@ -39,6 +39,7 @@ _KINDS: tuple[tuple[type[Any], str], ...] = (
     (Text, "text"),
     (Boolean, "bool"),
     (TIMESTAMP, "timestamp"),
+    (JSONB, "json"),
 )
 
 
@@ -63,7 +64,8 @@ _KIND_OF: dict[str, str] = {name: table.info["kind"] for name, table in _every()
 
 # Every table that a projection may write.
 TABLES: dict[str, Table] = {name: table for name, table in _every() if _KIND_OF.get(name) in ("append", "state")}
-# Table -> column -> numeric, bigint, integer, smallint, text, bool or timestamp, and " not null" where it is.
+# Table -> column -> numeric, bigint, integer, smallint, text, bool, timestamp or json (lists), and " not null" where
+# it is.
 COLUMNS: dict[str, dict[str, str]] = {
     name: {column.name: _column_kind(column) for column in table.columns} for name, table in TABLES.items()
 }

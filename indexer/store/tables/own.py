@@ -118,6 +118,8 @@ checkpoint = Table(
     Column("digest", Text, nullable=True),
     # Highest block below which no before-images were kept; the daemon never rewinds below it by itself.
     Column("rollback_floor", BigInteger, nullable=True),
+    # The last projected block that counted as safe when it was written; between the floor and `number`.
+    Column("safe_block", BigInteger, nullable=True),
     # Where the checkpoint stood when `reproject` emptied the tables, until it is there again.
     Column("reprojecting_to", BigInteger, nullable=True),
     Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),

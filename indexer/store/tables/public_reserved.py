@@ -76,11 +76,6 @@ RESERVED: dict[str, str] = {
     "SpotMarket": (
         "id:n* ticker:t! underlyingAssetId:t quoteTokenId:t isActive:y tickSizeDecimals:i decimalsFrom:i decimalsTo:i"
     ),
-    "spot_market_definitions": (
-        "spot_market_id:n* base_token:t quote_token:t symbol:t config_oracle_deviation:n config_minimum_order_base:n "
-        "config_base_spacing:n config_price_spacing:n config_oracle_node_id:t event_sequence_number:n "
-        "transaction_hash:t! block_timestamp:n block_number:n! unique_id:b"
-    ),
     "market_configuration": (
         "market_id:n* risk_matrix_index:n max_open_base:n velocity_multiplier:n minimum_order_base:n base_spacing:n "
         "price_spacing:n oracle_node_id:t mtm_window:n dutch_config_lambda:n dutch_config_min_base:n "
@@ -92,13 +87,6 @@ RESERVED: dict[str, str] = {
     "global_fee_parameters": (
         "id:i* og_discount:n referee_discount:n referrer_rebate:n affiliate_referrer_rebate:n vltz_discount:n "
         "pool_rebate:n block_timestamp:n block_number:n unique_id:b"
-    ),
-    "risk_matrix": (
-        "collateral_pool_id:n* risk_block_id:n* risk_matrix:j block_timestamp:n block_number:n! unique_id:b"
-    ),
-    "auto_exchange_configrations": (
-        "collateral_pool_id:n* total_auto_exchange_threshold_in_usd:n negative_collateral_balances_multiplier:n "
-        "quote_buffer_percentage:n block_timestamp:n block_number:n! unique_id:b"
     ),
     "socket_withdraw_fees": "token:t* chain_id:n* fee:n block_timestamp:n block_number:n! unique_id:b",
 }

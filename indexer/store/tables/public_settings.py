@@ -6,6 +6,7 @@ Ratios and multipliers 1e18; one state row per key.
 from __future__ import annotations
 
 from sqlalchemy import Column, Integer
+from sqlalchemy.dialects.postgresql import JSONB
 
 from indexer.store.tables.public_columns import numeric, numerics, position, state_table, text, timestamp
 
@@ -47,4 +48,31 @@ risk_multipliers_configuration = state_table(
     numeric("collateral_pool_id", key=True),
     *numerics("im_multiplier", "mmr_multiplier", "dutch_multiplier", "adl_multiplier", "im_buffer_multiplier"),
     *position(transaction=False),
+)
+
+risk_matrix = state_table(
+    "risk_matrix",
+    numeric("collateral_pool_id", key=True),
+    numeric("risk_block_id", key=True),
+    Column("risk_matrix", JSONB),
+    *position(transaction=False),
+)
+
+# The name is the schema's.
+auto_exchange_configrations = state_table(
+    "auto_exchange_configrations",
+    numeric("collateral_pool_id", key=True),
+    *numerics("total_auto_exchange_threshold_in_usd", "negative_collateral_balances_multiplier"),
+    numeric("quote_buffer_percentage"),
+    *position(transaction=False),
+)
+
+spot_market_definitions = state_table(
+    "spot_market_definitions",
+    numeric("spot_market_id", key=True),
+    *map(text, ("base_token", "quote_token", "symbol")),
+    *numerics("config_oracle_deviation", "config_minimum_order_base", "config_base_spacing", "config_price_spacing"),
+    text("config_oracle_node_id"),
+    numeric("event_sequence_number"),
+    *position(),
 )

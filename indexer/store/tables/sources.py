@@ -173,6 +173,21 @@ SOURCES: dict[str, Source] = {
          "im_buffer_multiplier: RiskMultipliersUpdated, 1e18"),
         _AT,
     )),
+    "risk_matrix": Source("S", "collateral pool and risk block", (
+        "collateral_pool_id, risk_block_id: the event", "risk_matrix: RiskMatrixCreation, int64 1e18 as strings",
+        "block_timestamp, block_number, unique_id: place of the log",
+    )),
+    "auto_exchange_configrations": Source("I", "collateral pool", (
+        ("collateral_pool_id, total_auto_exchange_threshold_in_usd, negative_collateral_balances_multiplier, "
+         "quote_buffer_percentage: AutoExchangeConfigurationUpdated, 1e18"),
+        "block_timestamp, block_number, unique_id: place of the log",
+    )),
+    "spot_market_definitions": Source("I", "spot market", (
+        ("spot_market_id, base_token, quote_token, symbol, config_oracle_deviation, config_minimum_order_base, "
+         "config_base_spacing, config_price_spacing, config_oracle_node_id, event_sequence_number: "
+         "SpotMarketInfoUpdated, 1e18"),
+        _AT,
+    )),
     "pool_created": Source("I", "pool", (
         "pool_id, quote_token, account_id: PoolCreated", _AT,
     )),

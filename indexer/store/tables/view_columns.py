@@ -8,9 +8,8 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, MetaData, Numeric, Table
 
 from indexer.store.tables import VIEWS, public
+from indexer.store.tables.finalized import split
 from indexer.store.tables.public_columns import numeric, numerics, text, timestamp
-
-FINALIZED = "_finalized"
 
 
 def _floats(*names: str) -> list[Column[float]]:
@@ -60,10 +59,10 @@ def _named(views: MetaData) -> None:
 
 
 def view_columns() -> MetaData:
-    """Every view of VIEWS. Raises KeyError for one that is described neither here nor as `<table>_finalized`."""
+    """Every view of VIEWS. Raises KeyError for one that is described neither here nor in `finalized`."""
     views = MetaData()
     _named(views)
     for name in VIEWS:
         if name not in views.tables:
-            public.tables[name.removesuffix(FINALIZED)].to_metadata(views, name=name)
+            public.tables[split(name)[0]].to_metadata(views, name=name)
     return views
