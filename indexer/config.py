@@ -23,6 +23,7 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
+ACCOUNTING = ("core", "passive_perp")  # the contracts whose events move positions
 PROJECTIONS = 3  # raised when a release projects the same logs to other rows: older databases are projected again
 
 
@@ -74,6 +75,11 @@ class Deployment:
         lines += [f"{t.address} {t.name} {t.symbol}" for t in self.tokens]
         lines.append(f"projections {PROJECTIONS}")
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+    @property
+    def accounting(self) -> frozenset[str]:
+        """Addresses of the contracts whose events move positions."""
+        return frozenset(c.address for c in self.contracts if c.name in ACCOUNTING)
 
     def endpoints(self, kind: str, flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> tuple[str, ...]:
         """URLs of one kind, "RPC" or "WS": the flags when given, else the environment's comma-separated list."""

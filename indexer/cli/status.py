@@ -43,6 +43,8 @@ def status_command(
 def _show(answer: dict[str, Any]) -> None:
     console = Console()
     facts = Table(show_header=False, box=None)
+    if unproven := answer.get("unproven"):
+        answer["unproven"] = f"{unproven['positions']} positions, since an unread log in block {unproven['from_block']}"
     for key, value in answer.items():
         if key not in ("coverage", "rows", "incidents"):
             facts.add_row(key.replace("_", " "), "-" if value is None else str(value))

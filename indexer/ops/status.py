@@ -15,6 +15,7 @@ from indexer.store import deferred, schema
 from indexer.store.database import Connection, connection
 from indexer.store.standing import Standing, binding, check_binding, load
 from indexer.store.tables import TABLES, kind, sql_name
+from indexer.store.unproven import unproven
 
 EXACT_ROWS = 1_000_000  # above it the planner's estimate is shown, because count(*) reads the table
 
@@ -93,6 +94,7 @@ async def _stored(
         "coverage": coverage,
         "deferred_indexes": await deferred.pending(conn),
         "rows": await _rows(conn),
+        "unproven": await unproven(conn, deployment.accounting),
         "incidents": [
             {"kind": r[0], "subject": r[1], "detail": r[2], "count": r[3], "first_block": r[4], "last_block": r[5]}
             for r in await conn.fetch(

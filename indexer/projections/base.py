@@ -156,7 +156,7 @@ class Ledger:
 
     `state` holds the state rows loaded for this step (None: no such row). When `capture` says so for a block, the value
     a row had before that block's first change is kept as a before-image. `tokens`: address -> (name, symbol); `rusd`:
-    the quote token's address.
+    the quote token's address. `accounting`: addresses of the contracts whose events move positions.
     """
 
     columns: Mapping[str, Mapping[str, str]]
@@ -164,6 +164,7 @@ class Ledger:
     capture: Callable[[int], bool]
     tokens: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     rusd: str | None = None
+    accounting: frozenset[str] = frozenset()
     appended: dict[str, list[Row]] = field(default_factory=dict)
     changed: set[StateKey] = field(default_factory=set)
     before: dict[tuple[int, StateKey], Row | None] = field(default_factory=dict)

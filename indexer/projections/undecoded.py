@@ -22,6 +22,8 @@ def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
     if known is None:
         kind = "undecodable_log" if event.reason == "does not fit" else "unknown_topic"
         detail = event.detail or f"{event.reason}, first in {event.id}"
+        if event.address in ledger.accounting:
+            detail += f"; from block {event.block_number} on PnL and positions are unproven until stated again"
         ledger.incident(kind, f"{event.address} {event.topic0}".strip(), detail, event)
     row = {
         "address": event.address,

@@ -236,7 +236,9 @@ class Writer:
 
     def ledger(self, state: dict[StateKey, Row | None], floor: int) -> Ledger:
         """An empty ledger over loaded state rows, which keeps before-images of blocks above `floor`."""
-        return Ledger(COLUMNS, state, lambda number: number > floor, self._tokens, self._rusd)
+        return Ledger(
+            COLUMNS, state, lambda number: number > floor, self._tokens, self._rusd, self.deployment.accounting
+        )
 
     async def _project_replacement(
         self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, chunk: rawlogs.Chunk,

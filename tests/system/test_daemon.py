@@ -141,6 +141,9 @@ async def test_it_answers_live_ready_metrics_and_status_and_waits_for_a_node_tha
         assert status["rows"]["order_history"]["rows"] > 0
         kinds = {i["kind"] for i in status["incidents"]}
         assert kinds >= {"unknown_topic", "undecodable_log"}
+        first = min(i["first_block"] for i in status["incidents"] if "PnL and positions" in i["detail"])
+        assert f"from block {first} on PnL and positions are unproven" in shown.stdout
+        assert status["unproven"]["from_block"] == first and status["unproven"]["positions"] > 0
         assert "Open incidents" in run("status", "--rpc-url", node.url, env={"DATABASE_URL": url}).stdout
     try:  # the node is gone now
         daemon.wait_for("waiting")
