@@ -127,6 +127,27 @@ def prisma(output: Path | None, check: Path | None) -> None:
         click.echo(wanted, nl=False)
 
 
+@db_group.command(
+    "columns",
+    epilog="\b\nExamples:\n  reya-indexer db columns order_history\n  reya-indexer db columns > columns.md",
+)
+@click.argument("table", required=False)
+@json_option
+def columns(table: str | None, as_json: bool) -> None:
+    """Say where each column of TABLE, or of every table, comes from: event or formula, unit, or why it is NULL."""
+    from indexer.store.tables.sources import SOURCES, VIEW_SOURCES, document, table_of
+
+    known = SOURCES | VIEW_SOURCES
+    if table is not None and table not in known:
+        raise click.BadParameter(f"none of these is {table}: {', '.join(known)}", param_hint="TABLE")
+    if as_json:
+        chosen = known if table is None else {table: known[table]}
+        told = {n: {"mark": s.mark, "row": s.row, "columns": s.columns()} for n, s in chosen.items()}
+        click.echo(json.dumps(told))
+    else:
+        click.echo(document() if table is None else table_of(table), nl=table is not None)
+
+
 def _compare(path: Path, wanted: str) -> None:
     found = path.read_text(encoding="utf-8", errors="replace")
     if found == wanted:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from indexer.store.tables.public_columns import public
+from indexer.store.tables.public_reserved import RESERVED
+
 POSITION = ("transaction_hash", "block_timestamp", "block_number", "unique_id")
 _AT = "position: place of the log; block_timestamp in seconds, from the event where it carries one"
 _ID = "id: transaction hash and log index"
@@ -193,14 +196,72 @@ SOURCES: dict[str, Source] = {
     )),
 }  # fmt: skip
 
+# The public names that are views: what they are made from. `<table>_finalized` and `<table>_safe` have the columns of
+# their table.
+VIEW_SOURCES: dict[str, Source] = {
+    "trades": Source("I", "execution", (
+        "id, market_id, account_id, price, fee, position: orders", "base: orders.executed_base",
+    )),
+    "order_with_vol_price_impact": Source("I", "execution", (
+        "id, block_timestamp: order_history", "vol_price_impact: - no event tells it",
+    )),
+    "Market": Source("P", "market", (
+        "id, ticker, name, quoteTokenId, riskBlockId, rootCollateralPoolId: market_storage",
+        "markPrice, openInterest, longOI, shortOI, fundingRate: market_trackers, as decimal numbers; rate per day",
+        "volume24H, priceChange24H, priceChange24HPercentage: order_history of the last 24 hours",
+        "isActive: the market's feature flags",
+        ("maxLeverage, availableLong, availableShort, marketPriceDeviation, description, tickSizeDecimals, "
+         "underlyingAssetId, priority: 0 or empty; no event tells them and they are NOT NULL"),
+    )),
+    "trading_stats_account": Source("I", "account with executions", (
+        "account_id: order_history, types 'order' and 'liquidation'", "volume, realized_pnl, fees: rUSD",
+        "number_of_trades: executions", "updated_at: time of the last one, UTC",
+    )),
+    "trading_stats_account_market": Source("I", "account and market with executions", (
+        "account_id, market_id: order_history, types 'order' and 'liquidation'", "volume, realized_pnl, fees: rUSD",
+        "number_of_trades: executions", "updated_at: time of the last one, UTC",
+    )),
+    "trading_stats_wallet": Source("I", "wallet that owned an account at an execution", (
+        "wallet_address: the owner at that time", "volume, volume_14d, realized_pnl, fees: rUSD",
+        "number_of_trades: executions", "updated_at: time of the last one, UTC",
+    )),
+    "account_collateral_net_balance": Source("I", "account and collateral", (
+        "account_id, collateral, net_balance: account_balances, token units",
+        "block_timestamp: of the last entry, seconds",
+    )),
+}  # fmt: skip
+
+# Never written by the indexer, so that it can overwrite nothing there; created empty.
+APPLICATION_SOURCES: dict[str, str] = {
+    "WalletDetails": "the application's",
+    "WalletDiscordLink": "the application's",
+    "ConditionalOrders": "the application's, its status included",
+    "BridgeTransactionsMarginAccount": "the application's: one leg of a bridging is on another chain",
+    "BridgeTransactionsPool": "the application's: one leg of a bridging is on another chain",
+    "account_owner_configuration": "fee tier of a wallet: no event with a public ABI tells it",
+}
+
 
 def table_of(name: str) -> str:
     """Markdown: what the table is, and a line per group of columns."""
-    source = SOURCES[name]
-    lines = [f"**`{name}`** ({source.mark}), a row per {source.row}", ""]
+    source = SOURCES.get(name) or VIEW_SOURCES[name]
+    what = "" if name in SOURCES else "view, "
+    lines = [f"**`{name}`** ({what}{source.mark}): a row per {source.row}", ""]
     for line in source.lines:
         columns, _, origin = line.partition(": ")
-        names = POSITION if columns == "position" else columns.split(", ")
+        names = columns.split(", ")
+        if columns == "position":
+            names = [c for c in POSITION if name not in SOURCES or c in public.tables[name].columns]
         why = f"NULL: {origin[2:]}" if origin.startswith("- ") else origin
         lines.append(f"- {', '.join(f'`{column}`' for column in names)}: {why}")
     return "\n".join(lines)
+
+
+def document() -> str:
+    """Markdown: every table and view of `public` and where its columns come from."""
+    parts = [table_of(name) for name in (*SOURCES, *VIEW_SOURCES)]
+    owned = [f"- `{name}`: {why}" for name, why in APPLICATION_SOURCES.items()]
+    parts.append("\n".join(["**Not written by the indexer**, created empty:", "", *owned]))
+    reserved = ", ".join(f"`{name}`" for name in RESERVED)
+    parts.append(f"**Reserved**, created empty; no event known to this release feeds them: {reserved}.")
+    return "\n\n".join(parts) + "\n"
