@@ -87,6 +87,9 @@ async def drive(driver: Driver, daemon: Daemon, env: dict[str, str], port: int) 
     say(f"SIGTERM: ended with exit code {code} after {seconds:.1f} s")
     driver.check_node()
     wrong = await compare(url, driver)
+    checked = run("check", "--chain", "reya", "--recompute", env=env)
+    say(f"reya-indexer check --recompute: exit code {checked.returncode}, {checked.stdout.strip() or checked.stderr}")
+    wrong += checked.returncode
     return 1 if wrong or code or status != 200 else 0
 
 

@@ -17,7 +17,7 @@ from tests.chaos.databases import Databases
 from tests.chaos.machine import LATER, Differs
 from tests.chaos.network import Network
 from tests.chaos.process import Process
-from tests.chaos.truth import CONFIG, Truth, reorgs
+from tests.chaos.truth import CONFIG, Truth, checked, reorgs
 from tests.daemon import Daemon, wait_synced
 from tests.simchain.node import ThreadedNode
 
@@ -181,6 +181,7 @@ class Campaign:
             daemon.kill()
             Daemon.started.remove(daemon)
         found = await Truth(self.net.tree, tip, self.origin, self._addresses()).everything(self.url)
+        found = found or await checked(self.url, self.process.deployment)
         self.comparisons += 1
         if found:
             raise Differs(f"after {self.killed} kills, at block {tip.number}", found)

@@ -13,7 +13,7 @@ from indexer.config import Deployment, load
 from tests.chaos.databases import Databases
 from tests.chaos.network import Network
 from tests.chaos.process import Process, deployed
-from tests.chaos.truth import CONFIG, Truth, reorgs
+from tests.chaos.truth import CONFIG, Truth, checked, reorgs
 
 MOST_CYCLES = 200  # until a healthy chain must have been followed to its end
 LATER = ("srusd", "account_nft", "periphery")  # contracts that may be added while the machine runs
@@ -280,7 +280,7 @@ class Machine:
             if not more:
                 await asyncio.sleep(0.005)
         truth = Truth(self.net.tree, tip, self.origin, self._addresses())
-        found = await truth.everything(self.url)
+        found = await truth.everything(self.url) or await checked(self.url, self.process.deployment)
         self.comparisons += 1
         if found:
             raise Differs(f"at rest, at block {tip.number}; the daemon: {self.process.state()}", found)

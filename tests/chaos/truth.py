@@ -10,8 +10,12 @@ from typing import Any
 
 import asyncpg
 
+from indexer.config import Deployment
+from indexer.store import database, recheck
+from indexer.store.standing import load
+from indexer.store.steps import Writer
 from tests.oracle.base import TABLES
-from tests.oracle.compare import differences, fetch_database
+from tests.oracle.compare import LEVELS, differences, fetch_database, fetch_level
 from tests.oracle.recompute import recompute
 from tests.simchain.chain import Block, Tree
 
@@ -33,6 +37,10 @@ class Truth:
     async def everything(self, url: str) -> list[str]:
         """Differences of a database at rest, whose tip this is."""
         found = await self.tables(url)
+        for suffix in LEVELS:
+            last, rows = await fetch_level(url, suffix)
+            there = recompute([g for g in self.logs if int(g["blockNumber"], 16) <= last], CONFIG)
+            found += [f"{line} ({suffix})" for line in differences({t: there[t] for t in rows if t in there}, rows)]
         conn = await asyncpg.connect(url)
         try:
             async with conn.transaction(isolation="repeatable_read", readonly=True):
@@ -111,6 +119,15 @@ async def _journal(conn: Any) -> list[str]:
     if rollbacks != len(entries):
         found.append(f"{len(entries)} reorgs in the journal, {rollbacks} in the commit log")
     return found
+
+
+async def checked(url: str, deployment: Deployment) -> list[str]:
+    """What `reya-indexer check --recompute` finds."""
+    async with database.connection(url) as conn:
+        standing = await load(conn, [c.address for c in deployment.contracts])
+        drifts = await recheck.identities(conn, lambda name: None)
+        _, wrong = await recheck.recompute(conn, Writer(deployment), standing, lambda block: None)
+    return [f"check: {drift}" for drift in drifts + wrong]
 
 
 async def reorgs(url: str) -> tuple[int, int]:

@@ -98,6 +98,8 @@ async def test_ranges_in_random_order_end_as_a_fresh_index(chain: Chain, fresh_d
         chain.backfill(url, "--from-block", str(first), "--to-block", str(last), "--workers", workers)
     chain.backfill(url, "--from-block", "0")  # the origin may have been lowered last
     await chain.equals_truth(url)
+    checked = run("check", "--chain", "devnet", "--recompute", env={"DATABASE_URL": url})
+    assert checked.returncode == 0 and checked.stdout.startswith(f"clean up to block {BLOCKS:,}"), checked
 
 
 async def test_a_contract_added_later_is_ingested_alone_and_ends_as_a_fresh_index(
