@@ -28,11 +28,13 @@ COLUMNS = {
     "indexer.block": ("number", "hash", "timestamp"),
     "orders": (
         "id", "market_id", "account_id", "executed_base", "fee", "price", "is_match_order", "liquidation_type",
+        "position_session",
         "protocol_fee_credit", "exchange_fee_credit", "referrer_fee_credit", "pool_fee_credit", "referrer_account_id",
         *POSITION, "created_at",
     ),
     "order_history": (
-        "id", "market_id", "account_id", "order_base", "fee", "price", "type", "processed", *POSITION, "created_at",
+        "id", "market_id", "account_id", "order_base", "fee", "price", "type", "processed", "price_variation_pnl",
+        "average_entry_price", *POSITION, "created_at",
     ),
     "liquidation_history_details": (
         "id", "account_id", "market_id", "base", "execution_price", "fees", *POSITION[:2], "unique_id", "owner_address",
@@ -47,9 +49,13 @@ COLUMNS = {
     ),
     "account_owner_updated_history": ("id", "account_id", "new_owner", *POSITION),
     "account_owner_updated_snapshot": ("account_id", "new_owner", *POSITION),
+    "positions": ("market_id", "account_id", "base", "session", "average_entry_price", *POSITION),
+    "position_raw": ("market_id", "account_id", "base", "average_entry_price_off_chain_tracker", *POSITION),
 }  # fmt: skip
 SNAPSHOT = "account_owner_updated_snapshot"
-GROUPS = (("orders",), tuple(t for t in COLUMNS if t not in ("orders", SNAPSHOT)))
+AT_THE_END = (SNAPSHOT, "positions", "position_raw")
+GROUPS = (("orders",), tuple(t for t in COLUMNS if t not in ("orders", *AT_THE_END)))
+E18 = 10**18
 # The word of the data that holds the block's time.
 TIME_WORD = {
     TOPIC0[event]: word
@@ -77,18 +83,66 @@ class Owner(NamedTuple):
     created: bool
 
 
+class Order(NamedTuple):
+    """An order whose position is not known yet: what stands before and after the columns that follow from it."""
+
+    market: int
+    account: int
+    base: int
+    price: int
+    order: tuple[str, str]
+    history: tuple[str, str]
+    place: Place
+
+
 class Result(NamedTuple):
     """What only all processes together know: the owners, and rows (table, account, line without its end) that need an
-    owner from an earlier part of the chain."""
+    owner from an earlier part of the chain; the positions, or in a later part the orders that make them."""
 
     owners: dict[int, Owner]
     waiting: list[tuple[str, int, str]]
+    positions: Positions
+    orders: list[Order]
+
+
+class Positions:
+    """Base, average entry price, session and place of each market and account: what bare match orders tell of them."""
+
+    def __init__(self) -> None:
+        self.of: dict[tuple[int, int], tuple[int, int | None, int, str]] = {}
+
+    def write(self, lines: dict[str, list[str]], o: Order) -> None:
+        """The two rows of an order; divisions as the contracts divide."""
+        held, entry, session, _ = self.of.get((o.market, o.account), (0, None, 0, ""))
+        base, price, variation = o.base, o.price, "\\N"
+        after = held + base
+        if held == 0 or (held > 0) == (base > 0):
+            if held:
+                entry = ((entry or 0) * abs(held) + price * abs(base)) // abs(after)
+            else:
+                entry, session = price, session + 1
+        else:
+            gain = min(abs(base), abs(held)) * (price - (entry or 0)) * (1 if held > 0 else -1)
+            variation = str(gain // E18 if gain >= 0 else -(-gain // E18))
+            if abs(base) >= abs(held):
+                entry, session = (price, session + 1) if after else (None, session)
+        self.of[o.market, o.account] = after, entry, session, o.place.position
+        lines["orders"].append(f"{o.order[0]}\t{session}\t{o.order[1]}")
+        processed, average = "t" if variation == "\\N" else "f", "\\N" if entry is None else entry
+        lines["order_history"].append(f"{o.history[0]}\t{processed}\t{variation}\t{average}\t{o.history[1]}")
+
+    def rows(self, lines: dict[str, list[str]]) -> None:
+        for (market, account), (base, entry, session, position) in self.of.items():
+            average = "\\N" if entry is None else entry
+            lines["positions"].append(f"{market}\t{account}\t{base}\t{session}\t{average}\t{position}\n")
+            lines["position_raw"].append(f"{market}\t{account}\t{base}\t{average}\t{position}\n")
 
 
 class Rows:
-    """Logs to lines of COPY text, by table."""
+    """Logs to lines of COPY text, by table. `begins`: these are the chain's first."""
 
-    def __init__(self) -> None:
+    def __init__(self, begins: bool) -> None:
+        self.begins, self.positions, self.orders = begins, Positions(), list[Order]()
         self.lines: dict[str, list[str]] = {table: [] for table in COLUMNS}
         self.owners: dict[int, Owner] = {}
         self.waiting: list[tuple[str, int, str]] = []
@@ -134,12 +188,17 @@ class Rows:
         price, referrer, rebate, fee = read(b[64:96]), read(b[96:128]), read(b[288:320]), read(b[224:256])
         ranked = (log["transactionHash"], topics[2]) in self.ranked
         main = f"{place.id}\t{market}\t{account}\t{base}\t{fee}\t{price}"
-        self.lines["orders"].append(
-            f"{main}\t{'f' if ranked else 't'}\t{1 if ranked else -1}\t{read(b[160:192])}\t{read(b[192:224])}\t{rebate}"
-            f"\t{read(b[352:384], 'big', signed=True)}\t{referrer}\t{place.position}\t{place.created_at}\n"
+        end = f"{place.position}\t{place.created_at}\n"
+        told = (
+            f"{main}\t{'f' if ranked else 't'}\t{1 if ranked else -1}",
+            f"{read(b[160:192])}\t{read(b[192:224])}\t{rebate}\t{read(b[352:384], 'big', signed=True)}\t{referrer}\t{end}",
         )
-        kind = "liquidation" if ranked else "order"
-        self.lines["order_history"].append(f"{main}\t{kind}\tf\t{place.position}\t{place.created_at}\n")
+        history = f"{main}\t{'liquidation' if ranked else 'order'}", end
+        order = Order(market, account, base, price, told, history, place)
+        if self.begins:
+            self.positions.write(self.lines, order)
+        else:
+            self.orders.append(order)
         if ranked:
             tx, time, _, unique_id = place.position.split("\t")
             line = f"{place.id}\t{account}\t{market}\t{base}\t{price}\t{fee}\t{tx}\t{time}\t{unique_id}"
@@ -208,7 +267,7 @@ async def fetch(source: Source, first: int, last: int) -> tuple[int, tuple[list[
 
 
 async def work(task: Task) -> Result:
-    rows, copier, waiting = Rows(), Copier(COLUMNS, GROUPS), 0
+    rows, copier, waiting = Rows(task.first == 0), Copier(COLUMNS, GROUPS), 0
     async with aiohttp.ClientSession() as session:
         await copier.open(task.database)
         async for logs, times in answers(Source(session, task.node), task.first, task.last, fetch):
@@ -220,19 +279,23 @@ async def work(task: Task) -> Result:
             await asyncio.sleep(0)
         await copier.flush(rows.lines)
         await copier.close()
-    return Result(rows.owners, rows.waiting)
+    return Result(rows.owners, rows.waiting, rows.positions, rows.orders)
 
 
 async def finish(database: str, results: list[Result]) -> None:
-    """The rows that need the owners of all parts, and the owners themselves."""
+    """The rows that need the owners or positions of all parts, and the owners and positions themselves."""
     owners: dict[int, Owner] = {}
+    positions = results[0].positions
     lines: dict[str, list[str]] = {table: [] for table in COLUMNS}
     for result in results:
         for table, account, line in result.waiting:
             known = owners.get(account)
             lines[table].append(f"{line}\t{known.wallet if known else chr(92) + 'N'}\n")
+        for order in result.orders:
+            positions.write(lines, order)
         owners |= {a: o for a, o in result.owners.items() if not (o.created and a in owners)}
     lines[SNAPSHOT] = [f"{account}\t{o.wallet}\t{o.position}\n" for account, o in owners.items()]
+    positions.rows(lines)
     copier = Copier(COLUMNS, [tuple(COLUMNS)])
     await copier.open(database)
     await copier.flush(lines)
