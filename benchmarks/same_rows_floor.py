@@ -55,7 +55,7 @@ COLUMNS = {
 SNAPSHOT = "account_owner_updated_snapshot"
 AT_THE_END = (SNAPSHOT, "positions", "position_raw")
 GROUPS = (("orders",), tuple(t for t in COLUMNS if t not in ("orders", *AT_THE_END)))
-E18 = 10**18
+E18, POOL = 10**18, 2  # the pool's account
 # The word of the data that holds the block's time.
 TIME_WORD = {
     TOPIC0[event]: word
@@ -112,10 +112,18 @@ class Positions:
         self.of: dict[tuple[int, int], tuple[int, int | None, int, str]] = {}
 
     def write(self, lines: dict[str, list[str]], o: Order) -> None:
-        """The two rows of an order; divisions as the contracts divide."""
-        held, entry, session, _ = self.of.get((o.market, o.account), (0, None, 0, ""))
-        base, price, variation = o.base, o.price, "\\N"
-        after = held + base
+        """The two rows of an order; the pool is on the other side unless it is a liquidation."""
+        entry, session, variation = self.fill(o.market, o.account, o.base, o.price, o.place)
+        if o.history[0].endswith("order") and o.account != POOL:
+            self.fill(o.market, POOL, -o.base, o.price, o.place)
+        lines["orders"].append(f"{o.order[0]}\t{session}\t{o.order[1]}")
+        processed, average = "t" if variation == "\\N" else "f", "\\N" if entry is None else entry
+        lines["order_history"].append(f"{o.history[0]}\t{processed}\t{variation}\t{average}\t{o.history[1]}")
+
+    def fill(self, market: int, account: int, base: int, price: int, place: Place) -> tuple[int | None, int, str]:
+        """Average entry price, session, PnL of the price; divisions as the contracts divide."""
+        held, entry, session, _ = self.of.get((market, account), (0, None, 0, ""))
+        after, variation = held + base, "\\N"
         if held == 0 or (held > 0) == (base > 0):
             if held:
                 entry = ((entry or 0) * abs(held) + price * abs(base)) // abs(after)
@@ -126,10 +134,8 @@ class Positions:
             variation = str(gain // E18 if gain >= 0 else -(-gain // E18))
             if abs(base) >= abs(held):
                 entry, session = (price, session + 1) if after else (None, session)
-        self.of[o.market, o.account] = after, entry, session, o.place.position
-        lines["orders"].append(f"{o.order[0]}\t{session}\t{o.order[1]}")
-        processed, average = "t" if variation == "\\N" else "f", "\\N" if entry is None else entry
-        lines["order_history"].append(f"{o.history[0]}\t{processed}\t{variation}\t{average}\t{o.history[1]}")
+        self.of[market, account] = after, entry, session, place.position
+        return entry, session, variation
 
     def rows(self, lines: dict[str, list[str]]) -> None:
         for (market, account), (base, entry, session, position) in self.of.items():
@@ -189,10 +195,8 @@ class Rows:
         ranked = (log["transactionHash"], topics[2]) in self.ranked
         main = f"{place.id}\t{market}\t{account}\t{base}\t{fee}\t{price}"
         end = f"{place.position}\t{place.created_at}\n"
-        told = (
-            f"{main}\t{'f' if ranked else 't'}\t{1 if ranked else -1}",
-            f"{read(b[160:192])}\t{read(b[192:224])}\t{rebate}\t{read(b[352:384], 'big', signed=True)}\t{referrer}\t{end}",
-        )
+        credits = f"{read(b[160:192])}\t{read(b[192:224])}\t{rebate}\t{read(b[352:384], 'big', signed=True)}"
+        told = f"{main}\t{'f' if ranked else 't'}\t{1 if ranked else -1}", f"{credits}\t{referrer}\t{end}"
         history = f"{main}\t{'liquidation' if ranked else 'order'}", end
         order = Order(market, account, base, price, told, history, place)
         if self.begins:

@@ -24,13 +24,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 ACCOUNTING = ("core", "passive_perp")  # the contracts whose events move positions
-PROJECTIONS = 3  # raised when a release projects the same logs to other rows: older databases are projected again
+PROJECTIONS = 4  # raised when a release projects the same logs to other rows: older databases are projected again
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
     """A watched contract: lower-case 0x address, its event ABIs, whether its Transfers are ERC-20 transfers, whether
-    `blockTimestamp` in its events is their block's time (`stamps`)."""
+    `blockTimestamp` in its events is their block's time (`stamps`), and the account that is on the other side of its
+    match orders where their transaction does not name one (`pool_account`)."""
 
     name: str
     address: str
@@ -38,6 +39,7 @@ class Contract:
     events: tuple[EventAbi, ...]
     erc20: bool = False
     stamps: bool = False
+    pool_account: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Deployment:
         """Changes whenever the same raw logs could project to other rows: contracts, ABIs, ERC-20 marks, tokens, and
         the projections themselves."""
         lines = [
-            f"{c.address} {int(c.erc20)} " + ",".join(sorted(f"{e.topic0.hex()}/{e.indexed_count}" for e in c.events))
+            f"{c.address} {int(c.erc20)} {c.pool_account} "
+            + ",".join(sorted(f"{e.topic0.hex()}/{e.indexed_count}" for e in c.events))
             for c in self.contracts
         ]
         lines += [f"{t.address} {t.name} {t.symbol}" for t in self.tokens]
@@ -168,7 +171,7 @@ class _Reader:
 
     def _contract(self, i: int, entry: dict[str, object]) -> Contract:
         at = f"contract[{i}]."
-        self._only(entry, at, {"name", "address", "abis", "erc20", "stamps"})
+        self._only(entry, at, {"name", "address", "abis", "erc20", "stamps", "pool_account"})
         names = entry.get("abis")
         if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
             raise self.fail(at + "abis", "must be a list of ABI names", 'Write abis = ["core", "proxy"]')
@@ -186,6 +189,7 @@ class _Reader:
             tuple(events),
             erc20,
             stamps,
+            self._int(entry, at, "pool_account", 1, 2**128 - 1) if "pool_account" in entry else None,
         )
 
     def _flag(self, entry: dict[str, object], at: str, key: str) -> bool:

@@ -7,17 +7,20 @@ from collections.abc import Iterable, Mapping
 from indexer.chain.types import Log
 from indexer.decode.abi import DecodeMismatch
 from indexer.decode.registry import Registry
-from indexer.projections.base import Event
+from indexer.projections.base import Event, name_pools
 
 
 def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int]) -> list[Event]:
-    """One event per log of a watched contract, in order; `times` are block timestamps in seconds.
+    """One event per log of a watched contract, in order; whole transactions; `times` are block timestamps in seconds.
 
     A log without a decoder, or that does not fit it, is an event without a name and with a reason.
     """
-    return [
+    events = [
         _event(registry, log, times[log.block_number]) for log in logs if "0x" + log.address.hex() in registry.watched
     ]
+    if any(e.name == "PassivePerpMatchOrder" for e in events):
+        name_pools(events, registry.pool_account)
+    return events
 
 
 def _event(registry: Registry, log: Log, time: int) -> Event:

@@ -19,6 +19,7 @@ class Registry:
         contracts = tuple(contracts)
         self.watched = frozenset(c.address for c in contracts)
         self.erc20 = frozenset(c.address for c in contracts if c.erc20)
+        self.pool_account = next((c.pool_account for c in contracts if c.pool_account), None)
         self._by_address = {(c.address, e.topic0): e for c in contracts for e in c.events}
         self._by_shape = {(e.topic0, e.indexed_count): e for c in reversed(contracts) for e in c.events}
 

@@ -38,7 +38,17 @@ class Position:
     def multiplier(self) -> int | None:
         return self.stated[4]
 
+    def open(self, price: int, funding: int | None, realized: int | None) -> None:
+        """A session begins."""
+        self.price, self.funding, self.snapshot = price, funding, realized
+        self.session += 1
+
+    def leave(self) -> None:
+        """It is flat: no average. The snapshot stays: the session's realized PnL is read against it."""
+        self.price = self.funding = None
+
     def forget(self) -> None:
+        """What was known of the session is void."""
         self.price = self.funding = self.snapshot = None
 
 
@@ -48,6 +58,17 @@ class Tracker:
 
     funding: int | None = None
     multiplier: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trackers:
+    """Both sides of a market, as the execution's transaction tells them."""
+
+    long: Tracker = Tracker()
+    short: Tracker = Tracker()
+
+    def side(self, base: int) -> Tracker:
+        return self.long if base > 0 else self.short
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +97,16 @@ def stated_fields(x: Stated) -> tuple[int | None, ...]:
 
 def align(position: Position | None, x: Stated) -> Position:
     """The position as the chain states it. What we know of its entry is kept where both agree, or where it was
-    auto-deleveraged (the multiplier moved and the base shrank); else it is forgotten: executions are missing."""
+    auto-deleveraged to this very base; else it is forgotten: executions are missing."""
     base, fields = x["base"], stated_fields(x)
     if position is None:
         return Position(base, session=1 if base else 0, stated=fields)
-    before = position.base
-    same_side = base != 0 != before and (base > 0) == (before > 0)
-    deleveraged = same_side and abs(base) < abs(before) and position.multiplier not in (None, fields[4])
-    if base != before and not deleveraged:
+    live = _live(position, fields[4])
+    same_side = _sign(base) == _sign(position.base)
+    if live != position.base and abs(base - live) <= _slack(position) and (same_side or base == 0):
+        if base == 0:
+            position.leave()  # deleveraged to nothing: the session ended, and nothing of it is missing
+    elif base != position.base:
         position.forget()
         if base and not same_side:
             position.session += 1
@@ -92,66 +115,103 @@ def align(position: Position | None, x: Stated) -> Position:
 
 
 def execute(
-    position: Position | None, size: int, price: int, before: Stated | None, after: Stated | None,
-    closing: Tracker, opening: Tracker,
+    position: Position | None, size: int, price: int, before: Stated | None, after: Stated | None, market: Trackers
 ) -> tuple[Position, Outcome]:  # fmt: skip
     """An execution of signed `size` at `price` on one side of it.
 
-    `before`, `after`: the position as the chain states it, brought up to date and after the execution. `closing`,
-    `opening`: the market's trackers for the side the position is on and for the one it will be on, used where no
-    position is stated.
+    `before`, `after`: the position as the chain states it, brought up to date and after the execution. `market`: the
+    trackers that the transaction tells, used where no position is stated.
     """
     if before is not None:
         position = align(position, before)
         closing = Tracker(position.stated[3], position.stated[4])
-    elif position is None:
-        position = Position()
-    if after is not None:
-        opening = Tracker(after["trackers"]["fundingValue"])
-    held, realises = position.base, False
+    else:
+        position = position or Position()
+        closing = _closing(position, after, market)
+        _deleverage(position, size, after, closing.multiplier)
+    held = position.base
+    opening = after["trackers"]["fundingValue"] if after is not None else market.side(held + size).funding
+    variation, funding, realises = _fill(position, size, price, closing, opening, after)
+    contradicted = after is not None and after["base"] != position.base
+    if contradicted:
+        variation = funding = None
+    position = _after(position, after)
+    known = position.base == 0 or position.price is not None
+    complete = known and not contradicted and (not realises or (variation is not None and funding is not None))
+    return position, Outcome(variation, funding, position.price, position.session, not size or complete)
+
+
+def _fill(
+    position: Position, size: int, price: int, closing: Tracker, opening: int | None, after: Stated | None
+) -> tuple[int | None, int | None, bool]:  # fmt: skip
+    """Changes the position by the execution. Price variation and funding PnL, and whether it realises any."""
+    held, opened = position.base, after["realizedPnL"] if after is not None else None
     variation = funding = None
-    opened = after["realizedPnL"] if after is not None else None
-    if size and (held == 0 or (held > 0) == (size > 0)):
-        _extend(position, held, size, price, opening.funding, opened)
-    elif size:
-        realises = True
+    realises = _sign(size) == -_sign(held) != 0
+    if realises:
         variation, funding = _realised(position, min(abs(size), abs(held)), price, closing)
         if abs(size) >= abs(held):
-            position.forget()
+            position.leave()
         if abs(size) > abs(held):
-            _open(position, price, opening.funding, opened)
+            position.open(price, opening, opened)
+    elif size and held == 0:
+        position.open(price, opening, opened)
+    elif size:
+        position.price = _average(position.price, held, price, size)
+        position.funding = _average(position.funding, held, opening, size)
     position.base = held + size
-    position.stated = (None,) * 6
-    if after is not None:
-        if after["base"] != position.base:
-            variation = funding = None
-            position.forget()
-            if _sign(after["base"]) != _sign(position.base):
-                position.session += 1
-            position.base = after["base"]
-        position.stated = stated_fields(after)
-    known = position.base == 0 or position.price is not None
-    proven = not size or (known and (not realises or (variation is not None and funding is not None)))
-    return position, Outcome(variation, funding, position.price, position.session, proven)
+    return variation, funding, realises
+
+
+def _after(position: Position, after: Stated | None) -> Position:
+    """What the chain states after the execution overrules what we hold; without it nothing but the base is known."""
+    if after is None:
+        position.stated = (None,) * 6
+        return position
+    if after["base"] != position.base:
+        position.forget()
+        if _sign(after["base"]) != _sign(position.base):
+            position.session += 1
+    position.base, position.stated = after["base"], stated_fields(after)
+    return position
+
+
+def _closing(position: Position, after: Stated | None, market: Trackers) -> Tracker:
+    """The tracker of the side the position is on. A position that stays on its side carries it afterwards, too; one
+    that was closed or flipped does not."""
+    told = market.side(position.base)
+    if told.funding is None and after is not None and _sign(after["base"]) == _sign(position.base) != 0:
+        return Tracker(after["trackers"]["fundingValue"], after["trackers"]["baseMultiplier"])
+    return told
+
+
+def _live(position: Position, multiplier: int | None) -> int:
+    """The base that is left when the side's multiplier is this one. Multipliers only fall: by auto-deleveraging."""
+    was = position.multiplier
+    if not was or multiplier is None or multiplier >= was:
+        return position.base
+    return tdiv(position.base * multiplier, was)
+
+
+def _slack(position: Position) -> int:
+    """How far the chain's live base may be from ours by rounding: the quotient of two multipliers has 18 digits."""
+    return abs(position.base) // E18 + 1
+
+
+def _deleverage(position: Position, size: int, after: Stated | None, multiplier: int | None) -> None:
+    """The live base of a position that no statement brought up to date. Entry averages stay as they are."""
+    live, slack = _live(position, multiplier), _slack(position)
+    if live == position.base:
+        return
+    if after is not None and abs(after["base"] - size - live) <= slack:
+        live = after["base"] - size
+    position.base = live
+    if live == 0:
+        position.leave()
 
 
 def _sign(value: int) -> int:
     return (value > 0) - (value < 0)
-
-
-def _open(position: Position, price: int, funding: int | None, realized: int | None) -> None:
-    position.price, position.funding, position.snapshot = price, funding, realized
-    position.session += 1
-
-
-def _extend(
-    position: Position, held: int, size: int, price: int, funding: int | None, realized: int | None
-) -> None:  # fmt: skip
-    if held == 0:
-        _open(position, price, funding, realized)
-        return
-    position.price = _average(position.price, held, price, size)
-    position.funding = _average(position.funding, held, funding, size)
 
 
 def _average(held: int | None, weight: int, added: int | None, size: int) -> int | None:

@@ -27,6 +27,7 @@ class Event:
     """One log, decoded. `name` is None when it has no decoder or does not fit it; `reason` then says which.
 
     `block_time` is the block's timestamp in seconds; `time` the event's own `blockTimestamp` where it carries one.
+    `pool`: the account on the other side of a match order (`name_pools`).
     """
 
     block_number: int
@@ -40,6 +41,7 @@ class Event:
     erc20: bool = False
     reason: str = ""
     detail: str = ""
+    pool: int | None = None
 
     @property
     def id(self) -> str:
@@ -128,16 +130,39 @@ class Transaction:
                         found.taken.update(s.log_index for s in stated)
         return found
 
+    def market_data(self, market: int, log_index: int) -> Row | None:
+        """The market as it was at a log: the last MarketDataUpdated before it, else the first after it."""
+        told = self._markets.get(market)
+        if not told:
+            return None
+        before = [data for index, data in told if index < log_index]
+        return before[-1] if before else told[0][1]
+
     @cached_property
-    def market_data(self) -> dict[int, Row]:
-        """Market id -> the last market data that the transaction tells."""
-        return {e.args["marketData"]["id"]: e.args["marketData"] for e in self.events if e.name == "MarketDataUpdated"}
+    def _markets(self) -> dict[int, list[tuple[int, Row]]]:
+        found: dict[int, list[tuple[int, Row]]] = {}
+        for e in self.events:
+            if e.name == "MarketDataUpdated":
+                found.setdefault(e.args["marketData"]["id"], []).append((e.log_index, e.args["marketData"]))
+        return found
 
 
 def sides(execution: Event) -> tuple[int, ...]:
-    """The accounts of an execution: the taker or liquidated one first. A match order does not name its counterparty."""
-    account, other = execution.args["accountId"], execution.args.get("counterpartyAccountId")
+    """The accounts of an execution: the taker or liquidated one first."""
+    account, other = execution.args["accountId"], execution.args.get("counterpartyAccountId", execution.pool)
     return (account,) if other is None or other == account else (account, other)
+
+
+def name_pools(events: Iterable[Event], default: int | None) -> None:
+    """Sets `pool` of the match orders among whole transactions: the pool account that MarketDataUpdated of the market
+    names in the same transaction, else `default`, the deployment's. Not where a liquidation bid was executed: then the
+    other side is a keeper that no log names.
+    """
+    for tx in transactions(events):
+        for e in tx.events:
+            if e.name == "PassivePerpMatchOrder" and e.args["accountId"] not in tx.liquidated_by_bid:
+                data = tx.market_data(e.args["marketId"], e.log_index)
+                e.pool = (data["poolAccountId"] or None) if data is not None else default
 
 
 @dataclass(frozen=True, slots=True)

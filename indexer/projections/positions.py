@@ -3,13 +3,16 @@
 PositionDataUpdated states a position; PassivePerpOrderAndPositionUpdate both sides after the execution, V3 both sides
 before and after; PassivePerpMatchOrder none. Contracts emit PositionDataUpdated around an order, up to date and then
 after it, before the order's own event: these belong to the order (`Transaction.statements`) and write nothing alone.
+
+A match order does not name its counterparty. It is the market's pool account, which mirrors every AMM trade
+(`name_pools`); where neither its transaction nor the deployment names that, only the taker's position moves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from indexer.projections.accounting import Outcome, Position, Stated, Tracker, align, execute
+from indexer.projections.accounting import Outcome, Position, Stated, Tracker, Trackers, align, execute
 from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
 
 EVENTS = ("PositionDataUpdated",)
@@ -45,12 +48,10 @@ def trade(
     market = event.args["marketId"]
     pending = tx.statements.of.get((event.log_index, account))
     if pending:
-        before = before if before is not None else pending[0] if len(pending) > 1 else None
+        before = before if before is not None else _first(pending, size, after)
         after = after if after is not None else pending[-1]
     known, row = _read(ledger, market, account)
-    held = known.base if known else 0
-    closing, opening = _tracker(tx, market, held), _tracker(tx, market, held + size)
-    position, outcome = execute(known, size, price, before, after, closing, opening)
+    position, outcome = execute(known, size, price, before, after, _trackers(tx, event, market))
     sequence = event.args.get("eventSequenceNumber")
     if sequence is None and row:
         sequence = row["last_trade_sequence_number"]
@@ -58,13 +59,23 @@ def trade(
     return outcome
 
 
-def _tracker(tx: Transaction, market: int, base: int) -> Tracker:
-    """The side's trackers in the transaction's last MarketDataUpdated of the market."""
-    data = tx.market_data.get(market)
+def _first(pending: Sequence[Stated], size: int, after: Stated | None) -> Stated | None:
+    """The statement that brings the position up to date. A single one is that after the execution, unless the event
+    itself tells that one and the two differ by the execution."""
+    if len(pending) > 1:
+        return pending[0]
+    single = pending[0]
+    return single if after is not None and size and single["base"] + size == after["base"] else None
+
+
+def _trackers(tx: Transaction, event: Event, market: int) -> Trackers:
+    data = tx.market_data(market, event.log_index)
     if data is None:
-        return Tracker()
-    side = data["longTrackers" if base > 0 else "shortTrackers"]
-    return Tracker(side["fundingValue"], side["baseMultiplier"])
+        return Trackers()
+    long, short = (
+        Tracker(data[k]["fundingValue"], data[k]["baseMultiplier"]) for k in ("longTrackers", "shortTrackers")
+    )
+    return Trackers(long, short)
 
 
 def _read(ledger: Ledger, market: int, account: int) -> tuple[Position | None, Row | None]:

@@ -31,16 +31,19 @@ def named(item: Abi, value: Any) -> Any:
 
 
 class Config:
-    """A deployment's TOML: addresses, which are ERC-20, token names, and the event of each (address, topic0)."""
+    """A deployment's TOML: addresses, which are ERC-20, the AMM pool's account, token names, and the event of each
+    (address, topic0)."""
 
     def __init__(self, path: str | Path) -> None:
         raw = tomllib.loads(Path(path).read_text())
         self.erc20: set[str] = set()
         self.rusd: str | None = None
+        self.pool: int | None = None
         self.events: dict[str, dict[str, Abi]] = {}
         for contract in raw["contract"]:
             address = contract["address"].lower()
             self.events[address] = {}
+            self.pool = contract.get("pool_account", self.pool)
             if contract.get("erc20"):
                 self.erc20.add(address)
             if contract["name"] == "rusd":

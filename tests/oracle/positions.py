@@ -12,7 +12,8 @@ from tests.oracle.markets import Markets
 
 SINGLE, PAIR, V3 = "PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3"
 UNKNOWN: Row = {"price_variation_pnl": None, "funding_pnl": None, "r_pnl": None}
-FORGOTTEN: Row = {"average_entry_price": None, "average_entry_funding_value": None, "snapshot": None}
+FLAT: Row = {"average_entry_price": None, "average_entry_funding_value": None}
+FORGOTTEN: Row = FLAT | {"snapshot": None}
 CHAIN = ("realized_pnl", "last_price", "last_price_timestamp", "funding_value", "base_multiplier", "adl_unwind_price")
 RAW = {
     "last_price_timestamp": "position_data_last_price_data_timestamp",
@@ -28,6 +29,10 @@ def towards_zero(product: int, by: int) -> int:
 
 def sign(n: int) -> int:
     return -1 if n < 0 else 1 if n > 0 else 0
+
+
+def rounding(base: int) -> int:
+    return abs(base) // 10**18 + 1
 
 
 def mean(old: int | None, weight: int, new: int | None, added: int) -> int | None:
@@ -59,8 +64,18 @@ class Positions(Markets):
         """Whose positions an execution changes, the account first."""
         if log.name not in (SINGLE, PAIR, V3) or log in self.retold:
             return []
-        named = [log.args["accountId"]] + ([] if log.name == SINGLE else [log.args["counterpartyAccountId"]])
-        return list(dict.fromkeys(named))
+        other = self.mirror(log) if log.name == SINGLE else log.args["counterpartyAccountId"]
+        return list(dict.fromkeys([log.args["accountId"]] + ([] if other is None else [other])))
+
+    def mirror(self, single: Log) -> int | None:
+        """The pool's account, which takes the other side of a match order; None when it is not known, or a keeper's."""
+        won = [g for g in self.group if g.name == "AccountExecutedLiquidationBid" and g.args["success"]]
+        if single.args["accountId"] in [g.args["accountId"] for g in won]:
+            return None
+        market = self.market_at(single)
+        if market is None:
+            return self.config.pool
+        return market["poolAccountId"] if market["poolAccountId"] != 0 else None
 
     def owner_of(self, n: int) -> Log | None:
         """The execution to which the statement in place `n` of the transaction belongs: the next of its account."""
@@ -78,11 +93,23 @@ class Positions(Markets):
             if g.name == "PositionDataUpdated" and g.args["accountId"] == account and self.owner_of(n) is log
         ]
 
-    def trackers(self, market: int, base: int) -> Row:
-        told = [g for g in self.group if g.name == "MarketDataUpdated" and g.args["marketData"]["id"] == market]
-        if not told:
+    def market_at(self, log: Log) -> Row | None:
+        """What the transaction says of the execution's market: the latest so far, or else the earliest to come."""
+        place = self.group.index(log)
+        told: list[tuple[int, Row]] = [
+            (n, g.args["marketData"])
+            for n, g in enumerate(self.group)
+            if g.name == "MarketDataUpdated" and g.args["marketData"]["id"] == log.args["marketId"]
+        ]
+        earlier = [data for n, data in told if n < place]
+        later = [data for n, data in told if n > place]
+        return earlier[-1] if earlier else later[0] if later else None
+
+    def trackers(self, log: Log, base: int) -> Row:
+        market = self.market_at(log)
+        if market is None:
             return {"fundingValue": None, "baseMultiplier": None}
-        trackers: Row = told[-1].args["marketData"]["longTrackers" if base > 0 else "shortTrackers"]
+        trackers: Row = market["longTrackers" if base > 0 else "shortTrackers"]
         return trackers
 
     def on_PositionDataUpdated(self, log: Log) -> None:
@@ -109,18 +136,39 @@ class Positions(Markets):
         old = known["base"]
         if new == old:
             return known | fields
-        shrunk = sign(new) == sign(old) and abs(new) < abs(old)
-        if shrunk and known["base_multiplier"] is not None and known["base_multiplier"] != fields["base_multiplier"]:
-            return known | fields
+        remains = self.unwound(known, fields["base_multiplier"])
+        if remains != old and abs(new - remains) <= rounding(old) and sign(new) in (sign(old), 0):
+            return known | fields | (FLAT if new == 0 else {})
         session = known["session"] + (1 if new and sign(new) != sign(old) else 0)
         return known | fields | FORGOTTEN | {"session": session}
+
+    def unwound(self, p: Row, multiplier: int | None) -> int:
+        """The base that auto-deleveraging left, now that the side's multiplier is this one."""
+        last = p.get("base_multiplier")
+        if last and multiplier is not None and multiplier < last:
+            return towards_zero(p["base"] * multiplier, last)
+        base: int = p["base"]
+        return base
+
+    def catch_up(self, p: Row, size: int, after: Any, multiplier: int | None) -> None:
+        """Auto-deleveraging since the position's last statement, when none precedes the execution."""
+        remains = self.unwound(p, multiplier)
+        if remains == p["base"]:
+            return
+        if after is not None and abs(after["base"] - size - remains) <= rounding(p["base"]):
+            remains = after["base"] - size
+        p["base"] = remains
+        if remains == 0:
+            p |= FLAT
 
     def trade(self, log: Log, account: int, size: int, price: int, told: tuple[Any, Any] = (None, None)) -> Row:
         """One side of an execution; gives the columns of order_history that follow from it, and the session."""
         before, after = told
         pending = self.around(log, account)
-        if before is None and len(pending) >= 2:
-            before = pending[0]
+        if before is None and pending:
+            joins = after is not None and size != 0 and after["base"] - pending[0]["base"] == size
+            if len(pending) >= 2 or joins:
+                before = pending[0]
         if after is None and pending:
             after = pending[-1]
         p = self.known(log, account)
@@ -129,24 +177,32 @@ class Positions(Markets):
             p = self.rebased(p, before)
         if p is None:
             p = {"base": 0, "session": 0} | FORGOTTEN
+        if before is not None:
+            now = before["trackers"]
+        else:
+            now = self.trackers(log, p["base"])
+            if now["fundingValue"] is None and after is not None and sign(after["base"]) == sign(p["base"]) != 0:
+                now = after["trackers"]
+            self.catch_up(p, size, after, now["baseMultiplier"])
         reduces = sign(size) == -sign(p["base"]) != 0
-        pnl = self.account_for(log.args["marketId"], p, size, price, before, after)
+        pnl = self.account_for(log, p, size, price, now, after)
+        wrong = False
         p |= dict.fromkeys(CHAIN) | {"base": p["base"] + size}
         if after is not None:
             if after["base"] != p["base"]:
-                pnl = UNKNOWN
+                pnl, wrong = UNKNOWN, True
                 p |= FORGOTTEN
                 p["session"] += 1 if sign(after["base"]) != sign(p["base"]) else 0
             p |= chain_fields(after)
         self.save(log, account, p, sequence)
         entry = p["average_entry_price"]
-        unproven = (p["base"] != 0 and entry is None) or (reduces and pnl["r_pnl"] is None)
+        unproven = wrong or (p["base"] != 0 and entry is None) or (reduces and pnl["r_pnl"] is None)
         return pnl | {"average_entry_price": entry, "processed": size == 0 or not unproven, "session": p["session"]}
 
-    def account_for(self, market: int, p: Row, size: int, price: int, before: Any, after: Any) -> Row:
+    def account_for(self, log: Log, p: Row, size: int, price: int, now: Row, after: Any) -> Row:
         """Changes the averages, snapshot and session in `p`; gives what is realised."""
         held = p["base"]
-        entering = after["trackers"]["fundingValue"] if after else self.trackers(market, held + size)["fundingValue"]
+        entering = after["trackers"]["fundingValue"] if after else self.trackers(log, held + size)["fundingValue"]
         opened = {
             "average_entry_price": price,
             "average_entry_funding_value": entering,
@@ -162,11 +218,10 @@ class Positions(Markets):
             p["average_entry_price"] = mean(p["average_entry_price"], held, price, size)
             p["average_entry_funding_value"] = mean(p["average_entry_funding_value"], held, entering, size)
             return UNKNOWN
-        now = before["trackers"] if before else self.trackers(market, held)
         closed = sign(held) * min(abs(size), abs(held))
         pnl = self.realised(p, closed, price, now["fundingValue"], now["baseMultiplier"])
         if abs(size) == abs(held):
-            p |= FORGOTTEN
+            p |= FLAT
         elif abs(size) > abs(held):
             p |= opened
         return pnl

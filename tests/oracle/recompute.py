@@ -135,7 +135,7 @@ class _World(Positions):
         account, *others = self.accounts(log)
         mine = self.trade(log, account, base, price, *told[:1])
         for other in others:
-            self.trade(log, other, -base, price, told[1])
+            self.trade(log, other, -base, price, *told[1:2])
         if told and not others:
             self.restate(log, account, told[1][1])
         session = mine.pop("session")
