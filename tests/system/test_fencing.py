@@ -44,7 +44,8 @@ CREATE TABLE test.history (id bigint GENERATED ALWAYS AS IDENTITY, number bigint
 CREATE FUNCTION test.remember() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
     INSERT INTO test.history (number, epoch, pid) SELECT NEW.number, value, pg_backend_pid() FROM indexer.epoch;
     RETURN NULL; END$$;
-CREATE TRIGGER test_remember AFTER UPDATE ON indexer.checkpoint FOR EACH ROW EXECUTE FUNCTION test.remember();
+CREATE TRIGGER test_remember AFTER UPDATE OF number ON indexer.checkpoint
+    FOR EACH ROW EXECUTE FUNCTION test.remember();
 """
 
 
