@@ -15,33 +15,39 @@ def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int])
 
     A log without a decoder, or that does not fit it, is an event without a name and with a reason.
     """
-    events = [
-        _event(registry, log, times[log.block_number]) for log in logs if "0x" + log.address.hex() in registry.watched
-    ]
-    if any(e.name == "PassivePerpMatchOrder" for e in events):
-        name_pools(events, registry.pool_account)
+    events: list[Event] = []
+    sources = registry.sources
+    hash_, transaction = b"", ""
+    for block, index, address, transaction_hash, _, topics, data, *_ in logs:
+        source = sources.get(address)
+        if source is None:
+            continue
+        if transaction_hash != hash_:
+            hash_, transaction = transaction_hash, "0x" + transaction_hash.hex()
+        abi = source.events.get(topics[0]) if topics else None
+        if abi is None:
+            topic0, reason = ("0x" + topics[0].hex(), "unknown topic") if topics else ("", "no topics")
+            name, args, detail = None, {}, reason
+        else:
+            topic0, name, reason, detail = source.texts[topics[0]], abi.name, "", ""
+            try:
+                args = abi.decode(topics, data)
+            except DecodeMismatch as mismatch:
+                name, args, reason, detail = None, {}, "does not fit", str(mismatch)
+        events.append(
+            Event(
+                block,
+                times[block],
+                index,
+                transaction,
+                source.address,
+                topic0,
+                name,
+                args,
+                source.erc20,
+                reason,
+                detail,
+            )
+        )
+    name_pools(events, registry.pool_account)
     return events
-
-
-def _event(registry: Registry, log: Log, time: int) -> Event:
-    address = "0x" + log.address.hex()
-    topic0 = "0x" + log.topics[0].hex() if log.topics else ""
-    event = Event(
-        log.block_number,
-        time,
-        log.log_index,
-        "0x" + log.transaction_hash.hex(),
-        address,
-        topic0,
-        None,
-        {},
-        address in registry.erc20,
-    )
-    try:
-        abi, event.args = registry.decode(address, log.topics, log.data)
-        event.name = abi.name
-    except DecodeMismatch as mismatch:
-        known = log.topics and registry.find(address, log.topics[0])
-        event.reason = "does not fit" if known else "unknown topic" if log.topics else "no topics"
-        event.detail = str(mismatch)
-    return event

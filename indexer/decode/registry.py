@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from indexer.decode.abi import Args, DecodeMismatch, EventAbi, load_abi
 from indexer.resources import data_dir
 
 if TYPE_CHECKING:
     from indexer.config import Contract
+
+
+class Source(NamedTuple):
+    """A watched contract as its logs are decoded: `events` by topic0, and those topics as text."""
+
+    address: str
+    erc20: bool
+    events: dict[bytes, EventAbi]
+    texts: dict[bytes, str]
 
 
 class Registry:
@@ -20,7 +29,7 @@ class Registry:
         self.watched = frozenset(c.address for c in contracts)
         self.erc20 = frozenset(c.address for c in contracts if c.erc20)
         self.pool_account = next((c.pool_account for c in contracts if c.pool_account), None)
-        self._by_address = {(c.address, e.topic0): e for c in contracts for e in c.events}
+        self.sources = {bytes.fromhex(c.address[2:]): _source(c) for c in contracts}  # by address
         self._by_shape = {(e.topic0, e.indexed_count): e for c in reversed(contracts) for e in c.events}
 
     def with_shipped_abis(self) -> Registry:
@@ -31,13 +40,14 @@ class Registry:
         return self
 
     def find(self, address: str, topic0: bytes) -> EventAbi | None:
-        return self._by_address.get((address, topic0))
+        source = self.sources.get(bytes.fromhex(address[2:]))
+        return source.events.get(topic0) if source else None
 
     def decode(self, address: str, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
         """Event and arguments. Raises DecodeMismatch with the reason when the log has no decoder or does not fit it."""
         if not topics:
             raise DecodeMismatch("no topics")
-        event = self._by_address.get((address, topics[0]))
+        event = self.find(address, topics[0])
         if event is None:
             raise DecodeMismatch("unknown topic" if address in self.watched else "address is not watched")
         return event, event.decode(topics, data)
@@ -50,3 +60,8 @@ class Registry:
         if event is None:
             raise DecodeMismatch("no known event has this topic0 and number of topics")
         return event, event.decode(topics, data)
+
+
+def _source(contract: Contract) -> Source:
+    events = {e.topic0: e for e in contract.events}
+    return Source(contract.address, contract.erc20, events, {topic0: "0x" + topic0.hex() for topic0 in events})

@@ -8,35 +8,36 @@ from types import ModuleType
 from indexer.projections import accounts, balances, markets, orders, positions, prices, settings, tokens, undecoded
 from indexer.projections.base import Event, Ledger, StateKey, Transaction, transactions
 
+_Keys = Callable[[Event], Iterable[StateKey]]
+_Apply = Callable[[Ledger, Transaction, Event], None]
+
 _MODULES: tuple[ModuleType, ...] = (accounts, balances, markets, settings, tokens, orders, positions, prices)
-_FAMILIES: dict[str, list[ModuleType]] = {}
+# By name of the event; a log that no decoder reads is one without a name.
+_KEYS: dict[str | None, list[_Keys]] = {None: [undecoded.keys]}
+_APPLY: dict[str | None, list[_Apply]] = {None: [undecoded.apply]}
 for _module in _MODULES:
     for _name in _module.EVENTS:
-        _FAMILIES.setdefault(_name, []).append(_module)
+        _KEYS.setdefault(_name, []).append(_module.keys)
+        _APPLY.setdefault(_name, []).append(_module.apply)
 
 # Read whole: a handful of rows that any liquidation may need.
 WHOLE_TABLES = ("indexer.backstop_account",)
-
-
-def _families(event: Event) -> list[ModuleType]:
-    return [undecoded] if event.name is None else _FAMILIES.get(event.name, [])
 
 
 def state_keys(events: Iterable[Event]) -> set[StateKey]:
     """Every state row that projecting these events reads or changes."""
     wanted: set[StateKey] = set()
     for event in events:
-        for family in _families(event):
-            keys: Callable[[Event], Iterable[StateKey]] = family.keys
+        for keys in _KEYS.get(event.name, ()):
             wanted.update(keys(event))
     return wanted
 
 
-def project(ledger: Ledger, events: Iterable[Event], only: Callable[[Event], bool] = lambda event: True) -> None:
+def project(ledger: Ledger, events: Iterable[Event], only: Callable[[Event], bool] | None = None) -> None:
     """Writes the rows of events in chain order into the ledger. Whole transactions only; `only` leaves out events whose
     rows are not wanted, while the others of their transaction still see them."""
     for tx in transactions(events):
-        for event in filter(only, tx.events):
-            for family in _families(event):
-                apply: Callable[[Ledger, Transaction, Event], None] = family.apply
+        for event in tx.events if only is None else filter(only, tx.events):
+            for apply in _APPLY.get(event.name, ()):
                 apply(ledger, tx, event)
+    positions.settle(ledger)

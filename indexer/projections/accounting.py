@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 E18 = 10**18
 
 Stated = Mapping[str, Any]  # the contract's PerpPosition struct, decoded
+UNSTATED: tuple[int | None, ...] = (None,) * 6
 
 
 def tdiv(a: int, b: int) -> int:
@@ -32,7 +33,7 @@ class Position:
     funding: int | None = None
     session: int = 0
     snapshot: int | None = None
-    stated: tuple[int | None, ...] = (None,) * 6  # realized PnL, last price and its time, funding, multiplier, unwind
+    stated: tuple[int | None, ...] = UNSTATED  # realized PnL, last price and its time, funding, multiplier, unwind
 
     @property
     def multiplier(self) -> int | None:
@@ -52,16 +53,14 @@ class Position:
         self.price = self.funding = self.snapshot = None
 
 
-@dataclass(frozen=True, slots=True)
-class Tracker:
+class Tracker(NamedTuple):
     """Funding value and base multiplier of one side of a market; None where no event of the transaction tells it."""
 
     funding: int | None = None
     multiplier: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Trackers:
+class Trackers(NamedTuple):
     """Both sides of a market, as the execution's transaction tells them."""
 
     long: Tracker = Tracker()
@@ -71,8 +70,10 @@ class Trackers:
         return self.long if base > 0 else self.short
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+NO_TRACKERS = Trackers()
+
+
+class Outcome(NamedTuple):
     """What one execution gives: PnL columns (None where nothing is realised or an input is not known), the average
     entry price and the session after it. `proven`: nothing that should be known is unknown."""
 
@@ -128,7 +129,8 @@ def execute(
     else:
         position = position or Position()
         closing = _closing(position, after, market)
-        _deleverage(position, size, after, closing.multiplier)
+        if closing.multiplier is not None:
+            _deleverage(position, size, after, closing.multiplier)
     held = position.base
     opening = after["trackers"]["fundingValue"] if after is not None else market.side(held + size).funding
     variation, funding, realises = _fill(position, size, price, closing, opening, after)
@@ -147,7 +149,7 @@ def _fill(
     """Changes the position by the execution. Price variation and funding PnL, and whether it realises any."""
     held, opened = position.base, after["realizedPnL"] if after is not None else None
     variation = funding = None
-    realises = _sign(size) == -_sign(held) != 0
+    realises = size != 0 != held and (size > 0) != (held > 0)
     if realises:
         variation, funding = _realised(position, min(abs(size), abs(held)), price, closing)
         if abs(size) >= abs(held):
@@ -166,7 +168,7 @@ def _fill(
 def _after(position: Position, after: Stated | None) -> Position:
     """What the chain states after the execution overrules what we hold; without it nothing but the base is known."""
     if after is None:
-        position.stated = (None,) * 6
+        position.stated = UNSTATED
         return position
     if after["base"] != position.base:
         position.forget()
@@ -179,6 +181,8 @@ def _after(position: Position, after: Stated | None) -> Position:
 def _closing(position: Position, after: Stated | None, market: Trackers) -> Tracker:
     """The tracker of the side the position is on. A position that stays on its side carries it afterwards, too; one
     that was closed or flipped does not."""
+    if market is NO_TRACKERS and after is None:
+        return market.long
     told = market.side(position.base)
     if told.funding is None and after is not None and _sign(after["base"]) == _sign(position.base) != 0:
         return Tracker(after["trackers"]["fundingValue"], after["trackers"]["baseMultiplier"])
@@ -198,7 +202,7 @@ def _slack(position: Position) -> int:
     return abs(position.base) // E18 + 1
 
 
-def _deleverage(position: Position, size: int, after: Stated | None, multiplier: int | None) -> None:
+def _deleverage(position: Position, size: int, after: Stated | None, multiplier: int) -> None:
     """The live base of a position that no statement brought up to date. Entry averages stay as they are."""
     live, slack = _live(position, multiplier), _slack(position)
     if live == position.base:

@@ -6,17 +6,19 @@ store can load them first; `apply(ledger, tx, event)` writes rows into the ledge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from indexer.projections.fit import Misfit, misfit_of
+from indexer.projections.fit import Lines, Misfit
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 StateKey = tuple[str, Key]
+Columns = tuple[str, ...]
+Values = tuple[Any, ...]
 
 LOGS_PER_BLOCK = 100_000  # unique_id = block number * 100000 + log index
 _LAST_SECOND = 253_402_300_799  # 9999-12-31: beyond it Python has no datetime
@@ -59,9 +61,7 @@ class Event:
     @property
     def created_at(self) -> datetime | None:
         """The block's time, UTC, for timestamp(3) columns; None when no calendar reaches it."""
-        if not 0 <= self.block_time <= _LAST_SECOND:
-            return None
-        return datetime.fromtimestamp(self.block_time, UTC).replace(tzinfo=None)
+        return _calendar(self.block_time)
 
     def position(self, *, transaction: bool = True) -> Row:
         """The columns that say where a row comes from."""
@@ -71,6 +71,13 @@ class Event:
         return row
 
 
+@lru_cache(maxsize=256)
+def _calendar(seconds: int) -> datetime | None:
+    if not 0 <= seconds <= _LAST_SECOND:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+
+
 EXECUTIONS = frozenset({"PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3"})
 
 
@@ -78,57 +85,32 @@ class Statements(NamedTuple):
     """`of`: (log index of an execution, account) -> the positions stated for it, in log order. `taken`: the log indices
     of all of these."""
 
-    of: dict[tuple[int, int], list[Row]]
-    taken: set[int]
+    of: Mapping[tuple[int, int], list[Row]]
+    taken: Collection[int]
 
 
-@dataclass
+_NONE: frozenset[int] = frozenset()
+_NOTHING_STATED = Statements({}, _NONE)
+
+
 class Transaction:
-    """The events of one transaction, in log order. What needs a look at the whole transaction is answered here."""
+    """The events of one transaction, in log order. What needs a look at the whole transaction is answered here; the
+    `names` that occur in it tell without a look that most of it is empty.
 
-    events: list[Event]
+    `liquidated_by_bid`: accounts whose liquidation bid was executed with success (ranked liquidations). `told_again`:
+    log indices of PassivePerpMatchOrder whose order a PassivePerpOrderAndPositionUpdate tells in full. `statements`:
+    which PositionDataUpdated belong to which execution.
+    """
 
-    @cached_property
-    def liquidated_by_bid(self) -> frozenset[int]:
-        """Accounts whose liquidation bid was executed with success in this transaction (ranked liquidations)."""
-        return frozenset(
-            e.args["accountId"] for e in self.events if e.name == "AccountExecutedLiquidationBid" and e.args["success"]
-        )
+    __slots__ = ("_markets", "events", "liquidated_by_bid", "names", "statements", "told_again")
 
-    @cached_property
-    def told_again(self) -> frozenset[int]:
-        """Log indices of PassivePerpMatchOrder whose order a PassivePerpOrderAndPositionUpdate tells in full.
-
-        An update belongs to the nearest earlier, still unpaired match order of equal (market, account, base). Pairing
-        by value alone would merge two equal fills into one row.
-        """
-        unpaired: dict[tuple[int, int, int], list[int]] = {}
-        paired: set[int] = set()
-        for e in self.events:
-            if e.name == "PassivePerpMatchOrder":
-                order = (e.args["marketId"], e.args["accountId"], e.args["orderBase"])
-                unpaired.setdefault(order, []).append(e.log_index)
-            elif e.name == "PassivePerpOrderAndPositionUpdate":
-                order = (e.args["marketId"], e.args["accountId"], e.args["executedBase"])
-                if unpaired.get(order):
-                    paired.add(unpaired[order].pop())
-        return frozenset(paired)
-
-    @cached_property
-    def statements(self) -> Statements:
-        """Which PositionDataUpdated belong to which execution: those of its account since the account's last one."""
-        pending: dict[tuple[int, int], list[Event]] = {}
-        found = Statements({}, set())
-        for e in self.events:
-            if e.name == "PositionDataUpdated":
-                pending.setdefault((e.args["marketId"], e.args["accountId"]), []).append(e)
-            elif pending and e.name in EXECUTIONS and e.log_index not in self.told_again:
-                for account in sides(e):
-                    stated = pending.pop((e.args["marketId"], account), None)
-                    if stated:
-                        found.of[e.log_index, account] = [s.args["positionData"] for s in stated]
-                        found.taken.update(s.log_index for s in stated)
-        return found
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+        self.names = names = {e.name for e in events}
+        self.liquidated_by_bid = _liquidated(events) if "AccountExecutedLiquidationBid" in names else _NONE
+        self.told_again = _told_again(events) if "PassivePerpOrderAndPositionUpdate" in names else _NONE
+        self.statements = _stated(events, self.told_again) if "PositionDataUpdated" in names else _NOTHING_STATED
+        self._markets = _markets(events) if "MarketDataUpdated" in names else {}
 
     def market_data(self, market: int, log_index: int) -> Row | None:
         """The market as it was at a log: the last MarketDataUpdated before it, else the first after it."""
@@ -138,13 +120,52 @@ class Transaction:
         before = [data for index, data in told if index < log_index]
         return before[-1] if before else told[0][1]
 
-    @cached_property
-    def _markets(self) -> dict[int, list[tuple[int, Row]]]:
-        found: dict[int, list[tuple[int, Row]]] = {}
-        for e in self.events:
-            if e.name == "MarketDataUpdated":
-                found.setdefault(e.args["marketData"]["id"], []).append((e.log_index, e.args["marketData"]))
-        return found
+
+def _liquidated(events: Iterable[Event]) -> frozenset[int]:
+    return frozenset(
+        e.args["accountId"] for e in events if e.name == "AccountExecutedLiquidationBid" and e.args["success"]
+    )
+
+
+def _told_again(events: Iterable[Event]) -> frozenset[int]:
+    """An update belongs to the nearest earlier, still unpaired match order of equal (market, account, base). Pairing
+    by value alone would merge two equal fills into one row."""
+    unpaired: dict[tuple[int, int, int], list[int]] = {}
+    paired: set[int] = set()
+    for e in events:
+        if e.name == "PassivePerpMatchOrder":
+            order = (e.args["marketId"], e.args["accountId"], e.args["orderBase"])
+            unpaired.setdefault(order, []).append(e.log_index)
+        elif e.name == "PassivePerpOrderAndPositionUpdate":
+            order = (e.args["marketId"], e.args["accountId"], e.args["executedBase"])
+            if unpaired.get(order):
+                paired.add(unpaired[order].pop())
+    return frozenset(paired)
+
+
+def _stated(events: Iterable[Event], told_again: frozenset[int]) -> Statements:
+    """To an execution belong those of its account since the account's last one."""
+    pending: dict[tuple[int, int], list[Event]] = {}
+    of: dict[tuple[int, int], list[Row]] = {}
+    taken: set[int] = set()
+    for e in events:
+        if e.name == "PositionDataUpdated":
+            pending.setdefault((e.args["marketId"], e.args["accountId"]), []).append(e)
+        elif pending and e.name in EXECUTIONS and e.log_index not in told_again:
+            for account in sides(e):
+                stated = pending.pop((e.args["marketId"], account), None)
+                if stated:
+                    of[e.log_index, account] = [s.args["positionData"] for s in stated]
+                    taken.update(s.log_index for s in stated)
+    return Statements(of, taken)
+
+
+def _markets(events: Iterable[Event]) -> dict[int, list[tuple[int, Row]]]:
+    found: dict[int, list[tuple[int, Row]]] = {}
+    for e in events:
+        if e.name == "MarketDataUpdated":
+            found.setdefault(e.args["marketData"]["id"], []).append((e.log_index, e.args["marketData"]))
+    return found
 
 
 def sides(execution: Event) -> tuple[int, ...]:
@@ -159,6 +180,8 @@ def name_pools(events: Iterable[Event], default: int | None) -> None:
     other side is a keeper that no log names.
     """
     for tx in transactions(events):
+        if "PassivePerpMatchOrder" not in tx.names:
+            continue
         for e in tx.events:
             if e.name == "PassivePerpMatchOrder" and e.args["accountId"] not in tx.liquidated_by_bid:
                 data = tx.market_data(e.args["marketId"], e.log_index)
@@ -182,6 +205,10 @@ class Ledger:
     `state` holds the state rows loaded for this step (None: no such row). When `capture` says so for a block, the value
     a row had before that block's first change is kept as a before-image. `tokens`: address -> (name, symbol); `rusd`:
     the quote token's address. `accounting`: addresses of the contracts whose events move positions.
+
+    `appended` and `lines`: new rows, as columns and values, and their lines of COPY text, one for one. `changed`: state
+    rows and their lines; `created`: those of them that had no row before. `drafts` is for state that changes often
+    (`positions`): rows are made of it when the step ends.
     """
 
     columns: Mapping[str, Mapping[str, str]]
@@ -190,11 +217,14 @@ class Ledger:
     tokens: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     rusd: str | None = None
     accounting: frozenset[str] = frozenset()
-    appended: dict[str, list[Row]] = field(default_factory=dict)
-    changed: set[StateKey] = field(default_factory=set)
+    appended: dict[str, list[tuple[Columns, Values]]] = field(default_factory=dict)
+    lines: dict[str, list[str]] = field(default_factory=dict)
+    changed: dict[StateKey, str] = field(default_factory=dict)
+    created: set[StateKey] = field(default_factory=set)
     before: dict[tuple[int, StateKey], Row | None] = field(default_factory=dict)
     incidents: list[Incident] = field(default_factory=list)
-    _misfits: dict[str, Misfit] = field(default_factory=dict)
+    drafts: dict[tuple[int, int], Any] = field(default_factory=dict)
+    _lines: dict[str, Lines] = field(default_factory=dict)
     _tables: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
 
     def get(self, table: str, key: Key) -> Row | None:
@@ -207,49 +237,72 @@ class Ledger:
             self._tables[table] = {key: row for (name, key), row in self.state.items() if name == table}
         return self._tables[table].values()
 
+    def rows(self, table: str) -> list[Row]:
+        """What was appended to a table."""
+        return [dict(zip(columns, values, strict=True)) for columns, values in self.appended.get(table, ())]
+
     def append(self, table: str, row: Row, event: Event) -> None:
         """Adds a row that nothing changes later."""
-        if self._fits(table, row, event):
-            self.appended.setdefault(table, []).append(row)
+        self.append_values(table, tuple(row), tuple(row.values()), event)
+
+    def append_values(self, table: str, columns: Columns, values: Values, event: Event) -> None:
+        """The same for values in the order of `columns`: rows of the most frequent events are never made dicts."""
+        line = self._fitted(table, columns, values, event)
+        if line is None:
+            return
+        if table not in self.lines:
+            self.appended[table], self.lines[table] = [], []
+        self.appended[table].append((columns, values))
+        self.lines[table].append(line)
 
     def put(self, table: str, key: Key, row: Row, event: Event) -> None:
         """Sets a state row. A value that fits no column leaves the previous row and opens an incident."""
-        if not self._fits(table, row, event):
+        line = self._fitted(table, tuple(row), tuple(row.values()), event)
+        if line is None:
             return
-        previous = self.state[table, key]
+        place = table, key
+        previous = self.state[place]
         if self.capture(event.block_number):
-            self.before.setdefault((event.block_number, (table, key)), previous)
-        self.state[table, key] = row
+            self.before.setdefault((event.block_number, place), previous)
+        if previous is None:
+            self.created.add(place)
+        self.state[place] = row
         if table in self._tables:
             self._tables[table][key] = row
-        self.changed.add((table, key))
+        self.changed[place] = line
 
     def incident(self, kind: str, subject: str, detail: str, event: Event) -> None:
         self.incidents.append(Incident(kind, subject, detail, event.block_number))
 
-    def _fits(self, table: str, row: Row, event: Event) -> bool:
-        misfit = self._misfits.get(table)
-        if misfit is None:
-            misfit = self._misfits[table] = misfit_of(self.columns[table])
-        column = misfit(row)
-        if column is None:
-            return True
+    def _fitted(self, table: str, columns: Columns, values: Values, event: Event) -> str | None:
+        """The row's line, None when it does not fit."""
+        lines = self._lines.get(table)
+        if lines is None:
+            lines = self._lines[table] = Lines(self.columns[table])
+        try:
+            return lines.line(columns, values)
+        except Misfit as misfit:
+            column = misfit.column
+        value = dict(zip(columns, values, strict=True)).get(column)
         self.incident(
             "value_misfit",
             f"{table}.{column} {event.id}",
-            f"{repr(row.get(column))[:120]} does not fit {self.columns[table][column]}; the row was not written",
+            f"{repr(value)[:120]} does not fit {self.columns[table][column]}; the row was not written",
             event,
         )
-        return False
+        return None
 
 
-def transactions(events: Iterable[Event]) -> Iterable[Transaction]:
+def transactions(events: Iterable[Event]) -> Iterator[Transaction]:
     """Groups events that are in chain order by transaction. The logs of one transaction are contiguous."""
     group: list[Event] = []
+    block, transaction = -1, ""
     for event in events:
-        if group and (event.block_number, event.transaction_hash) != (group[0].block_number, group[0].transaction_hash):
-            yield Transaction(group)
+        if event.transaction_hash != transaction or event.block_number != block:
+            if group:
+                yield Transaction(group)
             group = []
+            block, transaction = event.block_number, event.transaction_hash
         group.append(event)
     if group:
         yield Transaction(group)

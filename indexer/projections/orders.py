@@ -20,11 +20,21 @@ V3_TYPES = {0: "order", 1: "liquidation", 2: "liquidation", 3: "liquidation", 4:
 
 EVENTS = ("PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3")
 
+# Columns in the order of the values that `_write` makes.
+PLACE = (
+    "id", "market_id", "account_id", "transaction_hash", "block_timestamp", "block_number", "unique_id", "created_at",
+)  # fmt: skip
+HISTORY = (
+    *PLACE, "order_base", "price", "fee", "type", "processed", "r_pnl", "price_variation_pnl", "funding_pnl",
+    "average_entry_price",
+)  # fmt: skip
+
 
 def keys(event: Event) -> Iterable[StateKey]:
-    yield "account_owner_updated_snapshot", (event.args["accountId"],)
+    found: list[StateKey] = [("account_owner_updated_snapshot", (event.args["accountId"],))]
     for account in sides(event):
-        yield from positions.keys_of(event.args["marketId"], account)
+        found += positions.keys_of(event.args["marketId"], account)
+    return found
 
 
 def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
@@ -53,7 +63,8 @@ def _match_order(tx: Transaction, event: Event) -> tuple[str, Row]:
         "is_match_order": not ranked,
         "liquidation_type": RANKED if ranked else MATCH_ORDER,
         "referrer_account_id": args.get("referrerAccountId"),
-    } | _amm_fees(fees)
+        **_amm_fees(fees),
+    }
     return ("liquidation" if ranked else "order"), order
 
 
@@ -143,34 +154,33 @@ def _write(
 ) -> None:  # fmt: skip
     market, account = event.args["marketId"], event.args["accountId"]
     outcome = _trade(ledger, tx, event, order, stated)
-    base: Row = {
-        "id": event.id, "market_id": market, "account_id": account, "fee": order["fee"], "price": order["price"],
-        "created_at": event.created_at,
-    } | event.position()  # fmt: skip
     order["position_session"] = outcome.session
-    ledger.append("orders", base | order, event)
-    history = base | {
-        "order_base": order["executed_base"], "type": kind, "processed": outcome.proven,
-        "r_pnl": outcome.realized, "price_variation_pnl": outcome.price_variation, "funding_pnl": outcome.funding,
-        "average_entry_price": outcome.average_entry_price,
-    }  # fmt: skip
-    ledger.append("order_history", history, event)
+    place = (
+        event.id, market, account, event.transaction_hash, event.time, event.block_number, event.unique_id,
+        event.created_at,
+    )  # fmt: skip
+    ledger.append_values("orders", PLACE + tuple(order), place + tuple(order.values()), event)
+    history = (
+        order["executed_base"], order["price"], order["fee"], kind, outcome.proven, outcome.realized,
+        outcome.price_variation, outcome.funding, outcome.average_entry_price,
+    )  # fmt: skip
+    ledger.append_values("order_history", HISTORY, place + history, event)
     owner = (ledger.get("account_owner_updated_snapshot", (account,)) or {}).get("new_owner")
     if kind == "liquidation":
-        _liquidation(ledger, event, history, owner)
+        _liquidation(ledger, event, order, owner)
     if order["referrer_fee_credit"] and order["referrer_account_id"]:
         _rebate(ledger, event, order, owner)
 
 
-def _liquidation(ledger: Ledger, event: Event, history: Row, owner: str | None) -> None:
+def _liquidation(ledger: Ledger, event: Event, order: Row, owner: str | None) -> None:
     row = {
         "id": event.id,
-        "account_id": history["account_id"],
+        "account_id": event.args["accountId"],
         "owner_address": owner,
-        "market_id": history["market_id"],
-        "base": history["order_base"],
-        "execution_price": history["price"],
-        "fees": history["fee"],
+        "market_id": event.args["marketId"],
+        "base": order["executed_base"],
+        "execution_price": order["price"],
+        "fees": order["fee"],
         "block_timestamp": event.time,
         "transaction_hash": event.transaction_hash,
         "unique_id": event.unique_id,

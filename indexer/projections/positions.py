@@ -11,11 +11,14 @@ A match order does not name its counterparty. It is the market's pool account, w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from indexer.projections.accounting import Outcome, Position, Stated, Tracker, Trackers, align, execute
-from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
+from indexer.projections.accounting import NO_TRACKERS, Outcome, Position, Stated, Tracker, Trackers, align, execute
+from indexer.projections.base import LOGS_PER_BLOCK, Event, Ledger, Row, StateKey, Transaction
+from indexer.projections.fit import NUMERIC_LIMIT
 
 EVENTS = ("PositionDataUpdated",)
+_LAST_BLOCK = 2**63 // LOGS_PER_BLOCK  # above it unique_id is no bigint
 _STATED = ("realized_pnl", "last_price", "last_price_timestamp", "funding_value", "base_multiplier", "adl_unwind_price")
 
 
@@ -23,9 +26,9 @@ def keys(event: Event) -> Iterable[StateKey]:
     return keys_of(event.args["marketId"], event.args["accountId"])
 
 
-def keys_of(market: int, account: int) -> Iterable[StateKey]:
-    yield "positions", (market, account)
-    yield "position_raw", (market, account)
+def keys_of(market: int, account: int) -> tuple[StateKey, StateKey]:
+    place = market, account
+    return ("positions", place), ("position_raw", place)
 
 
 def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
@@ -35,9 +38,8 @@ def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
 
 def state(ledger: Ledger, event: Event, account: int, stated: Stated) -> None:
     """The position as the event states it."""
-    known, row = _read(ledger, event.args["marketId"], account)
-    sequence = row["last_trade_sequence_number"] if row else None
-    _write(ledger, event, account, align(known, stated), sequence)
+    known, sequence = _read(ledger, event, account)
+    _write(ledger, Draft(event, account, align(known, stated), sequence))
 
 
 def trade(
@@ -50,12 +52,9 @@ def trade(
     if pending:
         before = before if before is not None else _first(pending, size, after)
         after = after if after is not None else pending[-1]
-    known, row = _read(ledger, market, account)
+    known, sequence = _read(ledger, event, account, size)
     position, outcome = execute(known, size, price, before, after, _trackers(tx, event, market))
-    sequence = event.args.get("eventSequenceNumber")
-    if sequence is None and row:
-        sequence = row["last_trade_sequence_number"]
-    _write(ledger, event, account, position, sequence)
+    _write(ledger, Draft(event, account, position, event.args.get("eventSequenceNumber", sequence)))
     return outcome
 
 
@@ -71,38 +70,81 @@ def _first(pending: Sequence[Stated], size: int, after: Stated | None) -> Stated
 def _trackers(tx: Transaction, event: Event, market: int) -> Trackers:
     data = tx.market_data(market, event.log_index)
     if data is None:
-        return Trackers()
+        return NO_TRACKERS
     long, short = (
         Tracker(data[k]["fundingValue"], data[k]["baseMultiplier"]) for k in ("longTrackers", "shortTrackers")
     )
     return Trackers(long, short)
 
 
-def _read(ledger: Ledger, market: int, account: int) -> tuple[Position | None, Row | None]:
-    row = ledger.get("positions", (market, account))
+@dataclass(slots=True)
+class Draft:
+    """A position after `event`, not a row yet. `sequence`: its last trade's sequence number."""
+
+    event: Event
+    account: int
+    position: Position
+    sequence: int | None
+
+
+def settle(ledger: Ledger) -> None:
+    """Makes rows of the drafts. A position that a step changes many times is made a row once."""
+    for draft in ledger.drafts.values():
+        _put(ledger, draft)
+    ledger.drafts.clear()
+
+
+def _read(ledger: Ledger, event: Event, account: int, size: int = 0) -> tuple[Position | None, int | None]:
+    """The position, which the event is about to change by `size`, and its last trade's sequence number."""
+    place = event.args["marketId"], account
+    draft = ledger.drafts.get(place)
+    if draft is not None:
+        if _may_draft(ledger, event, draft.position.base, size):
+            return draft.position, draft.sequence
+        # The row as it is now is kept, as a before-image or because the next one does not fit.
+        _put(ledger, ledger.drafts.pop(place))
+    row = ledger.get("positions", place)
     if row is None:
         return None, None
-    raw = ledger.get("position_raw", (market, account))
+    raw = ledger.get("position_raw", place)
     snapshot = raw["realized_pnl_latest_snapshot"] if raw else None
     position = Position(
         row["base"], row["average_entry_price"], row["average_entry_funding_value"], row["session"], snapshot,
         tuple(row[name] for name in _STATED),
     )  # fmt: skip
-    return position, row
+    return position, row["last_trade_sequence_number"]
 
 
-def _write(ledger: Ledger, event: Event, account: int, position: Position, sequence: int | None) -> None:
+def _may_draft(ledger: Ledger, event: Event, base: int, size: int = 0) -> bool:
+    """Whether nobody wants the rows in between and they are sure to fit: of a position only the base is a sum, all else
+    is bounded by the words of events."""
+    fits = abs(base) + abs(size) < NUMERIC_LIMIT and event.block_number < _LAST_BLOCK
+    return fits and not ledger.capture(event.block_number)
+
+
+def _write(ledger: Ledger, draft: Draft) -> None:
+    if _may_draft(ledger, draft.event, draft.position.base):
+        ledger.drafts[draft.event.args["marketId"], draft.account] = draft
+    else:
+        _put(ledger, draft)
+
+
+def _put(ledger: Ledger, draft: Draft) -> None:
+    event, account, position = draft.event, draft.account, draft.position
     market, at = event.args["marketId"], event.position()
     realized, last_price, last_time, funding, multiplier, unwind = position.stated
     common: Row = {
         "market_id": market, "account_id": account, "base": position.base, "realized_pnl": realized,
         "last_price": last_price, "funding_value": funding, "base_multiplier": multiplier, "adl_unwind_price": unwind,
-    } | at  # fmt: skip
-    row = common | {
-        "last_price_timestamp": last_time, "average_entry_price": position.price, "session": position.session,
-        "average_entry_funding_value": position.funding, "last_trade_sequence_number": sequence,
+        **at,
     }  # fmt: skip
-    raw = common | {
+    row = {
+        **common, "last_price_timestamp": last_time, "average_entry_price": position.price,
+        "session": position.session, "average_entry_funding_value": position.funding,
+        "last_trade_sequence_number": draft.sequence,
+    }  # fmt: skip
+    raw = {
+        **common,
         "position_data_last_price_data_timestamp": last_time,
         "realized_pnl_latest_snapshot": position.snapshot,
         "average_entry_price_off_chain_tracker": position.price,

@@ -83,7 +83,7 @@ class Forecast:
             self._state.setdefault(key, row)
         ledger = self.writer.ledger(self._state, floor=2**62)
         project(ledger, events)
-        self._written |= ledger.changed
+        self._written |= ledger.changed.keys()
         for table, rows in ledger.appended.items():
             self._appended[table] += len(rows)
 

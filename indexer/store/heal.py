@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import NamedTuple
 
 from indexer.decode.events import events_of
@@ -157,11 +158,13 @@ def _sets_whole(event: Event) -> bool:
 
 def _keep(ledger: Ledger, scope: Scope, wanted: set[int]) -> None:
     """Leaves in the ledger only what the replay is to write."""
-    ledger.changed = {key for key in ledger.changed if scope.touched.part_of(key) in scope.roots}
+    ledger.changed = {key: line for key, line in ledger.changed.items() if scope.touched.part_of(key) in scope.roots}
     ledger.before = {at: row for at, row in ledger.before.items() if at[1] in ledger.changed}
     from_id = scope.rewrite_from * 100_000
-    for table, rows in ledger.appended.items():
-        ledger.appended[table] = [r for r in rows if r["unique_id"] >= from_id and r["unique_id"] in wanted]
+    for table in ledger.appended:
+        kept = [row["unique_id"] >= from_id and row["unique_id"] in wanted for row in ledger.rows(table)]
+        ledger.appended[table] = list(compress(ledger.appended[table], kept))
+        ledger.lines[table] = list(compress(ledger.lines[table], kept))
     ledger.incidents = [i for i in ledger.incidents if i.block_number in scope.changed]
 
 

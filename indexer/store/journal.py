@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from indexer.chain.types import Anchor
-from indexer.store.copytext import to_json
+from indexer.projections.fit import to_json
 from indexer.store.database import Connection
 
 

@@ -12,7 +12,7 @@ import asyncpg
 
 from indexer.projections import WHOLE_TABLES, project
 from indexer.projections.base import Event, Incident, Key, Ledger, Row, StateKey
-from indexer.store.copytext import to_json, writer_of
+from indexer.projections.fit import to_json
 from indexer.store.database import Connection, copy
 from indexer.store.tables import COLUMNS, KEYS, TABLES, sql_name
 
@@ -57,8 +57,8 @@ def row_of(table: str, record: asyncpg.Record) -> Row:
 class Output:
     """What a step writes, ready for the server: nothing in it refers to the ledger, which may go on with later events.
 
-    `copies`: COPY text by appended table; `upserts`: JSON by state table; `images`: JSON of before-images. Each with
-    its number of rows.
+    `copies`: COPY text of new rows by table, appended ones and state rows that had none before; `upserts`: JSON of the
+    other changed state rows by table; `images`: JSON of before-images. Each with its number of rows.
     """
 
     copies: dict[str, tuple[int, bytes]]
@@ -69,15 +69,19 @@ class Output:
 
 def render(ledger: Ledger) -> Output:
     """What the ledger collected. A state row changed many times counts once."""
-    changed: dict[str, list[Row]] = defaultdict(list)
-    for table, key in sorted(ledger.changed, key=repr):
-        changed[table].append(ledger.state[table, key] or {})
+    lines: dict[str, list[str]] = defaultdict(list, ledger.lines)
+    changed: dict[str, list[Row | None]] = defaultdict(list)
+    for place, line in ledger.changed.items():
+        if place in ledger.created:
+            lines[place[0]].append(line)
+        else:
+            changed[place[0]].append(ledger.state[place])
     images = [
         {"block_number": number, "table_name": table, "key": _named(table, key), "row": row}
         for (number, (table, key)), row in ledger.before.items()
     ]
     return Output(
-        {table: (len(rows), writer_of(COLUMNS[table])(rows)) for table, rows in ledger.appended.items()},
+        {table: (len(some), "".join(some).encode()) for table, some in lines.items() if some},
         {table: (len(rows), to_json(rows)) for table, rows in changed.items()},
         (len(images), to_json(images)),
         _grouped(ledger.incidents),
@@ -103,7 +107,7 @@ async def write(conn: Connection, output: Output) -> dict[str, int]:
         counts[table] = count
     for table, (count, rows) in output.upserts.items():
         await upsert(conn, table, "jsonb_populate_recordset(NULL::{name}, $1::jsonb) AS r", rows)
-        counts[table] = count
+        counts[table] = counts.get(table, 0) + count
     if output.images[0]:
         await conn.execute(
             "INSERT INTO indexer.before_image (block_number, table_name, key, row) SELECT * FROM"

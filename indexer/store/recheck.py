@@ -123,7 +123,7 @@ async def _appended(
             stored = await conn.fetch(
                 f"SELECT t.* FROM unnest($1::bigint[]) b JOIN {sql_name(table)} t ON {ids}", list(blocks)
             )
-        meant = {row["id"]: row for row in ledger.appended.get(table, [])}
+        meant = {row["id"]: row for row in ledger.rows(table)}
         columns = [c for c in COLUMNS[table] if c not in without.get(table, ())]
         have = {row["id"]: dict(row) for row in stored}
         compared += len(meant | have)

@@ -169,8 +169,8 @@ def test_s07_core() -> None:
     """Rows name the transaction and the log, and carry the payload of the fork they were projected from."""
     orphan, canonical = ledger(owner(100, 3, "one")), ledger(owner(101, 5, "two"))
     history = "account_owner_updated_history"
-    assert [r["id"] for r in orphan.appended[history]] == ["0x" + "11" * 32 + "-3"]
-    assert [(r["id"], r["new_owner"]) for r in canonical.appended[history]] == [("0x" + "11" * 32 + "-5", "two")]
+    assert [r["id"] for r in orphan.rows(history)] == ["0x" + "11" * 32 + "-3"]
+    assert [(r["id"], r["new_owner"]) for r in canonical.rows(history)] == [("0x" + "11" * 32 + "-5", "two")]
 
 
 def test_s08_core() -> None:
@@ -280,7 +280,7 @@ def test_s17_core() -> None:
         replace(owner(number, index, f"{number}-{index}"), block_time=5) for number in (100, 101) for index in (2, 11)
     ]
     made = ledger(*events)
-    rows = made.appended["account_owner_updated_history"]
+    rows = made.rows("account_owner_updated_history")
     assert [r["new_owner"] for r in sorted(rows, key=lambda r: r["unique_id"])] == [
         "100-2",
         "100-11",

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.chain.types import Header, Log
+from indexer.projections.fit import Lines
 from indexer.store import migrate
-from indexer.store.copytext import block_lines, log_lines, writer_of
+from indexer.store.copytext import block_lines, log_lines
 
 KINDS = ("numeric", "bigint", "integer", "smallint", "text", "bool", "timestamp")
 COLUMNS = {f"{kind}{rest}": f"{kind}{rest}" for kind in KINDS for rest in ("", " not null")}
@@ -82,11 +83,12 @@ def test_what_is_copied_is_what_is_read_back(fresh_database: Callable[[], str]) 
             picked = ", ".join(f'"{c}"' for c in columns)
             return [tuple(r) for r in await conn.fetch(f"SELECT {picked} FROM {table} ORDER BY n")]
 
+        lines = Lines(COLUMNS)
+
         async def check(some: list[dict[str, Any]], seen: list[Log], blocks: list[Header]) -> None:
             columns = list(COLUMNS)
-            assert await back("any_row", columns, writer_of(COLUMNS)(some)) == [
-                tuple(map(r.get, columns)) for r in some
-            ]
+            text = "".join(lines.line(tuple(row), tuple(row.values())) for row in some).encode()
+            assert await back("any_row", columns, text) == [tuple(map(r.get, columns)) for r in some]
             assert await back("any_log", list(LOG), log_lines(seen)) == [
                 (*log[:5], b"".join(log.topics), log.data) for log in seen
             ]
