@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line every ten seconds elsewhere."""
+"""Progress of long work: a bar on a terminal (`bars`), a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from indexer.background import beside
 from indexer.follow.progress import Progress
@@ -31,19 +28,31 @@ def on_terminal() -> bool:
 @contextlib.asynccontextmanager
 async def shown(progress: Progress, goal: Callable[[], int]) -> AsyncIterator[None]:
     """Shows how far the work towards block `goal()` is, while the block of code runs."""
-    async with beside((_bar if on_terminal() else _lines)(progress, goal)):
+    if on_terminal():
+        from indexer.cli import bars  # here, because where nobody looks nothing is drawn
+
+        work = bars.followed(progress, goal)
+    else:
+        work = _lines(progress, goal)
+    async with beside(work):
         yield
 
 
 @contextlib.asynccontextmanager
 async def backfill_shown(progress: Progress, traffic: Callable[[], Traffic], last: int) -> AsyncIterator[None]:
     """Shows both stages of a backfill up to block `last`, while the block of code runs."""
-    show = _backfill_bars if on_terminal() else _backfill_lines
-    async with beside(show(_Rates(progress, traffic, last))):
+    rates = Rates(progress, traffic, last)
+    if on_terminal():
+        from indexer.cli import bars
+
+        work = bars.backfilled(rates)
+    else:
+        work = _backfill_lines(rates)
+    async with beside(work):
         yield
 
 
-class _Rates:
+class Rates:
     """What the display says of a backfill, measured over the last seconds."""
 
     OVER = 15.0  # seconds
@@ -82,56 +91,11 @@ class _Rates:
         }
 
 
-async def _backfill_lines(rates: _Rates) -> None:
+async def _backfill_lines(rates: Rates) -> None:
     rates.look()
     while True:
         await asyncio.sleep(EVERY)
         log.info("backfill", **rates.look())
-
-
-async def _backfill_bars(rates: _Rates) -> None:
-    columns = (
-        TextColumn("[bold]{task.description:<9}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>5.1f}%"),
-        MofNCompleteColumn(),
-        TextColumn("blocks"),
-        TextColumn("{task.fields[eta]:>9}"),
-        TextColumn("{task.fields[more]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=False) as bar:
-        ingested = bar.add_task("ingested", total=None, eta="", more="")
-        projected = bar.add_task("projected", total=None, eta="", more="")
-
-        def draw() -> None:
-            seen, waiting = rates.look(), rates.progress.waiting
-            errors = ", ".join(f"{n} {name}" for name, n in sorted(seen["errors"].items()))
-            bar.update(
-                ingested,
-                total=(seen["blocks"] + seen["blocks_missing"]) or None,
-                completed=seen["blocks"],
-                eta=_until(seen["ingest_eta_seconds"]),
-                more=f"{seen['logs']:,} logs, {seen['logs_per_second']:,}/s; {seen['requests_per_second']:g} requests/s"
-                f" of {seen['range_size']:,} blocks{errors and '; ' + errors}",
-            )
-            bar.update(
-                projected,
-                total=seen["to_project"] or None,
-                completed=seen["project_done"],
-                eta=_until(seen["project_eta_seconds"]),
-                more=f"{seen['rows']:,} rows, {seen['rows_per_second']:,}/s{waiting and '; waiting for ' + waiting}",
-            )
-
-        try:
-            while True:
-                draw()
-                await asyncio.sleep(0.25)
-        finally:
-            draw()  # how it ended
-
-
-def _until(seconds: int | None) -> str:
-    return "" if seconds is None else f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 async def _lines(progress: Progress, goal: Callable[[], int]) -> None:
@@ -152,27 +116,3 @@ async def _lines(progress: Progress, goal: Callable[[], int]) -> None:
             eta_seconds=round(behind / rate) if rate else None,
             logs=progress.logs,
         )
-
-
-async def _bar(progress: Progress, goal: Callable[[], int]) -> None:
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>5.1f}%"),
-        MofNCompleteColumn(),
-        TextColumn("blocks"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rows]:,} rows  {task.fields[wait]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=False) as bar:
-        task = bar.add_task("projected", total=None, rows=0, wait="")
-        while True:
-            total = goal() - progress.origin + 1
-            bar.update(
-                task,
-                total=max(total, 1) if progress.head >= 0 else None,
-                completed=max(0, progress.projected - progress.origin + 1),
-                rows=sum(progress.rows.values()),
-                wait=progress.waiting and f"waiting for {progress.waiting}",
-            )
-            await asyncio.sleep(0.25)

@@ -13,8 +13,8 @@ from indexer.ingest.planner import missing
 from indexer.rpc.pool import Pool
 from indexer.store import deferred, schema
 from indexer.store.database import Connection, connection
+from indexer.store.facts import COLUMNS, SCHEMA, schema_and_name, sql_name
 from indexer.store.standing import Standing, binding, check_binding, load
-from indexer.store.tables import TABLES, kind, sql_name
 from indexer.store.unproven import unproven
 
 EXACT_ROWS = 1_000_000  # above it the planner's estimate is shown, because count(*) reads the table
@@ -107,8 +107,8 @@ async def _stored(
 
 async def _rows(conn: Connection) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
-    for name, table in TABLES.items():
-        if kind(name) not in ("append", "state") or table.schema == "indexer":
+    for name in COLUMNS:
+        if schema_and_name(name)[0] == SCHEMA:
             continue
         estimate = await conn.fetchval(
             "SELECT reltuples::bigint FROM pg_class WHERE oid = $1::regclass", sql_name(name)

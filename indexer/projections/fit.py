@@ -19,18 +19,18 @@ NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 # Kind -> what a value v, which is not None, must be of, and what else must hold. A bool is no integer to PostgreSQL's
-# COPY. Printable text without a backslash stands for itself, and that is nearly every text there is.
+# COPY. Four characters have a meaning in COPY's text; looking for each is faster than any one look at all characters.
 _CLASS = {"text": "str", "bool": "bool", "timestamp": "datetime", "json": "list"}
 _FITS = {
     "numeric": f"{-NUMERIC_LIMIT} < v < {NUMERIC_LIMIT}",
     "bigint": f"{-(1 << 63)} <= v < {1 << 63}",
     "integer": f"{-(1 << 31)} <= v < {1 << 31}",
     "smallint": f"{-(1 << 15)} <= v < {1 << 15}",
-    "text": "v.isprintable() or '\\0' not in v",
+    "text": "'\\0' not in v",
 }
 # Kind -> what stands for it in its field; itself where there is nothing here.
 _FIELD = {
-    "text": "v if v.isprintable() and BACKSLASH not in v else escaped(v)",
+    "text": "escaped(v) if BACKSLASH in v or '\\t' in v or '\\n' in v or '\\r' in v else v",
     "bool": "'t' if v else 'f'",
     "timestamp": "iso(v)",
     "json": "escaped(to_json(v))",

@@ -16,7 +16,7 @@ import structlog
 from indexer.failpoints import hit
 from indexer.store import lease
 from indexer.store.database import Connection
-from indexer.store.tables import TABLES, kind, sql_name
+from indexer.store.facts import COLUMNS, INDEXES, kind, sql_name
 
 BUILDING = {"statement_timeout": "0", "maintenance_work_mem": "'256MB'"}
 
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 def _ours(table: str) -> list[str]:
     """The indexes that our migrations made: another's are not touched."""
-    return [f"{table}_pkey", *(str(index.name) for index in TABLES[table].indexes)]
+    return [f"{table}_pkey", *INDEXES[table]]
 
 
 async def pending(conn: Connection) -> list[str]:
@@ -50,7 +50,7 @@ async def defer(conn: Connection, token: int) -> int:
             await lease.hold(conn, token)
             await conn.execute("SET LOCAL lock_timeout = '2s'")
             dropped = 0
-            for table in filter(lambda name: kind(name) == "append", TABLES):
+            for table in filter(lambda name: kind(name) == "append", COLUMNS):
                 if not await conn.fetchval(f"SELECT EXISTS (SELECT FROM {sql_name(table)})"):
                     dropped += await _drop(conn, table)
             return dropped

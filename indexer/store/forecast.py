@@ -11,11 +11,11 @@ from indexer.projections import project, state_keys
 from indexer.projections.base import LOGS_PER_BLOCK, Row, StateKey
 from indexer.store import rawlogs
 from indexer.store.database import Connection
+from indexer.store.facts import KEYS, kind, sql_name
 from indexer.store.ledger_io import load_state
 from indexer.store.rollback import APPENDED
 from indexer.store.standing import Standing
 from indexer.store.steps import Writer
-from indexer.store.tables import KEYS, kind, sql_name
 
 _READ_LOGS = 20_000
 

@@ -22,10 +22,10 @@ from indexer.projections.base import Event, Ledger, Row, StateKey
 from indexer.projections.touched import Touched
 from indexer.store import rawlogs
 from indexer.store.database import Connection
+from indexer.store.facts import sql_name
 from indexer.store.ledger_io import forget, load_state, render, write
 from indexer.store.rollback import APPENDED
 from indexer.store.standing import Standing
-from indexer.store.tables import sql_name
 
 MOST_REPLAYED = 200_000  # events replayed in one transaction; beyond it everything is projected again in many
 _READ_LOGS = 20_000

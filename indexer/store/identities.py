@@ -6,7 +6,7 @@ projecting those again (`indexer.store.recheck`).
 
 from __future__ import annotations
 
-from indexer.store.tables import COLUMNS, TABLES, kind, sql_name
+from indexer.store.facts import COLUMNS, kind, sql_name
 
 MOST = 100  # drifts told of one identity
 
@@ -16,7 +16,7 @@ _UNFIT = "SELECT split_part(subject, ' ', 2) FROM indexer.incident WHERE kind = 
 
 def _without_log() -> dict[str, str]:
     queries = {}
-    for name in TABLES:
+    for name in COLUMNS:
         if kind(name) == "append":
             queries[f"{name} has its logs"] = (
                 f"SELECT t.id AS subject, 'no raw log stands at unique_id ' || t.unique_id AS detail"

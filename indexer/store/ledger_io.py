@@ -14,7 +14,7 @@ from indexer.projections import WHOLE_TABLES, project
 from indexer.projections.base import Event, Incident, Key, Ledger, Row, StateKey
 from indexer.projections.fit import to_json
 from indexer.store.database import Connection, copy
-from indexer.store.tables import COLUMNS, KEYS, TABLES, sql_name
+from indexer.store.facts import COLUMNS, KEYS, kind, schema_and_name, sql_name
 
 WORTH_A_THREAD = 500  # events
 _JSON = {name: [c for c, kind in columns.items() if kind == "json"] for name, columns in COLUMNS.items()}
@@ -43,6 +43,14 @@ async def load_state(
         for row in rows:
             state[table, tuple(row[c] for c in columns)] = row_of(table, row)
     return state
+
+
+async def empty_tables(conn: Connection) -> frozenset[str]:
+    """The state tables that have no row."""
+    names = [name for name in COLUMNS if kind(name) == "state"]
+    looks = ", ".join(f"NOT EXISTS (SELECT FROM {sql_name(name)})" for name in names)
+    row = await conn.fetchrow(f"SELECT {looks}")
+    return frozenset(name for name, empty in zip(names, row or (), strict=True) if empty)
 
 
 def row_of(table: str, record: asyncpg.Record) -> Row:
@@ -103,7 +111,7 @@ async def write(conn: Connection, output: Output) -> dict[str, int]:
     """Writes what a step changed. Rows written by table."""
     counts: dict[str, int] = {}
     for table, (count, text) in output.copies.items():
-        await copy(conn, TABLES[table].schema or "public", TABLES[table].name, COLUMNS[table], text)
+        await copy(conn, *schema_and_name(table), COLUMNS[table], text)
         counts[table] = count
     for table, (count, rows) in output.upserts.items():
         await upsert(conn, table, "jsonb_populate_recordset(NULL::{name}, $1::jsonb) AS r", rows)

@@ -26,8 +26,9 @@ from indexer.config import redact
 from indexer.errors import DatabaseUnreachable, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
 from indexer.resources import data_dir
 from indexer.store import database, deferred
+from indexer.store.facts import sql_name
 from indexer.store.schema import classify, current_revision, foreign_table, head_revision, known_revisions
-from indexer.store.tables import VIEWS, own, public, sql_name
+from indexer.store.tables import VIEWS, own, public
 from indexer.store.tables.own import SCHEMA
 
 log = structlog.get_logger()

@@ -15,11 +15,11 @@ from indexer.projections import project, state_keys
 from indexer.projections.base import Ledger, Row, StateKey
 from indexer.store import rawlogs
 from indexer.store.database import Connection
+from indexer.store.facts import COLUMNS, KEYS, kind, sql_name
 from indexer.store.identities import IDENTITIES, MOST
 from indexer.store.ledger_io import row_of
 from indexer.store.standing import Standing
 from indexer.store.steps import Writer
-from indexer.store.tables import COLUMNS, KEYS, TABLES, kind, sql_name
 
 CHUNK = 20_000  # logs
 
@@ -90,7 +90,7 @@ async def recompute(
             for key in [key for key in state if key[0] == table]:
                 del state[key]
         tell(chunk.last)
-    for table in TABLES:
+    for table in COLUMNS:
         if kind(table) == "state" and table not in BY_BLOCK:
             rows, drifts = await _states(conn, table, _rows(state, table), None)
             compared, found = compared + rows, found + drifts
@@ -115,7 +115,7 @@ async def _appended(
     """Rows the ledger collected against those stored. `blocks`: a list, or as a tuple the first and the last."""
     compared, found = 0, list[Drift]()
     condition = "t.unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999"
-    for table in filter(lambda name: kind(name) == "append", TABLES):
+    for table in filter(lambda name: kind(name) == "append", COLUMNS):
         if isinstance(blocks, tuple):
             stored = await conn.fetch(f"SELECT * FROM {sql_name(table)} t WHERE {condition}", *blocks)
         else:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from indexer.projections.base import LOGS_PER_BLOCK
 from indexer.store import coverage
 from indexer.store.database import Connection
+from indexer.store.facts import COLUMNS, KEYS, kind, sql_name
 from indexer.store.ledger_io import upsert
 from indexer.store.rawlogs import LOG_COLUMNS
-from indexer.store.tables import KEYS, TABLES, kind, sql_name
 
 # Every append row carries unique_id = block * 100000 + log index, and it is indexed.
-APPENDED = tuple(name for name in TABLES if kind(name) == "append")
-assert all("unique_id" in TABLES[name].columns for name in APPENDED)
+APPENDED = tuple(name for name in COLUMNS if kind(name) == "append")
+assert all("unique_id" in COLUMNS[name] for name in APPENDED)
 
 # What goes is kept in indexer.orphaned_row and orphaned_log: an orphaned liquidation is a fact of business.
 
@@ -120,7 +120,7 @@ async def restore_state(conn: Connection, fork: int) -> dict[str, int]:
 
 async def reset_projections(conn: Connection) -> None:
     """Empties every projected table and the checkpoint; raw logs and what applications wrote stay (rule 9)."""
-    projected = [sql_name(n) for n in TABLES if kind(n) in ("append", "state")]
+    projected = [sql_name(n) for n in COLUMNS if kind(n) in ("append", "state")]
     await conn.execute(f"TRUNCATE {', '.join(projected)}, indexer.before_image")
     # The floor stays: what was final is final, and a search for a fork must not read every anchor there is.
     await conn.execute(

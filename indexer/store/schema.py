@@ -7,7 +7,7 @@ from typing import Literal
 
 from indexer.resources import data_dir
 from indexer.store.database import Connection, connection
-from indexer.store.tables.own import SCHEMA
+from indexer.store.facts import SCHEMA
 
 Kind = Literal["empty", "foreign", "ours"]
 

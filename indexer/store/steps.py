@@ -20,11 +20,11 @@ from indexer.projections import state_keys
 from indexer.projections.base import Event, Ledger, Row, StateKey
 from indexer.store import coverage, epoch, journal, lease, rawlogs, rollback, staging
 from indexer.store.database import Connection
+from indexer.store.facts import COLUMNS
 from indexer.store.heal import Scope, replay
 from indexer.store.journal import Reorg
 from indexer.store.ledger_io import Output, fill, load_state, write
 from indexer.store.standing import Standing
-from indexer.store.tables import COLUMNS
 
 CHUNK_LOGS = 20_000  # logs projected in one transaction: bounds memory and the time readers wait for a lock
 

@@ -8,7 +8,7 @@ move the epoch or the lease, and then the step is refused and everything carried
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,13 +19,33 @@ from indexer.projections import WHOLE_TABLES, state_keys
 from indexer.projections.base import Event, Row, StateKey
 from indexer.store import rawlogs
 from indexer.store.database import Connection
-from indexer.store.ledger_io import Output, fill, load_state
+from indexer.store.ledger_io import Output, empty_tables, fill, load_state
 from indexer.store.rawlogs import Chunk
 from indexer.store.standing import Standing
 from indexer.store.steps import Done, Writer, stored_anchor
 
 STEP_LOGS = 5_000  # logs of one step
 CARRIED_ROWS = 20_000  # state rows kept in memory beyond those of the step at hand
+
+
+class Unwritten:
+    """State rows that cannot be there: of tables that were empty when this began, those that were not written since.
+
+    One byte a slot, whatever is loaded: two rows that share a slot cost a look into the database, nothing else.
+    """
+
+    SLOTS = 1 << 22
+
+    def __init__(self, empty: frozenset[str] = frozenset()) -> None:
+        self._empty, self._written = empty, bytearray(self.SLOTS if empty else 0)
+
+    def excludes(self, key: StateKey) -> bool:
+        return key[0] in self._empty and not self._written[hash(key) % self.SLOTS]
+
+    def wrote(self, keys: Iterable[StateKey]) -> None:
+        if self._empty:
+            for key in keys:
+                self._written[hash(key) % self.SLOTS] = 1
 
 
 class Stretch(NamedTuple):
@@ -67,12 +87,14 @@ class Stream:
         self._carried: dict[StateKey, Row | None] = {}
         self._kept: set[StateKey] = set()  # what the newest step reads or changes
         self._whole: set[str] = set()
+        self._unwritten = Unwritten()
 
     async def run(self, source: Source, committed: Callable[[Done], None]) -> None:
         """Projects all that the source has, a transaction a step; tells of each once it is committed.
 
         Raises EpochMoved, LeaseLost; what was told of stays.
         """
+        self._unwritten = Unwritten(await empty_tables(self.side))
         step = await self._prepare(source, self.standing.next_block)
         while step is not None:
             chunk, anchor = step.stretch
@@ -95,14 +117,23 @@ class Stream:
             self._carried = {k: row for k, row in self._carried.items() if k in self._kept or k[0] in WHOLE_TABLES}
         await self._load(keys)
         self._kept = keys
-        return _Step(stretch, await fill(self.writer.ledger(self._carried, stretch.anchor.number), events))
+        ledger = self.writer.ledger(self._carried, stretch.anchor.number)
+        output = await fill(ledger, events)
+        self._unwritten.wrote(ledger.changed)
+        return _Step(stretch, output)
 
     def _decode(self, chunk: Chunk) -> tuple[list[Event], set[StateKey]]:
         events = events_of(self.writer.registry, chunk.logs, chunk.times)
         return events, state_keys(events)
 
     async def _load(self, keys: set[StateKey]) -> None:
-        lacking = [key for key in keys if key not in self._carried]
+        lacking = []
+        for key in keys:
+            if key not in self._carried:
+                if self._unwritten.excludes(key):
+                    self._carried[key] = None
+                else:
+                    lacking.append(key)
         whole = [table for table in WHOLE_TABLES if table not in self._whole]
         if lacking or whole:
             self._carried.update(await load_state(self.side, lacking, whole))

@@ -19,7 +19,7 @@ from indexer.ingest.units import SeamBroken, confirm_chained, confirm_plain, wit
 from indexer.projections import project, state_keys
 from indexer.projections.base import Event, Ledger
 from indexer.rpc import wire
-from indexer.store.tables import COLUMNS
+from indexer.store.facts import COLUMNS
 
 CORE = bytes.fromhex("c33d0a4fc05af98447126f1680ca7316de29e5d4")
 WATCHED = ["0x" + CORE.hex()]

@@ -23,7 +23,8 @@ from indexer.cli.migrate import migrate_command
 from indexer.errors import DatabaseUnreachable, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
 from indexer.store import coverage, migrate, schema
 from indexer.store.database import connection
-from indexer.store.tables import COLUMNS, KEYS, TABLES, VIEWS, kind, own, public, sql_name
+from indexer.store.facts import COLUMNS, KEYS, kind, sql_name
+from indexer.store.tables import TABLES, VIEWS, own, public
 
 Databases = Callable[[], str]
 DATA = Path(__file__).parents[1] / "data"

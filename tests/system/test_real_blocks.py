@@ -15,7 +15,8 @@ from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
 from indexer.store import migrate
-from indexer.store.tables import TABLES, sql_name
+from indexer.store.facts import sql_name
+from indexer.store.tables import TABLES
 from tests.replay import ReplayNode
 
 DATA = Path(__file__).parents[1] / "data/arbitrum_one_blocks.jsonl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from indexer.cli import display
+from indexer.cli import bars, display
 from indexer.follow.progress import Progress
 from indexer.rpc.pool import Traffic
 
@@ -13,7 +13,7 @@ def test_both_stages_have_their_share_their_rate_and_their_end(monkeypatch: pyte
     progress, now = Progress(), 100.0
     asked = Traffic(0, {}, 2000)
     monkeypatch.setattr("indexer.cli.display.time.monotonic", lambda: now)
-    rates = display._Rates(progress, lambda: asked, 10_099)
+    rates = display.Rates(progress, lambda: asked, 10_099)
     progress.projected = 99
     seen = rates.look()
     assert (seen["to_project"], seen["project_done"], seen["ingest_eta_seconds"]) == (10_000, 0, None)
@@ -26,4 +26,4 @@ def test_both_stages_have_their_share_their_rate_and_their_end(monkeypatch: pyte
     assert (seen["project_done"], seen["to_project"], seen["project_eta_seconds"]) == (2_000, 10_000, 40)
     assert (seen["logs_per_second"], seen["rows_per_second"], seen["requests_per_second"]) == (800, 500, 4.0)
     assert (seen["range_size"], seen["errors"]) == (500, {"RateLimited": 2})
-    assert display._until(3_725) == "1:02:05" and display._until(None) == ""
+    assert bars._until(3_725) == "1:02:05" and bars._until(None) == ""

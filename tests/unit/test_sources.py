@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from indexer.store.tables import VIEWS, kind, public
+from indexer.store.facts import kind
+from indexer.store.tables import VIEWS, public
 from indexer.store.tables.finalized import split
 from indexer.store.tables.public_reserved import RESERVED
 from indexer.store.tables.sources import APPLICATION_SOURCES, POSITION, SOURCES, VIEW_SOURCES, Source, document

@@ -1,7 +1,8 @@
 """The single description of every table: `public` (the contract's tables) and `own` (schema `indexer`).
 
-What projections and the store ask is answered from the metadata: which tables they may write, the columns, keys and
-kinds. Names are the ledger's: `orders`, `Asset`, `indexer.undecoded`.
+What the program asks about them while it works stands in `indexer.store.facts`, which is written from here:
+
+    python -m indexer.store.tables
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from indexer.store.tables import views as market_views
 from indexer.store.tables.own import own
 from indexer.store.tables.public_columns import public
 
-__all__ = ["COLUMNS", "KEYS", "TABLES", "VIEWS", "kind", "own", "public", "sql_name"]
+__all__ = ["TABLES", "VIEWS", "facts", "own", "public"]
 
 # Importing them filled `public`.
 FAMILIES = (public_accounts, public_application, public_reserved, public_settings, public_trading)
@@ -64,23 +65,13 @@ _KIND_OF: dict[str, str] = {name: table.info["kind"] for name, table in _every()
 
 # Every table that a projection may write.
 TABLES: dict[str, Table] = {name: table for name, table in _every() if _KIND_OF.get(name) in ("append", "state")}
-# Table -> column -> numeric, bigint, integer, smallint, text, bool, timestamp or json (lists), and " not null" where
-# it is.
-COLUMNS: dict[str, dict[str, str]] = {
-    name: {column.name: _column_kind(column) for column in table.columns} for name, table in TABLES.items()
-}
-# Table -> primary key columns, in the order of the projections' keys.
-KEYS: dict[str, tuple[str, ...]] = {
-    name: tuple(column.name for column in table.primary_key.columns) for name, table in TABLES.items()
-}
 
 
-def kind(name: str) -> str:
-    """ "append", "state", "application" or "reserved". KeyError for any other table."""
-    return _KIND_OF[name]
-
-
-def sql_name(name: str) -> str:
-    """The quoted, schema-qualified SQL identifier of a table or view."""
-    schema, _, plain = name.rpartition(".")
-    return '"{}"."{}"'.format(schema or "public", plain.replace('"', '""'))
+def facts() -> dict[str, Any]:
+    """What facts.json holds: kinds of tables; of those that projections write columns, keys and indexes."""
+    return {
+        "kinds": _KIND_OF,
+        "columns": {name: {c.name: _column_kind(c) for c in table.columns} for name, table in TABLES.items()},
+        "keys": {name: [c.name for c in table.primary_key.columns] for name, table in TABLES.items()},
+        "indexes": {name: sorted(str(index.name) for index in table.indexes) for name, table in TABLES.items()},
+    }
