@@ -34,6 +34,8 @@ from indexer.ingest.worker import Setup
 from indexer.rpc.pool import Pool
 from indexer.store.standing import Standing
 
+FEW_REQUESTS = 4  # of a range that no process is started for
+
 log = structlog.get_logger()
 
 
@@ -58,7 +60,7 @@ class _Options:
     urls: tuple[str, ...]
     first: int
     last: int | str
-    workers: int
+    workers: int | None
     rps: float | None
     ingest_only: bool
     defer: bool | None
@@ -81,8 +83,9 @@ class _Options:
 @click.option("--from-block", "first", type=click.IntRange(0), required=True, help="First block of the range.")
 @click.option("--to-block", "last", type=_Block(), default="finalized", show_default=True,
               help="Last block: a number or a tag. Blocks above finalized are the daemon's.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
-              help="Processes: one projects, the others ingest (1: one does both). Or tasks on a cluster.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(0, 256),
+              help="Processes that ingest, beside the one that projects (0: one does both), or tasks of a cluster."
+              " Default: 1, and 0 for a range of few requests.")  # fmt: skip
 @click.option("--rps", type=click.FloatRange(0, min_open=True),
               help="Most requests a second to each endpoint, of all workers together.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True,
@@ -100,7 +103,7 @@ class _Options:
 @verbose_option
 @json_option
 def backfill_command(
-    chain: str, first: int, last: int | str, workers: int, rps: float | None, engine: str, scheduler: str | None,
+    chain: str, first: int, last: int | str, workers: int | None, rps: float | None, engine: str, scheduler: str | None,
     ingest_only: bool, defer: bool | None, dry_run: bool, rpc_urls: tuple[str, ...], data_dir: Path | None,
     pg_bin: Path | None, log_format: logging.LogFormat, verbose: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -156,19 +159,19 @@ async def _planned(options: _Options) -> dict[str, Any]:
     async with open_pool(options.deployment, options.urls, options.rps) as pool:
         last = await _last_block(pool, options)
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        found = await estimate(url, options.deployment, pool, options.first, last, options.workers, options.rps)
+        found = await estimate(url, options.deployment, pool, options.first, last, options.workers or 1, options.rps)
     return {"from_block": options.first, "to_block": last} | found
 
 
 async def _backfill(options: _Options) -> dict[str, Any] | None:
     progress, started = Progress(), time.monotonic()
     async with AsyncExitStack() as stack:
-        alone = options.workers == 1 and options.scheduler is None
-        share = options.rps if options.rps is None or alone else options.rps / (options.workers + 1)
+        askers = 1 + (1 if options.workers is None else options.workers)
+        share = options.rps if options.rps is None else options.rps / askers
         pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
         last = await _last_block(pool, options)
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        crew = _crew(options, url, share)
+        crew = _crew(options, url, share, _width(options, last))
         if crew is not None:
             stack.push_async_callback(crew.close)
             await crew.start()
@@ -193,7 +196,17 @@ async def _backfill(options: _Options) -> dict[str, Any] | None:
         }
 
 
-def _crew(options: _Options, url: str, share: float | None) -> Crew | Cluster | None:
+def _width(options: _Options, last: int) -> int:
+    """How many ingest elsewhere than in this process; 0 where it does that itself."""
+    if options.scheduler is not None:
+        return options.workers or 1
+    few = last - options.first < FEW_REQUESTS * options.deployment.max_blocks
+    width = options.workers if options.workers is not None else int(not few)
+    # Nobody projects beside a single worker that only ingests: it need not be a process of its own.
+    return 0 if options.ingest_only and width == 1 else width
+
+
+def _crew(options: _Options, url: str, share: float | None, width: int) -> Crew | Cluster | None:
     """Workers elsewhere than in this process; None where it ingests itself. `share`: requests a second of each."""
     deployment = options.deployment
     setup = Setup(
@@ -201,9 +214,8 @@ def _crew(options: _Options, url: str, share: float | None) -> Crew | Cluster | 
         hand_over=options.scheduler is None and not options.ingest_only, log_format=options.log_format,
     )  # fmt: skip
     if options.scheduler is not None:
-        return Cluster(setup, options.scheduler, options.workers)
-    # This process is one of them: it projects.
-    return Crew(setup, options.workers - (not options.ingest_only)) if options.workers > 1 else None
+        return Cluster(setup, options.scheduler, width)
+    return Crew(setup, width) if width else None
 
 
 def _report(standing: Standing, progress: Progress, first: int, last: int) -> dict[str, Any]:
