@@ -3,9 +3,9 @@
     python -m benchmarks.queries [--orders 1000000] [--json FILE]
 
 The tables are filled with made rows: 90 days of orders, most of them of few accounts and markets, all that the queries
-join beside them. Each query of tests/data/queries.sql is then run as published. Missed, and exit code 1: a median above
-200 ms, a sequential scan of a table of more than 10,000 rows, or an index that no query and no reader that we document
-uses.
+join beside them. Each query of tests/data/queries.sql is then run as published, and for a market and an account that
+trade little. Missed, and exit code 1: a median above 200 ms, a sequential scan of a table of more than 100,000 rows, an
+index that neither a query nor one of `READERS` uses, or a reader that does not use its index.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from benchmarks.figures import Figure, machine, report
 from indexer.pg.server import EmbeddedServer
 from indexer.store import migrate
 from indexer.store.database import Connection, connect
-from indexer.store.tables.readers import READERS
 from tests.published import queries
 
 LIMIT = 200.0  # ms
-LARGE = 10_000  # rows: below it reading the whole table is right
+# Rows. A smaller table may be read whole: of all accounts a sixth traded, and each one's owner is asked for.
+LARGE = 100_000
+TOLD = 10_000
 RUNS = 7
 DAYS = 90
 WALLET, ACCOUNT = "0x6c51275fd01d5dbd2da194e92f920f8598306df2", 95681
@@ -89,6 +90,10 @@ SELECT md5(i::text), 1, '0x', i % 10, CASE WHEN i % 1000 = 6 THEN '{wallet}'
   ELSE '0x' || left(md5((i % {wallets})::text) || md5('w'), 40) END, '0x', i, i * 100000
 FROM generate_series(1, {n}::bigint / 5) i
 """,
+    "margin_accounts_balance_entries": """
+INSERT INTO margin_accounts_balance_entries (id, transaction_hash, block_number, unique_id)
+SELECT md5(i::text), '0x', i, i * 100000 FROM generate_series(1, {n}::bigint / 10) i
+""",
     "account_owner_configuration": """
 INSERT INTO account_owner_configuration (owner_address, tier_id, og_status)
 SELECT new_owner, count(*), true FROM account_owner_updated_snapshot GROUP BY new_owner
@@ -103,6 +108,41 @@ SELECT owner_address, md5(owner_address), 'user', 'rank', now(), now() FROM acco
 WHERE left(md5(owner_address), 1) IN ('a', 'b', 'c')
 """,
 }
+# Index -> who reads by it though no published query does, and how.
+READERS = {
+    "margin_accounts_balance_entries_unique_id_idx": (
+        "rollback: rows above a block",
+        "SELECT ctid FROM margin_accounts_balance_entries WHERE unique_id >= 100000000000000",
+    ),
+    "order_history_account_id_block_timestamp_idx": (
+        "schema.prisma: an owner's order_history, newest first",
+        "SELECT * FROM order_history WHERE account_id = 149999 ORDER BY block_timestamp DESC LIMIT 50",
+    ),
+    "orders_account_id_block_timestamp_idx": (
+        "schema.prisma: an owner's orders, newest first; the view trades",
+        "SELECT * FROM trades WHERE account_id = 149999 ORDER BY block_timestamp DESC LIMIT 50",
+    ),
+    "orders_market_id_block_timestamp_idx": (
+        "schema.prisma: a market's orders, newest first; the view trades",
+        "SELECT * FROM trades WHERE market_id = 77 ORDER BY block_timestamp DESC LIMIT 50",
+    ),
+    "orders_me_nonce_event_sequence_number_idx": (
+        "the API's fills, whose id is me_nonce",
+        "SELECT fee, pool_fee_credit FROM orders WHERE me_nonce = 5 ORDER BY event_sequence_number",
+    ),
+    "position_raw_account_id_idx": (
+        "schema.prisma: an owner's position_raw",
+        "SELECT * FROM position_raw WHERE account_id = 149999",
+    ),
+    "positions_account_id_idx": (
+        "schema.prisma: an owner's positions",
+        "SELECT * FROM positions WHERE account_id = 149999",
+    ),
+    "account_balances_collateral_idx": (
+        "schema.prisma: an asset's account_balances",
+        "SELECT * FROM account_balances WHERE collateral = '0x11'",
+    ),
+}
 EXTRA_INDEXES = """
 SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE c.relnamespace = 'public'::regnamespace AND NOT i.indisunique ORDER BY 1
@@ -114,7 +154,7 @@ class Plan:
     """What a plan reads: indexes, and tables read from end to end that have many rows."""
 
     indexes: set[str] = field(default_factory=set)
-    scanned: set[str] = field(default_factory=set)
+    scanned: dict[str, int] = field(default_factory=dict)
 
 
 async def fill(conn: Connection, orders: int) -> None:
@@ -138,8 +178,8 @@ async def plan_of(conn: Connection, query: str) -> Plan:
     for node in _nodes(found[0]["Plan"]):
         if "Index Name" in node:
             plan.indexes.add(node["Index Name"])
-        if node["Node Type"] == "Seq Scan" and sizes[node["Relation Name"]] > LARGE:
-            plan.scanned.add(node["Relation Name"])
+        if node["Node Type"] == "Seq Scan" and sizes[node["Relation Name"]] > TOLD:
+            plan.scanned[node["Relation Name"]] = int(sizes[node["Relation Name"]])
     return plan
 
 
@@ -149,10 +189,23 @@ def _nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _nodes(inner)
 
 
-async def unused_indexes(conn: Connection, used: set[str]) -> set[str]:
-    """Indexes beyond keys that neither these queries use nor a reader that is documented."""
-    extra = {row[0] for row in await conn.fetch(EXTRA_INDEXES)}
-    return extra - used - set(READERS)
+def variants() -> dict[str, str]:
+    """The queries as published, and those with a market or an account for ones that trade little."""
+    found = queries()
+    for name, query in list(found.items()):
+        quiet = query.replace("market_id = '1'", "market_id = '77'").replace(f"'{ACCOUNT}'", "'149999'")
+        if quiet != query:
+            found[f"{name}, quiet"] = quiet
+    return found
+
+
+async def wrong_indexes(conn: Connection, used: set[str]) -> list[str]:
+    """Indexes beyond keys that neither the queries use nor their reader in READERS."""
+    wrong = []
+    for (name,) in await conn.fetch(EXTRA_INDEXES):
+        if name not in used and (name not in READERS or name not in (await plan_of(conn, READERS[name][1])).indexes):
+            wrong.append(name)
+    return wrong
 
 
 async def timed(conn: Connection, query: str) -> tuple[float, int]:
@@ -172,15 +225,16 @@ async def measure(url: str, orders: int) -> list[Figure]:
         print(f"filling the tables with {orders:,} orders", file=sys.stderr, flush=True)
         await fill(conn, orders)
         figures, used = [], set[str]()
-        for name, query in queries().items():
+        for name, query in variants().items():
             plan = await plan_of(conn, query)
             used |= plan.indexes
             spent, rows = await timed(conn, query)
-            scans = f"sequential scan of {', '.join(sorted(plan.scanned))}" if plan.scanned else ""
-            note = f"{rows:,} rows; {scans or ', '.join(sorted(plan.indexes))}"
-            numbers = {"rows": rows, "sequential": sorted(plan.scanned), "indexes": sorted(plan.indexes)}
+            scans = [f"all {size:,} of {name}" for name, size in sorted(plan.scanned.items())]
+            note = f"reads {', '.join([*sorted(plan.indexes), *scans])}; gives {rows:,} rows"
+            large = sorted(name for name, size in plan.scanned.items() if size > LARGE)
+            numbers = {"rows": rows, "large_scans": large, "scans": plan.scanned, "indexes": sorted(plan.indexes)}
             figures.append(Figure(name, spent, " ms", LIMIT, most=True, note=note, numbers=numbers))
-        unused = sorted(await unused_indexes(conn, used))
+        unused = await wrong_indexes(conn, used)
         note = ", ".join(unused) or "each is used by a query here or by a documented reader"
         figures.append(Figure("indexes that nothing uses", len(unused), "", 0, most=True, note=note))
         return figures
@@ -189,7 +243,7 @@ async def measure(url: str, orders: int) -> list[Figure]:
 
 
 def missed(figures: list[Figure]) -> bool:
-    return any(not figure.ok or figure.numbers.get("sequential") for figure in figures)
+    return any(not figure.ok or figure.numbers.get("large_scans") for figure in figures)
 
 
 def main() -> None:

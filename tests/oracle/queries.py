@@ -1,4 +1,4 @@
-"""The consumers' queries (tests/data/queries.sql) over recomputed rows: loops over dictionaries, integers and fractions.
+"""The consumers' queries (tests/data/queries.sql) over recomputed rows: dictionaries, integers and fractions.
 
 Time is in microseconds. `Near` marks what PostgreSQL itself rounds: its division of numerics keeps 16 digits or more.
 """
@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -27,8 +28,11 @@ class Near:
     exact: Fraction
 
     def __eq__(self, other: object) -> bool:
-        found = other.exact if isinstance(other, Near) else Fraction(other)  # type: ignore[arg-type]
-        return abs(found - self.exact) <= abs(self.exact) / 10**12
+        if isinstance(other, Near):
+            other = other.exact
+        if not isinstance(other, int | Decimal | Fraction):
+            return NotImplemented
+        return abs(Fraction(other) - self.exact) <= abs(self.exact) / 10**12
 
     __hash__ = None  # type: ignore[assignment]
 

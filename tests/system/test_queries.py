@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from benchmarks.queries import fill, plan_of, variants, wrong_indexes
 from indexer import config
 from indexer.chain.types import Header, Log
 from indexer.ingest.units import Unit
@@ -19,6 +21,7 @@ from indexer.store import lease, migrate
 from indexer.store.database import Connection, connection
 from indexer.store.standing import Binding, bind, load
 from indexer.store.steps import Writer
+from indexer.store.tables import public
 from tests.oracle.base import Row
 from tests.oracle.compare import differences, fetch_database
 from tests.oracle.queries import ANSWERS, Answer, Facts, Near
@@ -163,11 +166,11 @@ async def applications(conn: Connection) -> None:
         " CASE WHEN account_id % 4 = 2 THEN NULL ELSE 'internal' END"
         " FROM public.account_owner_updated_snapshot WHERE account_id % 2 = 0;"
         'INSERT INTO public."WalletDiscordLink" ("walletAddress", "discordUsername", rank, "tradingRank", "createdAt",'
-        " \"updatedAt\") SELECT DISTINCT new_owner, 'd' || new_owner, 'OG', 'gold', timestamp '2025-01-01', timestamp '2025-01-01'"
+        " \"updatedAt\") SELECT DISTINCT new_owner, 'd' || new_owner, 'OG', 'au', current_timestamp, current_timestamp"
         " FROM public.account_owner_updated_snapshot WHERE account_id % 3 = 0;"
         "INSERT INTO public.account_owner_configuration (owner_address, tier_id, og_status)"
-        " SELECT new_owner, 3, CASE WHEN max(account_id) = 95681 THEN true END FROM public.account_owner_updated_snapshot"
-        " WHERE account_id = 95681 OR account_id % 5 = 0 GROUP BY new_owner"
+        " SELECT new_owner, 3, CASE WHEN max(account_id) = 95681 THEN true END"
+        " FROM public.account_owner_updated_snapshot WHERE account_id = 95681 OR account_id % 5 = 0 GROUP BY new_owner"
     )
 
 
@@ -246,3 +249,31 @@ async def test_the_rows_ask_every_part_of_the_queries(filled: Filled) -> None:
     assert ANSWERS["Q12"](facts) == [(ACCOUNT, WALLET)] and ANSWERS["Q13"](facts) == [(3, True, True)]
     tiers, ranks = ({row[column] for row in ANSWERS["Q11"](facts)} for column in (4, 3))
     assert tiers == {None, 3} and ranks == {None, "OG"}
+
+
+async def test_each_index_beyond_keys_is_read_by_a_query_or_a_reader_that_is_told(
+    fresh_database: Callable[[], str],
+) -> None:
+    url = fresh_database()
+    await migrate.upgrade_async(url)
+    async with connection(url) as conn:
+        await fill(conn, 60_000)
+        plans = {name: await plan_of(conn, query) for name, query in variants().items()}
+        used = set().union(*(plan.indexes for plan in plans.values()))
+        assert await wrong_indexes(conn, used) == []
+        for name, plan in plans.items():
+            assert not {"order_history", "lp_unified_account_balance_entries"} & set(plan.scanned), name
+        # One that nothing reads is found, and so is one whose reader goes another way.
+        await conn.execute("CREATE INDEX stray ON public.order_history (fee)")
+        await conn.execute("DROP INDEX public.positions_account_id_idx; CREATE INDEX positions_account_id_idx"
+                           " ON public.positions (base)")  # fmt: skip
+        assert await wrong_indexes(conn, used) == ["positions_account_id_idx", "stray"]
+
+
+def test_no_index_repeats_the_first_columns_of_another() -> None:
+    for table in public.sorted_tables:
+        indexes = [[c.name for c in index.columns] for index in table.indexes]
+        keys = [[c.name for c in table.primary_key.columns], *indexes]
+        for columns in indexes:
+            longer = [key for key in keys if key[: len(columns)] == columns]
+            assert longer == [columns], f"{table.name} {columns}"
