@@ -46,6 +46,7 @@ class Found:
 
     kind: str
     row_security: bool
+    primary: bool = False
     columns: dict[str, Column] = field(default_factory=dict)
     keys: list[list[str | None]] = field(default_factory=list)
     leading: list[list[str | None]] = field(default_factory=list)
@@ -63,7 +64,7 @@ SELECT attrelid AS oid, attname AS name, format_type(atttypid, atttypmod) AS typ
 FROM pg_attribute WHERE attrelid = ANY($1::oid[]) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 _INDEXES = """
-SELECT i.indrelid AS oid, i.indisunique AS one, i.indpred IS NOT NULL AS partial, ARRAY(
+SELECT i.indrelid AS oid, i.indisunique AS one, i.indisprimary AS first, i.indpred IS NOT NULL OR NOT i.indimmediate AS partial, ARRAY(
   SELECT a.attname::text FROM unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY k(n, place)
   LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.place) AS columns
 FROM pg_index i WHERE i.indrelid = ANY($1::oid[]) AND i.indisvalid
@@ -86,6 +87,7 @@ async def read(conn: Connection, names: list[str]) -> dict[str, Found]:
         column = Column(row["type"], row["not_null"], row["filled"], row["generated"])
         by_oid[row["oid"]].columns[row["name"]] = column
     for row in await conn.fetch(_INDEXES, oids):
+        by_oid[row["oid"]].primary |= row["first"]
         if row["one"]:
             by_oid[row["oid"]].keys.append([*row["columns"], *([None] if row["partial"] else [])])
         if not row["partial"]:
@@ -202,6 +204,8 @@ def _keys(table: Table, found: Found) -> Iterator[Difference]:
     if not any(set(key) == set(wanted) for key in found.keys):
         columns = ", ".join(f'"{name}"' for name in wanted)
         remedy = f"ALTER TABLE {sql_name(table.name)} ADD PRIMARY KEY ({columns});"
+        if found.primary:
+            remedy = f"CREATE UNIQUE INDEX ON {sql_name(table.name)} ({columns});"
         yield Difference(table.name, f"has no unique key on {columns}", True, remedy)
     for key in found.keys:
         known = {name for name in key if name is not None}
