@@ -5,7 +5,8 @@
 The tables are filled with made rows: 90 days of orders, most of them of few accounts and markets, all that the queries
 join beside them. Each query of tests/data/queries.sql is then run as published, and for a market and an account that
 trade little. Missed, and exit code 1: a median above 200 ms, a sequential scan of a table of more than 100,000 rows, an
-index that neither a query nor one of `READERS` uses, or a reader that does not use its index.
+index that neither a query nor one of `READERS` uses, or a reader that does not use its index. The views that add up
+executions are only told: they have no limit.
 """
 
 from __future__ import annotations
@@ -66,6 +67,13 @@ INSERT INTO account_owner_updated_snapshot SELECT a, '0x' || left(md5((a % {wall
   '0x' || md5(a::text), 1700000000 + a, 1000 + a, (1000 + a) * 100000
 FROM generate_series(100000::bigint, 100000 + {accounts}) a
 UNION ALL SELECT {account}, '{wallet}', '0x', 1700000000, 900, 90000000
+""",
+    "account_owner_updated_history": """
+INSERT INTO account_owner_updated_history SELECT account_id || '-0', account_id, new_owner, '0x', block_timestamp,
+  block_number, unique_id FROM account_owner_updated_snapshot
+""",
+    "market_storage": """
+INSERT INTO market_storage (market_id, name, block_number) SELECT m, 'm' || m, 1000 FROM generate_series(1, 80) m
 """,
     "market_trackers": """
 INSERT INTO market_trackers (market_data_id, open_interest, last_funding_rate, block_timestamp, block_number)
@@ -142,6 +150,13 @@ READERS = {
         "schema.prisma: an asset's account_balances",
         "SELECT * FROM account_balances WHERE collateral = '0x11'",
     ),
+}
+VIEWS = {
+    '"Market", all': 'SELECT * FROM "Market"',
+    "trades, newest of a market": "SELECT * FROM trades WHERE market_id = 1 ORDER BY block_timestamp DESC LIMIT 100",
+    "trading_stats_account, one": f"SELECT * FROM trading_stats_account WHERE account_id = {ACCOUNT}",
+    "trading_stats_wallet, one": f"SELECT * FROM trading_stats_wallet WHERE wallet_address = '{WALLET}'",
+    "trading_stats_wallet, all": "SELECT * FROM trading_stats_wallet",
 }
 EXTRA_INDEXES = """
 SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -234,6 +249,9 @@ async def measure(url: str, orders: int) -> list[Figure]:
             large = sorted(name for name, size in plan.scanned.items() if size > LARGE)
             numbers = {"rows": rows, "large_scans": large, "scans": plan.scanned, "indexes": sorted(plan.indexes)}
             figures.append(Figure(name, spent, " ms", LIMIT, most=True, note=note, numbers=numbers))
+        for name, query in VIEWS.items():
+            spent, rows = await timed(conn, query)
+            figures.append(Figure(name, spent, " ms", note=f"gives {rows:,} rows", numbers={"rows": rows}))
         unused = await wrong_indexes(conn, used)
         note = ", ".join(unused) or "each is used by a query here or by a documented reader"
         figures.append(Figure("indexes that nothing uses", len(unused), "", 0, most=True, note=note))

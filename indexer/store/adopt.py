@@ -41,8 +41,8 @@ class Column:
 
 @dataclass
 class Found:
-    """A relation as it is. `keys`: columns of unique indexes, None among them for an expression; `leading`: columns of
-    every valid index."""
+    """A relation as it is. `keys`: columns of unique indexes, None among them for an expression, a condition or a
+    check that waits for the commit; `leading`: columns of every index of all rows."""
 
     kind: str
     row_security: bool
@@ -64,7 +64,8 @@ SELECT attrelid AS oid, attname AS name, format_type(atttypid, atttypmod) AS typ
 FROM pg_attribute WHERE attrelid = ANY($1::oid[]) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 _INDEXES = """
-SELECT i.indrelid AS oid, i.indisunique AS one, i.indisprimary AS first, i.indpred IS NOT NULL OR NOT i.indimmediate AS partial, ARRAY(
+SELECT i.indrelid AS oid, i.indisunique AS one, i.indisprimary AS first,
+  i.indpred IS NOT NULL OR NOT i.indimmediate AS partial, ARRAY(
   SELECT a.attname::text FROM unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY k(n, place)
   LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.place) AS columns
 FROM pg_index i WHERE i.indrelid = ANY($1::oid[]) AND i.indisvalid
