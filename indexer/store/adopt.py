@@ -76,6 +76,10 @@ SELECT r.oid, k.contype::text AS kind, k.conname AS name, k.conrelid::regclass::
 FROM unnest($1::oid[]) r(oid) JOIN pg_constraint k ON r.oid IN (k.conrelid, k.confrelid)
 WHERE k.contype IN ('f', 'c', 'x') AND k.conparentid = 0
 """
+_IN_UTC = """
+SELECT EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE s.setrole = 0 AND lower(c) = 'timezone=utc'
+  AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
 _TRIGGERS = "SELECT tgrelid AS oid, tgname AS name FROM pg_trigger WHERE tgrelid = ANY($1::oid[]) AND NOT tgisinternal"
 
 
@@ -108,15 +112,20 @@ async def compare(conn: Connection, only: Names | None = None) -> list[Differenc
     found, differences = await read(conn, wanted), list[Difference]()
     for name in wanted:
         there = found.get(name)
-        if there is None:
-            if only is not None or name in public.tables:
-                differences.append(Difference(name, "is missing" + (": it will be made" if only is None else "")))
+        if there is None and only is not None:
+            needed = name in public.tables and kind(name) in PROJECTED
+            differences.append(Difference(name, "was adopted and is gone", needed))
+        elif there is None:
+            if name in public.tables:
+                differences.append(Difference(name, "is missing: it will be made"))
         elif name not in public.tables:
             differences.append(Difference(name, "is there already: this program's view of that name is not made"))
         else:
             differences += table_differences(public.tables[name], there)
             if only is None and kind(name) in PROJECTED and there.kind in "rp":
                 differences += await _rows(conn, name)
+    if only is None and not await conn.fetchval(_IN_UTC):
+        differences.append(Difference("(database)", "its time zone becomes UTC for new sessions"))
     return sorted(differences, key=lambda one: not one.blocks)
 
 

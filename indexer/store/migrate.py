@@ -127,7 +127,7 @@ def _spare(conn: AsyncConnection, taken: adopted.Names) -> None:
     def replace(_: object, __: object, statement: str, parameters: Any, *___: object) -> tuple[str, Any]:
         kept = adopted.without(statement, taken)
         if kept != statement:
-            log.info("left_out", statement=" ".join(statement.split())[:120], instead=kept)
+            log.debug("left_out", statement=" ".join(statement.split())[:120], instead=kept)
         return kept, parameters
 
     if taken:

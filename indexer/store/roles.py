@@ -18,9 +18,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from indexer.errors import IndexerError
+from indexer.errors import ForeignDatabase, IndexerError
 from indexer.store import adopted
 from indexer.store.database import Connection
+from indexer.store.schema import classify, foreign_table
 from indexer.store.tables import TABLES, VIEWS, kind, public
 from indexer.store.tables.own import SCHEMA
 
@@ -88,8 +89,12 @@ async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) ->
     """What makes the roles, gives them what is ours and lets each do its work; nothing when all is so already.
 
     `verifiers`: a role's password as `verifier()` gives it; the role can log in then. Raises IndexerError for a
-    database whose roles have another prefix.
+    database whose roles have another prefix, ForeignDatabase for one with tables that are not ours to give away.
     """
+    if await classify(conn) == "foreign":
+        raise ForeignDatabase(
+            f"{await foreign_table(conn)} is not a table of this program", "Run `reya-indexer migrate --adopt` first"
+        )
     others = await of(conn)
     if others not in (None, roles):
         raise IndexerError(f"the roles of this database are {', '.join(others or ())}", "Give their --prefix")

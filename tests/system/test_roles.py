@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from indexer import config
 from indexer.cli.db import db_group
-from indexer.errors import IndexerError, SchemaOlder
+from indexer.errors import ForeignDatabase, IndexerError, SchemaOlder
 from indexer.follow.progress import Progress
 from indexer.follow.recovery import Recovery
 from indexer.follow.reproject import Reprojection
@@ -28,6 +28,7 @@ from indexer.rpc.pool import Pool
 from indexer.store import deferred, lease, migrate, rawlogs, roles
 from indexer.store.database import Connection, connection
 from indexer.store.tables import VIEWS, kind, own, public, sql_name
+from tests.daemon import run
 from tests.oracle.compare import differences, fetch_database
 from tests.oracle.recompute import recompute
 from tests.scenarios.harness import Daemon
@@ -193,6 +194,38 @@ async def test_roles_of_a_database_that_was_made_without_them(fresh_database: Ca
         )
         assert left
     await migrate.downgrade_async(actors.owner, "base")
+
+
+async def test_roles_do_not_take_a_database_of_others(fresh_database: Callable[[], str], prefix: str) -> None:
+    url = fresh_database()
+    async with connection(url) as conn:
+        await conn.execute("CREATE TABLE public.orders (id text)")
+    with pytest.raises(ForeignDatabase, match=r"public\.orders.*--adopt"):
+        await asyncio.to_thread(command, url, "--prefix", prefix)
+
+
+async def test_a_role_that_may_create_roles_is_enough(fresh_database: Callable[[], str], prefix: str) -> None:
+    # What a managed PostgreSQL gives: no superuser, the database's owner.
+    url, admin = fresh_database(), f"{prefix}_admin"
+    async with connection(url) as conn:
+        await conn.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE PASSWORD 'admin'")
+        await conn.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} OWNER TO {admin}")
+    try:
+        mine = as_role(url, admin, "admin")
+        await migrate.upgrade_async(mine, "0014")
+        actors = await asyncio.to_thread(cast, mine, prefix)
+        await migrate.upgrade_async(mine)
+        assert "nothing to do" in (await asyncio.to_thread(command, mine, "--prefix", prefix)).output
+        assert await migrate.check_async(actors.owner) == []
+        async with connection(actors.writer) as conn:
+            await rawlogs.ensure_partitions(conn, 0, 1)
+        async with connection(actors.reader) as conn:
+            await conn.execute('SELECT FROM "Market"')
+    finally:
+        async with connection(url) as conn:
+            await conn.execute(f"REASSIGN OWNED BY {admin} TO CURRENT_USER; DROP OWNED BY {admin}")
+            there = [r[0] for r in await conn.fetch("SELECT rolname FROM pg_roles WHERE rolname ~ $1", f"^{prefix}_")]
+            await conn.execute(f"DROP OWNED BY {', '.join(there)} CASCADE; DROP ROLE {', '.join(there)}")
 
 
 async def test_the_reader_reads_what_is_public_and_nothing_else(fresh_database: Callable[[], str], prefix: str) -> None:
@@ -389,6 +422,9 @@ async def test_the_writers_whole_life_leaves_every_row_of_applications_alone(
             await conn.execute("DELETE FROM indexer.raw_log WHERE block_number % 7 = 0 AND block_number < 60")
         await recover(actors.writer, pool, final.number)
         await pool.close()
+    for name in ("check", "status"):
+        done = await asyncio.to_thread(run, name, "--chain", "devnet", env={"DATABASE_URL": actors.writer})
+        assert done.returncode == 0, done.stdout + done.stderr
     await equals(actors.admin, tree, tip)
     # Steps down that keep the tables, and up again; further down it is refused.
     await migrate.downgrade_async(actors.owner, "0012")
