@@ -69,24 +69,36 @@ def command(url: str, *arguments: str, env: dict[str, str] | None = None) -> Res
     return result
 
 
+async def drop_roles(server: EmbeddedServer, pattern: str, like: str) -> None:
+    """Roles outlive the databases of a test: what they own in those goes first."""
+    async with connection(server.url("postgres")) as conn:
+        known = [row[0] for row in await conn.fetch("SELECT rolname FROM pg_roles WHERE rolname ~ $1", pattern)]
+        made = await conn.fetch("SELECT datname FROM pg_database WHERE datname LIKE $1", like)
+        for (database,) in made if known else ():
+            async with connection(server.url(database)) as inside:
+                await inside.execute(f"REASSIGN OWNED BY {', '.join(known)} TO CURRENT_USER")
+                await inside.execute(f"DROP OWNED BY {', '.join(known)} CASCADE")
+        if known:
+            await conn.execute(f"DROP ROLE {', '.join(known)}")
+
+
 @pytest.fixture
 def prefix(server: EmbeddedServer, fresh_database: Callable[[], str]) -> Iterator[str]:
-    """Of roles, which the server keeps longer than the databases of the test: what they own there goes first."""
+    """Of the test's roles."""
     name = f"t{uuid.uuid4().hex[:10]}"
     yield name
+    asyncio.run(drop_roles(server, f"^{name}_", "test_%"))
 
-    async def drop() -> None:
-        async with connection(server.url("postgres")) as conn:
-            made = await conn.fetch("SELECT datname FROM pg_database WHERE datname LIKE 'test_%'")
-            known = await conn.fetch("SELECT rolname FROM pg_roles WHERE rolname = ANY($1)", list(roles.named(name)))
-            there = ", ".join(row[0] for row in known)
-            for (database,) in made if known else ():
-                async with connection(server.url(database)) as inside:
-                    await inside.execute(f"DROP OWNED BY {there} CASCADE")
-            if known:
-                await conn.execute(f"DROP ROLE {there}")
 
-    asyncio.run(drop())
+@pytest.fixture(scope="module")
+def actors(server: EmbeddedServer) -> Iterator[Cast]:
+    """Of a migrated database that tests share, who leave it as it is."""
+    name = f"shared{uuid.uuid4().hex[:8]}"
+    server.ensure_database(name)
+    made = cast(server.url(name), name)
+    asyncio.run(migrate.upgrade_async(made.owner))
+    yield made
+    asyncio.run(drop_roles(server, f"^{name}_", name))
 
 
 def cast(url: str, prefix: str) -> Cast:
@@ -139,7 +151,6 @@ def test_the_command_shows_does_and_repeats_without_a_password_anywhere(
 
 
 def test_a_verifier_is_what_the_server_makes_of_the_password() -> None:
-    # RFC 7677's example has its salt and its stored key from the server's signature only; this is PostgreSQL's own.
     made = roles.verifier("pencil", b"0123456789abcdef")
     assert made.startswith("SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$") and made.count("$") == 2
     assert made != roles.verifier("pencil2", b"0123456789abcdef")
@@ -210,27 +221,19 @@ async def test_a_role_that_may_create_roles_is_enough(fresh_database: Callable[[
     async with connection(url) as conn:
         await conn.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE PASSWORD 'admin'")
         await conn.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} OWNER TO {admin}")
-    try:
-        mine = as_role(url, admin, "admin")
-        await migrate.upgrade_async(mine, "0014")
-        actors = await asyncio.to_thread(cast, mine, prefix)
-        await migrate.upgrade_async(mine)
-        assert "nothing to do" in (await asyncio.to_thread(command, mine, "--prefix", prefix)).output
-        assert await migrate.check_async(actors.owner) == []
-        async with connection(actors.writer) as conn:
-            await rawlogs.ensure_partitions(conn, 0, 1)
-        async with connection(actors.reader) as conn:
-            await conn.execute('SELECT FROM "Market"')
-    finally:
-        async with connection(url) as conn:
-            await conn.execute(f"REASSIGN OWNED BY {admin} TO CURRENT_USER; DROP OWNED BY {admin}")
-            there = [r[0] for r in await conn.fetch("SELECT rolname FROM pg_roles WHERE rolname ~ $1", f"^{prefix}_")]
-            await conn.execute(f"DROP OWNED BY {', '.join(there)} CASCADE; DROP ROLE {', '.join(there)}")
+    mine = as_role(url, admin, "admin")
+    await migrate.upgrade_async(mine, "0014")
+    actors = await asyncio.to_thread(cast, mine, prefix)
+    await migrate.upgrade_async(mine)
+    assert "nothing to do" in (await asyncio.to_thread(command, mine, "--prefix", prefix)).output
+    assert await migrate.check_async(actors.owner) == []
+    async with connection(actors.writer) as conn:
+        await rawlogs.ensure_partitions(conn, 0, 1)
+    async with connection(actors.reader) as conn:
+        await conn.execute('SELECT FROM "Market"')
 
 
-async def test_the_reader_reads_what_is_public_and_nothing_else(fresh_database: Callable[[], str], prefix: str) -> None:
-    actors = await asyncio.to_thread(cast, fresh_database(), prefix)
-    await migrate.upgrade_async(actors.owner)
+async def test_the_reader_reads_what_is_public_and_nothing_else(actors: Cast) -> None:
     async with connection(actors.reader) as conn:
         for name in (*public.tables, *VIEWS):
             await conn.execute(f"SELECT * FROM {sql_name(name)} LIMIT 1")
@@ -251,11 +254,7 @@ async def test_the_reader_reads_what_is_public_and_nothing_else(fresh_database: 
                       "SELECT * FROM indexer.alembic_version", "CREATE TABLE public.mine (n int)")  # fmt: skip
 
 
-async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applications(
-    fresh_database: Callable[[], str], prefix: str
-) -> None:
-    actors = await asyncio.to_thread(cast, fresh_database(), prefix)
-    await migrate.upgrade_async(actors.owner)
+async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applications(actors: Cast) -> None:
     async with connection(actors.writer) as conn:
         for name in public.tables:
             table = sql_name(name)
@@ -278,11 +277,7 @@ async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applicatio
                           f"UPDATE indexer.{name} SET {column} = {column}")  # fmt: skip
 
 
-async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(
-    fresh_database: Callable[[], str], prefix: str
-) -> None:
-    actors = await asyncio.to_thread(cast, fresh_database(), prefix)
-    await migrate.upgrade_async(actors.owner)
+async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(actors: Cast) -> None:
     last = 3 * rawlogs.PARTITION_BLOCKS
     async with connection(actors.writer) as conn:
         await rawlogs.ensure_partitions(conn, last - 1, last)
@@ -300,11 +295,7 @@ async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(
                 await conn.execute(f"SELECT indexer.make_raw_log_partition({bad})")
 
 
-async def test_the_writer_keeps_indexes_and_says_who_can_build_those_put_off(
-    fresh_database: Callable[[], str], prefix: str
-) -> None:
-    actors = await asyncio.to_thread(cast, fresh_database(), prefix)
-    await migrate.upgrade_async(actors.owner)
+async def test_the_writer_keeps_indexes_and_says_who_can_build_those_put_off(actors: Cast) -> None:
     async with connection(actors.writer) as conn, connection(actors.owner) as owner:
         assert await deferred.defer(conn, await lease.acquire(conn, "writer") or 0) == 0
         await conn.execute("UPDATE indexer.lease SET holder = NULL")
@@ -316,9 +307,7 @@ async def test_the_writer_keeps_indexes_and_says_who_can_build_those_put_off(
     assert await migrate.check_async(actors.owner) == []
 
 
-async def test_roles_see_that_each_others_processes_live(fresh_database: Callable[[], str], prefix: str) -> None:
-    actors = await asyncio.to_thread(cast, fresh_database(), prefix)
-    await migrate.upgrade_async(actors.owner)
+async def test_roles_see_that_each_others_processes_live(actors: Cast) -> None:
     async with connection(actors.owner) as owner, connection(actors.writer) as writer:
         assert await lease.acquire(owner, "the owner's") is not None
         assert await lease.acquire(writer, "the writer's") is None
