@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 from indexer.errors import IndexerError
 from indexer.store.database import Connection
-from indexer.store.tables import VIEWS, public
 
 Names = frozenset[str]
 
@@ -91,6 +90,8 @@ def _plain(name: str) -> str:
 
 def _table_of(index: str) -> str:
     """By its name, which begins with the table's."""
+    from indexer.store.tables import public  # here, because a daemon asks for names() only, and SQLAlchemy is slow
+
     return max((name for name in public.tables if index.startswith(f"{name}_")), key=len, default="")
 
 
@@ -112,8 +113,3 @@ async def verify(conn: Connection, taken: Names, before: list[str]) -> None:
             f"a step would change a table that this program did not make: {changed[0]}",
             "Nothing was changed; this is a fault of this release",
         )
-
-
-def views(taken: Names) -> dict[str, str]:
-    """The views that are ours to make."""
-    return {name: query for name, query in VIEWS.items() if name not in taken}

@@ -37,7 +37,7 @@ from indexer.store import adopt as adoption
 from indexer.store import adopted, database, deferred, roles
 from indexer.store.adopt import Difference
 from indexer.store.schema import classify, current_revision, foreign_table, head_revision, known_revisions
-from indexer.store.tables import own, public, sql_name
+from indexer.store.tables import VIEWS, own, public, sql_name
 from indexer.store.tables.own import SCHEMA
 
 log = structlog.get_logger()
@@ -293,7 +293,7 @@ def _compare(connection: Connection, taken: adopted.Names) -> list[str]:
 async def _compare_views(conn: Any, taken: adopted.Names) -> list[str]:
     """Views have no metadata: their text is compared as PostgreSQL reads it, through temporary twins."""
     differences = []
-    for name, query in adopted.views(taken).items():
+    for name, query in ((name, query) for name, query in VIEWS.items() if name not in taken):
         await conn.execute(f"CREATE TEMPORARY VIEW migrate_check AS {query}")
         equal = await conn.fetchval(
             "SELECT pg_get_viewdef('pg_temp.migrate_check'::regclass) = pg_get_viewdef(to_regclass($1))", sql_name(name)
