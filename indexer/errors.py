@@ -15,6 +15,7 @@ IndexerError
  │   ├─ UnreadableInput      20  `decode`: a line that is not a log
  │   ├─ ConfigChanged        21  the stored data answers to another configuration
  │   ├─ DamagedStore         22  rows that no release leaves so: a hand edit, a broken disk
+ │   ├─ AdoptionRefused      23  `migrate --adopt`: tables that projections cannot work with
  │   ├─ Refused              31  `reorg recover`: not the plan that was confirmed, or somebody else is at work
  │   ├─ Impossible           32  `reorg plan|recover|verify`: no endpoint serves what it takes
  │   ├─ ReorgTooDeep         70  a fork at or below finalized, or below what is stored
@@ -99,6 +100,10 @@ class ConfigChanged(Halting):
 
 class DamagedStore(Halting):
     exit_code = 22
+
+
+class AdoptionRefused(Halting):
+    exit_code = 23
 
 
 class Refused(Halting):

@@ -24,7 +24,7 @@ def run(connection: Connection) -> None:
     with context.begin_transaction():
         context.run_migrations()
     if not context.get_context().get_current_heads():
-        connection.execute(text("DROP TABLE IF EXISTS indexer.alembic_version"))
+        connection.execute(text("DROP TABLE IF EXISTS indexer.alembic_version, indexer.adopted"))
         connection.execute(text("DROP SCHEMA indexer"))
 
 

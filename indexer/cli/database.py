@@ -64,7 +64,7 @@ def prepare_schema(url: str) -> None:
     if kind == "foreign":
         raise ForeignDatabase(
             f"{where}: holds tables, but not this program's",
-            "Name an empty database, or the right one, in DATABASE_URL",
+            "Name an empty database, or the right one, in DATABASE_URL; or see `reya-indexer migrate --adopt --check`",
         )
     if kind == "ours" and revision == schema.head_revision():
         return

@@ -1,4 +1,4 @@
-"""`reya-indexer db`: the embedded PostgreSQL, and the tables' description for Prisma."""
+"""`reya-indexer db`: the embedded PostgreSQL, its roles, and the tables' description for people and for Prisma."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import click
 from indexer import config, logging
 from indexer.cli.database import data_dir_option, external_url, open_url, pg_bin_option
 from indexer.cli.options import chain_option, json_option
+from indexer.cli.roles import roles_command
 from indexer.errors import EmbeddedServerError, IndexerError
 from indexer.pg import binaries
 from indexer.pg.server import EmbeddedServer, default_data_dir
@@ -23,6 +24,9 @@ from indexer.pg.server import EmbeddedServer, default_data_dir
 @click.group("db", epilog="\b\nExample:\n  reya-indexer db psql --chain reya")
 def db_group() -> None:
     """The PostgreSQL that the program brings along; with DATABASE_URL set, yours is used instead."""
+
+
+db_group.add_command(roles_command)
 
 
 def _embedded(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServer:

@@ -33,10 +33,11 @@ Exit codes:
   11 endpoint unreachable        20 input unreadable
   12 wrong chain                 21 stored data answer to another configuration
   13 not our database            22 stored rows damaged: reorg verify
-  14 another deployment's        30 reorg verify: differences found
-  15 schema newer than program   31 reorg recover: refused
-  70 fork below finalized        32 reorg: no endpoint serves the range
-  75 another process projects    33 check: drift found"""
+  14 another deployment's        23 migrate --adopt: tables that do not fit
+  15 schema newer than program   30 reorg verify: differences found
+  70 fork below finalized        31 reorg recover: refused
+  75 another process projects    32 reorg: no endpoint serves the range
+                                 33 check: drift found"""
 
 
 class _Commands(click.Group):

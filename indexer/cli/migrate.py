@@ -11,19 +11,26 @@ import click
 from indexer import config
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option
 from indexer.cli.options import chain_option, json_option
+from indexer.errors import AdoptionRefused
 from indexer.store import migrate, schema
 
 
 @click.command(
     "migrate",
     epilog="\b\nExample:\n  reya-indexer migrate --chain reya\n  reya-indexer migrate --check"
-    "\n  reya-indexer migrate --downgrade base --yes",
+    "\n  reya-indexer migrate --downgrade base --yes\n  reya-indexer migrate --adopt --check",
 )
 @chain_option
 @click.option("--to", "target", metavar="REV", help="Migrate up to this revision instead of the newest.")
 @click.option("--downgrade", "down", metavar="REV", help="Migrate down to this revision; `base` removes all of ours.")
 @click.option("--yes", is_flag=True, help="Confirm a downgrade: it drops tables and the rows in them.")
 @click.option("--check", is_flag=True, help="Change nothing; say how the schema differs, exit 1 if it does.")
+@click.option(
+    "--adopt",
+    is_flag=True,
+    help="Work on a database whose tables others made (Prisma): what is there stays as"
+    " it is, what is missing is made. Exit 23, and nothing done, if it cannot be. With --check: only compare.",
+)
 @data_dir_option
 @pg_bin_option
 @json_option
@@ -33,13 +40,14 @@ def migrate_command(
     down: str | None,
     yes: bool,
     check: bool,
+    adopt: bool,
     data_dir: Path | None,
     pg_bin: Path | None,
     as_json: bool,
 ) -> None:
     """Create the tables, or bring them to this release's schema. Refuses databases that are not ours."""
-    if sum((target is not None, down is not None, check)) > 1:
-        raise click.UsageError("--to, --downgrade and --check exclude each other.")
+    if sum((target is not None, down is not None, check or adopt)) > 1:
+        raise click.UsageError("--to, --downgrade and --check or --adopt exclude each other.")
     for option, revision, other in (("--to", target, "head"), ("--downgrade", down, "base")):
         if revision is not None and revision not in schema.known_revisions() | {other}:
             known = ", ".join((*sorted(schema.known_revisions()), other))
@@ -47,6 +55,9 @@ def migrate_command(
     if down is not None and not yes:
         raise click.UsageError("--downgrade drops tables and their rows: add --yes.")
     url = open_url(config.load(chain).name, data_dir, pg_bin)
+    if adopt:
+        _adopt(url, check, as_json)
+        return
     if check:
         _check(url, as_json)
         return
@@ -78,3 +89,30 @@ def _check(url: str, as_json: bool) -> None:
             click.echo(line)
     if differences:
         raise click.exceptions.Exit(1)
+
+
+def _adopt(url: str, dry_run: bool, as_json: bool) -> None:
+    differences = migrate.adopt(url, dry_run=dry_run)
+    blocking = [one for one in differences if one.blocks]
+    done = not dry_run and not blocking
+    if as_json:
+        head = schema.head_revision()
+        told = {"database": config.redact(url), "head": head, "adopted": done}
+        click.echo(json.dumps(told | {"differences": [one._asdict() for one in differences]}))
+    else:
+        width = max((len(one.table) for one in differences), default=0)
+        for one in differences:
+            click.echo(f"{'BLOCKS' if one.blocks else 'differs':8} {one.table:{width}}  {one.what}")
+        remedies = [one.remedy for one in differences if one.blocks and one.remedy]
+        if remedies:
+            click.echo(
+                "\n".join(("", "-- what the owner of the tables can do about it, if nothing of theirs needs it:"))
+            )
+            click.echo("\n".join(remedies))
+        if done:
+            click.echo(f"{config.redact(url)}: adopted at schema revision {schema.head_revision()}")
+        elif not blocking:
+            click.echo(f"{config.redact(url)}: can be adopted")
+    if blocking:
+        remedy = "Nothing was changed. Change the tables, or let this program fill a database of its own"
+        raise AdoptionRefused(f"{config.redact(url)}: cannot be adopted: {len(blocking)} differences block", remedy)

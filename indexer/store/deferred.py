@@ -3,7 +3,7 @@
 What an index costs a row grows with the table once the index outgrows the memory: the primary keys are text that begins
 with a transaction hash, so each insert touches a page of its own. Built at the end they are sorted once. That a row is
 written once does not rest on them: the checkpoint moves in the transaction that writes the rows. Building the keys
-proves it.
+proves it. Only the tables' owner can do it, and not with tables that were adopted.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable
 import asyncpg
 import structlog
 
+from indexer.errors import SchemaOlder
 from indexer.failpoints import hit
-from indexer.store import lease
+from indexer.store import adopted, lease
 from indexer.store.database import Connection
 from indexer.store.facts import COLUMNS, INDEXES, kind, sql_name
 
@@ -26,6 +27,8 @@ SELECT i.indexrelid::regclass::text AS sql_name, c.relname AS name, pg_get_index
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid
 WHERE i.indrelid = $1::regclass AND i.indisvalid AND c.relname = ANY($2::text[])
 """
+
+_MINE = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'indexer.deferred_index'::regclass"
 
 log = structlog.get_logger()
 
@@ -43,14 +46,18 @@ async def pending(conn: Connection) -> list[str]:
 async def defer(conn: Connection, token: int) -> int:
     """Drops the keys and indexes of append tables that are empty; how many. Raises LeaseLost.
 
-    0 where somebody's reading holds the tables, or something depends on a key: the load then works with them.
+    0 where somebody's reading holds the tables, something depends on a key, or they are another role's: the load then
+    works with them.
     """
+    if not await conn.fetchval(_MINE):
+        log.info("indexes_kept", reason="only the role that owns the tables can drop and build them")
+        return 0
     try:
         async with conn.transaction():
             await lease.hold(conn, token)
             await conn.execute("SET LOCAL lock_timeout = '2s'")
-            dropped = 0
-            for table in filter(lambda name: kind(name) == "append", COLUMNS):
+            dropped, taken = 0, await adopted.names(conn)
+            for table in (name for name in COLUMNS if kind(name) == "append" and name not in taken):
                 if not await conn.fetchval(f"SELECT EXISTS (SELECT FROM {sql_name(table)})"):
                     dropped += await _drop(conn, table)
             return dropped
@@ -82,8 +89,14 @@ async def _drop(conn: Connection, table: str) -> int:
 async def build(conn: Connection, tell: Callable[[str, int], None]) -> None:
     """Builds what is pending, each with its row's deletion in a transaction. `tell`: the name, and how many are left.
 
-    Two processes may do it at once. Raises asyncpg.UniqueViolationError when a row is there twice.
+    Two processes may do it at once. Raises asyncpg.UniqueViolationError when a row is there twice, SchemaOlder when
+    they are another role's to build.
     """
+    if await pending(conn) and not await conn.fetchval(_MINE):
+        raise SchemaOlder(
+            "keys and indexes that an initial load put off are not built yet, and this role does not own the tables",
+            "Run `reya-indexer backfill` once as their owner",
+        )
     while True:
         async with conn.transaction():
             for setting, value in BUILDING.items():

@@ -16,8 +16,10 @@ _BACKEND = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_p
 
 
 def _alive(prefix: str) -> str:
+    # The start of another role's process is hidden (NULL): then that the process is there must do.
     return (
-        f"EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.{prefix}_pid AND a.backend_start = l.{prefix}_start)"
+        f"EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.{prefix}_pid"
+        f" AND (a.backend_start = l.{prefix}_start OR a.backend_start IS NULL))"
     )
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -17,15 +18,24 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from indexer.config import redact
-from indexer.errors import DatabaseUnreachable, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
+from indexer.errors import (
+    AdoptionRefused,
+    DatabaseUnreachable,
+    ForeignDatabase,
+    IndexerError,
+    SchemaNewer,
+    SchemaOlder,
+)
 from indexer.resources import data_dir
-from indexer.store import database, deferred
+from indexer.store import adopt as adoption
+from indexer.store import adopted, database, deferred, roles
+from indexer.store.adopt import Difference
 from indexer.store.facts import sql_name
 from indexer.store.schema import classify, current_revision, foreign_table, head_revision, known_revisions
 from indexer.store.tables import VIEWS, own, public
@@ -40,15 +50,16 @@ _SESSION = {"lock_timeout": "300s", "statement_timeout": "0", "search_path": "pu
 _PARTITION = re.compile(r"raw_log_p\d+")
 
 
-def _included(name: str | None, type_: str, parents: Any) -> bool:
-    """What autogenerate compares: our schema but for run-time partitions; of `public` only tables that we describe."""
+def _included(name: str | None, type_: str, parents: Any, taken: adopted.Names = frozenset()) -> bool:
+    """What autogenerate compares: our schema but for run-time partitions; of `public` only tables that we describe and
+    made."""
     if type_ == "schema":
         return name in (None, SCHEMA)
     if type_ != "table" or name is None:
         return True
     if parents["schema_name"] == SCHEMA:
-        return name != "alembic_version" and not _PARTITION.fullmatch(name)
-    return name in public.tables
+        return name not in ("alembic_version", "adopted") and not _PARTITION.fullmatch(name)
+    return name in public.tables and name not in taken
 
 
 CONTEXT: dict[str, Any] = {
@@ -69,12 +80,13 @@ def _config(**attributes: object) -> Config:
 
 
 @contextlib.asynccontextmanager
-async def transaction(url: str) -> AsyncIterator[AsyncConnection]:
-    """One SQLAlchemy transaction that holds the migration lock to its end.
+async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[AsyncConnection]:
+    """One SQLAlchemy transaction that holds the migration lock to its end, works as the owner of what is ours, and
+    leaves adopted tables as they are.
 
     asyncpg reads the URL itself, sslmode and other query arguments included. Raises DatabaseUnreachable, and
-    ForeignDatabase or SchemaNewer for a database that no step of this release may touch, IndexerError for what
-    PostgreSQL refuses.
+    ForeignDatabase (unless it is `adopting`) or SchemaNewer for a database that no step of this release may touch,
+    IndexerError for what PostgreSQL refuses.
     """
 
     async def session() -> asyncpg.Connection:
@@ -84,8 +96,15 @@ async def transaction(url: str) -> AsyncIterator[AsyncConnection]:
     try:
         async with engine.connect() as conn, conn.begin():
             await conn.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            await _refuse(url, await _raw(conn))
+            raw = await _raw(conn)
+            await _refuse(url, raw, adopting)
+            await _become_owner(raw)
+            taken = await (adoption.present(raw) if adopting else adopted.names(raw))
+            _spare(conn, taken)
+            before = await adopted.state(raw, taken)
             yield conn
+            if conn.in_transaction():
+                await adopted.verify(raw, taken, before)
     except DBAPIError as error:
         raise _refusal(url, error) from error
     finally:
@@ -94,6 +113,33 @@ async def transaction(url: str) -> AsyncIterator[AsyncConnection]:
 
 async def _raw(conn: AsyncConnection) -> Any:
     return (await conn.get_raw_connection()).driver_connection
+
+
+async def _become_owner(conn: Any) -> None:
+    """Where roles were set up, who is more than the owner makes things as the owner: else they were not its own."""
+    found = await roles.of(conn)
+    if found and await conn.fetchval("SELECT pg_has_role($1, 'MEMBER') AND current_user <> $1", found.owner):
+        await conn.execute(f"SET LOCAL ROLE {roles.quoted(found.owner)}")
+
+
+def _spare(conn: AsyncConnection, taken: adopted.Names) -> None:
+    """From here on no statement of this session touches a relation of others."""
+
+    def replace(_: object, __: object, statement: str, parameters: Any, *___: object) -> tuple[str, Any]:
+        kept = adopted.without(statement, taken)
+        if kept != statement:
+            log.debug("left_out", statement=" ".join(statement.split())[:120], instead=kept)
+        return kept, parameters
+
+    if taken:
+        event.listen(conn.sync_connection, "before_cursor_execute", replace, retval=True)
+
+
+async def _grant(conn: Any) -> None:
+    """The roles' rights on what the steps made."""
+    if (found := await roles.of(conn)) is not None:
+        for statement in await roles.grants(conn, found):
+            await conn.execute(statement)
 
 
 async def _build_deferred(conn: AsyncConnection) -> None:
@@ -111,11 +157,11 @@ def _refusal(url: str, error: DBAPIError) -> IndexerError:
     return IndexerError(f"{redact(url)}: {cause}", remedy)
 
 
-async def _refuse(url: str, conn: Any) -> None:
-    if await classify(conn) == "foreign":
+async def _refuse(url: str, conn: Any, adopting: bool) -> None:
+    if await classify(conn) == "foreign" and not adopting:
         raise ForeignDatabase(
             f"{redact(url)}: {await foreign_table(conn)} is not a table of this program",
-            "Name an empty database, or the right one, in DATABASE_URL",
+            "Name an empty database, or the right one, in DATABASE_URL; or see `reya-indexer migrate --adopt --check`",
         )
     revision = await current_revision(conn)
     if revision is not None and revision not in known_revisions():
@@ -142,6 +188,50 @@ async def upgrade_async(url: str, revision: str = "head") -> None:
         if await current_revision(await _raw(conn)) not in (revision, None, head_revision()):
             await _build_deferred(conn)
         await conn.run_sync(lambda sync: command.upgrade(_config(connection=sync), revision))
+        raw = await _raw(conn)
+        if taken := await adopted.names(raw):
+            _refuse_blocked(url, await adoption.compare(raw, taken))
+        await _grant(raw)
+
+
+def _refuse_blocked(url: str, differences: list[Difference]) -> None:
+    """Raises AdoptionRefused for what the program cannot work with."""
+    blocking = [one for one in differences if one.blocks]
+    if blocking:
+        first, more = blocking[0], f" and {len(blocking) - 1} more" if len(blocking) > 1 else ""
+        raise AdoptionRefused(
+            f"{redact(url)}: {first.table}: {first.what}{more}",
+            f"Nothing was changed. {first.remedy or 'Change it'}; `reya-indexer migrate --adopt --check` lists all",
+        )
+
+
+def adopt(url: str, *, dry_run: bool) -> list[Difference]:
+    """Makes a database of others ours too: what is missing is made, what is there stays as it is.
+
+    How it differs from the contract. Nothing is done on a dry run or when a difference blocks. Raises IndexerError for
+    a database that is ours already.
+    """
+    return asyncio.run(adopt_async(url, dry_run=dry_run))
+
+
+async def adopt_async(url: str, *, dry_run: bool) -> list[Difference]:
+    async with transaction(url, adopting=True) as conn:
+        raw = await _raw(conn)
+        if await classify(raw) == "ours":
+            taken = await adopted.names(raw)
+            if dry_run and taken:
+                return await adoption.compare(raw, taken)
+            raise IndexerError(
+                f"{redact(url)}: is this program's already", "`reya-indexer migrate` keeps it up to date"
+            )
+        differences, taken = await adoption.compare(raw), await adoption.present(raw)
+        if dry_run or any(one.blocks for one in differences):
+            await conn.rollback()
+            return differences
+        await conn.run_sync(lambda sync: command.upgrade(_config(connection=sync), "head"))
+        await adopted.remember(raw, taken)
+        await _grant(raw)
+        return differences
 
 
 def downgrade(url: str, revision: str) -> None:
@@ -180,16 +270,20 @@ async def check_async(url: str) -> list[str]:
                 f"{redact(url)}: schema revision {revision or 'none'}, this release needs {head_revision()}",
                 "Run `reya-indexer migrate`",
             )
-        differences = await conn.run_sync(_compare)
-        differences += await _compare_views(raw)
+        taken = await adopted.names(raw)
+        differences = await conn.run_sync(partial(_compare, taken=taken))
+        differences += await _compare_views(raw, taken)
+        differences += [f"{one.table}: {one.what}" for one in await adoption.compare(raw, taken) if one.blocks]
         if waiting := await deferred.pending(raw):
             differences.append(f"deferred until the initial load ends: {', '.join(waiting)}")
         await conn.rollback()
         return differences
 
 
-def _compare(connection: Connection) -> list[str]:
-    context = MigrationContext.configure(connection, opts={**CONTEXT, "target_metadata": METADATA})
+def _compare(connection: Connection, taken: adopted.Names) -> list[str]:
+    options = {**CONTEXT, "target_metadata": METADATA, "include_name": partial(_included, taken=taken)}
+    options["include_object"] = lambda _, name, type_, __, ___: type_ != "table" or name not in taken
+    context = MigrationContext.configure(connection, opts=options)
     found: list[Any] = compare_metadata(context, METADATA)  # type: ignore[arg-type]  # takes a sequence as well
     # One difference is a tuple; several of one column come as a list of tuples.
     return [
@@ -197,10 +291,10 @@ def _compare(connection: Connection) -> list[str]:
     ]
 
 
-async def _compare_views(conn: Any) -> list[str]:
+async def _compare_views(conn: Any, taken: adopted.Names) -> list[str]:
     """Views have no metadata: their text is compared as PostgreSQL reads it, through temporary twins."""
     differences = []
-    for name, query in VIEWS.items():
+    for name, query in ((name, query) for name, query in VIEWS.items() if name not in taken):
         await conn.execute(f"CREATE TEMPORARY VIEW migrate_check AS {query}")
         equal = await conn.fetchval(
             "SELECT pg_get_viewdef('pg_temp.migrate_check'::regclass) = pg_get_viewdef(to_regclass($1))", sql_name(name)

@@ -12,8 +12,7 @@ from indexer.store import coverage
 from indexer.store.copytext import block_lines, log_lines
 from indexer.store.database import Connection, copy
 
-PARTITION_BLOCKS = 10_000_000
-_PARTITION_LOCK = 0x7265_7961  # an advisory lock's key, ours by convention: "reya"
+PARTITION_BLOCKS = 10_000_000  # as the function that makes them has it
 _LOG_COLUMNS = (
     "block_number", "log_index", "address", "transaction_hash", "transaction_index", "topics", "data",
 )  # fmt: skip
@@ -43,15 +42,9 @@ class Chunk(NamedTuple):
 async def ensure_partitions(conn: Connection, first: int, last: int) -> None:
     """Partitions for blocks first..last. Outside the step's transaction: creating one locks the whole table."""
     for n in range(first // PARTITION_BLOCKS, last // PARTITION_BLOCKS + 1):
-        low = n * PARTITION_BLOCKS
         if await conn.fetchval("SELECT to_regclass($1)", f"indexer.raw_log_p{n}") is None:
-            async with conn.transaction():
-                # IF NOT EXISTS is no protection against another process that creates it at the same moment.
-                await conn.execute("SELECT pg_advisory_xact_lock($1)", _PARTITION_LOCK)
-                await conn.execute(
-                    f"CREATE TABLE IF NOT EXISTS indexer.raw_log_p{n} PARTITION OF indexer.raw_log"
-                    f" FOR VALUES FROM ({low}) TO ({low + PARTITION_BLOCKS})"
-                )
+            # A function of the tables' owner, which the writing role is not.
+            await conn.execute("SELECT indexer.make_raw_log_partition($1)", n)
 
 
 async def keep(conn: Connection, unit: Unit) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Double
 
-from indexer.store.tables.public_columns import application_table, index, numeric, text, timestamp
+from indexer.store.tables.public_columns import application_table, numeric, text, timestamp
 
 
 def _big(name: str, *, null: bool = True, key: bool = False) -> Column[Any]:
@@ -79,7 +79,6 @@ wallet_discord_link = application_table(
     timestamp("updatedAt"),
     timestamp("rankClaimedAt", null=True),
     text("tradingRank"),
-    index("WalletDiscordLink", "discordId"),
 )
 
 wallet_details = application_table("WalletDetails", text("wallet", key=True), text("name"), text("type"))

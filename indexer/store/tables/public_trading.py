@@ -49,7 +49,6 @@ orders = append_table(
     *position(),
     timestamp("created_at"),
     index("orders", "me_nonce", "event_sequence_number"),
-    index("orders", "event_sequence_number"),
     index("orders", "account_id", "block_timestamp"),
     index("orders", "market_id", "block_timestamp"),
 )

@@ -1,0 +1,95 @@
+"""`reya-indexer db roles`: owner, writer and reader of a database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from pathlib import Path
+
+import asyncpg
+import click
+
+from indexer import config
+from indexer.cli.database import data_dir_option, open_url, pg_bin_option
+from indexer.cli.options import chain_option, json_option
+from indexer.errors import IndexerError
+from indexer.pg.server import database_name
+from indexer.store import roles as store
+from indexer.store.database import connection
+
+_PREFIX = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,55}")
+_SECRET = re.compile(r"PASSWORD '[^']*'")
+# A daemon's step holds its tables for seconds; what takes longer is told, not waited for.
+_SESSION = {"lock_timeout": "30s", "statement_timeout": "0"}
+
+
+@click.command(
+    "roles",
+    epilog="\b\nExamples:\n  reya-indexer db roles --dry-run\n"
+    "  REYA_INDEXER_WRITER_PASSWORD_FILE=/run/secrets/writer reya-indexer db roles --prefix reya\n"
+    "  psql -c 'GRANT reya_reader TO dashboards'",
+)
+@chain_option
+@click.option("--prefix", metavar="NAME", help="Roles are NAME_owner, NAME_writer, NAME_reader. Default: by the chain.")
+@click.option("--dry-run", is_flag=True, help="Print the SQL and change nothing.")
+@data_dir_option
+@pg_bin_option
+@json_option
+def roles_command(
+    chain: str, prefix: str | None, dry_run: bool, data_dir: Path | None, pg_bin: Path | None, as_json: bool
+) -> None:
+    """Make an owner (migrate), a writer (run, backfill, reorg) and a reader with the least rights, or bring them up to
+    date.
+
+    Run it as a role that may create roles. They cannot log in: grant them to roles that can, or give a password in
+    REYA_INDEXER_OWNER_PASSWORD, _WRITER_, _READER_, or a file's name in the same with _FILE. Repeating it does nothing.
+    """
+    name = prefix or re.sub(r"\W", "_", database_name(config.load(chain).name))
+    if not _PREFIX.fullmatch(name):
+        raise click.BadParameter("lower-case letters, digits and _, at most 56", param_hint="--prefix")
+    roles = store.named(name)
+    verifiers = {}
+    for duty, role in roles._asdict().items():
+        password = _password(duty)
+        if password is not None:
+            verifiers[role] = store.verifier(password)
+    url = open_url(config.load(chain).name, data_dir, pg_bin)
+    statements = asyncio.run(_set_up(url, roles, verifiers, dry_run))
+    shown = [_SECRET.sub("PASSWORD '<not shown>'", statement) for statement in statements]
+    if as_json:
+        told = {"database": config.redact(url), **roles._asdict(), "dry_run": dry_run, "statements": shown}
+        click.echo(json.dumps(told))
+        return
+    for statement in shown:
+        click.echo(statement + ";")
+    if not shown:
+        click.echo(f"{config.redact(url)}: {', '.join(roles)} have what they need, nothing to do")
+
+
+def _password(duty: str) -> str | None:
+    variable = f"REYA_INDEXER_{duty.upper()}_PASSWORD"
+    path = os.environ.get(f"{variable}_FILE")
+    if not path:
+        return os.environ.get(variable) or None
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise IndexerError(f"{variable}_FILE: {path} cannot be read", "Name a text file with the password") from error
+
+
+async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_run: bool) -> list[str]:
+    async with connection(url, **_SESSION) as conn:
+        try:
+            async with conn.transaction():
+                statements = await store.setup(conn, roles, verifiers)
+                for statement in [] if dry_run else statements:
+                    await conn.execute(statement)
+        except asyncpg.InsufficientPrivilegeError as error:
+            remedy = "Nothing was changed. Name a role in DATABASE_URL that may create roles and owns the tables"
+            raise IndexerError(f"{config.redact(url)}: {error}", remedy) from error
+        except asyncpg.LockNotAvailableError as error:
+            remedy = "Nothing was changed. Stop the indexer, or try again when it is less busy"
+            raise IndexerError(f"{config.redact(url)}: a table is in use: {error}", remedy) from error
+        return statements

@@ -1,0 +1,425 @@
+"""Owner, writer and reader: what each can do is tried, and so is what each cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from click.testing import CliRunner, Result
+
+from indexer import config
+from indexer.cli.db import db_group
+from indexer.errors import ForeignDatabase, IndexerError, SchemaOlder
+from indexer.follow.progress import Progress
+from indexer.follow.recovery import Recovery
+from indexer.follow.reproject import Reprojection
+from indexer.follow.runner import Runner
+from indexer.follow.verify import ranges, verify
+from indexer.pg.server import EmbeddedServer
+from indexer.rpc.pool import Pool
+from indexer.store import deferred, lease, migrate, rawlogs, roles
+from indexer.store.database import Connection, connection
+from indexer.store.facts import kind, sql_name
+from indexer.store.tables import VIEWS, own, public
+from tests.daemon import run
+from tests.oracle.compare import differences, fetch_database
+from tests.oracle.recompute import recompute
+from tests.scenarios.harness import Daemon
+from tests.simchain.chain import Block, Tree
+from tests.simchain.node import SimNode
+from tests.simchain.world import exchange
+
+CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
+CHAIN = 89346162
+APPENDED_ONLY = ("reorg_journal", "orphaned_row", "orphaned_log", "commit_log", "drift")
+
+
+class Cast(NamedTuple):
+    """A database's roles and their URLs; `admin` is the server's superuser."""
+
+    roles: roles.Roles
+    admin: str
+    owner: str
+    writer: str
+    reader: str
+
+
+def secrets(name: str) -> dict[str, str]:
+    return {f"REYA_INDEXER_{duty}_PASSWORD": f"{duty.lower()}-{name}" for duty in ("OWNER", "WRITER", "READER")}
+
+
+def as_role(url: str, role: str, password: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{role}:{password}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def command(url: str, *arguments: str, env: dict[str, str] | None = None) -> Result:
+    result = CliRunner().invoke(
+        db_group, ["roles", "--chain", "devnet", *arguments], env={"DATABASE_URL": url} | (env or {})
+    )
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+async def drop_roles(server: EmbeddedServer, pattern: str, like: str) -> None:
+    """Roles outlive the databases of a test: what they own in those goes first."""
+    async with connection(server.url("postgres")) as conn:
+        known = [row[0] for row in await conn.fetch("SELECT rolname FROM pg_roles WHERE rolname ~ $1", pattern)]
+        made = await conn.fetch("SELECT datname FROM pg_database WHERE datname LIKE $1", like)
+        for (database,) in made if known else ():
+            async with connection(server.url(database)) as inside:
+                await inside.execute(f"REASSIGN OWNED BY {', '.join(known)} TO CURRENT_USER")
+                await inside.execute(f"DROP OWNED BY {', '.join(known)} CASCADE")
+        if known:
+            await conn.execute(f"DROP ROLE {', '.join(known)}")
+
+
+@pytest.fixture
+def prefix(server: EmbeddedServer, fresh_database: Callable[[], str]) -> Iterator[str]:
+    """Of the test's roles."""
+    name = f"t{uuid.uuid4().hex[:10]}"
+    yield name
+    asyncio.run(drop_roles(server, f"^{name}_", "test_%"))
+
+
+@pytest.fixture(scope="module")
+def actors(server: EmbeddedServer) -> Iterator[Cast]:
+    """Of a migrated database that tests share, who leave it as it is."""
+    name = f"shared{uuid.uuid4().hex[:8]}"
+    server.ensure_database(name)
+    made = cast(server.url(name), name)
+    asyncio.run(migrate.upgrade_async(made.owner))
+    yield made
+    asyncio.run(drop_roles(server, f"^{name}_", name))
+
+
+def cast(url: str, prefix: str) -> Cast:
+    """Roles that can log in."""
+    assert command(url, "--prefix", prefix, env=secrets(prefix)).exit_code == 0
+    named = roles.named(prefix)
+    urls = [as_role(url, role, f"{duty}-{prefix}") for duty, role in named._asdict().items()]
+    return Cast(named, url, *urls)
+
+
+async def refused(conn: Connection, *statements: str) -> None:
+    for statement in statements:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute(statement)
+
+
+# -- the command
+
+
+def test_the_command_shows_does_and_repeats_without_a_password_anywhere(
+    fresh_database: Callable[[], str], prefix: str, tmp_path: Path
+) -> None:
+    url = fresh_database()
+    (tmp_path / "secret").write_text("of the file\n")
+    env = {"REYA_INDEXER_WRITER_PASSWORD_FILE": str(tmp_path / "secret"), "REYA_INDEXER_OWNER_PASSWORD": "of the shell"}
+    shown = command(url, "--prefix", prefix, "--dry-run", env=env).output
+    assert f'CREATE ROLE "{prefix}_reader" NOLOGIN;' in shown and "LOGIN PASSWORD '<not shown>'" in shown
+    done = json.loads(command(url, "--prefix", prefix, "--json", env=env).output)
+    assert [statement + ";" for statement in done["statements"]] == shown.splitlines()
+    for text in (shown, json.dumps(done)):
+        assert "of the" not in text and "SCRAM" not in text
+    assert "nothing to do" in command(url, "--prefix", prefix).output
+    with pytest.raises(IndexerError, match="roles of this database are"):
+        command(url, "--prefix", f"{prefix}x")
+    assert command(url, "--prefix", "pg_x").exit_code == 2
+
+    async def look() -> None:
+        async with connection(url) as conn:
+            found = await conn.fetch(
+                "SELECT rolname, rolcanlogin, rolpassword FROM pg_authid WHERE rolname LIKE $1 || '_%' ORDER BY 1",
+                prefix,
+            )
+            assert [row["rolcanlogin"] for row in found] == [True, False, True]
+            assert all((row["rolpassword"] or "SCRAM").startswith("SCRAM") for row in found)
+        for role, password in ((f"{prefix}_writer", "of%20the%20file"), (f"{prefix}_owner", "of%20the%20shell")):
+            async with connection(as_role(url, role, password)) as conn:
+                assert await conn.fetchval("SELECT current_user") == role
+
+    asyncio.run(look())
+
+
+def test_a_verifier_is_what_the_server_makes_of_the_password() -> None:
+    made = roles.verifier("pencil", b"0123456789abcdef")
+    assert made.startswith("SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$") and made.count("$") == 2
+    assert made != roles.verifier("pencil2", b"0123456789abcdef")
+    for bad in ("", "ümlaut", "a\nb"):
+        with pytest.raises(IndexerError, match="password"):
+            roles.verifier(bad)
+
+
+# -- each role
+
+
+async def test_the_owner_migrates_and_what_it_makes_has_its_rights(
+    fresh_database: Callable[[], str], prefix: str
+) -> None:
+    actors = await asyncio.to_thread(cast, fresh_database(), prefix)
+    await migrate.upgrade_async(actors.owner, "0013")
+    await migrate.upgrade_async(actors.owner)
+    assert await migrate.check_async(actors.owner) == []
+    await migrate.downgrade_async(actors.owner, "base")
+    await migrate.upgrade_async(actors.owner)
+    async with connection(actors.admin) as conn:
+        assert await roles.setup(conn, actors.roles, {}) == []
+        # A table that a later release makes: the migrate that made it gives the rights.
+        await conn.execute(f"SET ROLE {actors.roles.owner}; DROP VIEW trades; CREATE VIEW trades AS {VIEWS['trades']};"
+                           " CREATE TABLE indexer.later (n int); RESET ROLE")  # fmt: skip
+        assert len(await roles.grants(conn, actors.roles)) == 2
+    await migrate.upgrade_async(actors.owner)
+    async with connection(actors.writer) as conn:
+        await conn.execute("INSERT INTO indexer.later VALUES (1)")
+    async with connection(actors.reader) as conn:
+        await conn.execute("SELECT FROM trades")
+        await refused(conn, "SELECT FROM indexer.later")
+
+
+async def test_roles_of_a_database_that_was_made_without_them(fresh_database: Callable[[], str], prefix: str) -> None:
+    url = fresh_database()
+    await migrate.upgrade_async(url, "0014")
+    async with connection(url) as conn:
+        await conn.execute("CREATE TABLE indexer.raw_log_p3 PARTITION OF indexer.raw_log FOR VALUES FROM (30) TO (40);"
+                           ' CREATE TABLE public."Theirs" (id int)')  # fmt: skip
+    actors = await asyncio.to_thread(cast, url, prefix)
+    await migrate.upgrade_async(url)  # by the superuser, who makes things as the owner
+    async with connection(url) as conn:
+        assert await roles.setup(conn, actors.roles, {}) == []
+        owners = await conn.fetch(
+            "SELECT DISTINCT pg_get_userbyid(relowner) AS owner FROM pg_class WHERE relname <> 'Theirs'"
+            " AND relnamespace IN ('public'::regnamespace, 'indexer'::regnamespace)"
+        )
+        assert [row["owner"] for row in owners] == [actors.roles.owner]
+        left = await conn.fetchval(
+            "SELECT relowner::regrole::text = current_user FROM pg_class WHERE relname = 'Theirs'"
+        )
+        assert left
+    await migrate.downgrade_async(actors.owner, "base")
+
+
+async def test_roles_do_not_take_a_database_of_others(fresh_database: Callable[[], str], prefix: str) -> None:
+    url = fresh_database()
+    async with connection(url) as conn:
+        await conn.execute("CREATE TABLE public.orders (id text)")
+    with pytest.raises(ForeignDatabase, match=r"public\.orders.*--adopt"):
+        await asyncio.to_thread(command, url, "--prefix", prefix)
+
+
+async def test_a_role_that_may_create_roles_is_enough(fresh_database: Callable[[], str], prefix: str) -> None:
+    # What a managed PostgreSQL gives: no superuser, the database's owner.
+    url, admin = fresh_database(), f"{prefix}_admin"
+    async with connection(url) as conn:
+        await conn.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE PASSWORD 'admin'")
+        await conn.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} OWNER TO {admin}")
+    mine = as_role(url, admin, "admin")
+    await migrate.upgrade_async(mine, "0014")
+    actors = await asyncio.to_thread(cast, mine, prefix)
+    await migrate.upgrade_async(mine)
+    assert "nothing to do" in (await asyncio.to_thread(command, mine, "--prefix", prefix)).output
+    assert await migrate.check_async(actors.owner) == []
+    async with connection(actors.writer) as conn:
+        await rawlogs.ensure_partitions(conn, 0, 1)
+    async with connection(actors.reader) as conn:
+        await conn.execute('SELECT FROM "Market"')
+
+
+async def test_the_reader_reads_what_is_public_and_nothing_else(actors: Cast) -> None:
+    async with connection(actors.reader) as conn:
+        for name in (*public.tables, *VIEWS):
+            await conn.execute(f"SELECT * FROM {sql_name(name)} LIMIT 1")
+        for name in ("checkpoint", "commit_log"):
+            await conn.execute(f"SELECT * FROM indexer.{name}")
+        for name in public.tables:
+            column = f'"{next(iter(public.tables[name].columns)).name}"'
+            await refused(
+                conn, f"INSERT INTO {sql_name(name)} DEFAULT VALUES", f"DELETE FROM {sql_name(name)}",
+                f"UPDATE {sql_name(name)} SET {column} = {column}", f"TRUNCATE {sql_name(name)}",
+            )  # fmt: skip
+        await refused(conn, 'UPDATE "WalletDetails" SET name = NULL', "INSERT INTO trades (id) VALUES ('1')")
+        for table in own.sorted_tables:
+            if table.name not in ("checkpoint", "commit_log"):
+                await refused(conn, f"SELECT * FROM indexer.{table.name}")
+            await refused(conn, f"DELETE FROM indexer.{table.name}", f"TRUNCATE indexer.{table.name}")
+        await refused(conn, "SELECT indexer.make_raw_log_partition(1)", "CREATE TABLE indexer.mine (n int)",
+                      "SELECT * FROM indexer.alembic_version", "CREATE TABLE public.mine (n int)")  # fmt: skip
+
+
+async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applications(actors: Cast) -> None:
+    async with connection(actors.writer) as conn:
+        for name in public.tables:
+            table = sql_name(name)
+            await refused(conn, f"ALTER TABLE {table} ADD COLUMN x int", f"DROP TABLE {table}",
+                          f"CREATE INDEX ON {table} (ctid)", f"ALTER TABLE {table} DISABLE TRIGGER ALL")  # fmt: skip
+            if kind(name) in ("application", "reserved"):
+                await refused(conn, f"INSERT INTO {table} DEFAULT VALUES", f"DELETE FROM {table}", f"TRUNCATE {table}")
+            if kind(name) == "append":
+                await refused(conn, f"UPDATE {table} SET unique_id = 1")
+        await refused(
+            conn, 'UPDATE "ConditionalOrders" SET status = \'x\'', 'UPDATE "WalletDiscordLink" SET rank = \'x\'',
+            "DROP VIEW trades", "CREATE TABLE public.mine (n int)", "CREATE TABLE indexer.mine (n int)",
+            "DROP TABLE indexer.raw_log", "INSERT INTO indexer.deferred_index VALUES ('x', 'DROP TABLE orders')",
+            "UPDATE indexer.alembic_version SET version_num = '0001'", "DROP FUNCTION indexer.refuse_change() CASCADE",
+            "CREATE SCHEMA mine",
+        )  # fmt: skip
+        for name in APPENDED_ONLY:
+            column = f'"{list(own.tables[f"indexer.{name}"].columns)[-1].name}"'
+            await refused(conn, f"DELETE FROM indexer.{name}", f"TRUNCATE indexer.{name}",
+                          f"UPDATE indexer.{name} SET {column} = {column}")  # fmt: skip
+
+
+async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(actors: Cast) -> None:
+    last = 3 * rawlogs.PARTITION_BLOCKS
+    async with connection(actors.writer) as conn:
+        await rawlogs.ensure_partitions(conn, last - 1, last)
+        await rawlogs.ensure_partitions(conn, last - 1, last)
+        bounds = await conn.fetch(
+            "SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) AS bound, c.relowner::regrole::text AS owner"
+            " FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' ORDER BY 1"
+        )
+        assert [tuple(row) for row in bounds] == [
+            (f"raw_log_p{n}", f"FOR VALUES FROM ('{n}0000000') TO ('{n + 1}0000000')", actors.roles.owner)
+            for n in (2, 3)
+        ]
+        for bad in ("-1", "NULL", "92233720368"):
+            with pytest.raises(asyncpg.NumericValueOutOfRangeError):
+                await conn.execute(f"SELECT indexer.make_raw_log_partition({bad})")
+
+
+async def test_the_writer_keeps_indexes_and_says_who_can_build_those_put_off(actors: Cast) -> None:
+    async with connection(actors.writer) as conn, connection(actors.owner) as owner:
+        assert await deferred.defer(conn, await lease.acquire(conn, "writer") or 0) == 0
+        await conn.execute("UPDATE indexer.lease SET holder = NULL")
+        assert await deferred.defer(owner, await lease.acquire(owner, "owner") or 0) > 10
+        with pytest.raises(SchemaOlder, match="once as their owner"):
+            await deferred.build(conn, lambda *_: None)
+        await deferred.build(owner, lambda *_: None)
+        await deferred.build(conn, lambda *_: None)
+    assert await migrate.check_async(actors.owner) == []
+
+
+async def test_roles_see_that_each_others_processes_live(actors: Cast) -> None:
+    async with connection(actors.owner) as owner, connection(actors.writer) as writer:
+        assert await lease.acquire(owner, "the owner's") is not None
+        assert await lease.acquire(writer, "the writer's") is None
+        assert await lease.request(writer, "the writer's") is None
+        assert await lease.wanted_by(owner) == "the writer's"
+        pid = await owner.fetchval("SELECT pg_backend_pid()")
+        await owner.close()
+        async with asyncio.timeout(30):
+            while await writer.fetchval("SELECT true FROM pg_stat_activity WHERE pid = $1", pid):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert await lease.acquire(writer, "the writer's") is not None
+
+
+# -- the daemon's life as the writer
+
+
+async def applications(conn: Connection) -> None:
+    """Rows in every table that an application fills."""
+    for name, table in public.tables.items():
+        if kind(name) not in ("application", "reserved"):
+            continue
+        values = []
+        for column in table.columns:
+            type_ = str(column.type).partition("(")[0]
+            value = {"TEXT": "'PENDING'", "BOOLEAN": "true", "TIMESTAMP": "'2025-01-01'", "JSONB": "'[1]'"}.get(
+                type_, "7"
+            )
+            values.append(value)
+        await conn.execute(f"INSERT INTO {sql_name(name)} VALUES ({', '.join(values)})")
+
+
+async def theirs(url: str) -> dict[str, list[str]]:
+    """Rows of applications with the versions that wrote them."""
+    async with connection(url) as conn:
+        return {
+            name: [row[0] for row in await conn.fetch(f"SELECT t.xmin || ' ' || t.ctid || t FROM {sql_name(name)} t")]
+            for name in public.tables
+            if kind(name) in ("application", "reserved")
+        }
+
+
+async def equals(url: str, tree: Tree, tip: Block) -> None:
+    found = differences(recompute(tree.logs(tip.hash), CONFIG), await fetch_database(url))
+    assert not found, f"{len(found)} differences:\n" + "\n".join(found[:10])
+
+
+async def live(url: str, pool: Pool, node: SimNode, tree: Tree, final: Block, tip: Block) -> Block:
+    """A history in bulk, by a process that would put indexes off; then the head with two reorgs. The last tip."""
+    deployment, rng = config.load("devnet"), random.Random("live")
+    runner = Runner(deployment, url, pool, Progress(), first=0, last=final.number, defer_from=1)
+    await runner.open()
+    await asyncio.wait_for(runner.backfill(), 60)
+    await runner.close()
+    daemon = Daemon(url, [node], deployment)
+    await daemon.open()
+    await daemon.settle()
+    for depth in (1, 20):
+        tip = exchange(tree).fork(tip.hash, depth, depth + 2, rng, 2.0, salt=b"%d" % depth)
+        node.head = tip.hash
+        await daemon.settle()
+    await daemon.stop()
+    return tip
+
+
+async def recover(url: str, pool: Pool, final: int) -> None:
+    """Finds damage below finalized and heals it; projects everything again, and one event again."""
+    deployment = config.load("devnet")
+    async with connection(url) as conn, connection(url) as side:
+        recovery = Recovery(deployment, pool, conn)
+        standing = await recovery.standing()
+        bad = [part async for part in verify(conn, pool, standing, 0, final) if part.differences]
+        assert bad
+        for segment in [s for part in bad for s in ranges(part.segment, part.differences)]:
+            await recovery.heal(segment, "test")
+        for events in ((), ("AccountOwnerUpdated",)):
+            done = await Reprojection(deployment, conn, side, lambda _: None).run(None, events)
+            assert done.rows and done.whole is not bool(events)
+
+
+async def test_the_writers_whole_life_leaves_every_row_of_applications_alone(
+    fresh_database: Callable[[], str], prefix: str
+) -> None:
+    actors = await asyncio.to_thread(cast, fresh_database(), prefix)
+    await migrate.upgrade_async(actors.owner)
+    async with connection(actors.admin) as conn:
+        await applications(conn)
+    before = await theirs(actors.admin)
+    assert len(before) > 40 and all(before.values())
+    tree, rng = Tree(), random.Random("roles")
+    final = exchange(tree).grow(tree.genesis.hash, 100, rng, 1.5)
+    tip = exchange(tree).grow(final.hash, 30, rng, 2.0)
+    async with SimNode(tree, tip.hash, CHAIN) as node:
+        node.finalized = node.safe = final.number
+        pool = Pool([node.url], CHAIN)
+        await pool.open()
+        tip = await live(actors.writer, pool, node, tree, final, tip)
+        await equals(actors.admin, tree, tip)
+        async with connection(actors.admin) as conn:
+            assert await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal") == 2
+            assert await conn.fetchval("SELECT count(*) FROM indexer.orphaned_row") > 0
+            await conn.execute("DELETE FROM indexer.raw_log WHERE block_number % 7 = 0 AND block_number < 60")
+        await recover(actors.writer, pool, final.number)
+        await pool.close()
+    for name in ("check", "status"):
+        done = await asyncio.to_thread(run, name, "--chain", "devnet", env={"DATABASE_URL": actors.writer})
+        assert done.returncode == 0, done.stdout + done.stderr
+    await equals(actors.admin, tree, tip)
+    # Steps down that keep the tables, and up again; further down it is refused.
+    await migrate.downgrade_async(actors.owner, "0012")
+    await migrate.upgrade_async(actors.owner)
+    for revision in ("0011", "0002", "base"):
+        with pytest.raises(IndexerError, match="rows"):
+            await migrate.downgrade_async(actors.owner, revision)
+    assert await theirs(actors.admin) == before
