@@ -15,6 +15,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from indexer import config, logging
+from indexer.attest.compare import Verified, ranges, verify
+from indexer.attest.compare import shown as shown_difference
 from indexer.chain.finality import Finality
 from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
 from indexer.cli.display import on_terminal
@@ -23,8 +25,6 @@ from indexer.cli.session import open_pool, rpc_endpoints
 from indexer.errors import IndexerError
 from indexer.follow.plan import Plan
 from indexer.follow.recovery import Recovery
-from indexer.follow.verify import Verified, ranges, verify
-from indexer.follow.verify import shown as shown_difference
 
 DIFFERENCES = 30  # exit code
 MOST_LISTED = 100

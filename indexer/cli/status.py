@@ -45,6 +45,11 @@ def _show(answer: dict[str, Any]) -> None:
     facts = Table(show_header=False, box=None)
     if unproven := answer.get("unproven"):
         answer["unproven"] = f"{unproven['positions']} positions, since an unread log in block {unproven['from_block']}"
+    for grade, of in (answer.pop("attested", None) or {}).items():
+        newest = f", newest {_spans([of['newest']])}" if of["newest"] else ""
+        answer[grade] = f"up to {'-' if of['up_to'] is None else of['up_to']}{newest}, {of['blocks']} blocks"
+    blamed = answer.pop("blamed", None) or {}
+    answer["blamed"] = ", ".join(f"{endpoint}: {count}" for endpoint, count in blamed.items()) or None
     for key, value in answer.items():
         if key not in ("coverage", "rows", "incidents"):
             facts.add_row(key.replace("_", " "), "-" if value is None else str(value))

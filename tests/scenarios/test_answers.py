@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from eth_hash.auto import keccak
 
+from indexer.attest.compare import ranges, verify
 from indexer.follow import fork
 from indexer.follow.machine import Mode
 from indexer.follow.recovery import Recovery
-from indexer.follow.verify import ranges, verify
 from indexer.ingest import fetch
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.simchain.chain import Block, SimLog

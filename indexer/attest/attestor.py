@@ -1,0 +1,199 @@
+"""Attesting ranges: what the daemon's auditor and `verify` both do, one piece at a time.
+
+A piece is attested, or healed, or keeps its grade for a reason that is stored. Nothing is healed and nobody is blamed
+unless logs differ and headers prove which are right: a root that does not match while the logs do is the endpoint's
+trouble.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from indexer.attest.compare import Difference, Stored, differences
+from indexer.attest.digest import digest
+from indexer.attest.faults import faults
+from indexer.attest.proof import Breathe, Complaint, Proof, prove
+from indexer.chain.types import Log
+from indexer.config import Deployment
+from indexer.follow.recovery import Recovery
+from indexer.ingest.planner import Segment, Span, covered, plan
+from indexer.ingest.units import Source, Unit
+from indexer.rpc.pool import Pool
+from indexer.store import attestations, coverage, epoch, served
+from indexer.store.attestations import Attestation, Grade
+from indexer.store.blame import Blame
+from indexer.store.database import Connection
+from indexer.store.ledger_io import open_incidents
+from indexer.store.standing import Standing
+
+PIECE = 500  # blocks proven at once: bounds memory, and what an interruption costs
+METHODS: dict[Grade, str] = {"proven": "header, bloom and receipts", "cross-checked": "second endpoint"}
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of blocks `first`..`last`. `left`: why some of them keep their grade. `healed`: what was not equal
+    and is now; it is attested when it is looked at again."""
+
+    first: int
+    last: int
+    attested: list[Span] = field(default_factory=list)
+    left: list[Complaint] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    healed: list[Span] = field(default_factory=list)
+    blamed: list[Blame] = field(default_factory=list)
+    logs: int = 0
+
+    def add(self, other: Result) -> None:
+        """What became of a part of these blocks."""
+        for name in ("attested", "left", "differences", "healed", "blamed"):
+            getattr(self, name).extend(getattr(other, name))
+        self.logs += other.logs
+
+
+def todo(standing: Standing, held: Mapping[str, Sequence[Span]], first: int, last: int) -> list[Segment]:
+    """What of first..last is ingested and not held, in chain order."""
+    return [
+        gap
+        for part in covered(standing.coverage, first, last)
+        for gap in plan({address: held[address] for address in part.addresses}, part.first, part.last)
+    ]
+
+
+class Attestor:
+    """Over one connection, on which nothing else is done meanwhile. `heal`: whether what is proven to differ is put
+    right; else it is only told. `breathe` is awaited before each request."""
+
+    def __init__(
+        self, deployment: Deployment, pool: Pool, conn: Connection, breathe: Breathe, *, heal: bool = True
+    ) -> None:  # fmt: skip
+        self.deployment, self.pool, self.conn, self.breathe, self.heal = deployment, pool, conn, breathe, heal
+
+    async def prove(self, standing: Standing, segment: Segment) -> Result | None:
+        """The first piece of a segment; None when no stored block is left in it to chain headers to.
+
+        Raises RpcError when no endpoint answers, EpochMoved when something was rolled back or healed meanwhile,
+        Refused when a heal could not have the lease.
+        """
+        end = await self._end(segment)
+        if end is None:
+            return None
+        proof = await prove(self.pool.ordered(), self.conn, segment._replace(last=end), self.breathe)
+        result = Result(segment.first, end, left=[c for c in proof.complaints if c.block in proof.unproven])
+        result.differences = _differences(proof)
+        await self._complain(proof.complaints)
+        if result.differences:
+            log.error("logs_differ", first=segment.first, last=end, differences=len(result.differences))
+            if self.heal:
+                await self._heal(proof, result)
+            return result
+        hashes = {s.header.number: s.header.hash for s in proof.headers}
+        spans = [Span(run.first, run.last) for run in proof.proven()]
+        await self.keep(standing, proof.segment, spans, "proven", proof.stored, hashes, proof.endpoints, result)
+        await self._resolve(proof, spans)
+        return result
+
+    async def _end(self, segment: Segment) -> int | None:
+        """The highest stored block of the first piece, else the next one above."""
+        found: int | None = await self.conn.fetchval(
+            "SELECT COALESCE((SELECT max(number) FROM indexer.block WHERE number BETWEEN $1 AND LEAST($2, $3)),"
+            " (SELECT min(number) FROM indexer.block WHERE number BETWEEN $1 AND $2))",
+            segment.first,
+            segment.last,
+            segment.first + PIECE - 1,
+        )
+        return found
+
+    async def keep(
+        self, standing: Standing, segment: Segment, spans: Sequence[Span], grade: Grade, stored: Stored,
+        hashes: Mapping[int, bytes], endpoints: Sequence[str], result: Result,
+    ) -> None:  # fmt: skip
+        """Stores what is attested of a segment, unless a rollback or a heal came in between: raises EpochMoved."""
+        async with self.conn.transaction():
+            await epoch.share(self.conn, standing.epoch)
+            for span in spans:
+                logs: list[Log] = [g for g in stored.logs if span.first <= g.block_number <= span.last]
+                result.logs += len(logs)
+                await attestations.add(
+                    self.conn,
+                    Attestation(
+                        *span, segment.addresses, grade, METHODS[grade], hashes.get(span.first), hashes.get(span.last),
+                        len(logs), digest(logs), tuple(dict.fromkeys(endpoints)),
+                    ),
+                )  # fmt: skip
+        result.attested += spans
+
+    async def _resolve(self, proof: Proof, spans: Sequence[Span]) -> None:
+        """An endpoint that could not prove these blocks once, and now did."""
+        proved = {*proof.endpoints} - {c.endpoint for c in proof.complaints}
+        for span in spans if proved else ():
+            await self.conn.execute(
+                "UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE kind = 'unprovable'"
+                " AND resolved_at IS NULL AND first_block >= $1 AND last_block <= $2"
+                " AND EXISTS (SELECT FROM unnest($3::text[]) e WHERE starts_with(subject, e || ': '))",
+                *span,
+                sorted(proved),
+            )
+
+    async def _complain(self, complaints: Sequence[Complaint]) -> None:
+        by_subject: dict[str, list[Complaint]] = defaultdict(list)
+        for complaint in complaints:
+            by_subject[f"{complaint.endpoint}: {complaint.why}"].append(complaint)
+        for subject, of in by_subject.items():
+            await self.incident("unprovable", subject, of[0].detail, [c.block for c in of])
+
+    async def incident(self, kind: str, subject: str, detail: str, blocks: Sequence[int]) -> None:
+        """Opens one, or counts it again."""
+        log.warning(kind, subject=subject, detail=detail, blocks=len(blocks))
+        row = {"kind": kind, "subject": subject, "detail": detail, "count": len(blocks)}
+        await open_incidents(self.conn, [row | {"first_block": min(blocks), "last_block": max(blocks)}])
+
+    async def _heal(self, proof: Proof, result: Result) -> None:
+        """Makes the stored logs the proven ones, run by run, and stores whose fault they were."""
+        headers = {s.header.number: s.header for s in proof.headers}
+        prover = proof.endpoints[-1]
+        for run in proof.proven():
+            wrong = [d.block for d in result.differences if run.first <= d.block <= run.last]
+            if not wrong:
+                continue
+            first, last = min(wrong), max(wrong)
+            true, said = (
+                [g for g in logs if first <= g.block_number <= last] for logs in (proof.logs, proof.stored.logs)
+            )
+            blocks = [headers[n] for n in range(first, last + 1)]
+            unit = Unit(first, last, run.addresses, true, blocks, (Source(first, last, prover),))
+            blames = await self._served_by(run.addresses, said, true, prover)
+            cause = f"attestation: {', '.join(sorted({b.endpoint for b in blames})) or 'a stored row'} was wrong"
+            recovery = Recovery(self.deployment, self.pool, self.conn)
+            await recovery.heal(Segment(first, last, run.addresses), cause, unit, blames)
+            log.warning("healed", first=first, last=last, differences=len(wrong), cause=cause)
+            result.healed.append(Span(first, last))
+            result.blamed += blames
+
+    async def _served_by(
+        self, addresses: Sequence[str], said: Sequence[Log], true: Sequence[Log], prover: str
+    ) -> list[Blame]:  # fmt: skip
+        contracts = sorted((await coverage.contract_ids(self.conn, addresses)).values())
+        blames = []
+        for block, index, what in faults(said, true):
+            sources = await served.endpoints(self.conn, contracts, block, block)
+            endpoint = sources[-1].endpoint if sources else "unknown"
+            blames.append(Blame(endpoint, "served", block, index, what, prover))
+        return blames
+
+
+def _differences(proof: Proof) -> list[Difference]:
+    """Of the proven blocks."""
+
+    def among(logs: Sequence[Log]) -> list[Log]:
+        return [g for g in logs if g.block_number not in proof.unproven]
+
+    stored = {a.number: (a.hash, a.timestamp) for a in proof.stored.anchors if a.number not in proof.unproven}
+    headers = [s.header for s in proof.headers if s.header.number in stored]
+    return differences(stored, among(proof.stored.logs), headers, among(proof.logs))

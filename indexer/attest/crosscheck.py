@@ -1,0 +1,113 @@
+"""A second, independent endpoint is asked for the same logs. Where the two disagree, headers and receipts decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from indexer.attest.attestor import Attestor, Result
+from indexer.attest.compare import Verified, compare, ranges
+from indexer.attest.faults import faults
+from indexer.attest.proof import Complaint, runs
+from indexer.errors import RpcError
+from indexer.ingest.planner import Segment, Span, missing
+from indexer.ingest.units import Source
+from indexer.store import attestations, blame, coverage, served
+from indexer.store.blame import Blame
+from indexer.store.standing import Standing
+
+
+class OneEndpoint(Exception):
+    """Every endpoint that answers served these logs itself: none is a second one."""
+
+
+async def cross_check(attestor: Attestor, standing: Standing, segment: Segment) -> Result:
+    """The first part of a segment, as large as a second endpoint serves.
+
+    Where it is not stored who served the logs, two endpoints must agree with them. Raises as Attestor.prove does;
+    OneEndpoint.
+    """
+    conn, agreed, trouble = attestor.conn, list[str](), None
+    contracts = sorted((await coverage.contract_ids(conn, segment.addresses)).values())
+    part = segment
+    for reader in attestor.pool.ordered():
+        sources = await served.endpoints(conn, contracts, part.first, part.last)
+        part = _of_one_kind(part, sources)
+        sources = [s for s in sources if s.first <= part.last]
+        if reader.name in {s.endpoint for s in sources}:
+            continue
+        await attestor.breathe()
+        try:
+            seen = await compare(reader, conn, part)
+        except RpcError as error:
+            trouble = error
+            continue
+        if seen.differences:
+            return await _disputed(attestor, standing, segment, seen, [s.endpoint for s in sources])
+        agreed.append(reader.name)
+        part = seen.segment
+        if sources or len(agreed) > 1:
+            result = Result(part.first, part.last)
+            endpoints = [*sorted({s.endpoint for s in sources}), *agreed]
+            await _keep(attestor, standing, seen, [Span(part.first, part.last)], endpoints, result)
+            return result
+    if trouble is not None:
+        raise trouble
+    raise OneEndpoint
+
+
+def _of_one_kind(segment: Segment, sources: Sequence[Source]) -> Segment:
+    """The first part of a segment of which it is stored everywhere, or nowhere, who served it."""
+    gaps = missing(attestations.joined(Span(s.first, s.last) for s in sources), segment.first, segment.last)
+    if not gaps:
+        return segment
+    first = gaps[0]
+    return segment._replace(last=first.last if first.first == segment.first else first.first - 1)
+
+
+async def _keep(
+    attestor: Attestor, standing: Standing, seen: Verified, spans: Sequence[Span], endpoints: Sequence[str],
+    result: Result,
+) -> None:  # fmt: skip
+    hashes = {a.number: a.hash for a in seen.stored.anchors}
+    await attestor.keep(standing, seen.segment, spans, "cross-checked", seen.stored, hashes, endpoints, result)
+
+
+async def _disputed(
+    attestor: Attestor, standing: Standing, segment: Segment, seen: Verified, servers: Sequence[str]
+) -> Result:  # fmt: skip
+    """Each disputed run is proven, and the endpoint blamed that is wrong; the rest is attested as agreed upon."""
+    result = Result(seen.segment.first, seen.segment.last)
+    for part in ranges(seen.segment, seen.differences):
+        at = part.first
+        while at <= part.last and not result.healed:
+            found = await attestor.prove(standing, segment._replace(first=at))
+            if found is None:
+                break
+            result.add(found)
+            at = found.last + 1
+    if result.healed:
+        return result  # the rest is looked at again: what was planned is of another epoch now
+    await _blame_asked(attestor, seen, result)
+    disputed = {d.block for d in seen.differences}
+    settled = {n for n in disputed if any(s.first <= n <= s.last for s in result.attested)}
+    settled |= {d.block for d in result.differences}
+    if disputed - settled:
+        detail = f"{seen.endpoint} has other logs than stored in block {min(disputed - settled)}; no receipts decide"
+        await attestor.incident("endpoints_disagree", seen.endpoint, detail, sorted(disputed - settled))
+        result.left += [Complaint(seen.endpoint, n, "disagrees", detail) for n in sorted(disputed - settled)]
+    spans = [Span(run.first, run.last) for run in runs(seen.segment, disputed)]
+    await _keep(attestor, standing, seen, spans, [*servers, seen.endpoint], result)
+    return result
+
+
+async def _blame_asked(attestor: Attestor, seen: Verified, result: Result) -> None:
+    """Where the stored logs are proven, the endpoint that was asked is wrong."""
+    blames = [
+        Blame(seen.endpoint, "asked", *fault, "the stored logs")
+        for fault in faults(seen.read, seen.stored.logs)
+        if any(span.first <= fault.block <= span.last for span in result.attested)
+    ]
+    if blames:
+        async with attestor.conn.transaction():
+            await blame.add(attestor.conn, blames)
+        result.blamed += blames
