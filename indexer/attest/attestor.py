@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import asyncpg
 import structlog
 
 from indexer.attest.compare import Difference, Stored, differences
@@ -24,7 +25,7 @@ from indexer.ingest.planner import Segment, Span, covered, plan
 from indexer.ingest.units import Source, Unit
 from indexer.rpc.pool import Pool
 from indexer.store import attestations, coverage, epoch, served
-from indexer.store.attestations import Attestation, Grade
+from indexer.store.attestations import PROVEN, Attestation, Grade
 from indexer.store.blame import Blame
 from indexer.store.database import Connection
 from indexer.store.ledger_io import open_incidents
@@ -38,12 +39,13 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Result:
-    """What became of blocks `first`..`last`. `left`: why some of them keep their grade. `healed`: what was not equal
-    and is now; it is attested when it is looked at again."""
+    """What became of blocks `first`..`last`. `kept`: these keep their grade, for the reasons in `left`. `healed`: what
+    was not equal and is now; it is attested when it is looked at again."""
 
     first: int
     last: int
     attested: list[Span] = field(default_factory=list)
+    kept: list[Span] = field(default_factory=list)
     left: list[Complaint] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     healed: list[Span] = field(default_factory=list)
@@ -52,7 +54,7 @@ class Result:
 
     def add(self, other: Result) -> None:
         """What became of a part of these blocks."""
-        for name in ("attested", "left", "differences", "healed", "blamed"):
+        for name in ("attested", "kept", "left", "differences", "healed", "blamed"):
             getattr(self, name).extend(getattr(other, name))
         self.logs += other.logs
 
@@ -86,6 +88,7 @@ class Attestor:
             return None
         proof = await prove(self.pool.ordered(), self.conn, segment._replace(last=end), self.breathe)
         result = Result(segment.first, end, left=[c for c in proof.complaints if c.block in proof.unproven])
+        result.kept = attestations.joined(Span(number, number) for number in proof.unproven)
         result.differences = _differences(proof)
         await self._complain(proof.complaints)
         if result.differences:
@@ -102,11 +105,11 @@ class Attestor:
     async def _end(self, segment: Segment) -> int | None:
         """The highest stored block of the first piece, else the next one above."""
         found: int | None = await self.conn.fetchval(
-            "SELECT COALESCE((SELECT max(number) FROM indexer.block WHERE number BETWEEN $1 AND LEAST($2, $3)),"
-            " (SELECT min(number) FROM indexer.block WHERE number BETWEEN $1 AND $2))",
+            "SELECT COALESCE((SELECT max(number) FROM indexer.block WHERE number BETWEEN $1 AND $2),"
+            " (SELECT min(number) FROM indexer.block WHERE number BETWEEN $1 AND $3))",
             segment.first,
+            min(segment.last, segment.first + PIECE - 1),
             segment.last,
-            segment.first + PIECE - 1,
         )
         return found
 
@@ -130,16 +133,20 @@ class Attestor:
         result.attested += spans
 
     async def _resolve(self, proof: Proof, spans: Sequence[Span]) -> None:
-        """An endpoint that could not prove these blocks once, and now did."""
+        """Ends the incidents of an endpoint that could not prove such blocks once and now did, when all are proven."""
         proved = {*proof.endpoints} - {c.endpoint for c in proof.complaints}
-        for span in spans if proved else ():
-            await self.conn.execute(
-                "UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE kind = 'unprovable'"
-                " AND resolved_at IS NULL AND first_block >= $1 AND last_block <= $2"
-                " AND EXISTS (SELECT FROM unnest($3::text[]) e WHERE starts_with(subject, e || ': '))",
-                *span,
-                sorted(proved),
-            )
+        open_ = await self.conn.fetch(
+            "SELECT id, first_block, last_block FROM indexer.incident WHERE kind = 'unprovable' AND resolved_at IS NULL"
+            " AND EXISTS (SELECT FROM unnest($1::text[]) e WHERE starts_with(subject, e || ': '))",
+            sorted(proved),
+        )
+        for id_, first, last in open_:
+            if not any(span.first <= last and span.last >= first for span in spans):
+                continue
+            held = await attestations.load(self.conn, proof.segment.addresses, PROVEN, first)
+            if not plan(held, first, last):
+                resolve = "UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE id = $1"
+                await self.conn.execute(resolve, id_)
 
     async def _complain(self, complaints: Sequence[Complaint]) -> None:
         by_subject: dict[str, list[Complaint]] = defaultdict(list)
@@ -171,7 +178,15 @@ class Attestor:
             blames = await self._served_by(run.addresses, said, true, prover)
             cause = f"attestation: {', '.join(sorted({b.endpoint for b in blames})) or 'a stored row'} was wrong"
             recovery = Recovery(self.deployment, self.pool, self.conn)
-            await recovery.heal(Segment(first, last, run.addresses), cause, unit, blames)
+            try:
+                await recovery.heal(Segment(first, last, run.addresses), cause, unit, blames)
+            except asyncpg.UniqueViolationError as error:
+                # A transaction of these blocks is stored in another one too, which then is wrong as well.
+                detail = f"blocks {first} to {last} are healed with others that are not final yet: {error.detail}"
+                await self.incident("heal_waits", f"block {first}", detail, [first, last])
+                result.kept.append(Span(first, last))
+                result.left.append(Complaint("", first, "heal", detail))
+                continue
             log.warning("healed", first=first, last=last, differences=len(wrong), cause=cause)
             result.healed.append(Span(first, last))
             result.blamed += blames

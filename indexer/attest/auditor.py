@@ -1,7 +1,7 @@
 """The auditor: attests in the background of the daemon what has become final, and what of the history nobody did.
 
-It comes last: its requests have a cap of their own, it stands by whenever the head is not followed closely, and pauses the
-daemon only to heal.
+It comes last: its requests have a cap of their own, it stands by whenever the head is not followed closely, and it
+pauses the daemon only to heal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from indexer.attest.work import Work
 from indexer.config import Deployment
 from indexer.errors import DatabaseUnreachable, IndexerError
 from indexer.follow.progress import Progress
-from indexer.ingest.planner import Segment
+from indexer.ingest.planner import Segment, Span
 from indexer.rpc.pool import Pool
 from indexer.store.database import CONNECTION_ERRORS, Connection, close
 from indexer.store.standing import Standing, binding, load
@@ -30,6 +30,7 @@ WORTH_A_PIECE = 100  # final blocks that are proven at once
 PATIENCE = 30.0  # seconds that fewer may wait for more
 LOOK_EVERY = 2.0  # seconds between looks when there is nothing to do
 TRY_AGAIN = 600.0  # seconds until what could not be attested is tried again
+MOST_FRUITLESS = 3  # pieces in a row
 LONGEST_PAUSE = 60.0  # seconds, while there is trouble
 _OF_DATABASE: tuple[type[Exception], ...] = (DatabaseUnreachable, asyncpg.PostgresError, *CONNECTION_ERRORS)
 
@@ -55,6 +56,7 @@ class Auditor:
         self._retry_at = time.monotonic() + TRY_AGAIN
         self._alone = len(pool.readers) < 2  # no second endpoint was found
         self._troubles = 0  # turns in a row that failed
+        self._fruitless = 0  # pieces in a row of which nothing was proven
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -139,6 +141,10 @@ class Auditor:
         if work is self._proving:
             self._proved_at = time.monotonic()
             self._checking.took(result.attested, segment.addresses)
+            self._fruitless = 0 if result.attested or result.healed else self._fruitless + 1
+            if self._fruitless >= MOST_FRUITLESS:
+                # Roots that are labels, or no receipts anywhere: what is left here would only cost requests.
+                work.aside.append(Span(0, segment.last))
         self._count(work, result)
         self._tell(standing, "attesting")
         return True
@@ -168,7 +174,7 @@ class Auditor:
         g = self.gauges
         g.blocks[work.grade] += sum(s.last - s.first + 1 for s in result.attested)
         g.healed += len(result.healed)
-        g.unprovable += len(result.left)
+        g.unprovable += sum(s.last - s.first + 1 for s in result.kept)
         g.blamed.update(blame.endpoint for blame in result.blamed)
         g.requests = self.pool.requests
         log.debug("attested", grade=work.grade, first=result.first, last=result.last, logs=result.logs)

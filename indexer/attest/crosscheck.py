@@ -91,10 +91,12 @@ async def _disputed(
     disputed = {d.block for d in seen.differences}
     settled = {n for n in disputed if any(s.first <= n <= s.last for s in result.attested)}
     settled |= {d.block for d in result.differences}
-    if disputed - settled:
-        detail = f"{seen.endpoint} has other logs than stored in block {min(disputed - settled)}; no receipts decide"
-        await attestor.incident("endpoints_disagree", seen.endpoint, detail, sorted(disputed - settled))
-        result.left += [Complaint(seen.endpoint, n, "disagrees", detail) for n in sorted(disputed - settled)]
+    open_ = sorted(disputed - settled)
+    if open_:
+        detail = f"{seen.endpoint} has other logs than stored in block {open_[0]}, and no receipts decide"
+        await attestor.incident("endpoints_disagree", seen.endpoint, detail, open_)
+        result.kept += [Span(number, number) for number in open_]
+        result.left.append(Complaint(seen.endpoint, open_[0], "disagrees", detail))
     spans = [Span(run.first, run.last) for run in runs(seen.segment, disputed)]
     await _keep(attestor, standing, seen, spans, [*servers, seen.endpoint], result)
     return result

@@ -87,18 +87,21 @@ async def prove(readers: Sequence[Reader], conn: Connection, segment: Segment, b
 
 async def _read_headers(readers: Sequence[Reader], conn: Connection, proof: Proof, breathe: Breathe) -> None:
     segment, trouble = proof.segment, None
-    before = await stored_hash(conn, segment.first - 1)
+    below = await stored_hash(conn, segment.first - 1)
     known = {a.number: a.hash for a in proof.stored.anchors}
     for reader in readers:
         found: list[Sealed] = []
+        complaint, before = None, below
         try:
-            for at in range(segment.first, segment.last + 1, HEADERS):
+            while complaint is None and len(found) <= segment.last - segment.first:
+                at = segment.first + len(found)
                 await breathe()
-                found += await reader.sealed(range(at, min(at + HEADERS, segment.last + 1)))
+                more = await reader.sealed(range(at, min(at + HEADERS, segment.last + 1)))
+                complaint, before = _chained(reader.name, more, before, known), more[-1].header.hash
+                found += more
         except RpcError as error:
             trouble = error
             continue
-        complaint = _chained(reader.name, found, before, known)
         if complaint is None:
             proof.headers = found
             proof.endpoints.append(reader.name)
@@ -110,8 +113,8 @@ async def _read_headers(readers: Sequence[Reader], conn: Connection, proof: Proo
 
 def _chained(
     endpoint: str, found: Sequence[Sealed], before: bytes | None, known: Mapping[int, bytes]
-) -> Complaint | None:
-    """What is wrong with headers that should be those of the stored chain."""
+) -> Complaint | None:  # fmt: skip
+    """What is wrong with headers that should be those of the stored chain, and follow a block of hash `before`."""
     for one in found:
         number, hash_ = one.header.number, one.header.hash
         if one.computed != hash_:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from indexer.attest.attestor import Attestor, Result, todo
 from indexer.attest.crosscheck import cross_check
+from indexer.attest.proof import Complaint
 from indexer.ingest.planner import Segment, Span
 from indexer.store import attestations
 from indexer.store.attestations import ANY, PROVEN, Attested, Grade
@@ -49,8 +50,9 @@ class Work:
         if self.grade == "proven":
             result = await self.attestor.prove(standing, segment)
             if result is None:
-                self.aside.append(Span(segment.first, segment.last))
-                return Result(segment.first, segment.last)
+                result = Result(segment.first, segment.last, kept=[Span(segment.first, segment.last)])
+                detail = f"no stored block from {segment.first} on to chain headers to"
+                result.left = [Complaint("", segment.first, "no anchor", detail)]
         else:
             result = await cross_check(self.attestor, standing, segment)
         self.took(result.attested, segment.addresses)
@@ -59,7 +61,7 @@ class Work:
 
     def _put_aside(self, result: Result) -> None:
         """What keeps its grade, and what differs after it was healed or must not be healed: or it would be for ever."""
-        stuck = [Span(c.block, c.block) for c in result.left]
+        stuck = list(result.kept)
         if result.differences and not result.healed:
             stuck.append(Span(result.first, result.last))
         stuck += [span for span in result.healed if span in self._healed]

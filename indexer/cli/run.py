@@ -52,7 +52,8 @@ log = structlog.get_logger()
 @verbose_option
 def run_command(
     chain: str, rpc_urls: tuple[str, ...], ws_urls: tuple[str, ...], poll_interval: float | None, http_host: str,
-    http_port: int, attest: bool | None, attest_rps: float | None, data_dir: Path | None, pg_bin: Path | None, log_format: logging.LogFormat, verbose: bool,
+    http_port: int, attest: bool | None, attest_rps: float | None, data_dir: Path | None, pg_bin: Path | None,
+    log_format: logging.LogFormat, verbose: bool,
 ) -> None:  # fmt: skip
     """Catch up with the chain, then follow its head until SIGTERM or Ctrl-C.
 

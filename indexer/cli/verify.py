@@ -252,7 +252,7 @@ async def _report(verification: _Verification, total: Result) -> dict[str, Any]:
 def _plan_sentence(planned: dict[str, Any]) -> str:
     receipts = f", receipts of about {planned['receipts']:,}" if planned["grade"] == "proven" else ""
     return (
-        f"{planned['grade']}: blocks {planned['from_block']} to {planned['to_block']}, {planned['blocks']:,} of them to do"
+        f"{planned['grade']}: {planned['blocks']:,} of blocks {planned['from_block']} to {planned['to_block']} are left"
         f"{receipts}: about {planned['requests']:,} requests, {planned['hours']:g} hours at most"
         f" {planned['rps']:g} requests a second"
     )

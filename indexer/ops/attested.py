@@ -32,7 +32,7 @@ def attested(gauges: Gauges) -> Iterable[Metric]:
     yield CounterMetricFamily("reya_indexer_attest_healed", "Ranges whose stored logs were healed", value=gauges.healed)
     yield CounterMetricFamily(
         "reya_indexer_attest_unprovable",
-        "Blocks that kept their grade when they were looked at",
+        "Blocks that were looked at and kept their grade",
         value=gauges.unprovable,
     )
     blamed = CounterMetricFamily("reya_indexer_attest_faults", "Logs an endpoint had wrong", labels=["endpoint"])

@@ -18,7 +18,7 @@ assert all("unique_id" in TABLES[name].columns for name in APPENDED)
 
 MAX_BLOCK = 2**62
 # Conditions of endpoints, not of projected rows: they outlast rows that are projected again.
-OF_ENDPOINTS = ("endpoint_wrong", "endpoints_disagree", "unprovable")
+OF_ENDPOINTS = ("endpoint_wrong", "endpoints_disagree", "heal_waits", "unprovable")
 
 # What goes is kept in indexer.orphaned_row and orphaned_log: an orphaned liquidation is a fact of business.
 
