@@ -12,8 +12,8 @@ from indexer.chain.headerhash import FIELDS, LATER, header_hash
 from indexer.chain.receiptsroot import Receipt, ReceiptLog
 from indexer.chain.types import Header, Log
 from indexer.errors import Inconsistent, Transient
-from indexer.rpc import wire
 from indexer.rpc.wire import data, quantity
+from indexer.rpc.wire import header as read_header
 
 _ANY = 2**256
 
@@ -39,7 +39,7 @@ class BlockReceipts(NamedTuple):
 
 def sealed(result: Any, number: int) -> Sealed:
     """From a block object. Raises Transient, or Inconsistent when it is not block `number`."""
-    header = wire.header(result, number)
+    header = read_header(result, number)
     values: dict[str, bytes | int] = {name: _value(result.get(name), name, size) for name, size in FIELDS}
     values |= {name: _value(result[name], name, size) for name, size in LATER if result.get(name) is not None}
     root = values["receiptsRoot"]
