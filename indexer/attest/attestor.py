@@ -90,7 +90,7 @@ class Attestor:
         result = Result(segment.first, end, left=[c for c in proof.complaints if c.block in proof.unproven])
         result.kept = attestations.joined(Span(number, number) for number in proof.unproven)
         result.differences = _differences(proof)
-        await self._complain(proof.complaints)
+        await self.complain(proof.complaints)
         if result.differences:
             log.error("logs_differ", first=segment.first, last=end, differences=len(result.differences))
             if self.heal:
@@ -148,7 +148,8 @@ class Attestor:
                 resolve = "UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE id = $1"
                 await self.conn.execute(resolve, id_)
 
-    async def _complain(self, complaints: Sequence[Complaint]) -> None:
+    async def complain(self, complaints: Sequence[Complaint]) -> None:
+        """Stores why an endpoint proves nothing: an incident for each of its reasons."""
         by_subject: dict[str, list[Complaint]] = defaultdict(list)
         for complaint in complaints:
             by_subject[f"{complaint.endpoint}: {complaint.why}"].append(complaint)

@@ -65,7 +65,12 @@ class Auditor:
                 if not await self.turn():
                     await asyncio.sleep(min(LOOK_EVERY * 2**self._troubles, LONGEST_PAUSE))
         finally:
-            await close(self._conn)
+            await self.close()
+
+    async def close(self) -> None:
+        """Its connection; the next turn opens another. Never raises."""
+        conn, self._conn, self._proving, self._checking = self._conn, None, None, None
+        await close(conn)
 
     async def turn(self) -> bool:
         """One piece, when others do not come first. Whether there was any. Trouble is named, and for the next turn."""
@@ -79,8 +84,7 @@ class Auditor:
             return worked
         except _OF_DATABASE as error:
             self._trouble(error)
-            conn, self._conn, self._proving, self._checking = self._conn, None, None, None
-            await close(conn)
+            await self.close()
         except IndexerError as error:
             self._trouble(error)  # an endpoint's, a reorg in between, or a heal for which others did not pause
         except Exception as error:

@@ -9,9 +9,9 @@ from indexer.attest.compare import Verified, compare, ranges
 from indexer.attest.faults import faults
 from indexer.attest.proof import Complaint, runs
 from indexer.errors import RpcError
-from indexer.ingest.planner import Segment, Span, missing
+from indexer.ingest.planner import Segment, Span
 from indexer.ingest.units import Source
-from indexer.store import attestations, blame, coverage, served
+from indexer.store import blame, coverage, served
 from indexer.store.blame import Blame
 from indexer.store.standing import Standing
 
@@ -26,14 +26,13 @@ async def cross_check(attestor: Attestor, standing: Standing, segment: Segment) 
     Where it is not stored who served the logs, two endpoints must agree with them. Raises as Attestor.prove does;
     OneEndpoint.
     """
-    conn, agreed, trouble = attestor.conn, list[str](), None
+    conn, agreed, trouble, strange = attestor.conn, list[str](), None, list[Complaint]()
     contracts = sorted((await coverage.contract_ids(conn, segment.addresses)).values())
-    part = segment
+    sources = await served.endpoints(conn, contracts, segment.first, segment.last)
+    part = _of_one_kind(segment, sources)
+    servers = sorted({s.endpoint for s in sources if s.first <= part.first <= s.last})
     for reader in attestor.pool.ordered():
-        sources = await served.endpoints(conn, contracts, part.first, part.last)
-        part = _of_one_kind(part, sources)
-        sources = [s for s in sources if s.first <= part.last]
-        if reader.name in {s.endpoint for s in sources}:
+        if reader.name in servers:
             continue
         await attestor.breathe()
         try:
@@ -41,27 +40,31 @@ async def cross_check(attestor: Attestor, standing: Standing, segment: Segment) 
         except RpcError as error:
             trouble = error
             continue
-        if seen.differences:
-            return await _disputed(attestor, standing, segment, seen, [s.endpoint for s in sources])
-        agreed.append(reader.name)
         part = seen.segment
-        if sources or len(agreed) > 1:
+        other = next((d for d in seen.differences if d.what == "hash"), None)
+        if other is not None:
+            detail = f"block {other.block} is stored with another hash; `reya-indexer reorg verify` compares them"
+            strange.append(Complaint(reader.name, other.block, "chain", detail))
+            continue
+        if seen.differences:
+            return await _disputed(attestor, standing, segment, seen, servers)
+        agreed.append(reader.name)
+        if servers or len(agreed) > 1:
             result = Result(part.first, part.last)
-            endpoints = [*sorted({s.endpoint for s in sources}), *agreed]
-            await _keep(attestor, standing, seen, [Span(part.first, part.last)], endpoints, result)
+            await _keep(attestor, standing, seen, [Span(part.first, part.last)], [*servers, *agreed], result)
             return result
+    if strange:
+        await attestor.complain(strange)
+        return Result(part.first, part.last, kept=[Span(part.first, part.last)], left=strange)
     if trouble is not None:
         raise trouble
     raise OneEndpoint
 
 
 def _of_one_kind(segment: Segment, sources: Sequence[Source]) -> Segment:
-    """The first part of a segment of which it is stored everywhere, or nowhere, who served it."""
-    gaps = missing(attestations.joined(Span(s.first, s.last) for s in sources), segment.first, segment.last)
-    if not gaps:
-        return segment
-    first = gaps[0]
-    return segment._replace(last=first.last if first.first == segment.first else first.first - 1)
+    """The first part of a segment that the same endpoints served: each can be asked about what another one did."""
+    edges = [edge for s in sources for edge in (s.first, s.last + 1) if segment.first < edge <= segment.last]
+    return segment._replace(last=min(edges) - 1) if edges else segment
 
 
 async def _keep(

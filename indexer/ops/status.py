@@ -82,10 +82,10 @@ async def _stored(
         "origin": origin,
         "ingested": standing.front if standing.front >= origin else None,
         "projected": checkpoint.number if checkpoint else None,
+        "attested": await _attested(conn, deployment, origin),
         "projected_hash": "0x" + checkpoint.hash.hex() if checkpoint else None,
         "lag_blocks": None if lag is None else max(0, lag),
         "lag_seconds": None if seconds is None else max(0, seconds),
-        "attested": await _attested(conn, deployment, origin),
         "blamed": await blame.counts(conn),
         "up_to_date_with_config": checkpoint is None
         or (standing.digest, standing.projected_origin) == (deployment.digest, origin),

@@ -56,7 +56,7 @@ class Daemon:
     def __init__(self, url: str, nodes: Sequence[SimNode], deployment: Deployment, **limits: Any) -> None:
         self.pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=5)
         self.progress = Progress()
-        self.audits: list[Pool] = []
+        self.auditors: list[Auditor] = []
         self.runner: Runner = _Busy(deployment, url, self.pool, self.progress, **limits)
 
     @property
@@ -89,8 +89,8 @@ class Daemon:
         """The daemon's, as `run` starts it, on these nodes; `audit` drives it."""
         deployment = self.runner.deployment
         pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=5)
-        self.audits.append(pool)
-        return Auditor(deployment, pool, self.progress, partial(connect, self.runner.url))
+        self.auditors.append(Auditor(deployment, pool, self.progress, partial(connect, self.runner.url)))
+        return self.auditors[-1]
 
     async def audit(self, auditor: Auditor, most: int = 60) -> str:
         """Turns of the auditor beside looks at the head, until it has nothing to do; its state then."""
@@ -114,8 +114,9 @@ class Daemon:
         """As on SIGTERM."""
         await self.runner.close()
         await self.pool.close()
-        for pool in self.audits:
-            await pool.close()
+        for auditor in self.auditors:
+            await auditor.close()
+            await auditor.pool.close()
 
 
 class Stage:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from indexer.attest import auditor as auditors
 from indexer.attest.auditor import Auditor
+from indexer.follow.recovery import Recovery
+from indexer.store import attestations
 from indexer.store.rollback import OF_ENDPOINTS
-from tests.scenarios.harness import ADDRESSES, Daemon, Stage
+from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.scenarios.test_answers import last_logs, misleading
 from tests.simchain.chain import Block
 from tests.simchain.view import Json
@@ -239,3 +242,70 @@ async def test_s06_not_yet_indexed_head_that_was_believed_is_found(stage: Stage)
         (_name(stage, 0), 101, "left out a log")
     }
     await stage.equals(tip, healed=True)
+
+
+# -- around it
+
+
+async def test_the_auditor_stands_by_while_the_head_is_not_followed_closely(stage: Stage) -> None:
+    daemon, node = await stage.start(), stage.nodes[0]
+    auditor, p = daemon.auditor([node]), daemon.progress
+    for name, value in (("holder", False), ("waiting", "the database"), ("mode", "searching a fork point"),
+                        ("head", p.head + 100), ("finalized", -1)):  # fmt: skip
+        before = getattr(p, name)
+        setattr(p, name, value)
+        assert not await auditor.turn() and auditor.gauges.state.startswith("stands by"), name
+        setattr(p, name, before)
+    assert auditor.pool.requests == 0
+    auditor.gauges.state = ""
+    # Also in the middle of a piece.
+    node.on_request = after(0, lambda: setattr(p, "head", p.head + 100), "eth_getBlockReceipts")
+    turn = asyncio.create_task(auditor.turn())
+    while not auditor.gauges.state.startswith("stands by: the head"):  # noqa: ASYNC110 - a few milliseconds
+        await asyncio.sleep(0.01)
+    asked = auditor.pool.requests
+    await asyncio.sleep(0.3)
+    assert auditor.pool.requests == asked and not turn.done()
+    p.head -= 100
+    assert await turn and up_to(auditor) == (60, 60)
+
+
+async def test_what_a_recovery_takes_back_is_no_longer_attested_and_is_attested_again(stage: Stage) -> None:
+    daemon = await stage.start()
+    auditor = await audited(daemon, stage, 0)
+    await daemon.runner.close()  # frees the lease, which the recovery takes
+    await daemon.runner.open()
+    recovery = Recovery(daemon.runner.deployment, daemon.pool, daemon.conn)
+    made = await recovery.plan(40)
+    await recovery.recover(40, made.plan_hash)
+    addresses = [c.address for c in daemon.runner.deployment.contracts]
+    told = await attestations.summaries(daemon.conn, addresses, 0)
+    assert [told[grade].up_to for grade in attestations.ANY] == [40, 40]
+    await daemon.settle()
+    assert await daemon.audit(auditor) == "up to date" and up_to(auditor) == (60, 60)
+    assert await stage.fetch("SELECT first_block, last_block FROM indexer.attestation WHERE grade = 'void'") == [
+        (41, 60)
+    ]
+
+
+async def test_each_of_two_endpoints_confirms_what_the_other_served(stage: Stage) -> None:
+    daemon = await stage.start(0, settled=False, first=0, last=29, recent_blocks=0)
+    await daemon.runner.backfill()
+    await daemon.stop()
+    daemon = await stage.start(1, recent_blocks=0)
+    auditor = await audited(daemon, stage, 0, 1)
+    assert up_to(auditor)[0] == 60
+    rows = await stage.fetch("SELECT first_block, last_block, endpoints FROM indexer.attestation ORDER BY 1")
+    one, two = _name(stage, 0), _name(stage, 1)
+    assert rows == [(0, 29, [one, two]), (30, 60, [two, one])]
+
+
+async def test_an_endpoint_of_another_chain_confirms_nothing_and_is_not_blamed_for_logs(stage: Stage) -> None:
+    daemon = await stage.start(0, recent_blocks=0)
+    stage.nodes[1].patch_header = lambda header: header | {"hash": "0x" + "11" * 32}
+    stage.nodes[1].omit = set(last_logs(stage))
+    stage.nodes[0].missing_methods = {"eth_getBlockReceipts"}
+    auditor = await audited(daemon, stage, 0, 1)
+    assert up_to(auditor) == (-1, -1) and await faults(stage) == []
+    assert await incidents(stage) == [("unprovable", f"{_name(stage, 1)}: chain")]
+    await stage.untouched(stage.main)
