@@ -165,7 +165,6 @@ class Attestor:
     async def _heal(self, proof: Proof, result: Result) -> None:
         """Makes the stored logs the proven ones, run by run, and stores whose fault they were."""
         headers = {s.header.number: s.header for s in proof.headers}
-        prover = proof.endpoints[-1]
         for run in proof.proven():
             wrong = [d.block for d in result.differences if run.first <= d.block <= run.last]
             if not wrong:
@@ -175,8 +174,9 @@ class Attestor:
                 [g for g in logs if first <= g.block_number <= last] for logs in (proof.logs, proof.stored.logs)
             )
             blocks = [headers[n] for n in range(first, last + 1)]
+            prover = proof.by.get(first, proof.endpoints[0])
             unit = Unit(first, last, run.addresses, true, blocks, (Source(first, last, prover),))
-            blames = await self._served_by(run.addresses, said, true, prover)
+            blames = await self._served_by(proof, said, true)
             cause = f"attestation: {', '.join(sorted({b.endpoint for b in blames})) or 'a stored row'} was wrong"
             recovery = Recovery(self.deployment, self.pool, self.conn)
             try:
@@ -192,15 +192,13 @@ class Attestor:
             result.healed.append(Span(first, last))
             result.blamed += blames
 
-    async def _served_by(
-        self, addresses: Sequence[str], said: Sequence[Log], true: Sequence[Log], prover: str
-    ) -> list[Blame]:  # fmt: skip
-        contracts = sorted((await coverage.contract_ids(self.conn, addresses)).values())
+    async def _served_by(self, proof: Proof, said: Sequence[Log], true: Sequence[Log]) -> list[Blame]:
+        contracts = sorted((await coverage.contract_ids(self.conn, proof.segment.addresses)).values())
         blames = []
         for block, index, what in faults(said, true):
             sources = await served.endpoints(self.conn, contracts, block, block)
             endpoint = sources[-1].endpoint if sources else "unknown"
-            blames.append(Blame(endpoint, "served", block, index, what, prover))
+            blames.append(Blame(endpoint, "served", block, index, what, proof.by.get(block, proof.endpoints[0])))
         return blames
 
 

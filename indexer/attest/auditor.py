@@ -29,7 +29,7 @@ MOST_LAG = 20  # blocks between head and projected from which on the head needs 
 WORTH_A_PIECE = 100  # final blocks that are proven at once
 PATIENCE = 30.0  # seconds that fewer may wait for more
 LOOK_EVERY = 2.0  # seconds between looks when there is nothing to do
-TRY_AGAIN = 600.0  # seconds until what could not be attested is tried again
+TRY_AGAIN, SELDOM = 600.0, 21_600.0  # seconds until what could not be attested is tried again; doubled each time
 MOST_FRUITLESS = 3  # pieces in a row
 LONGEST_PAUSE = 60.0  # seconds, while there is trouble
 _OF_DATABASE: tuple[type[Exception], ...] = (DatabaseUnreachable, asyncpg.PostgresError, *CONNECTION_ERRORS)
@@ -53,6 +53,7 @@ class Auditor:
         self._proving: Work | None = None
         self._checking: Work | None = None
         self._proved_at = float("-inf")
+        self._retry_in = TRY_AGAIN
         self._retry_at = time.monotonic() + TRY_AGAIN
         self._alone = len(pool.readers) < 2  # no second endpoint was found
         self._troubles = 0  # turns in a row that failed
@@ -169,7 +170,8 @@ class Auditor:
 
     def _forget_aside(self) -> None:
         if time.monotonic() > self._retry_at:
-            self._retry_at, self._alone = time.monotonic() + TRY_AGAIN, len(self.pool.readers) < 2
+            self._retry_in = min(2 * self._retry_in, SELDOM)
+            self._retry_at, self._alone = time.monotonic() + self._retry_in, len(self.pool.readers) < 2
             for work in (self._proving, self._checking):
                 if work is not None:
                     work.aside = []

@@ -15,6 +15,8 @@ from indexer.store import blame, coverage, served
 from indexer.store.blame import Blame
 from indexer.store.standing import Standing
 
+MOST_BLOCKS = 100_000  # more than any endpoint serves at once: what is read of who served them stays small
+
 
 class OneEndpoint(Exception):
     """Every endpoint that answers served these logs itself: none is a second one."""
@@ -28,8 +30,9 @@ async def cross_check(attestor: Attestor, standing: Standing, segment: Segment) 
     """
     conn, agreed, trouble, strange = attestor.conn, list[str](), None, list[Complaint]()
     contracts = sorted((await coverage.contract_ids(conn, segment.addresses)).values())
-    sources = await served.endpoints(conn, contracts, segment.first, segment.last)
-    part = _of_one_kind(segment, sources)
+    part = segment._replace(last=min(segment.last, segment.first + MOST_BLOCKS - 1))
+    sources = await served.endpoints(conn, contracts, part.first, part.last)
+    part = _of_one_kind(part, sources)
     servers = sorted({s.endpoint for s in sources if s.first <= part.first <= s.last})
     for reader in attestor.pool.ordered():
         if reader.name in servers:

@@ -3,7 +3,7 @@ stored chain.
 
 Every header is hashed from its fields and chained to a stored block. A bloom without the contracts then proves that a
 block has no log of theirs; where it has them, all receipts of the block must have the root that the header names. The
-hash of a transaction is not in its receipt: it is compared, not proven.
+hash of a transaction is not in its receipt: where it alone differs nothing is proven, and nothing healed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Proof:
     unproven: set[int] = field(default_factory=set)
     complaints: list[Complaint] = field(default_factory=list)
     endpoints: list[str] = field(default_factory=list)
-    receipts: int = 0  # blocks whose receipts were needed
+    by: dict[int, str] = field(default_factory=dict)  # whose receipts proved a block; the others' headers did
 
     def proven(self) -> list[Segment]:
         """The runs of blocks that are proven."""
@@ -79,7 +79,6 @@ async def prove(readers: Sequence[Reader], conn: Connection, segment: Segment, b
         return proof
     wanted = [bytes.fromhex(a[2:]) for a in segment.addresses]
     positive = [s for s in proof.headers if any(may_contain(s.header.logs_bloom, item) for item in wanted)]
-    proof.receipts = len(positive)
     await _read_receipts(readers, proof, positive, breathe)
     proof.logs.sort(key=lambda g: (g.block_number, g.log_index))
     return proof
@@ -154,6 +153,7 @@ async def _read_receipts(
                     proof.complaints.append(complaint)
                 elif not isinstance(answer, RpcError):
                     proof.logs += answer.logs
+                    proof.by[block.header.number] = reader.name
                     if reader.name not in proof.endpoints:
                         proof.endpoints.append(reader.name)
         if not left:
@@ -190,4 +190,13 @@ def _judged(endpoint: str, block: Sealed, read: BlockReceipts | RpcError, ours: 
         return Complaint(endpoint, number, "root", detail + ("the stored ones" if same else "not the stored ones"))
     if not read.in_place:
         return Complaint(endpoint, number, "log index", f"log indexes of block {number} are not the logs' positions")
+    same = [_proven_part(log) for log in read.logs] == [_proven_part(log) for log in ours]
+    if same and [log.transaction_hash for log in read.logs] != [log.transaction_hash for log in ours]:
+        detail = f"a transaction of block {number} has another hash than stored, which no receipt proves"
+        return Complaint(endpoint, number, "transaction hash", detail)
     return None
+
+
+def _proven_part(log: Log) -> Log:
+    """A log without what its receipt does not prove."""
+    return log._replace(transaction_hash=b"", block_hash=b"", block_timestamp=None)

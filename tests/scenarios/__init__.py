@@ -25,6 +25,7 @@ END_TO_END: dict[str, list[str]] = {
         "scenarios/test_attest.py::test_s05_the_endpoint_that_is_asked_omits",
         "scenarios/test_attest.py::test_s05_two_endpoints_disagree_and_neither_has_receipts",
         "scenarios/test_attest.py::test_s05_a_root_that_does_not_match_while_the_logs_do_heals_and_blames_nothing",
+        "scenarios/test_attest.py::test_s05_a_transaction_hash_is_no_reason_to_heal",
         "scenarios/test_attest.py::test_s05_headers_that_are_labels_prove_nothing_and_say_so",
         "system/test_recovery.py::test_logs_that_a_node_left_out_are_healed_with_every_row_that_depends_on_them",
     ],

@@ -191,6 +191,21 @@ async def test_s05_a_root_that_does_not_match_while_the_logs_do_heals_and_blames
     assert up_to(auditor) == (60, 60) and await incidents(stage) == []
 
 
+async def test_s05_a_transaction_hash_is_no_reason_to_heal(stage: Stage) -> None:
+    """No receipt proves it: an endpoint whose receipts have the right root may still make it up."""
+
+    def other_hash(receipts: list[Json]) -> None:
+        for receipt in receipts:
+            receipt["transactionHash"] = "0x" + "77" * 32
+
+    stage.nodes[0].patch_receipts = other_hash
+    daemon = await stage.start()
+    auditor = await audited(daemon, stage, 0)
+    assert await incidents(stage) == [("unprovable", f"{_name(stage, 0)}: transaction hash")]
+    assert await faults(stage) == [] and up_to(auditor)[0] < 60
+    await stage.untouched(stage.main)
+
+
 async def test_s05_headers_that_are_labels_prove_nothing_and_say_so(stage: Stage) -> None:
     """A recorded chain, or a benchmark's: `run --no-attest` is for these."""
     for node in stage.nodes:
