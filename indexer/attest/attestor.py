@@ -21,11 +21,11 @@ from indexer.attest.proof import Breathe, Complaint, Proof, prove
 from indexer.chain.types import Log
 from indexer.config import Deployment
 from indexer.follow.recovery import Recovery
-from indexer.ingest.planner import Segment, Span, covered, plan
+from indexer.ingest.planner import Segment, Span
 from indexer.ingest.units import Source, Unit
 from indexer.rpc.pool import Pool
 from indexer.store import attestations, coverage, epoch, served
-from indexer.store.attestations import PROVEN, Attestation, Grade
+from indexer.store.attestations import Attestation, Grade
 from indexer.store.blame import Blame
 from indexer.store.database import Connection
 from indexer.store.ledger_io import open_incidents
@@ -50,6 +50,7 @@ class Result:
     differences: list[Difference] = field(default_factory=list)
     healed: list[Span] = field(default_factory=list)
     blamed: list[Blame] = field(default_factory=list)
+    proved: set[str] = field(default_factory=set)  # endpoints that proved all they were asked
     logs: int = 0
 
     def add(self, other: Result) -> None:
@@ -57,15 +58,6 @@ class Result:
         for name in ("attested", "kept", "left", "differences", "healed", "blamed"):
             getattr(self, name).extend(getattr(other, name))
         self.logs += other.logs
-
-
-def todo(standing: Standing, held: Mapping[str, Sequence[Span]], first: int, last: int) -> list[Segment]:
-    """What of first..last is ingested and not held, in chain order."""
-    return [
-        gap
-        for part in covered(standing.coverage, first, last)
-        for gap in plan({address: held[address] for address in part.addresses}, part.first, part.last)
-    ]
 
 
 class Attestor:
@@ -99,7 +91,7 @@ class Attestor:
         hashes = {s.header.number: s.header.hash for s in proof.headers}
         spans = [Span(run.first, run.last) for run in proof.proven()]
         await self.keep(standing, proof.segment, spans, "proven", proof.stored, hashes, proof.endpoints, result)
-        await self._resolve(proof, spans)
+        result.proved = {*proof.endpoints} - {c.endpoint for c in proof.complaints}
         return result
 
     async def _end(self, segment: Segment) -> int | None:
@@ -131,22 +123,6 @@ class Attestor:
                     ),
                 )  # fmt: skip
         result.attested += spans
-
-    async def _resolve(self, proof: Proof, spans: Sequence[Span]) -> None:
-        """Ends the incidents of an endpoint that could not prove such blocks once and now did, when all are proven."""
-        proved = {*proof.endpoints} - {c.endpoint for c in proof.complaints}
-        open_ = await self.conn.fetch(
-            "SELECT id, first_block, last_block FROM indexer.incident WHERE kind = 'unprovable' AND resolved_at IS NULL"
-            " AND EXISTS (SELECT FROM unnest($1::text[]) e WHERE starts_with(subject, e || ': '))",
-            sorted(proved),
-        )
-        for id_, first, last in open_:
-            if not any(span.first <= last and span.last >= first for span in spans):
-                continue
-            held = await attestations.load(self.conn, proof.segment.addresses, PROVEN, first)
-            if not plan(held, first, last):
-                resolve = "UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE id = $1"
-                await self.conn.execute(resolve, id_)
 
     async def complain(self, complaints: Sequence[Complaint]) -> None:
         """Stores why an endpoint proves nothing: an incident for each of its reasons."""

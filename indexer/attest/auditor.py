@@ -149,7 +149,7 @@ class Auditor:
             self._fruitless = 0 if result.attested or result.healed else self._fruitless + 1
             if self._fruitless >= MOST_FRUITLESS:
                 # Roots that are labels, or no receipts anywhere: what is left here would only cost requests.
-                work.aside.append(Span(0, segment.last))
+                work.put_aside([Span(0, segment.last)])
         self._count(work, result)
         self._tell(standing, "attesting")
         return True
@@ -159,14 +159,14 @@ class Auditor:
         assert self._proving is not None and self._checking is not None
         origin, last = standing.binding.origin, min(self.progress.finalized, standing.front)
         recent = max(origin, self.progress.finalized - self.deployment.attest.recent_blocks + 1)
-        new = self._proving.left(standing, recent, last)
-        enough = sum(s.last - s.first + 1 for s in new) >= WORTH_A_PIECE
-        if new and (enough or time.monotonic() - self._proved_at > PATIENCE):
-            return self._proving, new[0]
+        new = next(self._proving.left(standing, recent, last), None)
+        enough = new is not None and last - new.first + 1 >= WORTH_A_PIECE
+        if new is not None and (enough or time.monotonic() - self._proved_at > PATIENCE):
+            return self._proving, new
         # What is about to be proven need not be cross-checked; what could not be is.
-        below = new[0].first - 1 if new else last
-        history = [] if self._alone else self._checking.left(standing, origin, below)
-        return (self._checking, history[0]) if history else None
+        below = new.first - 1 if new is not None else last
+        history = None if self._alone else next(self._checking.left(standing, origin, below), None)
+        return None if history is None else (self._checking, history)
 
     def _forget_aside(self) -> None:
         if time.monotonic() > self._retry_at:
@@ -174,7 +174,7 @@ class Auditor:
             self._retry_at, self._alone = time.monotonic() + self._retry_in, len(self.pool.readers) < 2
             for work in (self._proving, self._checking):
                 if work is not None:
-                    work.aside = []
+                    work.try_again()
 
     def _count(self, work: Work, result: Result) -> None:
         g = self.gauges
@@ -188,7 +188,6 @@ class Auditor:
     def _tell(self, standing: Standing, state: str) -> None:
         for work in (self._proving, self._checking):
             assert work is not None
-            attested = work.attested(standing.binding.origin)
-            self.gauges.up_to[work.grade] = attested.up_to
-            self.gauges.newest[work.grade] = attested.newest.last if attested.newest else -1
+            reached = work.reached(standing.binding.origin)
+            self.gauges.up_to[work.grade], self.gauges.newest[work.grade] = reached
         self._state(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +176,7 @@ async def _planned(options: Options) -> dict[str, Any]:
     # A handful of samples: no cap, whose waits would be measured instead of the endpoint.
     async with _opened(options, None) as verification:
         standing = await verification.open()
-        todo = verification.work.left(standing, verification.first, verification.last)
+        todo = list(verification.work.left(standing, verification.first, verification.last))
         told = {"from_block": verification.first, "to_block": verification.last}
         try:
             conn, pool = verification.recovery.conn, verification.recovery.pool
@@ -197,35 +197,36 @@ async def _verify(options: Options) -> dict[str, Any]:
         with Bar(*columns, console=Console(stderr=True), disable=not on_terminal()) as bar:
             task = bar.add_task(options.grade, total=max(1, blocks), logs=0, requests=0)
 
-            def tell(left: int) -> None:
-                bar.update(task, completed=blocks - left, logs=total.logs, requests=verification.recovery.pool.requests)
+            def tell() -> None:
+                done = sum(s.last - s.first + 1 for s in (*total.attested, *total.kept))
+                requests = verification.recovery.pool.requests
+                bar.update(task, completed=min(done, blocks), logs=total.logs, requests=requests)
 
             await _work_off(verification, standing, total, tell)
         return await _report(verification, total)
 
 
-async def _work_off(verification: _Verification, standing: Standing, total: Result, tell: Any) -> None:
+async def _work_off(verification: _Verification, standing: Standing, total: Result, tell: Callable[[], None]) -> None:
     work, said = verification.work, asyncio.get_running_loop().time()
-    while todo := work.left(standing, total.first, total.last):
-        left = sum(s.last - s.first + 1 for s in todo)
-        tell(left)
+    while (segment := next(work.left(standing, total.first, total.last), None)) is not None:
+        tell()
         if asyncio.get_running_loop().time() - said > EVERY:
             said = asyncio.get_running_loop().time()
-            log.info("verify", grade=work.grade, at=todo[0].first, blocks_left=left, logs=total.logs)
+            log.info("verify", grade=work.grade, at=segment.first, last=total.last, logs=total.logs)
         try:
-            total.add(await work.step(standing, todo[0]))
+            total.add(await work.step(standing, segment))
         except EpochMoved:
             pass  # a reorg or a heal came in between: what is left is looked at again
         except OneEndpoint:
             raise Impossible(
-                f"no second endpoint for blocks from {todo[0].first}: all that answer served them",
+                f"no second endpoint for blocks from {segment.first}: all that answer served them",
                 "Give another endpoint with --rpc-url, or --grade proven",
             ) from None
         except RpcError as error:
             raise _unserved(error) from error
         standing = await verification.recovery.standing()
         await work.refresh()
-    tell(0)
+    tell()
 
 
 def _unserved(error: RpcError) -> Impossible:

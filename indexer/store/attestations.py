@@ -95,11 +95,16 @@ async def load(
         [bytes.fromhex(a[2:]) for a in addresses],
     )
     rows = await conn.fetch(_HOLDING, list(grades), above)
-    spans: dict[int, list[Span]] = defaultdict(list)
+    of_set: dict[tuple[int, ...], list[Span]] = defaultdict(list)
     for contracts, first, last in rows:
-        for contract in contracts:
-            spans[contract].append(Span(first, last))
-    held = {"0x" + row["address"].hex(): joined(spans[row["id"]]) for row in known}
+        of_set[tuple(contracts)].append(Span(first, last))
+    made: dict[tuple[tuple[int, ...], ...], list[Span]] = {}  # mostly one for all contracts
+    held: dict[str, list[Span]] = {}
+    for id_, address in known:
+        sets = tuple(contracts for contracts in of_set if id_ in contracts)
+        if sets not in made:
+            made[sets] = joined(span for contracts in sets for span in of_set[contracts])
+        held["0x" + address.hex()] = made[sets]
     return {address: held.get(address, []) for address in addresses}
 
 
