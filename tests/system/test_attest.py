@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import structlog
 from click.testing import CliRunner
 
 from indexer.attest.digest import digest
@@ -150,9 +151,13 @@ def invoke(stage: Stage, *arguments: str, code: int = 0, human: bool = False) ->
     """One command in this process: its answer, or with `human` what it says."""
     flags = ["--chain", "devnet"]
     flags += ["--rpc-url", stage.node.url] if arguments[0] != "reorg" else []
-    done = CliRunner(env={"DATABASE_URL": stage.url, "COLUMNS": "200"}).invoke(
-        cli, [*arguments, *flags, *([] if human else ["--json"])], standalone_mode=False
-    )
+    logging = structlog.get_config()
+    try:
+        done = CliRunner(env={"DATABASE_URL": stage.url, "COLUMNS": "200"}).invoke(
+            cli, [*arguments, *flags, *([] if human else ["--json"])], standalone_mode=False
+        )
+    finally:
+        structlog.configure(**logging)  # a command sets it up for its whole process
     ended = getattr(done.exception, "exit_code", 1) if done.exception else done.return_value or 0
     assert ended == code, f"{arguments}: {ended}, {done.output}, {done.exception!r}"
     if human:
