@@ -52,6 +52,16 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Attest:
+    """Whether the daemon attests, with how many requests a second to each endpoint at most, and how many of the newest
+    final blocks it proves: older ones are cross-checked."""
+
+    enabled: bool = True
+    rps: float = 4.0
+    recent_blocks: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """One deployment. `finality_depth` and `max_blocks` in blocks, `poll_interval` in seconds."""
 
@@ -65,6 +75,7 @@ class Deployment:
     max_blocks: int
     contracts: tuple[Contract, ...]
     tokens: tuple[Token, ...]
+    attest: Attest = Attest()
 
     @property
     def digest(self) -> str:
@@ -150,10 +161,11 @@ class _Reader:
     def deployment(self) -> Deployment:
         top = self.raw
         self._only(top, "", {"name", "chain_id", "env_prefix", "start_block", "finality", "polling", "ranges"}
-                   | {"contract", "token"})  # fmt: skip
+                   | {"attest", "contract", "token"})  # fmt: skip
         finality = self._table(top, "finality", {"depth"})
         polling = self._table(top, "polling", {"interval"})
         ranges = self._table(top, "ranges", {"max_blocks"})
+        attest = self._table(top, "attest", {"enabled", "rps", "recent_blocks"})
         contracts = tuple(self._contract(i, entry) for i, entry in enumerate(self._list(top, "contract", True)))
         self._no_twins(contracts)
         return Deployment(
@@ -167,6 +179,11 @@ class _Reader:
             max_blocks=self._int(ranges, "ranges.", "max_blocks", 1, 10**7, 2000),
             contracts=contracts,
             tokens=tuple(self._token(i, entry) for i, entry in enumerate(self._list(top, "token", False))),
+            attest=Attest(
+                self._flag(attest, "attest.", "enabled", default=True),
+                self._rate(attest, "attest.", "rps", 4.0),
+                self._int(attest, "attest.", "recent_blocks", 0, 2**53, 1_000_000),
+            ),
         )
 
     def _contract(self, i: int, entry: dict[str, object]) -> Contract:
@@ -192,8 +209,8 @@ class _Reader:
             self._int(entry, at, "pool_account", 1, 2**128 - 1) if "pool_account" in entry else None,
         )
 
-    def _flag(self, entry: dict[str, object], at: str, key: str) -> bool:
-        value = entry.get(key, False)
+    def _flag(self, entry: dict[str, object], at: str, key: str, *, default: bool = False) -> bool:
+        value = entry.get(key, default)
         if not isinstance(value, bool):
             raise self.fail(at + key, "must be true or false", f"Write {key} = true")
         return value
@@ -271,6 +288,12 @@ class _Reader:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.fail(at + key, f"{value!r} is not a whole number from {low} to {high}", "Correct the value")
         return value
+
+    def _rate(self, table: dict[str, object], at: str, key: str, default: float) -> float:
+        value = table.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0.01 <= value <= 10_000:
+            raise self.fail(at + key, f"{value!r} is not a rate from 0.01 to 10000 a second", "Correct the value")
+        return float(value)
 
     def _seconds(self, table: dict[str, object], at: str, key: str, default: float) -> float:
         value = table.get(key, default)

@@ -15,6 +15,7 @@ _COMMANDS = {
     "run": "indexer.cli.run:run_command",
     "backfill": "indexer.cli.backfill:backfill_command",
     "reproject": "indexer.cli.reproject:reproject_command",
+    "verify": "indexer.cli.verify:verify_command",
     "check": "indexer.cli.check:check_command",
     "status": "indexer.cli.status:status_command",
     "reorg": "indexer.cli.reorg:reorg_group",
@@ -34,10 +35,10 @@ Exit codes:
   12 wrong chain                 21 stored data answer to another configuration
   13 not our database            22 stored rows damaged: reorg verify
   14 another deployment's        23 migrate --adopt: tables that do not fit
-  15 schema newer than program   30 reorg verify: differences found
-  70 fork below finalized        31 reorg recover: refused
-  75 another process projects    32 reorg: no endpoint serves the range
-                                 33 check: drift found"""
+  15 schema newer than program   30 verify, reorg verify: differences found
+  33 check: drift found          31 reorg recover, verify: refused
+  70 fork below finalized        32 reorg, verify: no endpoint serves it
+  75 another process projects    34 verify: a part keeps its grade"""
 
 
 class _Commands(click.Group):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,15 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from indexer import config, logging
+from indexer.attest.compare import Verified, ranges, verify
+from indexer.attest.compare import shown as shown_difference
 from indexer.chain.finality import Finality
 from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
 from indexer.cli.display import on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option
-from indexer.cli.session import open_pool, rpc_endpoints
-from indexer.errors import IndexerError
+from indexer.cli.session import errors_as_json, open_pool, rpc_endpoints
 from indexer.follow.plan import Plan
 from indexer.follow.recovery import Recovery
-from indexer.follow.verify import Verified, ranges, verify
-from indexer.follow.verify import shown as shown_difference
 
 DIFFERENCES = 30  # exit code
 MOST_LISTED = 100
@@ -46,19 +45,8 @@ async def _recovery(
             yield Recovery(deployment, pool, conn)
 
 
-@contextlib.contextmanager
-def _errors_as_json(as_json: bool) -> Iterator[None]:
-    """With --json a failure, too, is one object on stdout; the exit code and the line on stderr stay."""
-    try:
-        yield
-    except IndexerError as error:
-        if as_json:
-            click.echo(json.dumps({"error": error.message, "remedy": error.remedy, "exit_code": error.exit_code}))
-        raise
-
-
 def _run(as_json: bool, work: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    with _errors_as_json(as_json):
+    with errors_as_json(as_json):
 
         async def main() -> dict[str, Any]:
             return await work()

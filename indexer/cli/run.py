@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 import structlog
 
 from indexer import config, logging
+from indexer.attest.auditor import Auditor
+from indexer.background import beside
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
 from indexer.cli.display import on_terminal, shown
 from indexer.cli.options import chain_option, log_format_option, rpc_option, verbose_option, ws_option
@@ -20,6 +23,8 @@ from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
 from indexer.ops import http
 from indexer.rpc.headfeed import HeadFeed
+from indexer.rpc.pool import Pool
+from indexer.store.database import connect
 
 log = structlog.get_logger()
 
@@ -37,13 +42,18 @@ log = structlog.get_logger()
 @click.option("--poll-interval", type=click.FloatRange(0.01, 3600), help="Seconds between looks at the head.")
 @click.option("--http-host", default="127.0.0.1", show_default=True, help="Where /live, /ready, /metrics listen.")
 @click.option("--http-port", default=9464, show_default=True, type=click.IntRange(0, 65535), help="0 serves none.")
+@click.option("--attest/--no-attest", default=None,
+              help="Attest in the background what becomes final. Default: enabled in [attest].")  # fmt: skip
+@click.option("--attest-rps", type=click.FloatRange(0.01, 10_000), metavar="R",
+              help="Most requests a second to each endpoint for that. Default: rps in [attest].")  # fmt: skip
 @data_dir_option
 @pg_bin_option
 @log_format_option
 @verbose_option
 def run_command(
     chain: str, rpc_urls: tuple[str, ...], ws_urls: tuple[str, ...], poll_interval: float | None, http_host: str,
-    http_port: int, data_dir: Path | None, pg_bin: Path | None, log_format: logging.LogFormat, verbose: bool,
+    http_port: int, attest: bool | None, attest_rps: float | None, data_dir: Path | None, pg_bin: Path | None,
+    log_format: logging.LogFormat, verbose: bool,
 ) -> None:  # fmt: skip
     """Catch up with the chain, then follow its head until SIGTERM or Ctrl-C.
 
@@ -54,6 +64,11 @@ def run_command(
     deployment = config.load(chain)
     if poll_interval is not None:
         deployment = replace(deployment, poll_interval=poll_interval)
+    attesting = deployment.attest
+    attesting = replace(
+        attesting, enabled=attesting.enabled if attest is None else attest, rps=attest_rps or attesting.rps
+    )
+    deployment = replace(deployment, attest=attesting)
     urls = rpc_endpoints(deployment, rpc_urls)
     wakers = deployment.endpoints("WS", ws_urls)
     asyncio.run(_run(deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin))
@@ -81,5 +96,11 @@ async def _run(
         log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)
         if (on_terminal() and progress.head - progress.projected > 50_000) or not on_terminal():
             await stack.enter_async_context(shown(progress, lambda: progress.head))
+        if deployment.attest.enabled:
+            # Endpoints of its own: its cap is no part of the follower's, and its waits hold nobody up.
+            own = Pool(urls, deployment.chain_id, max_blocks=deployment.max_blocks, rps=deployment.attest.rps)
+            stack.push_async_callback(own.close)
+            auditor = Auditor(deployment, own, progress, partial(connect, url))
+            await stack.enter_async_context(beside(auditor.run()))
         await runner.follow(feed)
         log.info("ended", projected=progress.projected)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import signal
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
+
+import click
 
 from indexer.background import beside
 from indexer.config import Deployment
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, IndexerError
 from indexer.rpc.pool import Pool
 
 T = TypeVar("T")
@@ -37,6 +40,17 @@ async def open_pool(deployment: Deployment, urls: Sequence[str], rps: float | No
         yield pool
     finally:
         await pool.close()
+
+
+@contextlib.contextmanager
+def errors_as_json(as_json: bool) -> Iterator[None]:
+    """With --json a failure, too, is one object on stdout; the exit code and the line on stderr stay."""
+    try:
+        yield
+    except IndexerError as error:
+        if as_json:
+            click.echo(json.dumps({"error": error.message, "remedy": error.remedy, "exit_code": error.exit_code}))
+        raise
 
 
 def calm_collector() -> None:

@@ -45,9 +45,14 @@ def _show(answer: dict[str, Any]) -> None:
     facts = Table(show_header=False, box=None)
     if unproven := answer.get("unproven"):
         answer["unproven"] = f"{unproven['positions']} positions, since an unread log in block {unproven['from_block']}"
+    if blamed := answer.get("blamed"):
+        answer["blamed"] = ", ".join(f"{endpoint}: {count}" for endpoint, count in blamed.items())
     for key, value in answer.items():
-        if key not in ("coverage", "rows", "incidents"):
-            facts.add_row(key.replace("_", " "), "-" if value is None else str(value))
+        if key == "attested":
+            for grade, of in value.items():
+                facts.add_row(grade, _attested(of))
+        elif key not in ("coverage", "rows", "incidents"):
+            facts.add_row(key.replace("_", " "), str(value) if value or value == 0 else "-")
     console.print(facts)
     if not answer["bound"]:
         return
@@ -69,6 +74,11 @@ def _show(answer: dict[str, Any]) -> None:
             one["detail"],
         )
     console.print(incidents if answer["incidents"] else "No open incidents.")
+
+
+def _attested(of: dict[str, Any]) -> str:
+    newest = f", newest {_spans([of['newest']])}" if of["newest"] else ""
+    return f"up to {'-' if of['up_to'] is None else of['up_to']}{newest}, {of['blocks']} blocks"
 
 
 def _spans(spans: list[list[int]]) -> str:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from indexer.attest.gauges import Gauges
+
 STARTING = "starting"
 
 
@@ -40,6 +42,7 @@ class Progress:
     reorgs: int = 0
     regressions: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    attest: Gauges = field(default_factory=Gauges)
 
     def wait(self, name: str) -> bool:
         """Names what is waited for, "" for nothing. True when that is news (rule 12: each wait is logged once)."""

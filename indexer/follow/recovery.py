@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -16,10 +17,12 @@ from indexer.follow.alone import alone, named
 from indexer.follow.fork import read_replacement
 from indexer.follow.plan import Plan, make, still_holds
 from indexer.ingest.planner import Segment
+from indexer.ingest.units import Unit
 from indexer.projections.touched import Touched
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import lease, rawlogs, staging
+from indexer.store.blame import Blame
 from indexer.store.database import Connection
 from indexer.store.forecast import Forecast
 from indexer.store.heal import Part, Scope, keys_of, survey
@@ -149,17 +152,35 @@ class Recovery:
             log.info("projected", first=done.first, last=done.last, front=standing.front, rows=sum(done.rows.values()))
             standing = await self.standing()
 
-    async def heal(self, segment: Segment, cause: str) -> Done:
-        """Makes a covered range of final blocks equal to the chain, rows and all. Raises Refused, Impossible."""
+    async def heal(
+        self, segment: Segment, cause: str, unit: Unit | None = None, blames: Sequence[Blame] = ()
+    ) -> Done:  # fmt: skip
+        """Makes a covered range of final blocks equal to the chain, rows and all. Raises Refused, Impossible.
+
+        `unit`: every header and log of the segment, proven; without it they are read from an endpoint and believed.
+        `blames` are stored with the heal.
+        """
         async with alone(self.conn, self.holder) as token:
             standing, finalized = await self.standing(), await self._finalized()
-            healing = await self._stage_range(standing, segment, cause, token)
+            if unit is None:
+                healing = await self._stage_range(segment, cause, token)
+            else:
+                healing = await self._stage_unit(unit, cause, token)
             scope = await self._scope_within(standing, segment, token)
-            done = await self.writer.heal(self.conn, standing, healing, scope, token)
+            done = await self.writer.heal(self.conn, standing, healing, scope, token, blames)
             await self._project(finalized, token)
             return done
 
-    async def _stage_range(self, standing: Standing, segment: Segment, cause: str, token: int) -> Reorg:
+    async def _stage_unit(self, unit: Unit, cause: str, token: int) -> Reorg:
+        await staging.clear(self.conn, token)
+        await staging.add(self.conn, unit, token)
+        below, tip = unit.blocks[0], unit.blocks[-1]
+        fork = Anchor(below.number - 1, below.parent_hash, below.timestamp)
+        new = Anchor(tip.number, tip.hash, tip.timestamp)
+        old = await stored_hash(self.conn, tip.number)
+        return Reorg(fork, new._replace(hash=old or new.hash), new, unit.addresses, unit.sources[0].endpoint, cause)
+
+    async def _stage_range(self, segment: Segment, cause: str, token: int) -> Reorg:
         async def stage(reader: Reader) -> Reorg:
             first = segment.first
             before = (

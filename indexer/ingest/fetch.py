@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import structlog
@@ -13,7 +14,7 @@ from indexer.decode.stamps import Stamps, times
 from indexer.errors import Inconsistent, RangeTooLarge
 from indexer.ingest.parts import logs_of_block
 from indexer.ingest.planner import Segment
-from indexer.ingest.units import Unit, confirm_chained, confirm_plain, without_logs_though_announced
+from indexer.ingest.units import Source, Unit, confirm_chained, confirm_plain, without_logs_though_announced
 from indexer.rpc.reader import Reader
 
 log = structlog.get_logger()
@@ -46,7 +47,7 @@ async def fetch_unit(
                 raise
             continue  # the range control heard of it
         reader.ranges.served(last - first + 1, len(unit.logs))
-        return unit
+        return replace(unit, sources=(Source(first, last, reader.name),))
 
 
 async def fetch_plain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -58,18 +59,22 @@ def covered(coverage: Mapping[str, Sequence[Span]], first: int, last: int) -> li
 
 def _segments(gaps: Mapping[str, Sequence[Span]]) -> list[Segment]:
     """Spans by contract as segments in chain order, each with the contracts that have all of it."""
-    cuts = sorted({edge for spans in gaps.values() for s in spans for edge in (s.first, s.last + 1)})
+    alike: dict[tuple[Span, ...], list[str]] = defaultdict(list)  # mostly all contracts have the same spans
+    for address, spans in gaps.items():
+        alike[tuple(spans)].append(address)
+    edges = sorted(
+        edge for spans, group in alike.items() for s in spans for edge in ((s.first, 1, group), (s.last + 1, 0, group))
+    )
     segments: list[Segment] = []
-    for start, stop in pairwise(cuts):
-        lacking = tuple(
-            sorted(a for a, spans in gaps.items() if any(s.first <= start and stop - 1 <= s.last for s in spans))
-        )
-        if not lacking:
+    lacking: list[str] = []
+    for (start, begins, group), (stop, _, _) in pairwise([*edges, (-1, 0, [])]):
+        lacking = sorted([*lacking, *group]) if begins else [a for a in lacking if a not in group]
+        if not lacking or stop <= start:
             continue
-        if segments and segments[-1].addresses == lacking and segments[-1].last == start - 1:
-            segments[-1] = Segment(segments[-1].first, stop - 1, lacking)
+        if segments and segments[-1].addresses == tuple(lacking) and segments[-1].last == start - 1:
+            segments[-1] = Segment(segments[-1].first, stop - 1, tuple(lacking))
         else:
-            segments.append(Segment(start, stop - 1, lacking))
+            segments.append(Segment(start, stop - 1, tuple(lacking)))
     return segments
 
 

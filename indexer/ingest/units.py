@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from types import MappingProxyType
+from typing import NamedTuple
 
 from indexer.chain.bloom import may_contain
 from indexer.chain.types import Header, Log
 from indexer.errors import Inconsistent, IndexerError
 
 
+class Source(NamedTuple):
+    """Blocks first..last were read from `endpoint`."""
+
+    first: int
+    last: int
+    endpoint: str
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Blocks first..last, ingested for `addresses`. `blocks` are the rows to keep: ends, blocks with logs, and above
-    finalized every block. `parent_hash` is empty where no header was read."""
+    finalized every block. `parent_hash` is empty where no header was read. `sources`: who served them, where that is
+    to be stored."""
 
     first: int
     last: int
     addresses: tuple[str, ...]
     logs: list[Log]
     blocks: list[Header]
+    sources: tuple[Source, ...] = ()
 
     @property
     def times(self) -> dict[int, int]:
@@ -97,7 +108,12 @@ def joined(units: Sequence[Unit]) -> Unit:
         return units[0]
     logs = [log for unit in units for log in unit.logs]
     blocks = [block for unit in units for block in unit.blocks]
-    return Unit(units[0].first, units[-1].last, units[0].addresses, logs, blocks)
+    sources = tuple(
+        Source(parts[0].first, parts[-1].last, endpoint)
+        for endpoint, same in groupby((s for unit in units for s in unit.sources), lambda s: s.endpoint)
+        if (parts := list(same))
+    )
+    return Unit(units[0].first, units[-1].last, units[0].addresses, logs, blocks, sources)
 
 
 def _agree(headers: dict[int, Header], logs: Iterable[Log]) -> None:

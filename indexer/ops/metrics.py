@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from indexer.follow.progress import Progress
+from indexer.ops.attested import attested
 from indexer.rpc.pool import Pool
 
 
@@ -36,6 +37,7 @@ class _Progress(Collector):
         if p.waiting:
             waiting.add_metric([p.waiting.split(":")[0]], p.clock() - p.waiting_since)
         yield waiting
+        yield from attested(p.attest)
         yield from self._counters()
 
     def _counters(self) -> Iterable[Metric]:

@@ -11,7 +11,7 @@ from indexer.config import Deployment
 from indexer.errors import IndexerError, SchemaOlder
 from indexer.ingest.planner import missing
 from indexer.rpc.pool import Pool
-from indexer.store import deferred, schema
+from indexer.store import attestations, blame, deferred, schema
 from indexer.store.database import Connection, connection
 from indexer.store.facts import COLUMNS, SCHEMA, schema_and_name, sql_name
 from indexer.store.standing import Standing, binding, check_binding, load
@@ -82,9 +82,11 @@ async def _stored(
         "origin": origin,
         "ingested": standing.front if standing.front >= origin else None,
         "projected": checkpoint.number if checkpoint else None,
+        "attested": await _attested(conn, deployment, origin),
         "projected_hash": "0x" + checkpoint.hash.hex() if checkpoint else None,
         "lag_blocks": None if lag is None else max(0, lag),
         "lag_seconds": None if seconds is None else max(0, seconds),
+        "blamed": await blame.counts(conn),
         "up_to_date_with_config": checkpoint is None
         or (standing.digest, standing.projected_origin) == (deployment.digest, origin),
         "epoch": standing.epoch,
@@ -103,6 +105,16 @@ async def _stored(
             )
         ],
     }
+
+
+async def _attested(conn: Connection, deployment: Deployment, origin: int) -> dict[str, dict[str, Any]]:
+    """By grade: without a gap up to which block, the newest attested range, and how many blocks."""
+    found = await attestations.summaries(conn, [c.address for c in deployment.contracts], origin)
+    return {
+        grade: {"up_to": of.up_to if of.up_to >= origin else None, "newest": of.newest and list(of.newest),
+                "blocks": of.blocks}
+        for grade, of in found.items()
+    }  # fmt: skip
 
 
 async def _rows(conn: Connection) -> dict[str, dict[str, Any]]:

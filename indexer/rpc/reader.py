@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from indexer.chain.types import Header, Heads, Log
 from indexer.errors import Inconsistent, IndexerError, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
-from indexer.rpc import hints, wire
+from indexer.rpc import consensus, hints, wire
+from indexer.rpc.consensus import BlockReceipts, Sealed
 from indexer.rpc.ranges import Learnt, RangeControl
 from indexer.rpc.receipts import logs_of_receipts
 from indexer.rpc.transport import Call, Endpoint
@@ -135,6 +136,18 @@ class Reader:
             refusal.hint = max(1, blocks * self.ranges.target // logs)
         if blocks > 1:
             self.ranges.refused(blocks, refusal.hint, results=refusal.results)
+
+    async def sealed(self, numbers: Sequence[int]) -> list[Sealed]:
+        """Whole headers, each with the hash that its fields have, in the order asked for."""
+        results = await self.endpoint.batch([_header_call(n) for n in numbers])
+        return self._named(lambda: [consensus.sealed(r, n) for r, n in zip(results, numbers, strict=True)])
+
+    async def block_receipts(
+        self, headers: Sequence[Header], addresses: Collection[str]
+    ) -> list[BlockReceipts]:  # fmt: skip
+        """All receipts of these blocks, in one request where the node takes batches."""
+        results = await self.endpoint.batch([("eth_getBlockReceipts", [hex(h.number)]) for h in headers])
+        return self._named(lambda: [consensus.receipts(r, h, addresses) for r, h in zip(results, headers, strict=True)])
 
     async def receipts(self, number: int, addresses: Collection[str]) -> tuple[list[Log], Header]:
         """The logs of the addresses in a block's receipts, and its header: one request.

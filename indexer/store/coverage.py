@@ -36,12 +36,12 @@ async def load(conn: Connection, addresses: Sequence[str]) -> dict[str, list[Spa
     return covered
 
 
-async def add(conn: Connection, addresses: Sequence[str], first: int, last: int) -> None:
-    """Covers first..last for each contract and merges with what touches it.
+async def add(conn: Connection, addresses: Sequence[str], first: int, last: int) -> list[int]:
+    """Covers first..last for each contract and merges with what touches it. The ids of the contracts, ascending.
 
     Raises asyncpg.ExclusionViolationError when any of it is covered already: the same range was ingested twice.
     """
-    ids = list((await contract_ids(conn, addresses)).values())
+    ids = sorted((await contract_ids(conn, addresses)).values())
     # Neighbours only: a range that overlaps is not merged but left to collide with the exclusion constraint.
     touching = await conn.fetch(
         "DELETE FROM indexer.coverage WHERE contract_id = ANY($1::int[])"
@@ -62,6 +62,7 @@ async def add(conn: Connection, addresses: Sequence[str], first: int, last: int)
         [s.first for s in merged.values()],
         [s.last for s in merged.values()],
     )
+    return ids
 
 
 async def cut_above(conn: Connection, number: int) -> None:

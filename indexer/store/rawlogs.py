@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from indexer.chain.types import Anchor, Header, Log
 from indexer.errors import DamagedStore, IndexerError
 from indexer.ingest.units import SeamBroken, Unit
-from indexer.store import coverage
+from indexer.store import coverage, served
 from indexer.store.copytext import block_lines, log_lines
 from indexer.store.database import Connection, copy
 
@@ -48,13 +48,15 @@ async def ensure_partitions(conn: Connection, first: int, last: int) -> None:
 
 
 async def keep(conn: Connection, unit: Unit) -> None:
-    """Coverage, raw logs and blocks of a confirmed unit, in the caller's transaction.
+    """Coverage, raw logs and blocks of a confirmed unit, and who served them, in the caller's transaction.
 
     Raises asyncpg.ExclusionViolationError when any of it is ingested already, SeamBroken when it does not join a stored
     neighbour, HashConflict as `store` does.
     """
     # Coverage first: of two processes with one range, the second waits here and is refused by its constraint.
-    await coverage.add(conn, unit.addresses, unit.first, unit.last)
+    contracts = await coverage.add(conn, unit.addresses, unit.first, unit.last)
+    for source in unit.sources:
+        await served.add(conn, source, contracts)
     neighbours = await conn.fetch(
         "SELECT number, hash, parent_hash FROM indexer.block WHERE number IN ($1, $2)", unit.first - 1, unit.last + 1
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from indexer.ingest.planner import Span
 from indexer.projections.base import LOGS_PER_BLOCK
-from indexer.store import coverage
+from indexer.store import attestations, coverage, served
 from indexer.store.database import Connection
 from indexer.store.facts import COLUMNS, KEYS, kind, sql_name
 from indexer.store.ledger_io import upsert
@@ -14,6 +15,10 @@ from indexer.store.rawlogs import LOG_COLUMNS
 # Every append row carries unique_id = block * 100000 + log index, and it is indexed.
 APPENDED = tuple(name for name in COLUMNS if kind(name) == "append")
 assert all("unique_id" in COLUMNS[name] for name in APPENDED)
+
+MAX_BLOCK = 2**62
+# Conditions of endpoints, not of projected rows: they outlast rows that are projected again.
+OF_ENDPOINTS = ("endpoint_wrong", "endpoints_disagree", "heal_waits", "unprovable")
 
 # What goes is kept in indexer.orphaned_row and orphaned_log: an orphaned liquidation is a fact of business.
 
@@ -26,6 +31,8 @@ async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[st
     counts = await _archive_logs(conn, "block_number > $2", fork, reorg)
     counts |= await _archive(conn, {"indexer.block": "number > $2"}, fork, reorg)
     await coverage.cut_above(conn, fork)
+    await served.cut_above(conn, fork)
+    await attestations.void(conn, [Span(fork + 1, MAX_BLOCK)], None, "rollback")
     await conn.execute(
         "UPDATE indexer.checkpoint c SET number = b.number, hash = b.hash, timestamp = b.timestamp,"
         " updated_at = clock_timestamp() FROM indexer.block b WHERE b.number = $1 AND c.number > $1",
@@ -41,8 +48,9 @@ async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[st
     )
     await conn.execute(
         "UPDATE indexer.incident SET resolved_at = clock_timestamp(), detail = detail || ' (block reorged away)'"
-        " WHERE resolved_at IS NULL AND first_block > $1",
+        " WHERE resolved_at IS NULL AND first_block > $1 AND kind <> ALL($2::text[])",
         fork,
+        OF_ENDPOINTS,
     )
     return counts
 
@@ -129,7 +137,8 @@ async def reset_projections(conn: Connection) -> None:
     )
     await conn.execute(
         "UPDATE indexer.incident SET resolved_at = clock_timestamp()"
-        " WHERE resolved_at IS NULL AND first_block IS NOT NULL"
+        " WHERE resolved_at IS NULL AND first_block IS NOT NULL AND kind <> ALL($1::text[])",
+        OF_ENDPOINTS,
     )
 
 

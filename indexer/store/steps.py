@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from indexer.background import beside
@@ -15,10 +15,12 @@ from indexer.config import Deployment
 from indexer.decode.events import events_of
 from indexer.decode.registry import Registry
 from indexer.failpoints import hit
-from indexer.ingest.units import Unit
+from indexer.ingest.planner import Span
+from indexer.ingest.units import Source, Unit
 from indexer.projections import state_keys
 from indexer.projections.base import Event, Ledger, Row, StateKey
-from indexer.store import coverage, epoch, journal, lease, rawlogs, rollback, staging
+from indexer.store import attestations, blame, coverage, epoch, journal, lease, rawlogs, rollback, served, staging
+from indexer.store.blame import Blame
 from indexer.store.database import Connection
 from indexer.store.facts import COLUMNS
 from indexer.store.heal import Scope, replay
@@ -153,7 +155,8 @@ class Writer:
             removed = await self._restore(conn, standing, fork, number, scope)
             hit("replace.undone")
             if last > fork.number:
-                await coverage.add(conn, reorg.addresses, fork.number + 1, last)
+                contracts = await coverage.add(conn, reorg.addresses, fork.number + 1, last)
+                await served.add(conn, Source(fork.number + 1, last, reorg.endpoint), contracts)
                 logs = await staging.take_over(conn, fork.number + 1, last)
             hit("replace.moved")
             after, rows = standing.cut(fork), {}
@@ -185,11 +188,15 @@ class Writer:
             counts = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
         return counts | await rollback.remove_chain_above(conn, fork.number, number)
 
-    async def heal(self, conn: Connection, standing: Standing, healing: Reorg, scope: Scope | None, token: int) -> Done:
+    async def heal(
+        self, conn: Connection, standing: Standing, healing: Reorg, scope: Scope | None, token: int,
+        blames: Sequence[Blame] = (),
+    ) -> Done:  # fmt: skip
         """Swaps the staged blocks of a range below everything that a reorg may change, and replays what they touch.
 
         `healing.fork` is the block before the range, `healing.old_tip` its last block as stored, `healing.new_tip` on
-        the chain. `scope` as in replace; blocks that nothing was projected from need none.
+        the chain. `scope` as in replace; blocks that nothing was projected from need none. `blames`: whose fault the
+        stored logs were, where that is proven.
         """
         started = time.monotonic()
         first, last = healing.fork.number + 1, healing.new_tip.number
@@ -198,6 +205,8 @@ class Writer:
             changed = await staging.changed_blocks(conn, first, last, healing.addresses)
             removed = await rollback.remove_blocks(conn, changed, healing.addresses, number)
             logs = await staging.take_over_blocks(conn, changed)
+            await self._disown(conn, healing, changed)
+            await blame.add(conn, blames, number)
             hit("heal.moved")
             rows: dict[str, int] = {}
             if standing.checkpoint is not None and scope is None:
@@ -210,6 +219,14 @@ class Writer:
             hit("heal.before_commit")
         hit("heal.committed")
         return Done("heal", first, last, logs, rows, bool(rows))
+
+    async def _disown(self, conn: Connection, healing: Reorg, changed: Sequence[int]) -> None:
+        """The changed blocks are another endpoint's now, and what was attested of them is void."""
+        spans = attestations.joined(Span(number, number) for number in changed)
+        contracts = sorted((await coverage.contract_ids(conn, healing.addresses)).values())
+        await attestations.void(conn, spans, contracts, "heal")
+        for span in spans:
+            await served.add(conn, Source(span.first, span.last, healing.endpoint), contracts, merge=False)
 
     async def restate(self, conn: Connection, standing: Standing, scope: Scope, token: int) -> dict[str, int]:
         """Replays a scope; from then on the tables count from today's origin. Rows written by table."""

@@ -1,4 +1,5 @@
-"""`make chaos`: thousands of random steps against the engine in this process, then kills of the real daemon.
+"""`make chaos`: thousands of random steps against the engine in this process, then kills of the real daemon, then
+histories whose nodes leave logs out.
 
 Everything follows from the seed but the timing of sockets and processes. What differs is told with what to type to see
 it again; the exit code is then 1.
@@ -24,6 +25,7 @@ from typing import Any
 from indexer.pg.server import EmbeddedServer
 from tests.chaos.databases import Databases
 from tests.chaos.kills import CAMPAIGN, Campaign
+from tests.chaos.liars import omissions
 from tests.chaos.machine import Differs, Machine
 from tests.chaos.process import small_and_impatient
 from tests.chaos.truth import lost_and_doubled
@@ -41,6 +43,7 @@ class Report:
         self.seed, self.started, self._told = seed, time.monotonic(), 0.0
         self.steps, self.kills, self.inside, self.comparisons, self.reorgs, self.deepest = 0, 0, 0, 0, 0, 0
         self.lost, self.doubled = 0, 0
+        self.lies, self.wrong, self.blamed = 0, 0, 0
         self.operations: Counter[str] = Counter()
         self.borne: Counter[str] = Counter()
         self.points: Counter[str] = Counter()
@@ -92,6 +95,7 @@ class Report:
             "comparisons": self.comparisons,
             "lost": self.lost,
             "doubled": self.doubled,
+            "omissions": {"histories": self.lies, "logs_stored_wrong": self.wrong, "blamed_and_healed": self.blamed},
             "commit": _git("rev-parse", "HEAD"),
             "modified": bool(_git("status", "--porcelain", "--", "indexer", "tests", "migrations")),
             "seconds": round(time.monotonic() - self.started, 1),
@@ -157,6 +161,16 @@ def _kills(databases: Databases, report: Report, first: int, kills: int, folder:
         number += 1
 
 
+def _lies(databases: Databases, report: Report, first: int, histories: int) -> None:
+    for number in range(first, first + histories):
+        try:
+            wrong, blamed = asyncio.run(omissions(databases, f"{report.seed}/{number}"))
+        except Exception as error:
+            report.fail(error, f"history {number}", f"--steps 0 --kills 0 --from-lie {number} --lies 1")
+            continue
+        report.lies, report.wrong, report.blamed = report.lies + 1, report.wrong + wrong, report.blamed + blamed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
@@ -164,6 +178,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--from-step", type=int, default=0, help="begin with the chain that this step is of")
     parser.add_argument("--from-kill", type=int, default=0, help="begin with the chain that this kill is of")
+    parser.add_argument("--lies", type=int, default=30, help="histories whose nodes leave logs out")
+    parser.add_argument("--from-lie", type=int, default=0, help="begin with this history")
     parser.add_argument("--out", type=Path, help="where the report goes as JSON")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -175,6 +191,7 @@ def main() -> int:
         databases = Databases(server)
         _steps(databases, report, asked.from_step, asked.steps)
         _kills(databases, report, asked.from_kill, asked.kills, folder)
+        _lies(databases, report, asked.from_lie, asked.lies)
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ from tests.chaos.databases import Databases
 from tests.chaos.network import Network
 from tests.chaos.process import Process, deployed
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
+from tests.simchain.chain import Block
 
 MOST_CYCLES = 200  # until a healthy chain must have been followed to its end
 LATER = ("srusd", "account_nft", "periphery")  # contracts that may be added while the machine runs
@@ -270,6 +271,15 @@ class Machine:
     @operation(2)
     async def quiesce(self) -> None:
         """Everything heals, the daemon works until it is done, and the database is compared."""
+        tip = await self.rest()
+        truth = Truth(self.net.tree, tip, self.origin, self._addresses())
+        found = await truth.everything(self.url) or await checked(self.url, self.process.deployment)
+        self.comparisons += 1
+        if found:
+            raise Differs(f"at rest, at block {tip.number}; the daemon: {self.process.state()}", found)
+
+    async def rest(self) -> Block:
+        """The nodes are well, and the daemon works until it is done; the tip."""
         self.net.settle(self.first_origin)
         tip = self.net.tip
         for _ in range(MOST_CYCLES):
@@ -279,11 +289,7 @@ class Machine:
                 break
             if not more:
                 await asyncio.sleep(0.005)
-        truth = Truth(self.net.tree, tip, self.origin, self._addresses())
-        found = await truth.everything(self.url) or await checked(self.url, self.process.deployment)
-        self.comparisons += 1
-        if found:
-            raise Differs(f"at rest, at block {tip.number}; the daemon: {self.process.state()}", found)
+        return tip
 
     def _deployment(self) -> Deployment:
         return deployed(self.whole, self.hidden, self.origin, self.max_blocks)

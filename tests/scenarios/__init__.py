@@ -16,15 +16,25 @@ END_TO_END: dict[str, list[str]] = {
         "scenarios/test_answers.py::test_s04_torn_read",
         "scenarios/test_answers.py::test_s04_a_reorg_between_two_pages_of_one_range",
         "scenarios/test_answers.py::test_s04_a_reorg_between_two_pages_of_a_replacement",
+        "scenarios/test_attest.py::test_s04_torn_read_in_disguise",
     ],
     "S5 silent omission": [
         "scenarios/test_answers.py::test_s05_silent_omission",
+        "scenarios/test_attest.py::test_s05_silent_omission_is_found_healed_and_blamed",
+        "scenarios/test_attest.py::test_s05_silent_omission_is_found_by_a_second_endpoint",
+        "scenarios/test_attest.py::test_s05_the_endpoint_that_is_asked_omits",
+        "scenarios/test_attest.py::test_s05_two_endpoints_disagree_and_neither_has_receipts",
+        "scenarios/test_attest.py::test_s05_a_root_that_does_not_match_while_the_logs_do_heals_and_blames_nothing",
+        "scenarios/test_attest.py::test_s05_a_transaction_hash_is_no_reason_to_heal",
+        "scenarios/test_attest.py::test_s05_headers_that_are_labels_prove_nothing_and_say_so",
         "system/test_recovery.py::test_logs_that_a_node_left_out_are_healed_with_every_row_that_depends_on_them",
     ],
     "S6 not-yet-indexed head": [
         "scenarios/test_answers.py::test_s06_not_yet_indexed_head",
         "scenarios/test_answers.py::test_s06_logs_that_never_come_are_not_waited_for_for_ever_and_not_believed",
         "scenarios/test_answers.py::test_s06_a_bloom_that_is_wrong",
+        "scenarios/test_attest.py::test_s06_a_bloom_that_is_wrong_is_proven_by_receipts",
+        "scenarios/test_attest.py::test_s06_not_yet_indexed_head_that_was_believed_is_found",
     ],
     "S7 same transaction in both forks": ["scenarios/test_forks.py::test_s07_same_transaction_in_both_forks"],
     "S8 reorg while a backfill of the same range is in flight": [
@@ -95,4 +105,4 @@ CORE: dict[str, str] = {
 }  # fmt: skip
 
 # What is missing, or more than what is named above, comes with these issues.
-LATER = {"S5": 6, "S18": 4, "S19": 4, "S20": 4, "S21": 6, "S23": 6}
+LATER = {"S18": 4, "S19": 4, "S20": 4, "S21": 6, "S23": 6}

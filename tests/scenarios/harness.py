@@ -7,16 +7,18 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import asyncpg
 
+from indexer.attest.auditor import Auditor
 from indexer.config import Deployment, load
 from indexer.follow.machine import Mode
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
-from indexer.store.database import Connection
+from indexer.store.database import Connection, connect
 from tests.chaos.truth import CONFIG, Truth
 from tests.oracle.base import TABLES
 from tests.simchain.chain import Block, SimLog, SimTx, Tree
@@ -54,6 +56,7 @@ class Daemon:
     def __init__(self, url: str, nodes: Sequence[SimNode], deployment: Deployment, **limits: Any) -> None:
         self.pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=5)
         self.progress = Progress()
+        self.auditors: list[Auditor] = []
         self.runner: Runner = _Busy(deployment, url, self.pool, self.progress, **limits)
 
     @property
@@ -82,6 +85,24 @@ class Daemon:
             more = await self.runner._guarded(None)
         return bool(more)
 
+    def auditor(self, nodes: Sequence[SimNode]) -> Auditor:
+        """The daemon's, as `run` starts it, on these nodes; `audit` drives it."""
+        deployment = self.runner.deployment
+        pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=5)
+        self.auditors.append(Auditor(deployment, pool, self.progress, partial(connect, self.runner.url)))
+        return self.auditors[-1]
+
+    async def audit(self, auditor: Auditor, most: int = 60) -> str:
+        """Turns of the auditor beside looks at the head, until it has nothing to do; its state then."""
+        for _ in range(most):
+            turn = asyncio.create_task(auditor.turn())
+            while not turn.done():
+                await self.poll()
+                await asyncio.sleep(0.005)
+            if not await turn and not auditor.gauges.state.startswith(("stands by", "waits")):
+                return auditor.gauges.state
+        raise AssertionError(f"the auditor is not done after {most} turns: {auditor.gauges.state}")
+
     async def settle(self, most: int = 100) -> None:
         """Polls until nothing is left to do and nothing is waited for."""
         for _ in range(most):
@@ -93,6 +114,9 @@ class Daemon:
         """As on SIGTERM."""
         await self.runner.close()
         await self.pool.close()
+        for auditor in self.auditors:
+            await auditor.close()
+            await auditor.pool.close()
 
 
 class Stage:
@@ -169,12 +193,14 @@ class Stage:
             await node.stop()
 
     async def start(
-        self, *nodes: int, settled: bool = True, max_blocks: int = 2000, without: Sequence[str] = (), **limits: int
+        self, *nodes: int, settled: bool = True, max_blocks: int = 2000, without: Sequence[str] = (),
+        recent_blocks: int = 1000, **limits: int,
     ) -> Daemon:  # fmt: skip
         """A daemon on these nodes, by default the first; has followed their head unless told not to. `without` some
-        contracts; `limits` are `first` and `last` as of a backfill."""
+        contracts; its auditor proves `recent_blocks`; `limits` are `first` and `last` as of a backfill."""
         kept = tuple(c for c in DEVNET.contracts if c.name not in without)
-        deployment = replace(DEVNET, contracts=kept, max_blocks=max_blocks)
+        attest = replace(DEVNET.attest, recent_blocks=recent_blocks)
+        deployment = replace(DEVNET, contracts=kept, max_blocks=max_blocks, attest=attest)
         daemon = Daemon(self.url, [self.nodes[n] for n in nodes or (0,)], deployment, **limits)
         self.daemons.append(daemon)
         await daemon.open()

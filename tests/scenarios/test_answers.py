@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from eth_hash.auto import keccak
 
+from indexer.attest.compare import ranges, verify
 from indexer.follow import fork
 from indexer.follow.machine import Mode
 from indexer.follow.recovery import Recovery
-from indexer.follow.verify import ranges, verify
 from indexer.ingest import fetch
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.simchain.chain import Block, SimLog
@@ -115,7 +115,7 @@ def last_logs(stage: Stage) -> list[tuple[bytes, int]]:
 
 @pytest.mark.parametrize("lie", ["on every shape", "on ranges only", "a wrong index for a while"])
 async def test_s05_silent_omission(lie: str, stage: Stage) -> None:
-    """What exists to find it is `reorg verify`, when it asks an endpoint that tells the truth."""
+    """`reorg verify` finds it when it asks an endpoint that tells the truth; the auditor needs none: test_attest.py."""
     liar, places, moved = stage.nodes[0], last_logs(stage), "index" in lie
     if moved:
         liar.wrong_index = {place: place[1] + 50 for place in places}

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from indexer.attest.compare import Difference, differences
 from indexer.chain.bloom import mask
 from indexer.chain.forkpoint import ForkSearch, Outcome
 from indexer.chain.types import Anchor, Header, Log
 from indexer.errors import Inconsistent
 from indexer.follow import machine
 from indexer.follow.machine import Claim, Claims, Conflict, Finding, Follower, Mode, Seen
-from indexer.follow.verify import Difference, differences
 from indexer.ingest.planner import Segment
 from indexer.ingest.units import SeamBroken, confirm_chained, confirm_plain, without_logs_though_announced
 from indexer.projections import project, state_keys

@@ -51,6 +51,7 @@ class View:
         self.omit: set[Place] = set()  # logs that eth_getLogs leaves out
         self.omit_mode: Literal["always", "ranges"] = "always"  # "ranges": only when several blocks are asked for
         self.omit_receipts = False  # also from receipts
+        self.patch_receipts: Callable[[list[Json]], Any] | None = None
         self.wrong_index: dict[Place, int] = {}  # log indexes that eth_getLogs makes up
         self.torn = None
         self.torn_disguise = False
@@ -227,6 +228,8 @@ class View:
         if self.omit_receipts:
             for receipt in receipts:
                 receipt["logs"] = [g for g in receipt["logs"] if (block.hash, int(g["logIndex"], 16)) not in self.omit]
+        if self.patch_receipts:
+            self.patch_receipts(receipts)
         return receipts
 
     def do_eth_getLogs(self, asked: Json) -> Any:

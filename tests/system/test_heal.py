@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from indexer import config
+from indexer.attest.compare import ranges, verify
 from indexer.follow.progress import Progress
 from indexer.follow.recovery import Recovery
 from indexer.follow.runner import Runner
 from indexer.follow.upkeep import Upkeep
-from indexer.follow.verify import ranges, verify
 from indexer.rpc.pool import Pool
 from indexer.store import heal, migrate
 from indexer.store.database import connection

@@ -45,6 +45,13 @@ class Stage:
         assert len(lines) <= 1
         return json.loads(lines[0]) if lines else None
 
+    def human(self, *arguments: str, code: int | None = None) -> str:
+        """What one command says without --json."""
+        flags = ("--chain", "devnet", "--rpc-url", self.node.url)
+        done = run(*arguments, *flags, env={"DATABASE_URL": self.url, "COLUMNS": "200"})
+        assert code is None or done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
     async def index(self) -> None:
         """A daemon follows the node to its head and ends."""
         await index(
@@ -55,8 +62,10 @@ class Stage:
         self.tip = tip
         self.node.head = tip.hash
 
-    async def equals_oracle(self) -> None:
-        found = differences(recompute(self.tree.logs(self.tip.hash), CONFIG), await fetch_database(self.url))
+    async def equals_oracle(self, last: int | None = None) -> None:
+        """`last`: where the indexed range ends, when not at the tip."""
+        logs = [g for g in self.tree.logs(self.tip.hash) if last is None or int(g["blockNumber"], 16) <= last]
+        found = differences(recompute(logs, CONFIG), await fetch_database(self.url))
         assert not found, f"{len(found)} differences:\n" + "\n".join(found[:20])
         conn = await asyncpg.connect(self.url)
         raw = await conn.fetch(
@@ -66,7 +75,7 @@ class Stage:
         emitted = [
             (int(g["blockNumber"], 16), int(g["logIndex"], 16), bytes.fromhex(g["address"][2:]),
              b"".join(bytes.fromhex(t[2:]) for t in g["topics"]), bytes.fromhex(g["data"][2:]))
-            for g in self.tree.logs(self.tip.hash)
+            for g in logs
         ]  # fmt: skip
         assert [tuple(r) for r in raw] == emitted
 

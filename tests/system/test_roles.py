@@ -16,13 +16,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from indexer import config
+from indexer.attest.compare import ranges, verify
 from indexer.cli.db import db_group
 from indexer.errors import ForeignDatabase, IndexerError, SchemaOlder
 from indexer.follow.progress import Progress
 from indexer.follow.recovery import Recovery
 from indexer.follow.reproject import Reprojection
 from indexer.follow.runner import Runner
-from indexer.follow.verify import ranges, verify
 from indexer.pg.server import EmbeddedServer
 from indexer.rpc.pool import Pool
 from indexer.store import deferred, lease, migrate, rawlogs, roles

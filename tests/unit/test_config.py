@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from indexer.cli.main import cli
-from indexer.config import load, redact
+from indexer.config import Attest, load, redact
 from indexer.errors import ConfigError
 
 GOOD = """
@@ -45,6 +45,7 @@ def test_the_shipped_deployments_load(name: str, chain_id: int) -> None:
 def test_defaults_and_lower_case_addresses(tmp_path: Path) -> None:
     deployment = load(write(tmp_path, GOOD))
     assert deployment.contracts[0].address == "0x" + "a" * 40
+    assert deployment.attest == Attest(enabled=True, rps=4.0, recent_blocks=1_000_000)
     assert (deployment.max_blocks, deployment.finality_depth, deployment.poll_interval) == (2000, 20_000, 0.25)
 
 
@@ -56,6 +57,9 @@ def test_defaults_and_lower_case_addresses(tmp_path: Path) -> None:
         ("chain_id = 5", "chain_id = true", "chain_id"),
         ("chain_id = 5", "chain_id = 5\nstart_blok = 3", "start_blok"),
         ("chain_id = 5", "chain_id = 5\nstart_block = -1", "start_block"),
+        ("erc20 = true", "erc20 = true\n[attest]\nrps = 0", "attest.rps"),
+        ("erc20 = true", "erc20 = true\n[attest]\nenabled = 1", "attest.enabled"),
+        ("erc20 = true", "erc20 = true\n[attest]\nrecent = 5", "attest.recent"),
         ("0xAAAA", "0xZZZZ", "contract[0].address"),
         ("0xAAAAA", "0xAAAA", "contract[0].address"),
         ('["erc20"]', '["nonsense"]', "contract[0].abis"),

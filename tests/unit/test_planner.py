@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.attest.spans import Spans
 from indexer.ingest.planner import Span, front, missing, plan
 
 BLOCKS = 30
@@ -48,3 +51,16 @@ def test_the_front_is_the_last_block_before_any_contract_has_a_gap(
     while all(expected + 1 in blocks(spans) for spans in coverage.values()):
         expected += 1
     assert front(coverage, origin) == expected
+
+
+@given(disjoint_spans(), disjoint_spans(), st.integers(0, BLOCKS), st.integers(-1, BLOCKS))
+def test_a_growing_set_of_blocks_has_the_gaps_that_are_left(
+    some: list[Span], more: list[Span], first: int, last: int
+) -> None:
+    grown = Spans(some)
+    for span in more:
+        grown.add(span)
+    have = blocks(some) | blocks(more)
+    assert blocks(list(grown)) == have and grown.end == max(have, default=-1)
+    assert all(below.last + 1 < above.first for below, above in pairwise(grown))
+    assert list(grown.gaps(first, last)) == missing(grown, first, last)

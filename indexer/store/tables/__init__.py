@@ -14,6 +14,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, Numeric, SmallInteg
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from indexer.store.tables import (
+    attested,
     finalized,
     public_accounts,
     public_application,
@@ -28,8 +29,8 @@ from indexer.store.tables.public_columns import public
 
 __all__ = ["TABLES", "VIEWS", "facts", "own", "public"]
 
-# Importing them filled `public`.
-FAMILIES = (public_accounts, public_application, public_reserved, public_settings, public_trading)
+# Importing them filled `public` and `own`.
+FAMILIES = (public_accounts, public_application, public_reserved, public_settings, public_trading, attested)
 
 # The narrower types first: SmallInteger and BigInteger are kinds of Integer to SQLAlchemy.
 _KINDS: tuple[tuple[type[Any], str], ...] = (

@@ -30,7 +30,7 @@ SCHEMA = "indexer"
 own = MetaData(schema=SCHEMA)
 
 
-def _now() -> Column[object]:
+def now() -> Column[object]:
     return Column("at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp())
 
 
@@ -253,7 +253,7 @@ commit_log = Table(
     Column("from_block", BigInteger, nullable=False),
     Column("to_block", BigInteger, nullable=False),
     Column("rows", BigInteger, nullable=False),
-    _now(),
+    now(),
     CheckConstraint("kind IN ('forward', 'rollback', 'reproject', 'heal')", name="commit_log_kind"),
 )
 
@@ -273,7 +273,7 @@ reorg_journal = Table(
     Column("rows_removed", JSONB, nullable=False),
     Column("rows_inserted", JSONB, nullable=False),
     Column("duration_ms", Integer, nullable=False),
-    _now(),
+    now(),
 )
 
 # What reorgs took away, as it was. Append-only like the journal: a trigger refuses UPDATE, DELETE and TRUNCATE.

@@ -1,11 +1,17 @@
-"""Stored hashes and raw logs against the chain: finds what an older bug or a hand edit left."""
+"""Stored hashes and raw logs against what one endpoint says: the comparison under all that verifies.
+
+`reorg verify` believes the endpoint: it finds what an older bug or a hand edit left, and with `--heal` reads it again.
+`verify` and the daemon's auditor (attest/attestor.py) ask who is right first: the endpoint must not be the one that
+served the logs, what they disagree about is decided by headers and receipts (attest/proof.py), and what agrees is
+stored as attested. Both heal by the same steps (follow/recovery.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from indexer.chain.types import Header, Log
+from indexer.chain.types import Anchor, Header, Log
 from indexer.errors import Impossible, RangeTooLarge, RpcError
 from indexer.ingest.planner import Segment, covered
 from indexer.rpc.pool import Pool
@@ -26,13 +32,26 @@ class Difference(NamedTuple):
     log_index: int | None = None
 
 
+class Stored(NamedTuple):
+    """What is stored of a segment: its blocks, and the logs of its contracts, both ascending."""
+
+    anchors: list[Anchor]
+    logs: list[Log]
+
+
 class Verified(NamedTuple):
     """One range that was compared."""
 
     segment: Segment
-    logs: int
+    read: list[Log]
     differences: list[Difference]
     endpoint: str
+    stored: Stored
+
+    @property
+    def logs(self) -> int:
+        """How many the endpoint has."""
+        return len(self.read)
 
 
 async def verify(
@@ -44,7 +63,7 @@ async def verify(
         while at <= whole.last:
             rest = Segment(at, whole.last, whole.addresses)
             try:
-                done = await pool.run(lambda reader, rest=rest: _compare(reader, conn, rest))  # type: ignore[misc]
+                done = await pool.run(lambda reader, rest=rest: compare(reader, conn, rest))  # type: ignore[misc]
             except RpcError as error:
                 raise Impossible(
                     f"no endpoint serves blocks from {at}: {error.message}",
@@ -54,23 +73,30 @@ async def verify(
             at = done.segment.last + 1
 
 
-async def _compare(reader: Reader, conn: Connection, rest: Segment) -> Verified:
-    """The first part of a segment, as large as the endpoint serves."""
+async def stored(conn: Connection, segment: Segment) -> Stored:
+    """Logs whose block has no row come with an empty hash."""
+    anchors = await anchors_between(conn, segment.first, segment.last)
+    chunk = await rawlogs.read(conn, segment.first, segment.last, 10**9, strict=False)
+    wanted = {bytes.fromhex(a[2:]) for a in segment.addresses}
+    return Stored(anchors, [g for g in chunk.logs if g.address in wanted])
+
+
+async def compare(reader: Reader, conn: Connection, rest: Segment) -> Verified:
+    """The first part of a segment, as large as the endpoint serves. Raises RpcError."""
     while True:
         last = min(rest.last, rest.first + reader.ranges.size - 1)
-        anchors = await anchors_between(conn, rest.first, last)
-        chunk = await rawlogs.read(conn, rest.first, last, 10**9, strict=False)
+        part = Segment(rest.first, last, rest.addresses)
+        ours = await stored(conn, part)
         try:
-            logs, headers = await _read(reader, rest.first, last, rest.addresses, [a.number for a in anchors])
+            logs, headers = await _read(reader, rest.first, last, rest.addresses, [a.number for a in ours.anchors])
         except RangeTooLarge as refusal:
             if rest.first == last:
                 raise
             reader.ranges.refused(last - rest.first + 1, refusal.hint, results=refusal.results)
             continue
         reader.ranges.served(last - rest.first + 1, len(logs))
-        stored = [g for g in chunk.logs if "0x" + g.address.hex() in rest.addresses]
-        found = differences({a.number: (a.hash, a.timestamp) for a in anchors}, stored, headers, logs)
-        return Verified(Segment(rest.first, last, rest.addresses), len(logs), found, reader.name)
+        found = differences({a.number: (a.hash, a.timestamp) for a in ours.anchors}, ours.logs, headers, logs)
+        return Verified(part, logs, found, reader.name, ours)
 
 
 async def _read(

@@ -1,0 +1,193 @@
+"""The auditor: attests in the background of the daemon what has become final, and what of the history nobody did.
+
+It comes last: its requests have a cap of their own, it stands by whenever the head is not followed closely, and it
+pauses the daemon only to heal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import structlog
+
+from indexer.attest.attestor import Attestor, Result
+from indexer.attest.crosscheck import OneEndpoint
+from indexer.attest.gauges import STARTING, Gauges
+from indexer.attest.work import Work
+from indexer.config import Deployment
+from indexer.errors import DatabaseUnreachable, IndexerError
+from indexer.follow.progress import Progress
+from indexer.ingest.planner import Segment, Span
+from indexer.rpc.pool import Pool
+from indexer.store.database import CONNECTION_ERRORS, Connection, close
+from indexer.store.standing import Standing, binding, load
+
+MOST_LAG = 20  # blocks between head and projected from which on the head needs everything: five seconds
+WORTH_A_PIECE = 100  # final blocks that are proven at once
+PATIENCE = 30.0  # seconds that fewer may wait for more
+LOOK_EVERY = 2.0  # seconds between looks when there is nothing to do
+TRY_AGAIN, SELDOM = 600.0, 21_600.0  # seconds until what could not be attested is tried again; doubled each time
+MOST_FRUITLESS = 3  # pieces in a row
+LONGEST_PAUSE = 60.0  # seconds, while there is trouble
+_OF_DATABASE: tuple[type[Exception], ...] = (DatabaseUnreachable, asyncpg.PostgresError, *CONNECTION_ERRORS)
+
+log = structlog.get_logger()
+
+
+class Auditor:
+    """`connect` opens its own connection, `pool` holds endpoints of its own; `progress` is the daemon's.
+
+    It works while this process is the projector: of several daemons one audits.
+    """
+
+    def __init__(
+        self, deployment: Deployment, pool: Pool, progress: Progress, connect: Callable[[], Awaitable[Connection]]
+    ) -> None:
+        self.deployment, self.pool, self.progress, self._connect = deployment, pool, progress, connect
+        self.gauges: Gauges = progress.attest
+        self.gauges.state = STARTING
+        self._conn: Connection | None = None
+        self._proving: Work | None = None
+        self._checking: Work | None = None
+        self._proved_at = float("-inf")
+        self._retry_in = TRY_AGAIN
+        self._retry_at = time.monotonic() + TRY_AGAIN
+        self._alone = len(pool.readers) < 2  # no second endpoint was found
+        self._troubles = 0  # turns in a row that failed
+        self._fruitless = 0  # pieces in a row of which nothing was proven
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        try:
+            while True:
+                if not await self.turn():
+                    await asyncio.sleep(min(LOOK_EVERY * 2**self._troubles, LONGEST_PAUSE))
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Its connection; the next turn opens another. Never raises."""
+        conn, self._conn, self._proving, self._checking = self._conn, None, None, None
+        await close(conn)
+
+    async def turn(self) -> bool:
+        """One piece, when others do not come first. Whether there was any. Trouble is named, and for the next turn."""
+        waits = self._waits()
+        if waits:
+            self._state(waits)
+            return False
+        try:
+            worked = await self._turn()
+            self._troubles = 0
+            return worked
+        except _OF_DATABASE as error:
+            self._trouble(error)
+            await self.close()
+        except IndexerError as error:
+            self._trouble(error)  # an endpoint's, a reorg in between, or a heal for which others did not pause
+        except Exception as error:
+            # The head is followed on whatever happens here, but not in silence.
+            self._trouble(error)
+            log.error("attestation_failed", exc_info=True)
+        return False
+
+    def _trouble(self, error: Exception) -> None:
+        self._troubles += 1
+        self._state(f"waits: {' '.join(str(error).split()) or type(error).__name__}")
+
+    def _waits(self) -> str:
+        """What comes first, "" for nothing."""
+        p = self.progress
+        if not p.holder:
+            return "stands by: another process projects"
+        if p.waiting or p.mode != "following":
+            return f"stands by: {p.waiting or p.mode}"
+        if p.finalized < 0 or p.lag_blocks > MOST_LAG:
+            return "stands by: the head is not reached"
+        return ""
+
+    async def _breathe(self) -> None:
+        while waits := self._waits():
+            self._state(waits)
+            await asyncio.sleep(0.1)
+
+    def _state(self, state: str) -> None:
+        if state != self.gauges.state:
+            self.gauges.state = state
+            log.info("attestation", state=state)
+
+    async def _turn(self) -> bool:
+        if self._conn is None:
+            self._conn = await self._connect()
+        if self._proving is None or self._checking is None:
+            attestor = Attestor(self.deployment, self.pool, self._conn, self._breathe)
+            self._proving, self._checking = Work(attestor, "proven"), Work(attestor, "cross-checked")
+        if await binding(self._conn) is None:
+            return False
+        standing = await load(self._conn, [c.address for c in self.deployment.contracts])
+        self._forget_aside()
+        for work in (self._proving, self._checking):
+            await work.refresh()
+        found = self._next(standing)
+        if found is None:
+            self._tell(standing, "up to date")
+            return False
+        work, segment = found
+        self._state("attesting")
+        try:
+            result = await work.step(standing, segment)
+        except OneEndpoint:
+            self._alone = True
+            log.warning("no_second_endpoint", reason="all that answer served the history: it is not cross-checked")
+            return False
+        if work is self._proving:
+            self._proved_at = time.monotonic()
+            self._checking.took(result.attested, segment.addresses)
+            self._fruitless = 0 if result.attested or result.healed else self._fruitless + 1
+            if self._fruitless >= MOST_FRUITLESS:
+                # Roots that are labels, or no receipts anywhere: what is left here would only cost requests.
+                work.put_aside([Span(0, segment.last)])
+        self._count(work, result)
+        self._tell(standing, "attesting")
+        return True
+
+    def _next(self, standing: Standing) -> tuple[Work, Segment] | None:
+        """New blocks are proven first; then the history is cross-checked, the oldest blocks first."""
+        assert self._proving is not None and self._checking is not None
+        origin, last = standing.binding.origin, min(self.progress.finalized, standing.front)
+        recent = max(origin, self.progress.finalized - self.deployment.attest.recent_blocks + 1)
+        new = next(self._proving.left(standing, recent, last), None)
+        enough = new is not None and last - new.first + 1 >= WORTH_A_PIECE
+        if new is not None and (enough or time.monotonic() - self._proved_at > PATIENCE):
+            return self._proving, new
+        # What is about to be proven need not be cross-checked; what could not be is.
+        below = new.first - 1 if new is not None else last
+        history = None if self._alone else next(self._checking.left(standing, origin, below), None)
+        return None if history is None else (self._checking, history)
+
+    def _forget_aside(self) -> None:
+        if time.monotonic() > self._retry_at:
+            self._retry_in = min(2 * self._retry_in, SELDOM)
+            self._retry_at, self._alone = time.monotonic() + self._retry_in, len(self.pool.readers) < 2
+            for work in (self._proving, self._checking):
+                if work is not None:
+                    work.try_again()
+
+    def _count(self, work: Work, result: Result) -> None:
+        g = self.gauges
+        g.blocks[work.grade] += sum(s.last - s.first + 1 for s in result.attested)
+        g.healed += len(result.healed)
+        g.unprovable += sum(s.last - s.first + 1 for s in result.kept)
+        g.blamed.update(blame.endpoint for blame in result.blamed)
+        g.requests = self.pool.requests
+        log.debug("attested", grade=work.grade, first=result.first, last=result.last, logs=result.logs)
+
+    def _tell(self, standing: Standing, state: str) -> None:
+        for work in (self._proving, self._checking):
+            assert work is not None
+            reached = work.reached(standing.binding.origin)
+            self.gauges.up_to[work.grade], self.gauges.newest[work.grade] = reached
+        self._state(state)

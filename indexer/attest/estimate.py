@@ -1,0 +1,86 @@
+"""What attesting a range will cost, from samples of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from indexer.attest.proof import HEADERS, RECEIPTS
+from indexer.chain.bloom import may_contain
+from indexer.errors import RpcError
+from indexer.ingest.planner import Segment
+from indexer.rpc.consensus import Sealed
+from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
+from indexer.store.attestations import Grade
+from indexer.store.database import Connection
+
+SAMPLES = 8
+SAMPLE_BLOCKS = 50
+ANCHORS = 100  # stored blocks whose headers are compared with one request
+
+
+async def estimate(
+    conn: Connection, pool: Pool, todo: Sequence[Segment], grade: Grade, rps: float | None
+) -> dict[str, Any]:  # fmt: skip
+    """Blocks, requests, of how many blocks receipts, and seconds. Raises RpcError when no endpoint answers."""
+    blocks = sum(s.last - s.first + 1 for s in todo)
+    positive, each, samples, reader = await _sampled(pool, todo, blocks)
+    receipts = round(blocks * positive)
+    if grade == "proven":
+        length = max(1, reader.endpoint.lengths.size)
+        requests = -(-blocks // min(HEADERS, length)) + -(-receipts // min(RECEIPTS, length))
+    else:
+        receipts, ranges = 0, sum(-(-(s.last - s.first + 1) // reader.ranges.size) for s in todo)
+        requests = max(ranges, await _anchors(conn, todo) // ANCHORS)
+    seconds = max(requests * each, requests / rps if rps else 0.0)
+    return {
+        "grade": grade, "blocks": blocks, "requests": requests, "receipts": receipts, "seconds": round(seconds, 1),
+        "hours": round(seconds / 3600, 2), "rps": rps, "samples": samples,
+    }  # fmt: skip
+
+
+async def _anchors(conn: Connection, todo: Sequence[Segment]) -> int:
+    counts = [
+        await conn.fetchval("SELECT count(*) FROM indexer.block WHERE number BETWEEN $1 AND $2", s.first, s.last)
+        for s in todo
+    ]
+    return sum(counts)
+
+
+async def _sampled(pool: Pool, todo: Sequence[Segment], blocks: int) -> tuple[float, float, int, Reader]:
+    """The part of the blocks whose bloom announces a contract, seconds of an answer, samples, and who answered."""
+    announced = read = taken = 0
+    spent, trouble = 0.0, None
+    readers = pool.ordered()
+    for n in range(min(SAMPLES, -(-blocks // SAMPLE_BLOCKS))):
+        part = _at(todo, (2 * n + 1) * blocks // (2 * SAMPLES))
+        for reader in readers:
+            started = time.monotonic()
+            try:
+                headers = await reader.sealed(range(part.first, part.last + 1))
+            except RpcError as error:
+                trouble = error
+                continue
+            spent, taken, read = spent + time.monotonic() - started, taken + 1, read + len(headers)
+            announced += sum(_announces(one, part.addresses) for one in headers)
+            break
+    if trouble is not None and not taken:
+        raise trouble
+    return announced / max(1, read), spent / max(1, taken), taken, readers[0]
+
+
+def _announces(block: Sealed, addresses: Sequence[str]) -> bool:
+    return any(may_contain(block.header.logs_bloom, bytes.fromhex(a[2:])) for a in addresses)
+
+
+def _at(todo: Sequence[Segment], offset: int) -> Segment:
+    """The sample that begins at the `offset`-th block that is left."""
+    for segment in todo:
+        size = segment.last - segment.first + 1
+        if offset < size:
+            first = segment.first + offset
+            return segment._replace(first=first, last=min(first + SAMPLE_BLOCKS - 1, segment.last))
+        offset -= size
+    raise AssertionError("the offset is one of a block that is left")

@@ -1,0 +1,292 @@
+"""`reya-indexer verify`: attests what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from indexer import config, logging
+from indexer.attest.attestor import Attestor, Result
+from indexer.attest.crosscheck import OneEndpoint
+from indexer.attest.estimate import estimate
+from indexer.attest.work import Work
+from indexer.chain.finality import Finality
+from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
+from indexer.cli.display import on_terminal
+from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option
+from indexer.cli.session import ending, errors_as_json, open_pool, rpc_endpoints
+from indexer.config import Deployment
+from indexer.errors import Impossible, Refused, RpcError
+from indexer.follow.recovery import Recovery
+from indexer.store.attestations import Grade, summaries
+from indexer.store.epoch import EpochMoved
+from indexer.store.standing import Standing
+
+DIFFER, UNATTESTED = 30, 34  # exit codes
+ASK_FROM = 60.0  # seconds of estimated work from which on it is asked for
+MOST_LISTED = 100
+EVERY = 10.0  # seconds between lines
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    deployment: Deployment
+    urls: tuple[str, ...]
+    data_dir: Path | None
+    pg_bin: Path | None
+    first: int | None
+    last: int | None
+    grade: Grade
+    heal: bool
+    again: bool
+    rps: float
+
+
+@click.command(
+    "verify",
+    epilog="\b\nExamples:\n"
+    "  reya-indexer verify --from 1000000 --to 1100000\n"
+    "  reya-indexer verify --grade proven --dry-run\n"
+    "  reya-indexer verify --grade proven --attest-rps 50 --yes --json",
+)
+@chain_option
+@click.option("--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="Default: the origin.")
+@click.option("--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Default: the finalized block.")
+@click.option("--grade", type=click.Choice(["cross-checked", "proven"]), default="cross-checked", show_default=True,
+              help="By a second endpoint, or by headers and receipts.")  # fmt: skip
+@click.option(
+    "--heal/--no-heal", default=True, show_default=True, help="Whether what is proven to differ is corrected."
+)
+@click.option("--again", is_flag=True, help="Also what is attested already.")
+@click.option("--attest-rps", type=click.FloatRange(0.01, 10_000), metavar="R",
+              help="Most requests a second to each endpoint. Default: rps in [attest].")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Estimate requests and time; write nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask before work that takes more than a minute.")
+@rpc_option
+@data_dir_option
+@pg_bin_option
+@log_format_option
+@json_option
+def verify_command(
+    chain: str, first: int | None, last: int | None, grade: Grade, heal: bool, again: bool, attest_rps: float | None,
+    dry_run: bool, yes: bool, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
+    log_format: logging.LogFormat, as_json: bool,
+) -> None:  # fmt: skip
+    """Check the stored raw logs against the chain, up to finalized, and store how far they are attested.
+
+    cross-checked: an endpoint that did not serve them has the same logs. proven: headers are hashed and chained to the
+    stored blocks, then a bloom excludes the contracts, or all receipts of the block have the header's root. Where logs
+    differ, headers and receipts decide which are right; then they are healed and the endpoint is blamed.
+
+    Ctrl-C leaves what was attested; the same command goes on from there. Exit codes: 0 all of it is attested, 30 logs
+    differ and were not healed, 31 not confirmed, 32 no endpoint serves it (or no second one), 34 part of it keeps its
+    grade: `reya-indexer status` has the incident.
+    """
+    logging.configure(log_format, quiet=on_terminal())
+    deployment = config.load(chain)
+    urls, rps = rpc_endpoints(deployment, rpc_urls), attest_rps or deployment.attest.rps
+    options = Options(deployment, urls, data_dir, pg_bin, first, last, grade, heal, again, rps)
+    with errors_as_json(as_json):
+        if dry_run or not yes:
+            planned = _or_interrupted(asyncio.run(ending(_planned(options))))
+            if dry_run:
+                click.echo(json.dumps(planned) if as_json else _plan_sentence(planned))
+                return
+            _ask(planned)
+        done = _or_interrupted(asyncio.run(ending(_verify(options))))
+    click.echo(json.dumps(done) if as_json else _sentence(done))
+    if done["count"] and not done["healed"]:
+        raise click.exceptions.Exit(DIFFER)
+    if done["left"]:
+        raise click.exceptions.Exit(UNATTESTED)
+
+
+def _or_interrupted(answer: dict[str, Any] | None) -> dict[str, Any]:
+    if answer is None:
+        click.echo("interrupted: what was attested stays; the same command goes on from there", err=True)
+        raise click.exceptions.Exit(130)
+    return answer
+
+
+def _ask(planned: dict[str, Any]) -> None:
+    if planned["seconds"] <= ASK_FROM:
+        return
+    click.echo(_plan_sentence(planned), err=True)
+    if not sys.stdin.isatty():
+        raise Refused("this takes more than a minute", "Give --yes to confirm it, or a smaller range")
+    if not click.confirm("Go on?", err=True):
+        raise Refused("not confirmed", "Nothing was done")
+
+
+class _Verification:
+    """One run: what is asked for, within what is stored and final."""
+
+    def __init__(self, options: Options, recovery: Recovery) -> None:
+        self.options, self.recovery = options, recovery
+        attestor = Attestor(options.deployment, recovery.pool, recovery.conn, _at_once, heal=options.heal)
+        self.work = Work(attestor, options.grade, again=options.again)
+        self.first = self.last = self.final = 0
+
+    async def open(self) -> Standing:
+        """Raises Refused when nothing is stored, RpcError when no endpoint answers."""
+        standing = await self.recovery.standing()
+        assert standing.tip is not None
+        heads = await self.recovery.pool.run(lambda reader: reader.heads())
+        finality = Finality(self.options.deployment.finality_depth)
+        self.final = min(finality.observe(heads).finalized, standing.tip.number)
+        self.first = standing.binding.origin if self.options.first is None else self.options.first
+        self.last = self.final if self.options.last is None else min(self.options.last, self.final)
+        if self.options.grade == "proven":
+            # Headers are chained up to a stored block: the range ends at one.
+            above = await self.recovery.conn.fetchval(
+                "SELECT min(number) FROM indexer.block WHERE number BETWEEN $1 AND $2", self.last, self.final
+            )
+            self.last = self.last if above is None else above
+        await self.work.refresh()
+        return standing
+
+
+async def _at_once() -> None:
+    """Nobody comes first."""
+
+
+@asynccontextmanager
+async def _opened(options: Options, rps: float | None) -> AsyncIterator[_Verification]:
+    async with open_pool(options.deployment, options.urls, rps) as pool:
+        url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
+        async with checked_connection(url, options.deployment) as conn:
+            yield _Verification(options, Recovery(options.deployment, pool, conn))
+
+
+async def _planned(options: Options) -> dict[str, Any]:
+    # A handful of samples: no cap, whose waits would be measured instead of the endpoint.
+    async with _opened(options, None) as verification:
+        standing = await verification.open()
+        todo = list(verification.work.left(standing, verification.first, verification.last))
+        told = {"from_block": verification.first, "to_block": verification.last}
+        try:
+            conn, pool = verification.recovery.conn, verification.recovery.pool
+            return told | await estimate(conn, pool, todo, options.grade, options.rps)
+        except RpcError as error:
+            raise _unserved(error) from error
+
+
+async def _verify(options: Options) -> dict[str, Any]:
+    async with _opened(options, options.rps) as verification:
+        standing = await verification.open()
+        total = Result(verification.first, verification.last)
+        blocks = sum(s.last - s.first + 1 for s in verification.work.left(standing, total.first, total.last))
+        columns = (
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
+            TimeRemainingColumn(), TextColumn("{task.fields[logs]:,} logs, {task.fields[requests]:,} requests"),
+        )  # fmt: skip
+        with Bar(*columns, console=Console(stderr=True), disable=not on_terminal()) as bar:
+            task = bar.add_task(options.grade, total=max(1, blocks), logs=0, requests=0)
+
+            def tell() -> None:
+                done = sum(s.last - s.first + 1 for s in (*total.attested, *total.kept))
+                requests = verification.recovery.pool.requests
+                bar.update(task, completed=min(done, blocks), logs=total.logs, requests=requests)
+
+            await _work_off(verification, standing, total, tell)
+        return await _report(verification, total)
+
+
+async def _work_off(verification: _Verification, standing: Standing, total: Result, tell: Callable[[], None]) -> None:
+    work, said = verification.work, asyncio.get_running_loop().time()
+    while (segment := next(work.left(standing, total.first, total.last), None)) is not None:
+        tell()
+        if asyncio.get_running_loop().time() - said > EVERY:
+            said = asyncio.get_running_loop().time()
+            log.info("verify", grade=work.grade, at=segment.first, last=total.last, logs=total.logs)
+        try:
+            total.add(await work.step(standing, segment))
+        except EpochMoved:
+            pass  # a reorg or a heal came in between: what is left is looked at again
+        except OneEndpoint:
+            raise Impossible(
+                f"no second endpoint for blocks from {segment.first}: all that answer served them",
+                "Give another endpoint with --rpc-url, or --grade proven",
+            ) from None
+        except RpcError as error:
+            raise _unserved(error) from error
+        standing = await verification.recovery.standing()
+        await work.refresh()
+    tell()
+
+
+def _unserved(error: RpcError) -> Impossible:
+    return Impossible(
+        f"no endpoint serves it: {error.message}",
+        "What came before is stored; the same command goes on. Give another endpoint with --rpc-url",
+    )
+
+
+async def _report(verification: _Verification, total: Result) -> dict[str, Any]:
+    options, conn = verification.options, verification.recovery.conn
+    standing = await verification.recovery.standing()
+    addresses = [c.address for c in options.deployment.contracts]
+    grades = await summaries(conn, addresses, standing.binding.origin)
+    return {
+        "grade": options.grade,
+        "from_block": total.first,
+        "to_block": total.last,
+        "finalized": verification.final,
+        "blocks": sum(s.last - s.first + 1 for s in total.attested),
+        "logs": total.logs,
+        "count": len(total.differences),
+        "differences": [d._asdict() for d in total.differences[:MOST_LISTED]],
+        "healed": [list(span) for span in total.healed],
+        "blamed": [b._asdict() for b in total.blamed[:MOST_LISTED]],
+        "left": [c._asdict() for c in total.left[:MOST_LISTED]],
+        "requests": verification.recovery.pool.requests,
+        "attested": {grade: shown._asdict() for grade, shown in grades.items()},
+    }
+
+
+def _plan_sentence(planned: dict[str, Any]) -> str:
+    receipts = f", receipts of about {planned['receipts']:,}" if planned["grade"] == "proven" else ""
+    return (
+        f"{planned['grade']}: {planned['blocks']:,} of blocks {planned['from_block']} to {planned['to_block']} are left"
+        f"{receipts}: about {planned['requests']:,} requests, {planned['hours']:g} hours at most"
+        f" {planned['rps']:g} requests a second"
+    )
+
+
+def _sentence(done: dict[str, Any]) -> str:
+    lines = [
+        f"block {one['block']}: {one['what']}" + ("" if one["log_index"] is None else f", log {one['log_index']}")
+        for one in done["differences"]
+    ]
+    lines += [
+        f"{one['endpoint']} {one['what']}: block {one['block']}, log {one['log_index']}" for one in done["blamed"]
+    ]
+    lines += [f"block {one['block']} keeps its grade: {one['detail']}" for one in _first_of_each(done["left"])]
+    lines += [f"healed: blocks {first} to {last}" for first, last in done["healed"]]
+    reached = done["attested"][done["grade"]]
+    lines.append(
+        f"{done['grade']}: blocks {done['from_block']} to {done['to_block']}, {done['blocks']:,} of them now, with"
+        f" {done['logs']:,} logs; without a gap up to block {reached['up_to']}"
+    )
+    return "\n".join(lines)
+
+
+def _first_of_each(left: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    seen: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in left:
+        seen.setdefault((one["endpoint"], one["why"]), one)
+    return list(seen.values())
