@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from indexer.decode.abi import EventAbi, load_abi
 from indexer.errors import ConfigError
 from indexer.resources import data_dir
+from indexer.rpc.purpose import PURPOSES, Purpose
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -53,7 +54,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One deployment. `finality_depth` and `max_blocks` in blocks, `poll_interval` in seconds."""
+    """One deployment. `finality_depth` and `max_blocks` in blocks, `poll_interval` and `rpc_timeout` in seconds.
+
+    `rps`: the most requests a second to each endpoint; `budgets`: the most for each purpose, to all of them together.
+    """
 
     path: Path
     name: str
@@ -65,6 +69,9 @@ class Deployment:
     max_blocks: int
     contracts: tuple[Contract, ...]
     tokens: tuple[Token, ...]
+    rpc_timeout: float = 20.0
+    rps: float | None = None
+    budgets: tuple[tuple[Purpose, float], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -149,11 +156,13 @@ class _Reader:
 
     def deployment(self) -> Deployment:
         top = self.raw
-        self._only(top, "", {"name", "chain_id", "env_prefix", "start_block", "finality", "polling", "ranges"}
-                   | {"contract", "token"})  # fmt: skip
+        self._only(top, "", {"name", "chain_id", "env_prefix", "start_block", "finality", "polling", "ranges", "rpc"}
+                   | {"budget", "contract", "token"})  # fmt: skip
         finality = self._table(top, "finality", {"depth"})
         polling = self._table(top, "polling", {"interval"})
         ranges = self._table(top, "ranges", {"max_blocks"})
+        rpc = self._table(top, "rpc", {"timeout", "rps"})
+        budget = self._table(top, "budget", set(PURPOSES))
         contracts = tuple(self._contract(i, entry) for i, entry in enumerate(self._list(top, "contract", True)))
         self._no_twins(contracts)
         return Deployment(
@@ -167,6 +176,9 @@ class _Reader:
             max_blocks=self._int(ranges, "ranges.", "max_blocks", 1, 10**7, 2000),
             contracts=contracts,
             tokens=tuple(self._token(i, entry) for i, entry in enumerate(self._list(top, "token", False))),
+            rpc_timeout=self._seconds(rpc, "rpc.", "timeout", 20.0),
+            rps=self._rate(rpc, "rpc.", "rps") if "rps" in rpc else None,
+            budgets=tuple((on, self._rate(budget, "budget.", on)) for on in PURPOSES if on in budget),
         )
 
     def _contract(self, i: int, entry: dict[str, object]) -> Contract:
@@ -276,4 +288,10 @@ class _Reader:
         value = table.get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0.01 <= value <= 3600:
             raise self.fail(at + key, f"{value!r} is not a time from 0.01 to 3600 seconds", "Correct the value")
+        return float(value)
+
+    def _rate(self, table: dict[str, object], at: str, key: str) -> float:
+        value = table[key]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0.01 <= value <= 1e6:
+            raise self.fail(at + key, f"{value!r} is not a rate from 0.01 to 1000000 a second", "Correct the value")
         return float(value)

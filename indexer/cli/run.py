@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 import structlog
 
 from indexer import config, logging
+from indexer.background import beside
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
 from indexer.cli.display import on_terminal, shown
 from indexer.cli.options import chain_option, log_format_option, rpc_option, verbose_option, ws_option
 from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints
 from indexer.config import Deployment
+from indexer.follow.keeper import Keeper
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
 from indexer.ops import http
 from indexer.rpc.headfeed import HeadFeed
+from indexer.store.database import connect
 
 log = structlog.get_logger()
 
@@ -70,14 +74,17 @@ async def _run(
             server = await http.serve(*address, progress, pool)
             stack.push_async_callback(server.cleanup)
         url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
-        await asyncio.to_thread(prepare_schema, url)
         runner = Runner(deployment, url, pool, progress)
         stack.push_async_callback(runner.close)
         end_on_signals(runner.stop)
+        await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
         await runner.open()
-        feed = HeadFeed(wakers, deployment.poll_interval)
+        feed = HeadFeed(wakers, deployment.poll_interval, chain_id=deployment.chain_id)
         feed.start()
         stack.push_async_callback(feed.close)
+        keeper = Keeper(pool, feed, partial(connect, url), lambda: runner.engine.anchor)
+        await stack.enter_async_context(beside(runner.watchdog(feed).run()))
+        await stack.enter_async_context(beside(keeper.run()))
         log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)
         if (on_terminal() and progress.head - progress.projected > 50_000) or not on_terminal():
             await stack.enter_async_context(shown(progress, lambda: progress.head))

@@ -10,6 +10,7 @@ from indexer.ingest.planner import Segment
 from indexer.ingest.work import Ingested, Ingestor
 from indexer.ingest.worker import Report
 from indexer.rpc.pool import Pool
+from indexer.rpc.purpose import spending
 from indexer.store.database import Connection, close
 
 MOST_BLOCKS = 100_000  # of one task
@@ -42,7 +43,8 @@ class Own:
     async def ingest(self, segment: Segment, tell: Tell) -> None:
         conn = await self._connect()
         try:
-            await Ingestor(self.pool, conn, tell, self._stamps).ingest(segment)
+            with spending("backfill"):
+                await Ingestor(self.pool, conn, tell, self._stamps).ingest(segment)
         finally:
             await close(conn)
 

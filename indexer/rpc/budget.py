@@ -1,45 +1,18 @@
-"""What requests are for, and how many each purpose may make: the head comes first, proofs never starve it.
-
-The purpose of a request is that of the code that makes it, and of the tasks it starts: `with spending("attest"): ...`.
-"""
+"""How many requests each purpose may make, and who comes first where several wait."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Literal, get_args
 
+from indexer.rpc.purpose import PURPOSES, Purpose, purpose
 from indexer.rpc.throttle import Bucket
 
-Purpose = Literal["follow", "probe", "backfill", "attest"]
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)  # the more urgent first
 BURST = 5.0  # seconds of a budget that may be spent at once
-
-_purpose: ContextVar[Purpose] = ContextVar("purpose", default="follow")
-
-
-def purpose() -> Purpose:
-    """What is being asked for now."""
-    return _purpose.get()
-
-
-@contextlib.contextmanager
-def spending(on: Purpose | None) -> Iterator[None]:
-    """Requests of the body, and of tasks begun in it, are for this; None: for what they were for anyway."""
-    if on is None:
-        yield
-        return
-    token = _purpose.set(on)
-    try:
-        yield
-    finally:
-        _purpose.reset(token)
 
 
 class Budgets:

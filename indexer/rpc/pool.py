@@ -18,8 +18,9 @@ import structlog
 from indexer.chain.types import Header
 from indexer.config import redact
 from indexer.errors import EndpointUnreachable, Inconsistent, RateLimited, RpcError, RpcRefused, Transient, WrongChain
-from indexer.rpc.budget import Budgets, Purpose, purpose, spending
+from indexer.rpc.budget import Budgets
 from indexer.rpc.classify import pruned
+from indexer.rpc.purpose import Purpose, purpose, spending
 from indexer.rpc.reader import Reader
 from indexer.rpc.score import FAILING, FRESH, Reason
 from indexer.rpc.transport import Endpoint

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from indexer.chain.types import Anchor, Header
 from indexer.errors import RpcError
-from indexer.rpc.budget import spending
 from indexer.rpc.pool import Pool
+from indexer.rpc.purpose import spending
 from indexer.rpc.reader import Reader
 
 EVERY = 15.0  # seconds

@@ -77,7 +77,7 @@ async def transaction(url: str) -> AsyncIterator[AsyncConnection]:
     """
 
     async def session() -> asyncpg.Connection:
-        return await database.connect(url, **_SESSION)
+        return await database.connect(url, patience=database.A_DAY, **_SESSION)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=session, poolclass=NullPool)
     try:
