@@ -17,6 +17,8 @@ _COMMANDS = {
     "reproject": "indexer.cli.reproject:reproject_command",
     "check": "indexer.cli.check:check_command",
     "status": "indexer.cli.status:status_command",
+    "endpoints": "indexer.cli.endpoints:endpoints_command",
+    "doctor": "indexer.cli.doctor:doctor_command",
     "reorg": "indexer.cli.reorg:reorg_group",
     "decode": "indexer.cli.decode:decode_command",
     "migrate": "indexer.cli.migrate:migrate_command",
@@ -36,7 +38,8 @@ Exit codes:
   14 another deployment's        30 reorg verify: differences found
   15 schema newer than program   31 reorg recover: refused
   70 fork below finalized        32 reorg: no endpoint serves the range
-  75 another process projects    33 check: drift found"""
+  75 another process projects    33 check: drift found
+                                 36 doctor: something must be fixed"""
 
 
 class _Commands(click.Group):
