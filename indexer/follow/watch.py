@@ -37,7 +37,7 @@ class Signs:
     """Times in monotonic seconds. `began`: when the step under way did, None between steps; `active`: the last answer,
     end of a statement or commit; `request`: endpoint, method and sending of the oldest one unanswered; `statement`: the
     longest under way, `server`: what the server said it does with it (working, lock: who, silent, or not asked);
-    `full`: since when ingesting waits for room; `mute`: whose socket is; `head` as seen last."""
+    `full`: since when ingesting waits for room; `mute`: whose socket is; `head` as seen last, and `looked`: when."""
 
     now: float
     began: float | None = None
@@ -48,6 +48,7 @@ class Signs:
     full: float | None = None
     mute: str = ""
     head: int = -1
+    looked: float = 0.0
 
 
 class Pace:
@@ -72,13 +73,13 @@ class Pace:
     def steady(self) -> bool:
         return len(self._seen) > MOVES and self._seen[-1][0] - self._seen[0][0] >= STEADY
 
-    def still(self, now: float) -> tuple[float, float] | None:
-        """Seconds since the last new head, and how many were to be expected, where that is too long."""
+    def still(self, looked: float) -> tuple[float, float] | None:
+        """Seconds from the last new head to the last look, and how many were to be expected, where that is too long."""
         if not self.steady:
             return None
         times = [at for at, _ in self._seen]
         longest = max(b - a for a, b in pairwise(times))
-        limit, waited = max(STILL, 3 * longest), now - times[-1]
+        limit, waited = max(STILL, 3 * longest), looked - times[-1]
         return (waited, limit) if waited > limit else None
 
 
@@ -106,7 +107,7 @@ class Watch:
         step = self._step(signs)
         if step is not None:
             found.append(step)
-        still = self.pace.still(signs.now)
+        still = self.pace.still(signs.looked)
         if still is not None and step is None:
             found.append(Stuck("head", f"no new block for {still[0]:.0f} s, one was expected within {still[1]:.0f} s"))
         return found

@@ -106,7 +106,7 @@ class Watchdog:
             p.clock(), self._step(), active,
             (oldest[1], oldest[2], oldest[0]) if oldest else None,
             hung.doing if hung is not None else None, server, self._full(),
-            self.feed.mute if self.feed is not None else "", p.head,
+            self.feed.mute if self.feed is not None else "", p.head, p.looked_at,
         )  # fmt: skip
 
     def _tell(self, stuck: list[Stuck]) -> None:

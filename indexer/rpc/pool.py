@@ -246,9 +246,11 @@ class Pool:
 
     def failed(self, reader: Reader, error: RpcError) -> None:
         """What a failed unit says of the endpoint."""
-        if isinstance(error, RpcRefused) and pruned(error.message):
+        if isinstance(error, RateLimited | Inconsistent):
+            return
+        if isinstance(error, RpcRefused | Transient) and pruned(error.message):
             self.set_aside(reader.name, error.message, "pruned", purpose=purpose())
-        elif isinstance(error, Transient) and not isinstance(error, RateLimited | Inconsistent):
+        elif isinstance(error, Transient):
             self.set_aside(reader.name, error.message, "failing", FAILING)
             self._checked.pop(reader, None)  # what comes back may be another
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.rpc import budget
 from indexer.rpc.budget import BURST, Budgets, Turns
 from indexer.rpc.pool import Pool
 from indexer.rpc.purpose import Purpose, purpose, spending
@@ -52,7 +51,7 @@ async def test_a_budget_is_kept_and_counted_and_others_do_not_wait_for_it(monkey
         now += seconds
         slept.append(seconds)
 
-    monkeypatch.setattr(budget.asyncio, "sleep", sleep)
+    monkeypatch.setattr("indexer.rpc.budget.asyncio.sleep", sleep)
     budgets = Budgets({"attest": 2}, clock=lambda: now)
     with spending("attest"):
         for _ in range(int(2 * BURST)):
