@@ -39,10 +39,11 @@ _NAMES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((ConnectionRefusedError,), "refuses connections"),
     ((OSError,), "not reachable"),
 )  # fmt: skip
-# These pass by themselves; what else keeps a program from connecting, a person must correct.
+# A PostgreSQL is there, and these pass by themselves; what else keeps a program from starting, a person must correct.
 _PASSES = (
     asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, ConnectionRefusedError, ConnectionResetError, TimeoutError,
+    asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.LockNotAvailableError, ConnectionResetError,
+    TimeoutError,
 )  # fmt: skip
 
 
