@@ -15,6 +15,7 @@ from indexer.chain.types import Header, Heads
 from indexer.config import Deployment
 from indexer.errors import RangeTooLarge, RpcError, RpcRefused, printable
 from indexer.ops.finding import Finding, Findings
+from indexer.rpc.classify import pruned
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import Endpoint, scrub
 
@@ -175,6 +176,11 @@ class EndpointDoctor:
                     self.found.note("limits", "refuses the newest block alone: it is read in parts")
                     return
                 continue
+            except RpcError as error:
+                if not pruned(error.message):
+                    raise
+                self.found.note("limits", f"not known: {error.message}")
+                return
             break
         said = f"{blocks} blocks in one eth_getLogs"
         self.found.good("limits", said + (f", at most {ranges.max_logs} logs" if ranges.max_logs else ""))
@@ -189,7 +195,7 @@ class EndpointDoctor:
         addresses = [c.address for c in self.deployment.contracts]
         try:
             await self.reader.logs_with_headers(first, first, addresses, [])
-        except RpcRefused as error:
+        except RpcError as error:
             self.found.note("history", f"logs of block {first}: {error.message}", "A backfill needs another endpoint")
         else:
             self.found.good("history", f"block {first} and its logs")

@@ -179,5 +179,8 @@ def logged(result: Any, header: Header) -> set[bytes]:
             raise Transient(f"a receipt is no object with logs: {receipt!r:.80}")
         if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
             raise Inconsistent(f"receipts of another block than {header.number} of this hash")
-        addresses.update(data(entry.get("address"), "address", 20) for entry in receipt["logs"])
+        for entry in receipt["logs"]:
+            if not isinstance(entry, dict):
+                raise Transient(f"a log is no object: {entry!r:.80}")
+            addresses.add(data(entry.get("address"), "address", 20))
     return addresses

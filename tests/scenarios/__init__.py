@@ -81,6 +81,7 @@ END_TO_END: dict[str, list[str]] = {
     "S19 an endpoint that limits, hangs and answers nonsense": [
         "scenarios/test_endpoints.py::test_s19_nonsense_of_every_kind_between_the_answers",
         "scenarios/test_endpoints.py::test_s19_a_storm_of_429_on_one_endpoint_is_left_for_the_other",
+        "scenarios/test_endpoints.py::test_s19_words_of_a_node_reach_the_lease_s_state_without_what_postgresql_refuses",
         "scenarios/test_endpoints.py::test_s19_an_endpoint_that_only_hangs_costs_its_time_out_once",
         "unit/test_rpc_transport.py::test_retries_are_bounded",
         "unit/test_rpc_transport.py::test_passing_trouble_is_tried_again_and_batches_go_on",

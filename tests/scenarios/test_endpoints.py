@@ -20,6 +20,7 @@ from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.sentinel import Sentinel
 from tests.scenarios.harness import CHAIN_ID, Daemon, Stage
 from tests.simchain.node import Fault, Say
+from tests.simchain.refusals import Refusal
 
 # -- S3
 
@@ -146,6 +147,30 @@ async def test_s19_an_endpoint_that_only_hangs_costs_its_time_out_once(stage: St
         await daemon.settle()
     await stage.untouched(tip)
     assert stage.nodes[0].http_requests == asked
+
+
+async def test_s19_words_of_a_node_reach_the_lease_s_state_without_what_postgresql_refuses(stage: Stage) -> None:
+    """A zero byte in a refusal, quoted in the reason of a wait, once made every write of that reason fail."""
+    daemon = await stage.start(0, 1)
+    b = stage.busy("b", 97, 6)
+
+    def refuse(method: str, params: list[Any]) -> None:
+        if method == "eth_getLogs":
+            raise Refusal(-32000, "no\x00logs\x1b[2J'; DROP TABLE indexer.lease; --")
+
+    for node in stage.nodes:
+        node.on_request = refuse
+    stage.show(b)
+    stage.nodes[1].head = stage.at(b, 99).hash  # both fork, neither serves
+    for _ in range(3):
+        await daemon.poll()
+    assert "an endpoint" in daemon.progress.waiting and daemon.progress.waiting.isprintable()
+    assert "database" not in daemon.progress.waiting
+    for node in stage.nodes:
+        node.on_request = None
+    stage.show(b)
+    await daemon.settle()
+    await stage.equals(b, [(97, 3)])
 
 
 # -- S21
