@@ -74,22 +74,27 @@ def _show(rows: list[dict[str, Any]]) -> None:
     if not rows:
         click.echo("no endpoint was asked yet, and none is named by environment or flags")
         return
-    table = Table(
-        "endpoint", "state", "head", "lag", "latency", "errors", "contradicted", "left out", "requests", "set aside"
-    )
+    table = Table("endpoint", "state", "head", "lag", "ms", "errors", "denied", "left out", "asked")
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for row in rows:
         table.add_row(
-            row["endpoint"] + ("" if row["configured"] else " (not configured)"),
-            row["state"] + (f": {row['reason']}" if row.get("reason") else ""),
+            row["endpoint"],
+            row["state"],
             _text(row.get("head")),
             _text(row.get("lag_blocks")),
-            _text(row.get("latency_ms"), " ms"),
-            f"{row['error_permille'] / 10:.1f} %" if "error_permille" in row else "-",
-            *(_text(row.get(name)) for name in ("disagreements", "omissions", "requests", "set_aside")),
+            _text(row.get("latency_ms")),
+            f"{row['error_permille'] / 10:.1f}%" if "error_permille" in row else "-",
+            *(_text(row.get(name)) for name in ("disagreements", "omissions", "requests")),
         )
     console = Console()
     console.print(table)
+    for row in rows:
+        if row.get("reason"):
+            console.print(f"{row['endpoint']} is asked last until {row['aside_until']}: {row['reason']}", markup=False)
+        if not row["configured"]:
+            console.print(f"{row['endpoint']} is not named by environment or flags here", markup=False)
 
 
-def _text(value: object, unit: str = "") -> str:
-    return "-" if value is None else f"{value}{unit}"
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

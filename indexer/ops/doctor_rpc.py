@@ -111,7 +111,10 @@ class EndpointDoctor:
         if heads.safe and heads.finalized and heads.finalized.number > heads.safe.number:
             self.found.fix("tags", "finalized is above safe", "Use another endpoint")
         believed = heads.finalized is not None and heads.finalized.number < latest
-        self.final = heads.finalized if believed else await self.reader.header(max(0, latest - depth))
+        if believed:
+            self.final = heads.finalized
+        elif latest > depth:
+            self.final = await self.reader.header(latest - depth)
 
     async def _pace(self, heads: Heads) -> None:
         latest = heads.latest
