@@ -111,3 +111,7 @@ class Worker:
 
 class Done(NamedTuple):
     """The segment is ingested."""
+
+
+class Beat(NamedTuple):
+    """The worker is at work: its event loop turns."""
