@@ -144,7 +144,7 @@ async def _connections(conn: Connection, found: Findings, _: Deployment) -> None
     assert limits is not None
     free = min(limit - used for limit, used in zip(limits[:3], limits[3:], strict=True) if limit >= 0)
     if free < CONNECTIONS:
-        found.fix("connections", f"{free} are free; a catch-up takes four, each worker one more",
+        found.fix("connections", f"{free} are free; a catch-up takes five, each worker one more",
                   "Raise max_connections, or the CONNECTION LIMIT of the role or the database")  # fmt: skip
     else:
         found.good("connections", f"{free} are free")
