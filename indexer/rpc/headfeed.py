@@ -80,7 +80,9 @@ class HeadFeed:
         """Tells what polling saw, so that a mute socket is noticed."""
         if number > self._head:
             self._head, self._moved_at = number, self.clock()
-            if self._connected and self._unannounced is None and (self._spoke_at or -1.0) < self._moved_at:
+            # What it said shortly before was this head: on a chain of slow blocks the next word is far away.
+            silent = self._spoke_at is None or self._moved_at - self._spoke_at > self.mute_after
+            if self._connected and self._unannounced is None and silent:
                 self._unannounced = self._moved_at
 
     @property

@@ -28,6 +28,7 @@ from indexer.rpc.transport import Endpoint
 T = TypeVar("T")
 log = structlog.get_logger()
 CHECK_EVERY = 60.0  # seconds between questions for the chain id
+FUTURE = 60.0  # seconds that a head may be ahead of this machine's clock
 CHECK_AGAIN = 5.0  # the same where each answer comes over a new connection
 _BLAMED: dict[Reason, str] = {"contradicting": "disagreements", "omitting": "omissions", "wrong chain": "disagreements"}
 
@@ -185,7 +186,9 @@ class Pool:
         """A head that an endpoint showed: one that is behind what others showed lately lags."""
         now, score = self.clock(), self._by_name[name].endpoint.score
         others = (r.endpoint.score for r in self.readers if r.name != name)
-        best = max((s.head for s in others if s.head and now - s.head_at < FRESH), default=None)
+        # One from the future is no measure for the others: whoever claims it would be asked first.
+        fresh = (s.head for s in others if s.head and now - s.head_at < FRESH)
+        best = max((h for h in fresh if h.timestamp < time.time() + FUTURE), default=None)
         if score.saw(head, now, best):
             assert best is not None
             behind = f"at block {head.number}, another endpoint at {best.number}"

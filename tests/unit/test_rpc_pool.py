@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
-from indexer.chain.types import Anchor
+from indexer.chain.types import Anchor, Header
 from indexer.errors import EndpointUnreachable, Inconsistent, RangeTooLarge, RpcRefused, Transient, WrongChain
 from indexer.rpc import transport
 from indexer.rpc.pool import CHECK_EVERY, Pool, names
@@ -239,6 +240,14 @@ async def test_one_that_lags_is_asked_last_until_it_has_caught_up() -> None:
         nodes[0].length += 39
         pool.saw(nodes[0].url, (await pool.readers[0].heads()).latest)
         assert score.state(clock.now) == "well"
+
+
+async def test_a_head_from_the_future_does_not_make_the_others_lag() -> None:
+    async with timed(1729, 1729) as (pool, nodes, clock):
+        future = int(time.time()) + 10_000
+        pool.saw(nodes[1].url, Header(2**60, bytes(32), bytes(32), future))
+        pool.saw(nodes[0].url, Header(100, bytes(32), bytes(32), future - 9_990))
+        assert pool.readers[0].endpoint.score.state(clock.now) == "well"
 
 
 async def test_a_node_that_lacks_history_is_set_aside_for_what_needs_it_only() -> None:
