@@ -70,6 +70,11 @@ class Bulk:
         """Since when ingesting waits for the projection, monotonic seconds; None while it does not."""
         return self._source.full_since if self._source else None
 
+    @property
+    def heard_at(self) -> float:
+        """The last sign of life from workers elsewhere, monotonic seconds."""
+        return self.hands.heard_at
+
     async def build_indexes(self, conn: Connection, token: int, tell: Callable[[str, int], None]) -> bool:
         """Builds what an initial load put off; whether there was any. Ends early when another asks for the lease."""
         if not await deferred.pending(conn):

@@ -34,7 +34,10 @@ class Keeper:
         """Until it is cancelled."""
         kept = 0.0
         while True:
-            await self._sentinel.turn()
+            try:
+                await self._sentinel.turn()
+            except Exception as error:  # one round less is better than none from now on
+                log.error("sentinel_failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
             if time.monotonic() - kept >= KEEP_EVERY:
                 kept = time.monotonic()
                 await self.keep()

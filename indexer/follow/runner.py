@@ -86,8 +86,8 @@ class Runner:
         """Sees that this process gets on."""
         watch = Watch(self.deployment.rpc_timeout, self.deployment.poll_interval)
         return Watchdog(
-            watch, self.progress, self.pool, feed, partial(connect, self.url), lambda: self._open,
-            lambda: self.stepping_since, lambda: self.engine.bulk.full_since, self.begin_again,
+            watch, self.progress, self.pool, self.engine.bulk, feed, partial(connect, self.url),
+            lambda: self._open, lambda: self.stepping_since, self.begin_again,
         )  # fmt: skip
 
     def begin_again(self, why: str) -> None:

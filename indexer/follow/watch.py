@@ -25,17 +25,19 @@ STILL = 30.0  # seconds without a new head, at least, before it is said to stand
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """`name` for metrics, `detail` for people; `subject`: which endpoint."""
+    """`name` for metrics, `detail` for people; `subject`: which endpoint; `seconds` without progress."""
 
     name: Name
     detail: str
     subject: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Signs:
     """Times in monotonic seconds. `began`: when the step under way did, None between steps; `active`: the last answer,
-    end of a statement or commit; `request`: endpoint, method and sending of the oldest one unanswered; `statement`: the
+    end of a statement, commit or word of a worker; `request`: endpoint, method and sending of the oldest one without an
+    answer, whatever else goes on; `statement`: the
     longest under way, `server`: what the server said it does with it (working, lock: who, silent, or not asked);
     `full`: since when ingesting waits for room; `mute`: whose socket is; `head` as seen last, and `looked`: when."""
 
@@ -116,15 +118,17 @@ class Watch:
         """The one thing that keeps a step from going on."""
         if s.statement is not None:
             return self._statement(s.statement[0], s.now - s.statement[1], s.server)
-        if s.began is None or s.now - max(s.began, s.active) <= self.limit:
+        if s.began is None:
             return None
-        waited = s.now - max(s.began, s.active)
-        if s.full is not None:
-            return Stuck("queue", f"ingesting has waited {s.now - s.full:.0f} s for the projection")
-        if s.request is not None:
+        if s.request is not None and s.now - s.request[2] > self.limit:
             endpoint, method, sent = s.request
             return Stuck("poll", f"{endpoint} has not answered {method} for {s.now - sent:.0f} s", endpoint)
-        return Stuck("step", f"nothing came of the step under way for {waited:.0f} s")
+        waited = s.now - max(s.began, s.active)
+        if waited <= self.limit:
+            return None
+        if s.full is not None:
+            return Stuck("queue", f"ingesting has waited {s.now - s.full:.0f} s for the projection", seconds=waited)
+        return Stuck("step", f"nothing came of the step under way for {waited:.0f} s", seconds=waited)
 
     def _statement(self, text: str, seconds: float, server: str) -> Stuck | None:
         what = " ".join(text.split())[:60]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
 
@@ -36,6 +37,7 @@ class Crew:
         self._numbers: dict[int, Report] = {}  # the newest report of each process
         self._first_answer = asyncio.Event()
         self._begun = False
+        self.heard_at = 0.0
 
     async def start(self) -> None:
         """Starts the processes; they get ready by themselves."""
@@ -87,6 +89,7 @@ class Crew:
             except TimeoutError:
                 log.warning("worker_silent", pid=process.pid, seconds=SILENT)
                 return None
+            self.heard_at = time.monotonic()
             match message:
                 case Report():
                     self._sizes, self._numbers[process.pid] = message.sizes, message

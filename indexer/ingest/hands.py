@@ -21,9 +21,12 @@ Tell = Callable[[Ingested | Report], Awaitable[None]]
 
 
 class Hands(Protocol):
-    """`width`: tasks that can be done at once."""
+    """`width`: tasks that can be done at once; `heard_at`: the last sign of life from elsewhere, monotonic seconds."""
 
     width: int
+
+    @property
+    def heard_at(self) -> float: ...
 
     async def ingest(self, segment: Segment, tell: Tell) -> None:
         """Ingests what coverage lacks of a segment. Raises what `Ingestor.ingest` raises, WrongChain and
@@ -36,6 +39,7 @@ class Own:
     """This process: what it ingests need not be read again to be projected."""
 
     width = 1
+    heard_at = 0.0  # nobody is elsewhere
 
     def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]], stamps: Stamps) -> None:
         self.pool, self._connect, self._stamps = pool, connect, stamps

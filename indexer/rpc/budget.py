@@ -24,6 +24,7 @@ class Budgets:
     ) -> None:  # fmt: skip
         self.caps, self._clock = dict(caps or {}), clock
         self.spent: Counter[Purpose] = Counter()
+        self.held_until = 0.0  # until when a budget keeps somebody waiting
         self.waited: dict[Purpose, float] = dict.fromkeys(self.caps, 0.0)  # seconds
         self._buckets = {on: Bucket(rps, max(1.0, rps * BURST)) for on, rps in self.caps.items()}
         self._gates = {on: asyncio.Lock() for on in self.caps}
@@ -35,7 +36,8 @@ class Budgets:
         if bucket is not None:
             async with self._gates[on]:
                 came = self._clock()
-                while (wait := bucket.wait(self._clock())) > 0:  # noqa: ASYNC110 - a token comes with time alone
+                while (wait := bucket.wait(self._clock())) > 0:
+                    self.held_until = self._clock() + wait
                     await asyncio.sleep(wait)
                 bucket.take(self._clock())
                 self.waited[on] += self._clock() - came

@@ -115,8 +115,7 @@ class Pool:
     async def _check(self, reader: Reader) -> None:
         """Raises WrongChain and RpcError."""
         self._checked.pop(reader, None)
-        with spending("probe"):
-            found = await reader.chain_id()
+        found = await reader.chain_id()
         self.found_chain(reader, found)
         if found != self.chain_id:
             raise WrongChain(

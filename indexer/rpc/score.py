@@ -45,7 +45,6 @@ class Score:
 
     head: Header | None = None
     head_at: float = float("-inf")
-    answered_at: float = 0.0
     lag: int | None = None
     chain_id: int | None = None
     latency: float | None = None
@@ -61,7 +60,6 @@ class Score:
     def answered(self, now: float, seconds: float) -> None:
         self._weigh(now)
         self._good += 1
-        self.answered_at = now
         self.counts["requests"] += 1
         self.latency = seconds if self.latency is None else 0.9 * self.latency + 0.1 * seconds
 

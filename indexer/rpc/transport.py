@@ -33,6 +33,7 @@ from indexer.rpc.batches import BatchControl
 from indexer.rpc.body import parsed
 from indexer.rpc.budget import Budgets, Turns
 from indexer.rpc.classify import classify
+from indexer.rpc.purpose import purpose
 from indexer.rpc.score import Score
 from indexer.rpc.throttle import Bucket, Quiet
 
@@ -119,7 +120,8 @@ class Endpoint:
         self._quiet = Quiet()
         self.score = Score()
         self.connections = 0  # opened so far; behind a new one may be another machine
-        self.under_way: dict[int, tuple[str, float]] = {}  # first id -> method and monotonic time, of what was sent
+        self.under_way: dict[int, tuple[str, float]] = {}  # first id -> method and monotonic time, but for probes
+        self.served_at = self.held_until = 0.0  # when it answered last, but for probes; until when a cap holds us
 
     async def close(self) -> None:
         if self._session is not None:
@@ -206,6 +208,7 @@ class Endpoint:
                 wait = max(quiet, self._bucket.wait(now) if self._bucket else 0.0)
                 if wait <= 0:
                     break
+                self.held_until = now + wait
                 await asyncio.sleep(wait)
             if self._bucket:
                 self._bucket.take(now)
@@ -218,7 +221,9 @@ class Endpoint:
         patience.queued += sent - came
         first = self._next_id
         self._next_id += len(calls)
-        self.under_way[first] = calls[0][0], sent
+        asked = purpose() != "probe"
+        if asked:
+            self.under_way[first] = calls[0][0], sent
         try:
             results = await self._ask(calls, single, first)
         except RpcError as error:
@@ -232,9 +237,10 @@ class Endpoint:
                 self.score.answered(now, now - sent)
             raise
         finally:
-            del self.under_way[first]
+            self.under_way.pop(first, None)
         self._quiet.answered(sent)
         self.score.answered(now := time.monotonic(), now - sent)
+        self.served_at = now if asked else self.served_at
         return results
 
     async def _ask(self, calls: Sequence[Call], single: bool, first: int) -> Results:

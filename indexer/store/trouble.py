@@ -47,19 +47,20 @@ _PASSES = (
 )  # fmt: skip
 
 
-def _cause(error: BaseException) -> BaseException:
+def cause(error: BaseException) -> BaseException:
+    """What kept a connection from being made; the error itself where there was one."""
     return error.__cause__ if isinstance(error, DatabaseUnreachable) and error.__cause__ else error
 
 
 def name_of(error: BaseException) -> str:
     """ "the database: ..."; what stands before the colon never changes, for metrics."""
-    cause = _cause(error)
+    found = cause(error)
     for types, name in _NAMES:
-        if isinstance(cause, types):
+        if isinstance(found, types):
             return f"the database: {name}"
-    return f"the database: {type(cause).__name__}"
+    return f"the database: {type(found).__name__}"
 
 
 def passes(error: BaseException) -> bool:
     """Whether a program that is only just starting should wait, rather than end with an error."""
-    return isinstance(_cause(error), _PASSES)
+    return isinstance(cause(error), _PASSES)

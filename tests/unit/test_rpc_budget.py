@@ -119,5 +119,5 @@ async def test_proofs_within_their_budget_never_starve_the_head() -> None:
             task.cancel()
         await asyncio.gather(*proving, return_exceptions=True)
         assert len(between) <= 6  # first come, first served would be twenty
-        assert pool.budgets.spent["attest"] > 0 < pool.budgets.spent["probe"]
+        assert pool.budgets.spent["attest"] > 0
         await pool.close()

@@ -76,11 +76,17 @@ def test_a_chain_of_slow_or_uneven_blocks_is_waited_for_as_long_as_it_takes() ->
 def test_what_goes_on_is_not_stuck() -> None:
     watch = Watch()
     moving(watch, 0.25)
-    busy = Signs(0, BEGAN, BEGAN, request=(URL, "eth_getLogs", BEGAN))
-    assert first_found(watch, lambda now: replace(busy, now=now, active=now - 5)) is None
+    busy = Signs(0, BEGAN)
+    one = lambda now: (URL, "eth_getLogs", now - 10)  # noqa: E731
+    assert first_found(watch, lambda now: replace(busy, now=now, active=now - 5, request=one(now))) is None
     assert first_found(watch, lambda now: Signs(now, None, BEGAN), 29) is None  # between looks
     long = {"server": "working on what takes its time", "statement": ("CREATE INDEX", BEGAN)}
     assert first_found(watch, lambda now: Signs(now, BEGAN, **long)) is None  # type: ignore[arg-type]
+
+
+def test_one_request_without_an_answer_is_named_though_others_are_answered() -> None:
+    found = first_found(Watch(), lambda now: Signs(now, BEGAN, now, request=(URL, "eth_getLogs", BEGAN)))
+    assert found is not None and found[0] == "poll" and found[1] < 60
 
 
 def test_a_statement_that_the_server_works_on_is_slow_after_a_while() -> None:
