@@ -77,8 +77,8 @@ def test_what_goes_on_is_not_stuck() -> None:
     watch = Watch()
     moving(watch, 0.25)
     busy = Signs(0, BEGAN)
-    one = lambda now: (URL, "eth_getLogs", now - 10)  # noqa: E731
-    assert first_found(watch, lambda now: replace(busy, now=now, active=now - 5, request=one(now))) is None
+    going: Sign = lambda now: replace(busy, now=now, active=now - 5, request=(URL, "eth_getLogs", now - 10))  # noqa: E731
+    assert first_found(watch, going) is None
     assert first_found(watch, lambda now: Signs(now, None, BEGAN), 29) is None  # between looks
     long = {"server": "working on what takes its time", "statement": ("CREATE INDEX", BEGAN)}
     assert first_found(watch, lambda now: Signs(now, BEGAN, **long)) is None  # type: ignore[arg-type]
