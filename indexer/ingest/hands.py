@@ -14,6 +14,7 @@ from indexer.rpc.purpose import spending
 from indexer.store.database import Connection, close
 
 MOST_BLOCKS = 100_000  # of one task
+MOST_TASKS = 100_000  # whatever height a node claims
 TASKS_EACH = 8  # tasks of a worker, when there are not many blocks: the last ones should end together
 
 # Told of each commit: of one's own with its logs, of others' in numbers.
@@ -61,7 +62,7 @@ def tasks(segments: Sequence[Segment], width: int, unit: int) -> list[Segment]:
     if width == 1:
         return list(segments)
     total = sum(s.last - s.first + 1 for s in segments)
-    size = min(MOST_BLOCKS, -(-total // (width * TASKS_EACH)))
+    size = max(min(MOST_BLOCKS, -(-total // (width * TASKS_EACH))), -(-total // MOST_TASKS))
     size = -(-size // unit) * unit
     return [
         s._replace(first=at, last=min(at + size - 1, s.last))

@@ -49,7 +49,7 @@ def header(result: Any, number: int | None = None) -> Header:
     """A header from a block object. Raises Transient; Inconsistent when it is not block `number`."""
     if not isinstance(result, dict):
         raise Transient(f"a block is missing or no object: {result!r:.80}")
-    found = quantity(result.get("number"), "block number")
+    found = quantity(result.get("number"), "block number", 2**63 // LOGS_PER_BLOCK)  # unique_id is a bigint
     if number is not None and found != number:
         raise Inconsistent(f"asked for block {number}, got block {found}")
     bloom = result.get("logsBloom")

@@ -62,8 +62,7 @@ async def test_s13_what_a_replacement_waits_for_comes_from_an_endpoint_that_was_
 # -- S18
 
 
-@pytest.mark.parametrize("final", [True, False], ids=["final", "at the head"])
-@pytest.mark.parametrize("refusal", ["by words", "by the size of the answer"])
+@pytest.mark.parametrize(("refusal", "final"), [("by words", True), ("by the size of the answer", False)])
 async def test_s18_one_block_over_every_limit(
     refusal: str, final: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,8 @@ PURE = [
     "indexer.chain", "indexer.projections", "indexer.ingest.planner", "indexer.ingest.units", "indexer.decode.events",
     "indexer.follow.machine", "indexer.follow.relation", "indexer.follow.progress", "indexer.rpc.classify",
     "indexer.rpc.ranges", "indexer.rpc.hints", "indexer.rpc.batches", "indexer.rpc.throttle", "indexer.rpc.receipts",
-    "indexer.rpc.wire", "indexer.rpc.score", "indexer.rpc.purpose", "indexer.rpc.body", "indexer.store.copytext",
+    "indexer.rpc.wire", "indexer.rpc.score", "indexer.rpc.purpose", "indexer.rpc.body", "indexer.follow.watch",
+    "indexer.store.copytext",
 ]  # fmt: skip
 # indexer.decode.registry reads the shipped ABI files; the rest of what it does is pure.
 FORBIDDEN = (

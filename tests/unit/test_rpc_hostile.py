@@ -8,6 +8,7 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 
 from indexer.chain.types import Header
 from indexer.errors import RateLimited, RpcError, RpcRefused, Transient
+from indexer.ingest.hands import tasks
+from indexer.ingest.planner import Segment
 from indexer.rpc import hints, throttle, transport
 from indexer.rpc.body import SMALL, parsed
 from indexer.rpc.classify import classify
@@ -331,6 +334,21 @@ async def test_a_redirect_is_not_followed_to_another_host() -> None:
                 await endpoint.call("eth_chainId", [])
             assert not reached and "SECRET" not in str(told.value)
             await endpoint.close()
+
+
+@pytest.mark.parametrize("width", [2, 8])
+def test_a_head_of_any_height_makes_no_endless_list_of_tasks(width: int) -> None:
+    parts = tasks([Segment(0, 2**62, (ADDRESS,))], width, 2000)
+    assert len(parts) <= 100_001 and parts[-1].last == 2**62
+    assert all(a.last + 1 == b.first for a, b in pairwise(parts))
+
+
+def test_a_block_that_has_no_room_in_a_unique_id_is_refused() -> None:
+    header = VIEW.do_eth_getBlockByNumber("0x2") | {"number": hex(2**62)}
+    error = asked("heads", lambda sent: orjson.dumps([
+        {"jsonrpc": "2.0", "id": call["id"], "result": header} for call in orjson.loads(sent)
+    ]))  # fmt: skip
+    assert isinstance(error, RpcError) and "block number is too large" in str(error)
 
 
 # -- words
