@@ -63,6 +63,9 @@ async def _endpoints(deployment: Deployment, url: str, named: list[str]) -> list
             row |= {"aside_until": None, "reason": None, "state": "unknown"}
         times = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()}
         rows.append(times | {"configured": row["endpoint"] in named})
+    best = max((row["head"] for row in rows if row["head"] is not None), default=0)
+    for row in rows:  # one that answers no more lags ever further
+        row["lag_blocks"] = None if row["head"] is None else best - row["head"]
     return rows + [
         {"endpoint": name, "kind": "ws" if name.startswith("ws") else "http", "state": "never asked",
          "configured": True}
@@ -74,8 +77,8 @@ def _show(rows: list[dict[str, Any]]) -> None:
     if not rows:
         click.echo("no endpoint was asked yet, and none is named by environment or flags")
         return
-    table = Table("endpoint", "state", "head", "lag", "ms", "errors", "denied", "left out", "asked")
-    for column in table.columns[:2]:
+    table = Table("endpoint", "state", "head", "lag", "ms", "errors", "denied", "omitted", "asked", box=None)
+    for column in table.columns:
         column.no_wrap = True
     for row in rows:
         table.add_row(

@@ -46,7 +46,7 @@ class Endpoints(Collector):
         )
         head = GaugeMetricFamily("reya_indexer_endpoint_head", "Newest block it showed", labels=["endpoint"])
         lag = GaugeMetricFamily(
-            "reya_indexer_endpoint_lag_blocks", "Blocks behind the best of the others", labels=["endpoint"]
+            "reya_indexer_endpoint_lag_blocks", "Blocks behind the best of all", labels=["endpoint"]
         )
         errors = GaugeMetricFamily(
             "reya_indexer_endpoint_error_rate", "Share of requests that failed lately, 0 to 1", labels=["endpoint"]
@@ -54,6 +54,7 @@ class Endpoints(Collector):
         latency = GaugeMetricFamily(
             "reya_indexer_endpoint_latency_seconds", "Time of an answer, smoothed", labels=["endpoint"]
         )
+        best = max((score.head.number for score in scores.values() if score.head), default=0)
         for endpoint, score in scores.items():
             held = score.aside if score.aside and now < score.aside.until else None
             well.add_metric([endpoint], int(held is None))
@@ -61,8 +62,7 @@ class Endpoints(Collector):
                 aside.add_metric([endpoint, held.reason], held.until - now)
             if score.head:
                 head.add_metric([endpoint], score.head.number)
-            if score.lag is not None:
-                lag.add_metric([endpoint], score.lag)
+                lag.add_metric([endpoint], best - score.head.number)  # one that answers no more lags ever further
             errors.add_metric([endpoint], score.error_rate(now))
             if score.latency is not None:
                 latency.add_metric([endpoint], score.latency)
