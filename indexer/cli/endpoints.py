@@ -77,7 +77,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     if not rows:
         click.echo("no endpoint was asked yet, and none is named by environment or flags")
         return
-    table = Table("endpoint", "state", "head", "lag", "ms", "errors", "denied", "omitted", "asked", box=None)
+    table = Table("endpoint", "state", "head", "lag", "ms", "errors", "denied", "omitted", box=None)
     for column in table.columns:
         column.no_wrap = True
     for row in rows:
@@ -88,7 +88,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
             _text(row.get("lag_blocks")),
             _text(row.get("latency_ms")),
             f"{row['error_permille'] / 10:.1f}%" if "error_permille" in row else "-",
-            *(_text(row.get(name)) for name in ("disagreements", "omissions", "requests")),
+            *(_text(row.get(name)) for name in ("disagreements", "omissions")),
         )
     console = Console()
     console.print(table)
