@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from indexer.decode.abi import EventAbi, load_abi
 from indexer.errors import ConfigError
 from indexer.resources import data_dir
+from indexer.rpc.purpose import PURPOSES, Purpose
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -63,7 +64,10 @@ class Attest:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One deployment. `finality_depth` and `max_blocks` in blocks, `poll_interval` in seconds."""
+    """One deployment. `finality_depth` and `max_blocks` in blocks, `poll_interval` and `rpc_timeout` in seconds.
+
+    `rps`: the most requests a second to each endpoint; `budgets`: the most for each purpose, to all of them together.
+    """
 
     path: Path
     name: str
@@ -76,6 +80,9 @@ class Deployment:
     contracts: tuple[Contract, ...]
     tokens: tuple[Token, ...]
     attest: Attest = Attest()
+    rpc_timeout: float = 20.0
+    rps: float | None = None
+    budgets: tuple[tuple[Purpose, float], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -160,12 +167,14 @@ class _Reader:
 
     def deployment(self) -> Deployment:
         top = self.raw
-        self._only(top, "", {"name", "chain_id", "env_prefix", "start_block", "finality", "polling", "ranges"}
-                   | {"attest", "contract", "token"})  # fmt: skip
+        self._only(top, "", {"name", "chain_id", "env_prefix", "start_block", "finality", "polling", "ranges", "rpc"}
+                   | {"attest", "budget", "contract", "token"})  # fmt: skip
         finality = self._table(top, "finality", {"depth"})
         polling = self._table(top, "polling", {"interval"})
         ranges = self._table(top, "ranges", {"max_blocks"})
         attest = self._table(top, "attest", {"enabled", "rps", "recent_blocks"})
+        rpc = self._table(top, "rpc", {"timeout", "rps"})
+        budget = self._table(top, "budget", set(PURPOSES))
         contracts = tuple(self._contract(i, entry) for i, entry in enumerate(self._list(top, "contract", True)))
         self._no_twins(contracts)
         return Deployment(
@@ -184,6 +193,9 @@ class _Reader:
                 self._rate(attest, "attest.", "rps", 4.0),
                 self._int(attest, "attest.", "recent_blocks", 0, 2**53, 1_000_000),
             ),
+            rpc_timeout=self._seconds(rpc, "rpc.", "timeout", 20.0),
+            rps=self._rate(rpc, "rpc.", "rps") if "rps" in rpc else None,
+            budgets=tuple((on, self._rate(budget, "budget.", on)) for on in PURPOSES if on in budget),
         )
 
     def _contract(self, i: int, entry: dict[str, object]) -> Contract:
@@ -289,10 +301,10 @@ class _Reader:
             raise self.fail(at + key, f"{value!r} is not a whole number from {low} to {high}", "Correct the value")
         return value
 
-    def _rate(self, table: dict[str, object], at: str, key: str, default: float) -> float:
+    def _rate(self, table: dict[str, object], at: str, key: str, default: float | None = None) -> float:
         value = table.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0.01 <= value <= 10_000:
-            raise self.fail(at + key, f"{value!r} is not a rate from 0.01 to 10000 a second", "Correct the value")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0.01 <= value <= 1e6:
+            raise self.fail(at + key, f"{value!r} is not a rate from 0.01 to 1000000 a second", "Correct the value")
         return float(value)
 
     def _seconds(self, table: dict[str, object], at: str, key: str, default: float) -> float:

@@ -122,10 +122,17 @@ class LeaseLost(Halting):
     exit_code = 75
 
 
+def printable(text: str) -> str:
+    """Text of others for terminals, log lines and the database: what is no visible character becomes U+FFFD. An escape
+    sequence would write over other lines, a zero byte is refused by PostgreSQL."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 class RpcError(IndexerError):
     """An endpoint's failure. `endpoint` is its display name, without secrets."""
 
     def __init__(self, message: str, endpoint: str = "", remedy: str = "") -> None:
+        message = printable(message)
         super().__init__(f"{endpoint}: {message}" if endpoint else message, remedy)
         self.endpoint = endpoint
 

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-import asyncpg
 import structlog
 
 from indexer.attest.attestor import Attestor, Result
@@ -18,12 +17,15 @@ from indexer.attest.crosscheck import OneEndpoint
 from indexer.attest.gauges import STARTING, Gauges
 from indexer.attest.work import Work
 from indexer.config import Deployment
-from indexer.errors import DatabaseUnreachable, IndexerError
+from indexer.errors import IndexerError
 from indexer.follow.progress import Progress
 from indexer.ingest.planner import Segment, Span
 from indexer.rpc.pool import Pool
-from indexer.store.database import CONNECTION_ERRORS, Connection, close
+from indexer.rpc.purpose import spending
+from indexer.store.blame import Blame
+from indexer.store.database import Connection, close
 from indexer.store.standing import Standing, binding, load
+from indexer.store.trouble import DATABASE_TROUBLE
 
 MOST_LAG = 20  # blocks between head and projected from which on the head needs everything: five seconds
 WORTH_A_PIECE = 100  # final blocks that are proven at once
@@ -32,21 +34,23 @@ LOOK_EVERY = 2.0  # seconds between looks when there is nothing to do
 TRY_AGAIN, SELDOM = 600.0, 21_600.0  # seconds until what could not be attested is tried again; doubled each time
 MOST_FRUITLESS = 3  # pieces in a row
 LONGEST_PAUSE = 60.0  # seconds, while there is trouble
-_OF_DATABASE: tuple[type[Exception], ...] = (DatabaseUnreachable, asyncpg.PostgresError, *CONNECTION_ERRORS)
 
 log = structlog.get_logger()
 
 
 class Auditor:
-    """`connect` opens its own connection, `pool` holds endpoints of its own; `progress` is the daemon's.
+    """`connect` opens its own connection, `pool` holds endpoints of its own; `progress` is the daemon's, who is told
+    whom the auditor `blamed`.
 
     It works while this process is the projector: of several daemons one audits.
     """
 
     def __init__(
-        self, deployment: Deployment, pool: Pool, progress: Progress, connect: Callable[[], Awaitable[Connection]]
-    ) -> None:
+        self, deployment: Deployment, pool: Pool, progress: Progress, connect: Callable[[], Awaitable[Connection]],
+        blamed: Callable[[Blame], None] = lambda blame: None,
+    ) -> None:  # fmt: skip
         self.deployment, self.pool, self.progress, self._connect = deployment, pool, progress, connect
+        self._blamed = blamed
         self.gauges: Gauges = progress.attest
         self.gauges.state = STARTING
         self._conn: Connection | None = None
@@ -62,9 +66,10 @@ class Auditor:
     async def run(self) -> None:
         """Until it is cancelled."""
         try:
-            while True:
-                if not await self.turn():
-                    await asyncio.sleep(min(LOOK_EVERY * 2**self._troubles, LONGEST_PAUSE))
+            with spending("attest"):
+                while True:
+                    if not await self.turn():
+                        await asyncio.sleep(min(LOOK_EVERY * 2**self._troubles, LONGEST_PAUSE))
         finally:
             await self.close()
 
@@ -83,7 +88,7 @@ class Auditor:
             worked = await self._turn()
             self._troubles = 0
             return worked
-        except _OF_DATABASE as error:
+        except DATABASE_TROUBLE as error:
             self._trouble(error)
             await self.close()
         except IndexerError as error:
@@ -181,7 +186,9 @@ class Auditor:
         g.blocks[work.grade] += sum(s.last - s.first + 1 for s in result.attested)
         g.healed += len(result.healed)
         g.unprovable += sum(s.last - s.first + 1 for s in result.kept)
-        g.blamed.update(blame.endpoint for blame in result.blamed)
+        for blame in result.blamed:
+            g.blamed[blame.endpoint] += 1
+            self._blamed(blame)
         g.requests = self.pool.requests
         log.debug("attested", grade=work.grade, first=result.first, last=result.last, logs=result.logs)
 

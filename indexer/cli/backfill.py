@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import click
 import structlog
 
 from indexer import config, logging
+from indexer.background import beside
 from indexer.chain.finality import Finality
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
 from indexer.cli.display import backfill_shown, on_terminal
@@ -122,7 +124,18 @@ def backfill_command(
     deployment = config.load(chain)
     urls = rpc_endpoints(deployment, rpc_urls)
     options = _Options(
-        deployment, urls, first, last, workers, rps, ingest_only, defer, scheduler, data_dir, pg_bin, log_format
+        deployment,
+        urls,
+        first,
+        last,
+        workers,
+        rps or deployment.rps,
+        ingest_only,
+        defer,
+        scheduler,
+        data_dir,
+        pg_bin,
+        log_format,
     )
     if dry_run:
         planned = asyncio.run(_planned(options))
@@ -175,7 +188,6 @@ async def _backfill(options: _Options) -> dict[str, Any] | None:
         if crew is not None:
             stack.push_async_callback(crew.close)
             await crew.start()
-        await asyncio.to_thread(prepare_schema, url)
         runner = Runner(
             options.deployment, url, pool, progress, first=options.first, last=last, hands=crew,
             ingest_only=options.ingest_only,
@@ -183,7 +195,11 @@ async def _backfill(options: _Options) -> dict[str, Any] | None:
         )  # fmt: skip
         stack.push_async_callback(runner.close)
         end_on_signals(runner.stop)
+        await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
         await runner.open()
+        if runner.conn is None:  # told to end while it waited for a database or an endpoint
+            return None
+        await stack.enter_async_context(beside(runner.watchdog(None).run()))
         async with backfill_shown(progress, lambda: crew.traffic(pool) if crew else pool.traffic(), last):
             standing = await runner.backfill()
         if not runner.finished(standing):
@@ -209,9 +225,11 @@ def _width(options: _Options, last: int) -> int:
 def _crew(options: _Options, url: str, share: float | None, width: int) -> Crew | Cluster | None:
     """Workers elsewhere than in this process; None where it ingests itself. `share`: requests a second of each."""
     deployment = options.deployment
+    budget = dict(deployment.budgets).get("backfill")
     setup = Setup(
         url, options.urls, deployment.chain_id, deployment.max_blocks, stamps_of(deployment.contracts), share,
         hand_over=options.scheduler is None and not options.ingest_only, log_format=options.log_format,
+        timeout=deployment.rpc_timeout, budget=None if budget is None else budget / max(1, width),
     )  # fmt: skip
     if options.scheduler is not None:
         return Cluster(setup, options.scheduler, width)

@@ -20,6 +20,7 @@ from indexer.cli.session import ending
 from indexer.config import Deployment
 from indexer.errors import Refused
 from indexer.store import recheck
+from indexer.store.database import A_DAY, patient
 from indexer.store.identities import IDENTITIES
 from indexer.store.standing import binding, load
 from indexer.store.steps import Writer
@@ -73,6 +74,7 @@ async def _check(
             raise Refused("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not on_terminal()))
         await conn.execute("SET statement_timeout = 0")
+        stack.enter_context(patient(conn, A_DAY))
         async with conn.transaction(isolation="repeatable_read", readonly=True):
             standing = await load(conn, [c.address for c in deployment.contracts])
             if not writer.projectable(standing):

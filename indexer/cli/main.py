@@ -18,6 +18,8 @@ _COMMANDS = {
     "verify": "indexer.cli.verify:verify_command",
     "check": "indexer.cli.check:check_command",
     "status": "indexer.cli.status:status_command",
+    "endpoints": "indexer.cli.endpoints:endpoints_command",
+    "doctor": "indexer.cli.doctor:doctor_command",
     "reorg": "indexer.cli.reorg:reorg_group",
     "decode": "indexer.cli.decode:decode_command",
     "migrate": "indexer.cli.migrate:migrate_command",
@@ -37,8 +39,9 @@ Exit codes:
   14 another deployment's        23 migrate --adopt: tables that do not fit
   15 schema newer than program   30 verify, reorg verify: differences found
   33 check: drift found          31 reorg recover, verify: refused
-  70 fork below finalized        32 reorg, verify: no endpoint serves it
-  75 another process projects    34 verify: a part keeps its grade"""
+  36 doctor: something to fix    32 reorg, verify: no endpoint serves it
+  70 fork below finalized        34 verify: a part keeps its grade
+  75 another process projects"""
 
 
 class _Commands(click.Group):

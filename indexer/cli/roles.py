@@ -17,12 +17,12 @@ from indexer.cli.options import chain_option, json_option
 from indexer.errors import IndexerError
 from indexer.pg.server import database_name
 from indexer.store import roles as store
-from indexer.store.database import connection
+from indexer.store.database import A_DAY, connection
 
 _PREFIX = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,55}")
 _SECRET = re.compile(r"PASSWORD '[^']*'")
 # A daemon's step holds its tables for seconds; what takes longer is told, not waited for.
-_SESSION = {"lock_timeout": "30s", "statement_timeout": "0"}
+_SESSION = {"lock_timeout": "30s", "statement_timeout": "0"}  # it may rewrite rights of many tables
 
 
 @click.command(
@@ -80,7 +80,7 @@ def _password(duty: str) -> str | None:
 
 
 async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_run: bool) -> list[str]:
-    async with connection(url, **_SESSION) as conn:
+    async with connection(url, patience=A_DAY, **_SESSION) as conn:
         try:
             async with conn.transaction():
                 statements = await store.setup(conn, roles, verifiers)

@@ -19,11 +19,13 @@ from indexer.cli.display import on_terminal, shown
 from indexer.cli.options import chain_option, log_format_option, rpc_option, verbose_option, ws_option
 from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints
 from indexer.config import Deployment
+from indexer.follow.keeper import Keeper
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
 from indexer.ops import http
 from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.pool import Pool
+from indexer.store.blame import Blame
 from indexer.store.database import connect
 
 log = structlog.get_logger()
@@ -85,22 +87,33 @@ async def _run(
             server = await http.serve(*address, progress, pool)
             stack.push_async_callback(server.cleanup)
         url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
-        await asyncio.to_thread(prepare_schema, url)
         runner = Runner(deployment, url, pool, progress)
         stack.push_async_callback(runner.close)
         end_on_signals(runner.stop)
+        await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
         await runner.open()
-        feed = HeadFeed(wakers, deployment.poll_interval)
+        feed = HeadFeed(wakers, deployment.poll_interval, chain_id=deployment.chain_id)
         feed.start()
         stack.push_async_callback(feed.close)
+        keeper = Keeper(pool, feed, partial(connect, url), lambda: runner.engine.anchor)
+        await stack.enter_async_context(beside(runner.watchdog(feed).run()))
+        await stack.enter_async_context(beside(keeper.run()))
         log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)
         if (on_terminal() and progress.head - progress.projected > 50_000) or not on_terminal():
             await stack.enter_async_context(shown(progress, lambda: progress.head))
         if deployment.attest.enabled:
             # Endpoints of its own: its cap is no part of the follower's, and its waits hold nobody up.
-            own = Pool(urls, deployment.chain_id, max_blocks=deployment.max_blocks, rps=deployment.attest.rps)
+            own = Pool(
+                urls, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout,
+                rps=deployment.attest.rps, budgets=pool.budgets,
+            )  # fmt: skip
             stack.push_async_callback(own.close)
-            auditor = Auditor(deployment, own, progress, partial(connect, url))
+
+            def blamed(blame: Blame) -> None:
+                if blame.endpoint in {reader.name for reader in pool.readers}:
+                    pool.set_aside(blame.endpoint, f"{blame.what} in block {blame.block}", "omitting")
+
+            auditor = Auditor(deployment, own, progress, partial(connect, url), blamed)
             await stack.enter_async_context(beside(auditor.run()))
         await runner.follow(feed)
         log.info("ended", projected=progress.projected)

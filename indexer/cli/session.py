@@ -33,8 +33,11 @@ def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ..
 
 @contextlib.asynccontextmanager
 async def open_pool(deployment: Deployment, urls: Sequence[str], rps: float | None = None) -> AsyncIterator[Pool]:
-    """Endpoints whose chain id was checked: before any database is touched."""
-    pool = Pool(urls, deployment.chain_id, max_blocks=deployment.max_blocks, rps=rps)
+    """Endpoints whose chain id was checked: before any database is touched. `rps` instead of the deployment's."""
+    pool = Pool(
+        urls, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout,
+        rps=rps or deployment.rps, budgets=dict(deployment.budgets),
+    )  # fmt: skip
     try:
         await pool.open()
         yield pool

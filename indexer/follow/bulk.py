@@ -23,15 +23,13 @@ from indexer.ingest.units import Unit
 from indexer.ingest.work import Ingested
 from indexer.ingest.worker import Report
 from indexer.store import deferred, lease
-from indexer.store.database import Connection, close
+from indexer.store.database import Connect, Connection, close
 from indexer.store.standing import Standing
 from indexer.store.steps import Done, Writer
 from indexer.store.stream import Stream
 
 WATCH_EVERY = 1.0  # seconds
 DEFER_BLOCKS = 1_000_000  # blocks of an initial load from which on keys and indexes are built at its end
-
-Connect = Callable[[], Awaitable[Connection]]
 
 
 class Bulk:
@@ -47,6 +45,7 @@ class Bulk:
         self.defer_from = defer_from
         self._committed, self._glance = committed, glance
         self.front = -1  # the end of gapless coverage while it runs
+        self._source: Front | None = None
 
     async def run(
         self, conn: Connection, standing: Standing, segments: Sequence[Segment], finalized: int, token: int | None
@@ -58,13 +57,23 @@ class Bulk:
         async with self._opened() as reading, self._opened() as watching:
             projecting = token is not None and self.writer.projectable(standing)
             origin = standing.binding.origin
-            front = Front(reading, standing.coverage, origin, finalized, projecting=projecting)
+            front = self._source = Front(reading, standing.coverage, origin, finalized, projecting=projecting)
             works = [self._ingest(segments, front)]
             if token is not None and projecting:
                 if standing.next_block == origin and finalized - origin + 1 >= self.defer_from:
                     deferred.log.info("indexes_deferred", count=await deferred.defer(conn, token))
                 works.append(Stream(self.writer, conn, reading, standing, token).run(front, self._committed))
             await self._watched(watching, token, together(*works))
+
+    @property
+    def full_since(self) -> float | None:
+        """Since when ingesting waits for the projection, monotonic seconds; None while it does not."""
+        return self._source.full_since if self._source else None
+
+    @property
+    def heard_at(self) -> float:
+        """The last sign of life from workers elsewhere, monotonic seconds."""
+        return self.hands.heard_at
 
     async def build_indexes(self, conn: Connection, token: int, tell: Callable[[str, int], None]) -> bool:
         """Builds what an initial load put off; whether there was any. Ends early when another asks for the lease."""

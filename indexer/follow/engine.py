@@ -18,7 +18,7 @@ from indexer.config import Deployment
 from indexer.decode.stamps import stamps_of
 from indexer.errors import ReorgTooDeep, RpcError
 from indexer.follow import machine, swap
-from indexer.follow.bulk import DEFER_BLOCKS, Bulk, Connect
+from indexer.follow.bulk import DEFER_BLOCKS, Bulk
 from indexer.follow.machine import Mode
 from indexer.follow.progress import STARTING, Progress
 from indexer.follow.tally import Tally
@@ -30,7 +30,7 @@ from indexer.ingest.units import SeamBroken
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import heal, lease
-from indexer.store.database import Connection
+from indexer.store.database import Connect, Connection
 from indexer.store.epoch import EpochMoved
 from indexer.store.rawlogs import HashConflict
 from indexer.store.standing import Standing, anchors_between, load, stored_hash
@@ -97,9 +97,17 @@ class Engine:
             p.wait("")
         if heads.latest.number < p.head:
             p.regressions += 1
+        p.looked_at = p.clock()
+        self.pool.saw(endpoint, heads.latest)
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
         p.safe, p.finalized, p.finality_source = verdict.safe, verdict.finalized, verdict.reason or verdict.source
         return View(heads, verdict, endpoint)
+
+    @property
+    def anchor(self) -> Anchor | None:
+        """A final block as it is stored: the newest that is known here, else the one the database is bound by."""
+        bound = self._standing.binding if self._standing else None
+        return self.upkeep.final or (Anchor(bound.number, bound.hash, 0) if bound else None)
 
     async def cycle(self, conn: Connection) -> bool:
         """Looks at the head and works for a few seconds. False when there is nothing left to do now.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 from indexer.chain.types import Anchor
@@ -29,6 +30,7 @@ class Front:
         self._coverage, self._origin, self._last = {a: list(s) for a, s in coverage.items()}, origin, last
         self._held: dict[int, Stretch] = {}  # by first block
         self._complete = False
+        self.full_since: float | None = None  # monotonic seconds, while ingesting waits for room
         self._changed = asyncio.Condition()
         self.block = min(front(self._coverage, origin), last)
 
@@ -48,7 +50,9 @@ class Front:
             async with self._changed:
                 if unit.first == self.block + 1:
                     # Room is waited for only where the projection makes it: of what it can reach already.
+                    self.full_since = time.monotonic()
                     await self._changed.wait_for(lambda: self._logs(self.block) < MOST_HELD // 2)
+                    self.full_since = None
                     self._held[unit.first] = stretch
                 elif unit.first > self.block and self._logs(self._last) < MOST_HELD:
                     self._held[unit.first] = stretch

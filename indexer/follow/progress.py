@@ -43,6 +43,9 @@ class Progress:
     regressions: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     attest: Gauges = field(default_factory=Gauges)
+    looked_at: float = 0.0  # when the head was seen last
+    stuck: dict[str, str] = field(default_factory=dict)  # what the watchdog found, by name, until it is healed
+    found_stuck: Counter[str] = field(default_factory=Counter)
 
     def wait(self, name: str) -> bool:
         """Names what is waited for, "" for nothing. True when that is news (rule 12: each wait is logged once)."""
@@ -69,4 +72,4 @@ class Progress:
             reasons.append(f"catching up: {self.lag_blocks} blocks, {self.lag_seconds} seconds behind")
         if self.waiting and self.clock() - self.waiting_since > (0 if self.mode == "halted" else tolerated):
             reasons.append(self.waiting)
-        return reasons
+        return reasons + [f"{name}: {detail}" for name, detail in self.stuck.items()]

@@ -9,12 +9,11 @@ import asyncio
 import contextlib
 import os
 import socket
-import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from weakref import WeakSet
 
-import asyncpg
 import structlog
 
 from indexer.chain.types import Header
@@ -31,21 +30,28 @@ from indexer.errors import (
 from indexer.follow.bulk import DEFER_BLOCKS
 from indexer.follow.engine import Engine, View
 from indexer.follow.progress import Progress
+from indexer.follow.watch import Watch
+from indexer.follow.watchdog import Watchdog
 from indexer.ingest.hands import Hands
 from indexer.ingest.planner import plan
 from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import lease
-from indexer.store.database import CONNECTION_ERRORS, Connection, close, connect
+from indexer.store.database import Connection, Watched, close, connect
 from indexer.store.standing import Binding, Standing, bind, binding, check_binding, lower_origin, stored_hash
+from indexer.store.trouble import DATABASE_TROUBLE, name_of, passes
 
 log = structlog.get_logger()
 
-PATIENCE = 300.0  # seconds of uninterrupted trouble after which a backfill gives up; the daemon never does
-DATABASE_TROUBLE: tuple[type[Exception], ...] = (DatabaseUnreachable, asyncpg.PostgresError, *CONNECTION_ERRORS)
+PATIENCE = 600.0  # seconds of uninterrupted trouble after which a backfill gives up; the daemon never does
+ENDPOINT = "an endpoint that answers"
 OPENING = 60.0  # the same, seconds, while any process starts
 GRACE = 2.0  # seconds a running step gets to finish when the process is told to end
+
+
+class Stalled(Exception):
+    """A step was ended by the watchdog, to be begun again."""
 
 
 class Runner:
@@ -59,22 +65,62 @@ class Runner:
         self.deployment, self.url, self.pool, self.progress = deployment, url, pool, progress
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.engine = Engine(
-            deployment, pool, progress, self.holder, partial(connect, url), first=first, last=last, hands=hands,
+            deployment, pool, progress, self.holder, self.connect, first=first, last=last, hands=hands,
             ingest_only=ingest_only, defer_from=defer_from,
         )  # fmt: skip
         self.conn: Connection | None = None
         self.stop = asyncio.Event()
+        self.stepping_since: float | None = None  # monotonic seconds
+        self._open: WeakSet[Watched] = WeakSet()
+        self._step: asyncio.Future[bool] | None = None
+        self._stalled = ""
         self._troubled_since: float | None = None
 
+    async def connect(self) -> Watched:
+        """A connection that the watchdog knows of. Raises DatabaseUnreachable."""
+        conn = await connect(self.url)
+        self._open.add(conn)
+        return conn
+
+    def watchdog(self, feed: HeadFeed | None) -> Watchdog:
+        """Sees that this process gets on."""
+        watch = Watch(self.deployment.rpc_timeout, self.deployment.poll_interval)
+        return Watchdog(
+            watch, self.progress, self.pool, self.engine.bulk, feed, partial(connect, self.url),
+            lambda: self._open, lambda: self.stepping_since, self.begin_again,
+        )  # fmt: skip
+
+    def begin_again(self, why: str) -> None:
+        """Ends the step under way; its transaction rolls back, and the next one begins with a new connection."""
+        if self._step is not None and not self._step.done():
+            self._stalled = why
+            self._step.cancel()
+
+    async def prepare(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does what needs the database before it is opened; trouble that passes is waited for. Raises its errors."""
+        await self._persist(work)
+
     async def open(self) -> None:
-        """Connects, checks the binding against config and chain, binds an empty database. Raises Halting errors, and an
-        endpoint's error when it lasts: one that fails for a moment must not end a daemon that is only just starting."""
-        self.conn = await connect(self.url)
+        """Connects, checks the binding against config and chain, binds an empty database. Raises Halting errors, and
+        others when they last: what fails for a moment must not end a daemon that is only just starting."""
+
+        async def work() -> None:
+            self.conn = self.conn or await self.connect()
+            await self._check_or_bind(self.conn)
+
+        await self._persist(work)
+
+    async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self.stop.is_set():
             try:
-                return await self._check_or_bind(self.conn)
+                return await work()
             except RpcError as error:
-                await self._trouble("an endpoint that answers", error, OPENING)
+                await self._trouble(ENDPOINT, error, OPENING)
+            except DATABASE_TROUBLE as error:
+                if not passes(error):
+                    raise
+                await self._drop_connection()
+                await self._trouble(name_of(error), error, OPENING)
 
     async def _check_or_bind(self, conn: Connection) -> None:
         bound = await binding(conn)
@@ -189,14 +235,17 @@ class Runner:
         """One cycle; None when there was trouble or the end. Trouble is named, logged once and waited for."""
         try:
             if self.conn is None:
-                self.conn = await connect(self.url)
+                self.conn = await self.connect()
             waited_for = self.progress.waiting
             worked = await self._until_stopped(self.engine.cycle(self.conn))
         except RpcError as error:
-            await self._trouble("an endpoint that answers", error, patience)
+            await self._trouble(ENDPOINT, error, patience)
         except DATABASE_TROUBLE as error:
             await self._drop_connection()
-            await self._trouble("the database", error, patience)
+            await self._trouble(name_of(error), error, patience)
+        except Stalled as error:
+            await self._drop_connection()
+            await self._trouble("a step that goes on", error, patience)
         else:
             if worked is not None and self._troubled_since is not None:
                 log.info("recovered", waited_for=waited_for)
@@ -205,7 +254,8 @@ class Runner:
         return None
 
     async def _until_stopped(self, cycle: Awaitable[bool]) -> bool | None:
-        task = asyncio.ensure_future(cycle)
+        task = self._step = asyncio.ensure_future(cycle)
+        self.stepping_since, self._stalled = self.progress.clock(), ""
         stopped = asyncio.create_task(self.stop.wait())
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -216,13 +266,17 @@ class Runner:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
                 return None
+            if task.cancelled() and self._stalled:
+                raise Stalled(self._stalled)
             return task.result()
         finally:
             stopped.cancel()
+            self._step = self.stepping_since = None
 
     async def _trouble(self, name: str, error: Exception, patience: float | None, pause: float = 0.0) -> None:
-        now = time.monotonic()
-        self._troubled_since = self._troubled_since or now
+        now = self.progress.clock()
+        if self._troubled_since is None:
+            self._troubled_since = now
         self.progress.errors[type(error).__name__] += 1
         if self.progress.wait(name):
             log.warning("waiting", waiting_for=name, error=" ".join(str(error).split()))

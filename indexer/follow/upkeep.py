@@ -6,11 +6,12 @@ import time
 
 import structlog
 
+from indexer.chain.types import Anchor
 from indexer.follow.progress import Progress
 from indexer.store.database import Connection
 from indexer.store.ledger_io import open_incidents
 from indexer.store.prune import prune
-from indexer.store.standing import Standing
+from indexer.store.standing import Standing, anchors_below
 
 EVERY = 30.0  # seconds
 MOST_IMAGES = 1_000_000  # rows; at the exchange's own pace days without finality
@@ -23,6 +24,7 @@ class Upkeep:
 
     def __init__(self, progress: Progress, most_images: int = MOST_IMAGES) -> None:
         self.progress, self.most_images = progress, most_images
+        self.final: Anchor | None = None  # the newest stored block that is final
         self._pruned: int | None = None
         self._next = 0.0
 
@@ -33,6 +35,8 @@ class Upkeep:
         self._next = time.monotonic() + EVERY
         await self.prune(conn, standing, token)
         await self.count_images(conn, standing)
+        if standing.floor >= 0:
+            self.final = next(iter(await anchors_below(conn, standing.floor + 1, 1)), None)
 
     async def prune(self, conn: Connection, standing: Standing, token: int) -> None:
         """Headers below the floor; after a start as far back as a long stop may have left them."""

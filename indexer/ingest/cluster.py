@@ -5,6 +5,7 @@ endpoints and the PostgreSQL by the same URLs, and have this program installed.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from typing import Any
 
@@ -62,6 +63,11 @@ class Cluster:
                 f"--scheduler {self._address}: {' '.join(str(error).split())}",
                 "Give the address that `dask scheduler` says",
             ) from error
+
+    @property
+    def heard_at(self) -> float:
+        """Now: a task says nothing before its end, and the scheduler watches its workers."""
+        return time.monotonic()
 
     def traffic(self, own: Pool) -> Traffic:
         """What all tasks asked that have ended, and this process with its own pool."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
 
@@ -19,6 +20,7 @@ from indexer.rpc.pool import Pool, Traffic
 
 MOST_DEATHS = 5  # of workers within one task before it is an error
 PIPE_BYTES = 1 << 22  # read ahead from a worker
+SILENT = 30.0  # seconds without a word from a worker, which sends a beat every five
 ENDING = 3.0  # seconds a worker gets to end by itself
 
 log = structlog.get_logger()
@@ -35,6 +37,7 @@ class Crew:
         self._numbers: dict[int, Report] = {}  # the newest report of each process
         self._first_answer = asyncio.Event()
         self._begun = False
+        self.heard_at = 0.0
 
     async def start(self) -> None:
         """Starts the processes; they get ready by themselves."""
@@ -74,13 +77,19 @@ class Crew:
         )
 
     async def _work(self, process: Process, segment: Segment, tell: Tell) -> Done | Exception | None:
-        """How the worker's work ended; None when the worker died."""
+        """How the worker's work ended; None when the worker died, or says nothing any more."""
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(ConnectionError):
             process.stdin.write(packed(self._sizes) + packed(segment))
             await process.stdin.drain()
         while True:
-            message = await received(process.stdout)
+            try:
+                async with asyncio.timeout(SILENT):
+                    message = await received(process.stdout)
+            except TimeoutError:
+                log.warning("worker_silent", pid=process.pid, seconds=SILENT)
+                return None
+            self.heard_at = time.monotonic()
             match message:
                 case Report():
                     self._sizes, self._numbers[process.pid] = message.sizes, message

@@ -10,9 +10,11 @@ from indexer.ingest.planner import Segment
 from indexer.ingest.work import Ingested, Ingestor
 from indexer.ingest.worker import Report
 from indexer.rpc.pool import Pool
+from indexer.rpc.purpose import spending
 from indexer.store.database import Connection, close
 
 MOST_BLOCKS = 100_000  # of one task
+MOST_TASKS = 100_000  # whatever height a node claims
 TASKS_EACH = 8  # tasks of a worker, when there are not many blocks: the last ones should end together
 
 # Told of each commit: of one's own with its logs, of others' in numbers.
@@ -20,9 +22,12 @@ Tell = Callable[[Ingested | Report], Awaitable[None]]
 
 
 class Hands(Protocol):
-    """`width`: tasks that can be done at once."""
+    """`width`: tasks that can be done at once; `heard_at`: the last sign of life from elsewhere, monotonic seconds."""
 
     width: int
+
+    @property
+    def heard_at(self) -> float: ...
 
     async def ingest(self, segment: Segment, tell: Tell) -> None:
         """Ingests what coverage lacks of a segment. Raises what `Ingestor.ingest` raises, WrongChain and
@@ -35,6 +40,7 @@ class Own:
     """This process: what it ingests need not be read again to be projected."""
 
     width = 1
+    heard_at = 0.0  # nobody is elsewhere
 
     def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]], stamps: Stamps) -> None:
         self.pool, self._connect, self._stamps = pool, connect, stamps
@@ -42,7 +48,8 @@ class Own:
     async def ingest(self, segment: Segment, tell: Tell) -> None:
         conn = await self._connect()
         try:
-            await Ingestor(self.pool, conn, tell, self._stamps).ingest(segment)
+            with spending("backfill"):
+                await Ingestor(self.pool, conn, tell, self._stamps).ingest(segment)
         finally:
             await close(conn)
 
@@ -55,7 +62,7 @@ def tasks(segments: Sequence[Segment], width: int, unit: int) -> list[Segment]:
     if width == 1:
         return list(segments)
     total = sum(s.last - s.first + 1 for s in segments)
-    size = min(MOST_BLOCKS, -(-total // (width * TASKS_EACH)))
+    size = max(min(MOST_BLOCKS, -(-total // (width * TASKS_EACH))), -(-total // MOST_TASKS))
     size = -(-size // unit) * unit
     return [
         s._replace(first=at, last=min(at + size - 1, s.last))

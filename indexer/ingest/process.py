@@ -1,7 +1,7 @@
 """A worker as a process of its own; `ingest/crew.py` is the other end of its pipes.
 
-In come a Setup, then Segments and Sizes; out go a Report of each commit, and for each Segment Done or the error. It
-ends when its input does: with whoever started it.
+In come a Setup, then Segments and Sizes; out go a Report of each commit, a Beat now and then while it works, and for
+each Segment Done or the error. It ends when its input does: with whoever started it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import signal
 import sys
 
 from indexer import logging
-from indexer.background import ended
+from indexer.background import beside, ended
 from indexer.errors import IndexerError
 from indexer.ingest.messages import packed, received
 from indexer.ingest.planner import Segment
-from indexer.ingest.worker import Done, Setup, Worker
+from indexer.ingest.worker import Beat, Done, Setup, Worker
+
+BEAT_EVERY = 5.0  # seconds
 
 
 def sendable(error: Exception) -> Exception:
@@ -47,9 +49,15 @@ async def _serve() -> None:
     logging.configure(setup.log_format, quiet=True)
     worker, work = Worker(setup), None
 
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(BEAT_EVERY)
+            send(Beat())
+
     async def do(segment: Segment) -> None:
         try:
-            await worker.ingest(segment, send)
+            async with beside(beat()):
+                await worker.ingest(segment, send)
         except Exception as error:
             send(sendable(error))
         else:

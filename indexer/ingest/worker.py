@@ -15,6 +15,7 @@ from indexer.ingest.messages import frozen
 from indexer.ingest.planner import Segment
 from indexer.ingest.work import Ingested, Ingestor
 from indexer.rpc.pool import Pool
+from indexer.rpc.purpose import spending
 from indexer.rpc.ranges import Learnt
 from indexer.store.database import Connection, close, connect
 
@@ -25,7 +26,8 @@ Sizes = dict[str, Learnt]  # by endpoint
 class Setup:
     """What a worker needs to know. `database` and `endpoints` are URLs with their secrets; `rps` is this worker's part
     of the requests a second, None for no cap; `max_blocks` of an eth_getLogs at first; `stamps`: which events
-    tell their block's time; `hand_over`: what was committed is sent along, so that the projection need not read it."""
+    tell their block's time; `hand_over`: what was committed is sent along, so that the projection need not read it.
+    `timeout` of a request in seconds; `budget`: this worker's part of what a backfill may spend, requests a second."""
 
     database: str
     endpoints: tuple[str, ...]
@@ -35,6 +37,8 @@ class Setup:
     rps: float | None = None
     hand_over: bool = False
     log_format: logging.LogFormat = "console"
+    timeout: float = 20.0
+    budget: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,10 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.pool = Pool(setup.endpoints, setup.chain_id, max_blocks=setup.max_blocks, rps=setup.rps)
+        self.pool = Pool(
+            setup.endpoints, setup.chain_id, max_blocks=setup.max_blocks, timeout=setup.timeout, rps=setup.rps,
+            budgets={} if setup.budget is None else {"backfill": setup.budget},
+        )  # fmt: skip
         self._conn: Connection | None = None
         self._opened = False
 
@@ -73,7 +80,8 @@ class Worker:
             tell(self._report(done))
 
         try:
-            await Ingestor(self.pool, self._conn, told, self.setup.stamps).ingest(segment)
+            with spending("backfill"):
+                await Ingestor(self.pool, self._conn, told, self.setup.stamps).ingest(segment)
         except BaseException:
             conn, self._conn = self._conn, None
             await close(conn)
@@ -103,3 +111,7 @@ class Worker:
 
 class Done(NamedTuple):
     """The segment is ingested."""
+
+
+class Beat(NamedTuple):
+    """The worker is at work: its event loop turns."""

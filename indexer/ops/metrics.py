@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from indexer.follow.progress import Progress
 from indexer.ops.attested import attested
+from indexer.ops.endpoint_metrics import Endpoints
 from indexer.rpc.pool import Pool
 
 
@@ -63,6 +64,7 @@ def registry(progress: Progress, pool: Pool) -> CollectorRegistry:
     """A registry of this process's metrics only."""
     collected = CollectorRegistry(auto_describe=False)
     collected.register(_Progress(progress, pool))
+    collected.register(Endpoints(progress, pool))
     return collected
 
 

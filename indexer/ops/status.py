@@ -89,6 +89,11 @@ async def _stored(
         "blamed": await blame.counts(conn),
         "up_to_date_with_config": checkpoint is None
         or (standing.digest, standing.projected_origin) == (deployment.digest, origin),
+        "database": await conn.fetchval(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN 'standby: nothing can be written'"
+            " WHEN current_setting('transaction_read_only') = 'on' THEN 'read-only: nothing can be written'"
+            " ELSE 'writable' END"
+        ),
         "epoch": standing.epoch,
         "reorgs": await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal"),
         "projector": lease["holder"] if lease and lease["valid"] else None,

@@ -83,6 +83,12 @@ _LATER = _any(
     r"bad gateway",
     r"connection",
 )
+_PRUNED = _any(
+    r"pruned",
+    r"missing trie node",
+    r"(history|receipts?|logs?|state)( \w+){0,3} (is |are )?(unavailable|not available)",
+    r"code 4444",
+)
 _NO_METHOD, _UNKNOWN_TAG = -32601, -39001
 LONGEST = 60.0  # seconds; nobody's word stops us for longer at a time
 _SECONDS = re.compile(r"\s*[0-9]{1,9}(\.[0-9]{1,9})?\s*")
@@ -116,6 +122,11 @@ def classify(
     if status >= 500 or status == 408 or code == -32603 or _LATER.search(words):
         return Transient(text, endpoint)
     return RpcRefused(text, endpoint, code or status)
+
+
+def pruned(message: str) -> bool:
+    """Whether a refusal says that the node no longer keeps what was asked for."""
+    return _PRUNED.search(message[:2000]) is not None
 
 
 def _retry_after(words: str, headers: Mapping[str, str], now: float | None, backoff: float | None) -> float | None:

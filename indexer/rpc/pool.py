@@ -1,4 +1,8 @@
-"""Several endpoints of one chain: each unit of work stays on one, trouble moves to the next (rule 7)."""
+"""Several endpoints of one chain: each unit of work stays on one, trouble moves to the next (rule 7).
+
+None is trusted for longer than it earns it: the chain id is asked for again and again, and an endpoint that lags, lacks
+history, contradicts the others or serves another chain is set aside, with its reason, and tried again later.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,22 @@ from typing import TypeVar
 
 import structlog
 
-from indexer.errors import EndpointUnreachable, RpcError, WrongChain
+from indexer.chain.types import Header
+from indexer.config import redact
+from indexer.errors import EndpointUnreachable, Inconsistent, RateLimited, RpcError, RpcRefused, Transient, WrongChain
+from indexer.rpc.budget import Budgets
+from indexer.rpc.classify import pruned
+from indexer.rpc.purpose import Purpose, purpose, spending
 from indexer.rpc.reader import Reader
+from indexer.rpc.score import FAILING, FRESH, Reason
 from indexer.rpc.transport import Endpoint
 
 T = TypeVar("T")
 log = structlog.get_logger()
-ASIDE = 60.0  # seconds
+CHECK_EVERY = 60.0  # seconds between questions for the chain id
+FUTURE = 60.0  # seconds that a head may be ahead of this machine's clock
+CHECK_AGAIN = 5.0  # the same where each answer comes over a new connection
+_BLAMED: dict[Reason, str] = {"contradicting": "disagreements", "omitting": "omissions", "wrong chain": "disagreements"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +42,34 @@ class Traffic:
     size: int
 
 
+@dataclass(slots=True)
+class _Check:
+    """When the chain id was found right, and over which connection."""
+
+    at: float
+    connections: int
+
+
 class Pool:
-    """Endpoints in order of preference; the one that served last is asked first."""
+    """Endpoints in order of preference; the one that served last is asked first, one that is set aside last."""
 
     def __init__(
         self, urls: Sequence[str], chain_id: int, *, max_blocks: int = 2000, timeout: float = 20.0,
-        rps: float | None = None,
+        rps: float | None = None, budgets: Mapping[Purpose, float] | Budgets | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`max_blocks` an eth_getLogs at first, `timeout` in seconds, `rps`: the most requests a second to each."""
-        self.chain_id = chain_id
-        self.readers = [Reader(Endpoint(url, timeout=timeout, rps=rps), max_blocks) for url in urls]
-        self._checked: set[Reader] = set()
+        """`max_blocks` an eth_getLogs at first, `timeout` in seconds, `rps`: the most requests a second to each,
+        `budgets`: the most requests a second for each purpose, to all of them together, or those of another pool."""
+        self.chain_id, self.clock = chain_id, clock
+        self.budgets = budgets if isinstance(budgets, Budgets) else Budgets(budgets)
+        self.readers = [
+            Reader(Endpoint(url, timeout=timeout, rps=rps, name=name, budgets=self.budgets), max_blocks)
+            for url, name in zip(urls, names(urls), strict=True)
+        ]
+        self._by_name = {reader.name: reader for reader in self.readers}
+        self._checked: dict[Reader, _Check] = {}
+        self._checking = {reader: asyncio.Lock() for reader in self.readers}
         self._current = 0
-        self._aside: dict[str, float] = {}  # endpoint -> monotonic time until which it is asked last
 
     @property
     def requests(self) -> int:
@@ -53,8 +81,13 @@ class Pool:
         """What went wrong so far, by class; most of it another try overcame."""
         return sum((reader.endpoint.errors for reader in self.readers), Counter())
 
+    @property
+    def current(self) -> Reader:
+        """The one that is asked first."""
+        return self.ordered()[0]
+
     def traffic(self) -> Traffic:
-        return Traffic(self.requests, dict(self.errors), self.ordered()[0].ranges.size)
+        return Traffic(self.requests, dict(self.errors), self.current.ranges.size)
 
     async def close(self) -> None:
         for reader in self.readers:
@@ -80,61 +113,156 @@ class Pool:
         self._current = next(i for i, r in enumerate(self.readers) if r in self._checked)
 
     async def _check(self, reader: Reader) -> None:
+        """Raises WrongChain and RpcError."""
+        self._checked.pop(reader, None)
         found = await reader.chain_id()
+        self.found_chain(reader, found)
         if found != self.chain_id:
             raise WrongChain(
                 f"{reader.name} serves chain {found}, the deployment is chain {self.chain_id}",
                 "Give an endpoint of that chain, or another --chain",
             )
-        self._checked.add(reader)
 
-    def set_aside(self, name: str, reason: str) -> None:
-        """Asks the endpoint only when no other is left, for a minute: one that contradicts the others."""
-        log.warning("endpoint_set_aside", endpoint=name, reason=reason, seconds=ASIDE)
-        self._aside[name] = time.monotonic() + ASIDE
+    def found_chain(self, reader: Reader, found: int) -> None:
+        """What an endpoint said its chain id is, just now."""
+        reader.endpoint.score.chain_id = found
+        if found == self.chain_id:
+            self._checked[reader] = _Check(self.clock(), reader.endpoint.connections)
+            self.well_again(reader.name, "wrong chain")
+        else:
+            self._checked.pop(reader, None)
 
-    def ordered(self) -> list[Reader]:
-        """Endpoints as they would be asked now."""
-        turns = [self.readers[(self._current + turn) % len(self.readers)] for turn in range(len(self.readers))]
-        now = time.monotonic()
-        return sorted(turns, key=lambda reader: self._aside.get(reader.name, 0.0) > now)
+    async def ensure_checked(self, reader: Reader) -> None:
+        """Before it is read: the same name may lead to another machine over a new connection, or after a while.
 
-    async def each(self, question: Callable[[Reader], Awaitable[T]]) -> list[T | RpcError | WrongChain]:
-        """The answer of every endpoint, in order of preference; its error where it gave none."""
-        answers: list[T | RpcError | WrongChain] = []
-        for reader in self.ordered():
+        Raises Transient for another chain than the deployment's: since the start only the endpoint can have changed.
+        """
+        async with self._checking[reader]:
+            if self._is_checked(reader):
+                return
             try:
-                await self._ensure_checked(reader)
-                answers.append(await question(reader))
-            except (RpcError, WrongChain) as error:
-                answers.append(error)
+                await self._check(reader)
+            except WrongChain as error:
+                self.set_aside(reader.name, error.message, "wrong chain")
+                raise Transient(
+                    f"serves chain {reader.endpoint.score.chain_id}, not {self.chain_id}", reader.name
+                ) from error
+
+    def _is_checked(self, reader: Reader) -> bool:
+        check, endpoint = self._checked.get(reader), reader.endpoint
+        if check is None:
+            return False
+        since = self.clock() - check.at
+        if endpoint.connections == check.connections:
+            return since < CHECK_EVERY
+        # One that closes the connection after each answer is not asked twice for everything.
+        lasting = endpoint.requests < 20 or 2 * endpoint.connections < endpoint.requests
+        return not lasting and since < CHECK_AGAIN
+
+    def set_aside(
+        self, name: str, detail: str, reason: Reason = "contradicting", seconds: float | None = None,
+        purpose: str | None = None,
+    ) -> None:  # fmt: skip
+        """Asks the endpoint only when no better one is left, for a minute; longer when it comes to it again and again.
+
+        `purpose`: only for that one. Omissions and contradictions count in its score.
+        """
+        score = self._by_name[name].endpoint.score
+        if reason in _BLAMED:
+            score.counts[_BLAMED[reason]] += 1
+        put = score.put_aside(self.clock(), reason, detail, seconds, purpose)
+        if put and reason != "failing":
+            log.warning(
+                "endpoint_set_aside", endpoint=name, why=reason, reason=detail, seconds=round(put.until - self.clock())
+            )
+
+    def well_again(self, name: str, *reasons: Reason) -> None:
+        """Ends it early, where the reason is seen to be gone."""
+        if self._by_name[name].endpoint.score.well_again(self.clock(), *reasons):
+            log.info("endpoint_well_again", endpoint=name, was=reasons)
+
+    def saw(self, name: str, head: Header) -> None:
+        """A head that an endpoint showed: one that is behind what others showed lately lags."""
+        now, score = self.clock(), self._by_name[name].endpoint.score
+        others = (r.endpoint.score for r in self.readers if r.name != name)
+        # One from the future is no measure for the others: whoever claims it would be asked first.
+        fresh = (s.head for s in others if s.head and now - s.head_at < FRESH)
+        best = max((h for h in fresh if h.timestamp < time.time() + FUTURE), default=None)
+        if score.saw(head, now, best):
+            assert best is not None
+            behind = f"at block {head.number}, another endpoint at {best.number}"
+            self.set_aside(name, behind, "lagging")
+        else:
+            self.well_again(name, "lagging")
+
+    def ordered(self, on: Purpose | None = None) -> list[Reader]:
+        """Endpoints as they would be asked now, for a purpose."""
+        turns = [self.readers[(self._current + turn) % len(self.readers)] for turn in range(len(self.readers))]
+        now, what = self.clock(), on or purpose()
+        return sorted(turns, key=lambda reader: reader.endpoint.score.severity(now, what))
+
+    async def each(
+        self, question: Callable[[Reader], Awaitable[T]], purpose: Purpose | None = None
+    ) -> list[T | RpcError]:
+        """The answer of every endpoint, in order of preference; its error where it gave none."""
+        answers: list[T | RpcError] = []
+        with spending(purpose):
+            for reader in self.ordered():
+                try:
+                    await self.ensure_checked(reader)
+                    answers.append(await question(reader))
+                except RpcError as error:
+                    answers.append(error)
         return answers
 
-    async def _ensure_checked(self, reader: Reader) -> None:
-        if reader not in self._checked:
-            await self._check(reader)
-
-    async def run(self, unit: Callable[[Reader], Awaitable[T]], prefer: str = "") -> T:
+    async def run(self, unit: Callable[[Reader], Awaitable[T]], prefer: str = "", purpose: Purpose | None = None) -> T:
         """Does a unit of work on one endpoint; what fails there is done whole on the next. Raises the last RpcError.
 
-        `prefer` names the endpoint to ask first.
+        `prefer` names the endpoint to ask first; `purpose`: whose budget pays.
         """
-        last: RpcError | WrongChain | None = None
+        with spending(purpose):
+            return await self._run(unit, prefer)
+
+    async def _run(self, unit: Callable[[Reader], Awaitable[T]], prefer: str) -> T:
+        last: RpcError | None = None
         order = sorted(self.ordered(), key=lambda reader: reader.name != prefer)
         for turn, reader in enumerate(order):
             try:
-                await self._ensure_checked(reader)
+                await self.ensure_checked(reader)
                 result = await unit(reader)
-            except (RpcError, WrongChain) as error:
-                # One that was away at the start and came back as another chain is passed over, never read.
-                if last is None or isinstance(error, RpcError):
+            except RpcError as error:
+                self.failed(reader, error)
+                # One that came back as another chain says nothing of the unit: the others' trouble is told.
+                if last is None or reader.endpoint.score.chain_id in (None, self.chain_id):
                     last = error
                 if turn + 1 < len(order):
                     log.warning("endpoint_failed", endpoint=reader.name, error=error.message)
                 continue
+            self.well_again(reader.name, "failing")
             if reader is not self.readers[self._current]:
                 log.info("endpoint_changed", endpoint=reader.name)
                 self._current = self.readers.index(reader)
             return result
         assert last is not None
         raise last
+
+    def failed(self, reader: Reader, error: RpcError) -> None:
+        """What a failed unit says of the endpoint."""
+        if isinstance(error, RateLimited | Inconsistent):
+            return
+        if isinstance(error, RpcRefused | Transient) and pruned(error.message):
+            self.set_aside(reader.name, error.message, "pruned", purpose=purpose())
+        elif isinstance(error, Transient):
+            self.set_aside(reader.name, error.message, "failing", FAILING)
+            self._checked.pop(reader, None)  # what comes back may be another
+
+
+def names(urls: Sequence[str]) -> list[str]:
+    """Names of endpoints for people, without secrets, each once: two keys at one provider are two endpoints."""
+    seen: Counter[str] = Counter()
+    found = []
+    for url in urls:
+        name = redact(url)
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return found

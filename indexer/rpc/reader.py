@@ -74,6 +74,19 @@ class Reader:
 
         return self._named(lambda: Heads(wire.header(found["latest"]), tagged("safe"), tagged("finalized")))
 
+    async def probe(self, number: int | None) -> tuple[int, Header, Header | None]:
+        """Chain id, latest block, and block `number` when one is named and the node has it: one request."""
+        calls = [("eth_chainId", []), _header_call("latest"), *([] if number is None else [_header_call(number)])]
+        results = await self.endpoint.batch(calls)
+        kept = results[2] if number is not None else None
+        return self._named(
+            lambda: (
+                wire.quantity(results[0], "chain id"),
+                wire.header(results[1]),
+                None if kept is None else wire.header(kept, number),
+            )
+        )
+
     async def header(self, number: int) -> Header | None:
         """None when the node has no such block."""
         result = await self.endpoint.call(*_header_call(number))

@@ -9,13 +9,14 @@ SHORTEST, LONGEST = 0.1, 5.0  # of a quiet for which the endpoint named no time
 
 
 class Bucket:
-    """A token bucket of one token: `rps` requests a second, evenly spaced. In t seconds at most rps * t + 1 pass."""
+    """A token bucket: `rps` requests a second. In t seconds at most rps * t + burst pass; with a burst of one they are
+    evenly spaced."""
 
-    def __init__(self, rps: float) -> None:
+    def __init__(self, rps: float, burst: float = 1.0) -> None:
         if not rps > 0:
             raise ValueError(f"a cap of {rps} requests a second")
-        self.rps = rps
-        self._tokens, self._at = 1.0, float("-inf")
+        self.rps, self.burst = rps, burst
+        self._tokens, self._at = burst, float("-inf")
 
     def wait(self, now: float) -> float:
         """Seconds until there is a token; 0 when there is one."""
@@ -30,7 +31,7 @@ class Bucket:
 
     def _fill(self, now: float) -> None:
         if now > self._at:
-            self._tokens = min(1.0, self._tokens + (now - self._at) * self.rps)
+            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rps)
             self._at = now
 
 

@@ -1,8 +1,8 @@
 """JSON-RPC over HTTP to one endpoint: batches, limits, retries. What an answer means is classify's and wire's.
 
-Every request passes one gate: first come, first served; it keeps the cap on requests a second and the quiet that a node
-asked for. A batch is one request there, whatever its length, as it is one HTTP request; providers that count its calls
-are to be given a lower cap.
+Every request passes one gate, the more urgent purpose first; it keeps the cap on requests a second and the quiet that a
+node asked for. A batch is one request there, whatever its length, as it is one HTTP request; providers that count its
+calls are to be given a lower cap.
 """
 
 from __future__ import annotations
@@ -30,15 +30,22 @@ from indexer.config import redact
 from indexer.errors import BatchRefused, Inconsistent, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
 from indexer.rpc import hints
 from indexer.rpc.batches import BatchControl
+from indexer.rpc.body import parsed
+from indexer.rpc.budget import Budgets, Turns
 from indexer.rpc.classify import classify
+from indexer.rpc.purpose import purpose
+from indexer.rpc.score import Score
 from indexer.rpc.throttle import Bucket, Quiet
 
 Call = tuple[str, Sequence[Any]]
 
 ATTEMPTS = 4
 LONGEST_WAIT = 5.0  # seconds a call waits because a node said so; for longer it is left to other endpoints
+MOST_COOKIES = 32  # a balanced endpoint keeps us on one backend by them; a hostile one must not fill the memory
 # Refusals that single calls would meet too; any other refusal of a whole batch may be one of batches as such.
 _NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
+_REDIRECTS = (301, 302, 303, 307, 308)
+JSON = {"Content-Type": "application/json"}
 _backoff = wait_random_exponential(multiplier=0.15, max=3)
 
 
@@ -88,16 +95,17 @@ class Results(NamedTuple):
 
 
 class Endpoint:
-    """One HTTP endpoint. `timeout` in seconds, `max_response` in bytes, `rps`: the most HTTP requests a second.
+    """One HTTP endpoint. `timeout` in seconds, `max_response` in bytes, `rps`: the most HTTP requests a second; `name`:
+    for people, without secrets; `budgets`: what each purpose may spend.
 
     Raises RpcError and its subclasses only.
     """
 
     def __init__(
         self, url: str, *, timeout: float = 20.0, max_batch: int = 250, max_response: int = 64 * 2**20,
-        rps: float | None = None,
+        rps: float | None = None, name: str = "", budgets: Budgets | None = None,
     ) -> None:  # fmt: skip
-        self.url, self.name = url, redact(url)
+        self.url, self.name = url, name or redact(url)
         self.timeout, self.max_response = timeout, max_response
         self.lengths = BatchControl(max_batch)
         self._served = 0  # the longest batch that was answered as one
@@ -107,9 +115,13 @@ class Endpoint:
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)
-        self._gate = asyncio.Lock()
+        self._gate, self._budgets = Turns(), budgets or Budgets()
         self._bucket = None if rps is None else Bucket(rps)
         self._quiet = Quiet()
+        self.score = Score()
+        self.connections = 0  # opened so far; behind a new one may be another machine
+        self.under_way: dict[int, tuple[str, float]] = {}  # first id -> method and monotonic time, but for probes
+        self.served_at = self.held_until = 0.0  # when it answered last, but for probes; until when a cap holds us
 
     async def close(self) -> None:
         if self._session is not None:
@@ -196,28 +208,42 @@ class Endpoint:
                 wait = max(quiet, self._bucket.wait(now) if self._bucket else 0.0)
                 if wait <= 0:
                     break
+                self.held_until = now + wait
                 await asyncio.sleep(wait)
             if self._bucket:
                 self._bucket.take(now)
 
     async def _send(self, calls: Sequence[Call], single: bool, patience: _Patience) -> Results:
         came = time.monotonic()
+        await self._budgets.take()
         await self._pass()
         sent = time.monotonic()
         patience.queued += sent - came
-        try:
-            results = await self._ask(calls, single)
-        except RpcError as error:
-            self.errors[type(error).__name__] += 1
-            if isinstance(error, RateLimited):
-                self._quiet.limited(time.monotonic(), sent, error.retry_after or None)
-            raise
-        self._quiet.answered(sent)
-        return results
-
-    async def _ask(self, calls: Sequence[Call], single: bool) -> Results:
         first = self._next_id
         self._next_id += len(calls)
+        asked = purpose() != "probe"
+        if asked:
+            self.under_way[first] = calls[0][0], sent
+        try:
+            results = await self._ask(calls, single, first)
+        except RpcError as error:
+            now = time.monotonic()
+            self.errors[type(error).__name__] += 1
+            if isinstance(error, RateLimited):
+                self._quiet.limited(now, sent, error.retry_after or None)
+            if isinstance(error, Transient):
+                self.score.failed(now, error.message, limited=isinstance(error, RateLimited))
+            else:  # a refusal is an answer
+                self.score.answered(now, now - sent)
+            raise
+        finally:
+            self.under_way.pop(first, None)
+        self._quiet.answered(sent)
+        self.score.answered(now := time.monotonic(), now - sent)
+        self.served_at = now if asked else self.served_at
+        return results
+
+    async def _ask(self, calls: Sequence[Call], single: bool, first: int) -> Results:
         body = [
             {"jsonrpc": "2.0", "id": first + i, "method": method, "params": list(params)}
             for i, (method, params) in enumerate(calls)
@@ -268,10 +294,12 @@ class Endpoint:
         return [self._result(by_id[i]) for i in range(first, first + count)]
 
     async def _post(self, body: bytes) -> _Answer:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout))
+        session = self._session = self._session or self._opened()
+        if len(session.cookie_jar) > MOST_COOKIES:
+            session.cookie_jar.clear()
         try:
-            async with self._session.post(self.url, data=body, headers={"Content-Type": "application/json"}) as answer:
+            # Not to wherever an answer sends us: what is asked for, and the key in the URL, are for this host.
+            async with session.post(self.url, data=body, headers=JSON, allow_redirects=False) as answer:
                 text = await self._read(answer)
                 status, headers = answer.status, answer.headers
         except TimeoutError as error:
@@ -279,18 +307,32 @@ class Endpoint:
         except (aiohttp.ClientError, OSError) as error:
             text_of = scrub(" ".join(str(error).split())[:200], self.url)
             raise Transient(f"{type(error).__name__}: {text_of}", self.name) from None
+        if status in _REDIRECTS:
+            where = redact(headers.get("Location", ""))
+            raise RpcRefused(f"redirects to {where}: give the URL that answers itself", self.name, status)
+        return self._answer(text, status, headers)
+
+    def _answer(self, text: bytes, status: int, headers: Mapping[str, str]) -> _Answer:
         try:
-            parsed = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
+            found = parsed(text)
+        except ValueError as error:
             if status == 200:
-                raise Transient("the answer is not JSON", self.name) from error
-            parsed = None
+                raise Transient(f"the answer is not JSON, or too much of it: {error!s:.80}", self.name) from error
+            found = None
         if status != 200 and not (
-            (isinstance(parsed, list) and status != 429) or (isinstance(parsed, dict) and parsed.get("error"))
+            (isinstance(found, list) and status != 429) or (isinstance(found, dict) and found.get("error"))
         ):
             # In the shape of an error, so that callers meet one kind.
-            parsed = {"error": {"message": text[:2000].decode(errors="replace")}}
-        return _Answer(parsed, status, headers, len(text))
+            found = {"error": {"message": text[:2000].decode(errors="replace")}}
+        return _Answer(found, status, headers, len(text))
+
+    def _opened(self) -> aiohttp.ClientSession:
+        async def connected(*_: Any) -> None:
+            self.connections += 1
+
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(connected)
+        return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout), trace_configs=[trace])
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         parts: list[bytes] = []

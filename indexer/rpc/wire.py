@@ -49,7 +49,7 @@ def header(result: Any, number: int | None = None) -> Header:
     """A header from a block object. Raises Transient; Inconsistent when it is not block `number`."""
     if not isinstance(result, dict):
         raise Transient(f"a block is missing or no object: {result!r:.80}")
-    found = quantity(result.get("number"), "block number")
+    found = quantity(result.get("number"), "block number", 2**63 // LOGS_PER_BLOCK)  # unique_id is a bigint
     if number is not None and found != number:
         raise Inconsistent(f"asked for block {number}, got block {found}")
     bloom = result.get("logsBloom")
@@ -179,5 +179,8 @@ def logged(result: Any, header: Header) -> set[bytes]:
             raise Transient(f"a receipt is no object with logs: {receipt!r:.80}")
         if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
             raise Inconsistent(f"receipts of another block than {header.number} of this hash")
-        addresses.update(data(entry.get("address"), "address", 20) for entry in receipt["logs"])
+        for entry in receipt["logs"]:
+            if not isinstance(entry, dict):
+                raise Transient(f"a log is no object: {entry!r:.80}")
+            addresses.add(data(entry.get("address"), "address", 20))
     return addresses

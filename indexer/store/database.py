@@ -1,19 +1,22 @@
-"""Connections to PostgreSQL: integers exact, every wait limited by the server."""
+"""Connections to PostgreSQL: integers exact, every wait limited by the server, and by us where it does not answer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
 import asyncpg
 
 from indexer.config import redact
-from indexer.errors import DatabaseUnreachable
+from indexer.errors import DatabaseUnreachable, printable
 
 Connection = asyncpg.Connection
+Connect = Callable[[], Awaitable[Connection]]
 
 # The server ends what a stopped or wedged process of ours leaves open: nobody else can release its locks (rule 10).
 SETTINGS = {
@@ -23,35 +26,82 @@ SETTINGS = {
     "lock_timeout": "30s",
     "statement_timeout": "60s",
 }
-PIECE = 1 << 20  # bytes of a COPY sent at once
-CONNECTION_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
+PATIENCE = (
+    75.0  # seconds for a statement, a little more than the server gives it: a server that was stopped ends nothing
 )
+CONNECTING = 20.0  # seconds
+A_DAY = 86_400.0
+PIECE = 1 << 20  # bytes of a COPY sent at once
 
 
 def _number(text: str) -> int | Decimal:
     return int(text) if text.lstrip("-").isdigit() else Decimal(text)
 
 
-async def connect(url: str, **settings: str) -> Connection:
-    """A connection whose numeric values are int (Decimal only when they have a fraction).
+def _watched(method: Callable[..., Any]) -> Any:
+    """A method of asyncpg's connection whose first argument says what it does."""
+
+    @functools.wraps(method)
+    async def call(self: Watched, what: str, *args: Any, timeout: float | None = None, **options: Any) -> Any:
+        self.doing = what, time.monotonic()
+        try:
+            return await method(self, what, *args, timeout=timeout or self.patience, **options)
+        finally:
+            self.doing, self.done_at = None, time.monotonic()
+
+    return call
+
+
+class Watched(asyncpg.Connection):
+    """A connection that can be asked what it waits for: `doing` is the statement under way and since when (monotonic
+    seconds). Each is given up after `patience` seconds, with a TimeoutError."""
+
+    doing: tuple[str, float] | None = None
+    done_at = 0.0
+    patience = PATIENCE
+
+    execute = _watched(asyncpg.Connection.execute)
+    executemany = _watched(asyncpg.Connection.executemany)
+    fetch = _watched(asyncpg.Connection.fetch)
+    fetchrow = _watched(asyncpg.Connection.fetchrow)
+    fetchval = _watched(asyncpg.Connection.fetchval)
+    copy_to_table = _watched(asyncpg.Connection.copy_to_table)
+
+
+@contextlib.contextmanager
+def patient(conn: Connection, seconds: float) -> Iterator[None]:
+    """Statements of the body may take as long: the server was told so too."""
+    if not isinstance(conn, Watched):  # one that somebody else opened has no limit of ours
+        yield
+        return
+    before, conn.patience = conn.patience, seconds
+    try:
+        yield
+    finally:
+        conn.patience = before
+
+
+async def connect(url: str, *, patience: float = PATIENCE, **settings: str) -> Watched:
+    """A connection whose numeric values are int (Decimal only when they have a fraction). `patience`: seconds until a
+    statement is given up.
 
     Raises DatabaseUnreachable with the redacted URL.
     """
     remedy = "Check DATABASE_URL (postgresql://user:password@host:port/database), the server and your rights there"
+    conn: Watched | None = None
     try:
-        conn: Connection = await asyncpg.connect(url, timeout=20, server_settings=SETTINGS | settings)
+        async with asyncio.timeout(CONNECTING):
+            conn = await asyncpg.connect(
+                url, timeout=CONNECTING, command_timeout=patience, connection_class=Watched,
+                server_settings=SETTINGS | settings,
+            )  # fmt: skip
+            conn.patience = patience
+            await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_number, format="text")
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
-        cause = " ".join(str(error).split()) or type(error).__name__
+        if conn is not None:
+            conn.terminate()
+        cause = printable(" ".join(str(error).split())) or type(error).__name__
         raise DatabaseUnreachable(f"{redact(url)}: {cause}", remedy) from error
-    await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_number, format="text")
     return conn
 
 
@@ -67,9 +117,9 @@ async def close(conn: Connection | None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connection(url: str, **settings: str) -> AsyncIterator[Connection]:
+async def connection(url: str, *, patience: float = PATIENCE, **settings: str) -> AsyncIterator[Connection]:
     """A connection for one block of code."""
-    conn = await connect(url, **settings)
+    conn = await connect(url, patience=patience, **settings)
     try:
         yield conn
     finally:

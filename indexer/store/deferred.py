@@ -16,7 +16,7 @@ import structlog
 from indexer.errors import SchemaOlder
 from indexer.failpoints import hit
 from indexer.store import adopted, lease
-from indexer.store.database import Connection
+from indexer.store.database import A_DAY, Connection, patient
 from indexer.store.facts import COLUMNS, INDEXES, kind, sql_name
 
 BUILDING = {"statement_timeout": "0", "maintenance_work_mem": "'256MB'"}
@@ -111,7 +111,8 @@ async def build(conn: Connection, tell: Callable[[str, int], None]) -> None:
             if row is None:  # another process built it while we waited
                 continue
             tell(row["name"], len(left))
-            await conn.execute(row["definition"])
-            if row["constraint_definition"] is not None:
-                await conn.execute(row["constraint_definition"])
+            with patient(conn, A_DAY):
+                await conn.execute(row["definition"])
+                if row["constraint_definition"] is not None:
+                    await conn.execute(row["constraint_definition"])
             hit("index.before_commit")

@@ -90,7 +90,7 @@ async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[Asyn
     """
 
     async def session() -> asyncpg.Connection:
-        return await database.connect(url, **_SESSION)
+        return await database.connect(url, patience=database.A_DAY, **_SESSION)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=session, poolclass=NullPool)
     try:

@@ -21,7 +21,7 @@ from indexer.projections import state_keys
 from indexer.projections.base import Event, Ledger, Row, StateKey
 from indexer.store import attestations, blame, coverage, epoch, journal, lease, rawlogs, rollback, served, staging
 from indexer.store.blame import Blame
-from indexer.store.database import Connection
+from indexer.store.database import Connection, patient
 from indexer.store.facts import COLUMNS
 from indexer.store.heal import Scope, replay
 from indexer.store.journal import Reorg
@@ -30,7 +30,7 @@ from indexer.store.standing import Standing
 
 CHUNK_LOGS = 20_000  # logs projected in one transaction: bounds memory and the time readers wait for a lock
 
-LONGEST_STATEMENT = "600s"  # inside a swap, whose size is the reorg's
+LONGEST_STATEMENT = 600  # seconds, inside a swap, whose size is the reorg's
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,12 +243,13 @@ class Writer:
     ) -> AsyncIterator[None]:
         """A transaction of the projector with nobody else ingesting; longer than others may last."""
         async with conn.transaction():
-            await conn.execute(f"SET LOCAL statement_timeout = '{LONGEST_STATEMENT}'")
+            await conn.execute(f"SET LOCAL statement_timeout = '{LONGEST_STATEMENT}s'")
             await lease.hold(conn, token)
             await epoch.take(conn, standing.epoch)
             if new_epoch:
                 await epoch.move(conn)
-            yield
+            with patient(conn, LONGEST_STATEMENT + 15):
+                yield
             await lease.hold(conn, token)
 
     def ledger(self, state: dict[StateKey, Row | None], floor: int) -> Ledger:

@@ -22,13 +22,14 @@ from indexer.follow import engine as engines
 from indexer.follow import fork, front, upkeep
 from indexer.follow.engine import Engine
 from indexer.follow.progress import Progress
-from indexer.follow.runner import DATABASE_TROUBLE, Runner
+from indexer.follow.runner import Runner
 from indexer.ingest import fetch, work
 from indexer.rpc import transport
 from indexer.rpc.pool import Pool
 from indexer.store import steps, stream
 from indexer.store.database import connect, connection
 from indexer.store.standing import lower_origin
+from indexer.store.trouble import DATABASE_TROUBLE
 
 NO_ENDPOINT = (RpcError, EndpointUnreachable)
 BORNE = (*NO_ENDPOINT, LeaseLost, *DATABASE_TROUBLE)

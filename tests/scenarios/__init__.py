@@ -11,6 +11,7 @@ END_TO_END: dict[str, list[str]] = {
         "scenarios/test_tip.py::test_s03_head_goes_back_without_a_fork",
         "scenarios/test_tip.py::test_s03_a_head_whose_block_is_answered_with_null",
         "scenarios/test_tip.py::test_s03_a_head_below_what_is_final_in_the_middle_of_a_reorg",
+        "scenarios/test_endpoints.py::test_s03_who_serves_a_lower_head_is_marked_and_the_other_one_serves",
     ],
     "S4 torn read": [
         "scenarios/test_answers.py::test_s04_torn_read",
@@ -65,7 +66,10 @@ END_TO_END: dict[str, list[str]] = {
         "scenarios/test_forks.py::test_s12_a_node_whose_finalized_tag_is_its_head",
         "scenarios/test_forks.py::test_s12_the_floor_is_a_stored_block",
     ],
-    "S13 replacement not servable": ["scenarios/test_answers.py::test_s13_replacement_not_servable"],
+    "S13 replacement not servable": [
+        "scenarios/test_answers.py::test_s13_replacement_not_servable",
+        "scenarios/test_endpoints.py::test_s13_what_a_replacement_waits_for_comes_from_an_endpoint_that_was_set_aside",
+    ],
     "S14 two writers": [
         "scenarios/test_writers.py::test_s14_two_writers_that_stage_a_replacement",
         "scenarios/test_writers.py::test_s14_a_holder_stopped_before_its_transaction_is_refused_in_it",
@@ -80,8 +84,15 @@ END_TO_END: dict[str, list[str]] = {
         "scenarios/test_derived.py::test_s16_a_contract_that_is_watched_from_now_on_when_a_reorg_comes",
     ],
     "S17 four blocks of one timestamp": ["scenarios/test_derived.py::test_s17_four_blocks_of_one_timestamp"],
-    "S18 one block over every limit": [],
+    "S18 one block over every limit": [
+        "scenarios/test_endpoints.py::test_s18_one_block_over_every_limit",
+        "unit/test_rpc_parts.py::test_a_block_with_more_logs_than_are_served_at_once_is_fetched_whole",
+    ],
     "S19 an endpoint that limits, hangs and answers nonsense": [
+        "scenarios/test_endpoints.py::test_s19_nonsense_of_every_kind_between_the_answers",
+        "scenarios/test_endpoints.py::test_s19_a_storm_of_429_on_one_endpoint_is_left_for_the_other",
+        "scenarios/test_endpoints.py::test_s19_words_of_a_node_reach_the_lease_s_state_without_what_postgresql_refuses",
+        "scenarios/test_endpoints.py::test_s19_an_endpoint_that_only_hangs_costs_its_time_out_once",
         "unit/test_rpc_transport.py::test_retries_are_bounded",
         "unit/test_rpc_transport.py::test_passing_trouble_is_tried_again_and_batches_go_on",
         "unit/test_rpc_transport.py::test_a_hanging_node_is_given_up_after_about_its_time_out",
@@ -92,10 +103,16 @@ END_TO_END: dict[str, list[str]] = {
         "unit/test_decode.py::test_lines_that_cannot_be_decoded_say_why_and_do_not_fail_the_command",
     ],
     "S21 an endpoint of another chain joins after the start": [
+        "scenarios/test_endpoints.py::test_s21_an_endpoint_of_another_chain_joins_after_the_start",
+        "scenarios/test_endpoints.py::test_s21_an_endpoint_that_turns_into_another_chain_behind_its_name",
         "unit/test_rpc_pool.py::test_an_endpoint_down_at_open_that_comes_back_as_another_chain_is_never_read",
     ],
     "S22 removed and duplicate entries": ["scenarios/test_answers.py::test_s22_removed_and_duplicate_entries"],
-    "S23 mute WebSocket, stuck poll": [],
+    "S23 mute WebSocket, stuck poll": [
+        "scenarios/test_endpoints.py::test_s23_mute_websocket",
+        "scenarios/test_endpoints.py::test_s23_stuck_poll",
+        "unit/test_watch.py::test_everything_that_is_stuck_is_named_within_60_seconds",
+    ],
 }
 
 CORE: dict[str, str] = {
@@ -105,4 +122,4 @@ CORE: dict[str, str] = {
 }  # fmt: skip
 
 # What is missing, or more than what is named above, comes with these issues.
-LATER = {"S18": 4, "S19": 4, "S20": 4, "S21": 6, "S23": 6}
+LATER = {"S20": 4}

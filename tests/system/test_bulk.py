@@ -22,6 +22,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from indexer.ingest import crew
+from indexer.ingest.planner import Segment
+from indexer.ingest.worker import Setup
+from indexer.store.migrate import upgrade_async
 from tests.anvil.node import free_port
 from tests.chaos.truth import Truth
 from tests.daemon import PROGRAM, environment, run
@@ -242,6 +246,34 @@ async def test_a_worker_that_is_killed_costs_its_range_once_more(
         assert process.wait(90) == 0, log.read_text()
     assert "worker_died" in log.read_text()
     await chain.equals_truth(url)
+
+
+async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once_more(
+    chain: Chain, fresh_database: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "SILENT", 8.0)
+    url = fresh_database()
+    await upgrade_async(url)
+    addresses = tuple(sorted(ADDRESSES))
+    workers = crew.Crew(Setup(url, (chain.node.url,), 89346162, 100, {}), 1)
+    await workers.start()
+    told: list[Segment] = []
+
+    async def tell(news: Any) -> None:
+        told.append(news.segment)
+        if len(told) == 1:
+            os.kill(workers._all[0].pid, signal.SIGSTOP)
+
+    try:
+        async with asyncio.timeout(100):
+            await workers.ingest(Segment(0, BLOCKS - 1, addresses), tell)
+        assert len(workers._all) == 2 and workers._all[0].returncode == -signal.SIGKILL
+    finally:
+        await workers.close()
+    conn = await asyncpg.connect(url)
+    covered = await conn.fetch("SELECT DISTINCT lower(blocks), upper(blocks) FROM indexer.coverage")
+    assert [tuple(row) for row in covered] == [(0, BLOCKS)]
+    await conn.close()
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

@@ -70,6 +70,10 @@ def test_defaults_and_lower_case_addresses(tmp_path: Path) -> None:
         ("erc20 = true", "erc20 = true\nstart = 1", "contract[0].start"),
         ("erc20 = true", "erc20 = true\n[polling]\ninterval = 0", "polling.interval"),
         ("erc20 = true", "erc20 = true\n[finality]\ndepht = 5", "finality.depht"),
+        ("erc20 = true", "erc20 = true\n[rpc]\ntimeout = 0", "rpc.timeout"),
+        ("erc20 = true", "erc20 = true\n[rpc]\nrps = 0", "rpc.rps"),
+        ("erc20 = true", "erc20 = true\n[budget]\nattest = true", "budget.attest"),
+        ("erc20 = true", "erc20 = true\n[budget]\natest = 5", "budget.atest"),
         ('[[contract]]', '[[contracts]]', "contracts"),
     ],
 )  # fmt: skip
@@ -81,6 +85,15 @@ def test_a_broken_file_names_itself_the_key_and_a_remedy(tmp_path: Path, old: st
     assert f"{key}:" in caught.value.message
     assert caught.value.remedy
     assert caught.value.exit_code == 10
+
+
+def test_what_requests_may_cost_is_read_and_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "[rpc]\ntimeout = 5\nrps = 50\n[budget]\nattest = 0.5\nbackfill = 20\n")
+    deployment = load(path)
+    assert (deployment.rpc_timeout, deployment.rps) == (5.0, 50.0)
+    assert dict(deployment.budgets) == {"backfill": 20.0, "attest": 0.5}
+    shown = json.loads(CliRunner().invoke(cli, ["config", "show", "--json", "--chain", path]).stdout)
+    assert shown["budgets_per_second"] == {"backfill": 20.0, "attest": 0.5} and shown["rps"] == 50
 
 
 def test_two_contracts_of_one_address_and_event_are_refused(tmp_path: Path) -> None:

@@ -204,3 +204,47 @@ async def test_the_second_url_is_used_when_the_first_is_gone() -> None:
         await node.mine()
         assert await feed.wait(asyncio.Event()) == "notified"
         await feed.close()
+
+
+def mute_after(*steps: tuple[float, str]) -> str:
+    """Which socket is found mute by what happens when: the socket says, polling sees a head, the watchdog looks."""
+    now, head = 0.0, 0
+    feed = HeadFeed(["ws://x"], 1, 10, clock=lambda: now)
+    feed._connected = "ws://x"
+
+    async def play() -> str:
+        nonlocal now, head
+        for at, what in steps:
+            now = at
+            if what == "says":
+                feed._heard({"method": "eth_subscription"}, "ws://x")
+            elif what == "head":
+                head += 1
+                feed.saw_head(head)
+            else:
+                await feed.watch()
+        return feed.mute
+
+    return asyncio.run(play())
+
+
+def test_a_socket_is_mute_when_the_head_moved_and_it_said_nothing_for_its_time() -> None:
+    moving = [(at, "head") for at in range(1, 40)]
+    assert mute_after((0, "says"), *moving, (40, "look")) == "ws://x"
+    assert mute_after(*moving[:12], (14, "look")) == "ws://x"  # it never said a word
+    assert mute_after((0, "says"), *moving, (39.5, "says"), (40, "look")) == ""
+
+
+def test_a_socket_of_a_chain_with_slow_blocks_is_not_mute_between_them() -> None:
+    slow = [(at + wait, what) for at in range(0, 200, 12)
+            for wait, what in ((0, "says"), (0.1, "head"), (6, "look"), (11.9, "look"))]  # fmt: skip
+    assert mute_after(*slow) == ""
+    late = [(at + wait, what) for at in range(0, 200, 12)
+            for wait, what in ((0, "head"), (0.5, "says"), (11.9, "look"))]  # fmt: skip
+    assert mute_after(*late) == ""
+
+
+def test_a_socket_that_is_mute_is_no_news_for_ever() -> None:
+    moving = [(at, "head") for at in range(1, 30)]
+    assert mute_after(*moving, (30, "look"), (30 + headfeed.MUTE_FOR - 1, "head")) == "ws://x"
+    assert mute_after(*moving, (30, "look"), (30 + headfeed.MUTE_FOR + 1, "head")) == ""

@@ -15,6 +15,8 @@ PURE = [
     "indexer.rpc.ranges", "indexer.rpc.hints", "indexer.rpc.batches", "indexer.rpc.throttle", "indexer.rpc.receipts",
     "indexer.rpc.wire", "indexer.rpc.consensus", "indexer.store.copytext", "indexer.attest.digest",
     "indexer.attest.faults", "indexer.attest.gauges", "indexer.attest.spans",
+    "indexer.rpc.wire", "indexer.rpc.score", "indexer.rpc.purpose", "indexer.rpc.body", "indexer.follow.watch",
+    "indexer.store.copytext",
 ]  # fmt: skip
 # indexer.decode.registry reads the shipped ABI files; the rest of what it does is pure.
 FORBIDDEN = (

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
+from indexer.chain.types import Anchor, Header
 from indexer.errors import EndpointUnreachable, Inconsistent, RangeTooLarge, RpcRefused, Transient, WrongChain
 from indexer.rpc import transport
-from indexer.rpc.pool import Pool
+from indexer.rpc.pool import CHECK_EVERY, Pool, names
 from indexer.rpc.reader import Reader
-from tests.stubnode import ADDRESS, BAD_GATEWAY, HTML, Say, StubNode
+from indexer.rpc.sentinel import Sentinel
+from tests.stubnode import ADDRESS, BAD_GATEWAY, HTML, Say, StubNode, hash_of
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +159,180 @@ async def test_requests_are_counted_over_all_endpoints() -> None:
         await pool.open()
         await pool.run(name_of)
         assert pool.requests == sum(len(n.requests) for n in nodes) == 3
+
+
+# -- set aside, and tried again
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def timed(*chain_ids: int) -> AsyncIterator[tuple[Pool, list[StubNode], Clock]]:
+    """Opened, by a clock that the test holds."""
+    async with AsyncExitStack() as stack:
+        nodes, clock = [await stack.enter_async_context(StubNode(c)) for c in chain_ids], Clock()
+        pool = Pool([n.url for n in nodes], 1729, timeout=2, clock=clock)
+        stack.push_async_callback(pool.close)
+        await pool.open()
+        yield pool, nodes, clock
+
+
+def asked_for_chain(node: StubNode) -> int:
+    return sum(isinstance(r, dict) and r["method"] == "eth_chainId" for r in node.requests)
+
+
+async def test_the_chain_id_is_asked_for_again_after_a_while_and_not_at_every_unit() -> None:
+    async with timed(1729) as (pool, nodes, clock):
+        for _ in range(5):
+            await pool.run(name_of)
+        assert asked_for_chain(nodes[0]) == 1
+        clock.now += CHECK_EVERY + 1
+        await pool.run(name_of)
+        await pool.run(name_of)
+        assert asked_for_chain(nodes[0]) == 2
+
+
+async def test_the_chain_id_is_asked_for_again_over_a_new_connection() -> None:
+    async with timed(1729) as (pool, nodes, _):
+        await pool.run(name_of)
+        await nodes[0].stop()
+        nodes[0].chain_id = 5
+        await nodes[0].start()
+        with pytest.raises(Transient, match="serves chain 5, not 1729"):
+            for _ in range(2):  # what the old connection broke off is tried again over a new one
+                await pool.run(name_of)
+        after = [r["method"] for r in nodes[0].requests if isinstance(r, dict)]
+        assert after[-1] == "eth_chainId"
+
+
+async def test_an_endpoint_that_becomes_another_chain_is_set_aside_and_comes_back_with_the_right_one() -> None:
+    async with timed(1729, 1729) as (pool, nodes, clock):
+        assert await pool.run(name_of) == nodes[0].url
+        nodes[0].chain_id = 5
+        clock.now += CHECK_EVERY + 1
+        read = len(nodes[0].requests)
+        assert await pool.run(name_of) == nodes[1].url
+        assert [r["method"] for r in nodes[0].requests[read:]] == ["eth_chainId"]
+        score = pool.readers[0].endpoint.score
+        assert (score.state(clock.now), score.chain_id, score.counts["disagreements"]) == ("wrong chain", 5, 1)
+        nodes[0].chain_id = 1729
+        clock.now += 1000
+        nodes[1].script = [BAD_GATEWAY] * transport.ATTEMPTS
+        assert await pool.run(name_of) == nodes[0].url
+        assert score.state(clock.now) == "well"
+
+
+async def test_one_that_lags_is_asked_last_until_it_has_caught_up() -> None:
+    async with timed(1729, 1729) as (pool, nodes, clock):
+        nodes[1].length += 40
+        for node in (nodes[1], nodes[0]):
+            reader = next(r for r in pool.readers if r.name == node.url)
+            pool.saw(node.url, (await reader.heads()).latest)
+        assert await pool.run(name_of) == nodes[1].url
+        score = pool.readers[0].endpoint.score
+        assert (score.state(clock.now), score.lag) == ("lagging", 40)
+        nodes[0].length += 39
+        pool.saw(nodes[0].url, (await pool.readers[0].heads()).latest)
+        assert score.state(clock.now) == "well"
+
+
+async def test_a_head_from_the_future_does_not_make_the_others_lag() -> None:
+    async with timed(1729, 1729) as (pool, nodes, clock):
+        future = int(time.time()) + 10_000
+        pool.saw(nodes[1].url, Header(2**60, bytes(32), bytes(32), future))
+        pool.saw(nodes[0].url, Header(100, bytes(32), bytes(32), future - 9_990))
+        assert pool.readers[0].endpoint.score.state(clock.now) == "well"
+
+
+async def test_a_node_that_lacks_history_is_set_aside_for_what_needs_it_only() -> None:
+    async with timed(1729, 1729) as (pool, nodes, _):
+
+        async def old(reader: Reader) -> str:
+            if reader.name == nodes[0].url:
+                raise RpcRefused("pruned history unavailable", reader.name, 4444)
+            return reader.name
+
+        assert await pool.run(old, purpose="backfill") == nodes[1].url
+        assert [r.name for r in pool.ordered("backfill")] == [n.url for n in (nodes[1], nodes[0])]
+        assert pool.readers[0].endpoint.score.severity(pool.clock(), "follow") == 0
+
+
+async def test_what_blames_an_endpoint_counts_in_its_score() -> None:
+    async with timed(1729, 1729) as (pool, nodes, clock):
+        pool.set_aside(nodes[0].url, "left out log 3 of block 7", "omitting")
+        score = pool.readers[0].endpoint.score
+        assert (score.counts["omissions"], score.counts["set_aside"]) == (1, 1)
+        assert await pool.run(name_of) == nodes[1].url
+        clock.now += 61
+        nodes[1].script = [BAD_GATEWAY] * transport.ATTEMPTS
+        assert await pool.run(name_of) == nodes[0].url
+
+
+async def test_of_endpoints_that_are_all_set_aside_the_least_bad_is_asked() -> None:
+    async with timed(1729, 1729, 1729) as (pool, nodes, _):
+        for node, reason in zip(nodes, ("contradicting", "lagging", "omitting"), strict=True):
+            pool.set_aside(node.url, "", reason)  # type: ignore[arg-type]
+        assert [r.name for r in pool.ordered()] == [nodes[n].url for n in (1, 2, 0)]
+
+
+def test_two_keys_at_one_provider_have_two_names_without_keys() -> None:
+    assert names(["https://a/v2/ONE", "https://a/v2/TWO", "https://b"]) == [
+        "https://a/…", "https://a/… #2", "https://b"
+    ]  # fmt: skip
+
+
+# -- the sentinel
+
+
+def anchored(number: int, fork: str = "a") -> Anchor:
+    return Anchor(number, bytes.fromhex(hash_of(number, fork)[2:]), 0)
+
+
+async def test_a_standby_that_denies_a_stored_final_block_is_set_aside_before_it_is_needed() -> None:
+    async with timed(1729, 1729) as (pool, nodes, clock):
+        nodes[1].fork = "b"
+        await Sentinel(pool, lambda: anchored(50)).turn()
+        states = [r.endpoint.score.state(clock.now) for r in pool.readers]
+        assert states == ["well", "contradicting"]
+
+
+async def test_when_all_deny_it_the_follower_must_judge() -> None:
+    async with timed(1729, 1729) as (pool, nodes, clock):
+        nodes[0].fork = nodes[1].fork = "b"
+        await Sentinel(pool, lambda: anchored(50)).turn()
+        assert [r.endpoint.score.state(clock.now) for r in pool.readers] == ["well", "well"]
+
+
+async def test_lag_lost_history_another_chain_and_silence_are_seen_in_endpoints_that_nobody_asks() -> None:
+    async with timed(1729, 1729, 1729, 1729, 1729) as (pool, nodes, clock):
+        nodes[1].length -= 30
+        nodes[2].mangle = without_block(20)
+        nodes[3].chain_id = 9
+        nodes[4].script = [HTML] * transport.ATTEMPTS
+        sentinel = Sentinel(pool, lambda: anchored(20))
+        await sentinel.turn()
+        states = [r.endpoint.score.state(clock.now) for r in pool.readers]
+        assert states == ["well", "lagging", "pruned", "wrong chain", "failing"]
+        assert (pool.budgets.spent["follow"], pool.budgets.spent["probe"] > 5) == (5, True)  # 5: when it was opened
+        nodes[1].length += 30
+        nodes[3].chain_id = 1729
+        clock.now += 10
+        await sentinel.turn()
+        states = [r.endpoint.score.state(clock.now) for r in pool.readers]
+        assert states == ["well", "well", "pruned", "well", "well"]
+
+
+def without_block(number: int) -> Callable[[Any], Any]:
+    def forget(answer: Any) -> Any:
+        if isinstance(answer, list):
+            return [forget(one) for one in answer]
+        block = answer.get("result")
+        return answer | {"result": None} if isinstance(block, dict) and block.get("number") == hex(number) else answer
+
+    return forget

@@ -276,6 +276,31 @@ reorg_journal = Table(
     now(),
 )
 
+# What endpoints were like, over restarts and for every process that asks them. Names are without secrets.
+endpoint_score = Table(
+    "endpoint_score",
+    own,
+    Column("endpoint", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=True),
+    Column("aside_until", TIMESTAMP(timezone=True), nullable=True),
+    Column("chain_id", Numeric(78, 0), nullable=True),
+    Column("head", BigInteger, nullable=True),
+    Column("head_seen_at", TIMESTAMP(timezone=True), nullable=True),
+    Column("lag_blocks", BigInteger, nullable=True),
+    Column("latency_ms", BigInteger, nullable=True),
+    Column("error_permille", Integer, nullable=False),
+    Column("last_error", Text, nullable=True),
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in ("requests", "failures", "limited", "disagreements", "omissions", "set_aside")
+    ),
+    Column("first_seen_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    CheckConstraint("kind IN ('http', 'ws')", name="endpoint_score_kind"),
+)
+
 # What reorgs took away, as it was. Append-only like the journal: a trigger refuses UPDATE, DELETE and TRUNCATE.
 orphaned_row = Table(
     "orphaned_row",

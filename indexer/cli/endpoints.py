@@ -1,0 +1,103 @@
+"""`reya-indexer endpoints`: what the endpoints were like."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from indexer import config, logging
+from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
+from indexer.cli.options import chain_option, json_option, rpc_option, ws_option
+from indexer.config import Deployment
+from indexer.rpc.pool import names
+from indexer.store.scores import stored
+
+
+@click.command(
+    "endpoints",
+    epilog="\b\nExamples:\n"
+    "  reya-indexer endpoints --chain reya\n"
+    "  reya-indexer endpoints --json | jq '.endpoints[] | select(.state != \"well\")'",
+)
+@chain_option
+@rpc_option
+@ws_option
+@data_dir_option
+@pg_bin_option
+@json_option
+def endpoints_command(
+    chain: str, rpc_urls: tuple[str, ...], ws_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Show each endpoint's state, lag, error rate, disagreements and omissions, as the daemon stored them.
+
+    Asks no endpoint: `doctor` does. Counts go on over restarts; the daemon writes about twice a minute.
+    """
+    logging.configure("console", quiet=True)
+    deployment = config.load(chain)
+    url = open_url(deployment.name, data_dir, pg_bin)
+    named = [*names(deployment.endpoints("RPC", rpc_urls)), *names(deployment.endpoints("WS", ws_urls))]
+    rows = asyncio.run(_endpoints(deployment, url, named))
+    if as_json:
+        click.echo(json.dumps({"endpoints": rows}))
+    else:
+        _show(rows)
+
+
+async def _endpoints(deployment: Deployment, url: str, named: list[str]) -> list[dict[str, Any]]:
+    """Rows as JSON. `configured`: whether this command knows of the endpoint too, by environment or flags."""
+    async with checked_connection(url, deployment) as conn:
+        found = await stored(conn)
+    now = datetime.now(UTC)
+    rows = []
+    for row in found:
+        until = row["aside_until"]
+        if until is not None and until <= now:  # nobody has written since
+            row |= {"aside_until": None, "reason": None, "state": "unknown"}
+        times = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()}
+        rows.append(times | {"configured": row["endpoint"] in named})
+    best = max((row["head"] for row in rows if row["head"] is not None), default=0)
+    for row in rows:  # one that answers no more lags ever further
+        row["lag_blocks"] = None if row["head"] is None else best - row["head"]
+    return rows + [
+        {"endpoint": name, "kind": "ws" if name.startswith("ws") else "http", "state": "never asked",
+         "configured": True}
+        for name in named if name not in {row["endpoint"] for row in found}
+    ]  # fmt: skip
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        click.echo("no endpoint was asked yet, and none is named by environment or flags")
+        return
+    table = Table("endpoint", "state", "head", "lag", "ms", "errors", "denied", "omitted", box=None)
+    for column in table.columns:
+        column.no_wrap = True
+    for row in rows:
+        table.add_row(
+            row["endpoint"],
+            row["state"],
+            _text(row.get("head")),
+            _text(row.get("lag_blocks")),
+            _text(row.get("latency_ms")),
+            f"{row['error_permille'] / 10:.1f}%" if "error_permille" in row else "-",
+            *(_text(row.get(name)) for name in ("disagreements", "omissions")),
+        )
+    console = Console()
+    console.print(table)
+    for row in rows:
+        if row.get("reason"):
+            console.print(f"{row['endpoint']} is asked last until {row['aside_until']}: {row['reason']}", markup=False)
+        if not row["configured"]:
+            console.print(f"{row['endpoint']} is not named by environment or flags here", markup=False)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,57 @@
+"""What a daemon does about its endpoints beside its steps: it looks at all of them, and keeps their scores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from indexer.chain.types import Anchor
+from indexer.rpc import sentinel
+from indexer.rpc.headfeed import HeadFeed
+from indexer.rpc.pool import Pool
+from indexer.store import scores
+from indexer.store.database import Connect, close
+from indexer.store.trouble import DATABASE_TROUBLE
+
+KEEP_EVERY = 30.0  # seconds
+
+log = structlog.get_logger()
+
+
+class Keeper:
+    """`connect` opens a connection for each writing: a database in trouble costs scores only. `anchor`: as Sentinel."""
+
+    def __init__(
+        self, pool: Pool, feed: HeadFeed, connect: Connect, anchor: Callable[[], Anchor | None]
+    ) -> None:  # fmt: skip
+        self.pool, self.feed, self._connect = pool, feed, connect
+        self._sentinel = sentinel.Sentinel(pool, anchor)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        kept = 0.0
+        while True:
+            try:
+                await self._sentinel.turn()
+            except Exception as error:  # one round less is better than none from now on
+                log.error("sentinel_failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
+            if time.monotonic() - kept >= KEEP_EVERY:
+                kept = time.monotonic()
+                await self.keep()
+            await asyncio.sleep(sentinel.EVERY)
+
+    async def keep(self) -> None:
+        """Writes the scores. Never raises: the follower meets the same trouble, and names it."""
+        http = {reader.name: reader.endpoint.score for reader in self.pool.readers}
+        try:
+            conn = await self._connect()
+            try:
+                await scores.keep(conn, "http", http, self.pool.clock())
+                await scores.keep(conn, "ws", self.feed.scores, self.feed.clock())
+            finally:
+                await close(conn)
+        except DATABASE_TROUBLE as error:
+            log.debug("scores_not_kept", error=" ".join(str(error).split()))

@@ -1,0 +1,154 @@
+"""Sees that a process gets on: collects the signs, says what is stuck, and does what heals it.
+
+What heals: a mute socket is closed, and the next one opened; an endpoint that does not answer is set aside, and the
+step begun again with another; a connection whose server is silent is cut, and a new one made; what else is stuck for
+long is begun again. A lock and a slow statement are ended by the server's own limits. Until then /ready is red.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+
+import asyncpg
+import structlog
+
+from indexer.follow.bulk import Bulk
+from indexer.follow.progress import Progress
+from indexer.follow.watch import STATEMENT, Signs, Stuck, Watch
+from indexer.rpc.headfeed import HeadFeed
+from indexer.rpc.pool import Pool
+from indexer.store.database import PATIENCE, Connect, Watched, close
+from indexer.store.trouble import DATABASE_TROUBLE, cause
+
+EVERY = 1.0  # seconds
+ASKING = 5.0  # seconds in which a living server answers
+AGAIN = 20.0  # seconds between two tries to heal the same
+LOST = 300.0  # seconds without progress after which a step is begun again though nothing says why it is stuck
+STOPPED = 10.0  # seconds between two turns: this process was stopped itself, and knows nothing of the time between
+
+_DOES = """
+SELECT a.wait_event_type = 'Lock', (SELECT string_agg(b.application_name || ' (pid ' || b.pid || ')', ', ')
+  FROM pg_stat_activity b WHERE b.pid = ANY(pg_blocking_pids(a.pid)))
+FROM pg_stat_activity a WHERE a.pid = $1
+"""
+
+log = structlog.get_logger()
+
+
+class Watchdog:
+    """`step`: since when a step is under way, None between steps; `connections` that its statements run on;
+    `begin_again` ends the step, to be begun anew."""
+
+    def __init__(
+        self, watch: Watch, progress: Progress, pool: Pool, bulk: Bulk, feed: HeadFeed | None, connect: Connect,
+        connections: Callable[[], Iterable[Watched]], step: Callable[[], float | None],
+        begin_again: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.watch, self.progress, self.pool, self.bulk, self.feed = watch, progress, pool, bulk, feed
+        self._connect, self._connections, self._step, self._begin_again = connect, connections, step, begin_again
+        self._turned = self._awake_at = progress.clock()
+        self._found: dict[str, float] = {}  # name -> when
+        self._healed: dict[str, float] = {}  # name -> when it was tried last
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                await self.turn()
+            except Exception as error:  # one look less is better than none from now on
+                log.error("watchdog_failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
+
+    async def turn(self) -> list[Stuck]:
+        """One look: what is stuck, after what heals it was begun."""
+        now = self.progress.clock()
+        late, self._turned = now - self._turned > STOPPED, now
+        if late:
+            self._awake_at = now
+        if self.feed is not None:
+            await self.feed.watch()
+        hung = self._longest()
+        server = await self._asked(hung) if hung else ""
+        stuck = self.watch.observe(self._signs(hung, server))
+        self._tell(stuck)
+        for one in stuck:
+            if self.progress.clock() - self._healed.get(one.name, float("-inf")) >= AGAIN:
+                self._healed[one.name] = self.progress.clock()
+                self._heal(one, hung, server)
+        return stuck
+
+    def _longest(self) -> Watched | None:
+        """The connection whose statement takes longest, when it is long enough to ask."""
+        busy = [conn for conn in self._connections() if conn.doing and not conn.is_closed()]
+        longest = min(busy, key=lambda conn: conn.doing[1] if conn.doing else 0.0, default=None)
+        if longest is None or longest.doing is None:
+            return None
+        if self.progress.clock() - max(longest.doing[1], self._awake_at) < STATEMENT:
+            return None
+        return longest
+
+    async def _asked(self, hung: Watched) -> str:
+        """What the server does with a statement, asked over another connection."""
+        try:
+            async with asyncio.timeout(ASKING):
+                conn = await self._connect()
+                try:
+                    row = await conn.fetchrow(_DOES, hung.get_server_pid())
+                finally:
+                    asyncio.ensure_future(close(conn))  # noqa: RUF006 - ends by itself within 5 seconds
+        except DATABASE_TROUBLE as error:
+            if isinstance(cause(error), asyncpg.PostgresError):
+                return "working"  # it refused us a connection: it speaks
+            return "silent"
+        if row is None:
+            return "silent"  # it does not know the connection any more
+        if row[0]:
+            return f"lock of {row[1] or 'another session'}"
+        return "working" if hung.patience <= PATIENCE else "working on what takes its time"
+
+    def _signs(self, hung: Watched | None, server: str) -> Signs:
+        p, endpoints = self.progress, [reader.endpoint for reader in self.pool.readers]
+        open_requests = [(sent, e.name, method) for e in endpoints for method, sent in e.under_way.values()]
+        oldest = min(open_requests, default=None)
+        connections = list(self._connections())
+        # A statement under way is progress until the server says otherwise, and so is waiting for a cap of ours.
+        running = [p.clock() for conn in connections if conn.doing and hung is None]
+        held = max(self.pool.budgets.held_until, *(e.held_until for e in endpoints))
+        active = max([
+            p.last_step_at, p.looked_at, self._awake_at, self.bulk.heard_at, min(held, p.clock()), *running,
+            *(conn.done_at for conn in connections), *(e.served_at for e in endpoints),
+        ])  # fmt: skip
+        return Signs(
+            p.clock(), self._step(), active,
+            (oldest[1], oldest[2], max(oldest[0], self._awake_at)) if oldest else None,
+            hung.doing if hung is not None else None, server, self.bulk.full_since,
+            self.feed.mute if self.feed is not None else "", p.head, p.looked_at,
+        )  # fmt: skip
+
+    def _tell(self, stuck: list[Stuck]) -> None:
+        """Names what is stuck once, and what is not any more: a step only when the head was seen since."""
+        p, now = self.progress, self.progress.clock()
+        for one in stuck:
+            if one.name not in self._found:
+                p.found_stuck[one.name] += 1
+                log.error("watchdog", stuck=one.name, detail=one.detail)
+            self._found[one.name] = now
+            p.stuck[one.name] = one.detail
+        for name in self._found.keys() - {one.name for one in stuck}:
+            if name in ("websocket", "head") or p.looked_at > self._found[name]:
+                del self._found[name], p.stuck[name]
+                log.info("watchdog_healed", stuck=name)
+
+    def _heal(self, one: Stuck, hung: Watched | None, server: str) -> None:
+        match one.name:
+            case "poll":
+                self.pool.set_aside(one.subject, one.detail, "mute")
+                self._begin_again(one.detail)
+            case "statement" if server == "silent" and hung is not None:
+                with contextlib.suppress(Exception):
+                    hung.terminate()
+                self._begin_again(one.detail)
+            case "queue" | "step" if one.seconds > LOST:
+                self._begin_again(one.detail)

@@ -1,0 +1,66 @@
+"""What a failed connection or statement says of the database: a name for the wait, that people can act on. Pure.
+
+None of these ends the daemon: it waits under that name and goes on by itself, because nothing was half written.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from indexer.errors import DatabaseUnreachable
+
+CONNECTION_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+DATABASE_TROUBLE: tuple[type[Exception], ...] = (DatabaseUnreachable, asyncpg.PostgresError, *CONNECTION_ERRORS)
+
+_NAMES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((asyncpg.CannotConnectNowError,), "starting, stopping or recovering"),
+    ((asyncpg.AdminShutdownError, asyncpg.CrashShutdownError), "was shut down"),
+    ((asyncpg.ReadOnlySQLTransactionError,), "read-only"),
+    ((asyncpg.TooManyConnectionsError,), "out of connections"),
+    ((asyncpg.DiskFullError,), "out of disk"),
+    ((asyncpg.OutOfMemoryError,), "out of memory"),
+    ((asyncpg.LockNotAvailableError,), "a lock that another session holds"),
+    ((asyncpg.QueryCanceledError,), "slow: a statement took too long"),
+    ((asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidPasswordError), "refuses the role"),
+    ((asyncpg.InsufficientPrivilegeError,), "lacks a right"),
+    ((asyncpg.InvalidCatalogNameError,), "does not exist"),
+    ((TimeoutError,), "does not answer in time"),
+    ((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.IdleInTransactionSessionTimeoutError),
+     "the connection was lost"),
+    ((ConnectionRefusedError,), "refuses connections"),
+    ((OSError,), "not reachable"),
+)  # fmt: skip
+# A PostgreSQL is there, and these pass by themselves; what else keeps a program from starting, a person must correct.
+_PASSES = (
+    asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.LockNotAvailableError, ConnectionResetError,
+    TimeoutError,
+)  # fmt: skip
+
+
+def cause(error: BaseException) -> BaseException:
+    """What kept a connection from being made; the error itself where there was one."""
+    return error.__cause__ if isinstance(error, DatabaseUnreachable) and error.__cause__ else error
+
+
+def name_of(error: BaseException) -> str:
+    """ "the database: ..."; what stands before the colon never changes, for metrics."""
+    found = cause(error)
+    for types, name in _NAMES:
+        if isinstance(found, types):
+            return f"the database: {name}"
+    return f"the database: {type(found).__name__}"
+
+
+def passes(error: BaseException) -> bool:
+    """Whether a program that is only just starting should wait, rather than end with an error."""
+    return isinstance(cause(error), _PASSES)

@@ -1,0 +1,411 @@
+"""A PostgreSQL that is restarted, gone, paused, read-only, full, slow or locked: named, waited for, and nothing lost.
+
+The server is the tests' own; what is shortened are pauses and limits, never what the program does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from indexer.background import beside
+from indexer.errors import DatabaseUnreachable
+from indexer.follow import runner as runner_module
+from indexer.follow import watch, watchdog
+from indexer.ops.status import status
+from indexer.pg.processes import postmaster
+from indexer.pg.server import EmbeddedServer
+from indexer.rpc.headfeed import HeadFeed
+from indexer.store import database
+from tests.chaos.databases import Databases
+from tests.scenarios.harness import DEVNET, Daemon, Stage
+
+
+@pytest.fixture(scope="module")
+def troubled() -> Iterator[EmbeddedServer]:
+    """A PostgreSQL that no other module uses."""
+    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-trouble-", dir="/tmp"))
+    folder.chmod(0o755)
+    server = EmbeddedServer(folder)
+    server.start()
+    asyncio.run(admin(server, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))  # its end is no checkpoint
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def copies(troubled: EmbeddedServer) -> Databases:
+    return Databases(troubled)
+
+
+@pytest.fixture
+async def stage(copies: Databases, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    url = await copies.make()
+    async with Stage(url, request.node.name) as made:
+        yield made
+    await copies.drop(url)
+
+
+async def admin(server: EmbeddedServer, *statements: str) -> None:
+    conn = await asyncpg.connect(server.url("postgres"))
+    try:
+        for statement in statements:
+            await conn.execute(statement)
+    finally:
+        await conn.close()
+
+
+async def again(stage: Stage) -> None:
+    """The test's own connection, after the server ended it."""
+    stage.own.terminate()
+    stage.own = await asyncpg.connect(stage.url)
+
+
+def waits(logs: list[Any]) -> list[str]:
+    return [line["waiting_for"] for line in logs if line["event"] == "waiting"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_gone_for_five_minutes(troubled: EmbeddedServer, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that runs with the pauses: named once, tried less and less often, never an end; then everything."""
+    daemon, clock = await stage.start(), Clock()
+    daemon.progress.clock = clock
+
+    async def pause(seconds: float) -> None:
+        clock.now += seconds
+
+    monkeypatch.setattr(daemon.runner, "_pause", pause)
+    tip = stage.grow(stage.main, 5)
+    stage.show(tip)
+    troubled.stop()
+    tries = 0
+    with capture_logs() as logs:
+        while clock.now < 1000 + 300:
+            assert not await daemon.poll()
+            tries += 1
+        assert daemon.progress.waiting == "the database: refuses connections"
+        assert "the database: refuses connections" in daemon.progress.not_ready()
+        assert daemon.runner.conn is None
+        troubled.start()
+        await again(stage)
+        await daemon.settle()
+    assert len(waits(logs)) == len(set(waits(logs))) <= 2 and tries < 60
+    assert [line["event"] for line in logs].count("recovered") == 1
+    await stage.untouched(tip)
+
+
+async def test_restarted_in_the_middle_of_steps(troubled: EmbeddedServer, stage: Stage) -> None:
+    daemon, tip = await stage.start(), stage.main
+    for _ in range(2):
+        tip = stage.grow(tip, 5)
+        stage.show(tip)
+        polling = asyncio.create_task(daemon.settle(1000))
+        await asyncio.sleep(0.02)
+        await asyncio.to_thread(troubled.stop)
+        await asyncio.to_thread(troubled.start)
+        await polling
+        await again(stage)
+    b = stage.fork("b", 103, 12, tip=tip)
+    stage.show(b)
+    await daemon.settle()
+    await stage.equals(b, [(103, 7)])
+
+
+async def test_read_only(troubled: EmbeddedServer, stage: Stage) -> None:
+    daemon, name = await stage.start(), urlsplit(stage.url).path.strip("/")
+    tip = stage.grow(stage.main, 5)
+    stage.show(tip)
+    await admin(troubled, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+    try:
+        await read_only_to(stage.url, "on")
+        with capture_logs() as logs:
+            for _ in range(4):
+                assert not await daemon.poll()
+        assert waits(logs) == ["the database: read-only"]
+        assert (await status(DEVNET, stage.url, []))["database"] == "read-only: nothing can be written"
+        assert "the database: read-only" in daemon.progress.not_ready(tolerated=0)
+    finally:
+        await admin(troubled, "ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
+    await read_only_to(stage.url, "off")
+    await again(stage)
+    await daemon.settle()
+    await stage.untouched(tip)
+    assert name and (await status(DEVNET, stage.url, []))["database"] == "writable"
+
+
+async def read_only_to(url: str, value: str) -> None:
+    """Until new sessions have the setting: a reload takes a moment."""
+    async with asyncio.timeout(20):
+        while True:
+            conn = await asyncpg.connect(url)
+            found = await conn.fetchval("SHOW default_transaction_read_only")
+            await conn.close()
+            if found == value:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_out_of_connections(troubled: EmbeddedServer, stage: Stage) -> None:
+    """A role with one connection, which somebody else has when ours is lost."""
+    parts = urlsplit(stage.url)
+    await admin(troubled, f"CREATE ROLE few LOGIN PASSWORD 'few' CONNECTION LIMIT 1 IN ROLE {parts.username}")
+    url = parts._replace(netloc=f"few:few@{parts.netloc.rpartition('@')[2]}").geturl()
+    daemon = Daemon(url, stage.nodes[:1], DEVNET)
+    stage.daemons.append(daemon)
+    await daemon.open()
+    await daemon.settle()
+    tip = stage.grow(stage.main, 5)
+    stage.show(tip)
+    await stage.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'few'")
+    other = await taken(url)
+    with capture_logs() as logs:
+        for _ in range(4):
+            assert not await daemon.poll()
+    assert waits(logs)[-1] == "the database: out of connections" and len(waits(logs)) <= 2
+    await other.close()
+    await daemon.settle()
+    await stage.untouched(tip)
+
+
+async def taken(url: str) -> asyncpg.Connection:
+    """The only connection; the ended session's place is free a moment later."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(asyncpg.TooManyConnectionsError):
+                return await asyncpg.connect(url)
+            await asyncio.sleep(0.02)
+
+
+FULL = """
+CREATE FUNCTION test.full() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+    RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END$$;
+CREATE TRIGGER test_full BEFORE INSERT ON {} FOR EACH STATEMENT EXECUTE FUNCTION test.full();
+"""
+
+
+@pytest.mark.parametrize("table", ["indexer.raw_log", "public.orders", "indexer.commit_log", "indexer.orphaned_row"])
+async def test_out_of_disk_at_any_table_of_a_step_or_a_swap(table: str, stage: Stage) -> None:
+    """The server's own error, raised by a trigger: the step rolls back whole, whichever table had no room."""
+    daemon = await stage.start()
+    tip = stage.fork("b", 96, 9)
+    stage.show(tip)
+    await stage.execute(FULL.format(table))
+    with capture_logs() as logs:
+        for _ in range(4):
+            assert not await daemon.poll()
+    assert waits(logs) == ["the database: out of disk"]
+    await stage.stands_at(stage.main)
+    await stage.execute(f"DROP TRIGGER test_full ON {table}")
+    await daemon.settle()
+    await stage.equals(tip, [(96, 4)])
+
+
+@contextlib.contextmanager
+def small_disk(server: EmbeddedServer, megabytes: int) -> Iterator[Path | None]:
+    """A folder on a disk of this size; None where this machine lets nobody mount one."""
+    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-disk-", dir="/tmp"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True, check=False
+    ) if os.geteuid() == 0 and shutil.which("mount") else None  # fmt: skip
+    try:
+        if mounted is not None and mounted.returncode == 0:
+            owner = server.cluster.stat()
+            os.chown(folder, owner.st_uid, owner.st_gid)
+            yield folder
+        else:
+            yield None
+    finally:
+        if mounted is not None and mounted.returncode == 0:
+            subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
+
+
+async def test_a_disk_that_is_full(troubled: EmbeddedServer, copies: Databases) -> None:
+    """A database on a disk of its own, filled to the last page. Where none can be mounted the error is the server's, by
+    a trigger: the test above."""
+    source = await copies.make()
+    with small_disk(troubled, 80) as disk:
+        if disk is None:
+            return
+        await admin(troubled, f"CREATE TABLESPACE tiny LOCATION '{disk}'")
+        name = urlsplit(source).path.strip("/")
+        await admin(troubled, f'CREATE DATABASE tiny TEMPLATE "{name}" TABLESPACE tiny')
+        try:
+            async with Stage(troubled.url("tiny"), "full") as stage:
+                daemon = await stage.start()
+                tip = stage.grow(stage.main, 60)
+                stage.show(tip)
+                await stage.execute(
+                    "CREATE TABLE test.filler (page text); ALTER TABLE test.filler ALTER page SET STORAGE PLAIN"
+                )
+                for rows in (3000, 300, 30, 1):
+                    with contextlib.suppress(asyncpg.DiskFullError):
+                        while True:
+                            await stage.execute(
+                                f"INSERT INTO test.filler SELECT repeat('x', 7000) FROM generate_series(1, {rows})"
+                            )
+                with capture_logs() as logs:
+                    for _ in range(60):
+                        if not await daemon.poll() and daemon.progress.waiting:
+                            break
+                        tip = stage.grow(tip, 60)  # until the last free page of the tables is used
+                        stage.show(tip)
+                assert waits(logs) == ["the database: out of disk"]
+                await stage.execute("DROP TABLE test.filler")
+                await daemon.settle()
+                await stage.untouched(tip)
+        finally:
+            await admin(troubled, "DROP DATABASE tiny WITH (FORCE)", "DROP TABLESPACE tiny")
+
+
+@contextlib.contextmanager
+def paused(server: EmbeddedServer) -> Iterator[None]:
+    """Every process of the server stopped: connections are taken by the kernel, and nobody answers."""
+    head = postmaster(server.cluster)
+    assert head is not None
+    children = Path(f"/proc/{head.pid}/task/{head.pid}/children").read_text().split()
+    everyone = [head.pid, *map(int, children)]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in everyone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog's and the server's seconds shortened; that they are less than 60 is tested on a clock of its own."""
+    monkeypatch.setattr(watchdog, "EVERY", 0.05)
+    monkeypatch.setattr(watchdog, "STATEMENT", 0.5)
+    monkeypatch.setattr(watchdog, "ASKING", 0.5)
+    monkeypatch.setattr(watch, "SLOW", 0.8)
+    monkeypatch.setattr(watch.Watch, "limit", property(lambda self: 1.0))
+    monkeypatch.setattr(database, "CONNECTING", 1.0)
+    monkeypatch.setitem(database.SETTINGS, "lock_timeout", "4s")
+
+
+@contextlib.asynccontextmanager
+async def running(daemon: Daemon) -> AsyncIterator[None]:
+    feed = HeadFeed([], 0.05)
+    async with beside(daemon.runner.watchdog(feed).run()), beside(daemon.runner.follow(feed)):
+        yield
+
+
+async def stuck(daemon: Daemon, name: str) -> str:
+    """Until the watchdog says it; what it says."""
+    async with asyncio.timeout(30):
+        while name not in daemon.progress.stuck:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert any(reason.startswith(name) for reason in daemon.progress.not_ready())
+    return daemon.progress.stuck[name]
+
+
+async def well(daemon: Daemon, number: int) -> None:
+    async with asyncio.timeout(60):
+        while daemon.progress.projected != number or daemon.progress.not_ready():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_server_that_is_paused_is_found_silent_and_left_for_a_new_connection(
+    troubled: EmbeddedServer, stage: Stage, soon: None
+) -> None:
+    daemon = await stage.start()
+    tip = stage.grow(stage.main, 5)
+    async with running(daemon):
+        with paused(troubled):
+            stage.show(tip)
+            assert "the server has not answered" in await stuck(daemon, "statement")
+            async with asyncio.timeout(30):
+                while not daemon.progress.waiting.startswith("the database: "):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        await well(daemon, tip.number)
+    await stage.untouched(tip)
+    assert daemon.progress.found_stuck["statement"] == 1
+
+
+async def test_a_lock_that_another_session_holds_is_named_with_that_session(stage: Stage, soon: None) -> None:
+    daemon = await stage.start()
+    tip = stage.grow(stage.main, 5)
+    holder = await asyncpg.connect(stage.url, server_settings={"application_name": "somebody's psql"})
+    async with running(daemon):
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE indexer.raw_log IN ACCESS EXCLUSIVE MODE")
+            stage.show(tip)
+            said = await stuck(daemon, "lock")
+            assert f"lock of somebody's psql (pid {holder.get_server_pid()})" in said
+            async with asyncio.timeout(30):  # the server ends the wait, and the step with it
+                while daemon.progress.waiting != "the database: a lock that another session holds":  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        await holder.close()
+        await well(daemon, tip.number)
+    await stage.untouched(tip)
+
+
+async def test_a_slow_statement_is_named_and_waited_for(stage: Stage, soon: None) -> None:
+    daemon = await stage.start()
+    tip = stage.grow(stage.main, 5)
+    await stage.execute(
+        "CREATE FUNCTION test.slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM pg_sleep(2); RETURN NEW; END$$;"
+        "CREATE TRIGGER test_slow BEFORE INSERT ON indexer.commit_log FOR EACH ROW EXECUTE FUNCTION test.slow()"
+    )
+    async with running(daemon):
+        stage.show(tip)
+        assert "the database is slow" in await stuck(daemon, "statement")
+        await well(daemon, tip.number)
+    assert not daemon.errors
+    await stage.untouched(tip)
+
+
+async def test_a_start_waits_for_a_server_that_is_just_starting(
+    troubled: EmbeddedServer, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends with its error where nobody is there, or where it lasts."""
+    daemon, clock = Daemon(stage.url, stage.nodes[:1], DEVNET), Clock()
+    daemon.progress.clock = clock
+    tries = 0
+
+    async def work() -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise DatabaseUnreachable("x") from asyncpg.CannotConnectNowError("starting up")
+
+    async def pause(seconds: float) -> None:
+        clock.now += seconds
+
+    monkeypatch.setattr(daemon.runner, "_pause", pause)
+    await daemon.runner.prepare(work)
+    assert tries == 4 and daemon.progress.waiting == "the database: starting, stopping or recovering"
+    tries = -100
+    with pytest.raises(DatabaseUnreachable):
+        await daemon.runner.prepare(work)
+    assert clock.now - 1000 < runner_module.OPENING * 1.5
+    with pytest.raises(DatabaseUnreachable):
+        monkeypatch.setattr(daemon.runner, "url", "postgresql://u:p@127.0.0.1:1/db")
+        await daemon.runner.open()
+    await daemon.stop()

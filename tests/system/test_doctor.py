@@ -1,0 +1,190 @@
+"""`endpoints` shows what the daemon stored, `doctor` says what to fix; both as programs of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from indexer.follow.keeper import Keeper
+from indexer.rpc.headfeed import HeadFeed
+from indexer.rpc.pool import Pool
+from indexer.store.database import connect
+from indexer.store.migrate import upgrade_async
+from tests.daemon import run
+from tests.scenarios.harness import CHAIN_ID
+from tests.simchain.chain import Tree
+from tests.simchain.node import SimNode
+from tests.simchain.view import Depth
+from tests.simchain.world import exchange
+from tests.stubnode import StubNode
+
+SECRET = "SECRETKEY"
+MUST_FIX = 36
+
+
+@asynccontextmanager
+async def nodes(count: int) -> AsyncIterator[list[SimNode]]:
+    """Of one chain of 40 blocks, with tags."""
+    tree = Tree()
+    world, rng = exchange(tree), random.Random(8)
+    tip = world.grow(tree.genesis.hash, 40, rng, 1.5)
+    async with AsyncExitStack() as stack:
+        made = [await stack.enter_async_context(SimNode(tree, tip.hash, CHAIN_ID)) for _ in range(count)]
+        for node in made:
+            node.safe, node.finalized = Depth(4), Depth(10)
+        yield made
+
+
+async def program(*arguments: str, url: str = "") -> subprocess.CompletedProcess[str]:
+    env = {"DATABASE_URL": url} if url else {}
+    return await asyncio.to_thread(partial(run, *arguments, "--chain", "devnet", env=env))
+
+
+async def examined(*arguments: str, url: str = "") -> tuple[int, dict[tuple[str, str], dict[str, Any]], str]:
+    """Exit code, findings by subject and check, and everything that was said."""
+    done = await program("doctor", "--json", *arguments, *([] if url else ["--no-database"]), url=url)
+    found = json.loads(done.stdout)["findings"]
+    return done.returncode, {(f["subject"], f["check"]): f for f in found}, done.stdout + done.stderr
+
+
+def level(found: dict[tuple[str, str], dict[str, Any]], check: str, subject: str = "") -> str:
+    (one,) = [f for (s, c), f in found.items() if c == check and subject in s]
+    if one["level"] == "fix":
+        assert one["remedy"]
+    return str(one["level"])
+
+
+async def test_doctor_finds_nothing_to_fix_in_two_good_endpoints_and_a_migrated_database(
+    fresh_database: Callable[[], str],
+) -> None:
+    url = fresh_database()
+    await upgrade_async(url)
+    async with nodes(2) as (a, b):
+        arguments = ("--rpc-url", a.url, "--rpc-url", b.url, "--ws-url", a.ws_url)
+        code, found, said = await examined(*arguments, url=url)
+    assert code == 0, said
+    host = urlsplit(a.url).netloc
+    for check in ("chain id", "tag safe", "tag finalized", "block time", "batch", "getLogs by hash", "receipts",
+                  "limits", "history", "latency"):  # fmt: skip
+        assert level(found, check, f"http://{host}") == "good", check
+    assert level(found, "newHeads") == level(found, "agreement") == "good"
+    for check in ("version", "writable", "schema", "rights", "connections", "settings", "time zone"):
+        assert level(found, check, "postgresql://") == "good", check
+    assert "GiB" in next(f["said"] for (_, check), f in found.items() if check == "disk")
+    assert (urlsplit(url).password or SECRET) not in said
+
+
+async def test_doctor_names_what_is_wrong_with_an_endpoint() -> None:
+    async with nodes(7) as (good, other, bare, liar, small, pruned, fork), StubNode(5) as foreign:
+        other.chain_id = 1
+        bare.safe = bare.finalized = None
+        bare.missing_methods, bare.max_batch = {"eth_getBlockReceipts"}, 4
+        liar.omit = {(block.hash, n) for block in liar.tree.path(liar.head) for n in range(200)}
+        small.max_blocks, pruned.pruned_below, pruned.pruned_mode = 7, 20, "error"
+        fork.head = fork.tree.grow(fork.tree.ancestor(fork.head, 20).hash, 25, salt=b"f").hash
+        urls = [n.url for n in (good, other, bare, liar, small, pruned, fork)]
+        dead = "http://127.0.0.1:1/" + SECRET
+        arguments = [x for u in (*urls, dead) for x in ("--rpc-url", u)]
+        code, found, said = await examined(*arguments, "--ws-url", foreign.ws_url)
+    assert code == MUST_FIX and SECRET not in said
+    assert level(found, "chain id", other.url) == "fix"
+    assert level(found, "answers", "http://127.0.0.1:1/") == "fix"
+    assert (level(found, "tag finalized", bare.url), level(found, "receipts", bare.url)) == ("note", "note")
+    assert level(found, "batch", bare.url) == "note"
+    assert level(found, "receipts", liar.url) == "fix"
+    assert "7 blocks" in found[small.url, "limits"]["said"]
+    assert (level(found, "history", pruned.url), level(found, "limits", pruned.url)) == ("note", "note")
+    assert level(found, "agreement") == "fix" and fork.url in found["endpoints", "agreement"]["said"]
+    assert level(found, "chain id", "ws://") == "fix"
+    assert level(found, "chain id", good.url) == "good"
+
+
+@pytest.fixture
+def low_role(fresh_database: Callable[[], str]) -> Iterator[tuple[str, str]]:
+    """A migrated database, as its owner and as a role without rights."""
+    url, role = fresh_database(), "doctor_low"
+    asyncio.run(upgrade_async(url))
+    asyncio.run(execute(url, f"CREATE ROLE {role} LOGIN PASSWORD 'low' CONNECTION LIMIT 5",
+                        f"GRANT USAGE ON SCHEMA indexer TO {role}",
+                        f"GRANT SELECT ON ALL TABLES IN SCHEMA indexer TO {role}",
+                        f"ALTER ROLE {role} SET TimeZone = 'America/New_York'",
+                        f"ALTER ROLE {role} SET default_transaction_read_only = on"))  # fmt: skip
+    parts = urlsplit(url)
+    yield url, parts._replace(netloc=f"{role}:low@{parts.netloc.rpartition('@')[2]}").geturl()
+    asyncio.run(execute(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}"))
+
+
+async def execute(url: str, *statements: str) -> None:
+    conn = await asyncpg.connect(url)
+    try:
+        for statement in statements:
+            await conn.execute(statement)
+    finally:
+        await conn.close()
+
+
+async def test_doctor_names_what_is_wrong_with_a_database(low_role: tuple[str, str]) -> None:
+    async with nodes(1) as (node,):
+        code, found, said = await examined("--rpc-url", node.url, url=low_role[1])
+        assert code == MUST_FIX and "low@" not in said
+        for check in ("rights", "writable", "connections", "time zone"):
+            assert level(found, check, "postgresql://") == "fix", check
+        assert "doctor_low" in found[next(k for k in found if k[1] == "time zone")]["said"]
+        assert level(found, "number", "endpoints") == "note"  # one only
+        await execute(low_role[0], "UPDATE indexer.alembic_version SET version_num = '0001'")
+        code, found, _ = await examined("--rpc-url", node.url, url=low_role[0])
+        assert (code, level(found, "schema")) == (MUST_FIX, "fix")
+        code, found, said = await examined("--rpc-url", node.url, url="postgresql://u:hunter2@127.0.0.1:1/db")
+        assert code == MUST_FIX and "hunter2" not in said
+        assert found["postgresql://127.0.0.1:1/…", "answers"]["said"].startswith("the database: refuses connections")
+
+
+async def test_scores_are_stored_add_up_over_restarts_and_are_shown_without_secrets(
+    fresh_database: Callable[[], str],
+) -> None:
+    url = fresh_database()
+    await upgrade_async(url)
+    async with StubNode(CHAIN_ID) as one, StubNode(CHAIN_ID) as two, StubNode(CHAIN_ID, 40) as behind:
+        urls = [one.url, two.url, behind.url]
+        for _ in range(2):  # two lives of a daemon
+            pool = Pool(urls, CHAIN_ID)
+            await pool.open()
+            keeper = Keeper(pool, HeadFeed([f"{one.ws_url}?key={SECRET}"], 1), partial(connect, url), lambda: None)
+            await keeper._sentinel.turn()
+            pool.set_aside(two.url, "left out log 3 of block 7", "omitting")
+            await keeper.keep()
+            await keeper.keep()  # nothing is counted twice
+            await pool.close()
+        done = await program("endpoints", "--json", "--rpc-url", one.url, "--rpc-url", "http://never/", url=url)
+    assert done.returncode == 0 and SECRET not in done.stdout, done.stderr
+    rows = {row["endpoint"]: row for row in json.loads(done.stdout)["endpoints"]}
+    assert rows[one.url]["state"] == "well" and rows[one.url]["configured"]
+    assert (rows[one.url]["head"], rows[one.url]["lag_blocks"], rows[one.url]["requests"]) == (100, 0, 4)
+    assert (rows[two.url]["state"], rows[two.url]["omissions"]) == ("omitting", 2)
+    assert rows[two.url]["reason"] == "left out log 3 of block 7" and not rows[two.url]["configured"]
+    assert (rows[behind.url]["state"], rows[behind.url]["lag_blocks"]) == ("lagging", 61)
+    assert rows["http://never"]["state"] == "never asked"
+    assert [row["kind"] for row in rows.values()].count("ws") == 1
+    shown = await program("endpoints", url=url)
+    assert shown.returncode == 0 and "…" not in shown.stdout.splitlines()[0]  # the head of the table fits
+    assert "omitting" in shown.stdout and "left out log 3 of block 7" in " ".join(shown.stdout.split())
+
+
+async def test_a_database_in_trouble_costs_scores_only() -> None:
+    async with StubNode(CHAIN_ID) as node:
+        pool = Pool([node.url], CHAIN_ID)
+        await pool.open()
+        keeper = Keeper(pool, HeadFeed([], 1), partial(connect, "postgresql://u:p@127.0.0.1:1/x"), lambda: None)
+        await keeper.keep()
+        assert pool.readers[0].endpoint.score.news()["requests"] == 1  # told when it is back
+        await pool.close()
