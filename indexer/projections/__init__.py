@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from types import ModuleType
 
-from indexer.projections import accounts, balances, markets, orders, positions, prices, settings, tokens, undecoded
+from indexer.projections import (
+    accounts,
+    balances,
+    markets,
+    orders,
+    positions,
+    prices,
+    settings,
+    tokens,
+    undecoded,
+    upgrades,
+)
 from indexer.projections.base import Event, Ledger, StateKey, Transaction, transactions
 
-_MODULES: tuple[ModuleType, ...] = (accounts, balances, markets, settings, tokens, orders, positions, prices)
+_MODULES: tuple[ModuleType, ...] = (accounts, balances, markets, settings, tokens, orders, positions, prices, upgrades)
 _FAMILIES: dict[str, list[ModuleType]] = {}
 for _module in _MODULES:
     for _name in _module.EVENTS:
