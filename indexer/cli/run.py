@@ -19,6 +19,7 @@ from indexer.config import Deployment
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
 from indexer.ops import http
+from indexer.ops.live import Live
 from indexer.rpc.headfeed import HeadFeed
 
 log = structlog.get_logger()
@@ -35,7 +36,9 @@ log = structlog.get_logger()
 @rpc_option
 @ws_option
 @click.option("--poll-interval", type=click.FloatRange(0.01, 3600), help="Seconds between looks at the head.")
-@click.option("--http-host", default="127.0.0.1", show_default=True, help="Where /live, /ready, /metrics listen.")
+@click.option(
+    "--http-host", default="127.0.0.1", show_default=True, help="Where the status page, /ready, /metrics listen."
+)
 @click.option("--http-port", default=9464, show_default=True, type=click.IntRange(0, 65535), help="0 serves none.")
 @data_dir_option
 @pg_bin_option
@@ -66,16 +69,21 @@ async def _run(
     progress = Progress()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_pool(deployment, urls))
+        live = Live(deployment, progress, pool)
         if address[1]:
-            server = await http.serve(*address, progress, pool)
+            server = await http.serve(*address, live)
             stack.push_async_callback(server.cleanup)
+            live.start()
+            stack.push_async_callback(live.close)
         url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
         await asyncio.to_thread(prepare_schema, url)
+        live.url = url
         runner = Runner(deployment, url, pool, progress)
         stack.push_async_callback(runner.close)
         end_on_signals(runner.stop)
         await runner.open()
         feed = HeadFeed(wakers, deployment.poll_interval)
+        live.heads = lambda: feed.state
         feed.start()
         stack.push_async_callback(feed.close)
         log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)

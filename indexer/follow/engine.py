@@ -97,7 +97,7 @@ class Engine:
             p.wait("")
         if heads.latest.number < p.head:
             p.regressions += 1
-        p.head, p.head_time = heads.latest.number, heads.latest.timestamp
+        p.head, p.head_time, p.looked_at = heads.latest.number, heads.latest.timestamp, p.clock()
         p.safe, p.finalized, p.finality_source = verdict.safe, verdict.finalized, verdict.reason or verdict.source
         return View(heads, verdict, endpoint)
 
@@ -351,6 +351,7 @@ class Engine:
             return machine.Unserved(found.fork.number + 1, tip.number, error.message)
         done = await self.writer.replace(conn, standing, reorg, finalized, self._ours)
         self.progress.reorgs += 1
+        self.progress.reorg_depth.observe(reorg.depth)
         old, new = tip.number, reorg.new_tip.number
         log.warning("reorg", fork_point=reorg.fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=cause)
         self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)

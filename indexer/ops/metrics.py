@@ -1,66 +1,150 @@
-"""The process's numbers in Prometheus' text format, read from Progress at each scrape."""
+"""The process's numbers in Prometheus' text format: from Progress and Pool at each scrape, and from the last status."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from indexer.follow.progress import Progress
-from indexer.rpc.pool import Pool
+from indexer import __version__
+from indexer.follow.machine import Mode
+from indexer.follow.progress import STARTING, wait_name
+from indexer.follow.spread import Spread
+from indexer.ops.catalogue import CATALOGUE, PREFIX
+from indexer.ops.live import Live, endpoints
+
+STATES = (STARTING, *(mode.value for mode in Mode))
+Sample = tuple[tuple[str, ...], float]
 
 
-class _Progress(Collector):
-    def __init__(self, progress: Progress, pool: Pool) -> None:
-        self.progress, self.pool = progress, pool
+def _family(name: str, samples: Iterable[Sample]) -> Metric:
+    """A metric of the catalogue, with its values by labels."""
+    told = CATALOGUE[name]
+    make = CounterMetricFamily if told.kind == "counter" else GaugeMetricFamily
+    family = make(PREFIX + name, told.says, labels=told.labels)
+    for labels, value in samples:
+        family.add_metric(labels, value)
+    return family
 
-    def collect(self) -> Iterable[Metric]:
-        p = self.progress
-        blocks = GaugeMetricFamily("reya_indexer_block", "Block numbers by kind, -1 while unknown", labels=["kind"])
-        for kind in ("head", "safe", "finalized", "ingested", "projected", "origin"):
-            blocks.add_metric([kind], getattr(p, kind))
-        yield blocks
-        yield GaugeMetricFamily("reya_indexer_lag_blocks", "Head minus projected, in blocks", p.lag_blocks)
-        yield GaugeMetricFamily("reya_indexer_lag_seconds", "Head minus projected, in seconds", p.lag_seconds)
-        yield GaugeMetricFamily("reya_indexer_lease_held", "1 when this process is the projector", int(p.holder))
-        yield GaugeMetricFamily("reya_indexer_ready", "1 when /ready answers 200", int(not p.not_ready()))
-        state = GaugeMetricFamily("reya_indexer_state", "1 for what the process is doing", labels=["state"])
-        state.add_metric([p.mode], 1)
-        yield state
-        yield GaugeMetricFamily(
-            "reya_indexer_before_images", "Rows kept to take unfinalized blocks back", p.before_images
+
+def _histogram(name: str, spreads: Iterable[tuple[tuple[str, ...], Spread]]) -> Metric:
+    told = CATALOGUE[name]
+    family = HistogramMetricFamily(PREFIX + name, told.says, labels=told.labels)
+    for labels, spread in spreads:
+        family.add_metric(labels, spread.buckets(), spread.total)
+    return family
+
+
+def _one(value: float | None) -> list[Sample]:
+    return [] if value is None else [((), value)]
+
+
+def _counted(counter: Mapping[str, float]) -> list[Sample]:
+    return [((key,), value) for key, value in sorted(counter.items())]
+
+
+class _Signals(Collector):
+    def __init__(self, live: Live) -> None:
+        self.live = live
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._standing()
+        yield from self._doing()
+        yield from self._work()
+        yield from self._endpoints()
+        yield from self._alarms()
+
+    def _standing(self) -> Iterator[Metric]:
+        p, stored = self.live.progress, self.live.stored
+        blocks = {k: getattr(p, k) for k in ("head", "safe", "finalized", "ingested", "projected")}
+        known: dict[str, int] = {kind: number for kind, number in blocks.items() if number >= 0}
+        if p.head >= 0:
+            known["origin"] = p.origin
+        if stored.get("attested") is not None:
+            known["attested"] = stored["attested"]
+        yield _family("block", _counted(known))
+        tags = {"latest": known.get("head"), "safe": known.get("safe"), "finalized": known.get("finalized")}
+        lags = [((tag,), max(0, at - p.projected)) for tag, at in tags.items() if at is not None]
+        yield _family("lag_blocks", lags)
+        yield _family("lag_seconds", _one(p.lag_seconds))
+        attested = max(0, p.finalized - known["attested"]) if "attested" in known and p.finalized >= 0 else None
+        yield _family("attested_lag_blocks", _one(attested))
+        uncovered: Counter[str] = Counter()
+        for contract in stored.get("coverage", ()):
+            uncovered[contract["contract"]] += sum(last - first + 1 for first, last in contract["gaps"])
+        yield _family("uncovered_blocks", _counted(uncovered))
+        yield _family("head_age_seconds", _one(max(0.0, time.time() - p.head_time) if p.head_time else None))
+        yield _family("look_age_seconds", _one(None if p.looked_at is None else p.clock() - p.looked_at))
+        yield _family("step_age_seconds", _one(None if p.last_step_at is None else p.clock() - p.last_step_at))
+
+    def _doing(self) -> Iterator[Metric]:
+        p, read_at = self.live.progress, self.live.read_at
+        yield _family("info", [((__version__, self.live.deployment.name), 1)])
+        yield _family("ready", _one(not p.not_ready()))
+        yield _family("state", [((state,), int(p.mode == state)) for state in STATES])
+        yield _family("lease_held", _one(p.holder))
+        waiting = [((wait_name(p.waiting),), p.clock() - p.waiting_since)] if p.waiting else []
+        yield _family("waiting_seconds", waiting)
+        yield _family("waits", _counted(p.waits))
+        yield _family("waited_seconds", _counted(p.waited))
+        yield _family("errors", _counted(p.errors))
+        yield _family("status_age_seconds", _one(None if read_at is None else time.monotonic() - read_at))
+
+    def _work(self) -> Iterator[Metric]:
+        p = self.live.progress
+        yield _family("steps", _counted(p.steps))
+        yield _histogram("step_blocks", [((kind,), spread) for kind, spread in sorted(p.step_blocks.items())])
+        yield _histogram("commit_seconds", [((kind,), spread) for kind, spread in sorted(p.commit_seconds.items())])
+        yield _family("logs", _one(p.logs))
+        yield _family("events", _one(p.events))
+        yield _family("rows", _counted(p.rows))
+        yield _family("reorgs", _one(p.reorgs))
+        yield _histogram("reorg_depth_blocks", [((), p.reorg_depth)])
+        yield _family("head_regressions", _one(p.regressions))
+        yield _family("before_images", _one(p.before_images))
+
+    def _endpoints(self) -> Iterator[Metric]:
+        told = endpoints(self.live.pool)
+
+        def each(key: str) -> list[Sample]:
+            return [((one["endpoint"],), one[key]) for one in told]
+
+        yield _family("rpc_requests", each("requests"))
+        yield _family(
+            "rpc_calls",
+            [
+                ((one["endpoint"], method, outcome), count)
+                for one in told
+                for method, outcomes in sorted(one["calls"].items())
+                for outcome, count in sorted(outcomes.items())
+            ],
         )
-        waiting = GaugeMetricFamily("reya_indexer_waiting_seconds", "How long the named wait lasts", labels=["name"])
-        if p.waiting:
-            waiting.add_metric([p.waiting.split(":")[0]], p.clock() - p.waiting_since)
-        yield waiting
-        yield from self._counters()
+        yield _family("endpoint_range_blocks", each("range_blocks"))
+        yield _family("endpoint_aside_seconds", each("aside_seconds"))
+        yield _family("endpoint_current", each("current"))
 
-    def _counters(self) -> Iterable[Metric]:
-        p = self.progress
-        for name, text, label, counter in (
-            ("steps", "Committed steps", "kind", p.steps),
-            ("rows", "Rows written", "table", p.rows),
-            ("errors", "Errors that were waited out", "class", p.errors),
-        ):
-            family = CounterMetricFamily(f"reya_indexer_{name}", text, labels=[label])
-            for key, value in sorted(counter.items()):
-                family.add_metric([key], value)
-            yield family
-        yield CounterMetricFamily("reya_indexer_logs", "Raw logs ingested or projected", value=p.logs)
-        yield CounterMetricFamily("reya_indexer_reorgs", "Rollbacks since the start", value=p.reorgs)
-        yield CounterMetricFamily(
-            "reya_indexer_head_regressions", "Looks at a head lower than the one before", value=p.regressions
-        )
-        yield CounterMetricFamily("reya_indexer_rpc_requests", "HTTP requests to endpoints", value=self.pool.requests)
+    def _alarms(self) -> Iterator[Metric]:
+        stored = self.live.stored
+        yield _family("incidents_open", _counted(stored.get("incidents_open", {})))
+        yield _family("undecoded_logs", _counted(stored.get("undecoded_logs", {})))
+        counts: Counter[str] = Counter()
+        times: dict[str, int] = {}
+        for upgrade in stored.get("upgrades", ()):  # the newest first
+            counts[upgrade["contract"]] += upgrade["count"]
+            times.setdefault(upgrade["contract"], upgrade["block_time"])
+        yield _family("proxy_upgrades", _counted(counts))
+        yield _family("proxy_upgraded_timestamp_seconds", _counted(times))
 
 
-def registry(progress: Progress, pool: Pool) -> CollectorRegistry:
+def registry(live: Live) -> CollectorRegistry:
     """A registry of this process's metrics only."""
     collected = CollectorRegistry(auto_describe=False)
-    collected.register(_Progress(progress, pool))
+    collected.register(_Signals(live))
+    ProcessCollector(registry=collected)
     return collected
 
 

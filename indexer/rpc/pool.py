@@ -93,6 +93,10 @@ class Pool:
         log.warning("endpoint_set_aside", endpoint=name, reason=reason, seconds=ASIDE)
         self._aside[name] = time.monotonic() + ASIDE
 
+    def aside(self, name: str) -> float:
+        """For how many seconds more the endpoint is asked last; 0 when it is not."""
+        return max(0.0, self._aside.get(name, 0.0) - time.monotonic())
+
     def ordered(self) -> list[Reader]:
         """Endpoints as they would be asked now."""
         turns = [self.readers[(self._current + turn) % len(self.readers)] for turn in range(len(self.readers))]

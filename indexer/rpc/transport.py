@@ -104,6 +104,7 @@ class Endpoint:
         self.requests = 0
         self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()  # by class, also those that another try overcame
+        self.outcomes: Counter[tuple[str, str]] = Counter()  # calls by method and "ok" or the error's class
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)
@@ -209,10 +210,12 @@ class Endpoint:
             results = await self._ask(calls, single)
         except RpcError as error:
             self.errors[type(error).__name__] += 1
+            self.outcomes.update((method, type(error).__name__) for method, _ in calls)
             if isinstance(error, RateLimited):
                 self._quiet.limited(time.monotonic(), sent, error.retry_after or None)
             raise
         self._quiet.answered(sent)
+        self.outcomes.update((method, "ok") for method, _ in calls)
         return results
 
     async def _ask(self, calls: Sequence[Call], single: bool) -> Results:

@@ -68,7 +68,9 @@ class _World(Positions):
     def on_Upgraded(self, log: Log) -> None:
         count = self.states["indexer.proxy_upgrade"].get((log.address,), {"count": 0})["count"]
         row = {"address": log.address, "implementation": log.args["implementation"], "count": count + 1}
-        self.state("indexer.proxy_upgrade", row | {"block_number": log.where["block_number"], "block_time": log.seconds})
+        self.state(
+            "indexer.proxy_upgrade", row | {"block_number": log.where["block_number"], "block_time": log.seconds}
+        )
 
     # -- orders
 
