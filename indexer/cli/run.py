@@ -14,7 +14,7 @@ from indexer import config, logging
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
 from indexer.cli.display import on_terminal, shown
 from indexer.cli.options import chain_option, log_format_option, rpc_option, verbose_option, ws_option
-from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints
+from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints, warn_of_shown
 from indexer.config import Deployment
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
@@ -58,6 +58,7 @@ def run_command(
     if poll_interval is not None:
         deployment = replace(deployment, poll_interval=poll_interval)
     urls = rpc_endpoints(deployment, rpc_urls)
+    warn_of_shown(ws_urls)
     wakers = deployment.endpoints("WS", ws_urls)
     asyncio.run(_run(deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin))
 

@@ -8,17 +8,22 @@ import gc
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import structlog
 
 from indexer.background import beside
-from indexer.config import Deployment
+from indexer.config import Deployment, redact
 from indexer.errors import ConfigError
 from indexer.rpc.pool import Pool
 
+log = structlog.get_logger()
 T = TypeVar("T")
 
 
 def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ...]:
     """The HTTP endpoints; ConfigError names the variable when there are none."""
+    warn_of_shown(flags)
     urls = deployment.endpoints("RPC", flags)
     if not urls:
         raise ConfigError(
@@ -26,6 +31,14 @@ def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ..
             f"Set {deployment.env_prefix}_RPC_URL=https://... (a comma-separated list), or give --rpc-url",
         )
     return urls
+
+
+def warn_of_shown(flags: Sequence[str]) -> None:
+    """Says that a flag's secret can be read by every user of the machine."""
+    for url in (part.strip() for flag in flags for part in flag.split(",")):
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query or any(len(p) >= 16 for p in parts.path.split("/")):
+            log.warning("secret_in_the_process_list", endpoint=redact(url), remedy="put the URL into the environment")
 
 
 @contextlib.asynccontextmanager

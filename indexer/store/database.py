@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
 
@@ -49,10 +50,26 @@ async def connect(url: str, **settings: str) -> Connection:
     try:
         conn: Connection = await asyncpg.connect(url, timeout=20, server_settings=SETTINGS | settings)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
-        cause = " ".join(str(error).split()) or type(error).__name__
+        cause = _cause(url, error)
         raise DatabaseUnreachable(f"{redact(url)}: {cause}", remedy) from error
     await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_number, format="text")
     return conn
+
+
+def _cause(url: str, error: Exception) -> str:
+    """Why there is no connection, without the password: a URL that cannot be read is quoted in parts, and an unescaped
+    character in the password moves the rest of it into the host or the port."""
+    if isinstance(error, ValueError | asyncpg.InterfaceError):
+        try:
+            urlsplit(url).port  # noqa: B018 - reading it is what raises
+        except ValueError:
+            return "not a URL that can be read; characters such as / @ # : in a password are written %2F %40 %23 %3A"
+    said = " ".join(str(error).split()) or type(error).__name__
+    parts = urlsplit(url)
+    for password in (parts.password, dict(parse_qsl(parts.query)).get("password")):
+        if password:
+            said = said.replace(password, "…").replace(unquote(password), "…")
+    return said
 
 
 async def close(conn: Connection | None) -> None:
