@@ -17,6 +17,7 @@ _COMMANDS = {
     "reproject": "indexer.cli.reproject:reproject_command",
     "check": "indexer.cli.check:check_command",
     "status": "indexer.cli.status:status_command",
+    "incidents": "indexer.cli.incidents:incidents_group",
     "reorg": "indexer.cli.reorg:reorg_group",
     "decode": "indexer.cli.decode:decode_command",
     "migrate": "indexer.cli.migrate:migrate_command",
@@ -34,7 +35,7 @@ Exit codes:
   12 wrong chain                 21 stored data answer to another configuration
   13 not our database            22 stored rows damaged: reorg verify
   14 another deployment's        30 reorg verify: differences found
-  15 schema newer than program   31 reorg recover: refused
+  15 schema newer than program   31 reorg, incidents: refused
   70 fork below finalized        32 reorg: no endpoint serves the range
   75 another process projects    33 check: drift found"""
 

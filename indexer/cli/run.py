@@ -58,8 +58,8 @@ def run_command(
     if poll_interval is not None:
         deployment = replace(deployment, poll_interval=poll_interval)
     urls = rpc_endpoints(deployment, rpc_urls)
-    warn_of_shown(ws_urls)
     wakers = deployment.endpoints("WS", ws_urls)
+    warn_of_shown(ws_urls)
     asyncio.run(_run(deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin))
 
 

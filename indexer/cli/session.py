@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ...]:
     """The HTTP endpoints; ConfigError names the variable when there are none."""
-    warn_of_shown(flags)
     urls = deployment.endpoints("RPC", flags)
+    warn_of_shown(flags)
     if not urls:
         raise ConfigError(
             f"no endpoint for {deployment.name}",

@@ -29,7 +29,7 @@ from indexer.ingest.planner import Segment, plan
 from indexer.ingest.units import SeamBroken
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.store import heal, lease
+from indexer.store import heal, lease, schema
 from indexer.store.database import Connection
 from indexer.store.epoch import EpochMoved
 from indexer.store.rawlogs import HashConflict
@@ -211,6 +211,7 @@ class Engine:
             self.token, self._named = await lease.acquire(conn, self.holder), ""
             self._indexed = False
             if self.token is not None:
+                await schema.require_head(conn)  # a standby of the release before an upgrade must not write
                 self._extended_at, self._cut_off = time.monotonic(), None
                 log.info("lease_taken", holder=self.holder, token=self.token)
             elif self._cut_off is not None:
