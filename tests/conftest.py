@@ -14,7 +14,12 @@ import asyncpg
 import pytest
 
 from indexer.pg.server import EmbeddedServer
+from tests import skips
 from tests.daemon import ENDPOINTS
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(skips.Skips(skips.ALLOWED), "skips")
 
 
 @pytest.fixture(autouse=True)
