@@ -23,9 +23,10 @@ ROWS: list[tuple[str, list[tuple[Any, ...]]]] = [
         ("State", "state-timeline", "none", 24, [("reya_indexer_state{OF} == 1", "{{instance}} {{state}}")]),
     ]),
     ("Where it stands", [
-        ("Blocks", "timeseries", "locale", 12, [("max by (kind) (reya_indexer_block{OF})", "{{kind}}")]),
+        ("Blocks", "timeseries", "locale", 12, [("max by (kind) (reya_indexer_block{OF})", "{{kind}}"),
+            ("max by (grade) (reya_indexer_attested_block{OF})", "{{grade}}")]),
         ("Lag by tag", "timeseries", "locale", 12, [("min by (tag) (reya_indexer_lag_blocks{OF})", "{{tag}}"),
-            ("min(reya_indexer_attested_lag_blocks{OF})", "not attested")]),
+            ("min by (grade) (reya_indexer_attested_lag_blocks{OF})", "not {{grade}}")]),
         ("Age of the head, of the last look, of the last commit", "timeseries", "s", 12, [
             ("reya_indexer_head_age_seconds{OF}", "{{instance}} head"),
             ("reya_indexer_look_age_seconds{OF}", "{{instance}} look"),

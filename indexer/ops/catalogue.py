@@ -27,11 +27,12 @@ class Told(NamedTuple):
 
 SECTIONS: dict[str, tuple[Told, ...]] = {
     "Where it stands": (
-        Told("block", "gauge", ("kind",), "block numbers: head, safe, finalized, ingested, projected, attested, origin;"
-             " absent while unknown"),
+        Told("block", "gauge", ("kind",), "block numbers: head, safe, finalized, ingested, projected, origin; absent while"
+             " unknown"),
         Told("lag_blocks", "gauge", ("tag",), "how many blocks the rows are behind latest, safe or finalized"),
         Told("lag_seconds", "gauge", (), "the same for latest, in seconds of chain time"),
-        Told("attested_lag_blocks", "gauge", (), "how many final blocks are not attested; absent while none is"),
+        Told("attested_block", "gauge", ("grade",), "attested without a gap from the origin up to this block"),
+        Told("attested_lag_blocks", "gauge", ("grade",), "how many final blocks lack the grade; absent while none has it"),
         Told("uncovered_blocks", "gauge", ("contract",), "blocks from the origin to the head that are not ingested"),
         Told("head_age_seconds", "gauge", (), "age of the newest block known, by this machine's clock"),
         Told("look_age_seconds", "gauge", (), "since an endpoint last told the head"),

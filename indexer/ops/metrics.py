@@ -64,15 +64,15 @@ class _Signals(Collector):
         known: dict[str, int] = {kind: number for kind, number in blocks.items() if number >= 0}
         if p.head >= 0:
             known["origin"] = p.origin
-        if stored.get("attested") is not None:
-            known["attested"] = stored["attested"]
         yield _family("block", _counted(known))
         tags = {"latest": known.get("head"), "safe": known.get("safe"), "finalized": known.get("finalized")}
         lags = [((tag,), max(0, at - p.projected)) for tag, at in tags.items() if at is not None]
         yield _family("lag_blocks", lags)
         yield _family("lag_seconds", _one(p.lag_seconds))
-        attested = max(0, p.finalized - known["attested"]) if "attested" in known and p.finalized >= 0 else None
-        yield _family("attested_lag_blocks", _one(attested))
+        grades = {grade: of["up_to"] for grade, of in (stored.get("attested") or {}).items() if of["up_to"] is not None}
+        yield _family("attested_block", _counted(grades))
+        behind = {grade: max(0, p.finalized - at) for grade, at in grades.items() if p.finalized >= 0}
+        yield _family("attested_lag_blocks", _counted(behind))
         uncovered: Counter[str] = Counter()
         for contract in stored.get("coverage", ()):
             uncovered[contract["contract"]] += sum(last - first + 1 for first, last in contract["gaps"])

@@ -39,7 +39,10 @@ def document() -> dict[str, Any]:
     covered = [[0, 399], [450, 999]]
     return {
         "chain": "devnet", "bound": True, "head": 1_000, "safe": 990, "finalized": 980, "origin": 0, "ingested": 399,
-        "projected": 399, "attested": 300, "epoch": 4, "reorgs": 1, "last_reorgs": [reorg], "projector": EVIL,
+        "projected": 399, "attested": {
+            "cross-checked": {"up_to": 300, "newest": [600, 650], "blocks": 351},
+            "proven": {"up_to": 200, "newest": [200, 200], "blocks": 201},
+        }, "epoch": 4, "reorgs": 1, "last_reorgs": [reorg], "projector": EVIL,
         "coverage": [{"contract": EVIL, "address": ADDRESS, "covered": covered, "gaps": [[400, 449], [1_000, 1_000]]}],
         "rows": {EVIL: {"rows": 12_345, "estimated": True}}, "upgrades": [upgrade], "undecoded_logs": {EVIL: 2},
         "incidents_open": {EVIL: 1, "unknown_topic": 1}, "incidents": [incident], "as_of": time.time(),
@@ -74,7 +77,7 @@ async def opened(tab: Tab, url: str) -> None:
 
 
 WORDS = (
-    "601 blocks", "not ready", "catching up: 601 blocks", "attested up to 300", "gap 400 to 449", "1 gap", "3 blocks",
+    "601 blocks", "not ready", "catching up: 601 blocks", "cross-checked up to 300", "proven up to 200", "gap 400 to 449", "1 gap", "3 blocks",
     "http://one.example/…", "in use", "in reserve", "unknown_topic", "core",
 )  # fmt: skip
 
@@ -89,7 +92,7 @@ async def test_it_shows_where_it_stands_and_runs_nothing_of_the_chain(tmp_path: 
         assert EVIL in shown, "what the chain says is shown, as text"
         assert await tab.value("document.images.length") == 0 and await tab.value("window.pwned") is None
         assert await tab.value("document.scripts.length") == 1
-        for kind, count in (("gap", 1), ("attested", 1), ("projected", 1), ("none", 1)):
+        for kind, count in (("gap", 1), ("checked", 2), ("proven", 2), ("projected", 1), ("none", 1)):
             assert await tab.value(f"document.querySelectorAll('#bar rect.c-{kind}').length") == count, kind
         assert all(url.startswith((page.url, "data:")) for url in tab.requested), tab.requested
         assert tab.problems == []

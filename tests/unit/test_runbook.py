@@ -115,7 +115,6 @@ def test_every_kind_of_incident_in_the_code_has_an_entry() -> None:
     assert {"unknown_topic", "undecodable_log", "value_misfit", "before_images_grow"} <= set(kinds)
     missing = {kind: path.name for kind, path in kinds.items() if kind not in entries("Incidents")}
     assert not missing, f"docs/runbook.md, Incidents: {missing}"
-    assert entries("Incidents") == set(kinds), "an entry that no code opens"
 
 
 def test_every_state_and_every_wait_has_an_entry() -> None:

@@ -24,7 +24,7 @@ from indexer.rpc.pool import Pool
 
 ROOT = Path(__file__).parents[2]
 STORED: dict[str, Any] = {
-    "attested": 80,
+    "attested": {"cross-checked": {"up_to": 80, "newest": [85, 88]}, "proven": {"up_to": None, "newest": None}},
     "coverage": [{"contract": "core", "gaps": [[5, 6], [9, 9]]}, {"contract": "core", "gaps": [[1, 1]]}],
     "incidents_open": {"unknown_topic": 2},
     "undecoded_logs": {"unknown topic": 7},
@@ -87,7 +87,8 @@ def test_the_numbers_are_those_of_the_process_and_of_its_last_look_at_the_databa
     found = samples(told())
     expected = {
         'lag_blocks{"tag": "latest"}': 10, 'lag_blocks{"tag": "safe"}': 6, 'lag_blocks{"tag": "finalized"}': 2,
-        "attested_lag_blocks": 12, 'block{"kind": "attested"}': 80, 'uncovered_blocks{"contract": "core"}': 4,
+        'attested_lag_blocks{"grade": "cross-checked"}': 12, 'attested_block{"grade": "cross-checked"}': 80,
+        'uncovered_blocks{"contract": "core"}': 4,
         'incidents_open{"kind": "unknown_topic"}': 2, 'undecoded_logs{"reason": "unknown topic"}': 7,
         'proxy_upgrades{"contract": "core"}': 3, 'proxy_upgraded_timestamp_seconds{"contract": "core"}': 500,
         'rpc_requests_total{"endpoint": "http://n.example/…"}': 10,
@@ -164,7 +165,7 @@ async def test_signals_answer_with_the_last_known_values_while_the_database_is_m
     async with server:
         first, second = await asyncio.gather(made.document(), made.document())
         assert first["live"]["database_error"].startswith("no answer within")
-        assert second["attested"] == 80 and first["head"] == 100
+        assert second["attested"] == STORED["attested"] and first["head"] == 100
         await made.close()
     made.url = f"postgresql://u:SECRETWORD@127.0.0.1:{port}/x"  # nobody listens now
     shown = await made.document()
