@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help install run lint types test fast bench chaos lock clean
+.PHONY: help install run lint types test test-ops fast bench chaos lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 install:         ## the virtual environment, anvil and solc
@@ -13,8 +13,11 @@ lint: install    ## ruff
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 types: install   ## mypy, strict
 	@$(BIN)/mypy --no-error-summary
-test: lint types ## the whole suite
+test: lint types ## the whole suite but for test-ops
 	@$(BIN)/pytest -n 2 --dist loadfile
+test-ops: install ## alert rules, status page, TLS, backup: installs Debian's packages, as root
+	@.ci/ops-packages
+	@$(BIN)/pytest -m ops tests/ops
 fast: install    ## the tests that need neither PostgreSQL nor a node
 	@$(BIN)/pytest tests/unit
 bench: install   ## backfill against its floors and a naive web3.py loop, five minutes

@@ -25,7 +25,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 ACCOUNTING = ("core", "passive_perp")  # the contracts whose events move positions
-PROJECTIONS = 4  # raised when a release projects the same logs to other rows: older databases are projected again
+PROJECTIONS = 5  # raised when a release projects the same logs to other rows: older databases are projected again
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,10 @@ class Deployment:
         return frozenset(c.address for c in self.contracts if c.name in ACCOUNTING)
 
     def endpoints(self, kind: str, flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> tuple[str, ...]:
-        """URLs of one kind, "RPC" or "WS": the flags when given, else the environment's comma-separated list."""
-        source = list(flags) or [(os.environ if env is None else env).get(f"{self.env_prefix}_{kind}_URL", "")]
-        urls = tuple(part.strip() for entry in source for part in entry.split(",") if part.strip())
+        """URLs of one kind, "RPC" or "WS": the flags when given, else the list in `<env_prefix>_<kind>_URL` or in the
+        file that `<env_prefix>_<kind>_URL_FILE` names, separated by commas or line breaks."""
+        source = list(flags) or [secret(f"{self.env_prefix}_{kind}_URL", env)]
+        urls = tuple(part.strip() for entry in source for part in re.split(r"[,\n]", entry) if part.strip())
         schemes = ("http", "https") if kind == "RPC" else ("ws", "wss")
         for url in urls:
             if urlsplit(url).scheme not in schemes or not urlsplit(url).hostname:
@@ -120,6 +121,23 @@ def _checksum_fits(address: str) -> bool:
     from web3 import Web3  # here, because it is slow to import and shipped addresses are lower-case
 
     return Web3.is_checksum_address(address)
+
+
+def secret(name: str, env: Mapping[str, str] | None = None) -> str:
+    """A setting that may hold a secret: the variable, or the content of the file that `<name>_FILE` names, as container
+    platforms and systemd hand secrets over. "" when neither is set."""
+    variables = os.environ if env is None else env
+    value, path = variables.get(name, ""), variables.get(f"{name}_FILE", "")
+    if value and path:
+        raise ConfigError(f"{name} and {name}_FILE are both set", "Unset one of them")
+    if not path:
+        return value
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{name}_FILE: {path}: {error.strerror}", "Check the path and its rights") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}_FILE: {path}: not UTF-8 text", "Write the URL alone into the file") from None
 
 
 def redact(url: str) -> str:

@@ -14,13 +14,19 @@ import asyncpg
 import pytest
 
 from indexer.pg.server import EmbeddedServer
+from tests import skips
+from tests.daemon import ENDPOINTS
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(skips.Skips(skips.ALLOWED), "skips")
 
 
 @pytest.fixture(autouse=True)
 def no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own DATABASE_URL or endpoints must never be what the tests write to."""
     for name in list(os.environ):
-        if name == "DATABASE_URL" or name.startswith("REYA_INDEXER_") or name.endswith(("_RPC_URL", "_WS_URL")):
+        if name.startswith(("DATABASE_URL", "REYA_INDEXER_")) or name.removesuffix("_FILE").endswith(ENDPOINTS):
             monkeypatch.delenv(name)
 
 

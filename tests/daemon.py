@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import asyncpg
 
+ENDPOINTS = ("_RPC_URL", "_WS_URL")
 PROGRAM = [sys.executable, "-m", "indexer.cli.main"]
 
 
@@ -25,7 +26,7 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     kept = {
         k: v
         for k, v in os.environ.items()
-        if k != "DATABASE_URL" and not k.startswith("REYA_INDEXER_") and not k.endswith(("_RPC_URL", "_WS_URL"))
+        if not k.startswith(("DATABASE_URL", "REYA_INDEXER_")) and not k.removesuffix("_FILE").endswith(ENDPOINTS)
     }
     return kept | dict(extra)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import click
 
 from indexer import config
+from indexer.cli.database import external_url
 from indexer.cli.options import chain_option, json_option
 
 
@@ -35,7 +35,7 @@ def check(chain: str) -> None:
 @json_option
 def show(chain: str, as_json: bool) -> None:
     """Show the settings in force, endpoints from the environment included; secrets are redacted."""
-    d = config.load(chain)
+    d, database = config.load(chain), external_url()
     shown: dict[str, Any] = {
         "file": str(d.path),
         "name": d.name,
@@ -52,7 +52,7 @@ def show(chain: str, as_json: bool) -> None:
         "budgets_per_second": dict(d.budgets),
         "rpc": [config.redact(u) for u in d.endpoints("RPC")],
         "ws": [config.redact(u) for u in d.endpoints("WS")],
-        "database": config.redact(os.environ["DATABASE_URL"]) if os.environ.get("DATABASE_URL") else "embedded",
+        "database": config.redact(database) if database else "embedded",
         "digest": d.digest,
     }
     contracts: list[dict[str, Any]] = [

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import click
 import structlog
 
+from indexer import config
 from indexer.config import Deployment, redact
 from indexer.errors import ForeignDatabase, SchemaNewer, SchemaOlder
 from indexer.pg.server import EmbeddedServer, database_name, default_data_dir
@@ -37,8 +37,8 @@ pg_bin_option = click.option(
 
 
 def external_url() -> str | None:
-    """DATABASE_URL, or None: then the embedded server is ours to start."""
-    return os.environ.get("DATABASE_URL") or None
+    """DATABASE_URL, or what DATABASE_URL_FILE holds; None without either: then the embedded server is ours to start."""
+    return config.secret("DATABASE_URL") or None
 
 
 def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -> str:

@@ -8,7 +8,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import click
 
@@ -104,6 +104,34 @@ def psql(chain: str, data_dir: Path | None, pg_bin: Path | None, arguments: tupl
 
 
 @db_group.command(
+    "exec",
+    context_settings={"ignore_unknown_options": True},
+    epilog="\b\nExamples:\n  reya-indexer db exec -- pg_dump --format=custom --create --file=reya.dump"
+    "\n  reya-indexer db exec -- pg_basebackup --pgdata=copy",
+)
+@chain_option
+@data_dir_option
+@pg_bin_option
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+def exec_command(chain: str, data_dir: Path | None, pg_bin: Path | None, command: tuple[str, ...]) -> None:
+    """Run a PostgreSQL program with the database's connection in its environment (PGHOST, PGPASSWORD, ...).
+
+    Nothing secret is in its arguments, which every user of the machine can read.
+    """
+    logging.configure("console", quiet=True)
+    url = open_url(config.load(chain).name, data_dir, pg_bin)
+    environment = os.environ | libpq_environment(url)
+    if pg_bin or not external_url():
+        environment["PATH"] = f"{binaries.find(pg_bin)}:{environment.get('PATH', '')}"
+    program = shutil.which(command[0], path=environment.get("PATH"))
+    if program is None:
+        raise EmbeddedServerError(
+            f"there is no {command[0]} on this machine", "Install a PostgreSQL client, or name --pg-bin"
+        )
+    os.execve(program, command, environment)
+
+
+@db_group.command(
     "prisma",
     epilog="\b\nExamples:\n  reya-indexer db prisma > schema.prisma"
     "\n  reya-indexer db prisma --output config/schema.prisma"
@@ -171,3 +199,26 @@ def without_password(url: str) -> tuple[str, dict[str, str]]:
     user, colon, password = login.partition(":")
     bare = urlunsplit(parts._replace(netloc=f"{user}{at}{hosts}"))
     return bare, {"PGPASSWORD": unquote(password)} if colon else {}
+
+
+_PARAMETERS = {
+    "host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE",
+    "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY",
+}  # fmt: skip
+
+
+def libpq_environment(url: str) -> dict[str, str]:
+    """What PostgreSQL's own programs read instead of a URL. Parameters of the query string come first, as in libpq."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    pairs = [host.rpartition(":") if ":" in host.rpartition("]")[2] else (host, "", "") for host in hosts.split(",")]
+    found = {
+        "PGHOST": ",".join(unquote(host).strip("[]") for host, _, _ in pairs),
+        "PGPORT": ",".join(port for _, _, port in pairs).strip(","),
+        "PGUSER": unquote(user),
+        "PGPASSWORD": unquote(password),
+        "PGDATABASE": unquote(parts.path.lstrip("/")),
+    }
+    found |= {_PARAMETERS[name]: value for name, value in parse_qsl(parts.query) if name in _PARAMETERS}
+    return {name: value for name, value in found.items() if value}

@@ -20,6 +20,7 @@ _COMMANDS = {
     "status": "indexer.cli.status:status_command",
     "endpoints": "indexer.cli.endpoints:endpoints_command",
     "doctor": "indexer.cli.doctor:doctor_command",
+    "incidents": "indexer.cli.incidents:incidents_group",
     "reorg": "indexer.cli.reorg:reorg_group",
     "decode": "indexer.cli.decode:decode_command",
     "migrate": "indexer.cli.migrate:migrate_command",
@@ -38,7 +39,7 @@ Exit codes:
   13 not our database            22 stored rows damaged: reorg verify
   14 another deployment's        23 migrate --adopt: tables that do not fit
   15 schema newer than program   30 verify, reorg verify: differences found
-  33 check: drift found          31 reorg recover, verify: refused
+  33 check: drift found          31 reorg recover, verify, incidents: refused
   36 doctor: something to fix    32 reorg, verify: no endpoint serves it
   70 fork below finalized        34 verify: a part keeps its grade
   75 another process projects"""

@@ -17,12 +17,13 @@ from indexer.background import beside
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
 from indexer.cli.display import on_terminal, shown
 from indexer.cli.options import chain_option, log_format_option, rpc_option, verbose_option, ws_option
-from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints
+from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints, warn_of_shown
 from indexer.config import Deployment
 from indexer.follow.keeper import Keeper
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
 from indexer.ops import http
+from indexer.ops.live import Live
 from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.store.blame import Blame
@@ -42,7 +43,9 @@ log = structlog.get_logger()
 @rpc_option
 @ws_option
 @click.option("--poll-interval", type=click.FloatRange(0.01, 3600), help="Seconds between looks at the head.")
-@click.option("--http-host", default="127.0.0.1", show_default=True, help="Where /live, /ready, /metrics listen.")
+@click.option(
+    "--http-host", default="127.0.0.1", show_default=True, help="Where the status page, /ready, /metrics listen."
+)
 @click.option("--http-port", default=9464, show_default=True, type=click.IntRange(0, 65535), help="0 serves none.")
 @click.option("--attest/--no-attest", default=None,
               help="Attest in the background what becomes final. Default: enabled in [attest].")  # fmt: skip
@@ -73,6 +76,7 @@ def run_command(
     deployment = replace(deployment, attest=attesting)
     urls = rpc_endpoints(deployment, rpc_urls)
     wakers = deployment.endpoints("WS", ws_urls)
+    warn_of_shown(ws_urls)
     asyncio.run(_run(deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin))
 
 
@@ -83,16 +87,21 @@ async def _run(
     progress = Progress()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_pool(deployment, urls))
+        live = Live(deployment, progress, pool)
         if address[1]:
-            server = await http.serve(*address, progress, pool)
+            server = await http.serve(*address, live)
             stack.push_async_callback(server.cleanup)
+            live.start()
+            stack.push_async_callback(live.close)
         url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
+        live.url = url
         runner = Runner(deployment, url, pool, progress)
         stack.push_async_callback(runner.close)
         end_on_signals(runner.stop)
         await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
         await runner.open()
         feed = HeadFeed(wakers, deployment.poll_interval, chain_id=deployment.chain_id)
+        live.heads = lambda: feed.state
         feed.start()
         stack.push_async_callback(feed.close)
         keeper = Keeper(pool, feed, partial(connect, url), lambda: runner.engine.anchor)

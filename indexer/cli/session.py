@@ -9,26 +9,38 @@ import json
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
+import structlog
 
 from indexer.background import beside
-from indexer.config import Deployment
+from indexer.config import Deployment, redact
 from indexer.errors import ConfigError, IndexerError
 from indexer.rpc.pool import Pool
 
+log = structlog.get_logger()
 T = TypeVar("T")
 
 
 def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ...]:
     """The HTTP endpoints; ConfigError names the variable when there are none."""
     urls = deployment.endpoints("RPC", flags)
+    warn_of_shown(flags)
     if not urls:
         raise ConfigError(
             f"no endpoint for {deployment.name}",
             f"Set {deployment.env_prefix}_RPC_URL=https://... (a comma-separated list), or give --rpc-url",
         )
     return urls
+
+
+def warn_of_shown(flags: Sequence[str]) -> None:
+    """Says that a flag's secret can be read by every user of the machine."""
+    for url in (part.strip() for flag in flags for part in flag.split(",")):
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query or any(len(p) >= 16 for p in parts.path.split("/")):
+            log.warning("secret_in_the_process_list", endpoint=redact(url), remedy="put the URL into the environment")
 
 
 @contextlib.asynccontextmanager

@@ -91,7 +91,8 @@ class Bulk:
     async def _ingest(self, segments: Sequence[Segment], front: Front) -> None:
         async def tell(news: Ingested | Report) -> None:
             segment, logs, unit = _parts(news)
-            self._committed(Done("ingest", segment.first, segment.last, logs))
+            seconds = news.seconds if isinstance(news, Ingested) else None
+            self._committed(Done("ingest", segment.first, segment.last, logs, seconds=seconds))
             await (front.covered(segment) if unit is None else front.take(unit))
             self.front = front.block
 

@@ -29,7 +29,7 @@ from indexer.ingest.planner import Segment, plan
 from indexer.ingest.units import SeamBroken
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.store import heal, lease
+from indexer.store import heal, lease, schema
 from indexer.store.database import Connect, Connection
 from indexer.store.epoch import EpochMoved
 from indexer.store.rawlogs import HashConflict
@@ -219,6 +219,7 @@ class Engine:
             self.token, self._named = await lease.acquire(conn, self.holder), ""
             self._indexed = False
             if self.token is not None:
+                await schema.require_head(conn)  # a standby of the release before an upgrade must not write
                 self._extended_at, self._cut_off = time.monotonic(), None
                 log.info("lease_taken", holder=self.holder, token=self.token)
             elif self._cut_off is not None:
@@ -359,6 +360,7 @@ class Engine:
             return machine.Unserved(found.fork.number + 1, tip.number, error.message)
         done = await self.writer.replace(conn, standing, reorg, finalized, self._ours)
         self.progress.reorgs += 1
+        self.progress.reorg_depth.observe(reorg.depth)
         old, new = tip.number, reorg.new_tip.number
         log.warning("reorg", fork_point=reorg.fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=cause)
         self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)

@@ -1,15 +1,22 @@
-"""What a running process knows of itself: read by the log lines, /ready, /metrics and the progress bar. No I/O."""
+"""What a running process knows of itself: read by log lines, /ready, /status, /metrics and progress bars. No I/O."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from indexer.attest.gauges import Gauges
+from indexer.follow.spread import BLOCKS, DEPTHS, SECONDS, Spread
 
 STARTING = "starting"
+
+
+def wait_name(reason: str) -> str:
+    """A wait without what differs from one time to the next, numbers and what follows a colon: fit for a label."""
+    return re.sub(r"\d+", "N", reason.partition(":")[0])
 
 
 @dataclass(slots=True)
@@ -31,6 +38,8 @@ class Progress:
     before_images: int = 0
     waiting: str = STARTING
     waiting_since: float = 0.0
+    # When an endpoint last told the head, and when a step was last committed; 0 before the first.
+    looked_at: float = 0.0
     last_step_at: float = 0.0
     steps: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
@@ -43,15 +52,27 @@ class Progress:
     regressions: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     attest: Gauges = field(default_factory=Gauges)
-    looked_at: float = 0.0  # when the head was seen last
     stuck: dict[str, str] = field(default_factory=dict)  # what the watchdog found, by name, until it is healed
     found_stuck: Counter[str] = field(default_factory=Counter)
+    waits: Counter[str] = field(default_factory=Counter)  # by name, begun
+    waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by name, seconds, ended ones
+    step_blocks: defaultdict[str, Spread] = field(default_factory=lambda: defaultdict(lambda: Spread(BLOCKS)))
+    commit_seconds: defaultdict[str, Spread] = field(default_factory=lambda: defaultdict(lambda: Spread(SECONDS)))
+    reorg_depth: Spread = field(default_factory=lambda: Spread(DEPTHS))
+
+    def __post_init__(self) -> None:
+        self.waiting_since = self.clock()
 
     def wait(self, name: str) -> bool:
         """Names what is waited for, "" for nothing. True when that is news (rule 12: each wait is logged once)."""
         if name == self.waiting:
             return False
-        self.waiting, self.waiting_since = name, self.clock()
+        now = self.clock()
+        if self.waiting:
+            self.waited[wait_name(self.waiting)] += now - self.waiting_since
+        if name and wait_name(name) != wait_name(self.waiting):
+            self.waits[wait_name(name)] += 1
+        self.waiting, self.waiting_since = name, now
         return True
 
     @property

@@ -40,6 +40,9 @@ class Tally:
         if done.kind != "project":
             p.logs += done.logs
         p.last_step_at = p.clock()
+        p.step_blocks[done.kind].observe(done.last - done.first + 1)
+        if done.seconds is not None:
+            p.commit_seconds[done.kind].observe(done.seconds)
         log.info(
             "step",
             kind=done.kind,

@@ -39,11 +39,13 @@ log = structlog.get_logger()
 
 
 class Ingested(NamedTuple):
-    """One commit: confirmed blocks, the epoch it was made in, and how many ranges it was fetched in."""
+    """One commit: confirmed blocks, the epoch it was made in, how many ranges it was fetched in, and the seconds that
+    its transaction took."""
 
     unit: Unit
     epoch: int
     ranges: int
+    seconds: float
 
 
 # Told of each commit, in chain order within a segment; ingesting goes on when it returns.
@@ -117,12 +119,13 @@ class Ingestor:
     async def _commit(self, planned: int, units: list[Unit]) -> None:
         unit = joined(units)
         await rawlogs.ensure_partitions(self.conn, unit.first, unit.last)
+        began = time.monotonic()
         async with self.conn.transaction():
             await epoch.share(self.conn, planned)
             await rawlogs.keep(self.conn, unit)
             hit("work.before_commit")
         hit("work.committed")
-        await self._tell(Ingested(unit, planned, len(units)))
+        await self._tell(Ingested(unit, planned, len(units), time.monotonic() - began))
 
 
 async def _gather(ready: asyncio.Queue[list[Unit] | None]) -> list[Unit]:

@@ -1,39 +1,83 @@
-"""/live, /ready and /metrics."""
+"""/live, /ready, /status, /metrics, and the status page at /."""
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
+import re
+from importlib.resources import files
 
 from aiohttp import web
 
 from indexer.errors import PortInUse
-from indexer.follow.progress import Progress
 from indexer.ops import metrics
-from indexer.rpc.pool import Pool
+from indexer.ops.live import Live
+
+PAGE = files("indexer.ops").joinpath("page.html").read_text(encoding="utf-8")
 
 
-def application(progress: Progress, pool: Pool) -> web.Application:
-    """/live: the process answers. /ready: 200 when the rows are fresh, else 503 with the reasons. /metrics."""
-    collected = metrics.registry(progress, pool)
+def _hash_of(tag: str) -> str:
+    """The source expression that allows the page's one inline element of this kind and nothing else."""
+    (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"
 
-    async def live(_: web.Request) -> web.Response:
+
+# Nothing from elsewhere is loaded, framed, sent or run, whatever a node or the chain made the page show.
+POLICY = (
+    f"default-src 'none'; script-src {_hash_of('script')}; style-src {_hash_of('style')}; img-src data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+def application(live: Live) -> web.Application:
+    """/live: the process answers. /ready: 200 when the rows are fresh, else 503 with the reasons. /status: the document
+    of `reya-indexer status --json` and what only the process knows."""
+    collected = metrics.registry(live)
+
+    async def alive(_: web.Request) -> web.Response:
         return web.json_response({"live": True})
 
     async def ready(_: web.Request) -> web.Response:
-        reasons = progress.not_ready()
+        reasons = live.progress.not_ready()
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response(await live.document())
+
     async def metrics_page(_: web.Request) -> web.Response:
+        await live.refresh()
         return web.Response(body=metrics.render(collected), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    app = web.Application()
-    app.add_routes([web.get("/live", live), web.get("/ready", ready), web.get("/metrics", metrics_page)])
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text=PAGE, content_type="text/html", charset="utf-8")
+
+    async def with_headers(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(HEADERS)
+
+    app = web.Application(client_max_size=1024)
+    app.on_response_prepare.append(with_headers)
+    app.add_routes(
+        [
+            web.get("/", page),
+            web.get("/live", alive),
+            web.get("/ready", ready),
+            web.get("/status", status),
+            web.get("/metrics", metrics_page),
+        ]
+    )
     return app
 
 
-async def serve(host: str, port: int, progress: Progress, pool: Pool) -> web.AppRunner:
+async def serve(host: str, port: int, live: Live) -> web.AppRunner:
     """Serves until `cleanup()`. Raises PortInUse."""
-    runner = web.AppRunner(application(progress, pool), access_log=None)
+    runner = web.AppRunner(application(live), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

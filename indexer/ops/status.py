@@ -1,4 +1,7 @@
-"""`status`: where a database stands, from the database, and from the endpoints when there are any."""
+"""`status`: where a database stands, from the database, and from the endpoints when there are any.
+
+A running daemon serves the same document at /status, with what only it knows added (ops/live.py).
+"""
 
 from __future__ import annotations
 
@@ -11,45 +14,73 @@ from indexer.config import Deployment
 from indexer.errors import IndexerError, SchemaOlder
 from indexer.ingest.planner import missing
 from indexer.rpc.pool import Pool
-from indexer.store import attestations, blame, deferred, schema
+from indexer.store import attestations, blame, deferred, incidents, journal, schema
 from indexer.store.database import Connection, connection
 from indexer.store.facts import COLUMNS, SCHEMA, schema_and_name, sql_name
 from indexer.store.standing import Standing, binding, check_binding, load
 from indexer.store.unproven import unproven
 
 EXACT_ROWS = 1_000_000  # above it the planner's estimate is shown, because count(*) reads the table
+LAST_REORGS = 5
+MOST_INCIDENTS = 200  # shown; all are counted
+_UNDECODED = "SELECT reason, sum(count) FROM indexer.undecoded GROUP BY 1 ORDER BY 1"
+
+
+Heads = dict[str, Any]
+Seldom = dict[str, Any]
+NO_HEADS: Heads = {"head": None, "safe": None, "finalized": None, "head_time": None, "endpoint_error": None}
 
 
 async def status(deployment: Deployment, url: str, urls: Sequence[str]) -> dict[str, Any]:
     """One JSON-ready object. Block numbers are None where nothing is known."""
     heads = await _heads(deployment, urls)
-    addresses = [c.address for c in deployment.contracts]
     async with connection(url) as conn:
         if await schema.classify(conn) != "ours":
             raise SchemaOlder("this database holds no index yet", "Start `reya-indexer run` or `backfill` first")
-        bound = await binding(conn)
-        if bound is None:
-            return {"chain": deployment.name, "bound": False, **heads}
-        check_binding(bound, deployment.name, deployment.chain_id)
-        standing = await load(conn, addresses)
-        return {"chain": deployment.name, "bound": True, **heads} | await _stored(conn, deployment, standing, heads)
+        return await document(conn, deployment, heads)
 
 
-async def _heads(deployment: Deployment, urls: Sequence[str]) -> dict[str, Any]:
-    unknown: dict[str, Any] = {"head": None, "safe": None, "finalized": None, "head_time": None, "endpoint_error": None}
+async def document(
+    conn: Connection, deployment: Deployment, heads: Heads, seldom: Seldom | None = None
+) -> dict[str, Any]:
+    """The status from a database that is ours. `seldom`: its costly part, when what the caller has is fresh enough."""
+    bound = await binding(conn)
+    if bound is None:
+        return {"chain": deployment.name, "bound": False, **heads}
+    check_binding(bound, deployment.name, deployment.chain_id)
+    standing = await load(conn, [c.address for c in deployment.contracts])
+    stored = await _stored(conn, deployment, standing, heads)
+    return {
+        "chain": deployment.name,
+        "bound": True,
+        **heads,
+        **stored,
+        **(await costly(conn, deployment) if seldom is None else seldom),
+    }
+
+
+async def costly(conn: Connection, deployment: Deployment) -> Seldom:
+    """What takes longer the more is stored, not for every second: `rows` of the tables, `attested` by grade."""
+    bound = await binding(conn)
+    if bound is None:
+        return {}
+    return {"attested": await _attested(conn, deployment, bound.origin), "rows": await _rows(conn)}
+
+
+async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
     if not urls:
-        return unknown
+        return NO_HEADS
     pool = Pool(urls, deployment.chain_id, max_blocks=deployment.max_blocks)
     try:
         async with asyncio.timeout(10):
             await pool.open()
             heads = await pool.run(lambda reader: reader.heads())
     except (IndexerError, TimeoutError) as error:
-        return unknown | {"endpoint_error": str(error) or "no answer within 10 seconds"}
+        return NO_HEADS | {"endpoint_error": str(error) or "no answer within 10 seconds"}
     finally:
         await pool.close()
     verdict = Finality(deployment.finality_depth).observe(heads)
-    return unknown | {
+    return NO_HEADS | {
         "head": heads.latest.number,
         "safe": verdict.safe,
         "finalized": verdict.finalized,
@@ -57,22 +88,8 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> dict[str, Any]:
     }
 
 
-async def _stored(
-    conn: Connection, deployment: Deployment, standing: Standing, heads: dict[str, Any]
-) -> dict[str, Any]:
+async def _stored(conn: Connection, deployment: Deployment, standing: Standing, heads: Heads) -> dict[str, Any]:
     origin, checkpoint = standing.binding.origin, standing.checkpoint
-    goal = heads["head"] if heads["head"] is not None else standing.tip.number if standing.tip else origin - 1
-    coverage = []
-    for contract in deployment.contracts:
-        spans = standing.coverage[contract.address]
-        coverage.append(
-            {
-                "contract": contract.name,
-                "address": contract.address,
-                "covered": [list(s) for s in spans],
-                "gaps": [list(s) for s in missing(spans, origin, goal)],
-            }
-        )
     lag = heads["head"] - checkpoint.number if heads["head"] is not None and checkpoint else None
     seconds = heads["head_time"] - checkpoint.timestamp if heads["head_time"] is not None and checkpoint else None
     lease = await conn.fetchrow(
@@ -82,7 +99,6 @@ async def _stored(
         "origin": origin,
         "ingested": standing.front if standing.front >= origin else None,
         "projected": checkpoint.number if checkpoint else None,
-        "attested": await _attested(conn, deployment, origin),
         "projected_hash": "0x" + checkpoint.hash.hex() if checkpoint else None,
         "lag_blocks": None if lag is None else max(0, lag),
         "lag_seconds": None if seconds is None else max(0, seconds),
@@ -96,19 +112,16 @@ async def _stored(
         ),
         "epoch": standing.epoch,
         "reorgs": await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal"),
+        "last_reorgs": await journal.newest(conn, LAST_REORGS),
         "projector": lease["holder"] if lease and lease["valid"] else None,
         "state": lease["state"] if lease and lease["valid"] else None,
-        "coverage": coverage,
+        "coverage": _coverage(deployment, standing, heads["head"]),
         "deferred_indexes": await deferred.pending(conn),
-        "rows": await _rows(conn),
         "unproven": await unproven(conn, deployment.accounting),
-        "incidents": [
-            {"kind": r[0], "subject": r[1], "detail": r[2], "count": r[3], "first_block": r[4], "last_block": r[5]}
-            for r in await conn.fetch(
-                "SELECT kind, subject, detail, count, first_block, last_block FROM indexer.incident"
-                " WHERE resolved_at IS NULL ORDER BY opened_at"
-            )
-        ],
+        "undecoded_logs": {row[0]: row[1] for row in await conn.fetch(_UNDECODED)},
+        "upgrades": await _upgrades(conn, deployment),
+        "incidents_open": await incidents.by_kind(conn),
+        "incidents": await incidents.open_now(conn, MOST_INCIDENTS),
     }
 
 
@@ -122,7 +135,28 @@ async def _attested(conn: Connection, deployment: Deployment, origin: int) -> di
     }  # fmt: skip
 
 
+def _coverage(deployment: Deployment, standing: Standing, head: int | None) -> list[dict[str, Any]]:
+    origin = standing.binding.origin
+    goal = head if head is not None else standing.tip.number if standing.tip else origin - 1
+    return [
+        {
+            "contract": contract.name,
+            "address": contract.address,
+            "covered": [list(s) for s in standing.coverage[contract.address]],
+            "gaps": [list(s) for s in missing(standing.coverage[contract.address], origin, goal)],
+        }
+        for contract in deployment.contracts
+    ]
+
+
+async def _upgrades(conn: Connection, deployment: Deployment) -> list[dict[str, Any]]:
+    names = {c.address: c.name for c in deployment.contracts}
+    rows = await conn.fetch("SELECT * FROM indexer.proxy_upgrade ORDER BY block_number DESC, address")
+    return [{"contract": names.get(row["address"], row["address"]), **row} for row in rows]
+
+
 async def _rows(conn: Connection) -> dict[str, dict[str, Any]]:
+    """By public table, {"rows", "estimated"}."""
     rows: dict[str, dict[str, Any]] = {}
     for name in COLUMNS:
         if schema_and_name(name)[0] == SCHEMA:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from types import ModuleType
 
-from indexer.projections import accounts, balances, markets, orders, positions, prices, settings, tokens, undecoded
+from indexer.projections import (
+    accounts,
+    balances,
+    markets,
+    orders,
+    positions,
+    prices,
+    settings,
+    tokens,
+    undecoded,
+    upgrades,
+)
 from indexer.projections.base import Event, Ledger, StateKey, Transaction, transactions
 
 _Keys = Callable[[Event], Iterable[StateKey]]
 _Apply = Callable[[Ledger, Transaction, Event], None]
 
-_MODULES: tuple[ModuleType, ...] = (accounts, balances, markets, settings, tokens, orders, positions, prices)
+_MODULES: tuple[ModuleType, ...] = (accounts, balances, markets, settings, tokens, orders, positions, prices, upgrades)
 # By name of the event; a log that no decoder reads is one without a name.
 _KEYS: dict[str | None, list[_Keys]] = {None: [undecoded.keys]}
 _APPLY: dict[str | None, list[_Apply]] = {None: [undecoded.apply]}

@@ -132,6 +132,11 @@ class Pool:
         else:
             self._checked.pop(reader, None)
 
+    def aside(self, name: str) -> float:
+        """For how many seconds more the endpoint is asked last; 0 when it is not."""
+        held = self._by_name[name].endpoint.score.aside
+        return max(0.0, held.until - self.clock()) if held else 0.0
+
     async def ensure_checked(self, reader: Reader) -> None:
         """Before it is read: the same name may lead to another machine over a new connection, or after a while.
 

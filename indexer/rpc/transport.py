@@ -112,6 +112,7 @@ class Endpoint:
         self.requests = 0
         self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()  # by class, also those that another try overcame
+        self.outcomes: Counter[tuple[str, str]] = Counter()  # calls by method and "ok" or the error's class
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)
@@ -229,6 +230,7 @@ class Endpoint:
         except RpcError as error:
             now = time.monotonic()
             self.errors[type(error).__name__] += 1
+            self.outcomes.update((method, type(error).__name__) for method, _ in calls)
             if isinstance(error, RateLimited):
                 self._quiet.limited(now, sent, error.retry_after or None)
             if isinstance(error, Transient):
@@ -239,6 +241,7 @@ class Endpoint:
         finally:
             self.under_way.pop(first, None)
         self._quiet.answered(sent)
+        self.outcomes.update((method, "ok") for method, _ in calls)
         self.score.answered(now := time.monotonic(), now - sent)
         self.served_at = now if asked else self.served_at
         return results

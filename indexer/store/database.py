@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
 
@@ -100,9 +101,25 @@ async def connect(url: str, *, patience: float = PATIENCE, **settings: str) -> W
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
         if conn is not None:
             conn.terminate()
-        cause = printable(" ".join(str(error).split())) or type(error).__name__
+        cause = printable(_cause(url, error))
         raise DatabaseUnreachable(f"{redact(url)}: {cause}", remedy) from error
     return conn
+
+
+def _cause(url: str, error: Exception) -> str:
+    """Why there is no connection, without the password: a URL that cannot be read is quoted in parts, and an unescaped
+    character in the password moves the rest of it into the host or the port."""
+    if isinstance(error, ValueError | asyncpg.InterfaceError):
+        try:
+            urlsplit(url).port  # noqa: B018 - reading it is what raises
+        except ValueError:
+            return "not a URL that can be read; characters such as / @ # : in a password are written %2F %40 %23 %3A"
+    said = " ".join(str(error).split()) or type(error).__name__
+    parts = urlsplit(url)
+    for password in (parts.password, dict(parse_qsl(parts.query)).get("password")):
+        if password:
+            said = said.replace(password, "…").replace(unquote(password), "…")
+    return said
 
 
 async def close(conn: Connection | None) -> None:

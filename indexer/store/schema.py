@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Literal
 
+from indexer.errors import SchemaNewer, SchemaOlder
 from indexer.resources import data_dir
 from indexer.store.database import Connection, connection
 from indexer.store.facts import SCHEMA
@@ -51,6 +52,19 @@ async def current_revision(conn: Connection) -> str | None:
         return None
     revision: str | None = await conn.fetchval("SELECT version_num FROM indexer.alembic_version")
     return revision
+
+
+async def require_head(conn: Connection) -> None:
+    """Raises SchemaNewer or SchemaOlder where the schema is not this release's: whoever is about to write asks, because
+    a migration may have come between its start and now."""
+    revision = await current_revision(conn)
+    if revision == head_revision():
+        return
+    if revision is not None and revision in known_revisions():
+        raise SchemaOlder(
+            f"schema revision {revision}, this release needs {head_revision()}", "Run `reya-indexer migrate`"
+        )
+    raise SchemaNewer(f"schema revision {revision} is newer than this release knows", "Run the newer release")
 
 
 async def revision_of(url: str) -> str | None:

@@ -35,7 +35,8 @@ LONGEST_STATEMENT = 600  # seconds, inside a swap, whose size is the reorg's
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What one step committed. `rows` by table, public and state; `logs` read or stored."""
+    """What one step committed. `rows` by table, public and state; `logs` read or stored; `seconds` from its
+    transaction's begin to its commit, None where another process committed it."""
 
     kind: str
     first: int
@@ -43,6 +44,7 @@ class Done:
     logs: int
     rows: dict[str, int] = field(default_factory=dict)
     projected: bool = False
+    seconds: float | None = None
 
 
 class Writer:
@@ -77,6 +79,7 @@ class Writer:
         await rawlogs.ensure_partitions(conn, unit.first, unit.last)
         projected = token is not None and self.joins(standing, unit)
         rows: dict[str, int] = {}
+        began = time.monotonic()
         async with conn.transaction():
             hit("ingest.begun")
             if projected and token is not None:
@@ -91,12 +94,14 @@ class Writer:
                 await lease.hold(conn, token)  # the lease counts from the commit, however long the step took
             hit("ingest.before_commit")
         hit("ingest.committed")
-        return Done("forward" if projected else "ingest", unit.first, unit.last, len(unit.logs), rows, projected)
+        kind, seconds = "forward" if projected else "ingest", time.monotonic() - began
+        return Done(kind, unit.first, unit.last, len(unit.logs), rows, projected, seconds)
 
     async def project_stored(
         self, conn: Connection, standing: Standing, last: int, finalized: int, token: int, limit: int = CHUNK_LOGS
     ) -> Done:
         """Projects stored raw logs after the checkpoint, about `limit` of them, no further than block `last`."""
+        began = time.monotonic()
         async with conn.transaction():
             await lease.hold(conn, token)
             await epoch.share(conn, standing.epoch)
@@ -107,19 +112,20 @@ class Writer:
             rows = await self._project(conn, standing, chunk.first, anchor, events, finalized)
             await lease.hold(conn, token)
             hit("project.before_commit")
-        return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True)
+        return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
 
     async def commit(
         self, conn: Connection, standing: Standing, chunk: rawlogs.Chunk, anchor: Anchor, output: Output, token: int
     ) -> Done:  # fmt: skip
         """Writes a step that was computed beforehand from stored logs, at or below finalized. Raises EpochMoved."""
+        began = time.monotonic()
         async with conn.transaction():
             await lease.hold(conn, token)
             await epoch.share(conn, standing.epoch)
             rows = await self._write(conn, standing, chunk.first, anchor, max(standing.floor, anchor.number), output)
             await lease.hold(conn, token)
             hit("project.before_commit")
-        return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True)
+        return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
 
     async def reset(self, conn: Connection, standing: Standing, token: int, *, asked: bool = False) -> None:
         """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9). `asked`
@@ -174,7 +180,7 @@ class Writer:
             await journal.write(conn, number, standing.epoch + 1, reorg, removed, rows, time.monotonic() - started)
             hit("replace.before_commit")
         hit("replace.committed")
-        return Done("rollback", fork.number + 1, last, logs, rows, bool(rows))
+        return Done("rollback", fork.number + 1, last, logs, rows, bool(rows), time.monotonic() - started)
 
     async def _restore(
         self, conn: Connection, standing: Standing, fork: Anchor, number: int, scope: Scope | None
@@ -218,7 +224,7 @@ class Writer:
             await journal.write(conn, number, standing.epoch + 1, healing, removed, rows, time.monotonic() - started)
             hit("heal.before_commit")
         hit("heal.committed")
-        return Done("heal", first, last, logs, rows, bool(rows))
+        return Done("heal", first, last, logs, rows, bool(rows), time.monotonic() - started)
 
     async def _disown(self, conn: Connection, healing: Reorg, changed: Sequence[int]) -> None:
         """The changed blocks are another endpoint's now, and what was attested of them is void."""

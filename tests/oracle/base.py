@@ -31,6 +31,7 @@ STATES = {
     "auto_exchange_configrations": ("collateral_pool_id",),
     "spot_market_definitions": ("spot_market_id",),
     "indexer.undecoded": ("address", "topic0", "reason"),
+    "indexer.proxy_upgrade": ("address",),
 }
 
 
@@ -51,7 +52,7 @@ class Log:
         self.topic0 = log["topics"][0] if log["topics"] else ""
         block, index = int(log["blockNumber"], 16), int(log["logIndex"], 16)
         seconds = int(log["blockTimestamp"], 16)
-        self.id = f"{log['transactionHash']}-{index}"
+        self.id, self.seconds = f"{log['transactionHash']}-{index}", seconds
         self.date = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
         self.where = {
             "block_timestamp": self.args.get("blockTimestamp", seconds),

@@ -15,7 +15,7 @@ def _exact(text: str) -> int | Decimal:
 
 
 async def fetch_database(url: str) -> dict[str, list[Row]]:
-    """Every row of every table of `public`, and indexer.undecoded; numerics as exact integers."""
+    """Every row of every table of `public`, indexer.undecoded and indexer.proxy_upgrade; numerics as exact integers."""
     conn = await asyncpg.connect(url)
     try:
         await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_exact, format="text")
@@ -26,7 +26,11 @@ async def fetch_database(url: str) -> dict[str, list[Row]]:
                 name = record["tablename"]
                 tables[name] = [dict(row) for row in await conn.fetch(f'SELECT * FROM public."{name}"')]
             undecoded = await conn.fetch("SELECT address, topic0, reason, count FROM indexer.undecoded")
-            return tables | {"indexer.undecoded": [dict(r) for r in undecoded]}
+            upgrades = await conn.fetch("SELECT * FROM indexer.proxy_upgrade")
+            return tables | {
+                "indexer.undecoded": [dict(r) for r in undecoded],
+                "indexer.proxy_upgrade": [dict(r) for r in upgrades],
+            }
     finally:
         await conn.close()
 

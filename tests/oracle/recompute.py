@@ -65,6 +65,13 @@ class _World(Positions):
         row = {"address": log.address, "topic0": log.topic0, "reason": log.reason, "count": count + 1}
         self.state("indexer.undecoded", row)
 
+    def on_Upgraded(self, log: Log) -> None:
+        count = self.states["indexer.proxy_upgrade"].get((log.address,), {"count": 0})["count"]
+        row = {"address": log.address, "implementation": log.args["implementation"], "count": count + 1}
+        self.state(
+            "indexer.proxy_upgrade", row | {"block_number": log.where["block_number"], "block_time": log.seconds}
+        )
+
     # -- orders
 
     def match_order(self, log: Log, bids: set[int]) -> None:

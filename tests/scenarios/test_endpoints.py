@@ -15,6 +15,7 @@ from indexer.background import beside
 from indexer.errors import RangeTooLarge
 from indexer.follow import watch, watchdog
 from indexer.ops.http import application
+from indexer.ops.live import Live
 from indexer.rpc import headfeed, transport
 from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.sentinel import Sentinel
@@ -221,7 +222,7 @@ async def test_s21_an_endpoint_that_turns_into_another_chain_behind_its_name(sta
 async def watched(daemon: Daemon, feed: HeadFeed) -> AsyncIterator[TestClient[Any, Any]]:
     """The daemon's own loop with its watchdog; a client of its HTTP port."""
     async with (
-        TestClient(TestServer(application(daemon.progress, daemon.pool))) as client,
+        TestClient(TestServer(application(Live(daemon.runner.deployment, daemon.progress, daemon.pool)))) as client,
         beside(daemon.runner.watchdog(feed).run()),
         beside(daemon.runner.follow(feed)),
     ):

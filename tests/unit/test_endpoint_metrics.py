@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from indexer import config
 from indexer.chain.types import Header
 from indexer.follow.progress import Progress
 from indexer.ops import metrics
+from indexer.ops.live import Live
 from indexer.rpc.pool import Pool
 
 
@@ -19,11 +21,11 @@ def test_each_endpoint_each_budget_and_what_is_stuck_is_a_sample() -> None:
     pool.budgets.spent["attest"] = 7
     progress.stuck["poll"] = "http://a has not answered"
     progress.found_stuck["poll"] = 1
-    text = metrics.render(metrics.registry(progress, pool)).decode()
+    text = metrics.render(metrics.registry(Live(config.load("devnet"), progress, pool))).decode()
     assert "SECRET" not in text
     for line in (
         'reya_indexer_endpoint_well{endpoint="https://a.example/…"} 0.0',
-        'reya_indexer_endpoint_aside{endpoint="https://a.example/…",reason="lagging"}',
+        'reya_indexer_endpoint_aside_seconds{endpoint="https://a.example/…",reason="lagging"}',
         'reya_indexer_endpoint_head{endpoint="https://b.example"} 200.0',
         'reya_indexer_endpoint_lag_blocks{endpoint="https://a.example/…"} 100.0',
         'reya_indexer_endpoint_latency_seconds{endpoint="https://a.example/…"} 0.25',

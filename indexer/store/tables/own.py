@@ -213,6 +213,18 @@ undecoded = Table(
     info={"kind": "state"},
 )
 
+# The last upgrade of each watched proxy and how many there were; `block_time` in seconds.
+proxy_upgrade = Table(
+    "proxy_upgrade",
+    own,
+    Column("address", Text, primary_key=True),
+    Column("implementation", Text, nullable=False),
+    Column("count", Numeric(78, 0), nullable=False),
+    Column("block_number", BigInteger, nullable=False),
+    Column("block_time", BigInteger, nullable=False),
+    info={"kind": "state"},
+)
+
 feature_flag = Table(
     "feature_flag",
     own,

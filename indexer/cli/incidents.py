@@ -1,0 +1,83 @@
+"""`reya-indexer incidents list|close`: what a person must see, and a person's word that it was seen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from indexer import config, logging
+from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
+from indexer.cli.options import chain_option, json_option
+from indexer.config import Deployment
+from indexer.errors import Refused
+from indexer.store import incidents
+
+MOST = 500
+
+
+@click.group("incidents", epilog="\b\nExample:\n  reya-indexer incidents list --chain reya")
+def incidents_group() -> None:
+    """List incidents, and close those that were looked at. docs/runbook.md has an entry for each kind."""
+
+
+@incidents_group.command("list", epilog="\b\nExample:\n  reya-indexer incidents list --all --json")
+@chain_option
+@click.option("--all", "every", is_flag=True, help=f"Closed ones too; the newest {MOST}.")
+@data_dir_option
+@pg_bin_option
+@json_option
+def list_command(chain: str, every: bool, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
+    """Show open incidents, the newest first."""
+    logging.configure("console", quiet=True)
+    deployment = config.load(chain)
+    found = asyncio.run(_list(deployment, open_url(deployment.name, data_dir, pg_bin), every))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    table = Table("id", "incident", "subject", "count", "blocks", "opened", "closed", "detail")
+    for one in found:
+        first, last = one["first_block"], one["last_block"]
+        table.add_row(
+            str(one["id"]), one["kind"], one["subject"], str(one["count"]),
+            "-" if first is None else f"{first} to {last}", one["opened_at"][:19], (one["resolved_at"] or "-")[:19],
+            one["detail"],
+        )  # fmt: skip
+    Console().print(table if found else "No open incidents.")
+
+
+@incidents_group.command(
+    "close", epilog='\b\nExample:\n  reya-indexer incidents close 7 --note "node was behind a bad load balancer"'
+)
+@click.argument("number", type=int)
+@chain_option
+@click.option("--note", required=True, help="What was found out; it is kept with the incident.")
+@data_dir_option
+@pg_bin_option
+@json_option
+def close_command(
+    number: int, chain: str, note: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
+) -> None:
+    """Close an incident. The same condition met again opens a new one."""
+    logging.configure("console", quiet=True)
+    deployment = config.load(chain)
+    closed = asyncio.run(_close(deployment, open_url(deployment.name, data_dir, pg_bin), number, note))
+    click.echo(json.dumps(closed) if as_json else f"closed: {closed['kind']} {closed['subject']}")
+
+
+async def _list(deployment: Deployment, url: str, every: bool) -> list[dict[str, Any]]:
+    async with checked_connection(url, deployment) as conn:
+        return await (incidents.newest if every else incidents.open_now)(conn, MOST)
+
+
+async def _close(deployment: Deployment, url: str, number: int, note: str) -> dict[str, Any]:
+    async with checked_connection(url, deployment) as conn:
+        closed = await incidents.close(conn, number, note)
+    if closed is None:
+        raise Refused(f"there is no open incident {number}", "`reya-indexer incidents list` shows them")
+    return closed

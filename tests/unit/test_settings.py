@@ -1,0 +1,67 @@
+"""Settings that hold secrets: from variables or files, and into the environment of PostgreSQL's programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from indexer import config
+from indexer.cli.db import libpq_environment
+from indexer.cli.session import warn_of_shown
+from indexer.errors import ConfigError, DatabaseUnreachable
+from indexer.store.database import connect
+
+
+def test_a_secret_is_the_variable_or_the_content_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "url"
+    path.write_text("postgresql://u:p@h/d\n")
+    assert config.secret("X", {"X": "a"}) == "a" and config.secret("X", {}) == ""
+    assert config.secret("X", {"X_FILE": str(path)}) == "postgresql://u:p@h/d"
+    with pytest.raises(ConfigError, match="both set"):
+        config.secret("X", {"X": "a", "X_FILE": str(path)})
+    with pytest.raises(ConfigError, match=r"X_FILE: .*No such file"):
+        config.secret("X", {"X_FILE": str(tmp_path / "none")})
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        config.secret("X", {"X_FILE": str(path)})
+
+
+def test_endpoints_stand_in_a_file_one_a_line_or_with_commas(tmp_path: Path) -> None:
+    path = tmp_path / "urls"
+    path.write_text("https://a.example/KEY\nhttps://b.example, https://c.example\n\n")
+    found = config.load("reya").endpoints("RPC", env={"REYA_RPC_URL_FILE": str(path)})
+    assert found == ("https://a.example/KEY", "https://b.example", "https://c.example")
+    assert config.load("reya").endpoints("RPC", ("http://d",), env={"REYA_RPC_URL_FILE": str(path)}) == ("http://d",)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://u:p%40s@h:5/d",
+         {"PGHOST": "h", "PGPORT": "5", "PGUSER": "u", "PGPASSWORD": "p@s", "PGDATABASE": "d"}),
+        ("postgres://h/d?sslmode=verify-full&sslrootcert=/ca.pem&connect_timeout=3",
+         {"PGHOST": "h", "PGDATABASE": "d", "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/ca.pem"}),
+        ("postgresql://u@a:1,b:2/d", {"PGHOST": "a,b", "PGPORT": "1,2", "PGUSER": "u", "PGDATABASE": "d"}),
+        ("postgresql://[::1]:7/d", {"PGHOST": "::1", "PGPORT": "7", "PGDATABASE": "d"}),
+        ("postgresql:///d?host=/run/pg&user=x", {"PGHOST": "/run/pg", "PGUSER": "x", "PGDATABASE": "d"}),
+    ],
+)  # fmt: skip
+def test_a_url_becomes_what_postgresqls_programs_read(url: str, expected: dict[str, str]) -> None:
+    assert libpq_environment(url) == expected
+
+
+@pytest.mark.parametrize("password", ["sec/ret", "se@c/ret", "sec#ret", "sec:ret/x", "s%zzret"])
+async def test_an_error_does_not_tell_a_password_that_is_not_escaped(password: str) -> None:
+    with pytest.raises(DatabaseUnreachable) as told:
+        await connect(f"postgresql://user:{password}@127.0.0.1:1/db")
+    said = str(told.value).split("Check DATABASE_URL")[0]
+    assert not any(part in said for part in ("sec", "se@", "ret")), said
+
+
+def test_a_secret_in_a_flag_is_warned_of_without_telling_it() -> None:
+    with capture_logs() as lines:
+        warn_of_shown(("https://node.example/v2/0123456789abcdef", "http://127.0.0.1:8545", "https://u:pw@b.example"))
+    assert [line["endpoint"] for line in lines] == ["https://node.example/…", "https://b.example"]
+    assert "0123456789abcdef" not in str(lines) and "pw" not in str(lines)
