@@ -24,7 +24,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 ACCOUNTING = ("core", "passive_perp")  # the contracts whose events move positions
-PROJECTIONS = 4  # raised when a release projects the same logs to other rows: older databases are projected again
+PROJECTIONS = 5  # raised when a release projects the same logs to other rows: older databases are projected again
 
 
 @dataclass(frozen=True, slots=True)

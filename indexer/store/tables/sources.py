@@ -80,8 +80,9 @@ SOURCES: dict[str, Source] = {
     "position_raw": Source("P", "market and account", (
         "market_id, account_id: the event", "base: as stated, else the sum of the executions, 1e18",
         ("realized_pnl, last_price, position_data_last_price_data_timestamp, funding_value, base_multiplier, "
-         "adl_unwind_price: as stated by PositionDataUpdated, OrderAndPositionUpdate, V3; NULL after a bare "
-         "match order; 1e18, seconds"),
+         "adl_unwind_price: as stated by PositionDataUpdated, OrderAndPositionUpdate, V3; 1e18, seconds. After "
+         "a bare match order the trackers are those of the market's side where its transaction tells them, "
+         "the rest is NULL"),
         "realized_pnl_latest_snapshot: realized_pnl when the session opened",
         ("average_entry_price_off_chain_tracker, funding_value_off_chain_tracker: averages at entry, 1e18; "
          "NULL when flat or not known"),
