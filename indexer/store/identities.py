@@ -11,7 +11,7 @@ from indexer.store.tables import COLUMNS, TABLES, kind, sql_name
 MOST = 100  # drifts told of one identity
 
 # A row with a value that no column holds is an incident and in no table: its twin in another table may be there.
-_UNFIT = "SELECT split_part(subject, ' ', 2) FROM indexer.incident WHERE kind = 'value_misfit'"
+UNFIT = "SELECT split_part(subject, ' ', 2) FROM indexer.incident WHERE kind = 'value_misfit'"
 
 
 def _without_log() -> dict[str, str]:
@@ -52,7 +52,7 @@ IDENTITIES: dict[str, str] = {
         WHERE (o.unique_id IS DISTINCT FROM h.unique_id OR o.executed_base IS DISTINCT FROM h.order_base
           OR o.price IS DISTINCT FROM h.price OR o.fee IS DISTINCT FROM h.fee
           OR o.account_id IS DISTINCT FROM h.account_id OR o.market_id IS DISTINCT FROM h.market_id)
-          AND id NOT IN ({_UNFIT})""",
+          AND id NOT IN ({UNFIT})""",
     "the owner snapshot is the last of the history": """
         SELECT s.account_id::text AS subject, 'snapshot ' || COALESCE(s.new_owner, 'none') AS detail
         FROM public.account_owner_updated_snapshot s JOIN (

@@ -1,4 +1,5 @@
-"""`check`: the identities, and rows compared with their projection from the stored raw logs, in one snapshot.
+"""`check`: the identities, positions against the events that move them, and rows compared with their projection from
+the stored raw logs, in one snapshot.
 
 The whole recomputation starts with empty tables at the origin and keeps every state row in memory; a sample has no
 state, so that it compares the columns that need none.
@@ -12,10 +13,11 @@ from typing import NamedTuple
 
 from indexer.decode.events import events_of
 from indexer.projections import project, state_keys
-from indexer.projections.base import Ledger, Row, StateKey
+from indexer.projections.base import EXECUTIONS, Ledger, Row, StateKey, transactions
+from indexer.projections.reconcile import Reconciliation
 from indexer.store import rawlogs
 from indexer.store.database import Connection
-from indexer.store.identities import IDENTITIES, MOST
+from indexer.store.identities import IDENTITIES, MOST, UNFIT
 from indexer.store.ledger_io import row_of
 from indexer.store.standing import Standing
 from indexer.store.steps import Writer
@@ -30,6 +32,8 @@ STATEFUL = {
     "liquidation_history_details": {"owner_address"},
     "rebate_fee_history": {"referee_wallet_address"},
 }
+# The events that positions follow from.
+MOVING = EXECUTIONS | {"PositionDataUpdated", "MarketDataUpdated", "AccountExecutedLiquidationBid"}
 # State tables with a row per block: compared and let go chunk by chunk.
 BY_BLOCK = ("pool_price_history",)
 
@@ -50,6 +54,31 @@ async def identities(conn: Connection, tell: Callable[[str], None]) -> list[Drif
         rows = await conn.fetch(f"SELECT subject, detail FROM ({query}) drifts ORDER BY subject LIMIT {MOST}")
         found += [Drift(name, row["subject"], row["detail"]) for row in rows]
     return found
+
+
+async def positions(
+    conn: Connection, writer: Writer, standing: Standing, tell: Callable[[int], None]
+) -> tuple[Reconciliation, list[Drift]]:
+    """Every position and execution against the stored events, from the origin on."""
+    topics = {e.topic0 for c in writer.deployment.contracts for e in c.events if e.name in MOVING}
+    unfit = await conn.fetch(UNFIT)
+    followed = Reconciliation(frozenset(row[0] for row in unfit))
+    async for chunk in _chunks(conn, standing):
+        moving = [log for log in chunk.logs if log.topics and log.topics[0] in topics]
+        rows = await conn.fetch(
+            "SELECT unique_id, r_pnl FROM public.order_history"
+            " WHERE unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999",
+            chunk.first,
+            chunk.last,
+        )
+        pnl: dict[int, int | None] = {row["unique_id"]: row["r_pnl"] for row in rows}
+        for tx in transactions(events_of(writer.registry, moving, chunk.times)):
+            followed.add(tx, pnl)
+        followed.rows_without_execution(pnl)
+        tell(chunk.last)
+    stored = [dict(row) for row in await conn.fetch("SELECT * FROM public.positions")]
+    found = followed.drifts + followed.compare(stored) + followed.open_interest(stored)
+    return followed, [Drift(*finding) for finding in found]
 
 
 async def sample(conn: Connection, writer: Writer, standing: Standing, blocks: int) -> tuple[int, list[Drift]]:
