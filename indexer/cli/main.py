@@ -35,7 +35,7 @@ Exit codes:
   13 not our database            22 stored rows damaged: reorg verify
   14 another deployment's        30 reorg verify: differences found
   15 schema newer than program   31 reorg recover: refused
-  70 fork below finalized        32 reorg: no endpoint serves the range
+  70 fork below finalized        32 no endpoint serves the range, or the state
   75 another process projects    33 check: drift found"""
 
 
