@@ -7,7 +7,7 @@ import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -27,6 +27,9 @@ from indexer.store.identities import IDENTITIES
 from indexer.store.recheck import Drift
 from indexer.store.standing import Standing, binding, load
 from indexer.store.steps import Writer
+
+if TYPE_CHECKING:
+    from indexer.follow.against import Answers, Sample
 
 DRIFTED = 33
 
@@ -60,7 +63,7 @@ class Options:
 @click.option("--recompute", is_flag=True, help="Compare every row with the projection of all stored raw logs.")
 @click.option("--strict", is_flag=True, help="Contradictions between the chain's own statements are drift, too.")
 @click.option("--rpc-url", "rpc_urls", multiple=True, metavar="URL",
-              help="Also ask the contracts there, at the last finalized block: owners, collateral, positions.")  # fmt: skip
+              help="Also ask the contracts at the last finalized block: owners, collateral, positions.")  # fmt: skip
 @click.option("--views", type=click.IntRange(1), default=100, show_default=True, metavar="N",
               help="With --rpc-url: random rows of each kind.")  # fmt: skip
 @click.option("--rps", type=click.FloatRange(0, min_open=True), metavar="R", help="Most requests a second.")
@@ -148,7 +151,7 @@ async def _rows(
     return followed, rows, drifts + found
 
 
-async def _ask(options: Options, sample: Any, bar: Bar) -> Any:
+async def _ask(options: Options, sample: Sample, bar: Bar) -> Answers:
     from indexer.follow import against
 
     task = bar.add_task(f"views at block {sample.number}", total=sum(map(len, sample.rows.values())))
@@ -179,8 +182,8 @@ def _sentence(done: dict[str, Any]) -> str:
     lines = []
     if told["contradictions"]:
         lines.append(
-            f"  the chain contradicts itself {told['contradictions']:,} times, first at {told['examples'][0]['subject']}"
-            f" ({told['examples'][0]['detail']}): events are missing or not understood; --strict counts these as drift"
+            f"  the chain contradicts itself {told['contradictions']:,} times, first {told['examples'][0]['subject']}:"
+            f" {told['examples'][0]['detail']}. Events are missing or not understood; --strict counts these as drift"
         )
     if not done["drifts"]:
         return "\n".join([f"clean up to block {done['block']:,}: {what}", *lines])

@@ -16,6 +16,7 @@ _COMMANDS = {
     "backfill": "indexer.cli.backfill:backfill_command",
     "reproject": "indexer.cli.reproject:reproject_command",
     "check": "indexer.cli.check:check_command",
+    "enrich": "indexer.cli.enrich:enrich_command",
     "status": "indexer.cli.status:status_command",
     "reorg": "indexer.cli.reorg:reorg_group",
     "decode": "indexer.cli.decode:decode_command",

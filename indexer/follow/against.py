@@ -11,12 +11,12 @@ from typing import Any
 
 from indexer.background import together
 from indexer.config import Deployment
-from indexer.errors import Refused
 from indexer.rpc import views
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.rpc.views import Caller, Unanswered
 from indexer.store.database import Connection
+from indexer.store.enriched import pinned
 from indexer.store.recheck import Drift
 
 E18 = 10**18
@@ -45,20 +45,9 @@ class Answers:
     unanswered: list[str] = field(default_factory=list)
 
 
-async def pinned(conn: Connection) -> tuple[int, bytes]:
-    """Number and hash of the last finalized block that is projected. Raises Refused when there is none yet."""
-    row = await conn.fetchrow(
-        "SELECT b.number, b.hash FROM indexer.checkpoint c JOIN indexer.block b ON b.number = c.rollback_floor"
-        " WHERE c.number >= c.rollback_floor"
-    )
-    if row is None:
-        raise Refused("no projected block is final yet", "Let `run` or `backfill` reach the finalized block first")
-    return row["number"], row["hash"]
-
-
 async def sampled(conn: Connection, most: int) -> Sample:
     """At most so many random rows of each kind, in the caller's snapshot."""
-    number, block_hash = await pinned(conn)
+    number, block_hash, _ = await pinned(conn)
     rows = {
         kind: [dict(row) for row in await conn.fetch(f"SELECT * FROM ({query}) r ORDER BY random() LIMIT {int(most)}")]
         for kind, query in _SAMPLES.items()

@@ -75,6 +75,9 @@ IDENTITIES: dict[str, str] = {
           AND NOT EXISTS (
             SELECT FROM indexer.incident WHERE kind = 'value_misfit' AND subject LIKE 'market_tracker%'
           )""",
+    "what was enriched is of a block of the chain": """
+        SELECT e.table_name || ' ' || e.key AS subject, 'read at another block ' || e.block_number AS detail
+        FROM indexer.enrichment e JOIN indexer.block b ON b.number = e.block_number WHERE b.hash <> e.block_hash""",
     "blocks with logs have a row": """
         SELECT r.block_number::text AS subject, 'logs of a block without a row' AS detail
         FROM indexer.raw_log r LEFT JOIN indexer.block b ON b.number = r.block_number

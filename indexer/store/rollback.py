@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from indexer.projections.base import LOGS_PER_BLOCK
-from indexer.store import coverage
+from indexer.store import coverage, enriched
 from indexer.store.database import Connection
 from indexer.store.ledger_io import upsert
 from indexer.store.rawlogs import LOG_COLUMNS
@@ -39,6 +39,7 @@ async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[st
         " WHERE b.number = $1 AND d.bound_number > $1",
         fork,
     )
+    await enriched.forget_above(conn, fork)
     await conn.execute(
         "UPDATE indexer.incident SET resolved_at = clock_timestamp(), detail = detail || ' (block reorged away)'"
         " WHERE resolved_at IS NULL AND first_block > $1",

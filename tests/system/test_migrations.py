@@ -76,15 +76,16 @@ async def test_upgrade_downgrade_upgrade_ends_where_it_began(fresh_database: Dat
 
 async def test_each_single_step_goes_up_and_down_again(fresh_database: Databases) -> None:
     url = fresh_database()
+    down = "base"
     for revision in sorted(schema.known_revisions()):
         before = await _catalog(url)
         await migrate.upgrade_async(url, revision)
         after = await _catalog(url)
-        down = f"{int(revision) - 1:04}"
-        await migrate.downgrade_async(url, down if down in schema.known_revisions() else "base")
+        await migrate.downgrade_async(url, down)
         assert await _catalog(url) == before
         await migrate.upgrade_async(url, revision)
         assert await _catalog(url) == after
+        down = revision
 
 
 async def test_check_is_clean_and_ignores_partitions_and_tables_of_others(fresh_database: Databases) -> None:
