@@ -134,7 +134,17 @@ class Desk:
         configured = self.log(
             "core", "BackstopLPConfigurationUpdated", collateralPoolId=1, newConfig={"accountId": self.backstop}
         )
-        return [configured, *(log for account in (self.pool, *self.accounts) for log in self.own(account))]
+        markets = [
+            self.log("core", "MarketRegistered", marketId=m, quoteCollateral=self.rusd, name=f"M{m}-rUSD")
+            for m in self.markets
+        ]
+        made = self.log("passive_pool", "PoolCreated", poolId=1, quoteToken=self.rusd, accountId=self.pool)
+        return [
+            configured,
+            made,
+            *markets,
+            *(log for account in (self.pool, *self.accounts) for log in self.own(account)),
+        ]
 
     def own(self, account: int) -> Flow:
         """The account has another owner from now on; told twice, as the contracts do."""

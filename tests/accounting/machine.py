@@ -36,8 +36,8 @@ REPROJECTED = ("PassivePerpMatchOrder", "PassivePerpExecutionV3", "PositionDataU
 class History:
     """`open` first, `close` last. Steps are those of the desk and ACTS; each takes two small numbers."""
 
-    def __init__(self, url: str, seed: int) -> None:
-        self.url, self.rng = url, random.Random(seed)
+    def __init__(self, url: str, seed: int, node: type[SimNode] = SimNode) -> None:
+        self.url, self.rng, self.node_type = url, random.Random(seed), node
         self.tree = Tree()
         self.desk = Desk(Abis("devnet"), self.rng)
         self.elsewhere = World(self.desk.abis, seed)
@@ -47,7 +47,7 @@ class History:
     async def open(self) -> None:
         self.tip = self.tree.genesis
         self.desks = {self.tip.hash: self.desk.copy()}
-        self.node = SimNode(self.tree, self.tip.hash, CHAIN_ID)
+        self.node = self.node_type(self.tree, self.tip.hash, CHAIN_ID)
         await self.node.start()
         self._add(self.desk.setup())
         for _ in range(5):

@@ -266,7 +266,7 @@ APPLICATION_SOURCES: dict[str, str] = {
     "ConditionalOrders": "the application's, its status included",
     "BridgeTransactionsMarginAccount": "the application's: one leg of a bridging is on another chain",
     "BridgeTransactionsPool": "the application's: one leg of a bridging is on another chain",
-    "account_owner_configuration": "fee tier of a wallet: `enrich` fills it, where the application has no row of its own",
+    "account_owner_configuration": "fee tier of a wallet: `enrich` fills it where the application has no row",
 }
 
 
