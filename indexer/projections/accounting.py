@@ -129,7 +129,7 @@ def execute(
         position = align(position, before)
         closing = Tracker(position.stated[3], position.stated[4])
     else:
-        position = position or Position()
+        position = position or _first_seen(size, after)
         closing = _closing(position, after, market)
         _deleverage(position, size, after, closing.multiplier)
     held = position.base
@@ -142,6 +142,13 @@ def execute(
     known = position.base == 0 or position.price is not None
     complete = known and not contradicted and (not realises or (variation is not None and funding is not None))
     return position, Outcome(variation, funding, position.price, position.session, not size or complete)
+
+
+def _first_seen(size: int, after: Stated | None) -> Position:
+    """Flat; unless the chain states it after its first execution: then it had the difference before, at a price that
+    nobody knows."""
+    held = after["base"] - size if after is not None else 0
+    return Position(held, session=1 if held else 0)
 
 
 def _fill(

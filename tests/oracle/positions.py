@@ -179,7 +179,8 @@ class Positions(Markets):
         if before is not None:
             p = self.rebased(p, before)
         if p is None:
-            p = {"base": 0, "session": 0} | FORGOTTEN
+            held = 0 if after is None else after["base"] - size
+            p = {"base": held, "session": abs(sign(held))} | FORGOTTEN
         if before is not None:
             now = before["trackers"]
         else:
