@@ -181,9 +181,10 @@ def _sentence(done: dict[str, Any]) -> str:
         what += f" ({len(views['unanswered'])} not answered)" if views["unanswered"] else ""
     lines = []
     if told["contradictions"]:
+        first = told["examples"][0]
         lines.append(
-            f"  the chain contradicts itself {told['contradictions']:,} times, first {told['examples'][0]['subject']}:"
-            f" {told['examples'][0]['detail']}. Events are missing or not understood; --strict counts these as drift"
+            f"  {told['contradictions']:,} statements of the chain do not follow from earlier ones (first: position"
+            f" {first['subject']}, {first['detail']}): PnL of these sessions is not proven. --strict makes them drift"
         )
     if not done["drifts"]:
         return "\n".join([f"clean up to block {done['block']:,}: {what}", *lines])

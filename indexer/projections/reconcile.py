@@ -135,10 +135,10 @@ class Reconciliation:
     def _catch_up(self, event: Event, account: int, position: Followed, stated: Stated) -> None:
         """The chain brings a position up to date: the base is what deleveraging left; realised PnL moves with price and
         funding. With b = 0 both are nothing."""
-        trackers, live = stated["trackers"], _live(position, stated["trackers"]["baseMultiplier"])
+        trackers, live = stated["trackers"], self._left(event, position, stated)
         if abs(stated["base"] - live) > abs(position.base) // E18 + 1:
             self._contradict(event, account, position, f"base {stated['base']}, the executions leave {live}")
-        elif live != position.base:
+        elif stated["base"] != position.base:
             position.session = None  # the part that was unwound is in no row
             self.rounded[event.args["marketId"]] += abs(position.base) // E18 + 1
         elif position.realized is not None and position.price is not None and position.funding is not None:
@@ -146,6 +146,13 @@ class Reconciliation:
             meant -= _divided(live * (trackers["fundingValue"] - position.funding), trackers["baseMultiplier"] or E18)
             self._expect(event, account, position, meant, stated["realizedPnL"], live)
         position.take(stated)
+
+    def _left(self, event: Event, position: Followed, stated: Stated) -> int:
+        """The base that deleveraging left. A position that is flat now carries the trackers of another side."""
+        if stated["base"] * position.base > 0:
+            return _live(position, stated["trackers"]["baseMultiplier"])
+        side = _side(self.markets.get(event.args["marketId"]), position.base)
+        return _live(position, side["baseMultiplier"] if side else None)
 
     def _execute(
         self, event: Event, account: int, position: Followed, fill: Fill, after: Stated | None, *, charged: bool

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from indexer.chain.types import Log
+from indexer.decode.events import events_of
 from indexer.pg.server import EmbeddedServer
+from indexer.projections import project, state_keys
+from indexer.projections.base import Row, StateKey, transactions
 from indexer.projections.reconcile import Reconciliation
 from indexer.store import recheck
 from indexer.store.database import connection
 from indexer.store.standing import load
 from indexer.store.steps import Writer
+from tests.accounting.desk import Desk
+from tests.accounting.histories import STEPS as HAPPENINGS
 from tests.accounting.machine import ADDRESSES, DEVNET, History
+from tests.anvil.emission import Abis
 from tests.chaos.databases import Databases
 
 STEPS = [
@@ -96,3 +104,27 @@ async def test_an_event_that_is_missing_is_a_contradiction_of_the_chain_and_not_
     told, found = await followed(history.url)
     assert found == set()
     assert told.counted.contradictions > 0 and all("base" in c.detail for c in told.contradictions[:1])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_long_history_adds_up(seed: int) -> None:
+    """No database: thousands of executions projected and followed. What the desk's own books realised in each session
+    is what the rows say, however often the position was funded and deleveraged around it."""
+    rng, writer = random.Random(seed), Writer(DEVNET)
+    desk, names = Desk(Abis("devnet"), rng, markets=3, accounts=12), sorted(HAPPENINGS)
+    logs = [
+        Log(block, n, bytes.fromhex(e.address[2:]), block.to_bytes(32), 0, e.topics, e.data, b"\x01" * 32)
+        for block in range(1, 500)
+        for n, e in enumerate(HAPPENINGS[rng.choice(names)](desk, rng.randrange(500), rng.randrange(500)))
+    ]
+    events = events_of(writer.registry, logs, {block: block for block in range(500)})
+    state: dict[StateKey, Row | None] = dict.fromkeys(state_keys(events))
+    ledger = writer.ledger(state, 500)
+    project(ledger, events)
+    told, pnl = Reconciliation(), {row["unique_id"]: row["r_pnl"] for row in ledger.appended["order_history"]}
+    for tx in transactions(events):
+        told.add(tx, pnl)
+    told.rows_without_execution(pnl)
+    rows = [row for (table, _), row in state.items() if table == "positions" and row]
+    assert (told.drifts, told.compare(rows), told.open_interest(rows), told.contradictions) == ([], [], [], [])
+    assert told.counted.compared > 1_000 and told.counted.sessions > 30 and told.counted.markets == 3
