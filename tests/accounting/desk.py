@@ -37,7 +37,7 @@ class Market:
     price: int
     time: int
     long: Side = Side()
-    short: Side = Side()
+    short: Side = Side(funding=7 * E18)  # apart from the long side's: a flip must not take one for the other
 
     def side(self, base: int) -> Side:
         """A flat position carries the long side's."""
