@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 from indexer import config
 from indexer.follow.recovery import Recovery
@@ -18,6 +19,8 @@ from tests.anvil.emission import Abis
 from tests.anvil.flows import World
 from tests.chaos.process import Process
 from tests.chaos.truth import CONFIG, Truth, checked
+from tests.oracle import statistics
+from tests.oracle.recompute import recompute
 from tests.simchain.chain import SimLog, SimTx, Tree
 from tests.simchain.node import SimNode
 
@@ -40,6 +43,8 @@ class History:
         self.url, self.rng, self.node_type = url, random.Random(seed), node
         self.tree = Tree()
         self.desk = Desk(Abis("devnet"), self.rng)
+        # A second a block: executions lie on both sides of the border of the last 14 days, and on it.
+        self.desk.now = int(time.time()) - 14 * 86_400 - 20
         self.elsewhere = World(self.desk.abis, seed)
         self.waiting: list[SimTx] = []
         self.compared, self.healed, self.reorgs = 0, 0, 0
@@ -123,9 +128,19 @@ class History:
         await self._follow()
         found = await Truth(self.tree, self.tip, 0, ADDRESSES).everything(self.url)
         found = [line for line in found if "commit log" not in line] if self.healed else found
+        found += await self._views()
         found = found or await checked(self.url, DEVNET, strict=True)
         assert not found, f"block {self.tip.number}, {len(found)} differences:\n" + "\n".join(found[:20])
         self.compared += 1
+
+    async def _views(self) -> list[str]:
+        """Differences of the views over executions and balances, now."""
+        async with connection(self.url) as conn, conn.transaction():  # whose now() stands still
+            now = await conn.fetchval("SELECT extract(epoch FROM now())::bigint")
+            names = statistics.KEYS
+            rows = {name: [dict(r) for r in await conn.fetch(f"SELECT * FROM public.{name}")] for name in names}
+        logs = [g for g in self.tree.logs(self.tip.hash) if g["address"] in ADDRESSES]
+        return statistics.different(statistics.views(recompute(logs, CONFIG), now), rows)
 
     async def _omitted(self, who: int, n: int) -> None:
         """The endpoint leaves out logs of blocks that are final when they are read; they arrive later, by a heal."""
