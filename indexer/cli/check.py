@@ -20,11 +20,10 @@ from indexer.cli.options import chain_option, json_option, log_format_option
 from indexer.cli.session import ending, open_pool, rpc_endpoints
 from indexer.config import Deployment
 from indexer.errors import Refused
-from indexer.projections.reconcile import Reconciliation
+from indexer.projections.reconcile import Finding, Reconciliation
 from indexer.store import recheck
 from indexer.store.database import Connection
 from indexer.store.identities import IDENTITIES
-from indexer.store.recheck import Drift
 from indexer.store.standing import Standing, binding, load
 from indexer.store.steps import Writer
 
@@ -121,7 +120,7 @@ async def _check(options: Options) -> dict[str, Any]:
         if asked is not None:
             drifts += asked.drifts
         if options.strict:
-            drifts += [Drift(*finding) for finding in followed.contradictions]
+            drifts += followed.contradictions
         last = standing.next_block - 1
         if drifts:
             await recheck.keep(conn, drifts, last)
@@ -135,7 +134,7 @@ async def _check(options: Options) -> dict[str, Any]:
 
 async def _rows(
     conn: Connection, writer: Writer, standing: Standing, options: Options, bar: Bar
-) -> tuple[Reconciliation, int, list[Drift]]:  # fmt: skip
+) -> tuple[Reconciliation, int, list[Finding]]:  # fmt: skip
     """Everything that the database alone can tell; how many rows were compared with raw logs."""
     last = max(standing.next_block - 1, 1)
     task = bar.add_task("identities", total=len(IDENTITIES))

@@ -21,7 +21,7 @@ from indexer.cli.options import chain_option, json_option, log_format_option, rp
 from indexer.cli.session import ending, open_pool, rpc_endpoints
 from indexer.config import Deployment
 from indexer.errors import Refused
-from indexer.follow.enrich import KINDS, Enriched, Enrichment
+from indexer.follow.enrich import KINDS, Enriched, Enrichment, missing
 from indexer.store import enriched
 from indexer.store.database import Connection
 from indexer.store.enriched import Run
@@ -110,10 +110,7 @@ async def _enrich(options: Options, dry_run: bool) -> dict[str, Any]:
 
 async def _estimate(conn: Connection, run: Run, options: Options) -> dict[str, Any]:
     have = await enriched.have(conn, run)
-    targets = {}
-    for name in options.kinds:
-        rows = await conn.fetch(f"SELECT to_jsonb(k)::text AS key FROM ({KINDS[name].query}) k")
-        targets[name] = sum((KINDS[name].table, row["key"]) not in have for row in rows)
+    targets = {name: len(await missing(conn, KINDS[name], have)) for name in options.kinds}
     calls = sum(count * KINDS[name].calls for name, count in targets.items())
     return {"dry_run": True, "block": run.number, "hash": "0x" + run.hash.hex(), "resumed": run.resumed,
             "targets": targets, "calls": calls, "seconds": round(min(calls, options.most) / options.rps)}  # fmt: skip

@@ -11,15 +11,14 @@ from typing import Any
 
 from indexer.background import together
 from indexer.config import Deployment
+from indexer.projections.reconcile import E18, Finding, divided
 from indexer.rpc import views
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.rpc.views import Caller, Unanswered
 from indexer.store.database import Connection
 from indexer.store.enriched import pinned
-from indexer.store.recheck import Drift
 
-E18 = 10**18
 _SAMPLES = {
     "owners": "SELECT account_id, new_owner FROM public.account_owner_updated_snapshot_finalized",
     "collateral": "SELECT account_id, collateral, balance FROM public.account_balances_finalized",
@@ -41,7 +40,7 @@ class Answers:
     """`unanswered`: what contracts refused, one line each."""
 
     compared: int = 0
-    drifts: list[Drift] = field(default_factory=list)
+    drifts: list[Finding] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
 
 
@@ -71,7 +70,7 @@ async def compare(deployment: Deployment, pool: Pool, sample: Sample, tell: Call
             else:
                 answers.compared += 1
                 if detail:
-                    answers.drifts.append(Drift(f"{kind} as the contracts say", _subject(row), detail))
+                    answers.drifts.append(Finding(f"{kind} as the contracts say", _subject(row), detail))
             tell()
 
         await together(*(one(kind, row) for kind, row in questions))
@@ -114,19 +113,14 @@ def position_detail(row: Mapping[str, Any], said: Sequence[int]) -> str:
     base, realized, price, _, funding, multiplier, _ = said
     live = row["base"]
     if row["base_multiplier"] and multiplier < row["base_multiplier"]:
-        live = _divided(row["base"] * multiplier, row["base_multiplier"])
+        live = divided(row["base"] * multiplier, row["base_multiplier"])
     room = abs(row["base"]) // E18 + 4
     if abs(base - live) > room:
         return f"base {row['base']}, {live} by now, the contract says {base}"
     if live != row["base"] or row["realized_pnl"] is None or row["last_price"] is None or not multiplier:
         return ""
-    meant = row["realized_pnl"] + _divided(live * (price - row["last_price"]), E18)
-    meant -= _divided(live * (funding - row["funding_value"]), multiplier)
+    meant = row["realized_pnl"] + divided(live * (price - row["last_price"]), E18)
+    meant -= divided(live * (funding - row["funding_value"]), multiplier)
     if abs(realized - meant) > room:
         return f"realized_pnl {row['realized_pnl']}, {meant} by now, the contract says {realized}"
     return ""
-
-
-def _divided(product: int, by: int) -> int:
-    whole = abs(product) // abs(by)
-    return whole if (product < 0) == (by < 0) else -whole

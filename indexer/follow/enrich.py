@@ -119,6 +119,16 @@ KINDS: dict[str, Kind] = {
 }
 
 
+async def missing(conn: Connection, kind: Kind, have: set[tuple[str, str]]) -> list[Values]:
+    """The keys of a kind that were not read yet."""
+    rows = await conn.fetch(f"SELECT to_jsonb(k)::text AS text, k.* FROM ({kind.query}) k ORDER BY 1")
+    return [
+        {name: value for name, value in row.items() if name != "text"}
+        for row in rows
+        if (kind.table, row["text"]) not in have
+    ]
+
+
 @dataclass(slots=True)
 class Enriched:
     """`kept`: rows that an application wrote or changed and that were left alone. `left`: targets not asked for yet."""
@@ -149,7 +159,7 @@ class Enrichment:
             await enriched.begin(self.conn, run)
         done, have = Enriched(run), await enriched.have(self.conn, run)
         for name, kind in self.kinds:
-            todo = await self.missing(kind, have)
+            todo = await missing(self.conn, kind, have)
             for at in range(0, len(todo), BATCH):
                 part = todo[at : at + min(BATCH, (self.most - done.calls) // kind.calls)]
                 if not part:
@@ -163,15 +173,6 @@ class Enrichment:
         if not done.left:
             await enriched.finish(self.conn)
         return done
-
-    async def missing(self, kind: Kind, have: set[tuple[str, str]]) -> list[Values]:
-        """The keys of a kind that were not read yet."""
-        rows = await self.conn.fetch(f"SELECT to_jsonb(k)::text AS text, k.* FROM ({kind.query}) k ORDER BY 1")
-        return [
-            {name: value for name, value in row.items() if name != "text"}
-            for row in rows
-            if (kind.table, row["text"]) not in have
-        ]
 
     async def _batch(self, kind: Kind, keys: Sequence[Values], done: Enriched) -> None:
         async def ask(reader: Reader) -> tuple[Caller, list[tuple[Values, Values | Unanswered]]]:

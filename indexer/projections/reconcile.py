@@ -24,6 +24,8 @@ Stated = Mapping[str, Any]
 
 
 class Finding(NamedTuple):
+    """What is not as it must be; `check` says by which identity or comparison."""
+
     check: str
     subject: str
     detail: str
@@ -142,8 +144,8 @@ class Reconciliation:
             position.session = None  # the part that was unwound is in no row
             self.rounded[event.args["marketId"]] += abs(position.base) // E18 + 1
         elif position.realized is not None and position.price is not None and position.funding is not None:
-            meant = position.realized + _divided(live * (stated["lastPriceData"]["price"] - position.price), E18)
-            meant -= _divided(live * (trackers["fundingValue"] - position.funding), trackers["baseMultiplier"] or E18)
+            meant = position.realized + divided(live * (stated["lastPriceData"]["price"] - position.price), E18)
+            meant -= divided(live * (trackers["fundingValue"] - position.funding), trackers["baseMultiplier"] or E18)
             self._expect(event, account, position, meant, stated["realizedPnL"], live)
         position.take(stated)
 
@@ -278,7 +280,7 @@ def _sums(positions: Iterable[tuple[int, int, int | None]]) -> dict[int, _Sum]:
     return sums
 
 
-def _divided(product: int, by: int) -> int:
+def divided(product: int, by: int) -> int:
     """Towards zero, as the contracts divide."""
     whole = abs(product) // abs(by)
     return whole if (product < 0) == (by < 0) else -whole
@@ -288,7 +290,7 @@ def _live(position: Followed, multiplier: int | None) -> int:
     """Deleveraging makes a side's multiplier fall, and every base on it with it."""
     if not position.multiplier or multiplier is None or multiplier >= position.multiplier:
         return position.base
-    return _divided(position.base * multiplier, position.multiplier)
+    return divided(position.base * multiplier, position.multiplier)
 
 
 def _deleverage(position: Followed, fill: Fill, after: Stated | None) -> bool:
@@ -317,14 +319,14 @@ def _realized(position: Followed, fill: Fill, after: Stated, charged: bool) -> i
     if position.realized is None or position.price is None:
         return None
     held, last = position.base, after["lastPriceData"]["price"]
-    meant = position.realized + _divided(held * (last - position.price), E18)
-    meant += _divided(fill.size * (last - fill.price), E18)
+    meant = position.realized + divided(held * (last - position.price), E18)
+    meant += divided(fill.size * (last - fill.price), E18)
     if charged or held == 0:
         return meant
     side = _closing_side(held, fill, after)
     if side is None or position.funding is None or not side["baseMultiplier"]:
         return None
-    return meant - _divided(held * (side["fundingValue"] - position.funding), side["baseMultiplier"])
+    return meant - divided(held * (side["fundingValue"] - position.funding), side["baseMultiplier"])
 
 
 def _subject(event: Event, account: int) -> str:

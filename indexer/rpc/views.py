@@ -64,20 +64,14 @@ class Unanswered(IndexerError):
 
 
 class Caller:
-    """Calls views on one endpoint at one block. `calls` counts them; `most` is the budget, None for no limit."""
+    """Calls views on one endpoint at one block. `calls` counts them."""
 
-    def __init__(
-        self, reader: Reader, contracts: Mapping[str, str], number: int, block_hash: bytes, most: int | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, reader: Reader, contracts: Mapping[str, str], number: int, block_hash: bytes) -> None:
         """`contracts`: addresses by name."""
-        self.reader, self.contracts, self.number, self.most = reader, contracts, number, most
+        self.reader, self.contracts, self.number = reader, contracts, number
         self._block = {"blockHash": "0x" + block_hash.hex(), "requireCanonical": True}
         self.calls = 0
         self._slots = asyncio.Semaphore(CONCURRENT)
-
-    @property
-    def spent(self) -> bool:
-        return self.most is not None and self.calls >= self.most
 
     async def call(self, view: View, *arguments: Any, address: str = "") -> tuple[Any, ...]:
         """The decoded outputs, addresses lower-case. `address`: of a contract that the view does not name.
