@@ -26,6 +26,7 @@ IndexerError
      │   └─ Inconsistent         the parts of one answer contradict each other (a torn read): not a reorg
      ├─ RangeTooLarge            ask for fewer blocks; `hint` blocks when the node names a number
      ├─ BatchRefused             the endpoint takes single calls only
+     ├─ StateUnavailable     32  `eth_call` at a block whose state the endpoint does not keep
      └─ RpcRefused               any other JSON-RPC error: code and message
 """
 
@@ -161,6 +162,10 @@ class RangeTooLarge(RpcError):
 
 class BatchRefused(RpcError):
     pass
+
+
+class StateUnavailable(RpcError):
+    exit_code = 32
 
 
 class RpcRefused(RpcError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -16,16 +17,35 @@ from indexer import config, logging
 from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
 from indexer.cli.display import on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option
-from indexer.cli.session import ending
+from indexer.cli.session import ending, open_pool, rpc_endpoints
 from indexer.config import Deployment
 from indexer.errors import Refused
+from indexer.projections.reconcile import Finding, Reconciliation
 from indexer.store import recheck
-from indexer.store.database import A_DAY, patient
+from indexer.store.database import A_DAY, Connection, patient
 from indexer.store.identities import IDENTITIES
-from indexer.store.standing import binding, load
+from indexer.store.standing import Standing, binding, load
 from indexer.store.steps import Writer
 
+if TYPE_CHECKING:
+    from indexer.follow.against import Answers, Sample
+
 DRIFTED = 33
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`views`: rows of each kind that are compared with the contracts' views, when there are endpoints to ask."""
+
+    deployment: Deployment
+    sample: int
+    recompute: bool
+    strict: bool
+    endpoints: tuple[str, ...]
+    views: int
+    rps: float | None
+    data_dir: Path | None
+    pg_bin: Path | None
 
 
 @click.command(
@@ -33,28 +53,38 @@ DRIFTED = 33
     epilog="\b\nExamples:\n"
     "  reya-indexer check\n"
     "  reya-indexer check --sample 20000 --json\n"
-    "  reya-indexer check --recompute",
+    "  reya-indexer check --recompute --strict\n"
+    "  reya-indexer check --rpc-url https://archive.example --views 500 --rps 20",
 )
 @chain_option
 @click.option("--sample", type=click.IntRange(0), default=1_000, show_default=True, metavar="N",
               help="Rows of about N random logs are compared with what the logs give.")  # fmt: skip
 @click.option("--recompute", is_flag=True, help="Compare every row with the projection of all stored raw logs.")
+@click.option("--strict", is_flag=True, help="Contradictions between the chain's own statements are drift, too.")
+@click.option("--rpc-url", "rpc_urls", multiple=True, metavar="URL",
+              help="Also ask the contracts at the last finalized block: owners, collateral, positions.")  # fmt: skip
+@click.option("--views", type=click.IntRange(1), default=100, show_default=True, metavar="N",
+              help="With --rpc-url: random rows of each kind.")  # fmt: skip
+@click.option("--rps", type=click.FloatRange(0, min_open=True), metavar="R", help="Most requests a second.")
 @data_dir_option
 @pg_bin_option
 @log_format_option
 @json_option
 def check_command(
-    chain: str, sample: int, recompute: bool, data_dir: Path | None, pg_bin: Path | None,
-    log_format: logging.LogFormat, as_json: bool,
+    chain: str, sample: int, recompute: bool, strict: bool, rpc_urls: tuple[str, ...], views: int, rps: float | None,
+    data_dir: Path | None, pg_bin: Path | None, log_format: logging.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
-    """Check the tables against each other and against the stored raw logs. Asks no endpoint, changes no row.
+    """Check the tables against each other, against the stored raw logs and, with --rpc-url, against the contracts.
 
-    It reads one snapshot, so a daemon may run meanwhile. What it finds is written to indexer.drift, and the exit code
-    is 33.
+    Every position is followed through its executions, auto-deleveraging and the chain's statements; PnL of closed
+    sessions, open interest and the number of executions must agree. Changes no row: it reads one snapshot, so a daemon
+    may run meanwhile. What it finds is written to indexer.drift, and the exit code is 33.
     """
     logging.configure(log_format, quiet=on_terminal())
     deployment = config.load(chain)
-    done = asyncio.run(ending(_check(deployment, sample, recompute, data_dir, pg_bin)))
+    endpoints = rpc_endpoints(deployment, rpc_urls) if rpc_urls else ()
+    options = Options(deployment, sample, recompute, strict, endpoints, views, rps, data_dir, pg_bin)
+    done = asyncio.run(ending(_check(options)))
     if done is None:
         click.echo("interrupted: nothing was changed", err=True)
         raise click.exceptions.Exit(130)
@@ -63,11 +93,9 @@ def check_command(
         raise click.exceptions.Exit(DRIFTED)
 
 
-async def _check(
-    deployment: Deployment, sample: int, recompute: bool, data_dir: Path | None, pg_bin: Path | None
-) -> dict[str, Any]:
-    url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
-    writer = Writer(deployment)
+async def _check(options: Options) -> dict[str, Any]:
+    deployment = options.deployment
+    url = await asyncio.to_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
     async with AsyncExitStack() as stack:
         conn = await stack.enter_async_context(checked_connection(url, deployment))
         if await binding(conn) is None:
@@ -76,37 +104,95 @@ async def _check(
         await conn.execute("SET statement_timeout = 0")
         stack.enter_context(patient(conn, A_DAY))
         async with conn.transaction(isolation="repeatable_read", readonly=True):
-            standing = await load(conn, [c.address for c in deployment.contracts])
+            writer, standing = Writer(deployment), await load(conn, [c.address for c in deployment.contracts])
             if not writer.projectable(standing):
                 raise Refused(
                     "contracts, ABIs or projections changed since the tables were written",
                     "Let `reya-indexer run` or `reproject` project them again first",
                 )
-            last = standing.next_block - 1
-            task = bar.add_task("identities", total=len(IDENTITIES))
-            drifts = await recheck.identities(conn, lambda name: bar.update(task, advance=1, description=name))
-            if recompute:
-                task = bar.add_task("rows against raw logs", total=max(last, 1))
-                rows, found = await recheck.recompute(
-                    conn, writer, standing, lambda block: bar.update(task, completed=block)
-                )
-            else:
-                rows, found = await recheck.sample(conn, writer, standing, sample)
-            drifts += found
+            followed, rows, drifts = await _rows(conn, writer, standing, options, bar)
+            sample = None
+            if options.endpoints:
+                from indexer.follow import against  # here, because web3 is slow to import and seldom needed
+
+                sample = await against.sampled(conn, options.views)
+        # Asked when the snapshot is closed: a slow endpoint must not hold it.
+        asked = await _ask(options, sample, bar) if sample is not None else None
+        if asked is not None:
+            drifts += asked.drifts
+        if options.strict:
+            drifts += followed.contradictions
+        last = standing.next_block - 1
         if drifts:
             await recheck.keep(conn, drifts, last)
-    return {"block": last, "identities": len(IDENTITIES), "rows_compared": rows, "whole": recompute,
-            "drifts": [drift._asdict() for drift in drifts]}  # fmt: skip
+    done = {"block": last, "identities": len(IDENTITIES), "rows_compared": rows, "whole": options.recompute,
+            "drifts": [drift._asdict() for drift in drifts], "positions": _positions(followed)}  # fmt: skip
+    if sample is not None and asked is not None:
+        done["views"] = {"block": sample.number, "hash": "0x" + sample.hash.hex(), "compared": asked.compared,
+                         "unanswered": asked.unanswered}  # fmt: skip
+    return done
+
+
+async def _rows(
+    conn: Connection, writer: Writer, standing: Standing, options: Options, bar: Bar
+) -> tuple[Reconciliation, int, list[Finding]]:  # fmt: skip
+    """Everything that the database alone can tell; how many rows were compared with raw logs."""
+    last = max(standing.next_block - 1, 1)
+    task = bar.add_task("identities", total=len(IDENTITIES))
+    drifts = await recheck.identities(conn, lambda name: bar.update(task, advance=1, description=name))
+    moved = bar.add_task("positions", total=last)
+    followed, found = await recheck.positions(conn, writer, standing, lambda block: bar.update(moved, completed=block))
+    drifts += found
+    if options.recompute:
+        whole = bar.add_task("rows against raw logs", total=last)
+        rows, found = await recheck.recompute(conn, writer, standing, lambda block: bar.update(whole, completed=block))
+    else:
+        rows, found = await recheck.sample(conn, writer, standing, options.sample)
+    return followed, rows, drifts + found
+
+
+async def _ask(options: Options, sample: Sample, bar: Bar) -> Answers:
+    from indexer.follow import against
+
+    task = bar.add_task(f"views at block {sample.number}", total=sum(map(len, sample.rows.values())))
+    async with open_pool(options.deployment, options.endpoints, options.rps) as pool:
+        return await against.compare(options.deployment, pool, sample, lambda: bar.update(task, advance=1))
+
+
+def _positions(followed: Reconciliation) -> dict[str, Any]:
+    counted = followed.counted
+    return {
+        "followed": len(followed.positions), "statements": counted.compared, "sessions": counted.sessions,
+        "markets": counted.markets, "contradictions": counted.contradictions,
+        "examples": [finding._asdict() for finding in followed.contradictions[:20]],
+    }  # fmt: skip
 
 
 def _sentence(done: dict[str, Any]) -> str:
-    what = f"{done['identities']} identities, {done['rows_compared']:,} rows against the raw logs"
+    told = done["positions"]
+    what = (
+        f"{done['identities']} identities, {done['rows_compared']:,} rows against the raw logs, {told['followed']:,}"
+        f" positions ({told['statements']:,} statements, {told['sessions']:,} closed sessions, open interest of"
+        f" {told['markets']} markets)"
+    )
+    if "views" in done:
+        views = done["views"]
+        what += f", {views['compared']} rows against the contracts at block {views['block']:,}"
+        what += f" ({len(views['unanswered'])} not answered)" if views["unanswered"] else ""
+    lines = []
+    if told["contradictions"]:
+        first = told["examples"][0]
+        lines.append(
+            f"  {told['contradictions']:,} statements of the chain do not follow from earlier ones (first: position"
+            f" {first['subject']}, {first['detail']}): PnL of these sessions is not proven. --strict makes them drift"
+        )
     if not done["drifts"]:
-        return f"clean up to block {done['block']:,}: {what}"
-    lines = [f"  {d['check']}: {d['subject']}: {d['detail']}" for d in done["drifts"][:20]]
-    more = len(done["drifts"]) - len(lines)
+        return "\n".join([f"clean up to block {done['block']:,}: {what}", *lines])
+    shown = [f"  {d['check']}: {d['subject']}: {d['detail']}" for d in done["drifts"][:20]]
+    more = len(done["drifts"]) - len(shown)
     return "\n".join(
-        [f"{len(done['drifts'])} drifts up to block {done['block']:,} ({what}):", *lines]
+        [f"{len(done['drifts'])} drifts up to block {done['block']:,} ({what}):", *shown]
         + ([f"  and {more} more"] if more else [])
+        + lines
         + ["All are in indexer.drift. `reproject` makes the rows again, `reorg verify` checks the raw logs"]
     )

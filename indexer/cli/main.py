@@ -17,6 +17,7 @@ _COMMANDS = {
     "reproject": "indexer.cli.reproject:reproject_command",
     "verify": "indexer.cli.verify:verify_command",
     "check": "indexer.cli.check:check_command",
+    "enrich": "indexer.cli.enrich:enrich_command",
     "status": "indexer.cli.status:status_command",
     "endpoints": "indexer.cli.endpoints:endpoints_command",
     "doctor": "indexer.cli.doctor:doctor_command",
@@ -40,7 +41,7 @@ Exit codes:
   14 another deployment's        23 migrate --adopt: tables that do not fit
   15 schema newer than program   30 verify, reorg verify: differences found
   33 check: drift found          31 reorg recover, verify, incidents: refused
-  36 doctor: something to fix    32 reorg, verify: no endpoint serves it
+  36 doctor: something to fix    32 no endpoint serves the range, or the state
   70 fork below finalized        34 verify: a part keeps its grade
   75 another process projects"""
 

@@ -26,7 +26,8 @@ def tdiv(a: int, b: int) -> int:
 @dataclass(slots=True)
 class Position:
     """`price` and `funding`: averages at entry. `snapshot`: realized PnL when the session opened. `session`: counts
-    openings. `stated`: the fields that only an event of the chain gives; None after an execution that told none."""
+    openings. `stated`: the fields that only an event of the chain gives. After an execution that told none they are
+    None, but for the trackers: the contract sets them to the market side's, which its transaction may tell."""
 
     base: int = 0
     price: int | None = None
@@ -54,10 +55,12 @@ class Position:
 
 
 class Tracker(NamedTuple):
-    """Funding value and base multiplier of one side of a market; None where no event of the transaction tells it."""
+    """Funding value, base multiplier and unwind price of auto-deleveraging of one side of a market; None where no event
+    of the transaction tells them."""
 
     funding: int | None = None
     multiplier: int | None = None
+    unwind: int | None = None
 
 
 class Trackers(NamedTuple):
@@ -127,7 +130,7 @@ def execute(
         position = align(position, before)
         closing = Tracker(position.stated[3], position.stated[4])
     else:
-        position = position or Position()
+        position = position or _first_seen(size, after)
         closing = _closing(position, after, market)
         if closing.multiplier is not None:
             _deleverage(position, size, after, closing.multiplier)
@@ -137,10 +140,17 @@ def execute(
     contradicted = after is not None and after["base"] != position.base
     if contradicted:
         variation = funding = None
-    position = _after(position, after)
+    position = _after(position, after, market)
     known = position.base == 0 or position.price is not None
     complete = known and not contradicted and (not realises or (variation is not None and funding is not None))
     return position, Outcome(variation, funding, position.price, position.session, not size or complete)
+
+
+def _first_seen(size: int, after: Stated | None) -> Position:
+    """Flat; unless the chain states it after its first execution: then it had the difference before, at a price that
+    nobody knows."""
+    held = after["base"] - size if after is not None else 0
+    return Position(held, session=1 if held else 0)
 
 
 def _fill(
@@ -165,10 +175,15 @@ def _fill(
     return variation, funding, realises
 
 
-def _after(position: Position, after: Stated | None) -> Position:
-    """What the chain states after the execution overrules what we hold; without it nothing but the base is known."""
+def _after(position: Position, after: Stated | None, market: Trackers) -> Position:
+    """What the chain states after the execution overrules what we hold; without it the base is known, and of the rest
+    the trackers of its side: without a multiplier the next auto-deleveraging would go unseen."""
     if after is None:
-        position.stated = UNSTATED
+        if market is NO_TRACKERS or not position.base:
+            position.stated = UNSTATED
+        else:
+            side = market.side(position.base)
+            position.stated = (None, None, None, side.funding, side.multiplier, side.unwind)
         return position
     if after["base"] != position.base:
         position.forget()

@@ -169,9 +169,10 @@ def _markets(events: Iterable[Event]) -> dict[int, list[tuple[int, Row]]]:
 
 
 def sides(execution: Event) -> tuple[int, ...]:
-    """The accounts of an execution: the taker or liquidated one first."""
+    """The accounts of an execution: the taker or liquidated one first. 0 is no account: auto-deleveraging and the
+    closing of a market have nobody on the other side."""
     account, other = execution.args["accountId"], execution.args.get("counterpartyAccountId", execution.pool)
-    return (account,) if other is None or other == account else (account, other)
+    return (account,) if not other or other == account else (account, other)
 
 
 def name_pools(events: Iterable[Event], default: int | None) -> None:
@@ -185,7 +186,8 @@ def name_pools(events: Iterable[Event], default: int | None) -> None:
         for e in tx.events:
             if e.name == "PassivePerpMatchOrder" and e.args["accountId"] not in tx.liquidated_by_bid:
                 data = tx.market_data(e.args["marketId"], e.log_index)
-                e.pool = (data["poolAccountId"] or None) if data is not None else default
+                # The order book's generation has no pool: its field is named otherwise, and frozen.
+                e.pool = (data.get("poolAccountId") or None) if data is not None else default
 
 
 @dataclass(frozen=True, slots=True)

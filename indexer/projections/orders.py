@@ -144,7 +144,7 @@ def _trade(ledger: Ledger, tx: Transaction, event: Event, order: Row, stated: di
     for other in others:
         before, after = stated.get("other_before"), stated.get("other_after")
         positions.trade(ledger, tx, event, other, -size, price, before, after)
-    if not others and "other_after" in stated:  # one account on both sides
+    if "other_after" in stated and event.args["counterpartyAccountId"] == account:  # one account on both sides
         positions.state(ledger, event, account, stated["other_after"])
     return outcome
 

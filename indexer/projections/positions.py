@@ -72,7 +72,8 @@ def _trackers(tx: Transaction, event: Event, market: int) -> Trackers:
     if data is None:
         return NO_TRACKERS
     long, short = (
-        Tracker(data[k]["fundingValue"], data[k]["baseMultiplier"]) for k in ("longTrackers", "shortTrackers")
+        Tracker(data[k]["fundingValue"], data[k]["baseMultiplier"], data[k]["adlUnwindPrice"])
+        for k in ("longTrackers", "shortTrackers")
     )
     return Trackers(long, short)
 

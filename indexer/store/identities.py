@@ -11,7 +11,7 @@ from indexer.store.facts import COLUMNS, kind, sql_name
 MOST = 100  # drifts told of one identity
 
 # A row with a value that no column holds is an incident and in no table: its twin in another table may be there.
-_UNFIT = "SELECT split_part(subject, ' ', 2) FROM indexer.incident WHERE kind = 'value_misfit'"
+UNFIT = "SELECT split_part(subject, ' ', 2) FROM indexer.incident WHERE kind = 'value_misfit'"
 
 
 def _without_log() -> dict[str, str]:
@@ -52,7 +52,7 @@ IDENTITIES: dict[str, str] = {
         WHERE (o.unique_id IS DISTINCT FROM h.unique_id OR o.executed_base IS DISTINCT FROM h.order_base
           OR o.price IS DISTINCT FROM h.price OR o.fee IS DISTINCT FROM h.fee
           OR o.account_id IS DISTINCT FROM h.account_id OR o.market_id IS DISTINCT FROM h.market_id)
-          AND id NOT IN ({_UNFIT})""",
+          AND id NOT IN ({UNFIT})""",
     "the owner snapshot is the last of the history": """
         SELECT s.account_id::text AS subject, 'snapshot ' || COALESCE(s.new_owner, 'none') AS detail
         FROM public.account_owner_updated_snapshot s JOIN (
@@ -75,6 +75,9 @@ IDENTITIES: dict[str, str] = {
           AND NOT EXISTS (
             SELECT FROM indexer.incident WHERE kind = 'value_misfit' AND subject LIKE 'market_tracker%'
           )""",
+    "what was enriched is of a block of the chain": """
+        SELECT e.table_name || ' ' || e.key AS subject, 'read at another block ' || e.block_number AS detail
+        FROM indexer.enrichment e JOIN indexer.block b ON b.number = e.block_number WHERE b.hash <> e.block_hash""",
     "blocks with logs have a row": """
         SELECT r.block_number::text AS subject, 'logs of a block without a row' AS detail
         FROM indexer.raw_log r LEFT JOIN indexer.block b ON b.number = r.block_number

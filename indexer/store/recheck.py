@@ -1,4 +1,5 @@
-"""`check`: the identities, and rows compared with their projection from the stored raw logs, in one snapshot.
+"""`check`: the identities, positions against the events that move them, and rows compared with their projection from
+the stored raw logs, in one snapshot.
 
 The whole recomputation starts with empty tables at the origin and keeps every state row in memory; a sample has no
 state, so that it compares the columns that need none.
@@ -8,15 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple
 
 from indexer.decode.events import events_of
 from indexer.projections import project, state_keys
-from indexer.projections.base import Ledger, Row, StateKey
+from indexer.projections.base import EXECUTIONS, Ledger, Row, StateKey, transactions
+from indexer.projections.reconcile import Finding, Reconciliation
 from indexer.store import rawlogs
 from indexer.store.database import Connection
 from indexer.store.facts import COLUMNS, KEYS, kind, sql_name
-from indexer.store.identities import IDENTITIES, MOST
+from indexer.store.identities import IDENTITIES, MOST, UNFIT
 from indexer.store.ledger_io import row_of
 from indexer.store.standing import Standing
 from indexer.store.steps import Writer
@@ -30,29 +31,48 @@ STATEFUL = {
     "liquidation_history_details": {"owner_address"},
     "rebate_fee_history": {"referee_wallet_address"},
 }
+# The events that positions follow from.
+MOVING = EXECUTIONS | {"PositionDataUpdated", "MarketDataUpdated", "AccountExecutedLiquidationBid"}
 # State tables with a row per block: compared and let go chunk by chunk.
 BY_BLOCK = ("pool_price_history",)
 
 
-class Drift(NamedTuple):
-    """A row that is not what it must be; `check` is the identity or what it was compared with."""
-
-    check: str
-    subject: str
-    detail: str
-
-
-async def identities(conn: Connection, tell: Callable[[str], None]) -> list[Drift]:
+async def identities(conn: Connection, tell: Callable[[str], None]) -> list[Finding]:
     """Rows for which an identity does not hold, at most MOST of each."""
     found = []
     for name, query in IDENTITIES.items():
         tell(name)
         rows = await conn.fetch(f"SELECT subject, detail FROM ({query}) drifts ORDER BY subject LIMIT {MOST}")
-        found += [Drift(name, row["subject"], row["detail"]) for row in rows]
+        found += [Finding(name, row["subject"], row["detail"]) for row in rows]
     return found
 
 
-async def sample(conn: Connection, writer: Writer, standing: Standing, blocks: int) -> tuple[int, list[Drift]]:
+async def positions(
+    conn: Connection, writer: Writer, standing: Standing, tell: Callable[[int], None]
+) -> tuple[Reconciliation, list[Finding]]:
+    """Every position and execution against the stored events, from the origin on."""
+    topics = {e.topic0 for c in writer.deployment.contracts for e in c.events if e.name in MOVING}
+    unfit = await conn.fetch(UNFIT)
+    followed = Reconciliation(frozenset(row[0] for row in unfit))
+    async for chunk in _chunks(conn, standing):
+        moving = [log for log in chunk.logs if log.topics and log.topics[0] in topics]
+        rows = await conn.fetch(
+            "SELECT unique_id, r_pnl FROM public.order_history"
+            " WHERE unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999",
+            chunk.first,
+            chunk.last,
+        )
+        pnl: dict[int, int | None] = {row["unique_id"]: row["r_pnl"] for row in rows}
+        for tx in transactions(events_of(writer.registry, moving, chunk.times)):
+            followed.add(tx, pnl)
+        followed.rows_without_execution(pnl)
+        tell(chunk.last)
+    stored = [dict(row) for row in await conn.fetch("SELECT * FROM public.positions")]
+    found = followed.drifts + followed.compare(stored) + followed.open_interest(stored)
+    return followed, found
+
+
+async def sample(conn: Connection, writer: Writer, standing: Standing, blocks: int) -> tuple[int, list[Finding]]:
     """Appended rows of so many random blocks with logs against their projection; how many rows were compared."""
     picked = await conn.fetch(
         "SELECT DISTINCT block_number FROM (SELECT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1"
@@ -72,10 +92,10 @@ async def sample(conn: Connection, writer: Writer, standing: Standing, blocks: i
 
 async def recompute(
     conn: Connection, writer: Writer, standing: Standing, tell: Callable[[int], None]
-) -> tuple[int, list[Drift]]:
+) -> tuple[int, list[Finding]]:
     """Every row against the projection of all stored raw logs; how many rows were compared."""
     state: dict[StateKey, Row | None] = {}
-    compared, found = 0, list[Drift]()
+    compared, found = 0, list[Finding]()
     async for chunk in _chunks(conn, standing):
         events = events_of(writer.registry, chunk.logs, chunk.times)
         for key in state_keys(events):
@@ -111,9 +131,9 @@ def _rows(state: dict[StateKey, Row | None], table: str) -> dict[str, Row]:
 
 async def _appended(
     conn: Connection, ledger: Ledger, blocks: Sequence[int], without: dict[str, set[str]]
-) -> tuple[int, list[Drift]]:
+) -> tuple[int, list[Finding]]:
     """Rows the ledger collected against those stored. `blocks`: a list, or as a tuple the first and the last."""
-    compared, found = 0, list[Drift]()
+    compared, found = 0, list[Finding]()
     condition = "t.unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999"
     for table in filter(lambda name: kind(name) == "append", COLUMNS):
         if isinstance(blocks, tuple):
@@ -133,14 +153,14 @@ async def _appended(
 
 async def _states(
     conn: Connection, table: str, meant: dict[str, Row], blocks: tuple[int, int] | None
-) -> tuple[int, list[Drift]]:
+) -> tuple[int, list[Finding]]:
     where = "" if blocks is None else f" WHERE block_number BETWEEN {blocks[0]} AND {blocks[1]}"
     stored = await conn.fetch(f"SELECT * FROM {sql_name(table)}{where}")
     have = {repr(tuple(row[c] for c in KEYS[table])): row_of(table, row) for row in stored}
     return len(meant | have), _differences(table, list(COLUMNS[table]), meant, have)
 
 
-def _differences(table: str, columns: list[str], meant: dict[str, Row], have: dict[str, Row]) -> list[Drift]:
+def _differences(table: str, columns: list[str], meant: dict[str, Row], have: dict[str, Row]) -> list[Finding]:
     found: dict[str, list[str]] = defaultdict(list)
     for key in meant.keys() - have.keys():
         found[key].append("missing")
@@ -151,10 +171,10 @@ def _differences(table: str, columns: list[str], meant: dict[str, Row], have: di
             is_, should = have[key][column], meant[key].get(column)
             if is_ != should:
                 found[key].append(f"{column} is {is_}, should be {should}")
-    return [Drift(f"{table} as projected", key, "; ".join(what)[:500]) for key, what in sorted(found.items())][:MOST]
+    return [Finding(f"{table} as projected", key, "; ".join(what)[:500]) for key, what in sorted(found.items())][:MOST]
 
 
-async def keep(conn: Connection, drifts: Sequence[Drift], block: int) -> None:
+async def keep(conn: Connection, drifts: Sequence[Finding], block: int) -> None:
     """Writes what was found, with the block up to which was projected."""
     await conn.executemany(
         'INSERT INTO indexer.drift (block_number, "check", subject, detail) VALUES ($1, $2, $3, $4)',

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from indexer.ingest.planner import Span
 from indexer.projections.base import LOGS_PER_BLOCK
-from indexer.store import attestations, coverage, served
+from indexer.store import attestations, coverage, enriched, served
 from indexer.store.database import Connection
 from indexer.store.facts import COLUMNS, KEYS, kind, sql_name
 from indexer.store.ledger_io import upsert
@@ -46,6 +46,7 @@ async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[st
         " WHERE b.number = $1 AND d.bound_number > $1",
         fork,
     )
+    await enriched.forget_above(conn, fork)
     await conn.execute(
         "UPDATE indexer.incident SET resolved_at = clock_timestamp(), detail = detail || ' (block reorged away)'"
         " WHERE resolved_at IS NULL AND first_block > $1 AND kind <> ALL($2::text[])",

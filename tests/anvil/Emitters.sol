@@ -27,3 +27,44 @@ contract Script {
         }
     }
 }
+
+/// Views as the deployed contracts have them: their answers follow from the arguments.
+contract Views {
+    struct PriceData {
+        uint256 price;
+        uint256 timestamp;
+    }
+    struct Trackers {
+        int256 fundingValue;
+        uint256 baseMultiplier;
+        uint256 adlUnwindPrice;
+    }
+    struct PerpPosition {
+        int256 base;
+        int256 realizedPnL;
+        PriceData lastPriceData;
+        Trackers trackers;
+    }
+    struct CollateralInfo {
+        int256 netDeposits;
+        int256 marginBalance;
+        int256 realBalance;
+    }
+
+    function getAccountOwner(uint128 accountId) external pure returns (address) {
+        require(accountId != 0, "AccountNotFound");
+        return address(uint160(accountId));
+    }
+
+    function getCollateralInfo(uint128 accountId, address) external view returns (CollateralInfo memory) {
+        return CollateralInfo(-int256(uint256(accountId)), int256(block.number), 3);
+    }
+
+    function getUpdatedPositionInfo(uint128 marketId, uint128 accountId) external pure returns (PerpPosition memory) {
+        return PerpPosition(-int256(uint256(marketId)), int256(uint256(accountId)), PriceData(3, 4), Trackers(-5, 6, 7));
+    }
+
+    function name() external pure returns (string memory) {
+        return unicode"Reya’s dollar";
+    }
+}

@@ -121,13 +121,16 @@ async def _journal(conn: Any) -> list[str]:
     return found
 
 
-async def checked(url: str, deployment: Deployment) -> list[str]:
-    """What `reya-indexer check --recompute` finds."""
+async def checked(url: str, deployment: Deployment, *, strict: bool = False) -> list[str]:
+    """What `reya-indexer check --recompute` finds; `strict`: also where the chain contradicts itself."""
     async with database.connection(url) as conn:
         standing = await load(conn, [c.address for c in deployment.contracts])
         drifts = await recheck.identities(conn, lambda name: None)
-        _, wrong = await recheck.recompute(conn, Writer(deployment), standing, lambda block: None)
-    return [f"check: {drift}" for drift in drifts + wrong]
+        writer = Writer(deployment)
+        followed, moved = await recheck.positions(conn, writer, standing, lambda block: None)
+        _, wrong = await recheck.recompute(conn, writer, standing, lambda block: None)
+    told = followed.contradictions if strict else []
+    return [f"check: {drift}" for drift in (*drifts, *moved, *wrong, *told)]
 
 
 async def reorgs(url: str) -> tuple[int, int]:

@@ -15,6 +15,9 @@ UNKNOWN: Row = {"price_variation_pnl": None, "funding_pnl": None, "r_pnl": None}
 FLAT: Row = {"average_entry_price": None, "average_entry_funding_value": None}
 FORGOTTEN: Row = FLAT | {"snapshot": None}
 CHAIN = ("realized_pnl", "last_price", "last_price_timestamp", "funding_value", "base_multiplier", "adl_unwind_price")
+TRACKERS = {
+    "funding_value": "fundingValue", "base_multiplier": "baseMultiplier", "adl_unwind_price": "adlUnwindPrice",
+}  # fmt: skip
 RAW = {
     "last_price_timestamp": "position_data_last_price_data_timestamp",
     "average_entry_price": "average_entry_price_off_chain_tracker",
@@ -65,7 +68,7 @@ class Positions(Markets):
         if log.name not in (SINGLE, PAIR, V3) or log in self.retold:
             return []
         other = self.mirror(log) if log.name == SINGLE else log.args["counterpartyAccountId"]
-        return list(dict.fromkeys([log.args["accountId"]] + ([] if other is None else [other])))
+        return list(dict.fromkeys([log.args["accountId"]] + ([other] if other else [])))
 
     def mirror(self, single: Log) -> int | None:
         """The pool's account, which takes the other side of a match order; None when it is not known, or a keeper's."""
@@ -75,7 +78,7 @@ class Positions(Markets):
         market = self.market_at(single)
         if market is None:
             return self.config.pool
-        return market["poolAccountId"] if market["poolAccountId"] != 0 else None
+        return market.get("poolAccountId", 0) or None
 
     def owner_of(self, n: int) -> Log | None:
         """The execution to which the statement in place `n` of the transaction belongs: the next of its account."""
@@ -108,7 +111,7 @@ class Positions(Markets):
     def trackers(self, log: Log, base: int) -> Row:
         market = self.market_at(log)
         if market is None:
-            return {"fundingValue": None, "baseMultiplier": None}
+            return {"fundingValue": None, "baseMultiplier": None, "adlUnwindPrice": None}
         trackers: Row = market["longTrackers" if base > 0 else "shortTrackers"]
         return trackers
 
@@ -176,7 +179,8 @@ class Positions(Markets):
         if before is not None:
             p = self.rebased(p, before)
         if p is None:
-            p = {"base": 0, "session": 0} | FORGOTTEN
+            held = 0 if after is None else after["base"] - size
+            p = {"base": held, "session": abs(sign(held))} | FORGOTTEN
         if before is not None:
             now = before["trackers"]
         else:
@@ -188,6 +192,9 @@ class Positions(Markets):
         pnl = self.account_for(log, p, size, price, now, after)
         wrong = False
         p |= dict.fromkeys(CHAIN) | {"base": p["base"] + size}
+        if p["base"] != 0:  # the side's trackers are those of every position on it, right after its execution
+            side = self.trackers(log, p["base"])
+            p |= {column: side[name] for column, name in TRACKERS.items()}
         if after is not None:
             if after["base"] != p["base"]:
                 pnl, wrong = UNKNOWN, True

@@ -143,7 +143,7 @@ class _World(Positions):
         mine = self.trade(log, account, base, price, *told[:1])
         for other in others:
             self.trade(log, other, -base, price, *told[1:2])
-        if told and not others:
+        if told and a["counterpartyAccountId"] == account:
             self.restate(log, account, told[1][1])
         session = mine.pop("session")
         who = {"market_id": a["marketId"], "account_id": a["accountId"]}

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from indexer.store.enriched import ENRICHED
 from indexer.store.facts import kind
 from indexer.store.tables import VIEWS, public
 from indexer.store.tables.finalized import split
 from indexer.store.tables.public_reserved import RESERVED
-from indexer.store.tables.sources import APPLICATION_SOURCES, POSITION, SOURCES, VIEW_SOURCES, Source, document
+from indexer.store.tables.sources import (
+    APPLICATION_SOURCES,
+    ENRICHED_SOURCES,
+    POSITION,
+    SOURCES,
+    VIEW_SOURCES,
+    Source,
+    document,
+)
 from indexer.store.tables.view_columns import view_columns
 from tests.oracle.recompute import recompute
 from tests.simchain.chain import Tree
@@ -26,18 +35,19 @@ def test_every_table_and_view_is_told_of_once() -> None:
         by_kind.setdefault(kind(name), set()).add(name)
     assert set(SOURCES) == by_kind["append"] | by_kind["state"]
     assert set(APPLICATION_SOURCES) == by_kind["application"] and set(RESERVED) == by_kind["reserved"]
+    assert set(ENRICHED_SOURCES) == set(ENRICHED) <= by_kind["application"] | by_kind["reserved"]
     assert set(VIEW_SOURCES) == {name for name in VIEWS if not split(name)[1]}
 
 
-@pytest.mark.parametrize("name", [*SOURCES, *VIEW_SOURCES])
+@pytest.mark.parametrize("name", [*SOURCES, *VIEW_SOURCES, *ENRICHED_SOURCES])
 def test_the_columns_are_the_tables(name: str) -> None:
-    table = public.tables[name] if name in SOURCES else view_columns().tables[name]
-    told = _named(SOURCES.get(name) or VIEW_SOURCES[name])
+    table = view_columns().tables[name] if name in VIEW_SOURCES else public.tables[name]
+    told = _named((SOURCES | VIEW_SOURCES | ENRICHED_SOURCES)[name])
     assert told - set(POSITION) <= set(table.columns.keys()) <= told
 
 
 def test_no_column_is_told_twice() -> None:
-    for name, source in (SOURCES | VIEW_SOURCES).items():
+    for name, source in (SOURCES | VIEW_SOURCES | ENRICHED_SOURCES).items():
         names = [column for line in source.lines for column in line.partition(": ")[0].split(", ")]
         assert len(names) == len(set(names)), name
 

@@ -200,6 +200,32 @@ drift = Table(
     Column("detail", Text, nullable=False),
 )
 
+# What `enrich` read of the contracts' state, and of which block. `table_name`: the public table whose row `key` has
+# `values` (all of its columns), or one of our own words for values without a public column. No projection reads it.
+enrichment = Table(
+    "enrichment",
+    own,
+    Column("table_name", Text, primary_key=True),
+    Column("key", JSONB, primary_key=True),
+    Column("values", JSONB, nullable=False),
+    Column("block_number", BigInteger, nullable=False),
+    Column("block_hash", LargeBinary, nullable=False),
+    now(),
+)
+
+# The block that the last `enrich` reads at; without `finished_at` the next one goes on there.
+enrichment_run = Table(
+    "enrichment_run",
+    own,
+    _single_row(),
+    Column("block_number", BigInteger, nullable=False),
+    Column("block_hash", LargeBinary, nullable=False),
+    Column("block_timestamp", BigInteger, nullable=False),
+    Column("started_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Column("finished_at", TIMESTAMP(timezone=True), nullable=True),
+    CheckConstraint("single", name="enrichment_run_one_row"),
+)
+
 # State rows of our own, kept by projections like public state rows (before-images included).
 undecoded = Table(
     "undecoded",

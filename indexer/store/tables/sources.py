@@ -80,8 +80,9 @@ SOURCES: dict[str, Source] = {
     "position_raw": Source("P", "market and account", (
         "market_id, account_id: the event", "base: as stated, else the sum of the executions, 1e18",
         ("realized_pnl, last_price, position_data_last_price_data_timestamp, funding_value, base_multiplier, "
-         "adl_unwind_price: as stated by PositionDataUpdated, OrderAndPositionUpdate, V3; NULL after a bare "
-         "match order; 1e18, seconds"),
+         "adl_unwind_price: as stated by PositionDataUpdated, OrderAndPositionUpdate, V3; 1e18, seconds. After "
+         "a bare match order the trackers are those of the market's side where its transaction tells them, "
+         "the rest is NULL"),
         "realized_pnl_latest_snapshot: realized_pnl when the session opened",
         ("average_entry_price_off_chain_tracker, funding_value_off_chain_tracker: averages at entry, 1e18; "
          "NULL when flat or not known"),
@@ -231,6 +232,33 @@ VIEW_SOURCES: dict[str, Source] = {
     )),
 }  # fmt: skip
 
+# Tables that `enrich` fills, and nothing else of ours: state at one final block, which each row names.
+_READ_AT = "block_timestamp, block_number: of the block that was read at"
+ENRICHED_SOURCES: dict[str, Source] = {
+    "market_configuration": Source("P", "market, by getMarketConfiguration", (
+        ("market_id, risk_matrix_index, max_open_base, velocity_multiplier, minimum_order_base, base_spacing, "
+         "price_spacing, oracle_node_id, mtm_window, dutch_config_lambda, dutch_config_min_base, "
+         "slippage_params_phi, slippage_params_beta, depth_factor, max_exposure_factor, max_p_slippage, "
+         "price_spread, volatility_index_multiplier: the struct's fields, 1e18; the order book's contracts "
+         "keep some of them deprecated and frozen"),
+        _READ_AT, "unique_id: - no log tells it",
+    )),
+    "global_fee_parameters": Source("P", "deployment, by getGlobalFeeParameters", (
+        "id: 1",
+        ("og_discount, referee_discount, referrer_rebate, affiliate_referrer_rebate, vltz_discount: the "
+         "struct's fields, 1e18; the order book's contracts call them rebate rates"),
+        "pool_rebate: the order book's contracts only, 1e18", _READ_AT, "unique_id: - no log tells it",
+    )),
+    "account_owner_configuration": Source("P", "wallet that owns an account, by getAccountOwnerFeeConfiguration", (
+        "owner_address, tier_id, og_status, affiliate_status, vltz_status: the struct's fields", _READ_AT,
+        "unique_id: - no log tells it",
+    )),
+    "fee_tier_parameters": Source("P", "fee tier of a wallet, by getFeeTierParameters", (
+        "tier_id, taker_fee, maker_fee: the struct's fields, 1e18", "volume: - no view tells it", _READ_AT,
+        "unique_id: - no log tells it",
+    )),
+}  # fmt: skip
+
 # Never written by the indexer, so that it can overwrite nothing there; created empty.
 APPLICATION_SOURCES: dict[str, str] = {
     "WalletDetails": "the application's",
@@ -238,20 +266,20 @@ APPLICATION_SOURCES: dict[str, str] = {
     "ConditionalOrders": "the application's, its status included",
     "BridgeTransactionsMarginAccount": "the application's: one leg of a bridging is on another chain",
     "BridgeTransactionsPool": "the application's: one leg of a bridging is on another chain",
-    "account_owner_configuration": "fee tier of a wallet: no event with a public ABI tells it",
+    "account_owner_configuration": "fee tier of a wallet: `enrich` fills it where the application has no row",
 }
 
 
 def table_of(name: str) -> str:
     """Markdown: what the table is, and a line per group of columns."""
-    source = SOURCES.get(name) or VIEW_SOURCES[name]
-    what = "" if name in SOURCES else "view, "
+    source = (SOURCES | VIEW_SOURCES | ENRICHED_SOURCES)[name]
+    what = "view, " if name in VIEW_SOURCES else ""
     lines = [f"**`{name}`** ({what}{source.mark}): a row per {source.row}", ""]
     for line in source.lines:
         columns, _, origin = line.partition(": ")
         names = columns.split(", ")
         if columns == "position":
-            names = [c for c in POSITION if name not in SOURCES or c in public.tables[name].columns]
+            names = [c for c in POSITION if name not in public.tables or c in public.tables[name].columns]
         why = f"NULL: {origin[2:]}" if origin.startswith("- ") else origin
         lines.append(f"- {', '.join(f'`{column}`' for column in names)}: {why}")
     return "\n".join(lines)
@@ -260,8 +288,10 @@ def table_of(name: str) -> str:
 def document() -> str:
     """Markdown: every table and view of `public` and where its columns come from."""
     parts = [table_of(name) for name in (*SOURCES, *VIEW_SOURCES)]
-    owned = [f"- `{name}`: {why}" for name, why in APPLICATION_SOURCES.items()]
+    parts.append("**Filled by `reya-indexer enrich` only**, empty until it was called:")
+    parts += [table_of(name) for name in ENRICHED_SOURCES]
+    owned = [f"- `{name}`: {why}" for name, why in APPLICATION_SOURCES.items() if name not in ENRICHED_SOURCES]
     parts.append("\n".join(["**Not written by the indexer**, created empty:", "", *owned]))
-    reserved = ", ".join(f"`{name}`" for name in RESERVED)
+    reserved = ", ".join(f"`{name}`" for name in RESERVED if name not in ENRICHED_SOURCES)
     parts.append(f"**Reserved**, created empty; no event known to this release feeds them: {reserved}.")
     return "\n\n".join(parts) + "\n"

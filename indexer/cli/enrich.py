@@ -1,0 +1,138 @@
+"""`reya-indexer enrich`: what no log tells, asked of the contracts at one final block."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from indexer import config, logging
+from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
+from indexer.cli.display import on_terminal
+from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option
+from indexer.cli.session import ending, open_pool, rpc_endpoints
+from indexer.config import Deployment
+from indexer.errors import Refused
+from indexer.follow.enrich import KINDS, Enriched, Enrichment, missing
+from indexer.store import enriched
+from indexer.store.database import Connection
+from indexer.store.enriched import Run
+from indexer.store.standing import binding
+
+_ONE_AT_A_TIME = 0x72657961656E72  # advisory lock: "reyaenr"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    deployment: Deployment
+    endpoints: tuple[str, ...]
+    kinds: Sequence[str]
+    rps: float
+    most: int
+    restart: bool
+    data_dir: Path | None
+    pg_bin: Path | None
+
+
+@click.command(
+    "enrich",
+    epilog="\b\nExamples:\n"
+    "  reya-indexer enrich --dry-run\n"
+    "  reya-indexer enrich --only markets --only fees\n"
+    "  reya-indexer enrich --rps 20 --max-calls 50000 --json",
+)
+@chain_option
+@rpc_option
+@click.option("--only", "kinds", multiple=True, type=click.Choice(list(KINDS)), help="May be repeated. Default: all.")
+@click.option("--rps", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="R",
+              help="Most requests a second to each endpoint.")  # fmt: skip
+@click.option("--max-calls", "most", type=click.IntRange(1), default=10_000, show_default=True, metavar="N",
+              help="Most calls; the same command goes on where it stopped.")  # fmt: skip
+@click.option("--restart", is_flag=True, help="Begin anew at today's finalized block.")
+@click.option("--dry-run", is_flag=True, help="Say how much would be asked; ask and write nothing.")
+@data_dir_option
+@pg_bin_option
+@log_format_option
+@json_option
+def enrich_command(
+    chain: str, rpc_urls: tuple[str, ...], kinds: tuple[str, ...], rps: float, most: int, restart: bool, dry_run: bool,
+    data_dir: Path | None, pg_bin: Path | None, log_format: logging.LogFormat, as_json: bool,
+) -> None:  # fmt: skip
+    """Ask the contracts for state that no log tells: market configuration, fee parameters, fee tiers of owners, pool
+    share prices, token names, positions that nothing states.
+
+    Nothing else does this. All calls are made at one block, the last finalized one that is projected, by its hash; each
+    row names it. A later run replaces the rows of an earlier one. Rows that an application wrote are left alone.
+    """
+    logging.configure(log_format, quiet=on_terminal())
+    deployment = config.load(chain)
+    endpoints = () if dry_run else rpc_endpoints(deployment, rpc_urls)
+    options = Options(deployment, endpoints, kinds or list(KINDS), rps, most, restart, data_dir, pg_bin)
+    done = asyncio.run(ending(_enrich(options, dry_run)))
+    if done is None:
+        click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
+        raise click.exceptions.Exit(130)
+    click.echo(json.dumps(done) if as_json else _sentence(done))
+
+
+async def _enrich(options: Options, dry_run: bool) -> dict[str, Any]:
+    deployment = options.deployment
+    url = await asyncio.to_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
+    async with AsyncExitStack() as stack:
+        conn = await stack.enter_async_context(checked_connection(url, deployment))
+        if await binding(conn) is None:
+            raise Refused("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
+        run = None if options.restart else await enriched.resumable(conn)
+        if run is None:
+            run = Run(*await enriched.pinned(conn), resumed=False)
+        if dry_run:
+            return await _estimate(conn, run, options)
+        if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _ONE_AT_A_TIME):
+            raise Refused("another enrich is at work on this database", "Wait until it has ended")
+        pool = await stack.enter_async_context(open_pool(deployment, options.endpoints, options.rps))
+        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not on_terminal()))
+        tasks = {kind: bar.add_task(kind, total=None) for kind in options.kinds}
+
+        def tell(kind: str, done: int, total: int) -> None:
+            bar.update(tasks[kind], completed=done, total=total)
+
+        work = Enrichment(deployment, pool, conn, options.kinds, options.most, tell)
+        return _told(await work.run(run))
+
+
+async def _estimate(conn: Connection, run: Run, options: Options) -> dict[str, Any]:
+    have = await enriched.have(conn, run)
+    targets = {name: len(await missing(conn, KINDS[name], have)) for name in options.kinds}
+    calls = sum(count * KINDS[name].calls for name, count in targets.items())
+    return {"dry_run": True, "block": run.number, "hash": "0x" + run.hash.hex(), "resumed": run.resumed,
+            "targets": targets, "calls": calls, "seconds": round(min(calls, options.most) / options.rps)}  # fmt: skip
+
+
+def _told(done: Enriched) -> dict[str, Any]:
+    return {"block": done.run.number, "hash": "0x" + done.run.hash.hex(), "resumed": done.run.resumed,
+            "calls": done.calls, "written": dict(done.written), "kept": done.kept, "unanswered": done.unanswered,
+            "left": done.left}  # fmt: skip
+
+
+def _sentence(done: dict[str, Any]) -> str:
+    at = f"at block {done['block']:,}{', resumed' if done['resumed'] else ''}"
+    if done.get("dry_run"):
+        what = ", ".join(f"{count:,} {kind}" for kind, count in done["targets"].items())
+        return f"{at}: {what}: {done['calls']:,} calls; up to --max-calls they take about {done['seconds']:,} s"
+    lines = [f"{at}: {done['calls']:,} calls, {sum(done['written'].values()):,} rows written"]
+    lines += [f"  {table}: {count:,}" for table, count in done["written"].items()]
+    if done["kept"]:
+        lines.append(f"  left alone, an application's: {', '.join(done['kept'][:5])}")
+    if done["unanswered"]:
+        lines.append(f"  not answered {len(done['unanswered']):,} times, first {done['unanswered'][0]}")
+    if done["left"]:
+        lines.append(f"  {done['left']:,} left: --max-calls is reached; the same command goes on")
+    return "\n".join(lines)
