@@ -15,12 +15,13 @@ from indexer.errors import Refused
 from indexer.projections.fit import to_json
 from indexer.store.database import Connection
 from indexer.store.facts import sql_name
-from indexer.store.tables import public
 
 # The public tables, with their keys.
 ENRICHED: dict[str, tuple[str, ...]] = {
-    name: tuple(column.name for column in public.tables[name].primary_key.columns)
-    for name in ("market_configuration", "global_fee_parameters", "account_owner_configuration", "fee_tier_parameters")
+    "market_configuration": ("market_id",),
+    "global_fee_parameters": ("id",),
+    "account_owner_configuration": ("owner_address",),
+    "fee_tier_parameters": ("tier_id",),
 }
 
 
@@ -103,6 +104,8 @@ async def put(conn: Connection, table: str, key: Mapping[str, Any], values: Mapp
 
 
 def _upsert(table: str) -> str:
+    from indexer.store.tables import public  # here, because a daemon rolls back only, and SQLAlchemy is slow
+
     name, keys = sql_name(table), ENRICHED[table]
     columns = [column.name for column in public.tables[table].columns]
     update = ", ".join(f'"{c}" = EXCLUDED."{c}"' for c in columns if c not in keys)
