@@ -99,6 +99,7 @@ END_TO_END: dict[str, list[str]] = {
         "unit/test_rpc_transport.py::test_a_batch_with_an_answer_too_few_or_too_many_is_tried_again_then_named",
     ],
     "S20 two ABI generations in one block, unknown and misfit events": [
+        "scenarios/test_generations.py::test_s20_two_abi_generations_in_one_block_unknown_and_misfit_events",
         "unit/test_decode.py::test_every_shipped_abi_of_the_deployments_loads_and_v3_decodes_in_both_variants",
         "unit/test_decode.py::test_lines_that_cannot_be_decoded_say_why_and_do_not_fail_the_command",
     ],
@@ -120,6 +121,3 @@ CORE: dict[str, str] = {
     for scenario in ("s01", "s02", "s03", "s04", "s05", "s06", "s07", "s08", "s09", "s10", "s11", "s12", "s13", "s14",
                      "s15", "s17", "s22")
 }  # fmt: skip
-
-# What is missing, or more than what is named above, comes with these issues.
-LATER = {"S20": 4}
