@@ -1,7 +1,7 @@
 """The status document of a running daemon: what the database says, read a little while ago, and what only it knows.
 
-However many ask for it, the database is read at most every FRESH seconds over one connection of its own, which can
-only read; and whatever the database does, an answer comes within LIMIT seconds and says how old it is.
+However many ask for it, the database is read at most every FRESH seconds over one connection of its own; and whatever
+the database does, an answer comes within LIMIT seconds and says how old it is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LONGEST_READ = 60.0  # seconds; then the connection is given up
 SELDOM = 30.0  # seconds between looks at what is costly, and at least TIMES_COST as long as the last one took
 TIMES_COST = 20
 SAMPLES, SAMPLE_EVERY = 150, 2.0  # of the history; seconds
-READING = {"default_transaction_read_only": "on", "statement_timeout": "20s", "lock_timeout": "2s"}
+READING = {"statement_timeout": "20s", "lock_timeout": "2s"}
 
 log = structlog.get_logger()
 

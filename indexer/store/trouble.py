@@ -13,6 +13,7 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver's own state is broken where a server went away at an odd moment
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -34,8 +35,8 @@ _NAMES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((asyncpg.InsufficientPrivilegeError,), "lacks a right"),
     ((asyncpg.InvalidCatalogNameError,), "does not exist"),
     ((TimeoutError,), "does not answer in time"),
-    ((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.IdleInTransactionSessionTimeoutError),
-     "the connection was lost"),
+    ((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError,
+      asyncpg.IdleInTransactionSessionTimeoutError), "the connection was lost"),
     ((ConnectionRefusedError,), "refuses connections"),
     ((OSError,), "not reachable"),
 )  # fmt: skip

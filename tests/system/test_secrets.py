@@ -155,7 +155,7 @@ async def test_no_secret_is_told_whatever_fails(
     heard.add("log of the daemon", (tmp_path / "log").read_text())
     heard.add("stored", await stored_text(database))
     log = heard.said["log of the daemon"]
-    assert r"key \u2026 of" in log and "endpoint_failed" in log and '"the database"' in log, "the trouble was told"
+    assert r"key \u2026 of" in log and "endpoint_failed" in log and '"the database: ' in log, "the trouble was told"
     assert heard.said["/metrics"].count("reya_indexer_rpc_calls_total") > 3 and "/…" in heard.said["stored"]
     heard.search()
 
