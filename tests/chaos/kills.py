@@ -79,7 +79,7 @@ class Campaign:
     async def _one(self, point: str, nth: int) -> None:
         if point == ANEW[0]:
             self._add_contracts()
-        elif point in RESTATED and self.origin:
+        elif point in RESTATED and self.origin and self.killed:  # before the first start there is no origin to lower
             self.origin -= 4
             await self.process.lower_origin(self.origin)
         env = {"REYA_INDEXER_FAILPOINTS": f"{point}=kill@{nth}"} if point else {}
