@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import compileall
 import contextlib
 import json
 import signal
@@ -25,7 +26,7 @@ from typing import Any
 
 from benchmarks import chain, decoders, latency
 from benchmarks.figures import Figure, machine, report, table
-from benchmarks.measure import Databases, Digests, digests
+from benchmarks.measure import ROOT, Databases, Digests, digests
 from benchmarks.sides import HEAD, LABELS, Bench, Node, OutsideNode, Run, ceiling, flags, median, ranges_needed
 from indexer.pg.server import EmbeddedServer
 from tests.simchain.fast import FastNode
@@ -231,6 +232,9 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     given, about = parsed(), machine()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whatever was started is ended then too
+    # As an installation has it: a checkout that was never run would be compiled at each start, on every side.
+    for package in ("indexer", "benchmarks", "tests"):
+        compileall.compile_dir(ROOT / package, quiet=2)
     with tempfile.TemporaryDirectory(prefix="reya-indexer-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,8 @@ from indexer.chain.finality import Finality
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
 from indexer.cli.display import backfill_shown, on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option, verbose_option
-from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints
+from indexer.cli.session import end_on_signals, open_pool, rpc_endpoints
+from indexer.collector import BULK, calm_collector
 from indexer.config import Deployment
 from indexer.decode.stamps import stamps_of
 from indexer.errors import ConfigError
@@ -31,6 +33,7 @@ from indexer.follow.runner import Runner
 from indexer.ingest.cluster import Cluster
 from indexer.ingest.crew import Crew
 from indexer.ingest.estimate import estimate
+from indexer.ingest.forked import Forked, forked
 from indexer.ingest.planner import plan
 from indexer.ingest.worker import Setup
 from indexer.rpc.pool import Pool
@@ -120,7 +123,7 @@ def backfill_command(
     if (engine == "dask") != (scheduler is not None):
         raise click.UsageError("--engine dask and --scheduler ADDRESS belong together.")
     logging.configure(log_format, debug=verbose, quiet=on_terminal() and not verbose)
-    calm_collector()
+    calm_collector(BULK)
     deployment = config.load(chain)
     urls = rpc_endpoints(deployment, rpc_urls)
     options = _Options(
@@ -141,7 +144,7 @@ def backfill_command(
         planned = asyncio.run(_planned(options))
         click.echo(json.dumps(planned) if as_json else _plan_sentence(planned))
         return
-    report = asyncio.run(_backfill(options))
+    report = asyncio.run(_backfill(options, forked(_most_width(options))))
     if report is None:
         click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
         raise click.exceptions.Exit(130)
@@ -176,15 +179,18 @@ async def _planned(options: _Options) -> dict[str, Any]:
     return {"from_block": options.first, "to_block": last} | found
 
 
-async def _backfill(options: _Options) -> dict[str, Any] | None:
+async def _backfill(options: _Options, workers: Sequence[Forked]) -> dict[str, Any] | None:
+    """`workers` were made while there was no event loop yet. None when it was told to end early."""
     progress, started = Progress(), time.monotonic()
     async with AsyncExitStack() as stack:
+        for worker in workers:
+            stack.push_async_callback(worker.end_unused)
         askers = 1 + (1 if options.workers is None else options.workers)
         share = options.rps if options.rps is None else options.rps / askers
         pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
         last = await _last_block(pool, options)
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        crew = _crew(options, url, share, _width(options, last))
+        crew = _crew(options, url, share, _width(options, last), workers)
         if crew is not None:
             stack.push_async_callback(crew.close)
             await crew.start()
@@ -212,17 +218,24 @@ async def _backfill(options: _Options) -> dict[str, Any] | None:
         }
 
 
+def _most_width(options: _Options) -> int:
+    """How many processes may be needed, as long as the range is not known."""
+    width = 1 if options.workers is None else options.workers
+    # Nobody projects beside a single worker that only ingests: it need not be a process of its own.
+    return 0 if options.scheduler is not None or (options.ingest_only and width == 1) else width
+
+
 def _width(options: _Options, last: int) -> int:
     """How many ingest elsewhere than in this process; 0 where it does that itself."""
     if options.scheduler is not None:
         return options.workers or 1
     few = last - options.first < FEW_REQUESTS * options.deployment.max_blocks
-    width = options.workers if options.workers is not None else int(not few)
-    # Nobody projects beside a single worker that only ingests: it need not be a process of its own.
-    return 0 if options.ingest_only and width == 1 else width
+    return 0 if options.workers is None and few else _most_width(options)
 
 
-def _crew(options: _Options, url: str, share: float | None, width: int) -> Crew | Cluster | None:
+def _crew(
+    options: _Options, url: str, share: float | None, width: int, workers: Sequence[Forked]
+) -> Crew | Cluster | None:  # fmt: skip
     """Workers elsewhere than in this process; None where it ingests itself. `share`: requests a second of each."""
     deployment = options.deployment
     budget = dict(deployment.budgets).get("backfill")
@@ -233,7 +246,7 @@ def _crew(options: _Options, url: str, share: float | None, width: int) -> Crew 
     )  # fmt: skip
     if options.scheduler is not None:
         return Cluster(setup, options.scheduler, width)
-    return Crew(setup, width) if width else None
+    return Crew(setup, width, workers[:width]) if width else None
 
 
 def _report(standing: Standing, progress: Progress, first: int, last: int) -> dict[str, Any]:

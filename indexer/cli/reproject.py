@@ -15,7 +15,8 @@ from indexer import config, logging
 from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
 from indexer.cli.display import on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option
-from indexer.cli.session import calm_collector, ending
+from indexer.cli.session import ending
+from indexer.collector import BULK, calm_collector
 from indexer.config import Deployment
 from indexer.follow.reproject import Reprojected, Reprojection
 from indexer.store.standing import binding, load
@@ -47,7 +48,7 @@ def reproject_command(
     are replayed, in one transaction that readers see at once. A running daemon pauses meanwhile.
     """
     logging.configure(log_format, quiet=on_terminal())
-    calm_collector()
+    calm_collector(BULK)
     deployment = config.load(chain)
     done = asyncio.run(ending(_reproject(deployment, first, events, data_dir, pg_bin)))
     if done is None:

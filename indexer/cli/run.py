@@ -17,7 +17,8 @@ from indexer.background import beside
 from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
 from indexer.cli.display import on_terminal, shown
 from indexer.cli.options import chain_option, log_format_option, rpc_option, verbose_option, ws_option
-from indexer.cli.session import calm_collector, end_on_signals, open_pool, rpc_endpoints, warn_of_shown
+from indexer.cli.session import end_on_signals, open_pool, rpc_endpoints, warn_of_shown
+from indexer.collector import FOLLOWING, calm_collector
 from indexer.config import Deployment
 from indexer.follow.keeper import Keeper
 from indexer.follow.progress import Progress
@@ -65,7 +66,7 @@ def run_command(
     Without DATABASE_URL it starts its own PostgreSQL. An empty database is migrated and bound to this deployment.
     """
     logging.configure(log_format, debug=verbose)
-    calm_collector()
+    calm_collector(FOLLOWING)
     deployment = config.load(chain)
     if poll_interval is not None:
         deployment = replace(deployment, poll_interval=poll_interval)

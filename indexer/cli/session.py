@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
@@ -66,13 +65,6 @@ def errors_as_json(as_json: bool) -> Iterator[None]:
         if as_json:
             click.echo(json.dumps({"error": error.message, "remedy": error.remedy, "exit_code": error.exit_code}))
         raise
-
-
-def calm_collector() -> None:
-    """Looks for cycles less often: what a step allocates by the hundred thousand is freed without that. Not too seldom:
-    tasks are cycles, and theirs are the logs of whole answers."""
-    gc.freeze()
-    gc.set_threshold(10_000, 5, 20)
 
 
 def end_on_signals(stop: asyncio.Event) -> None:

@@ -8,10 +8,12 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
+from collections.abc import Sequence
 
 import structlog
 
 from indexer.errors import IndexerError
+from indexer.ingest.forked import Forked
 from indexer.ingest.hands import Tell
 from indexer.ingest.messages import packed, received
 from indexer.ingest.planner import Segment
@@ -27,12 +29,13 @@ log = structlog.get_logger()
 
 
 class Crew:
-    """`width` processes. One that dies costs the range that it had in hand once more."""
+    """`width` processes: those that were `forked`, and new ones. One that dies costs the range that it had in hand once
+    more."""
 
-    def __init__(self, setup: Setup, width: int) -> None:
-        self.width, self._setup = width, setup
-        self._idle: asyncio.Queue[Process | None] = asyncio.Queue()
-        self._all: list[Process] = []
+    def __init__(self, setup: Setup, width: int, forked: Sequence[Forked] = ()) -> None:
+        self.width, self._setup, self._forked = width, setup, list(forked)
+        self._idle: asyncio.Queue[Process | Forked | None] = asyncio.Queue()
+        self._all: list[Process | Forked] = []
         self._sizes: Sizes = {}
         self._numbers: dict[int, Report] = {}  # the newest report of each process
         self._first_answer = asyncio.Event()
@@ -58,7 +61,7 @@ class Crew:
                 await self._first_answer.wait()
             self._begun = True
             process = await self._idle.get() or await self._spawned()
-            kept: Process | None = None
+            kept: Process | Forked | None = None
             try:
                 outcome = await self._work(process, segment, tell)
                 kept = process if outcome is not None else None
@@ -76,7 +79,7 @@ class Crew:
             f"{MOST_DEATHS} workers died on blocks {segment.first} to {segment.last}", "See the log for why"
         )
 
-    async def _work(self, process: Process, segment: Segment, tell: Tell) -> Done | Exception | None:
+    async def _work(self, process: Process | Forked, segment: Segment, tell: Tell) -> Done | Exception | None:
         """How the worker's work ended; None when the worker died, or says nothing any more."""
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(ConnectionError):
@@ -98,10 +101,15 @@ class Crew:
                 case Done() | Exception() | None:
                     return message
 
-    async def _spawned(self) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "indexer.ingest.process", stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES
-        )
+    async def _spawned(self) -> Process | Forked:
+        process: Process | Forked
+        if self._forked:
+            process = self._forked.pop()
+            await process.open(PIPE_BYTES)
+        else:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "indexer.ingest.process", stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES
+            )
         assert process.stdin is not None
         process.stdin.write(packed(self._setup))
         self._all.append(process)
@@ -111,7 +119,7 @@ class Crew:
         await asyncio.gather(*(_end(process) for process in self._all))
 
 
-async def _end(process: Process) -> None:
+async def _end(process: Process | Forked) -> None:
     """The end of its input tells a worker to end; what it had in hand is rolled back."""
     assert process.stdin is not None
     process.stdin.close()

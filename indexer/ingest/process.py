@@ -10,10 +10,10 @@ import asyncio
 import os
 import pickle
 import signal
-import sys
 
 from indexer import logging
 from indexer.background import beside, ended
+from indexer.collector import BULK, calm_collector
 from indexer.errors import IndexerError
 from indexer.ingest.messages import packed, received
 from indexer.ingest.planner import Segment
@@ -34,7 +34,7 @@ def sendable(error: Exception) -> Exception:
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
     source = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(source), sys.stdin.buffer)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(source), os.fdopen(0, "rb", 0))
     # What libraries print must not come between the messages.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -76,9 +76,10 @@ async def _serve() -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m indexer.ingest.worker`."""
+    """Entry point of `python -m indexer.ingest.process`, and of a fork. Reads from 0 and writes to 1."""
     # Ctrl-C goes to the whole process group; who started this one decides when it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    calm_collector(BULK)
     asyncio.run(_serve())
 
 
