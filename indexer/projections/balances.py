@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.projections.base import Event, Ledger, StateKey, Transaction
+from indexer.projections.base import PLACE, Event, Ledger, StateKey, Transaction
+from indexer.projections.fit import Layout
 
 EVENTS = (
     "AccountCollateralSharesUpdated",
@@ -15,6 +16,10 @@ EVENTS = (
     "Withdrawn",
     "TransferBetweenMarginAccounts",
     "AutoExchangeTriggered",
+)
+_ENTRY = Layout.plain(
+    "margin_accounts_balance_entries",
+    ("id", "account_id", "collateral", "amount", "type", "counterparty_account_id", "sender", *PLACE),
 )
 
 
@@ -40,16 +45,8 @@ def _margin(
     ledger: Ledger, event: Event, n: int, kind: str, *, account: int, collateral: str, amount: int, other: int | None
 ) -> None:
     # The first row of a log has the log's id, the others -1, -2, ...: several rows share one unique_id.
-    row = {
-        "id": f"{event.id}-{n}" if n else event.id,
-        "account_id": account,
-        "collateral": collateral,
-        "amount": amount,
-        "type": kind,
-        "counterparty_account_id": other,
-        "sender": event.args.get("sender"),
-    } | event.position()
-    ledger.append("margin_accounts_balance_entries", row, event)
+    id_, sender = f"{event.id}-{n}" if n else event.id, event.args.get("sender")
+    ledger.append_values(_ENTRY, (id_, account, collateral, amount, kind, other, sender, *event.place), event)
 
 
 def _deposited(ledger: Ledger, event: Event) -> None:

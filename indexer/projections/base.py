@@ -6,20 +6,21 @@ store can load them first; `apply(ledger, tx, event)` writes rows into the ledge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from indexer.projections.fit import Lines, Misfit
+from indexer.projections.fit import Layout, Lines
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 StateKey = tuple[str, Key]
-Columns = tuple[str, ...]
 Values = tuple[Any, ...]
 
+PLACE = ("transaction_hash", "block_timestamp", "block_number", "unique_id")  # columns that say where a row comes from
 LOGS_PER_BLOCK = 100_000  # unique_id = block number * 100000 + log index
 _LAST_SECOND = 253_402_300_799  # 9999-12-31: beyond it Python has no datetime
 
@@ -63,11 +64,16 @@ class Event:
         """The block's time, UTC, for timestamp(3) columns; None when no calendar reaches it."""
         return _calendar(self.block_time)
 
+    @property
+    def place(self) -> Values:
+        """The values of PLACE."""
+        return self.transaction_hash, self.time, self.block_number, self.unique_id
+
     def position(self, *, transaction: bool = True) -> Row:
-        """The columns that say where a row comes from."""
-        row: Row = {"block_timestamp": self.time, "block_number": self.block_number, "unique_id": self.unique_id}
-        if transaction:
-            row["transaction_hash"] = self.transaction_hash
+        """The columns of PLACE and their values."""
+        row: Row = dict(zip(PLACE, self.place, strict=True))
+        if not transaction:
+            del row["transaction_hash"]
         return row
 
 
@@ -200,33 +206,38 @@ class Incident:
     block_number: int
 
 
+class Appended(NamedTuple):
+    """A new row of a table, as values, and its line of COPY text."""
+
+    layout: Layout
+    values: Values
+    line: str
+
+
 @dataclass(slots=True)
 class Ledger:
-    """Collects what one step changes. `columns`: table -> column -> kind (numeric, text, ...), for the fit check.
+    """Collects what one step changes. `lines` knows the tables' columns.
 
-    `state` holds the state rows loaded for this step (None: no such row). When `capture` says so for a block, the value
-    a row had before that block's first change is kept as a before-image. `tokens`: address -> (name, symbol); `rusd`:
-    the quote token's address. `accounting`: addresses of the contracts whose events move positions.
+    `state` holds the state rows loaded for this step (None: no such row). Of blocks above `floor`, the value that a row
+    had before the block's first change is kept as a before-image. `tokens`: address -> (name, symbol); `rusd`: the
+    quote token's address. `accounting`: addresses of the contracts whose events move positions.
 
-    `appended` and `lines`: new rows, as columns and values, and their lines of COPY text, one for one. `changed`: state
-    rows and their lines; `created`: those of them that had no row before. `drafts` is for state that changes often
-    (`positions`): rows are made of it when the step ends.
+    `appended`: new rows by table. `changed`: state rows and their lines; `created`: those of them that had no row
+    before. `drafts` is for state that changes often (`positions`): rows are made of it when the step ends.
     """
 
-    columns: Mapping[str, Mapping[str, str]]
+    lines: Lines
     state: dict[StateKey, Row | None]
-    capture: Callable[[int], bool]
+    floor: int
     tokens: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     rusd: str | None = None
     accounting: frozenset[str] = frozenset()
-    appended: dict[str, list[tuple[Columns, Values]]] = field(default_factory=dict)
-    lines: dict[str, list[str]] = field(default_factory=dict)
+    appended: dict[str, list[Appended]] = field(default_factory=lambda: defaultdict(list))
     changed: dict[StateKey, str] = field(default_factory=dict)
     created: set[StateKey] = field(default_factory=set)
     before: dict[tuple[int, StateKey], Row | None] = field(default_factory=dict)
     incidents: list[Incident] = field(default_factory=list)
     drafts: dict[tuple[int, int], Any] = field(default_factory=dict)
-    _lines: dict[str, Lines] = field(default_factory=dict)
     _tables: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
 
     def get(self, table: str, key: Key) -> Row | None:
@@ -241,31 +252,45 @@ class Ledger:
 
     def rows(self, table: str) -> list[Row]:
         """What was appended to a table."""
-        return [dict(zip(columns, values, strict=True)) for columns, values in self.appended.get(table, ())]
+        return [layout.row(table, values) for layout, values, _ in self.appended.get(table, ())]
 
     def append(self, table: str, row: Row, event: Event) -> None:
         """Adds a row that nothing changes later."""
-        self.append_values(table, tuple(row), tuple(row.values()), event)
+        self.append_values(self.lines.plain(table, tuple(row)), tuple(row.values()), event)
 
-    def append_values(self, table: str, columns: Columns, values: Values, event: Event) -> None:
-        """The same for values in the order of `columns`: rows of the most frequent events are never made dicts."""
-        line = self._fitted(table, columns, values, event)
-        if line is None:
-            return
-        if table not in self.lines:
-            self.appended[table], self.lines[table] = [], []
-        self.appended[table].append((columns, values))
-        self.lines[table].append(line)
+    def append_values(self, layout: Layout, values: Values, event: Event) -> None:
+        """The same for a row in each table of a layout: rows of the most frequent events are never made dicts."""
+        lines = self.lines.write(layout, values)
+        if lines is not None:
+            for table, line in zip(layout.tables, lines, strict=True):
+                self.appended[table].append(Appended(layout, values, line))
+        elif len(layout.tables) > 1:
+            for table in layout.tables:  # each for itself: one that fits is not lost with another
+                self.append(table, layout.row(table, values), event)
+        else:
+            self._misfits(layout, values, event)
 
     def put(self, table: str, key: Key, row: Row, event: Event) -> None:
         """Sets a state row. A value that fits no column leaves the previous row and opens an incident."""
-        line = self._fitted(table, tuple(row), tuple(row.values()), event)
-        if line is None:
-            return
+        self.put_values(self.lines.plain(table, tuple(row)), key, tuple(row.values()), event)
+
+    def put_values(self, layout: Layout, key: Key, values: Values, event: Event) -> None:
+        """The same for the row of this key in each table of a layout."""
+        lines = self.lines.write(layout, values)
+        if lines is not None:
+            for table, line in zip(layout.tables, lines, strict=True):
+                self._set(table, key, layout.row(table, values), line, event.block_number)
+        elif len(layout.tables) > 1:
+            for table in layout.tables:
+                self.put(table, key, layout.row(table, values), event)
+        else:
+            self._misfits(layout, values, event)
+
+    def _set(self, table: str, key: Key, row: Row, line: str, block_number: int) -> None:
         place = table, key
         previous = self.state[place]
-        if self.capture(event.block_number):
-            self.before.setdefault((event.block_number, place), previous)
+        if block_number > self.floor:
+            self.before.setdefault((block_number, place), previous)
         if previous is None:
             self.created.add(place)
         self.state[place] = row
@@ -276,23 +301,18 @@ class Ledger:
     def incident(self, kind: str, subject: str, detail: str, event: Event) -> None:
         self.incidents.append(Incident(kind, subject, detail, event.block_number))
 
-    def _fitted(self, table: str, columns: Columns, values: Values, event: Event) -> str | None:
-        """The row's line, None when it does not fit."""
-        lines = self._lines.get(table)
-        if lines is None:
-            lines = self._lines[table] = Lines(self.columns[table])
-        try:
-            return lines.line(columns, values)
-        except Misfit as misfit:
-            column = misfit.column
-        value = dict(zip(columns, values, strict=True)).get(column)
+    def _misfits(self, layout: Layout, values: Values, event: Event) -> None:
+        """The incident of a row that does not fit the one table of its layout."""
+        (table,) = layout.tables
+        row = layout.row(table, values)
+        column = self.lines.misfit(table, row)
+        assert column is not None, "what is not written does not fit"
         self.incident(
             "value_misfit",
             f"{table}.{column} {event.id}",
-            f"{repr(value)[:120]} does not fit {self.columns[table][column]}; the row was not written",
+            f"{repr(row.get(column))[:120]} does not fit {self.lines.columns[table][column]}; the row was not written",
             event,
         )
-        return None
 
 
 def transactions(events: Iterable[Event]) -> Iterator[Transaction]:

@@ -1,113 +1,173 @@
 """Rows as PostgreSQL takes them, or not at all (rule 13: a misfit is an incident, never a stall). Pure.
 
-One function per table, generated, because every row that is written passes through it: it checks a row and writes it
-in COPY's text format in one pass. Text beats the binary format for numeric(78,0) columns.
+Every row that is written passes through here: it is checked and written in COPY's text format in one pass, by a
+function generated for its columns and the classes of its values. Text beats the binary format for numeric(78,0).
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
+
+Row = dict[str, Any]
+Kinds = Mapping[str, str]  # column -> "numeric", "text not null", ...
 
 NUMERIC_LIMIT = 10**78  # numeric(78,0)
 NULL = "\\N"
+MOST_WRITERS = 4096  # generated functions kept
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
-# Kind -> what a value v, which is not None, must be of, and what else must hold. A bool is no integer to PostgreSQL's
-# COPY. Four characters have a meaning in COPY's text; looking for each is faster than any one look at all characters.
-_CLASS = {"text": "str", "bool": "bool", "timestamp": "datetime", "json": "list"}
+# Kind -> the class of a value that is not None, and what else must hold of a value v. A bool is no integer to
+# PostgreSQL's COPY. Four characters have a meaning in COPY's text; looking for each is faster than any one look at all.
+_CLASS: dict[str, type] = {
+    "numeric": int, "bigint": int, "integer": int, "smallint": int, "text": str, "bool": bool, "timestamp": datetime,
+    "json": list,
+}  # fmt: skip
 _FITS = {
-    "numeric": f"{-NUMERIC_LIMIT} < v < {NUMERIC_LIMIT}",
-    "bigint": f"{-(1 << 63)} <= v < {1 << 63}",
-    "integer": f"{-(1 << 31)} <= v < {1 << 31}",
-    "smallint": f"{-(1 << 15)} <= v < {1 << 15}",
-    "text": "'\\0' not in v",
+    "numeric": f"{-NUMERIC_LIMIT} < {{v}} < {NUMERIC_LIMIT}",
+    "bigint": f"{-(1 << 63)} <= {{v}} < {1 << 63}",
+    "integer": f"{-(1 << 31)} <= {{v}} < {1 << 31}",
+    "smallint": f"{-(1 << 15)} <= {{v}} < {1 << 15}",
+    "text": "'\\0' not in {v}",
 }
-# Kind -> what stands for it in its field; itself where there is nothing here.
-_FIELD = {
-    "text": "escaped(v) if BACKSLASH in v or '\\t' in v or '\\n' in v or '\\r' in v else v",
-    "bool": "'t' if v else 'f'",
-    "timestamp": "iso(v)",
-    "json": "escaped(to_json(v))",
+_HOLDS: dict[str, Callable[[Any], bool]] = {
+    kind: eval(f"lambda v: {fits.format(v='v')}") for kind, fits in _FITS.items()
+}
+# Kind -> a statement that makes the value the text of its field, where formatting alone does not.
+_TEXT = {
+    "text": "if BACKSLASH in {v} or '\\t' in {v} or '\\n' in {v} or '\\r' in {v}: {v} = escaped({v})",
+    "bool": "{v} = 't' if {v} else 'f'",
+    "timestamp": "{v} = iso({v})",
+    "json": "{v} = escaped(to_json({v}))",
 }
 
-Line = Callable[[Sequence[Any]], str]
+Write = Callable[[Sequence[Any]], "tuple[str, ...] | None"]
 
 
-class Misfit(Exception):
-    """A value that fits no column; `column` is the first such."""
+class Layout:
+    """Rows that are made together, of one table or of several that share values: `names` of the values in their order,
+    and by table the value that each column holds. Columns that are not named are NULL.
 
-    def __init__(self, column: str) -> None:
-        super().__init__(column)
-        self.column = column
+    Found by its identity: it is made once, not per row.
+    """
+
+    __slots__ = ("_rows", "names", "tables")
+
+    def __init__(self, tables: Mapping[str, Mapping[str, str]]) -> None:
+        self.tables = {table: dict(columns) for table, columns in tables.items()}
+        self.names = tuple(dict.fromkeys(name for columns in tables.values() for name in columns.values()))
+        self._rows = {table: (tuple(c), _picker(self.names, c.values())) for table, c in tables.items()}
+
+    @classmethod
+    def plain(cls, table: str, columns: Iterable[str]) -> Layout:
+        """Of one table, whose values are named as its columns."""
+        return cls({table: {column: column for column in columns}})
+
+    def row(self, table: str, values: Sequence[Any]) -> Row:
+        columns, pick = self._rows[table]
+        return dict(zip(columns, pick(values), strict=True))
+
+
+def _picker(names: Sequence[str], wanted: Iterable[str]) -> Callable[[Sequence[Any]], Iterable[Any]]:
+    at = [names.index(name) for name in wanted]
+    return itemgetter(*at) if len(at) > 1 else lambda values: [values[n] for n in at]
 
 
 class Lines:
-    """The lines of one table with these columns and kinds ("numeric", "text not null", ...).
+    """Writes rows of tables with these `columns`, by table."""
 
-    Rows that are made in one place have the same columns in the same order, and each such order gets a function of its
-    own: columns that it lacks are NULL without a look.
-    """
+    def __init__(self, columns: Mapping[str, Kinds]) -> None:
+        self.columns = columns
+        self._plain: dict[tuple[str, tuple[str, ...]], Layout] = {}
+        self._writers: dict[tuple[Layout, tuple[type, ...]], Write] = {}
 
-    def __init__(self, columns: Mapping[str, str]) -> None:
-        self._columns = tuple(columns.items())
-        self._of: dict[tuple[str, ...], Line] = {}
+    def plain(self, table: str, columns: tuple[str, ...]) -> Layout:
+        """The layout of one table's rows with these columns."""
+        layout = self._plain.get((table, columns))
+        if layout is None:
+            layout = self._plain[table, columns] = Layout.plain(table, columns)
+        return layout
 
-    def line(self, columns: tuple[str, ...], values: Sequence[Any]) -> str:
-        """The line of COPY text of a row with these values.
+    def write(self, layout: Layout, values: Sequence[Any]) -> tuple[str, ...] | None:
+        """A line of COPY text for each table of the layout; None when any of the rows does not fit.
 
-        Raises Misfit when a value does not fit, or is missing where the column is NOT NULL; KeyError for a column that
-        the table does not have.
+        Raises KeyError for a column that its table does not have.
         """
-        write = self._of.get(columns)
+        classes = tuple(map(type, values))
+        write = self._writers.get((layout, classes))
         if write is None:
-            write = self._of[columns] = _compiled(self._columns, columns)
+            if len(self._writers) >= MOST_WRITERS:
+                self._writers.clear()
+            write = self._writers[layout, classes] = _compiled(self.columns, layout, classes)
         return write(values)
 
-
-@lru_cache(maxsize=1024)
-def _compiled(columns: tuple[tuple[str, str], ...], shape: tuple[str, ...]) -> Line:
-    kinds, names = dict(columns), {column: f"v{n}" for n, column in enumerate(shape)}
-    if unknown := names.keys() - kinds:
-        raise KeyError(*unknown)  # what is no column would be lost in silence
-    source = ["def line(values):", f"    {''.join(f'{names[column]}, ' for column in shape) or '()'} = values"]
-    for column, kind in columns:
-        if column in names:
-            source += _field(names[column], column, kind)
-        elif kind.endswith("not null"):
-            source.append(f"    raise Misfit({column!r})")
-    fields = "\\t".join(f"{{{names[column]}}}" if column in names else "\\\\N" for column in kinds)
-    source.append(f'    return f"{fields}\\n"')
-    scope: dict[str, Any] = {
-        "BACKSLASH": "\\", "Misfit": Misfit, "datetime": datetime, "escaped": escaped, "to_json": to_json, "iso": _iso,
-    }  # fmt: skip
-    exec("\n".join(source), scope)
-    compiled: Line = scope["line"]
-    return compiled
+    def misfit(self, table: str, row: Row) -> str | None:
+        """The first column, in the table's order, that the row has no fitting value for."""
+        return next((c for c, kind in self.columns[table].items() if not _fits(kind, row.get(c))), None)
 
 
-def _field(v: str, column: str, kind: str) -> list[str]:
-    """Statements that check the value `v` and make it the text of its field."""
-
-    def of_v(expression: str) -> str:
-        return _V.sub(v, expression)
-
+def _fits(kind: str, value: Any) -> bool:
     plain = kind.removesuffix(" not null")
-    lines = [f"    if {v}.__class__ is {_CLASS.get(plain, 'int')}:"]
-    if plain in _FITS:
-        lines.append(f"        if not ({of_v(_FITS[plain])}): raise Misfit({column!r})")
-    lines.append(f"        {v} = {of_v(_FIELD[plain])}" if plain in _FIELD else "        pass")
-    if plain == kind:
-        lines.append(f"    elif {v} is None: {v} = '\\\\N'")
-    return [*lines, f"    else: raise Misfit({column!r})"]
+    if value is None:
+        return plain == kind
+    return value.__class__ is _CLASS[plain] and (plain not in _HOLDS or _HOLDS[plain](value))
 
 
-_V = re.compile(r"\bv\b")
+def _compiled(columns: Mapping[str, Kinds], layout: Layout, classes: Sequence[type]) -> Write:
+    """The function that writes values of these classes."""
+    at = {name: n for n, name in enumerate(layout.names)}
+    uses: dict[tuple[int, str], int] = {}  # (value, kind) -> how many fields it is in
+    lines = []
+    for table, named in layout.tables.items():
+        if unknown := named.keys() - columns[table].keys():
+            raise KeyError(*unknown)  # what is no column would be lost in silence
+        fields = []
+        for column, kind in columns[table].items():
+            n = at[named[column]] if column in named else None
+            plain = kind.removesuffix(" not null")
+            if n is None or classes[n] is type(None):
+                if plain != kind:
+                    return _nothing_fits
+                fields.append("\\\\N")
+            elif classes[n] is not _CLASS[plain]:
+                return _nothing_fits
+            else:
+                uses[n, plain] = uses.get((n, plain), 0) + 1
+                fields.append(f"{{v{n}}}")
+        lines.append('f"' + "\\t".join(fields) + '\\n"')
+    return _generated(len(classes), uses, lines)
+
+
+def _nothing_fits(values: Sequence[Any]) -> None:
+    return None
+
+
+def _generated(count: int, uses: Mapping[tuple[int, str], int], lines: Sequence[str]) -> Write:
+    used = {n for n, _ in uses}
+    conditions = [_FITS[kind].format(v=f"v{n}") for n, kind in uses if kind in _FITS]
+    source = [
+        "def write(values):",
+        f"    {''.join(f'v{n}, ' if n in used else '_, ' for n in range(count)) or '()'} = values",
+    ]
+    if conditions:
+        source.append(f"    if not ({' and '.join(conditions)}): return None")
+    texts: dict[int, str] = {}
+    for (n, kind), times in uses.items():
+        if kind in _TEXT:
+            texts[n] = _TEXT[kind].format(v=f"v{n}")
+        elif times > 1:  # an integer in several lines is made text once
+            texts[n] = f'v{n} = f"{{v{n}}}"'
+    source += [f"    {text}" for text in texts.values()]
+    source.append(f"    return ({', '.join(lines)},)")
+    scope: dict[str, Any] = {"BACKSLASH": "\\", "escaped": escaped, "to_json": to_json, "iso": _iso}
+    exec("\n".join(source), scope)
+    write: Write = scope["write"]
+    return write
 
 
 @lru_cache(maxsize=256)

@@ -7,11 +7,13 @@ Three generations of events describe an execution: PassivePerpMatchOrder (two AB
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from indexer.projections import positions
 from indexer.projections.accounting import Outcome, Stated
-from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction, sides
+from indexer.projections.base import PLACE, Event, Ledger, Row, StateKey, Transaction, sides
+from indexer.projections.fit import Layout
 
 # Core's LiquidationType. Backstop = 2 is published; 0 and 1 follow V3's order, 3 is what V3's ADL maps to.
 MATCH_ORDER, DUTCH, RANKED, BACKSTOP, ADL = -1, 0, 1, 2, 3
@@ -20,14 +22,47 @@ V3_TYPES = {0: "order", 1: "liquidation", 2: "liquidation", 3: "liquidation", 4:
 
 EVENTS = ("PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3")
 
-# Columns in the order of the values that `_write` makes.
-PLACE = (
-    "id", "market_id", "account_id", "transaction_hash", "block_timestamp", "block_number", "unique_id", "created_at",
+# Values in the order that `_write` makes them in. Those of COMMON every generation has; the columns of `orders` are
+# named as they are, and `order_history` has some of them, one under another name.
+COMMON = (
+    "id", "market_id", "account_id", "created_at", *PLACE, "executed_base", "price", "fee", "is_match_order",
+    "liquidation_type", "protocol_fee_credit", "referrer_fee_credit", "referrer_account_id", "position_session",
 )  # fmt: skip
-HISTORY = (
-    *PLACE, "order_base", "price", "fee", "type", "processed", "r_pnl", "price_variation_pnl", "funding_pnl",
-    "average_entry_price",
+AMM = ("exchange_fee_credit", "pool_fee_credit")
+UPDATE = (*AMM, "counterparty_account_id", "position_base")
+V3 = (
+    "taker_rebate_credit", "pool_fee_credit", "counterparty_account_id", "position_base", "execution_type",
+    "counterparty_exchange_id", "account_order_id", "counterparty_order_id", "me_nonce", "event_sequence_number",
 )  # fmt: skip
+_HISTORY = {
+    **{n: n for n in ("id", "market_id", "account_id", "created_at", *PLACE)},
+    "order_base": "executed_base", "price": "price", "fee": "fee",
+    **{n: n for n in ("type", "processed", "r_pnl", "price_variation_pnl", "funding_pnl", "average_entry_price")},
+}  # fmt: skip
+
+
+def _layout(own: tuple[str, ...]) -> Layout:
+    return Layout({"orders": {name: name for name in (*COMMON, *own)}, "order_history": _HISTORY})
+
+
+_OF_AMM, _OF_UPDATE, _OF_V3 = _layout(AMM), _layout(UPDATE), _layout(V3)
+
+
+class Order(NamedTuple):
+    """One side's execution as its event tells it. `kind`: order_history's type. `own`: the values of the columns that
+    only this generation has, as `layout` names them."""
+
+    layout: Layout
+    kind: str
+    base: int
+    price: int
+    fee: int
+    is_match_order: bool
+    liquidation_type: int | None
+    protocol_fee: int
+    referrer_fee: int | None
+    referrer: int | None
+    own: tuple[Any, ...]
 
 
 def keys(event: Event) -> Iterable[StateKey]:
@@ -40,54 +75,51 @@ def keys(event: Event) -> Iterable[StateKey]:
 def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
     if event.name == "PassivePerpMatchOrder":
         if event.log_index not in tx.told_again:
-            _write(ledger, tx, event, *_match_order(tx, event), {})
+            _write(ledger, tx, event, _match_order(tx, event), {})
     elif event.name == "PassivePerpOrderAndPositionUpdate":
         told = {"after": "positionData", "other_after": "counterpartyPositionData"}
         stated = {side: event.args[name] for side, name in told.items()}
-        _write(ledger, tx, event, *_update(ledger, tx, event), stated)
+        _write(ledger, tx, event, _update(ledger, tx, event), stated)
     else:
         told = {
             "before": "accountPositionBefore", "after": "accountPositionAfter",
             "other_before": "counterpartyPositionBefore", "other_after": "counterpartyPositionAfter",
         }  # fmt: skip
         stated = {side: event.args["payload"][name] for side, name in told.items()}
-        _write(ledger, tx, event, *_execution_v3(ledger, event), stated)
+        _write(ledger, tx, event, _execution_v3(ledger, event), stated)
 
 
-def _match_order(tx: Transaction, event: Event) -> tuple[str, Row]:
+def _match_order(tx: Transaction, event: Event) -> Order:
     args, fees = event.args, event.args["matchOrderFees"]
     ranked = args["accountId"] in tx.liquidated_by_bid
-    order = {
-        "executed_base": args["orderBase"],
-        "price": args["executedOrderPrice"],
-        "is_match_order": not ranked,
-        "liquidation_type": RANKED if ranked else MATCH_ORDER,
-        "referrer_account_id": args.get("referrerAccountId"),
-        **_amm_fees(fees),
-    }
-    return ("liquidation" if ranked else "order"), order
+    return Order(
+        _OF_AMM, "liquidation" if ranked else "order", args["orderBase"], args["executedOrderPrice"],
+        fees["takerFeeDebit"], not ranked, RANKED if ranked else MATCH_ORDER, fees["protocolFeeCredit"],
+        fees.get("referrerFeeCredit"), args.get("referrerAccountId"), _of_amm(fees),
+    )  # fmt: skip
 
 
-def _update(ledger: Ledger, tx: Transaction, event: Event) -> tuple[str, Row]:
-    args = event.args
+def _of_amm(fees: Row) -> tuple[int, int | None]:
+    payments = fees["makerPayments"]
+    return fees["exchangeFeeCredit"], payments[0] if payments else None
+
+
+def _update(ledger: Ledger, tx: Transaction, event: Event) -> Order:
+    args, fees = event.args, event.args["matchOrderFees"]
     kind = MATCH_ORDER if args["isMatchOrder"] else args["liquidationType"]
     if kind == DUTCH and args["accountId"] in tx.liquidated_by_bid:
         kind = RANKED
     elif kind == DUTCH and _is_backstop(ledger, args["counterpartyAccountId"]):
         kind = BACKSTOP
-    order = {
-        "counterparty_account_id": args["counterpartyAccountId"],
-        "executed_base": args["executedBase"],
-        "price": args["executedPrice"],
-        "is_match_order": args["isMatchOrder"],
-        "liquidation_type": kind,
-        "position_base": args["positionData"]["base"],
-        "referrer_account_id": args["referrerAccountId"],
-    } | _amm_fees(args["matchOrderFees"])
-    return {MATCH_ORDER: "order", ADL: "adl"}.get(kind, "liquidation"), order
+    return Order(
+        _OF_UPDATE, {MATCH_ORDER: "order", ADL: "adl"}.get(kind, "liquidation"), args["executedBase"],
+        args["executedPrice"], fees["takerFeeDebit"], args["isMatchOrder"], kind, fees["protocolFeeCredit"],
+        fees.get("referrerFeeCredit"), args["referrerAccountId"],
+        (*_of_amm(fees), args["counterpartyAccountId"], args["positionData"]["base"]),
+    )  # fmt: skip
 
 
-def _execution_v3(ledger: Ledger, event: Event) -> tuple[str, Row]:
+def _execution_v3(ledger: Ledger, event: Event) -> Order:
     args, payload = event.args, event.args["payload"]
     fees, execution_type = payload["fees"], payload["executionType"]
     before, after = payload["accountPositionBefore"]["base"], payload["accountPositionAfter"]["base"]
@@ -98,48 +130,26 @@ def _execution_v3(ledger: Ledger, event: Event) -> tuple[str, Row]:
         # The roles of the four positions are a reading of the ABI: this is the check that would show it wrong.
         detail = f"base {before} + {payload['executedBase']} is not {after} in {event.id}"
         ledger.incident("v3_position_mismatch", event.address, detail, event)
-    order = {
-        "counterparty_account_id": args["counterpartyAccountId"],
-        "executed_base": payload["executedBase"],
-        "price": payload["price"],
-        "fee": sum(fees.values()),
-        "is_match_order": execution_type == 0,
-        "liquidation_type": V3_KINDS.get(execution_type),
-        "execution_type": execution_type,
-        "position_base": after,
-        "protocol_fee_credit": fees["protocolFeeCredit"],
-        "referrer_fee_credit": fees["referrerFeeCredit"],
-        "taker_rebate_credit": fees["takerRebateCredit"],
-        "pool_fee_credit": fees["poolFeeCredit"],
-        "referrer_account_id": payload["referrerAccountId"],
-        "counterparty_exchange_id": payload["counterpartyExchangeId"],
-        "account_order_id": payload["accountOrderId"],
-        "counterparty_order_id": payload["counterpartyOrderId"],
-        "me_nonce": payload["meNonce"],
-        "event_sequence_number": args["eventSequenceNumber"],
-    }
-    return V3_TYPES.get(execution_type, f"execution_{execution_type}"), order
-
-
-def _amm_fees(fees: Row) -> Row:
-    payments = fees["makerPayments"]
-    return {
-        "fee": fees["takerFeeDebit"],
-        "protocol_fee_credit": fees["protocolFeeCredit"],
-        "exchange_fee_credit": fees["exchangeFeeCredit"],
-        "referrer_fee_credit": fees.get("referrerFeeCredit"),
-        "pool_fee_credit": payments[0] if payments else None,
-    }
+    own = (
+        fees["takerRebateCredit"], fees["poolFeeCredit"], args["counterpartyAccountId"], after, execution_type,
+        payload["counterpartyExchangeId"], payload["accountOrderId"], payload["counterpartyOrderId"],
+        payload["meNonce"], args["eventSequenceNumber"],
+    )  # fmt: skip
+    return Order(
+        _OF_V3, V3_TYPES.get(execution_type, f"execution_{execution_type}"), payload["executedBase"], payload["price"],
+        sum(fees.values()), execution_type == 0, V3_KINDS.get(execution_type), fees["protocolFeeCredit"],
+        fees["referrerFeeCredit"], payload["referrerAccountId"], own,
+    )  # fmt: skip
 
 
 def _is_backstop(ledger: Ledger, account_id: int) -> bool:
     return any(row and row["account_id"] == account_id for row in ledger.table("indexer.backstop_account"))
 
 
-def _trade(ledger: Ledger, tx: Transaction, event: Event, order: Row, stated: dict[str, Stated]) -> Outcome:
+def _trade(ledger: Ledger, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]) -> Outcome:
     """Both positions of the execution; what the taker's or liquidated one realised."""
     account, *others = sides(event)
-    size, price = order["executed_base"], order["price"]
+    size, price = order.base, order.price
     outcome = positions.trade(ledger, tx, event, account, size, price, stated.get("before"), stated.get("after"))
     for other in others:
         before, after = stated.get("other_before"), stated.get("other_after")
@@ -149,38 +159,32 @@ def _trade(ledger: Ledger, tx: Transaction, event: Event, order: Row, stated: di
     return outcome
 
 
-def _write(
-    ledger: Ledger, tx: Transaction, event: Event, kind: str, order: Row, stated: dict[str, Stated]
-) -> None:  # fmt: skip
+def _write(ledger: Ledger, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]) -> None:
     market, account = event.args["marketId"], event.args["accountId"]
     outcome = _trade(ledger, tx, event, order, stated)
-    order["position_session"] = outcome.session
-    place = (
-        event.id, market, account, event.transaction_hash, event.time, event.block_number, event.unique_id,
-        event.created_at,
+    values = (
+        event.id, market, account, event.created_at, *event.place, order.base, order.price, order.fee,
+        order.is_match_order, order.liquidation_type, order.protocol_fee, order.referrer_fee, order.referrer,
+        outcome.session, *order.own, order.kind, outcome.proven, outcome.realized, outcome.price_variation,
+        outcome.funding, outcome.average_entry_price,
     )  # fmt: skip
-    ledger.append_values("orders", PLACE + tuple(order), place + tuple(order.values()), event)
-    history = (
-        order["executed_base"], order["price"], order["fee"], kind, outcome.proven, outcome.realized,
-        outcome.price_variation, outcome.funding, outcome.average_entry_price,
-    )  # fmt: skip
-    ledger.append_values("order_history", HISTORY, place + history, event)
+    ledger.append_values(order.layout, values, event)
     owner = (ledger.get("account_owner_updated_snapshot", (account,)) or {}).get("new_owner")
-    if kind == "liquidation":
+    if order.kind == "liquidation":
         _liquidation(ledger, event, order, owner)
-    if order["referrer_fee_credit"] and order["referrer_account_id"]:
+    if order.referrer_fee and order.referrer:
         _rebate(ledger, event, order, owner)
 
 
-def _liquidation(ledger: Ledger, event: Event, order: Row, owner: str | None) -> None:
+def _liquidation(ledger: Ledger, event: Event, order: Order, owner: str | None) -> None:
     row = {
         "id": event.id,
         "account_id": event.args["accountId"],
         "owner_address": owner,
         "market_id": event.args["marketId"],
-        "base": order["executed_base"],
-        "execution_price": order["price"],
-        "fees": order["fee"],
+        "base": order.base,
+        "execution_price": order.price,
+        "fees": order.fee,
         "block_timestamp": event.time,
         "transaction_hash": event.transaction_hash,
         "unique_id": event.unique_id,
@@ -188,14 +192,14 @@ def _liquidation(ledger: Ledger, event: Event, order: Row, owner: str | None) ->
     ledger.append("liquidation_history_details", row, event)
 
 
-def _rebate(ledger: Ledger, event: Event, order: Row, owner: str | None) -> None:
+def _rebate(ledger: Ledger, event: Event, order: Order, owner: str | None) -> None:
     row = {
         "id": event.id,
-        "referrer_account_id": order["referrer_account_id"],
+        "referrer_account_id": order.referrer,
         "referee_wallet_address": owner,
         "referee_account_id": event.args["accountId"],
         "token": ledger.rusd,
-        "amount": order["referrer_fee_credit"],
+        "amount": order.referrer_fee,
         "market_id": event.args["marketId"],
     } | event.position()
     ledger.append("rebate_fee_history", row, event)

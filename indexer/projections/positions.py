@@ -14,12 +14,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from indexer.projections.accounting import NO_TRACKERS, Outcome, Position, Stated, Tracker, Trackers, align, execute
-from indexer.projections.base import LOGS_PER_BLOCK, Event, Ledger, Row, StateKey, Transaction
-from indexer.projections.fit import NUMERIC_LIMIT
+from indexer.projections.base import LOGS_PER_BLOCK, PLACE, Event, Ledger, StateKey, Transaction
+from indexer.projections.fit import NUMERIC_LIMIT, Layout
 
 EVENTS = ("PositionDataUpdated",)
 _LAST_BLOCK = 2**63 // LOGS_PER_BLOCK  # above it unique_id is no bigint
 _STATED = ("realized_pnl", "last_price", "last_price_timestamp", "funding_value", "base_multiplier", "adl_unwind_price")
+# Values in the order that `_put` makes them in. Both tables have most of them, some under other names.
+_BOTH = ("market_id", "account_id", "base", *_STATED, *PLACE, "average_entry_price", "average_entry_funding_value")
+_NAMED_OTHERWISE = {
+    "last_price_timestamp": "position_data_last_price_data_timestamp",
+    "average_entry_price": "average_entry_price_off_chain_tracker",
+    "average_entry_funding_value": "funding_value_off_chain_tracker",
+}
+_ROWS = Layout({
+    "positions": {name: name for name in (*_BOTH, "session", "last_trade_sequence_number")},
+    "position_raw": {_NAMED_OTHERWISE.get(name, name): name for name in (*_BOTH, "realized_pnl_latest_snapshot")},
+})  # fmt: skip
 
 
 def keys(event: Event) -> Iterable[StateKey]:
@@ -120,7 +131,7 @@ def _may_draft(ledger: Ledger, event: Event, base: int, size: int = 0) -> bool:
     """Whether nobody wants the rows in between and they are sure to fit: of a position only the base is a sum, all else
     is bounded by the words of events."""
     fits = abs(base) + abs(size) < NUMERIC_LIMIT and event.block_number < _LAST_BLOCK
-    return fits and not ledger.capture(event.block_number)
+    return fits and event.block_number <= ledger.floor
 
 
 def _write(ledger: Ledger, draft: Draft) -> None:
@@ -132,24 +143,9 @@ def _write(ledger: Ledger, draft: Draft) -> None:
 
 def _put(ledger: Ledger, draft: Draft) -> None:
     event, account, position = draft.event, draft.account, draft.position
-    market, at = event.args["marketId"], event.position()
-    realized, last_price, last_time, funding, multiplier, unwind = position.stated
-    common: Row = {
-        "market_id": market, "account_id": account, "base": position.base, "realized_pnl": realized,
-        "last_price": last_price, "funding_value": funding, "base_multiplier": multiplier, "adl_unwind_price": unwind,
-        **at,
-    }  # fmt: skip
-    row = {
-        **common, "last_price_timestamp": last_time, "average_entry_price": position.price,
-        "session": position.session, "average_entry_funding_value": position.funding,
-        "last_trade_sequence_number": draft.sequence,
-    }  # fmt: skip
-    raw = {
-        **common,
-        "position_data_last_price_data_timestamp": last_time,
-        "realized_pnl_latest_snapshot": position.snapshot,
-        "average_entry_price_off_chain_tracker": position.price,
-        "funding_value_off_chain_tracker": position.funding,
-    }
-    ledger.put("positions", (market, account), row, event)
-    ledger.put("position_raw", (market, account), raw, event)
+    market = event.args["marketId"]
+    values = (
+        market, account, position.base, *position.stated, *event.place, position.price, position.funding,
+        position.session, draft.sequence, position.snapshot,
+    )  # fmt: skip
+    ledger.put_values(_ROWS, (market, account), values, event)

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.projections.base import Event, Ledger, StateKey, Transaction
+from indexer.projections.base import PLACE, Event, Ledger, StateKey, Transaction
+from indexer.projections.fit import Layout
 
 EVENTS = ("Transfer", "ShareBalanceUpdated")
+_TRANSFER = Layout.plain(
+    "token_transfer", ("id", "token", "from_address", "to_address", "amount", "created_at", *PLACE)
+)
 
 
 def keys(event: Event) -> Iterable[StateKey]:
@@ -40,12 +44,5 @@ def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
             row["action_metadata_on_behalf_of"] = action["onBehalfOf"]
         ledger.append("lp_unified_account_balance_entries", row, event)
     elif event.erc20:
-        row = {
-            "id": event.id,
-            "token": event.address,
-            "from_address": args["from"],
-            "to_address": args["to"],
-            "amount": args["value"],
-            "created_at": event.created_at,
-        } | event.position()
-        ledger.append("token_transfer", row, event)
+        values = (event.id, event.address, args["from"], args["to"], args["value"], event.created_at, *event.place)
+        ledger.append_values(_TRANSFER, values, event)

@@ -125,7 +125,7 @@ async def replay(
 ) -> dict[str, int]:  # fmt: skip
     """Forgets the touched rows and projects their events again, in the caller's transaction. Rows written by table.
 
-    `ledger_of` makes a ledger over a state that captures before-images where they are due.
+    `ledger_of` makes a ledger over a state, with a floor above which it keeps before-images.
     """
     await forget(conn, scope.touched.rows())
     hit("heal.forgotten")
@@ -164,7 +164,6 @@ def _keep(ledger: Ledger, scope: Scope, wanted: set[int]) -> None:
     for table in ledger.appended:
         kept = [row["unique_id"] >= from_id and row["unique_id"] in wanted for row in ledger.rows(table)]
         ledger.appended[table] = list(compress(ledger.appended[table], kept))
-        ledger.lines[table] = list(compress(ledger.lines[table], kept))
     ledger.incidents = [i for i in ledger.incidents if i.block_number in scope.changed]
 
 

@@ -77,7 +77,9 @@ class Output:
 
 def render(ledger: Ledger) -> Output:
     """What the ledger collected. A state row changed many times counts once."""
-    lines: dict[str, list[str]] = defaultdict(list, ledger.lines)
+    lines: dict[str, list[str]] = defaultdict(list)
+    for table, rows in ledger.appended.items():
+        lines[table] = [row.line for row in rows]
     changed: dict[str, list[Row | None]] = defaultdict(list)
     for place, line in ledger.changed.items():
         if place in ledger.created:

@@ -19,6 +19,7 @@ from indexer.ingest.planner import Span
 from indexer.ingest.units import Source, Unit
 from indexer.projections import state_keys
 from indexer.projections.base import Event, Ledger, Row, StateKey
+from indexer.projections.fit import Lines
 from indexer.store import attestations, blame, coverage, epoch, journal, lease, rawlogs, rollback, served, staging
 from indexer.store.blame import Blame
 from indexer.store.database import Connection, patient
@@ -59,6 +60,7 @@ class Writer:
         self.digest = deployment.digest
         self.safe = -1
         self._tokens = {t.address: (t.name, t.symbol) for t in deployment.tokens}
+        self._lines = Lines(COLUMNS)
         self._rusd = next((c.address for c in deployment.contracts if c.name == "rusd"), None)
 
     def projectable(self, standing: Standing) -> bool:
@@ -260,9 +262,7 @@ class Writer:
 
     def ledger(self, state: dict[StateKey, Row | None], floor: int) -> Ledger:
         """An empty ledger over loaded state rows, which keeps before-images of blocks above `floor`."""
-        return Ledger(
-            COLUMNS, state, lambda number: number > floor, self._tokens, self._rusd, self.deployment.accounting
-        )
+        return Ledger(self._lines, state, floor, self._tokens, self._rusd, self.deployment.accounting)
 
     async def _project_replacement(
         self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, chunk: rawlogs.Chunk,

@@ -18,6 +18,7 @@ from indexer.ingest.planner import Segment
 from indexer.ingest.units import SeamBroken, confirm_chained, confirm_plain, without_logs_though_announced
 from indexer.projections import project, state_keys
 from indexer.projections.base import Event, Ledger
+from indexer.projections.fit import Lines
 from indexer.rpc import wire
 from indexer.store.facts import COLUMNS
 
@@ -156,7 +157,7 @@ def event(block: int, index: int, name: str, **args: object) -> Event:
 
 
 def ledger(*events: Event, floor: int = 60) -> Ledger:
-    made = Ledger(COLUMNS, dict.fromkeys(state_keys(events)), lambda number: number > floor)
+    made = Ledger(Lines(COLUMNS), dict.fromkeys(state_keys(events)), floor)
     project(made, events)
     return made
 

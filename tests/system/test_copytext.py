@@ -83,11 +83,16 @@ def test_what_is_copied_is_what_is_read_back(fresh_database: Callable[[], str]) 
             picked = ", ".join(f'"{c}"' for c in columns)
             return [tuple(r) for r in await conn.fetch(f"SELECT {picked} FROM {table} ORDER BY n")]
 
-        lines = Lines(COLUMNS)
+        lines = Lines({"any_row": COLUMNS})
+
+        def line(row: dict[str, Any]) -> str:
+            written = lines.write(lines.plain("any_row", tuple(row)), tuple(row.values()))
+            assert written is not None
+            return written[0]
 
         async def check(some: list[dict[str, Any]], seen: list[Log], blocks: list[Header]) -> None:
             columns = list(COLUMNS)
-            text = "".join(lines.line(tuple(row), tuple(row.values())) for row in some).encode()
+            text = "".join(map(line, some)).encode()
             assert await back("any_row", columns, text) == [tuple(map(r.get, columns)) for r in some]
             assert await back("any_log", list(LOG), log_lines(seen)) == [
                 (*log[:5], b"".join(log.topics), log.data) for log in seen
