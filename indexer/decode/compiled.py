@@ -95,10 +95,11 @@ class _Writer:
             if size < 32:
                 self.check(f"{v}[{size}:] != {bytes(32 - size)!r}")
             return f"{v}[:{size}]" if size < 32 else v
-        self.line(f"{v} = number({source})")
         if kind == "address":
-            self.check(f"{v} >> 160")
-            return f"'0x%040x' % {v}"
+            self.line(f"{v} = {source}")
+            self.check(f"{v}[:12] != {bytes(12)!r}")
+            return f"'0x' + {v}[12:].hex()"
+        self.line(f"{v} = number({source})")
         if kind == "bool":
             self.check(f"{v} > 1")
             return f"{v} == 1"

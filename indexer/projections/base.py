@@ -45,6 +45,7 @@ class Event:
     reason: str = ""
     detail: str = ""
     pool: int | None = None
+    _place: Values | None = None
 
     @property
     def id(self) -> str:
@@ -66,8 +67,11 @@ class Event:
 
     @property
     def place(self) -> Values:
-        """The values of PLACE."""
-        return self.transaction_hash, self.time, self.block_number, self.unique_id
+        """The values of PLACE. Each row of the event has them, and the positions that it moves."""
+        place = self._place
+        if place is None:
+            place = self._place = self.transaction_hash, self.time, self.block_number, self.unique_id
+        return place
 
     def position(self, *, transaction: bool = True) -> Row:
         """The columns of PLACE and their values."""
@@ -206,12 +210,8 @@ class Incident:
     block_number: int
 
 
-class Appended(NamedTuple):
-    """A new row of a table, as values, and its line of COPY text."""
-
-    layout: Layout
-    values: Values
-    line: str
+# A new row of a table, as values, and its line of COPY text. A plain tuple: there is one for each row that is written.
+Appended = tuple[Layout, Values, str]
 
 
 @dataclass(slots=True)
@@ -263,7 +263,7 @@ class Ledger:
         lines = self.lines.write(layout, values)
         if lines is not None:
             for table, line in zip(layout.tables, lines, strict=True):
-                self.appended[table].append(Appended(layout, values, line))
+                self.appended[table].append((layout, values, line))
         elif len(layout.tables) > 1:
             for table in layout.tables:  # each for itself: one that fits is not lost with another
                 self.append(table, layout.row(table, values), event)

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-SMALL = 1 << 20  # bytes; below it nothing can grow large
+SMALL = 2 << 20  # bytes; up to it nothing grows beyond 40 MiB, and an answer of usual size need not be looked through
 BYTES_EACH_VALUE, BYTES_EACH_CONTAINER = 20, 40  # a log has one value in 60 bytes, one container in 250
 
 

@@ -41,6 +41,7 @@ Call = tuple[str, Sequence[Any]]
 
 ATTEMPTS = 4
 LONGEST_WAIT = 5.0  # seconds a call waits because a node said so; for longer it is left to other endpoints
+READ_AHEAD = 1 << 19  # bytes of an answer that the socket may be ahead of us
 MOST_COOKIES = 32  # a balanced endpoint keeps us on one backend by them; a hostile one must not fill the memory
 # Refusals that single calls would meet too; any other refusal of a whole batch may be one of batches as such.
 _NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
@@ -335,12 +336,14 @@ class Endpoint:
 
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(connected)
-        return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout), trace_configs=[trace])
+        return aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=self.timeout), trace_configs=[trace], read_bufsize=READ_AHEAD
+        )
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         parts: list[bytes] = []
         size = 0
-        async for part in answer.content.iter_chunked(1 << 16):
+        async for part, _ in answer.content.iter_chunks():  # as they came: other ways copy them
             size += len(part)
             if size > self.max_response:
                 # Bounded, so that one answer cannot take the machine's memory.

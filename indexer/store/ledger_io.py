@@ -79,7 +79,7 @@ def render(ledger: Ledger) -> Output:
     """What the ledger collected. A state row changed many times counts once."""
     lines: dict[str, list[str]] = defaultdict(list)
     for table, rows in ledger.appended.items():
-        lines[table] = [row.line for row in rows]
+        lines[table] = [line for _, _, line in rows]
     changed: dict[str, list[Row | None]] = defaultdict(list)
     for place, line in ledger.changed.items():
         if place in ledger.created:

@@ -128,12 +128,11 @@ class Stream:
 
     async def _load(self, keys: set[StateKey]) -> None:
         lacking = []
-        for key in keys:
-            if key not in self._carried:
-                if self._unwritten.excludes(key):
-                    self._carried[key] = None
-                else:
-                    lacking.append(key)
+        for key in keys.difference(self._carried):
+            if self._unwritten.excludes(key):
+                self._carried[key] = None
+            else:
+                lacking.append(key)
         whole = [table for table in WHOLE_TABLES if table not in self._whole]
         if lacking or whole:
             self._carried.update(await load_state(self.side, lacking, whole))
