@@ -278,24 +278,23 @@ class Ledger:
         """The same for the row of this key in each table of a layout."""
         lines = self.lines.write(layout, values)
         if lines is not None:
-            for table, line in zip(layout.tables, lines, strict=True):
-                self._set(table, key, layout.row(table, values), line, event.block_number)
+            for table, row, line in zip(layout.tables, layout.rows(values), lines, strict=True):
+                self._set((table, key), row, line, event.block_number)
         elif len(layout.tables) > 1:
             for table in layout.tables:
                 self.put(table, key, layout.row(table, values), event)
         else:
             self._misfits(layout, values, event)
 
-    def _set(self, table: str, key: Key, row: Row, line: str, block_number: int) -> None:
-        place = table, key
+    def _set(self, place: StateKey, row: Row, line: str, block_number: int) -> None:
         previous = self.state[place]
         if block_number > self.floor:
             self.before.setdefault((block_number, place), previous)
         if previous is None:
             self.created.add(place)
         self.state[place] = row
-        if table in self._tables:
-            self._tables[table][key] = row
+        if place[0] in self._tables:
+            self._tables[place[0]][place[1]] = row
         self.changed[place] = line
 
     def incident(self, kind: str, subject: str, detail: str, event: Event) -> None:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any
 
 Row = dict[str, Any]
@@ -56,12 +55,12 @@ class Layout:
     Found by its identity: it is made once, not per row.
     """
 
-    __slots__ = ("_rows", "names", "tables")
+    __slots__ = ("names", "rows", "tables")
 
     def __init__(self, tables: Mapping[str, Mapping[str, str]]) -> None:
         self.tables = {table: dict(columns) for table, columns in tables.items()}
         self.names = tuple(dict.fromkeys(name for columns in tables.values() for name in columns.values()))
-        self._rows = {table: (tuple(c), _picker(self.names, c.values())) for table, c in tables.items()}
+        self.rows = _rows(self)  # values -> a row for each table
 
     @classmethod
     def plain(cls, table: str, columns: Iterable[str]) -> Layout:
@@ -69,13 +68,24 @@ class Layout:
         return cls({table: {column: column for column in columns}})
 
     def row(self, table: str, values: Sequence[Any]) -> Row:
-        columns, pick = self._rows[table]
-        return dict(zip(columns, pick(values), strict=True))
+        return self.rows(values)[list(self.tables).index(table)]
 
 
-def _picker(names: Sequence[str], wanted: Iterable[str]) -> Callable[[Sequence[Any]], Iterable[Any]]:
-    at = [names.index(name) for name in wanted]
-    return itemgetter(*at) if len(at) > 1 else lambda values: [values[n] for n in at]
+def _rows(layout: Layout) -> Callable[[Sequence[Any]], tuple[Row, ...]]:
+    at = {name: f"v{n}" for n, name in enumerate(layout.names)}
+    rows = [
+        "{" + ", ".join(f"{column!r}: {at[name]}" for column, name in columns.items()) + "}"
+        for columns in layout.tables.values()
+    ]
+    source = f"def rows(values):\n    {_unpacked(at.values())} = values\n    return ({', '.join(rows)},)"
+    scope: dict[str, Any] = {}
+    exec(source, scope)
+    made: Callable[[Sequence[Any]], tuple[Row, ...]] = scope["rows"]
+    return made
+
+
+def _unpacked(names: Iterable[str]) -> str:
+    return "".join(f"{name}, " for name in names) or "()"
 
 
 class Lines:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from indexer.projections.accounting import NO_TRACKERS, Outcome, Position, Stated, Tracker, Trackers, align, execute
 from indexer.projections.base import LOGS_PER_BLOCK, PLACE, Event, Ledger, StateKey, Transaction
@@ -20,6 +21,7 @@ from indexer.projections.fit import NUMERIC_LIMIT, Layout
 EVENTS = ("PositionDataUpdated",)
 _LAST_BLOCK = 2**63 // LOGS_PER_BLOCK  # above it unique_id is no bigint
 _STATED = ("realized_pnl", "last_price", "last_price_timestamp", "funding_value", "base_multiplier", "adl_unwind_price")
+_stated = itemgetter(*_STATED)
 # Values in the order that `_put` makes them in. Both tables have most of them, some under other names.
 _BOTH = ("market_id", "account_id", "base", *_STATED, *PLACE, "average_entry_price", "average_entry_funding_value")
 _NAMED_OTHERWISE = {
@@ -49,8 +51,8 @@ def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
 
 def state(ledger: Ledger, event: Event, account: int, stated: Stated) -> None:
     """The position as the event states it."""
-    known, sequence = _read(ledger, event, account)
-    _write(ledger, Draft(event, account, align(known, stated), sequence))
+    known = _read(ledger, event, account)
+    _write(ledger, known, event, account, align(known.position if known else None, stated))
 
 
 def trade(
@@ -58,14 +60,13 @@ def trade(
     before: Stated | None, after: Stated | None,
 ) -> Outcome:  # fmt: skip
     """One side of an execution. `before`, `after`: what the event itself states of the position."""
-    market = event.args["marketId"]
     pending = tx.statements.of.get((event.log_index, account))
     if pending:
         before = before if before is not None else _first(pending, size, after)
         after = after if after is not None else pending[-1]
-    known, sequence = _read(ledger, event, account, size)
-    position, outcome = execute(known, size, price, before, after, _trackers(tx, event, market))
-    _write(ledger, Draft(event, account, position, event.args.get("eventSequenceNumber", sequence)))
+    known = _read(ledger, event, account, size)
+    position, outcome = execute(known.position if known else None, size, price, before, after, _trackers(tx, event))
+    _write(ledger, known, event, account, position, event.args.get("eventSequenceNumber"))
     return outcome
 
 
@@ -78,8 +79,8 @@ def _first(pending: Sequence[Stated], size: int, after: Stated | None) -> Stated
     return single if after is not None and size and single["base"] + size == after["base"] else None
 
 
-def _trackers(tx: Transaction, event: Event, market: int) -> Trackers:
-    data = tx.market_data(market, event.log_index)
+def _trackers(tx: Transaction, event: Event) -> Trackers:
+    data = tx.market_data(event.args["marketId"], event.log_index)
     if data is None:
         return NO_TRACKERS
     long, short = (
@@ -106,25 +107,25 @@ def settle(ledger: Ledger) -> None:
     ledger.drafts.clear()
 
 
-def _read(ledger: Ledger, event: Event, account: int, size: int = 0) -> tuple[Position | None, int | None]:
-    """The position, which the event is about to change by `size`, and its last trade's sequence number."""
+def _read(ledger: Ledger, event: Event, account: int, size: int = 0) -> Draft | None:
+    """The position, which the event is about to change by `size`."""
     place = event.args["marketId"], account
-    draft = ledger.drafts.get(place)
+    draft: Draft | None = ledger.drafts.get(place)
     if draft is not None:
         if _may_draft(ledger, event, draft.position.base, size):
-            return draft.position, draft.sequence
+            return draft
         # The row as it is now is kept, as a before-image or because the next one does not fit.
         _put(ledger, ledger.drafts.pop(place))
     row = ledger.get("positions", place)
     if row is None:
-        return None, None
+        return None
     raw = ledger.get("position_raw", place)
     snapshot = raw["realized_pnl_latest_snapshot"] if raw else None
     position = Position(
         row["base"], row["average_entry_price"], row["average_entry_funding_value"], row["session"], snapshot,
-        tuple(row[name] for name in _STATED),
+        _stated(row),
     )  # fmt: skip
-    return position, row["last_trade_sequence_number"]
+    return Draft(event, account, position, row["last_trade_sequence_number"])
 
 
 def _may_draft(ledger: Ledger, event: Event, base: int, size: int = 0) -> bool:
@@ -134,10 +135,21 @@ def _may_draft(ledger: Ledger, event: Event, base: int, size: int = 0) -> bool:
     return fits and event.block_number <= ledger.floor
 
 
-def _write(ledger: Ledger, draft: Draft) -> None:
-    if _may_draft(ledger, draft.event, draft.position.base):
-        ledger.drafts[draft.event.args["marketId"], draft.account] = draft
+def _write(
+    ledger: Ledger, draft: Draft | None, event: Event, account: int, position: Position, sequence: int | None = None
+) -> None:  # fmt: skip
+    """The position after the event; `draft` is what was read of it. `sequence`: None keeps that."""
+    if draft is None:
+        draft = Draft(event, account, position, sequence)
     else:
+        draft.event, draft.position = event, position
+        if sequence is not None:
+            draft.sequence = sequence
+    place = event.args["marketId"], account
+    if _may_draft(ledger, event, position.base):
+        ledger.drafts[place] = draft
+    else:
+        ledger.drafts.pop(place, None)
         _put(ledger, draft)
 
 
