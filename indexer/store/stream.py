@@ -39,13 +39,14 @@ class Unwritten:
     def __init__(self, empty: frozenset[str] = frozenset()) -> None:
         self._empty, self._written = empty, bytearray(self.SLOTS if empty else 0)
 
-    def excludes(self, key: StateKey) -> bool:
-        return key[0] in self._empty and not self._written[hash(key) % self.SLOTS]
+    def of(self, keys: Iterable[StateKey]) -> list[StateKey]:
+        empty, written, slots = self._empty, self._written, self.SLOTS
+        return [key for key in keys if key[0] in empty and not written[hash(key) % slots]]
 
     def wrote(self, keys: Iterable[StateKey]) -> None:
-        if self._empty:
-            for key in keys:
-                self._written[hash(key) % self.SLOTS] = 1
+        written, slots = self._written, self.SLOTS
+        for key in keys if self._empty else ():
+            written[hash(key) % slots] = 1
 
 
 class Stretch(NamedTuple):
@@ -127,12 +128,10 @@ class Stream:
         return events, state_keys(events)
 
     async def _load(self, keys: set[StateKey]) -> None:
-        lacking = []
-        for key in keys.difference(self._carried):
-            if self._unwritten.excludes(key):
-                self._carried[key] = None
-            else:
-                lacking.append(key)
+        lacking = keys.difference(self._carried)
+        absent = self._unwritten.of(lacking)
+        self._carried.update(dict.fromkeys(absent))
+        lacking.difference_update(absent)
         whole = [table for table in WHOLE_TABLES if table not in self._whole]
         if lacking or whole:
             self._carried.update(await load_state(self.side, lacking, whole))
