@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import asyncpg
@@ -13,7 +13,6 @@ import pytest
 from indexer.cli import check as cli
 from indexer.cli import enrich as enriching
 from indexer.follow.enrich import KINDS
-from indexer.pg.server import EmbeddedServer
 from indexer.store import enriched
 from indexer.store.database import connection
 from tests.accounting.contracts import ContractNode
@@ -28,13 +27,6 @@ STEPS = [
     ("equal_fills", 5, 3), ("amm_order", 0, 3), ("bare_match_order", 2, 30), ("ownership", 3, 0),
     ("price_and_funding", 1, 9), ("amm_order", 0, 12),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    made = Databases(server)
-    yield made
-    asyncio.run(made.close())
 
 
 @pytest.fixture
