@@ -118,15 +118,8 @@ def _upsert(table: str) -> str:
 
 
 async def forget_above(conn: Connection, number: int) -> None:
-    """What was read of blocks above this one: they are being taken back. Inside the caller's transaction."""
+    """What was read of blocks above this one: they are being taken back. Inside the caller's transaction, who may be a
+    role without rights on tables of applications: the function has its owner's (migration 0024)."""
     if not await conn.fetchval("SELECT EXISTS (SELECT FROM indexer.enrichment WHERE block_number > $1)", number):
         return
-    for table, keys in ENRICHED.items():
-        named = ", ".join(f"'{key}', t.{key}" for key in keys)
-        await conn.execute(
-            f"DELETE FROM {sql_name(table)} t USING indexer.enrichment e WHERE e.block_number > $1"
-            f" AND e.table_name = '{table}' AND e.key = jsonb_build_object({named}) AND to_jsonb(t.*) = e.\"values\"",
-            number,
-        )
-    await conn.execute("DELETE FROM indexer.enrichment WHERE block_number > $1", number)
-    await conn.execute("DELETE FROM indexer.enrichment_run WHERE block_number > $1", number)
+    await conn.execute("SELECT indexer.forget_enriched($1)", number)

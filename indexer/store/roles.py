@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from indexer.errors import ForeignDatabase, IndexerError
 from indexer.store import adopted
 from indexer.store.database import Connection
+from indexer.store.enriched import ENRICHED
 from indexer.store.facts import kind
 from indexer.store.schema import classify, foreign_table
 from indexer.store.tables import TABLES, VIEWS, public
@@ -189,7 +190,8 @@ def _wanted(row: Any, roles: Roles, theirs: bool) -> Rights | None:
         return None
     projected = kind(name) if name in public.tables and row["kind"] != "v" else ""
     written = {"append": _TAKE_BACK, "state": _CHANGE | {"TRUNCATE"}}.get(projected, set())
-    return {roles.writer: written, roles.reader: _READ} | ({roles.owner: written | _READ} if theirs else {})
+    owned = written | _READ | (_CHANGE if name in ENRICHED else set[str]())  # `enrich` is the owner's
+    return {roles.writer: written, roles.reader: _READ} | ({roles.owner: owned} if theirs else {})
 
 
 def _own_rights(row: Any) -> set[str]:

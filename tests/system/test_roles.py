@@ -25,7 +25,7 @@ from indexer.follow.reproject import Reprojection
 from indexer.follow.runner import Runner
 from indexer.pg.server import EmbeddedServer
 from indexer.rpc.pool import Pool
-from indexer.store import deferred, lease, migrate, rawlogs, roles
+from indexer.store import deferred, enriched, lease, migrate, rawlogs, roles
 from indexer.store.database import Connection, connection
 from indexer.store.facts import kind, sql_name
 from indexer.store.tables import VIEWS, own, public
@@ -276,6 +276,21 @@ async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applicatio
             column = f'"{list(own.tables[f"indexer.{name}"].columns)[-1].name}"'
             await refused(conn, f"DELETE FROM indexer.{name}", f"TRUNCATE indexer.{name}",
                           f"UPDATE indexer.{name} SET {column} = {column}")  # fmt: skip
+
+
+async def test_the_writer_takes_back_what_the_owner_enriched_and_nothing_of_applications(actors: Cast) -> None:
+    key, read = {"tier_id": 7}, enriched.Run(50, b"\x01" * 32, 1_700_000_000, False)
+    async with connection(actors.owner) as owner, connection(actors.writer) as writer:
+        assert await enriched.put(owner, "fee_tier_parameters", key, {"taker_fee": 3}, read)
+        await owner.execute("INSERT INTO fee_tier_parameters (tier_id, block_number) VALUES (8, 60)")
+        await enriched.forget_above(writer, 50)
+        assert len(await owner.fetch("SELECT FROM fee_tier_parameters")) == 2
+        await enriched.forget_above(writer, 49)
+        assert [row[0] for row in await owner.fetch("SELECT tier_id FROM fee_tier_parameters")] == [8]
+        assert not await owner.fetch("SELECT FROM indexer.enrichment")
+        await owner.execute("DELETE FROM fee_tier_parameters")
+    async with connection(actors.reader) as conn:
+        await refused(conn, "SELECT indexer.forget_enriched(0)")
 
 
 async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(actors: Cast) -> None:
