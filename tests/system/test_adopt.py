@@ -21,7 +21,7 @@ from indexer.follow.progress import Progress
 from indexer.follow.reproject import Reprojection
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
-from indexer.store import adopt, adopted, lease, migrate, schema
+from indexer.store import adopt, adopted, enriched, lease, migrate, schema
 from indexer.store.database import connection
 from indexer.store.deferred import defer
 from indexer.store.tables import VIEWS, public
@@ -43,6 +43,7 @@ CREATE TABLE public._prisma_migrations (id varchar(36) PRIMARY KEY);
 CREATE TABLE public."Market" (id numeric(78,0) PRIMARY KEY, ticker text NOT NULL);
 CREATE TABLE public.trades (id text PRIMARY KEY);
 ALTER TABLE public."WalletDetails" ADD COLUMN avatar text NOT NULL DEFAULT '', ALTER COLUMN name TYPE varchar(40);
+ALTER TABLE public.fee_tier_parameters ADD COLUMN tag text NOT NULL DEFAULT 't';
 ALTER TABLE public."ConditionalOrders" DROP COLUMN nonce, ADD CONSTRAINT priced CHECK (trigger_price > 0);
 ALTER TABLE public.order_history ADD COLUMN note text, ALTER COLUMN fee TYPE numeric, ALTER COLUMN source TYPE varchar;
 ALTER TABLE public.market_storage ALTER COLUMN block_number DROP NOT NULL;
@@ -58,6 +59,7 @@ HARMLESS_LINES = {
     ("trades", "is there already: this program's view of that name is not made"),
     ("WalletDetails", 'column "avatar" is none of ours'),
     ("WalletDetails", '"name" is character varying(40), not text'),
+    ("fee_tier_parameters", 'column "tag" is none of ours'),
     ("ConditionalOrders", 'has no column "nonce"'),
     ("order_history", 'column "note" is none of ours: its values go when rows are projected again'),
     ("order_history", '"fee" is numeric, not numeric(78,0)'),
@@ -304,6 +306,12 @@ async def test_the_indexer_works_on_adopted_tables_as_on_its_own(
     async with connection(actors.reader) as conn:
         assert await conn.fetchval("SELECT count(*) FROM orders_finalized") > 0
         assert await conn.fetchval('SELECT count(*) FROM "WalletDetails"') == 1
+    async with connection(actors.owner) as owner, connection(actors.writer) as writer:
+        read = await enriched.pinned(owner)
+        assert await enriched.put(owner, "fee_tier_parameters", {"tier_id": 7}, {"taker_fee": 3}, read)
+        assert await owner.fetchval("SELECT tag FROM fee_tier_parameters") == "t"
+        await enriched.forget_above(writer, read.number - 1)
+        assert not await owner.fetch("SELECT FROM fee_tier_parameters")
     async with connection(url) as conn:
         # An initial load does not put off the indexes of others.
         await conn.execute("TRUNCATE public.orders, public.token_transfer; UPDATE indexer.lease SET holder = NULL")

@@ -279,7 +279,7 @@ async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applicatio
 
 
 async def test_the_writer_takes_back_what_the_owner_enriched_and_nothing_of_applications(actors: Cast) -> None:
-    key, read = {"tier_id": 7}, enriched.Run(50, b"\x01" * 32, 1_700_000_000, False)
+    key, read = {"tier_id": 7}, enriched.Run(50, b"\x01" * 32, 1_700_000_000, 0, resumed=False)
     async with connection(actors.owner) as owner, connection(actors.writer) as writer:
         assert await enriched.put(owner, "fee_tier_parameters", key, {"taker_fee": 3}, read)
         await owner.execute("INSERT INTO fee_tier_parameters (tier_id, block_number) VALUES (8, 60)")
