@@ -43,7 +43,8 @@ def roles_command(
     date.
 
     Run it as a role that may create roles. They cannot log in: grant them to roles that can, or give a password in
-    REYA_INDEXER_OWNER_PASSWORD, _WRITER_, _READER_, or a file's name in the same with _FILE. Repeating it does nothing.
+    REYA_INDEXER_OWNER_PASSWORD, _WRITER_, _READER_, or a file's name in the same with _FILE. Repeating it does nothing
+    but set the passwords that are given.
     """
     deployment = config.load(chain).name
     name = prefix or re.sub(r"\W", "_", database_name(deployment))
@@ -81,4 +82,7 @@ async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_r
         except asyncpg.LockNotAvailableError as error:
             remedy = "Nothing was changed. Stop the indexer, or try again when it is less busy"
             raise IndexerError(f"{config.redact(url)}: a table is in use: {error}", remedy) from error
+        except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError) as error:
+            remedy = "Nothing was changed. Repeat it: somebody made a role of that name at the same time"
+            raise IndexerError(f"{config.redact(url)}: {error}", remedy) from error
         return statements

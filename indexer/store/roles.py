@@ -23,7 +23,7 @@ from indexer.store import adopted
 from indexer.store.database import Connection
 from indexer.store.enriched import ENRICHED
 from indexer.store.facts import kind
-from indexer.store.schema import classify, foreign_table
+from indexer.store.schema import LOCK, classify, foreign_table
 from indexer.store.tables import TABLES, VIEWS, public
 from indexer.store.tables.own import SCHEMA
 
@@ -54,6 +54,19 @@ _FUNCTIONS = """
 SELECT p.oid::regprocedure::text AS name, pg_get_userbyid(p.proowner) AS owner,
   pg_has_role(p.proowner, 'USAGE') AS mine, p.prosecdef AS definer, p.proacl AS acl
 FROM pg_proc p WHERE p.pronamespace = to_regnamespace('indexer') ORDER BY 1
+"""
+_MORE = """
+SELECT rolname AS role, CASE WHEN rolsuper THEN 'is a superuser' WHEN rolcreaterole THEN 'may create roles'
+    WHEN rolbypassrls THEN 'passes by row security' WHEN rolreplication THEN 'may read everything by replication'
+    ELSE 'is a member of ' || $1 END AS what
+FROM pg_roles r WHERE rolname = ANY($2::text[]) AND (rolsuper OR rolcreaterole OR rolbypassrls OR rolreplication
+  OR EXISTS (SELECT FROM pg_roles o WHERE o.rolname = $1 AND pg_has_role(r.oid, o.oid, 'MEMBER')))
+ORDER BY 1
+"""
+# Before PostgreSQL 15, and in a database that came from there, everybody may make things in `public`.
+_OPEN = """
+SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) WHERE nspname = 'public' AND grantee = 0
+  AND privilege_type = 'CREATE' AND pg_has_role(nspowner, 'USAGE'))
 """
 _GRANTED = """
 SELECT r.rolname AS role, a.privilege_type AS privilege
@@ -88,11 +101,14 @@ async def of(conn: Connection) -> Roles | None:
 
 
 async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) -> list[str]:
-    """What makes the roles, gives them what is ours and lets each do its work; nothing when all is so already.
+    """What makes the roles, gives them what is ours and lets each do its work; nothing when all is so already. Inside
+    the caller's transaction, to whose end no `migrate` makes more.
 
     `verifiers`: a role's password as `verifier()` gives it; the role can log in then. Raises IndexerError for a
-    database whose roles have another prefix, ForeignDatabase for one with tables that are not ours to give away.
+    database whose roles have another prefix and for a role that is there and may do more, ForeignDatabase for a
+    database with tables that are not ours to give away.
     """
+    await conn.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
     if await classify(conn) == "foreign":
         raise ForeignDatabase(
             f"{await foreign_table(conn)} is not a table of this program", "Run `reya-indexer migrate --adopt` first"
@@ -100,6 +116,11 @@ async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) ->
     others = await of(conn)
     if others not in (None, roles):
         raise IndexerError(f"the roles of this database are {', '.join(others or ())}", "Give their --prefix")
+    if more := await conn.fetch(_MORE, roles.owner, [roles.writer, roles.reader]):
+        raise IndexerError(
+            f"role {more[0]['role']} is there already and {more[0]['what']}",
+            "Take that from it, or give another --prefix",
+        )
     statements = [*await _made(conn, roles, verifiers), *await _schemas(conn, roles)]
     statements += await _owned(conn, roles)
     return statements + await grants(conn, roles, everything=True)
@@ -133,6 +154,9 @@ async def _schemas(conn: Connection, roles: Roles) -> list[str]:
         statements.append(f"ALTER SCHEMA {SCHEMA} OWNER TO {quoted(roles.owner)}")
     shared: Rights = {roles.writer: {"USAGE"}, roles.reader: {"USAGE"}, roles.owner: {"USAGE", "CREATE"}}
     acl = await conn.fetchval("SELECT nspacl FROM pg_namespace WHERE nspname = 'public'")
+    # Where others have tables they may count on it.
+    if not await adopted.names(conn) and await conn.fetchval(_OPEN):
+        statements.append("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     return statements + await _changes(conn, "SCHEMA public", shared, acl)
 
 

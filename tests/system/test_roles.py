@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from indexer import config
 from indexer.attest.compare import ranges, verify
+from indexer.cli import roles as cli
 from indexer.cli.db import db_group
 from indexer.errors import ForeignDatabase, IndexerError, SchemaOlder
 from indexer.follow.progress import Progress
@@ -149,6 +150,61 @@ def test_the_command_shows_does_and_repeats_without_a_password_anywhere(
                 assert await conn.fetchval("SELECT current_user") == role
 
     asyncio.run(look())
+
+
+def test_a_role_that_may_do_more_is_refused(
+    server: EmbeddedServer, fresh_database: Callable[[], str], prefix: str
+) -> None:
+    url = fresh_database()
+
+    async def execute(statement: str) -> None:
+        async with connection(url) as conn:
+            await conn.execute(statement)
+
+    asyncio.run(execute(f"CREATE ROLE {prefix}_writer SUPERUSER"))
+    with pytest.raises(IndexerError, match=r"_writer is there already and is a superuser.*--prefix"):
+        command(url, "--prefix", prefix)
+    asyncio.run(execute(f"ALTER ROLE {prefix}_writer NOSUPERUSER"))
+    assert command(url, "--prefix", prefix).exit_code == 0
+    asyncio.run(execute(f"GRANT {prefix}_owner TO {prefix}_reader"))
+    with pytest.raises(IndexerError, match=f"_reader is there already and is a member of {prefix}_owner"):
+        command(url, "--prefix", prefix)
+
+
+def test_roles_and_migrations_wait_for_each_other(
+    fresh_database: Callable[[], str], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = fresh_database()
+    monkeypatch.setattr(cli, "_SESSION", {"lock_timeout": "100ms"})
+
+    async def beside_a_migration() -> None:
+        async with migrate.transaction(url):
+            with pytest.raises(IndexerError, match=r"in use.*Nothing was changed"):
+                await asyncio.to_thread(command, url, "--prefix", prefix)
+
+    asyncio.run(beside_a_migration())
+    assert command(url, "--prefix", prefix).exit_code == 0
+
+
+async def test_nobody_else_makes_things_in_a_database_of_its_own(
+    fresh_database: Callable[[], str], prefix: str
+) -> None:
+    url = fresh_database()
+    async with connection(url) as conn:
+        await conn.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")  # as before PostgreSQL 15
+    actors = await asyncio.to_thread(cast, url, prefix)
+    await migrate.upgrade_async(actors.owner)
+    for who in (actors.writer, actors.reader):
+        async with connection(who) as conn:
+            await refused(conn, "CREATE TABLE public.mine (n int)")
+    assert "nothing to do" in (await asyncio.to_thread(command, url, "--prefix", prefix)).output
+
+
+async def test_a_command_that_lacks_a_right_says_so_in_one_line(actors: Cast) -> None:
+    for arguments in (["check"], ["status"], ["incidents", "list"]):
+        done = await asyncio.to_thread(run, *arguments, "--chain", "devnet", env={"DATABASE_URL": actors.reader})
+        assert done.returncode == 18 and "the database: lacks a right: permission denied" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and "doctor" in done.stderr
 
 
 def test_a_verifier_is_what_the_server_makes_of_the_password() -> None:
