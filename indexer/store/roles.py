@@ -39,7 +39,7 @@ _MIGRATIONS = {"alembic_version", "adopted", "deferred_index"}  # a statement of
 _CONSUMERS = {"checkpoint", "commit_log"}
 
 _RELATIONS = """
-SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, pg_get_userbyid(c.relowner) AS owner,
+SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, pg_get_userbyid(c.relowner) AS owner,
   pg_has_role(c.relowner, 'USAGE') AS mine, c.relispartition AS partition,
   EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'append_only') AS append_only,
   c.relacl AS acl
@@ -51,7 +51,7 @@ SELECT pg_get_userbyid(nspowner) AS owner, pg_has_role(nspowner, 'USAGE') AS min
 WHERE nspname = 'indexer'
 """
 _FUNCTIONS = """
-SELECT p.oid::regprocedure::text AS name, pg_get_userbyid(p.proowner) AS owner,
+SELECT p.oid, p.oid::regprocedure::text AS name, pg_get_userbyid(p.proowner) AS owner,
   pg_has_role(p.proowner, 'USAGE') AS mine, p.prosecdef AS definer, p.proacl AS acl
 FROM pg_proc p WHERE p.pronamespace = to_regnamespace('indexer') ORDER BY 1
 """
@@ -198,6 +198,22 @@ async def grants(conn: Connection, roles: Roles, *, everything: bool = False) ->
         if row["definer"] and (everything or row["mine"]):
             statements += await _changes(conn, f"FUNCTION {row['name']}", {roles.writer: {"EXECUTE"}}, row["acl"])
     return statements
+
+
+async def lacking(conn: Connection) -> list[str]:
+    """What the session's role, whatever its name, lacks of a writer's rights; a line for each thing."""
+    me, taken, lines = Roles("owner", "writer", "reader"), await adopted.names(conn), list[str]()
+    for row in await conn.fetch(_RELATIONS):
+        wanted = _wanted(row, me, row["schema"] == "public" and row["name"] in taken) or {}
+        asked = f"has_{'sequence' if row['kind'] == 'S' else 'table'}_privilege($1::oid, p)"
+        rights = sorted(wanted.get(me.writer, ()))
+        found = await conn.fetch(f"SELECT p FROM unnest($2::text[]) p WHERE NOT {asked}", row["oid"], rights)
+        if found:
+            lines.append(f"{_listed(one[0] for one in found)} on {_name(row)}")
+    for row in await conn.fetch(_FUNCTIONS):
+        if row["definer"] and not await conn.fetchval("SELECT has_function_privilege($1::oid, 'EXECUTE')", row["oid"]):
+            lines.append(f"EXECUTE on {row['name']}")
+    return lines
 
 
 def _wanted(row: Any, roles: Roles, theirs: bool) -> Rights | None:

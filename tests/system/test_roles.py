@@ -24,6 +24,7 @@ from indexer.follow.progress import Progress
 from indexer.follow.recovery import Recovery
 from indexer.follow.reproject import Reprojection
 from indexer.follow.runner import Runner
+from indexer.ops.doctor_db import examine_database
 from indexer.pg.server import EmbeddedServer
 from indexer.rpc.pool import Pool
 from indexer.store import deferred, enriched, lease, migrate, rawlogs, roles
@@ -198,6 +199,27 @@ async def test_nobody_else_makes_things_in_a_database_of_its_own(
         async with connection(who) as conn:
             await refused(conn, "CREATE TABLE public.mine (n int)")
     assert "nothing to do" in (await asyncio.to_thread(command, url, "--prefix", prefix)).output
+
+
+async def test_doctor_finds_every_right_that_a_writer_needs(actors: Cast) -> None:
+    async def told(url: str) -> tuple[str, str]:
+        found = {one.check: one for one in await examine_database(config.load("devnet"), url)}
+        return found["rights"].level, found["rights"].said
+
+    assert (await told(actors.writer))[0] == (await told(actors.owner))[0] == "good"
+    level, said = await told(actors.reader)
+    assert level == "fix" and "DELETE, INSERT" in said and " more" in said
+    taken = {
+        "INSERT ON indexer.attestation": 'INSERT on indexer."attestation"',
+        "USAGE ON SEQUENCE indexer.attestation_id_seq": 'USAGE on indexer."attestation_id_seq"',
+        "EXECUTE ON FUNCTION indexer.forget_enriched(bigint)": "EXECUTE on indexer.forget_enriched(bigint)",
+    }  # fmt: skip
+    async with connection(actors.owner) as owner:
+        for right, named in taken.items():
+            await owner.execute(f"REVOKE {right} FROM {actors.roles.writer}")
+            assert named in (await told(actors.writer))[1]
+            await owner.execute(f"GRANT {right} TO {actors.roles.writer}")
+    assert (await told(actors.writer))[0] == "good"
 
 
 async def test_a_command_that_lacks_a_right_says_so_in_one_line(actors: Cast) -> None:
