@@ -36,7 +36,7 @@ from indexer.resources import data_dir
 from indexer.store import adopt as adoption
 from indexer.store import adopted, database, deferred, roles
 from indexer.store.adopt import Difference
-from indexer.store.facts import sql_name
+from indexer.store.facts import quoted, sql_name
 from indexer.store.schema import LOCK, classify, current_revision, foreign_table, head_revision, known_revisions
 from indexer.store.tables import VIEWS, own, public
 from indexer.store.tables.own import SCHEMA
@@ -118,7 +118,7 @@ async def _become_owner(conn: Any) -> None:
     """Where roles were set up, who is more than the owner makes things as the owner: else they were not its own."""
     found = await roles.of(conn)
     if found and await conn.fetchval("SELECT pg_has_role($1, 'MEMBER') AND current_user <> $1", found.owner):
-        await conn.execute(f"SET LOCAL ROLE {roles.quoted(found.owner)}")
+        await conn.execute(f"SET LOCAL ROLE {quoted(found.owner)}")
 
 
 def _spare(conn: AsyncConnection, taken: adopted.Names) -> None:

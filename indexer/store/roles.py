@@ -22,7 +22,7 @@ from indexer.errors import ForeignDatabase, IndexerError
 from indexer.store import adopted
 from indexer.store.database import Connection
 from indexer.store.enriched import ENRICHED
-from indexer.store.facts import kind
+from indexer.store.facts import kind, quoted
 from indexer.store.schema import LOCK, classify, foreign_table
 from indexer.store.tables import TABLES, VIEWS, public
 from indexer.store.tables.own import SCHEMA
@@ -82,10 +82,6 @@ class Roles(NamedTuple):
 
 def named(prefix: str) -> Roles:
     return Roles(f"{prefix}_owner", f"{prefix}_writer", f"{prefix}_reader")
-
-
-def quoted(name: str) -> str:
-    return '"{}"'.format(name.replace('"', '""'))
 
 
 async def of(conn: Connection) -> Roles | None:

@@ -104,6 +104,17 @@ BLOCKING = [
      "orders", '"fee" is generated: it cannot be written'),
     ("DROP TABLE account_balances; CREATE VIEW account_balances AS SELECT 1 AS account_id", "account_balances",
      "is no table: projections cannot write it"),
+    ('ALTER TABLE orders ADD CONSTRAINT "of ( a "" x" CHECK (price > 0), ADD COLUMN "a""b" text NOT NULL', "orders",
+     'check of ( a " x of orders (CHECK ((price > (0)::numeric))) could refuse what the chain says'),
+    ("CREATE RULE hidden AS ON INSERT TO orders DO INSTEAD NOTHING", "orders",
+     "rule hidden does something else instead of a change, or beside it"),
+    ("ALTER TABLE orders SET UNLOGGED", "orders", "is UNLOGGED: a crash of the server empties it"),
+    ("DROP TABLE account_balances; CREATE TABLE account_balances (account_id numeric(78,0), collateral text,"
+     " balance numeric(78,0), block_number numeric(78,0), PRIMARY KEY (account_id, collateral))"
+     " PARTITION BY RANGE (account_id)", "account_balances",
+     "is partitioned, or a partition: a row that has no place there would be refused"),
+    ("CREATE SCHEMA indexer; CREATE TABLE indexer.block (n int)", "(schema indexer)",
+     "holds block of others: everything in it is this program's, and goes with it"),
     ("INSERT INTO market_storage (market_id, block_number) VALUES (1, 1)", "market_storage",
      "has rows of another writer: all rows of this table must be projections of the chain"),
 ]  # fmt: skip
