@@ -123,9 +123,12 @@ def _checksum_fits(address: str) -> bool:
     return Web3.is_checksum_address(address)
 
 
-def secret(name: str, env: Mapping[str, str] | None = None) -> str:
+def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = False) -> str:
     """A setting that may hold a secret: the variable, or the content of the file that `<name>_FILE` names, as container
-    platforms and systemd hand secrets over. "" when neither is set."""
+    platforms and systemd hand secrets over. "" when neither is set. `blanks`: those at its ends belong to it, so that
+    of a file's only the line end is taken off.
+
+    An empty file is refused: with a database's URL lost on the way, another database would be written to."""
     variables = os.environ if env is None else env
     value, path = variables.get(name, ""), variables.get(f"{name}_FILE", "")
     if value and path:
@@ -133,11 +136,15 @@ def secret(name: str, env: Mapping[str, str] | None = None) -> str:
     if not path:
         return value
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{name}_FILE: {path}: {error.strerror}", "Check the path and its rights") from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{name}_FILE: {path}: not UTF-8 text", "Write the URL alone into the file") from None
+        raise ConfigError(f"{name}_FILE: {path}: not UTF-8 text", "Write the value alone into the file") from None
+    found = text.rstrip("\r\n") if blanks else text.strip()
+    if not found:
+        raise ConfigError(f"{name}_FILE: {path}: empty", f"Write the value into it, or unset {name}_FILE")
+    return found
 
 
 def redact(url: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from indexer.pg.server import EmbeddedServer
 from tests import skips
+from tests.chaos.databases import Databases
 from tests.daemon import ENDPOINTS
 
 
@@ -40,6 +41,14 @@ def server() -> Iterator[EmbeddedServer]:
     yield running
     running.stop()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def databases(server: EmbeddedServer) -> Iterator[Databases]:
+    """Migrated ones, by copy of one template; whoever makes one drops it."""
+    made = Databases(server)
+    yield made
+    asyncio.run(made.close())
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from indexer.attest.proof import Breathe, Complaint, Proof, prove
 from indexer.chain.types import Log
 from indexer.config import Deployment
 from indexer.follow.recovery import Recovery
-from indexer.ingest.planner import Segment, Span
+from indexer.ingest.planner import Segment, Span, joined
 from indexer.ingest.units import Source, Unit
 from indexer.rpc.pool import Pool
 from indexer.store import attestations, coverage, epoch, served
@@ -80,7 +80,7 @@ class Attestor:
             return None
         proof = await prove(self.pool.ordered(), self.conn, segment._replace(last=end), self.breathe)
         result = Result(segment.first, end, left=[c for c in proof.complaints if c.block in proof.unproven])
-        result.kept = attestations.joined(Span(number, number) for number in proof.unproven)
+        result.kept = joined(Span(number, number) for number in proof.unproven)
         result.differences = _differences(proof)
         await self.complain(proof.complaints)
         if result.differences:

@@ -9,7 +9,7 @@ from typing import Any
 from indexer.attest.proof import HEADERS, RECEIPTS
 from indexer.chain.bloom import may_contain
 from indexer.errors import RpcError
-from indexer.ingest.planner import Segment
+from indexer.ingest.planner import Segment, sample
 from indexer.rpc.consensus import Sealed
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
@@ -55,7 +55,7 @@ async def _sampled(pool: Pool, todo: Sequence[Segment], blocks: int) -> tuple[fl
     spent, trouble = 0.0, None
     readers = pool.ordered()
     for n in range(min(SAMPLES, -(-blocks // SAMPLE_BLOCKS))):
-        part = _at(todo, (2 * n + 1) * blocks // (2 * SAMPLES))
+        part = sample(todo, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
         for reader in readers:
             started = time.monotonic()
             try:
@@ -73,14 +73,3 @@ async def _sampled(pool: Pool, todo: Sequence[Segment], blocks: int) -> tuple[fl
 
 def _announces(block: Sealed, addresses: Sequence[str]) -> bool:
     return any(may_contain(block.header.logs_bloom, bytes.fromhex(a[2:])) for a in addresses)
-
-
-def _at(todo: Sequence[Segment], offset: int) -> Segment:
-    """The sample that begins at the `offset`-th block that is left."""
-    for segment in todo:
-        size = segment.last - segment.first + 1
-        if offset < size:
-            first = segment.first + offset
-            return segment._replace(first=first, last=min(first + SAMPLE_BLOCKS - 1, segment.last))
-        offset -= size
-    raise AssertionError("the offset is one of a block that is left")

@@ -20,7 +20,7 @@ from indexer.cli.display import on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option
 from indexer.cli.session import ending, open_pool, rpc_endpoints
 from indexer.config import Deployment
-from indexer.errors import Refused
+from indexer.errors import Refused, StateUnavailable
 from indexer.follow.enrich import KINDS, Enriched, Enrichment, missing
 from indexer.store import enriched
 from indexer.store.database import Connection
@@ -92,7 +92,7 @@ async def _enrich(options: Options, dry_run: bool) -> dict[str, Any]:
             raise Refused("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         run = None if options.restart else await enriched.resumable(conn)
         if run is None:
-            run = Run(*await enriched.pinned(conn), resumed=False)
+            run = await enriched.pinned(conn)
         if dry_run:
             return await _estimate(conn, run, options)
         if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _ONE_AT_A_TIME):
@@ -105,7 +105,12 @@ async def _enrich(options: Options, dry_run: bool) -> dict[str, Any]:
             bar.update(tasks[kind], completed=done, total=total)
 
         work = Enrichment(deployment, pool, conn, options.kinds, options.most, tell)
-        return _told(await work.run(run))
+        try:
+            return _told(await work.run(run))
+        except StateUnavailable as error:
+            if run.resumed:  # its block is as old as the run that was interrupted
+                error.remedy += "; or begin anew at today's finalized block with --restart"
+            raise
 
 
 async def _estimate(conn: Connection, run: Run, options: Options) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from indexer import __version__
-from indexer.errors import IndexerError
+from indexer.errors import DatabaseUnreachable, IndexerError
 
 # Loaded when asked for: `decode` and `config` need neither a database driver nor migrations.
 _COMMANDS = {
@@ -87,6 +87,23 @@ def main() -> None:
     except IndexerError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if (told := _of_the_database(error)) is None:
+            raise
+        click.echo(f"error: {told}", err=True)
+        sys.exit(told.exit_code)
+
+
+def _of_the_database(error: Exception) -> DatabaseUnreachable | None:
+    """What the server refused or could not do, where that has a name: no fault of ours that a traceback would show. The
+    driver is there only where a command has loaded it."""
+    driver = sys.modules.get("asyncpg")
+    if driver is None or not isinstance(error, driver.PostgresError):
+        return None
+    from indexer.store.trouble import known
+
+    name = known(error)
+    return DatabaseUnreachable(f"{name}: {error}", "`reya-indexer doctor` says what to look at") if name else None
 
 
 if __name__ == "__main__":

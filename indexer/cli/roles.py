@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from pathlib import Path
 
@@ -44,18 +43,20 @@ def roles_command(
     date.
 
     Run it as a role that may create roles. They cannot log in: grant them to roles that can, or give a password in
-    REYA_INDEXER_OWNER_PASSWORD, _WRITER_, _READER_, or a file's name in the same with _FILE. Repeating it does nothing.
+    REYA_INDEXER_OWNER_PASSWORD, _WRITER_, _READER_, or a file's name in the same with _FILE. Repeating it does nothing
+    but set the passwords that are given.
     """
-    name = prefix or re.sub(r"\W", "_", database_name(config.load(chain).name))
+    deployment = config.load(chain).name
+    name = prefix or re.sub(r"\W", "_", database_name(deployment))
     if not _PREFIX.fullmatch(name):
         raise click.BadParameter("lower-case letters, digits and _, at most 56", param_hint="--prefix")
     roles = store.named(name)
-    verifiers = {}
-    for duty, role in roles._asdict().items():
-        password = _password(duty)
-        if password is not None:
-            verifiers[role] = store.verifier(password)
-    url = open_url(config.load(chain).name, data_dir, pg_bin)
+    passwords = {
+        role: config.secret(f"REYA_INDEXER_{duty.upper()}_PASSWORD", blanks=True)
+        for duty, role in roles._asdict().items()
+    }
+    verifiers = {role: store.verifier(password) for role, password in passwords.items() if password}
+    url = open_url(deployment, data_dir, pg_bin)
     statements = asyncio.run(_set_up(url, roles, verifiers, dry_run))
     shown = [_SECRET.sub("PASSWORD '<not shown>'", statement) for statement in statements]
     if as_json:
@@ -66,17 +67,6 @@ def roles_command(
         click.echo(statement + ";")
     if not shown:
         click.echo(f"{config.redact(url)}: {', '.join(roles)} have what they need, nothing to do")
-
-
-def _password(duty: str) -> str | None:
-    variable = f"REYA_INDEXER_{duty.upper()}_PASSWORD"
-    path = os.environ.get(f"{variable}_FILE")
-    if not path:
-        return os.environ.get(variable) or None
-    try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise IndexerError(f"{variable}_FILE: {path} cannot be read", "Name a text file with the password") from error
 
 
 async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_run: bool) -> list[str]:
@@ -92,4 +82,7 @@ async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_r
         except asyncpg.LockNotAvailableError as error:
             remedy = "Nothing was changed. Stop the indexer, or try again when it is less busy"
             raise IndexerError(f"{config.redact(url)}: a table is in use: {error}", remedy) from error
+        except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError) as error:
+            remedy = "Nothing was changed. Repeat it: somebody made a role of that name at the same time"
+            raise IndexerError(f"{config.redact(url)}: {error}", remedy) from error
         return statements

@@ -46,12 +46,12 @@ class Answers:
 
 async def sampled(conn: Connection, most: int) -> Sample:
     """At most so many random rows of each kind, in the caller's snapshot."""
-    number, block_hash, _ = await pinned(conn)
+    at = await pinned(conn)
     rows = {
         kind: [dict(row) for row in await conn.fetch(f"SELECT * FROM ({query}) r ORDER BY random() LIMIT {int(most)}")]
         for kind, query in _SAMPLES.items()
     }
-    return Sample(number, block_hash, rows)
+    return Sample(at.number, at.hash, rows)
 
 
 async def compare(deployment: Deployment, pool: Pool, sample: Sample, tell: Callable[[], None]) -> Answers:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from indexer.background import together
 from indexer.config import Deployment
+from indexer.errors import printable
 from indexer.projections.fit import to_json
 from indexer.rpc import views
 from indexer.rpc.pool import Pool
@@ -21,7 +22,7 @@ from indexer.rpc.reader import Reader
 from indexer.rpc.views import Caller, Unanswered
 from indexer.store import enriched
 from indexer.store.database import Connection
-from indexer.store.enriched import Run
+from indexer.store.enriched import Run, Unkept
 
 BATCH = 25  # targets asked for and written together
 Values = dict[str, Any]
@@ -73,7 +74,8 @@ async def _pool(caller: Caller, key: Mapping[str, Any]) -> Values:
 
 async def _token(caller: Caller, key: Mapping[str, Any]) -> Values:
     questions = {"name": views.TOKEN_NAME, "symbol": views.TOKEN_SYMBOL, "decimals": views.TOKEN_DECIMALS}
-    return {word: (await caller.call(view, address=key["address"]))[0] for word, view in questions.items()}
+    said = {word: (await caller.call(view, address=key["address"]))[0] for word, view in questions.items()}
+    return {word: printable(value) if isinstance(value, str) else value for word, value in said.items()}
 
 
 async def _position(caller: Caller, key: Mapping[str, Any]) -> Values:
@@ -154,14 +156,14 @@ class Enrichment:
 
     async def run(self, run: Run) -> Enriched:
         """Asks for everything that was not read at the run's block yet, as far as the budget goes. Each batch is
-        committed with its answers: interrupted, the next run goes on. Raises StateUnavailable, RpcError."""
+        committed with its answers: interrupted, the next run goes on. Raises StateUnavailable, RpcError, Refused."""
         if not run.resumed:
             await enriched.begin(self.conn, run)
         done, have = Enriched(run), await enriched.have(self.conn, run)
         for name, kind in self.kinds:
             todo = await missing(self.conn, kind, have)
             for at in range(0, len(todo), BATCH):
-                part = todo[at : at + min(BATCH, (self.most - done.calls) // kind.calls)]
+                part = todo[at : at + min(BATCH, max(0, self.most - done.calls) // kind.calls)]
                 if not part:
                     done.left += len(todo) - at
                     break
@@ -175,7 +177,7 @@ class Enrichment:
         return done
 
     async def _batch(self, kind: Kind, keys: Sequence[Values], done: Enriched) -> None:
-        async def ask(reader: Reader) -> tuple[Caller, list[tuple[Values, Values | Unanswered]]]:
+        async def ask(reader: Reader) -> list[tuple[Values, Values | Unanswered]]:
             caller = Caller(reader, self._contracts, done.run.number, done.run.hash)
             answers: list[tuple[Values, Values | Unanswered]] = []
 
@@ -185,16 +187,20 @@ class Enrichment:
                 except Unanswered as error:
                     answers.append((key, error))
 
-            await together(*(one(key) for key in keys))
-            return caller, answers
+            try:
+                await together(*(one(key) for key in keys))
+            finally:  # asked in vain they were asked
+                done.calls += caller.calls
+            return answers
 
-        caller, answers = await self.pool.run(ask)
-        done.calls += caller.calls
-        for key, answer in answers:
+        for key, answer in await self.pool.run(ask):
             subject = f"{kind.table} {to_json(key)}"
-            if isinstance(answer, Unanswered):
-                done.unanswered.append(f"{subject}: {answer.message}")
-            elif await enriched.put(self.conn, kind.table, key, answer, done.run):
-                done.written[kind.table] += 1
-            else:
-                done.kept.append(subject)
+            try:
+                if isinstance(answer, Unanswered):
+                    raise answer
+                if await enriched.put(self.conn, kind.table, key, answer, done.run):
+                    done.written[kind.table] += 1
+                else:
+                    done.kept.append(subject)
+            except (Unanswered, Unkept) as error:
+                done.unanswered.append(f"{subject}: {error.message}")

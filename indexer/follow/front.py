@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from indexer.chain.types import Anchor
-from indexer.ingest.planner import Segment, Span, front
+from indexer.ingest.planner import Segment, Span, front, joined
 from indexer.ingest.units import Unit
 from indexer.store.database import Connection
 from indexer.store.rawlogs import Chunk
@@ -36,8 +36,9 @@ class Front:
 
     async def covered(self, segment: Segment) -> None:
         """Blocks of a segment are ingested now, by whomever."""
+        new = Span(segment.first, segment.last)
         for address in segment.addresses:
-            self._coverage[address] = _merged(self._coverage[address], Span(segment.first, segment.last))
+            self._coverage[address] = joined([*self._coverage[address], new])
         async with self._changed:
             self.block = min(front(self._coverage, self._origin), self._last)
             self._changed.notify_all()
@@ -92,14 +93,3 @@ class Front:
         times = {number: time for chunk in chunks for number, time in chunk.times.items()}
         whole = Chunk(first, chunks[-1].last, [log for chunk in chunks for log in chunk.logs], times)
         return Stretch(whole, found[-1].anchor)
-
-
-def _merged(spans: Sequence[Span], new: Span) -> list[Span]:
-    """The spans with a new one, joined where they touch."""
-    merged: list[Span] = []
-    for span in sorted([*spans, new]):
-        if merged and span.first <= merged[-1].last + 1:
-            merged[-1] = Span(merged[-1].first, max(merged[-1].last, span.last))
-        else:
-            merged.append(span)
-    return merged

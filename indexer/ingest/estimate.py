@@ -7,7 +7,7 @@ from typing import Any
 
 from indexer.config import Deployment
 from indexer.errors import RangeTooLarge
-from indexer.ingest.planner import Segment, plan
+from indexer.ingest.planner import Segment, plan, sample
 from indexer.ingest.work import AHEAD, fetch_span
 from indexer.rpc.pool import Pool
 from indexer.rpc.ranges import TARGET_LOGS
@@ -60,7 +60,7 @@ async def _sampled(pool: Pool, missing: list[Segment], blocks: int) -> tuple[flo
     logs = read = taken = 0
     spent = 0.0
     for n in range(min(SAMPLES, -(-blocks // SAMPLE_BLOCKS))):
-        segment = _at(missing, (2 * n + 1) * blocks // (2 * SAMPLES))
+        segment = sample(missing, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
         try:
             started = time.monotonic()
             units = await fetch_span(pool, segment)
@@ -71,14 +71,3 @@ async def _sampled(pool: Pool, missing: list[Segment], blocks: int) -> tuple[flo
         read += segment.last - segment.first + 1
         taken += 1
     return (logs / read if read else 0.0), (spent / taken if taken else 0.0), taken
-
-
-def _at(missing: list[Segment], offset: int) -> Segment:
-    """The sample that begins at the `offset`-th missing block."""
-    for segment in missing:
-        size = segment.last - segment.first + 1
-        if offset < size:
-            start = segment.first + offset
-            return segment._replace(first=start, last=min(start + SAMPLE_BLOCKS - 1, segment.last))
-        offset -= size
-    raise AssertionError("the offset is one of a missing block")

@@ -23,6 +23,17 @@ class Segment(NamedTuple):
     addresses: tuple[str, ...]
 
 
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Ascending, those that overlap or touch as one."""
+    found: list[Span] = []
+    for span in sorted(spans):
+        if found and span.first <= found[-1].last + 1:
+            found[-1] = Span(found[-1].first, max(found[-1].last, span.last))
+        else:
+            found.append(span)
+    return found
+
+
 def missing(covered: Iterable[Span], first: int, last: int) -> list[Span]:
     """The parts of first..last that `covered` (sorted or not, disjoint) leaves open."""
     gaps: list[Span] = []
@@ -88,3 +99,14 @@ def front(coverage: Mapping[str, Sequence[Span]], origin: int) -> int:
         gaps = missing(spans, origin, max((s.last for s in spans), default=origin - 1))
         ends.append(gaps[0].first - 1 if gaps else max((s.last for s in spans if s.last >= origin), default=origin - 1))
     return min(ends, default=origin - 1)
+
+
+def sample(segments: Iterable[Segment], offset: int, most: int) -> Segment:
+    """At most that many blocks from the `offset`-th block on of all that the segments hold, within one of them."""
+    for segment in segments:
+        size = segment.last - segment.first + 1
+        if offset < size:
+            first = segment.first + offset
+            return segment._replace(first=first, last=min(first + most - 1, segment.last))
+        offset -= size
+    raise AssertionError("the offset is that of a block they hold")

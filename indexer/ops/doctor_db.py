@@ -20,6 +20,7 @@ from indexer.store.trouble import name_of
 OLDEST = 140_000
 SPARE, CONNECTIONS = 0.10, 10  # part of the disk, and connections, that should be free
 CLOCK = 5.0  # seconds
+LISTED = 5  # rights that are named
 
 _OVERRIDES = """
 SELECT COALESCE(r.rolname, 'every role'), COALESCE(d.datname, 'every database'), split_part(c.setting, '=', 2)
@@ -74,7 +75,11 @@ async def _writable(conn: Connection, found: Findings, _: Deployment) -> None:
 async def _schema(conn: Connection, found: Findings, deployment: Deployment) -> None:
     kind, head = await schema.classify(conn), schema.head_revision()
     if kind == "foreign":
-        found.fix("schema", "holds tables that are not this program's", "Name an empty database in DATABASE_URL")
+        found.fix(
+            "schema",
+            "holds tables that are not this program's",
+            "Name an empty database in DATABASE_URL, or see `migrate --adopt --check`",
+        )
         return
     if kind == "empty":
         found.good("schema", "empty: the first `run` or `backfill` makes the tables")
@@ -104,20 +109,13 @@ async def _rights(conn: Connection, found: Findings, _: Deployment) -> None:
         if not await conn.fetchval("SELECT has_database_privilege(current_database(), 'CREATE')"):
             lacking.append("CREATE on the database")
     else:
-        if not await conn.fetchval("SELECT has_schema_privilege('indexer', 'CREATE')"):
-            lacking.append("CREATE in schema indexer (partitions)")
-        lacking += [
-            f"INSERT, UPDATE, DELETE on {row[0]}"
-            for row in await conn.fetch(
-                "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace IN"
-                " ('indexer'::regnamespace, 'public'::regnamespace) AND c.relkind IN ('r', 'p')"
-                " AND c.relname IN ('raw_log', 'block', 'coverage', 'checkpoint', 'lease', 'orders', 'positions')"
-                " AND NOT (has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')"
-                " AND has_table_privilege(c.oid, 'DELETE'))"
-            )
-        ]
+        from indexer.store import roles  # here, because SQLAlchemy comes with it
+
+        lacking += await roles.lacking(conn)
     if lacking:
-        found.fix("rights", f"role {role} lacks {'; '.join(lacking)}", f"GRANT them to {role}, or own the tables")
+        more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
+        remedy = f"`reya-indexer db roles` makes a writer that has them; or GRANT them to {role}"
+        found.fix("rights", f"role {role} lacks {'; '.join(lacking[:LISTED])}{more}", remedy)
     else:
         found.good("rights", f"role {role} may do what it must")
 

@@ -20,6 +20,7 @@ from indexer.config import Deployment
 from indexer.follow.progress import Progress, wait_name
 from indexer.ops.status import NO_HEADS, Heads, Seldom, costly, document
 from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
 from indexer.store.database import PATIENCE, Connection, close, connect
 
 FRESH = 2.0  # seconds
@@ -145,18 +146,15 @@ class Live:
 
 
 def endpoints(pool: Pool) -> list[dict[str, Any]]:
-    """What the process knows of each endpoint. Those that are called the same are told of as one."""
-    told: dict[str, dict[str, Any]] = {}
-    for turn, reader in enumerate(pool.ordered()):
-        endpoint = reader.endpoint
-        fresh = {"endpoint": reader.name, "current": turn == 0, "requests": 0, "errors": {}, "calls": {}}
-        one = told.setdefault(reader.name, fresh)
-        one["requests"] += endpoint.requests
-        one["range_blocks"] = reader.ranges.size
-        one["aside_seconds"] = round(pool.aside(reader.name), 1)
-        for name, count in endpoint.errors.items():
-            one["errors"][name] = one["errors"].get(name, 0) + count
-        for (method, outcome), count in endpoint.outcomes.items():
-            outcomes = one["calls"].setdefault(method, {})
-            outcomes[outcome] = outcomes.get(outcome, 0) + count
-    return list(told.values())
+    """What the process knows of each endpoint."""
+    return [_told(pool, reader, turn == 0) for turn, reader in enumerate(pool.ordered())]
+
+
+def _told(pool: Pool, reader: Reader, current: bool) -> dict[str, Any]:
+    endpoint, calls = reader.endpoint, dict[str, dict[str, int]]()
+    for (method, outcome), count in endpoint.outcomes.items():
+        calls.setdefault(method, {})[outcome] = count
+    return {
+        "endpoint": reader.name, "current": current, "requests": endpoint.requests, "range_blocks": reader.ranges.size,
+        "aside_seconds": round(pool.aside(reader.name), 1), "errors": dict(endpoint.errors), "calls": calls,
+    }  # fmt: skip

@@ -111,7 +111,6 @@ class Endpoint:
         self.lengths = BatchControl(max_batch)
         self._served = 0  # the longest batch that was answered as one
         self.requests = 0
-        self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()  # by class, also those that another try overcame
         self.outcomes: Counter[tuple[str, str]] = Counter()  # calls by method and "ok" or the error's class
         self._session: aiohttp.ClientSession | None = None
@@ -253,7 +252,6 @@ class Endpoint:
             for i, (method, params) in enumerate(calls)
         ]
         self.requests += 1
-        self.calls.update(method for method, _ in calls)
         answer = await self._post(orjson.dumps(body[0] if single else body))
         if single:
             return Results([self._result(answer.parsed, answer.status, answer.headers)], answer.size)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from eth_abi.exceptions import DecodingError
+from eth_abi.exceptions import DecodingError, EncodingError
 from web3 import Web3
 
 from indexer.errors import IndexerError, RpcError, RpcRefused, StateUnavailable, Transient
@@ -19,7 +19,8 @@ from indexer.rpc.reader import Reader
 
 _CODEC = Web3().codec
 _WORD = 32
-_REVERTED = re.compile(r"revert", re.IGNORECASE)
+# What a contract's code comes to, in the words of geth and its kin; some revert without saying so.
+_REVERTED = re.compile(r"revert|invalid opcode|out of gas|stack (?:under|over)flow|invalid jump", re.IGNORECASE)
 _STATELESS = re.compile(r"header|block|trie|state|pruned|history", re.IGNORECASE)
 CONCURRENT = 8  # calls under way; how many a second is the pool's to limit
 
@@ -81,12 +82,11 @@ class Caller:
         to = address or self.contracts.get(view.contract, "")
         if not to:
             raise Unanswered(f"the deployment has no contract named {view.contract}")
+        data = encoded(view, arguments)
         async with self._slots:
             self.calls += 1
             try:
-                answer = await self.reader.endpoint.call(
-                    "eth_call", [{"to": to, "data": encoded(view, arguments)}, self._block]
-                )
+                answer = await self.reader.endpoint.call("eth_call", [{"to": to, "data": data}, self._block])
             except (RpcRefused, Transient) as error:
                 raise self._told(view, error) from error
         return decoded(view, answer)
@@ -104,9 +104,12 @@ class Caller:
 
 
 def encoded(view: View, arguments: Sequence[Any]) -> str:
-    """Calldata, 0x hex."""
+    """Calldata, 0x hex. Raises Unanswered for what is no such argument: keys may be an application's."""
     selector = Web3.keccak(text=f"{view.function}({','.join(view.inputs)})")[:4]
-    return "0x" + (selector + _CODEC.encode(view.inputs, arguments)).hex()
+    try:
+        return "0x" + (selector + _CODEC.encode(view.inputs, arguments)).hex()
+    except EncodingError as error:
+        raise Unanswered(f"{view.function}: cannot be asked: {error}") from error
 
 
 def decoded(view: View, answer: Any) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ tables of applications are nothing that the program writes or reads: what differ
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 
 from indexer.store.adopted import Names
 from indexer.store.database import Connection
-from indexer.store.facts import kind, sql_name
+from indexer.store.facts import kind, quoted, sql_name
 from indexer.store.tables import VIEWS, public
 
 PROJECTED = ("append", "state")
@@ -40,6 +39,15 @@ class Column:
     generated: bool
 
 
+class Constraint(NamedTuple):
+    """`place`: the table that it is of, as SQL."""
+
+    kind: str
+    name: str
+    place: str
+    definition: str
+
+
 @dataclass
 class Found:
     """A relation as it is. `keys`: columns of unique indexes, None among them for an expression, a condition or a
@@ -51,12 +59,18 @@ class Found:
     columns: dict[str, Column] = field(default_factory=dict)
     keys: list[list[str | None]] = field(default_factory=list)
     leading: list[list[str | None]] = field(default_factory=list)
-    constraints: list[tuple[str, str, str]] = field(default_factory=list)  # kind, name, definition
+    constraints: list[Constraint] = field(default_factory=list)
     triggers: list[str] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+    unlogged: bool = False
+    bounded: bool = False  # rows must lie in a partition, and there may be none for them
 
 
 _RELATIONS = """
-SELECT c.oid, c.relname AS name, c.relkind::text AS kind, c.relrowsecurity AS secured FROM pg_class c
+SELECT c.oid, c.relname AS name, c.relkind::text AS kind, c.relrowsecurity AS secured,
+  c.relpersistence <> 'p' AS unlogged, c.relispartition OR EXISTS (
+    SELECT FROM pg_partitioned_table p WHERE p.partrelid = c.oid AND p.partstrat <> 'h' AND p.partdefid = 0) AS bounded
+FROM pg_class c
 WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY($1::text[]) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """
 _COLUMNS = """
@@ -81,13 +95,20 @@ _IN_UTC = """
 SELECT EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE s.setrole = 0 AND lower(c) = 'timezone=utc'
   AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))
 """
+_RULES = "SELECT ev_class AS oid, rulename AS name FROM pg_rewrite WHERE ev_class = ANY($1::oid[]) AND ev_type <> '1'"
+_IN_OUR_SCHEMA = """
+SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace('indexer') AND relkind <> 'i'
+UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = to_regnamespace('indexer') ORDER BY 1 LIMIT 1
+"""
 _TRIGGERS = "SELECT tgrelid AS oid, tgname AS name FROM pg_trigger WHERE tgrelid = ANY($1::oid[]) AND NOT tgisinternal"
 
 
 async def read(conn: Connection, names: list[str]) -> dict[str, Found]:
     """Those relations of these names that there are."""
     rows = await conn.fetch(_RELATIONS, names)
-    by_oid = {row["oid"]: Found(row["kind"], row["secured"]) for row in rows}
+    by_oid = {
+        row["oid"]: Found(row["kind"], row["secured"], unlogged=row["unlogged"], bounded=row["bounded"]) for row in rows
+    }
     oids = list(by_oid)
     for row in await conn.fetch(_COLUMNS, oids):
         column = Column(row["type"], row["not_null"], row["filled"], row["generated"])
@@ -99,10 +120,11 @@ async def read(conn: Connection, names: list[str]) -> dict[str, Found]:
         if not row["partial"]:
             by_oid[row["oid"]].leading.append(row["columns"])
     for row in await conn.fetch(_CONSTRAINTS, oids):
-        said = (row["kind"], f"{row['name']} of {row['place']}", row["definition"])
-        by_oid[row["oid"]].constraints.append(said)
+        by_oid[row["oid"]].constraints.append(Constraint(*(row[c] for c in ("kind", "name", "place", "definition"))))
     for row in await conn.fetch(_TRIGGERS, oids):
         by_oid[row["oid"]].triggers.append(row["name"])
+    for row in await conn.fetch(_RULES, oids):
+        by_oid[row["oid"]].rules.append(row["name"])
     return {row["name"]: by_oid[row["oid"]] for row in rows}
 
 
@@ -125,6 +147,11 @@ async def compare(conn: Connection, only: Names | None = None) -> list[Differenc
             differences += table_differences(public.tables[name], there)
             if only is None and kind(name) in PROJECTED and there.kind in "rp":
                 differences += await _rows(conn, name)
+    if only is None and (taken := await conn.fetchval(_IN_OUR_SCHEMA)):
+        what = f"holds {taken} of others: everything in it is this program's, and goes with it"
+        differences.append(
+            Difference("(schema indexer)", what, True, "ALTER SCHEMA indexer RENAME TO indexer_of_others;")
+        )
     if only is None and not await conn.fetchval(_IN_UTC):
         differences.append(Difference("(database)", "its time zone becomes UTC for new sessions"))
     return sorted(differences, key=lambda one: not one.blocks)
@@ -176,7 +203,10 @@ def _columns(table: Table, found: Found) -> Iterator[Difference]:
     for extra in found.columns.keys() - table.columns.keys():
         there = found.columns[extra]
         if there.not_null and not there.default:
-            what, remedy = f'column "{extra}" must be given and is none of ours', f'{alter} ALTER COLUMN "{extra}"'
+            what, remedy = (
+                f'column "{extra}" must be given and is none of ours',
+                f"{alter} ALTER COLUMN {quoted(extra)}",
+            )
             yield Difference(table.name, what, True, f"{remedy} DROP NOT NULL;")
         else:
             lost = kind(table.name) in PROJECTED
@@ -240,20 +270,24 @@ def _indexes(table: Table, found: Found) -> Iterator[Difference]:
 
 
 def _obstacles(table: Table, found: Found) -> Iterator[Difference]:
-    kinds = {"f": "foreign key", "c": "check", "x": "exclusion"}
-    by_kind = defaultdict(list)
-    for kind_, name, definition in found.constraints:
-        by_kind[kind_].append(f"{name} ({definition})")
-    for kind_, some in by_kind.items():
-        for one in some:
-            what = f"{kinds[kind_]} {one} could refuse what the chain says"
-            constraint, _, place = one.partition(" (")[0].partition(" of ")
-            remedy = f'ALTER TABLE {place} DROP CONSTRAINT "{constraint}";'
-            yield Difference(table.name, what, True, remedy)
+    kinds, name = {"f": "foreign key", "c": "check", "x": "exclusion"}, sql_name(table.name)
+    for one in found.constraints:
+        what = f"{kinds[one.kind]} {one.name} of {one.place} ({one.definition}) could refuse what the chain says"
+        yield Difference(table.name, what, True, f"ALTER TABLE {one.place} DROP CONSTRAINT {quoted(one.name)};")
+    for rule in found.rules:
+        what = f"rule {rule} does something else instead of a change, or beside it"
+        yield Difference(table.name, what, True, f"DROP RULE {quoted(rule)} ON {name};")
+    if found.unlogged:
+        what = "is UNLOGGED: a crash of the server empties it"
+        yield Difference(table.name, what, True, f"ALTER TABLE {name} SET LOGGED;")
+    if found.bounded:
+        what = "is partitioned, or a partition: a row that has no place there would be refused"
+        remedy = f"CREATE TABLE {sql_name(table.name + '_default')} PARTITION OF {name} DEFAULT;"
+        yield Difference(table.name, what, True, remedy if found.kind == "p" else "")
     if found.row_security:
         yield Difference(
             table.name, "has row security, which could hide rows", True,
-            f"ALTER TABLE {sql_name(table.name)} DISABLE ROW LEVEL SECURITY;",
+            f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY;",
         )  # fmt: skip
-    for name in found.triggers:
-        yield Difference(table.name, f"trigger {name} runs for each change; it must not change rows")
+    for trigger in found.triggers:
+        yield Difference(table.name, f"trigger {trigger} runs for each change; it must not change rows")

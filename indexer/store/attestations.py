@@ -4,10 +4,10 @@ a rollback or a heal makes void, a later row of grade 'void' says, committed wit
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from indexer.ingest.planner import Span, covered, front
+from indexer.ingest.planner import Span, covered, front, joined
 from indexer.store import coverage
 
 Connection = Any  # asyncpg.Connection or a pool proxy
@@ -106,17 +106,6 @@ async def load(
             made[sets] = joined(span for contracts in sets for span in of_set[contracts])
         held["0x" + address.hex()] = made[sets]
     return {address: held.get(address, []) for address in addresses}
-
-
-def joined(spans: Iterable[Span]) -> list[Span]:
-    """Ascending, those that overlap or touch as one."""
-    found: list[Span] = []
-    for span in sorted(spans):
-        if found and span.first <= found[-1].last + 1:
-            found[-1] = Span(found[-1].first, max(found[-1].last, span.last))
-        else:
-            found.append(span)
-    return found
 
 
 def summary(held: Mapping[str, Sequence[Span]], origin: int) -> Attested:

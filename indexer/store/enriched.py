@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from indexer.errors import Refused
+import asyncpg
+
+from indexer.errors import IndexerError, Refused
 from indexer.projections.fit import to_json
+from indexer.store import epoch
 from indexer.store.database import Connection
 from indexer.store.facts import sql_name
 
@@ -25,34 +28,41 @@ ENRICHED: dict[str, tuple[str, ...]] = {
 }
 
 
+class Unkept(IndexerError):
+    """An answer that its row cannot hold: it does not fit a column, or a constraint of others refuses it."""
+
+
 class Run(NamedTuple):
-    """The block that is read at; `resumed`: an unfinished run goes on."""
+    """The block that is read at, and the epoch it stands in; `resumed`: an unfinished run goes on."""
 
     number: int
     hash: bytes
     timestamp: int
+    epoch: int
     resumed: bool
 
 
-async def pinned(conn: Connection) -> tuple[int, bytes, int]:
-    """Number, hash and time of the last finalized block that is projected. Raises Refused when there is none yet."""
+async def pinned(conn: Connection) -> Run:
+    """A new run: at the last finalized block that is projected. Raises Refused when there is none yet."""
     row = await conn.fetchrow(
-        "SELECT b.number, b.hash, b.timestamp FROM indexer.checkpoint c"
-        " JOIN indexer.block b ON b.number = c.rollback_floor WHERE c.number >= c.rollback_floor"
+        "SELECT b.number, b.hash, b.timestamp, e.value FROM indexer.checkpoint c"
+        " JOIN indexer.block b ON b.number = c.rollback_floor, indexer.epoch e WHERE c.number >= c.rollback_floor"
     )
     if row is None:
         raise Refused("no projected block is final yet", "Let `run` or `backfill` reach the finalized block first")
-    return row["number"], row["hash"], row["timestamp"]
+    return Run(row["number"], row["hash"], row["timestamp"], row["value"], resumed=False)
 
 
 async def resumable(conn: Connection) -> Run | None:
     """The unfinished run, when its block still is one of the chain's."""
     row = await conn.fetchrow(
-        "SELECT r.block_number, r.block_hash, r.block_timestamp FROM indexer.enrichment_run r"
+        "SELECT r.block_number, r.block_hash, r.block_timestamp, e.value FROM indexer.enrichment_run r, indexer.epoch e"
         " WHERE r.finished_at IS NULL AND NOT EXISTS ("
         "   SELECT FROM indexer.block b WHERE b.number = r.block_number AND b.hash <> r.block_hash)"
     )
-    return Run(row["block_number"], row["block_hash"], row["block_timestamp"], True) if row else None
+    if row is None:
+        return None
+    return Run(row["block_number"], row["block_hash"], row["block_timestamp"], row["value"], resumed=True)
 
 
 async def begin(conn: Connection, run: Run) -> None:
@@ -81,25 +91,41 @@ async def have(conn: Connection, run: Run) -> set[tuple[str, str]]:
 
 
 async def put(conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: Run) -> bool:
-    """Keeps what was read, with its block; in a public table, too, when it is one. False: another's row is there."""
-    async with conn.transaction():
-        written = to_json(values)
-        if table in ENRICHED:
-            row = {**key, **values, "block_timestamp": run.timestamp, "block_number": run.number}
-            written = await conn.fetchval(_upsert(table), to_json(row), table, to_json(key))
-            if written is None:
-                return False
-        await conn.execute(
-            'INSERT INTO indexer.enrichment (table_name, key, "values", block_number, block_hash)'
-            " VALUES ($1, $2::jsonb, $3::jsonb, $4, $5) ON CONFLICT (table_name, key) DO UPDATE SET"
-            ' "values" = EXCLUDED."values", block_number = EXCLUDED.block_number, block_hash = EXCLUDED.block_hash,'
-            " at = clock_timestamp()",
-            table,
-            to_json(key),
-            written,
-            run.number,
-            run.hash,
-        )
+    """Keeps what was read, with its block; in a public table, too, when it is one. False: another's row is there.
+
+    Raises Unkept for one row, Refused for what ends the run: the block may have been taken back, rights, the table.
+    """
+    try:
+        async with conn.transaction():
+            await epoch.share(conn, run.epoch)
+            return await _put(conn, table, key, values, run)
+    except epoch.EpochMoved as error:
+        raise Refused("blocks were rolled back or healed meanwhile", "The same command goes on from there") from error
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+        raise Unkept(f"cannot be kept: {error}") from error
+    except asyncpg.SyntaxOrAccessError as error:
+        remedy = "Run it as the owner (`db roles`); of an adopted table `migrate --adopt --check` tells what differs"
+        raise Refused(f"{table}: {error}", remedy) from error
+
+
+async def _put(conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: Run) -> bool:
+    written = to_json(values)
+    if table in ENRICHED:
+        row = {**key, **values, "block_timestamp": run.timestamp, "block_number": run.number}
+        written = await conn.fetchval(_upsert(table), to_json(row), table, to_json(key))
+        if written is None:
+            return False
+    await conn.execute(
+        'INSERT INTO indexer.enrichment (table_name, key, "values", block_number, block_hash)'
+        " VALUES ($1, $2::jsonb, $3::jsonb, $4, $5) ON CONFLICT (table_name, key) DO UPDATE SET"
+        ' "values" = EXCLUDED."values", block_number = EXCLUDED.block_number, block_hash = EXCLUDED.block_hash,'
+        " at = clock_timestamp()",
+        table,
+        to_json(key),
+        written,
+        run.number,
+        run.hash,
+    )
     return True
 
 
@@ -107,10 +133,13 @@ def _upsert(table: str) -> str:
     from indexer.store.tables import public  # here, because a daemon rolls back only, and SQLAlchemy is slow
 
     name, keys = sql_name(table), ENRICHED[table]
-    columns = [column.name for column in public.tables[table].columns]
-    update = ", ".join(f'"{c}" = EXCLUDED."{c}"' for c in columns if c not in keys)
+    # By name: an adopted table may have more columns, with defaults of their own.
+    columns = [f'"{column.name}"' for column in public.tables[table].columns]
+    read = ", ".join(f"r.{c}" for c in columns)
+    update = ", ".join(f"{c} = EXCLUDED.{c}" for c in columns if c.strip('"') not in keys)
     return (
-        f"INSERT INTO {name} AS t SELECT r.* FROM jsonb_populate_record(NULL::{name}, $1::jsonb) r"
+        f"INSERT INTO {name} AS t ({', '.join(columns)})"
+        f" SELECT {read} FROM jsonb_populate_record(NULL::{name}, $1::jsonb) r"
         f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {update}"
         ' WHERE to_jsonb(t.*) = (SELECT e."values" FROM indexer.enrichment e'
         " WHERE e.table_name = $2 AND e.key = $3::jsonb) RETURNING to_jsonb(t.*)::text"
@@ -118,15 +147,8 @@ def _upsert(table: str) -> str:
 
 
 async def forget_above(conn: Connection, number: int) -> None:
-    """What was read of blocks above this one: they are being taken back. Inside the caller's transaction."""
+    """What was read of blocks above this one: they are being taken back. Inside the caller's transaction, who may be a
+    role without rights on tables of applications: the function has its owner's (migration 0024)."""
     if not await conn.fetchval("SELECT EXISTS (SELECT FROM indexer.enrichment WHERE block_number > $1)", number):
         return
-    for table, keys in ENRICHED.items():
-        named = ", ".join(f"'{key}', t.{key}" for key in keys)
-        await conn.execute(
-            f"DELETE FROM {sql_name(table)} t USING indexer.enrichment e WHERE e.block_number > $1"
-            f" AND e.table_name = '{table}' AND e.key = jsonb_build_object({named}) AND to_jsonb(t.*) = e.\"values\"",
-            number,
-        )
-    await conn.execute("DELETE FROM indexer.enrichment WHERE block_number > $1", number)
-    await conn.execute("DELETE FROM indexer.enrichment_run WHERE block_number > $1", number)
+    await conn.execute("SELECT indexer.forget_enriched($1)", number)

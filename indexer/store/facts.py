@@ -35,7 +35,12 @@ def schema_and_name(name: str) -> tuple[str, str]:
     return schema or "public", plain
 
 
+def quoted(name: str) -> str:
+    """An SQL identifier."""
+    return '"{}"'.format(name.replace('"', '""'))
+
+
 def sql_name(name: str) -> str:
     """The quoted, schema-qualified SQL identifier of a table or view."""
     schema, plain = schema_and_name(name)
-    return '"{}"."{}"'.format(schema, plain.replace('"', '""'))
+    return f"{quoted(schema)}.{quoted(plain)}"

@@ -36,15 +36,14 @@ from indexer.resources import data_dir
 from indexer.store import adopt as adoption
 from indexer.store import adopted, database, deferred, roles
 from indexer.store.adopt import Difference
-from indexer.store.facts import sql_name
-from indexer.store.schema import classify, current_revision, foreign_table, head_revision, known_revisions
+from indexer.store.facts import quoted, sql_name
+from indexer.store.schema import LOCK, classify, current_revision, foreign_table, head_revision, known_revisions
 from indexer.store.tables import VIEWS, own, public
 from indexer.store.tables.own import SCHEMA
 
 log = structlog.get_logger()
 
 METADATA = [public, own]
-_LOCK = 0x7265_7961_6D69_6772  # "reyamigr"
 # A step may work on a large table, and a second starter waits for the first: longer limits than a working session's.
 _SESSION = {"lock_timeout": "300s", "statement_timeout": "0", "search_path": "public"}
 _PARTITION = re.compile(r"raw_log_p\d+")
@@ -95,7 +94,7 @@ async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[Asyn
     engine = create_async_engine("postgresql+asyncpg://", async_creator=session, poolclass=NullPool)
     try:
         async with engine.connect() as conn, conn.begin():
-            await conn.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            await conn.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
             raw = await _raw(conn)
             await _refuse(url, raw, adopting)
             await _become_owner(raw)
@@ -119,7 +118,7 @@ async def _become_owner(conn: Any) -> None:
     """Where roles were set up, who is more than the owner makes things as the owner: else they were not its own."""
     found = await roles.of(conn)
     if found and await conn.fetchval("SELECT pg_has_role($1, 'MEMBER') AND current_user <> $1", found.owner):
-        await conn.execute(f"SET LOCAL ROLE {roles.quoted(found.owner)}")
+        await conn.execute(f"SET LOCAL ROLE {quoted(found.owner)}")
 
 
 def _spare(conn: AsyncConnection, taken: adopted.Names) -> None:

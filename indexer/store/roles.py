@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 from indexer.errors import ForeignDatabase, IndexerError
 from indexer.store import adopted
 from indexer.store.database import Connection
-from indexer.store.facts import kind
-from indexer.store.schema import classify, foreign_table
+from indexer.store.enriched import ENRICHED
+from indexer.store.facts import kind, quoted
+from indexer.store.schema import LOCK, classify, foreign_table
 from indexer.store.tables import TABLES, VIEWS, public
 from indexer.store.tables.own import SCHEMA
 
@@ -38,7 +39,7 @@ _MIGRATIONS = {"alembic_version", "adopted", "deferred_index"}  # a statement of
 _CONSUMERS = {"checkpoint", "commit_log"}
 
 _RELATIONS = """
-SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, pg_get_userbyid(c.relowner) AS owner,
+SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, pg_get_userbyid(c.relowner) AS owner,
   pg_has_role(c.relowner, 'USAGE') AS mine, c.relispartition AS partition,
   EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'append_only') AS append_only,
   c.relacl AS acl
@@ -50,9 +51,22 @@ SELECT pg_get_userbyid(nspowner) AS owner, pg_has_role(nspowner, 'USAGE') AS min
 WHERE nspname = 'indexer'
 """
 _FUNCTIONS = """
-SELECT p.oid::regprocedure::text AS name, pg_get_userbyid(p.proowner) AS owner,
+SELECT p.oid, p.oid::regprocedure::text AS name, pg_get_userbyid(p.proowner) AS owner,
   pg_has_role(p.proowner, 'USAGE') AS mine, p.prosecdef AS definer, p.proacl AS acl
 FROM pg_proc p WHERE p.pronamespace = to_regnamespace('indexer') ORDER BY 1
+"""
+_MORE = """
+SELECT rolname AS role, CASE WHEN rolsuper THEN 'is a superuser' WHEN rolcreaterole THEN 'may create roles'
+    WHEN rolbypassrls THEN 'passes by row security' WHEN rolreplication THEN 'may read everything by replication'
+    ELSE 'is a member of ' || $1 END AS what
+FROM pg_roles r WHERE rolname = ANY($2::text[]) AND (rolsuper OR rolcreaterole OR rolbypassrls OR rolreplication
+  OR EXISTS (SELECT FROM pg_roles o WHERE o.rolname = $1 AND pg_has_role(r.oid, o.oid, 'MEMBER')))
+ORDER BY 1
+"""
+# Before PostgreSQL 15, and in a database that came from there, everybody may make things in `public`.
+_OPEN = """
+SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) WHERE nspname = 'public' AND grantee = 0
+  AND privilege_type = 'CREATE' AND pg_has_role(nspowner, 'USAGE'))
 """
 _GRANTED = """
 SELECT r.rolname AS role, a.privilege_type AS privilege
@@ -70,10 +84,6 @@ def named(prefix: str) -> Roles:
     return Roles(f"{prefix}_owner", f"{prefix}_writer", f"{prefix}_reader")
 
 
-def quoted(name: str) -> str:
-    return '"{}"'.format(name.replace('"', '""'))
-
-
 async def of(conn: Connection) -> Roles | None:
     """The roles of a database, where they were set up: its schema `indexer` belongs to the owner."""
     owner = await conn.fetchval(
@@ -87,11 +97,14 @@ async def of(conn: Connection) -> Roles | None:
 
 
 async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) -> list[str]:
-    """What makes the roles, gives them what is ours and lets each do its work; nothing when all is so already.
+    """What makes the roles, gives them what is ours and lets each do its work; nothing when all is so already. Inside
+    the caller's transaction, to whose end no `migrate` makes more.
 
     `verifiers`: a role's password as `verifier()` gives it; the role can log in then. Raises IndexerError for a
-    database whose roles have another prefix, ForeignDatabase for one with tables that are not ours to give away.
+    database whose roles have another prefix and for a role that is there and may do more, ForeignDatabase for a
+    database with tables that are not ours to give away.
     """
+    await conn.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
     if await classify(conn) == "foreign":
         raise ForeignDatabase(
             f"{await foreign_table(conn)} is not a table of this program", "Run `reya-indexer migrate --adopt` first"
@@ -99,6 +112,11 @@ async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) ->
     others = await of(conn)
     if others not in (None, roles):
         raise IndexerError(f"the roles of this database are {', '.join(others or ())}", "Give their --prefix")
+    if more := await conn.fetch(_MORE, roles.owner, [roles.writer, roles.reader]):
+        raise IndexerError(
+            f"role {more[0]['role']} is there already and {more[0]['what']}",
+            "Take that from it, or give another --prefix",
+        )
     statements = [*await _made(conn, roles, verifiers), *await _schemas(conn, roles)]
     statements += await _owned(conn, roles)
     return statements + await grants(conn, roles, everything=True)
@@ -132,6 +150,9 @@ async def _schemas(conn: Connection, roles: Roles) -> list[str]:
         statements.append(f"ALTER SCHEMA {SCHEMA} OWNER TO {quoted(roles.owner)}")
     shared: Rights = {roles.writer: {"USAGE"}, roles.reader: {"USAGE"}, roles.owner: {"USAGE", "CREATE"}}
     acl = await conn.fetchval("SELECT nspacl FROM pg_namespace WHERE nspname = 'public'")
+    # Where others have tables they may count on it.
+    if not await adopted.names(conn) and await conn.fetchval(_OPEN):
+        statements.append("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     return statements + await _changes(conn, "SCHEMA public", shared, acl)
 
 
@@ -175,6 +196,22 @@ async def grants(conn: Connection, roles: Roles, *, everything: bool = False) ->
     return statements
 
 
+async def lacking(conn: Connection) -> list[str]:
+    """What the session's role, whatever its name, lacks of a writer's rights; a line for each thing."""
+    me, taken, lines = Roles("owner", "writer", "reader"), await adopted.names(conn), list[str]()
+    for row in await conn.fetch(_RELATIONS):
+        wanted = _wanted(row, me, row["schema"] == "public" and row["name"] in taken) or {}
+        asked = f"has_{'sequence' if row['kind'] == 'S' else 'table'}_privilege($1::oid, p)"
+        rights = sorted(wanted.get(me.writer, ()))
+        found = await conn.fetch(f"SELECT p FROM unnest($2::text[]) p WHERE NOT {asked}", row["oid"], rights)
+        if found:
+            lines.append(f"{_listed(one[0] for one in found)} on {_name(row)}")
+    for row in await conn.fetch(_FUNCTIONS):
+        if row["definer"] and not await conn.fetchval("SELECT has_function_privilege($1::oid, 'EXECUTE')", row["oid"]):
+            lines.append(f"EXECUTE on {row['name']}")
+    return lines
+
+
 def _wanted(row: Any, roles: Roles, theirs: bool) -> Rights | None:
     """The rights on a relation; None for one that is nothing to us. `theirs`: adopted, so that the owner needs some."""
     name = row["name"]
@@ -189,7 +226,8 @@ def _wanted(row: Any, roles: Roles, theirs: bool) -> Rights | None:
         return None
     projected = kind(name) if name in public.tables and row["kind"] != "v" else ""
     written = {"append": _TAKE_BACK, "state": _CHANGE | {"TRUNCATE"}}.get(projected, set())
-    return {roles.writer: written, roles.reader: _READ} | ({roles.owner: written | _READ} if theirs else {})
+    owned = written | _READ | (_CHANGE if name in ENRICHED else set[str]())  # `enrich` is the owner's
+    return {roles.writer: written, roles.reader: _READ} | ({roles.owner: owned} if theirs else {})
 
 
 def _own_rights(row: Any) -> set[str]:

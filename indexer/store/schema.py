@@ -11,6 +11,7 @@ from indexer.store.database import Connection, connection
 from indexer.store.facts import SCHEMA
 
 Kind = Literal["empty", "foreign", "ours"]
+LOCK = 0x7265_7961_6D69_6772  # advisory, "reyamigr": held by whoever makes, changes or hands over what is ours
 
 _FOREIGN = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

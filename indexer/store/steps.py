@@ -15,7 +15,7 @@ from indexer.config import Deployment
 from indexer.decode.events import events_of
 from indexer.decode.registry import Registry
 from indexer.failpoints import hit
-from indexer.ingest.planner import Span
+from indexer.ingest.planner import Span, joined
 from indexer.ingest.units import Source, Unit
 from indexer.projections import state_keys
 from indexer.projections.base import Event, Ledger, Row, StateKey
@@ -230,7 +230,7 @@ class Writer:
 
     async def _disown(self, conn: Connection, healing: Reorg, changed: Sequence[int]) -> None:
         """The changed blocks are another endpoint's now, and what was attested of them is void."""
-        spans = attestations.joined(Span(number, number) for number in changed)
+        spans = joined(Span(number, number) for number in changed)
         contracts = sorted((await coverage.contract_ids(conn, healing.addresses)).values())
         await attestations.void(conn, spans, contracts, "heal")
         for span in spans:

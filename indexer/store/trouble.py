@@ -53,13 +53,15 @@ def cause(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, DatabaseUnreachable) and error.__cause__ else error
 
 
+def known(error: BaseException) -> str | None:
+    """A name that people can act on; None for what is none of the database's troubles, or a fault of ours."""
+    found = cause(error)
+    return next((f"the database: {name}" for types, name in _NAMES if isinstance(found, types)), None)
+
+
 def name_of(error: BaseException) -> str:
     """ "the database: ..."; what stands before the colon never changes, for metrics."""
-    found = cause(error)
-    for types, name in _NAMES:
-        if isinstance(found, types):
-            return f"the database: {name}"
-    return f"the database: {type(found).__name__}"
+    return known(error) or f"the database: {type(cause(error)).__name__}"
 
 
 def passes(error: BaseException) -> bool:

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from indexer.pg.server import EmbeddedServer
 from tests.accounting.histories import STEPS
 from tests.accounting.machine import ACTS, History
 from tests.chaos.databases import Databases
@@ -19,13 +16,6 @@ from tests.chaos.process import small_and_impatient
 
 EXAMPLES = 8
 seen: Counter[str] = Counter()
-
-
-@pytest.fixture
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    made = Databases(server)
-    yield made
-    asyncio.run(made.close())
 
 
 SMALL = st.integers(0, 99)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from indexer.chain.types import Log
 from indexer.decode.events import events_of
-from indexer.pg.server import EmbeddedServer
 from indexer.projections import project, state_keys
 from indexer.projections.base import Row, StateKey, transactions
 from indexer.projections.reconcile import Reconciliation
@@ -29,13 +27,6 @@ STEPS = [
     ("price_and_funding", 0, 15), ("stated_match_order", 1, 3), ("deleveraging", 2, 4), ("amm_order", 2, 3),
     ("book_order", 3, 6), ("several_fills", 4, 0), ("liquidation", 2, 3), ("book_order", 0, 8),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    made = Databases(server)
-    yield made
-    asyncio.run(made.close())
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -12,8 +12,8 @@ import pytest
 
 from indexer.cli import check as cli
 from indexer.cli import enrich as enriching
+from indexer.errors import Refused, StateUnavailable
 from indexer.follow.enrich import KINDS
-from indexer.pg.server import EmbeddedServer
 from indexer.store import enriched
 from indexer.store.database import connection
 from tests.accounting.contracts import ContractNode
@@ -21,6 +21,7 @@ from tests.accounting.machine import DEVNET, History
 from tests.chaos.databases import Databases
 from tests.chaos.truth import checked
 from tests.daemon import run
+from tests.simchain.refusals import Refusal
 
 STEPS = [
     ("amm_order", 0, 0), ("amm_order", 2, 9), ("book_order", 1, 1), ("stated_match_order", 4, 6), ("elsewhere", 0, 0),
@@ -28,13 +29,6 @@ STEPS = [
     ("equal_fills", 5, 3), ("amm_order", 0, 3), ("bare_match_order", 2, 30), ("ownership", 3, 0),
     ("price_and_funding", 1, 9), ("amm_order", 0, 12),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    made = Databases(server)
-    yield made
-    asyncio.run(made.close())
 
 
 @pytest.fixture
@@ -74,11 +68,12 @@ async def command(history: History, *arguments: str, code: int = 0) -> dict[str,
 
 async def enrich(
     history: History, monkeypatch: pytest.MonkeyPatch, *kinds: str, most: int = 1000, restart: bool = False,
-    dry_run: bool = False,
+    dry_run: bool = False, nodes: Sequence[ContractNode] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """In this process."""
     monkeypatch.setenv("DATABASE_URL", history.url)
-    options = enriching.Options(DEVNET, (history.node.url,), kinds or list(KINDS), 500.0, most, restart, None, None)
+    urls = tuple(node.url for node in nodes) or (history.node.url,)
+    options = enriching.Options(DEVNET, urls, kinds or list(KINDS), 500.0, most, restart, None, None)
     return await enriching._enrich(options, dry_run)
 
 
@@ -230,3 +225,58 @@ async def test_projecting_again_and_check_leave_enriched_rows_alone_and_a_rollba
         assert await public_rows(history) == before
         await enriched.forget_above(conn, history.final - 1)
     assert not any((await public_rows(history)).values())
+
+
+async def test_what_cannot_be_asked_or_kept_is_told_and_all_else_is_read(
+    history: History, node: ContractNode, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    async with connection(history.url) as conn:
+        await conn.execute(
+            "INSERT INTO account_owner_configuration (owner_address, tier_id) VALUES ('0x1', -1);"
+            " ALTER TABLE global_fee_parameters ADD CONSTRAINT small CHECK (og_discount > 5)"
+        )
+
+    def out_of_gas(_: list[Any]) -> list[Any]:
+        raise Refusal(-32000, "out of gas")
+
+    node.drift = {"name": lambda _: ["a\0b"], "getPoolMarginBalance": out_of_gas}
+    done = await enrich(history, monkeypatch)
+    tier, fees, *pools = sorted(done["unanswered"], key=lambda line: ("pool" in line, "fee_tier" not in line))
+    assert 'fee_tier_parameters {"tier_id":-1}: getFeeTierParameters: cannot be asked' in tier
+    assert 'global_fee_parameters {"id":1}: cannot be kept: ' in fees and "small" in fees
+    assert all("out of gas" in line for line in pools)
+    assert done["left"] == 0 and {"market_configuration", "fee_tier_parameters", "token"} <= set(done["written"])
+    async with connection(history.url) as conn:
+        names = await conn.fetch("SELECT \"values\" ->> 'name' FROM indexer.enrichment WHERE table_name = 'token'")
+        assert {row[0] for row in names} == {"a\ufffdb"}
+        await conn.execute("ALTER TABLE market_configuration DROP COLUMN price_spacing; DELETE FROM indexer.enrichment")
+    with pytest.raises(Refused, match=r"market_configuration: .*price_spacing.*--adopt --check"):
+        await enrich(history, monkeypatch, "markets")
+
+
+async def test_calls_asked_in_vain_count_and_who_waits_for_old_state_is_told_how_to_begin_anew(
+    history: History, node: ContractNode, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    stateless = ContractNode(history.tree, history.tip.hash, node.chain_id)
+    async with stateless:
+        stateless.stateless = True
+        done = await enrich(history, monkeypatch, "owners", most=2, nodes=(stateless, node))
+        assert (done["calls"], len(node.asked)) == (2 + 2, 2) and done["left"] > 0
+        with pytest.raises(StateUnavailable) as caught:
+            await enrich(history, monkeypatch, "owners", nodes=(stateless,))
+        assert "--restart" in str(caught.value)
+        with pytest.raises(StateUnavailable) as caught:
+            await enrich(history, monkeypatch, "owners", restart=True, nodes=(stateless,))
+        assert "--restart" not in str(caught.value)
+
+
+async def test_nothing_is_kept_of_a_block_that_may_have_been_taken_back(
+    history: History, node: ContractNode, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    async with connection(history.url) as conn:
+        run = await enriched.pinned(conn)
+        await conn.execute("UPDATE indexer.epoch SET value = value + 1")
+        with pytest.raises(Refused, match=r"healed meanwhile.*same command"):
+            await enriched.put(conn, "fee_tier_parameters", {"tier_id": 1}, {"taker_fee": 1}, run)
+    assert not any((await public_rows(history)).values())
+    assert (await enrich(history, monkeypatch, "tiers", "owners"))["written"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import pytest
 from indexer.chain.forkpoint import ForkSearch, Outcome
 from indexer.chain.types import Anchor
 from indexer.config import load
-from indexer.pg.server import EmbeddedServer
 from tests.chaos.databases import Databases
 from tests.chaos.network import CHAIN_ID
 from tests.chaos.process import Process, small_and_impatient
@@ -27,13 +25,6 @@ from tests.simchain.world import exchange
 RECORDS: list[dict[str, Any]] = [
     json.loads(line) for line in (Path(__file__).parents[1] / "data" / "forks.jsonl").read_text().splitlines()
 ]
-
-
-@pytest.fixture(scope="module")
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    made = Databases(server)
-    yield made
-    asyncio.run(made.close())
 
 
 def _bytes(text: str) -> bytes:

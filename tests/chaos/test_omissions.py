@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-
 import pytest
 
-from indexer.pg.server import EmbeddedServer
 from tests.chaos.databases import Databases
 from tests.chaos.liars import omissions
-
-
-@pytest.fixture
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    made = Databases(server)
-    yield made
-    asyncio.run(made.close())
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from indexer.pg.server import EmbeddedServer
 from tests.chaos.databases import Databases
 from tests.chaos.machine import OPERATIONS, Machine
 from tests.chaos.process import small_and_impatient
@@ -22,13 +20,6 @@ FEW = settings(
     max_examples=12, stateful_step_count=35, deadline=None, derandomize=True, database=None,
     phases=[Phase.generate], suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-
-
-@pytest.fixture
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    made = Databases(server)
-    yield made
-    asyncio.run(made.close())
 
 
 class Chaos(RuleBasedStateMachine):

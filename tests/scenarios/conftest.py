@@ -1,24 +1,15 @@
-"""Databases by copy of a template, nodes asked again without pauses, one stage for each test."""
+"""Nodes asked again without pauses, one stage for each test."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from indexer.ingest import fetch
-from indexer.pg.server import EmbeddedServer
 from indexer.rpc import transport
 from tests.chaos.databases import Databases
 from tests.scenarios.harness import Stage
-
-
-@pytest.fixture(scope="session")
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    made = Databases(server)
-    yield made
-    asyncio.run(made.close())
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from indexer.follow.progress import Progress
 from indexer.follow.reproject import Reprojection
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
-from indexer.store import adopt, adopted, lease, migrate, schema
+from indexer.store import adopt, adopted, enriched, lease, migrate, schema
 from indexer.store.database import connection
 from indexer.store.deferred import defer
 from indexer.store.tables import VIEWS, public
@@ -43,6 +43,7 @@ CREATE TABLE public._prisma_migrations (id varchar(36) PRIMARY KEY);
 CREATE TABLE public."Market" (id numeric(78,0) PRIMARY KEY, ticker text NOT NULL);
 CREATE TABLE public.trades (id text PRIMARY KEY);
 ALTER TABLE public."WalletDetails" ADD COLUMN avatar text NOT NULL DEFAULT '', ALTER COLUMN name TYPE varchar(40);
+ALTER TABLE public.fee_tier_parameters ADD COLUMN tag text NOT NULL DEFAULT 't';
 ALTER TABLE public."ConditionalOrders" DROP COLUMN nonce, ADD CONSTRAINT priced CHECK (trigger_price > 0);
 ALTER TABLE public.order_history ADD COLUMN note text, ALTER COLUMN fee TYPE numeric, ALTER COLUMN source TYPE varchar;
 ALTER TABLE public.market_storage ALTER COLUMN block_number DROP NOT NULL;
@@ -58,6 +59,7 @@ HARMLESS_LINES = {
     ("trades", "is there already: this program's view of that name is not made"),
     ("WalletDetails", 'column "avatar" is none of ours'),
     ("WalletDetails", '"name" is character varying(40), not text'),
+    ("fee_tier_parameters", 'column "tag" is none of ours'),
     ("ConditionalOrders", 'has no column "nonce"'),
     ("order_history", 'column "note" is none of ours: its values go when rows are projected again'),
     ("order_history", '"fee" is numeric, not numeric(78,0)'),
@@ -102,6 +104,17 @@ BLOCKING = [
      "orders", '"fee" is generated: it cannot be written'),
     ("DROP TABLE account_balances; CREATE VIEW account_balances AS SELECT 1 AS account_id", "account_balances",
      "is no table: projections cannot write it"),
+    ('ALTER TABLE orders ADD CONSTRAINT "of ( a "" x" CHECK (price > 0), ADD COLUMN "a""b" text NOT NULL', "orders",
+     'check of ( a " x of orders (CHECK ((price > (0)::numeric))) could refuse what the chain says'),
+    ("CREATE RULE hidden AS ON INSERT TO orders DO INSTEAD NOTHING", "orders",
+     "rule hidden does something else instead of a change, or beside it"),
+    ("ALTER TABLE orders SET UNLOGGED", "orders", "is UNLOGGED: a crash of the server empties it"),
+    ("DROP TABLE account_balances; CREATE TABLE account_balances (account_id numeric(78,0), collateral text,"
+     " balance numeric(78,0), block_number numeric(78,0), PRIMARY KEY (account_id, collateral))"
+     " PARTITION BY RANGE (account_id)", "account_balances",
+     "is partitioned, or a partition: a row that has no place there would be refused"),
+    ("CREATE SCHEMA indexer; CREATE TABLE indexer.block (n int)", "(schema indexer)",
+     "holds block of others: everything in it is this program's, and goes with it"),
     ("INSERT INTO market_storage (market_id, block_number) VALUES (1, 1)", "market_storage",
      "has rows of another writer: all rows of this table must be projections of the chain"),
 ]  # fmt: skip
@@ -304,6 +317,12 @@ async def test_the_indexer_works_on_adopted_tables_as_on_its_own(
     async with connection(actors.reader) as conn:
         assert await conn.fetchval("SELECT count(*) FROM orders_finalized") > 0
         assert await conn.fetchval('SELECT count(*) FROM "WalletDetails"') == 1
+    async with connection(actors.owner) as owner, connection(actors.writer) as writer:
+        read = await enriched.pinned(owner)
+        assert await enriched.put(owner, "fee_tier_parameters", {"tier_id": 7}, {"taker_fee": 3}, read)
+        assert await owner.fetchval("SELECT tag FROM fee_tier_parameters") == "t"
+        await enriched.forget_above(writer, read.number - 1)
+        assert not await owner.fetch("SELECT FROM fee_tier_parameters")
     async with connection(url) as conn:
         # An initial load does not put off the indexes of others.
         await conn.execute("TRUNCATE public.orders, public.token_transfer; UPDATE indexer.lease SET holder = NULL")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,26 +15,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from indexer import config
-from indexer.attest.compare import ranges, verify
+from indexer.cli import roles as cli
 from indexer.cli.db import db_group
 from indexer.errors import ForeignDatabase, IndexerError, SchemaOlder
-from indexer.follow.progress import Progress
-from indexer.follow.recovery import Recovery
-from indexer.follow.reproject import Reprojection
-from indexer.follow.runner import Runner
+from indexer.ops.doctor_db import examine_database
 from indexer.pg.server import EmbeddedServer
-from indexer.rpc.pool import Pool
-from indexer.store import deferred, lease, migrate, rawlogs, roles
+from indexer.store import deferred, enriched, lease, migrate, rawlogs, roles
 from indexer.store.database import Connection, connection
 from indexer.store.facts import kind, sql_name
 from indexer.store.tables import VIEWS, own, public
 from tests.daemon import run
-from tests.oracle.compare import differences, fetch_database
-from tests.oracle.recompute import recompute
-from tests.scenarios.harness import Daemon
-from tests.simchain.chain import Block, Tree
-from tests.simchain.node import SimNode
-from tests.simchain.world import exchange
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 CHAIN = 89346162
@@ -149,6 +138,82 @@ def test_the_command_shows_does_and_repeats_without_a_password_anywhere(
                 assert await conn.fetchval("SELECT current_user") == role
 
     asyncio.run(look())
+
+
+def test_a_role_that_may_do_more_is_refused(
+    server: EmbeddedServer, fresh_database: Callable[[], str], prefix: str
+) -> None:
+    url = fresh_database()
+
+    async def execute(statement: str) -> None:
+        async with connection(url) as conn:
+            await conn.execute(statement)
+
+    asyncio.run(execute(f"CREATE ROLE {prefix}_writer SUPERUSER"))
+    with pytest.raises(IndexerError, match=r"_writer is there already and is a superuser.*--prefix"):
+        command(url, "--prefix", prefix)
+    asyncio.run(execute(f"ALTER ROLE {prefix}_writer NOSUPERUSER"))
+    assert command(url, "--prefix", prefix).exit_code == 0
+    asyncio.run(execute(f"GRANT {prefix}_owner TO {prefix}_reader"))
+    with pytest.raises(IndexerError, match=f"_reader is there already and is a member of {prefix}_owner"):
+        command(url, "--prefix", prefix)
+
+
+def test_roles_and_migrations_wait_for_each_other(
+    fresh_database: Callable[[], str], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = fresh_database()
+    monkeypatch.setattr(cli, "_SESSION", {"lock_timeout": "100ms"})
+
+    async def beside_a_migration() -> None:
+        async with migrate.transaction(url):
+            with pytest.raises(IndexerError, match=r"in use.*Nothing was changed"):
+                await asyncio.to_thread(command, url, "--prefix", prefix)
+
+    asyncio.run(beside_a_migration())
+    assert command(url, "--prefix", prefix).exit_code == 0
+
+
+async def test_nobody_else_makes_things_in_a_database_of_its_own(
+    fresh_database: Callable[[], str], prefix: str
+) -> None:
+    url = fresh_database()
+    async with connection(url) as conn:
+        await conn.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")  # as before PostgreSQL 15
+    actors = await asyncio.to_thread(cast, url, prefix)
+    await migrate.upgrade_async(actors.owner)
+    for who in (actors.writer, actors.reader):
+        async with connection(who) as conn:
+            await refused(conn, "CREATE TABLE public.mine (n int)")
+    assert "nothing to do" in (await asyncio.to_thread(command, url, "--prefix", prefix)).output
+
+
+async def test_doctor_finds_every_right_that_a_writer_needs(actors: Cast) -> None:
+    async def told(url: str) -> tuple[str, str]:
+        found = {one.check: one for one in await examine_database(config.load("devnet"), url)}
+        return found["rights"].level, found["rights"].said
+
+    assert (await told(actors.writer))[0] == (await told(actors.owner))[0] == "good"
+    level, said = await told(actors.reader)
+    assert level == "fix" and "DELETE, INSERT" in said and " more" in said
+    taken = {
+        "INSERT ON indexer.attestation": 'INSERT on indexer."attestation"',
+        "USAGE ON SEQUENCE indexer.attestation_id_seq": 'USAGE on indexer."attestation_id_seq"',
+        "EXECUTE ON FUNCTION indexer.forget_enriched(bigint)": "EXECUTE on indexer.forget_enriched(bigint)",
+    }  # fmt: skip
+    async with connection(actors.owner) as owner:
+        for right, named in taken.items():
+            await owner.execute(f"REVOKE {right} FROM {actors.roles.writer}")
+            assert named in (await told(actors.writer))[1]
+            await owner.execute(f"GRANT {right} TO {actors.roles.writer}")
+    assert (await told(actors.writer))[0] == "good"
+
+
+async def test_a_command_that_lacks_a_right_says_so_in_one_line(actors: Cast) -> None:
+    for arguments in (["check"], ["status"], ["incidents", "list"]):
+        done = await asyncio.to_thread(run, *arguments, "--chain", "devnet", env={"DATABASE_URL": actors.reader})
+        assert done.returncode == 18 and "the database: lacks a right: permission denied" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and "doctor" in done.stderr
 
 
 def test_a_verifier_is_what_the_server_makes_of_the_password() -> None:
@@ -278,6 +343,21 @@ async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applicatio
                           f"UPDATE indexer.{name} SET {column} = {column}")  # fmt: skip
 
 
+async def test_the_writer_takes_back_what_the_owner_enriched_and_nothing_of_applications(actors: Cast) -> None:
+    key, read = {"tier_id": 7}, enriched.Run(50, b"\x01" * 32, 1_700_000_000, 0, resumed=False)
+    async with connection(actors.owner) as owner, connection(actors.writer) as writer:
+        assert await enriched.put(owner, "fee_tier_parameters", key, {"taker_fee": 3}, read)
+        await owner.execute("INSERT INTO fee_tier_parameters (tier_id, block_number) VALUES (8, 60)")
+        await enriched.forget_above(writer, 50)
+        assert len(await owner.fetch("SELECT FROM fee_tier_parameters")) == 2
+        await enriched.forget_above(writer, 49)
+        assert [row[0] for row in await owner.fetch("SELECT tier_id FROM fee_tier_parameters")] == [8]
+        assert not await owner.fetch("SELECT FROM indexer.enrichment")
+        await owner.execute("DELETE FROM fee_tier_parameters")
+    async with connection(actors.reader) as conn:
+        await refused(conn, "SELECT indexer.forget_enriched(0)")
+
+
 async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(actors: Cast) -> None:
     last = 3 * rawlogs.PARTITION_BLOCKS
     async with connection(actors.writer) as conn:
@@ -320,106 +400,3 @@ async def test_roles_see_that_each_others_processes_live(actors: Cast) -> None:
             while await writer.fetchval("SELECT true FROM pg_stat_activity WHERE pid = $1", pid):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert await lease.acquire(writer, "the writer's") is not None
-
-
-# -- the daemon's life as the writer
-
-
-async def applications(conn: Connection) -> None:
-    """Rows in every table that an application fills."""
-    for name, table in public.tables.items():
-        if kind(name) not in ("application", "reserved"):
-            continue
-        values = []
-        for column in table.columns:
-            type_ = str(column.type).partition("(")[0]
-            value = {"TEXT": "'PENDING'", "BOOLEAN": "true", "TIMESTAMP": "'2025-01-01'", "JSONB": "'[1]'"}.get(
-                type_, "7"
-            )
-            values.append(value)
-        await conn.execute(f"INSERT INTO {sql_name(name)} VALUES ({', '.join(values)})")
-
-
-async def theirs(url: str) -> dict[str, list[str]]:
-    """Rows of applications with the versions that wrote them."""
-    async with connection(url) as conn:
-        return {
-            name: [row[0] for row in await conn.fetch(f"SELECT t.xmin || ' ' || t.ctid || t FROM {sql_name(name)} t")]
-            for name in public.tables
-            if kind(name) in ("application", "reserved")
-        }
-
-
-async def equals(url: str, tree: Tree, tip: Block) -> None:
-    found = differences(recompute(tree.logs(tip.hash), CONFIG), await fetch_database(url))
-    assert not found, f"{len(found)} differences:\n" + "\n".join(found[:10])
-
-
-async def live(url: str, pool: Pool, node: SimNode, tree: Tree, final: Block, tip: Block) -> Block:
-    """A history in bulk, by a process that would put indexes off; then the head with two reorgs. The last tip."""
-    deployment, rng = config.load("devnet"), random.Random("live")
-    runner = Runner(deployment, url, pool, Progress(), first=0, last=final.number, defer_from=1)
-    await runner.open()
-    await asyncio.wait_for(runner.backfill(), 60)
-    await runner.close()
-    daemon = Daemon(url, [node], deployment)
-    await daemon.open()
-    await daemon.settle()
-    for depth in (1, 20):
-        tip = exchange(tree).fork(tip.hash, depth, depth + 2, rng, 2.0, salt=b"%d" % depth)
-        node.head = tip.hash
-        await daemon.settle()
-    await daemon.stop()
-    return tip
-
-
-async def recover(url: str, pool: Pool, final: int) -> None:
-    """Finds damage below finalized and heals it; projects everything again, and one event again."""
-    deployment = config.load("devnet")
-    async with connection(url) as conn, connection(url) as side:
-        recovery = Recovery(deployment, pool, conn)
-        standing = await recovery.standing()
-        bad = [part async for part in verify(conn, pool, standing, 0, final) if part.differences]
-        assert bad
-        for segment in [s for part in bad for s in ranges(part.segment, part.differences)]:
-            await recovery.heal(segment, "test")
-        for events in ((), ("AccountOwnerUpdated",)):
-            done = await Reprojection(deployment, conn, side, lambda _: None).run(None, events)
-            assert done.rows and done.whole is not bool(events)
-
-
-async def test_the_writers_whole_life_leaves_every_row_of_applications_alone(
-    fresh_database: Callable[[], str], prefix: str
-) -> None:
-    actors = await asyncio.to_thread(cast, fresh_database(), prefix)
-    await migrate.upgrade_async(actors.owner)
-    async with connection(actors.admin) as conn:
-        await applications(conn)
-    before = await theirs(actors.admin)
-    assert len(before) > 40 and all(before.values())
-    tree, rng = Tree(), random.Random("roles")
-    final = exchange(tree).grow(tree.genesis.hash, 100, rng, 1.5)
-    tip = exchange(tree).grow(final.hash, 30, rng, 2.0)
-    async with SimNode(tree, tip.hash, CHAIN) as node:
-        node.finalized = node.safe = final.number
-        pool = Pool([node.url], CHAIN)
-        await pool.open()
-        tip = await live(actors.writer, pool, node, tree, final, tip)
-        await equals(actors.admin, tree, tip)
-        async with connection(actors.admin) as conn:
-            assert await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal") == 2
-            assert await conn.fetchval("SELECT count(*) FROM indexer.orphaned_row") > 0
-            await conn.execute("DELETE FROM indexer.raw_log WHERE block_number % 7 = 0 AND block_number < 60")
-        await recover(actors.writer, pool, final.number)
-        await pool.close()
-    for name in ("check", "status"):
-        done = await asyncio.to_thread(run, name, "--chain", "devnet", env={"DATABASE_URL": actors.writer})
-        assert done.returncode == 0, done.stdout + done.stderr
-    await equals(actors.admin, tree, tip)
-    # Steps down that keep the tables, and up again; further down it is refused.
-    await migrate.downgrade_async(actors.owner, "0012")
-    await migrate.upgrade_async(actors.owner)
-    for revision in ("0011", "0002", "base"):
-        with pytest.raises(IndexerError, match="rows"):
-            await migrate.downgrade_async(actors.owner, revision)
-    assert await theirs(actors.admin) == before

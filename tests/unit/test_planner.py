@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.attest.spans import Spans
-from indexer.ingest.planner import Span, front, missing, plan
+from indexer.ingest.planner import Segment, Span, front, joined, missing, plan, sample
 
 BLOCKS = 30
 
@@ -27,6 +27,21 @@ def blocks(spans: list[Span]) -> set[int]:
 @given(disjoint_spans(), st.integers(0, BLOCKS), st.integers(-1, BLOCKS))
 def test_missing_is_the_range_without_what_is_covered(spans: list[Span], first: int, last: int) -> None:
     assert blocks(missing(spans, first, last)) == set(range(first, last + 1)) - blocks(spans)
+
+
+@given(st.lists(st.builds(lambda a, n: Span(a, a + n), st.integers(0, BLOCKS), st.integers(0, 9))))
+def test_joined_spans_are_the_same_blocks_ascending_and_apart(spans: list[Span]) -> None:
+    found = joined(spans)
+    assert blocks(found) == blocks(spans)
+    assert all(left.last + 1 < right.first for left, right in pairwise(found))
+
+
+@given(disjoint_spans(), st.integers(1, 9))
+def test_a_sample_begins_at_any_block_that_is_left_and_stays_within_its_segment(spans: list[Span], most: int) -> None:
+    segments = [Segment(*span, ("a",)) for span in spans]
+    left = [(n, s.last) for s in segments for n in range(s.first, s.last + 1)]
+    for offset, (first, end) in enumerate(left):
+        assert sample(segments, offset, most) == Segment(first, min(first + most - 1, end), ("a",))
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), disjoint_spans(), min_size=1), st.integers(0, 10))

@@ -47,7 +47,7 @@ async def test_a_batch_is_one_request_and_its_results_come_in_order() -> None:
         node.mangle = lambda answer: answer[::-1]
         await served_hashes(endpoint, 5)
         assert endpoint.requests == len(node.requests) == 1
-        assert endpoint.calls["eth_getBlockByNumber"] == 5
+        assert endpoint.outcomes == {("eth_getBlockByNumber", "ok"): 5}
 
 
 async def test_no_calls_are_no_request() -> None:

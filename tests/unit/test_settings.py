@@ -23,6 +23,13 @@ def test_a_secret_is_the_variable_or_the_content_of_a_file(tmp_path: Path) -> No
         config.secret("X", {"X": "a", "X_FILE": str(path)})
     with pytest.raises(ConfigError, match=r"X_FILE: .*No such file"):
         config.secret("X", {"X_FILE": str(tmp_path / "none")})
+    path.write_text(" a b \r\n")
+    assert config.secret("X", {"X_FILE": str(path)}) == "a b"
+    assert config.secret("X", {"X_FILE": str(path)}, blanks=True) == " a b "
+    for empty, blanks in (("", False), ("\n", True), (" \n", False)):
+        path.write_text(empty)
+        with pytest.raises(ConfigError, match=r"X_FILE: .*empty"):
+            config.secret("X", {"X_FILE": str(path)}, blanks=blanks)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         config.secret("X", {"X_FILE": str(path)})
