@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import sys
@@ -17,6 +18,9 @@ from collections.abc import Sequence
 from indexer.ingest import process
 
 _LOOK_EVERY = 0.02  # seconds
+# Bytes that a worker can write ahead of us: one report of a commit. Each turn of our loop may have to wait for a thread
+# that computes, and with the usual 64 KiB a report takes fifty turns.
+_PIPE_BYTES = 1 << 20
 
 
 class Forked:
@@ -79,6 +83,8 @@ def forked(count: int) -> list[Forked]:
 
 def _fork(earlier: Sequence[Forked]) -> Forked:
     (theirs_in, into), (out_of, theirs_out) = os.pipe(), os.pipe()
+    with contextlib.suppress(AttributeError, OSError):  # Linux only, and only as much as a user may have
+        fcntl.fcntl(out_of, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     pid = os.fork()
     if pid:
         os.close(theirs_in)
