@@ -62,6 +62,7 @@ class Forked:
         if not self._opened:
             for end in self.ends:
                 os.close(end)
+            self.kill()  # it has begun nothing
             await self.wait()
 
     def kill(self) -> None:

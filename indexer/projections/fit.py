@@ -160,10 +160,8 @@ def _nothing_fits(values: Sequence[Any]) -> None:
 def _generated(count: int, uses: Mapping[tuple[int, str], int], lines: Sequence[str]) -> Write:
     used = {n for n, _ in uses}
     conditions = [_FITS[kind].format(v=f"v{n}") for n, kind in uses if kind in _FITS]
-    source = [
-        "def write(values):",
-        f"    {''.join(f'v{n}, ' if n in used else '_, ' for n in range(count)) or '()'} = values",
-    ]
+    taken = _unpacked(f"v{n}" if n in used else "_" for n in range(count))
+    source = ["def write(values):", f"    {taken} = values"]
     if conditions:
         source.append(f"    if not ({' and '.join(conditions)}): return None")
     texts: dict[int, str] = {}

@@ -248,6 +248,36 @@ async def test_a_worker_that_is_killed_costs_its_range_once_more(
     await chain.equals_truth(url)
 
 
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_forked_workers_end_when_they_are_not_needed_and_when_their_parent_is_killed() -> None:
+    """In a process of its own, because this one has threads."""
+    script = (
+        "import asyncio, os, signal\n"
+        "from indexer.ingest.forked import forked\n"
+        "unused, kept = forked(2), forked(2)\n"
+        "async def end():\n"
+        "    for worker in unused:\n"
+        "        await worker.end_unused()\n"
+        "asyncio.run(end())\n"
+        "assert [worker.returncode for worker in unused] == [-signal.SIGKILL] * 2\n"
+        "print(*(worker.pid for worker in kept), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    until = time.monotonic() + 10
+    for pid in map(int, done.stdout.split()):
+        while alive(pid):
+            assert time.monotonic() < until, f"worker {pid} outlives the one who started it"
+            time.sleep(0.02)
+
+
 async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once_more(
     chain: Chain, fresh_database: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
