@@ -213,7 +213,8 @@ def _faults(databases: Databases, report: Report, first: int, count: int, kinds:
         print(f"{time.monotonic() - report.started:6.0f} s: faults {at} to {at + len(chosen) - 1}, {episode.mode}")
         try:
             asyncio.run(episode.run())
-        except Exception as error:
+        except Exception as failed:
+            error = first_of(failed)
             only = "".join(f" --kind {name!r}" for name in kinds)
             again = f"--steps 0 --kills 0 --lies 0 --from-fault {at} --faults {len(chosen)}{only}"
             where = next((f"fault {c.fault.number}, {c.fault.kind}" for c in episode.cases if not c.over), "the end")
@@ -221,6 +222,13 @@ def _faults(databases: Databases, report: Report, first: int, count: int, kinds:
         report.episode(episode)
         number += 1
     _told(by_kind(report.cases), report.rows)
+
+
+def first_of(error: Exception) -> Exception:
+    """Of those that happened at once, the first: the others followed from it."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _told(figures: dict[str, dict[str, Any]], rows: int) -> None:

@@ -26,6 +26,7 @@ from tests.simchain.view import Json
 TIMEOUT = 3  # seconds that the daemon of a campaign gives a request
 # A standby is looked at every 15 seconds, a socket is mute after 10, a lock is asked about after 20.
 BRIEF, PROBED, MUTE, LOCK = (1.0, 5.0), (17.0, 19.0), (14.0, 18.0), (26.0, 29.0)
+LATE = (TIMEOUT + 1.0, TIMEOUT + 5.0)  # an answer that comes in time is no fault
 
 Where = Literal["endpoint", "all", "database"]
 
@@ -33,8 +34,8 @@ Where = Literal["endpoint", "all", "database"]
 @dataclass
 class Place:
     """Where a fault is: `node` for one of an endpoint, `url` of the database and whether its disk is `small`. `rng` is
-    the fault's own. `false`: hashes that no block has. `met`: when one that is
-    no endpoint's began to hold."""
+    the fault's own. `false`: hashes that no block has. `met`: when somebody met it,
+    or when one that is no endpoint's began."""
 
     net: Growing
     server: EmbeddedServer
@@ -48,8 +49,10 @@ class Place:
 
     @property
     def met_at(self) -> float | None:
-        """When somebody met the fault, monotonic seconds; None before."""
-        return self.node.met_at if self.node else self.met
+        """When somebody met the fault, monotonic seconds; None before. The node forgets it with its next fault."""
+        if self.met is None and self.node is not None:
+            self.met = self.node.met_at
+        return self.met
 
     @property
     def endpoint(self) -> str:
@@ -176,7 +179,10 @@ def locked_table(place: Place) -> Sequence[Signal]:
 # -- endpoints that give no answer to be used
 
 
-def spoilt(name: str, tells: Callable[[Place], Sequence[Signal]], make: Callable[[Place], Spoil]) -> None:
+def spoilt(
+    name: str, tells: Callable[[Place], Sequence[Signal]], make: Callable[[Place], Spoil],
+    seconds: tuple[float, float] = BRIEF,
+) -> None:  # fmt: skip
     """A kind whose answers `make` gives."""
 
     async def acts(place: Place) -> AsyncIterator[None]:
@@ -186,7 +192,7 @@ def spoilt(name: str, tells: Callable[[Place], Sequence[Signal]], make: Callable
         finally:
             place.faulty.spoil = None
 
-    kind(name, "endpoint", tells)(acts)
+    kind(name, "endpoint", tells, seconds)(acts)
 
 
 def _too_many(place: Place) -> Spoil:
@@ -199,7 +205,7 @@ def _html(place: Place) -> Spoil:
 
 
 spoilt("429", limited, _too_many)
-spoilt("hang", unanswered, lambda place: held_back(TIMEOUT + place.rng.uniform(1, 3)))
+spoilt("hang", unanswered, lambda place: held_back(TIMEOUT + place.rng.uniform(1, 3)), LATE)
 spoilt("HTML", unanswered, _html)
 spoilt("huge body", oversized, lambda place: place.rng.choice((huge, swollen)))
 spoilt("truncated body", unanswered, lambda place: truncated)
@@ -217,7 +223,7 @@ async def refused(place: Place) -> AsyncIterator[None]:
         place.faulty.up()
 
 
-@kind("mute", "endpoint", unanswered)
+@kind("mute", "endpoint", unanswered, LATE)
 async def mute(place: Place) -> AsyncIterator[None]:
     """Neither an answer nor a head for as long as it lasts; connections stay open."""
     node = place.faulty

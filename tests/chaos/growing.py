@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 
 from tests.chaos.faultynode import FaultyNode
@@ -54,11 +55,13 @@ class Growing(Network):
         if not self.held:
             self.finalize(max(0, self.tip.number - FINALITY - self.final))
 
-    async def grow(self) -> None:
-        """Until it is cancelled."""
+    async def grow(self, every: float = BLOCK) -> None:
+        """A beat in so many seconds, until it is cancelled."""
+        due = time.monotonic()
         while True:
             self.beat()
-            await asyncio.sleep(BLOCK)
+            due += every
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     def canonical(self, number: int, block_hash: str) -> bool:
         path = self.tree.path(self.tip.hash)

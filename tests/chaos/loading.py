@@ -64,10 +64,15 @@ def tells(place: Place, kind: str) -> Sequence[Signal]:
     """What of its log or report says that there is such a fault."""
     if KINDS[kind].where == "database":
         return (_line("waiting", waiting_for="the database"),)
+    overcome = Signal("report of the backfill: errors", lambda before, now: _overcome(now) > 0)
     if KINDS[kind].where == "all":
-        return (_line("waiting", waiting_for="an endpoint that answers"),)
-    met = Signal("report of the backfill: errors", lambda before, now: now.total("backfill_errors") > 0)
-    return (_line("endpoint_failed", endpoint=place.endpoint), _line("waiting", error=place.endpoint), met)
+        return (_line("waiting", waiting_for="an endpoint that answers"), overcome)
+    return (_line("endpoint_failed", endpoint=place.endpoint), _line("waiting", error=place.endpoint), overcome)
+
+
+def _overcome(look: Look) -> float:
+    """Errors, but for a range that was too large: that is how limits are learnt."""
+    return look.total("backfill_errors") - look.total("backfill_errors", **{"class": "RangeTooLarge"})
 
 
 def _line(event: str, **words: str) -> Signal:

@@ -15,8 +15,8 @@ Mode = Literal["run", "backfill first", "backfill beside"]
 MODES: tuple[Mode, ...] = ("run", "backfill first", "backfill beside")
 # What a backfill that follows no head may meet, and tells of without an HTTP port.
 OF_BACKFILL = (
-    "429", "hang", "HTML", "huge body", "truncated body", "closed socket", "refused", "blackout",
-    "database killed", "database restarted",
+    "429", "hang", "HTML", "truncated body", "closed socket", "refused", "blackout", "database killed",
+    "database restarted",
 )  # fmt: skip
 
 
