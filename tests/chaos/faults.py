@@ -18,14 +18,14 @@ from indexer.pg.server import EmbeddedServer
 from tests.chaos import pgfaults
 from tests.chaos.faultynode import HTML, FaultyNode, Spoil, closed, held_back, huge, say, swollen, truncated
 from tests.chaos.growing import Growing
-from tests.chaos.signals import UNREAD, Signal, aside, grew, incident, journal, waits
+from tests.chaos.signals import POLLING, UNREAD, Signal, aside, grew, incident, journal, waits
 from tests.simchain.chain import Block
 from tests.simchain.node import Say
 from tests.simchain.view import Json
 
 TIMEOUT = 3  # seconds that the daemon of a campaign gives a request
-# A standby is looked at every 15 seconds, a socket is mute after 10, a lock is asked about after 20.
-BRIEF, PROBED, MUTE, LOCK = (1.0, 5.0), (17.0, 19.0), (14.0, 18.0), (26.0, 29.0)
+# A standby is looked at every 15 seconds, a socket is left when it was silent for 20, a lock asked about after 20.
+BRIEF, PROBED, MUTE, LOCK = (1.0, 5.0), (17.0, 19.0), (24.0, 28.0), (26.0, 29.0)
 LATE = (TIMEOUT + 1.0, TIMEOUT + 5.0)  # an answer that comes in time is no fault
 
 Where = Literal["endpoint", "all", "database"]
@@ -153,7 +153,7 @@ def lies(place: Place) -> Sequence[Signal]:
 
 
 def silent_socket(place: Place) -> Sequence[Signal]:
-    return (grew("found_stuck_total", name="websocket"), waits("websocket"))
+    return (POLLING, grew("found_stuck_total", name="websocket"), waits("websocket"))
 
 
 def nobody(place: Place) -> Sequence[Signal]:

@@ -110,6 +110,12 @@ UNREAD = Signal(
 )
 
 
+POLLING = Signal(
+    "status: heads by polling, no WebSocket speaks",
+    lambda before, now: before.live.get("heads") == "websocket" and str(now.live.get("heads")).startswith("polling"),
+)
+
+
 class Observer:
     """`base`: the daemon's HTTP address. `last`: the newest look. `run` looks until it is cancelled."""
 
