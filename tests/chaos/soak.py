@@ -39,9 +39,6 @@ BEAT = 0.1  # seconds a block
 SAMPLE = 1.0  # seconds
 WARM_UP = 0.25  # share of the run, at most LONGEST_WARM_UP: caches and the history of the status page fill
 LONGEST_WARM_UP = 150.0  # seconds
-MORE_MB, MORE_SHARE = 8.0, 0.05  # that memory may grow by, whichever is more
-MORE_FDS = 2
-MORE_LAG = 2.0  # blocks
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -54,6 +51,14 @@ class Sample:
     fds: int
     processes: int
     lag: float
+
+
+# Name of the figure, in words, what it is of a sample; by how much it may grow: a number or a share, whichever is more.
+MEASURED: tuple[tuple[str, str, Callable[[Sample], float], float, float], ...] = (
+    ("rss_mb", "memory (MB)", lambda sample: sample.rss, 8.0, 0.05),
+    ("fds", "file descriptors", lambda sample: sample.fds, 2.0, 0.0),
+    ("lag_blocks", "lag (blocks)", lambda sample: sample.lag, 2.0, 0.0),
+)
 
 
 def sampled(pid: int, at: float, lag: float) -> Sample:
@@ -143,28 +148,18 @@ class Soak:
         if found:
             self.failures.append(f"{len(found)} differences: {'; '.join(found[:20])}")
 
-    def judged(self) -> dict[str, Any]:
-        """The first third against the last, medians of each; what grew by more than its bound is a failure."""
+    def figures(self) -> dict[str, Any]:
+        """What was measured, judged."""
         warm_up = min(self.seconds * WARM_UP, LONGEST_WARM_UP)
-        warm = [s for s in self.samples if s.at >= warm_up]
-        third = max(1, len(warm) // 3)
-        rss, fds, lag = (_thirds(warm, third, of) for of in (lambda s: s.rss, lambda s: float(s.fds), lambda s: s.lag))
-        for name, (first, last), more in (
-            ("memory (MB)", rss, max(MORE_MB, MORE_SHARE * rss[0])),
-            ("file descriptors", fds, MORE_FDS),
-            ("lag (blocks)", lag, MORE_LAG),
-        ):
-            if last - first > more:
-                self.failures.append(f"{name} grew from {first:.1f} to {last:.1f}, by more than {more:.1f}")
+        grown, failures = judged(self.samples, warm_up)
+        self.failures += failures
         return {
             "seed": self.seed,
             "minutes": round(self.seconds / 60, 2),
             "warm_up_seconds": round(warm_up, 1),
-            "samples": len(warm),
+            "samples": len(self.samples),
             "processes": max(s.processes for s in self.samples),
-            "rss_mb": {"first": round(rss[0], 2), "last": round(rss[1], 2), "most": round(max(s.rss for s in warm), 2)},
-            "fds": {"first": fds[0], "last": fds[1], "most": max(s.fds for s in warm)},
-            "lag_blocks": {"first": lag[0], "last": lag[1], "most": max(s.lag for s in warm)},
+            **grown,
             "blocks": self.blocks,
             "logs": self.logs,
             "reorgs": self.reorgs,
@@ -175,8 +170,19 @@ class Soak:
         }
 
 
-def _thirds(samples: Sequence[Sample], third: int, of: Callable[[Sample], float]) -> tuple[float, float]:
-    return statistics.median(map(of, samples[:third])), statistics.median(map(of, samples[-third:]))
+def judged(samples: Sequence[Sample], warm_up: float) -> tuple[dict[str, Any], list[str]]:
+    """The first third after the warm-up against the last, medians of each; and in words what grew by too much."""
+    warm = [s for s in samples if s.at >= warm_up]
+    third = max(1, len(warm) // 3)
+    figures: dict[str, Any] = {}
+    failures = []
+    for name, what, of, least, share in MEASURED:
+        values = [of(sample) for sample in warm]
+        first, last = statistics.median(values[:third]), statistics.median(values[-third:])
+        figures[name] = {"first": round(first, 2), "last": round(last, 2), "most": round(max(values), 2)}
+        if last - first > max(least, share * first):
+            failures.append(f"{what} grew from {first:.1f} to {last:.1f}, by more than {max(least, share * first):.1f}")
+    return figures, failures
 
 
 def main() -> int:
@@ -196,7 +202,7 @@ def main() -> int:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    figures = json.dumps(soak.judged(), indent=2)
+    figures = json.dumps(soak.figures(), indent=2)
     if asked.out:
         asked.out.write_text(figures + "\n")
     print(figures)

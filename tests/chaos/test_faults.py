@@ -1,0 +1,69 @@
+"""A few faults of endpoints and PostgreSQL, as `make chaos` plays them by the dozen; and how the schedule is drawn."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from indexer.pg.server import EmbeddedServer
+from tests.chaos.campaign import Episode
+from tests.chaos.case import Case, by_kind
+from tests.chaos.databases import Databases
+from tests.chaos.faults import KINDS
+from tests.chaos.schedule import EPISODE, OF_BACKFILL, mode_of, some
+from tests.chaos.soak import Sample, judged
+
+QUICK = ("429", "HTML", "torn reads", "blackout", "database killed")
+
+
+@pytest.fixture
+def own() -> Iterator[EmbeddedServer]:
+    """A PostgreSQL that may be killed."""
+    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-faults-", dir="/tmp"))
+    folder.chmod(0o755)
+    server = EmbeddedServer(folder)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_each_fault_is_seen_and_the_database_is_the_chain(own: EmbeddedServer, tmp_path: Path) -> None:
+    faults = [one for one in some("suite", 0, 40, QUICK) if not one.standby and not one.of_backfill]
+    chosen = list({one.kind: one for one in faults}.values())
+    told: list[Case] = []
+    episode = Episode(Databases(own), "suite", "run", chosen, tmp_path, told.append)
+    await episode.run()
+    assert {case.fault.kind for case in told} == set(QUICK)
+    assert all(case.detect is not None and case.heal is not None for case in told)
+    assert by_kind(told)["all"]["detected"] == len(QUICK)
+    assert (episode.comparisons, episode.rows > 1000) == (1, True)
+
+
+def test_the_schedule_follows_from_the_seed_and_has_every_kind() -> None:
+    drawn = some(7, 0, 3 * len(KINDS))
+    assert drawn == some(7, 0, 3 * len(KINDS)) != some(8, 0, 3 * len(KINDS))
+    assert drawn[EPISODE : 2 * EPISODE] == some(7, EPISODE, EPISODE)
+    counts = Counter(fault.kind for fault in drawn)
+    assert set(counts) == set(KINDS) and max(counts.values()) <= 4
+    for fault in drawn:
+        first = fault.number % EPISODE == 0 and mode_of(7, fault.number // EPISODE) == "backfill first"
+        assert fault.of_backfill == first and (not first or fault.kind in OF_BACKFILL)
+
+
+@pytest.mark.parametrize(
+    ("rss", "fds", "lag", "grew"),
+    [(9.0, 2, 2.0, []), (12.0, 2, 0.0, ["memory"]), (0.0, 3, 0.0, ["file descriptors"]), (0.0, 0, 9.0, ["lag"])],
+)
+def test_what_grows_in_a_soak_is_a_failure(rss: float, fds: int, lag: float, grew: list[str]) -> None:
+    """Of 200 MB five percent are 10; the warm-up counts for nothing."""
+    samples = [Sample(float(at), 500.0, 20, 1, 0.0) for at in range(25)]
+    samples += [Sample(float(at), 200.0, 20, 1, 0.0) for at in range(25, 60)]
+    samples += [Sample(float(at), 200.0 + rss, 20 + fds, 1, lag) for at in range(60, 100)]
+    _, failures = judged(samples, 25.0)
+    assert [one.partition(" grew")[0].partition(" (")[0] for one in failures] == grew
