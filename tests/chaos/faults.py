@@ -26,6 +26,7 @@ from tests.simchain.view import Json
 TIMEOUT = 3  # seconds that the daemon of a campaign gives a request
 # A standby is looked at every 15 seconds, a socket is left when it was silent for 20, a lock asked about after 20.
 BRIEF, PROBED, MUTE, LOCK = (1.0, 5.0), (17.0, 19.0), (24.0, 28.0), (26.0, 29.0)
+SILENT = (33.0, 36.0)  # a server that does not answer for so long is left for a new connection
 LATE = (TIMEOUT + 1.0, TIMEOUT + 5.0)  # an answer that comes in time is no fault
 
 Where = Literal["endpoint", "all", "database"]
@@ -69,7 +70,8 @@ Acts = Callable[[Place], AbstractAsyncContextManager[None]]
 
 class Kind(NamedTuple):
     """`seconds`: how long it lasts from when it was met, at the endpoint that is asked first, or anywhere else.
-    `stands_by`: may also befall an endpoint that is not asked first. `outlives`: what it did is found out after it."""
+    `stands_by`: may also befall an endpoint that is not asked first. `outlives`: what it did is found out after it.
+    `seldom`: how long one in three of them lasts instead."""
 
     name: str
     where: Where
@@ -78,6 +80,7 @@ class Kind(NamedTuple):
     seconds: tuple[float, float] = BRIEF
     stands_by: bool = True
     outlives: bool = False
+    seldom: tuple[float, float] | None = None
 
     @property
     def fails_over(self) -> bool:
@@ -90,13 +93,13 @@ KINDS: dict[str, Kind] = {}
 
 def kind(
     name: str, where: Where, tells: Callable[[Place], Sequence[Signal]], seconds: tuple[float, float] = BRIEF,
-    *, stands_by: bool = True, outlives: bool = False,
+    *, stands_by: bool = True, outlives: bool = False, seldom: tuple[float, float] | None = None,
 ) -> Callable[[Callable[[Place], AsyncIterator[None]]], Acts]:  # fmt: skip
     """Enters a function into KINDS."""
 
     def enter(call: Callable[[Place], AsyncIterator[None]]) -> Acts:
         acts = contextlib.asynccontextmanager(call)
-        KINDS[name] = Kind(name, where, acts, tells, seconds, stands_by, outlives)
+        KINDS[name] = Kind(name, where, acts, tells, seconds, stands_by, outlives, seldom)
         return acts
 
     return enter
@@ -391,7 +394,7 @@ async def database_restarted(place: Place) -> AsyncIterator[None]:
         yield
 
 
-@kind("database paused", "database", paused_database, (4.0, 9.0))
+@kind("database paused", "database", paused_database, (4.0, 9.0), seldom=SILENT)
 async def database_paused(place: Place) -> AsyncIterator[None]:
     with pgfaults.paused(place.server):
         yield

@@ -63,7 +63,8 @@ def faults(seed: int | str, kinds: Collection[str] = (), episode: int = EPISODE)
 def _drawn(rng: random.Random, number: int, name: str, of_backfill: bool, seed: str) -> Fault:
     kind = KINDS[name]
     standby = kind.where == "endpoint" and kind.stands_by and rng.random() < 0.4 and not of_backfill
-    low, high = PROBED if standby else kind.seconds
+    usual = kind.seconds if kind.seldom is None or rng.random() < 2 / 3 else kind.seldom
+    low, high = PROBED if standby else usual
     alone = kind.where != "endpoint" and (rng.random() < 0.6 or name == "blackout")
     return Fault(
         number, name, round(rng.uniform(0.2, 3), 2), round(rng.uniform(low, high), 2), standby, alone, of_backfill, seed

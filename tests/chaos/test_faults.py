@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from indexer.pg.server import EmbeddedServer
+from tests.chaos import case as cases
 from tests.chaos.campaign import Episode
-from tests.chaos.case import Case, by_kind
+from tests.chaos.case import Case, Unseen, by_kind
 from tests.chaos.databases import Databases
-from tests.chaos.faults import KINDS
-from tests.chaos.schedule import EPISODE, OF_BACKFILL, mode_of, some
+from tests.chaos.faults import KINDS, Kind, Place
+from tests.chaos.schedule import EPISODE, OF_BACKFILL, Fault, mode_of, some
+from tests.chaos.signals import Look, Signal
 from tests.chaos.soak import Sample, judged
 
 QUICK = ("429", "HTML", "torn reads", "blackout", "database killed")
@@ -43,6 +49,32 @@ async def test_each_fault_is_seen_and_the_database_is_the_chain(own: EmbeddedSer
     assert all(case.detect is not None and case.heal is not None for case in told)
     assert by_kind(told)["all"]["detected"] == len(QUICK)
     assert (episode.comparisons, episode.rows > 1000) == (1, True)
+
+
+class Dumb:
+    """A process that gets on and shows nothing."""
+
+    @property
+    def last(self) -> Look:
+        return Look(time.monotonic(), {"block": [({"kind": "projected"}, 9.0)]})
+
+    def goal(self, place: Place) -> int:
+        return 9
+
+
+@pytest.mark.parametrize("shows", [False, True])
+async def test_a_fault_that_nothing_tells_of_is_a_failure(shows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(place: Place) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr(cases, "PATIENCE", 0.3)
+    monkeypatch.setitem(KINDS, "nothing", Kind("nothing", "all", asynccontextmanager(nothing), lambda place: ()))
+    fault = Fault(0, "nothing", 0.0, 0.1, False, False, False, "seed")
+    place = Place(cast(Any, None), cast(Any, None), "", random.Random(0), frozenset())
+    case = Case(fault, place)
+    with nullcontext() if shows else pytest.raises(Unseen, match="nothing told of it"):
+        await case.play(Dumb(), [Signal("a signal", lambda before, now: shows)])
+    assert (case.detect is not None, case.heal is not None) == (shows, True)
 
 
 def test_the_schedule_follows_from_the_seed_and_has_every_kind() -> None:
