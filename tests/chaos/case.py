@@ -34,11 +34,12 @@ class Watched(Protocol):
 
 
 class Case:
-    """A fault at a place. Times are monotonic seconds; `seen`: by signal, when it was shown first."""
+    """A fault at a place. Times are monotonic seconds; `seen`: by signal, when it was shown first; `seconds`: how long
+    it lasts from when it is met."""
 
     def __init__(self, fault: Fault, place: Place) -> None:
         self.fault, self.place, self.kind = fault, place, KINDS[fault.kind]
-        self.began = 0.0
+        self.seconds, self.began = fault.seconds, 0.0
         self.ended: float | None = None
         self.healed: float | None = None
         self.seen: dict[str, float] = {}
@@ -94,7 +95,7 @@ class Case:
         """For as long as the fault lasts."""
         await self._until(lambda: self.place.met_at is not None, MEET)
         if (met := self.place.met_at) is not None:
-            await asyncio.sleep(max(0.0, met + self.fault.seconds - time.monotonic()))
+            await asyncio.sleep(max(0.0, met + self.seconds - time.monotonic()))
         if self.fault.kind == "database filled":
             await self._until(lambda: bool(self.seen), FILLING)
 
