@@ -125,6 +125,7 @@ async def filled(url: str) -> AsyncIterator[None]:
         yield
     finally:
         await conn.execute("DROP SCHEMA filler CASCADE")
+        await conn.execute("CHECKPOINT")  # a crash from here on must not fill the disk once more, to recover
         await conn.close()
 
 
