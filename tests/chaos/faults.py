@@ -27,6 +27,7 @@ TIMEOUT = 3  # seconds that the daemon of a campaign gives a request
 # A standby is looked at every 15 seconds, a socket is left when it was silent for 20, a lock asked about after 20.
 BRIEF, PROBED, MUTE, LOCK = (1.0, 5.0), (17.0, 19.0), (24.0, 28.0), (26.0, 29.0)
 SILENT = (33.0, 36.0)  # a server that does not answer for so long is left for a new connection
+REREAD = (4.0, 7.0)  # logs that a header announces are looked for again for two seconds, in silence
 LATE = (TIMEOUT + 1.0, TIMEOUT + 5.0)  # an answer that comes in time is no fault
 
 Where = Literal["endpoint", "all", "database"]
@@ -302,7 +303,7 @@ async def other_chain_id(place: Place) -> AsyncIterator[None]:
             node.chain_id = own
 
 
-@kind("torn reads", "endpoint", contradicts, stands_by=False)
+@kind("torn reads", "endpoint", contradicts, REREAD, stands_by=False)
 async def torn_reads(place: Place) -> AsyncIterator[None]:
     """Logs of a fork that was left, under headers of the one that was taken."""
     node, net = place.faulty, place.net
@@ -346,7 +347,7 @@ async def wrong_hashes(place: Place) -> AsyncIterator[None]:
         net.held -= 1
 
 
-@kind("late logs", "endpoint", contradicts, (4.0, 7.0), stands_by=False)
+@kind("late logs", "endpoint", contradicts, REREAD, stands_by=False)
 async def late_logs(place: Place) -> AsyncIterator[None]:
     """The index that logs are found by is behind the headers."""
     node = place.faulty
