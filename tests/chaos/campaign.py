@@ -187,9 +187,13 @@ class Episode:
         self.told(case)
 
     def _room(self, fault: Fault) -> bool:
-        """Whether it may begin now: one thing at a time befalls the database, and one endpoint is well."""
-        where, busy = KINDS[fault.kind].where, self._busy
+        """Whether it may begin now: one thing at a time befalls the database, and one endpoint is well. What only a
+        follower that reads can meet does not come while it cannot."""
+        kind, where, busy = KINDS[fault.kind], KINDS[fault.kind].where, self._busy
         if any(case.fault.alone for case in busy) or (fault.alone and busy):
+            return False
+        if any((case.kind.where == "endpoint") != (where == "endpoint") for case in busy
+               if not (case.kind.stands_by and kind.stands_by)):  # fmt: skip
             return False
         if where == "endpoint":
             return sum(node is not None for node in busy.values()) < MOST_AT_ONCE

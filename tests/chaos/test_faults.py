@@ -24,7 +24,7 @@ from tests.chaos.schedule import EPISODE, OF_BACKFILL, Fault, mode_of, some
 from tests.chaos.signals import Look, Signal
 from tests.chaos.soak import Sample, judged
 
-QUICK = ("429", "HTML", "torn reads", "blackout", "database killed")
+QUICK = ("429", "HTML", "blackout", "database killed")
 
 
 @pytest.fixture
