@@ -42,7 +42,7 @@ def own() -> Iterator[EmbeddedServer]:
 
 async def test_each_fault_is_seen_and_the_database_is_the_chain(own: EmbeddedServer, tmp_path: Path) -> None:
     faults = [one for one in some("suite", 0, 40, QUICK) if not one.standby and not one.of_backfill]
-    chosen = [replace(one, pause=0.1, seconds=1.0) for one in {one.kind: one for one in faults}.values()]
+    chosen = [replace(one, pause=0.1, seconds=1.0, alone=True) for one in {one.kind: one for one in faults}.values()]
     told: list[Case] = []
     episode = Episode(Databases(own), "suite", "run", chosen, tmp_path, told.append, proven=False)
     await episode.run()
