@@ -189,12 +189,18 @@ class Episode:
 
     def _room(self, fault: Fault) -> bool:
         """Whether it may begin now: one thing at a time befalls the database, and one endpoint is well. What only a
-        follower that reads can meet does not come while it cannot."""
+        follower that reads can meet comes alone, and where it reads."""
         kind, where, busy = KINDS[fault.kind], KINDS[fault.kind].where, self._busy
         if any(case.fault.alone for case in busy) or (fault.alone and busy):
             return False
-        if any((case.kind.where == "endpoint") != (where == "endpoint") for case in busy
-               if not (case.kind.stands_by and kind.stands_by)):  # fmt: skip
+        if not kind.stands_by and any(
+            case.kind.where != "endpoint"
+            or not case.kind.stands_by
+            or case.place.endpoint == self.observer.last.current
+            for case in busy
+        ):
+            return False
+        if where != "endpoint" and not all(case.kind.stands_by for case in busy):
             return False
         if where == "endpoint":
             return sum(node is not None for node in busy.values()) < MOST_AT_ONCE

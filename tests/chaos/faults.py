@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from indexer.pg.server import EmbeddedServer
@@ -30,6 +30,8 @@ SILENT = (33.0, 36.0)  # a server that does not answer for so long is left for a
 REREAD = (4.0, 7.0)  # logs that a header announces are looked for again for two seconds, in silence
 LATE = (TIMEOUT + 1.0, TIMEOUT + 5.0)  # an answer that comes in time is no fault
 
+LOGS = b"eth_getLogs"
+
 Where = Literal["endpoint", "all", "database"]
 
 
@@ -46,7 +48,7 @@ class Place:
     addresses: frozenset[str]
     small: bool = False
     node: FaultyNode | None = None
-    false: frozenset[str] = frozenset()
+    false: set[str] = field(default_factory=set)
     met: float | None = None
 
     @property
@@ -268,12 +270,12 @@ async def blackout(place: Place) -> AsyncIterator[None]:
 
 
 @contextlib.contextmanager
-def _watched(node: FaultyNode) -> Any:
-    node.watched = True
+def _watched(node: FaultyNode, word: bytes = b"") -> Any:
+    node.watched = word
     try:
         yield
     finally:
-        node.watched = False
+        node.watched = None
 
 
 @kind("lag", "endpoint", lags)
@@ -307,7 +309,7 @@ async def other_chain_id(place: Place) -> AsyncIterator[None]:
 async def torn_reads(place: Place) -> AsyncIterator[None]:
     """Logs of a fork that was left, under headers of the one that was taken."""
     node, net = place.faulty, place.net
-    with _watched(node):
+    with _watched(node, LOGS):
         before = net.fork_now(place.rng.randint(3, 8))
         node.torn = before.hash
         net.show(before)
@@ -321,12 +323,11 @@ async def torn_reads(place: Place) -> AsyncIterator[None]:
 async def wrong_hashes(place: Place) -> AsyncIterator[None]:
     """Of blocks that are not final: in logs only, or in headers and logs alike, each header naming its false parent."""
     node, net = place.faulty, place.net
-    base, headers, false = net.tip.number - 3, place.rng.random() < 0.6, set[str]()
+    base, headers = net.tip.number - 3, place.rng.random() < 0.6
 
     def lie(told: str) -> str:
         made = "0x" + bytes(b ^ 0x5A for b in bytes.fromhex(told[2:])).hex()
-        false.add(made)
-        place.false = frozenset(false)
+        place.false.add(made)
         return made
 
     def header(told: Json) -> Json:
@@ -340,7 +341,7 @@ async def wrong_hashes(place: Place) -> AsyncIterator[None]:
     net.held, net.pinned = net.held + 1, max(net.pinned, base)
     node.patch_logs, node.patch_header = logs, header if headers else None
     try:
-        with _watched(node):
+        with _watched(node, LOGS):
             yield
     finally:
         node.patch_logs = node.patch_header = None
@@ -353,7 +354,7 @@ async def late_logs(place: Place) -> AsyncIterator[None]:
     node = place.faulty
     node.log_lag = place.rng.randint(2, 12)
     try:
-        with _watched(node):
+        with _watched(node, LOGS):
             yield
     finally:
         node.log_lag = 0

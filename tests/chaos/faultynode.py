@@ -24,12 +24,12 @@ PIECE = bytes(2**20).replace(b"\0", b" ")
 
 class FaultyNode(ThreadedNode):
     """`spoil` answers each HTTP request while it is set; `watched`: a fault of another sort is on, met by the next
-    request. `met_at`: monotonic seconds, None until somebody met it."""
+    request with this word. `met_at`: monotonic seconds, None until somebody met it."""
 
     def knobs(self) -> None:
         super().knobs()
         self.spoil: Spoil | None = None
-        self.watched = False
+        self.watched: bytes | None = None
         self.met_at: float | None = None
         self.left_out = 0  # logs that a caller was not told of
 
@@ -40,7 +40,7 @@ class FaultyNode(ThreadedNode):
     async def _http(self, request: web.Request) -> web.StreamResponse:
         spoil = self.spoil
         if spoil is None:
-            if self.watched:
+            if self.watched is not None and self.watched in await request.read():
                 self.meet()
             return await super()._http(request)
         asked = orjson.loads(await request.read())
