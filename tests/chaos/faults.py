@@ -352,7 +352,7 @@ async def wrong_hashes(place: Place) -> AsyncIterator[None]:
 async def late_logs(place: Place) -> AsyncIterator[None]:
     """The index that logs are found by is behind the headers."""
     node = place.faulty
-    node.log_lag = place.rng.randint(2, 12)
+    node.log_lag = place.rng.randint(14, 20)  # three seconds and more: less is waited out, in silence
     try:
         with _watched(node, LOGS):
             yield
