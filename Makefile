@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help install run lint types test test-ops fast bench chaos lock clean
+.PHONY: help install run lint types test test-ops fast bench chaos soak lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 install:         ## the virtual environment, anvil and solc
@@ -22,8 +22,10 @@ fast: install    ## the tests that need neither PostgreSQL nor a node
 	@$(BIN)/pytest tests/unit
 bench: install   ## backfill against its floors and a naive web3.py loop, five minutes
 	@$(BIN)/python -m benchmarks.backfill
-chaos: install   ## 10,000 random steps and 200 kills, about 40 minutes (CHAOS="--seed 7 --steps 1000 --kills 20")
+chaos: install   ## 10,000 random steps, 200 kills, 40 faults, about 55 minutes (CHAOS="--seed 7 --steps 1000 --kills 20 --faults 8")
 	@$(BIN)/python -m tests.chaos --out chaos.json $(CHAOS)
+soak: install    ## the daemon for ten minutes: flat memory, file descriptors and lag (SOAK="--minutes 60 --seed 7")
+	@$(BIN)/python -m tests.chaos.soak --out soak.json $(SOAK)
 lock:            ## rewrite the lock files (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
 	uv pip compile pyproject.toml --extra dask --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.lock

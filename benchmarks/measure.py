@@ -50,10 +50,10 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def _tree(pid: int) -> Iterator[int]:
+def family(pid: int) -> Iterator[int]:
     yield pid
     for child in children(pid):
-        yield from _tree(child)
+        yield from family(child)
 
 
 def _read(path: Path) -> str:
@@ -71,7 +71,7 @@ def _spent(pid: int) -> int:
 
 def server_cpu(pid: int) -> float:
     """CPU seconds of PostgreSQL: the postmaster with its ended children, and those that live."""
-    return sum(map(_spent, _tree(pid))) / TICKS
+    return sum(map(_spent, family(pid))) / TICKS
 
 
 class _Watch:
@@ -85,7 +85,7 @@ class _Watch:
 
     def _work(self) -> None:
         while not self._over.wait(0.05):
-            for pid in _tree(self._pid):
+            for pid in family(self._pid):
                 self.seen.add(pid)
                 for line in _read(Path(f"/proc/{pid}/status")).splitlines():
                     if line.startswith("VmHWM:"):

@@ -39,15 +39,15 @@ def run(*arguments: str, env: Mapping[str, str], timeout: float = 120) -> subpro
 
 
 class Daemon:
-    """`reya-indexer run` with JSON logs in a file."""
+    """`reya-indexer run`, or another long command, with JSON logs in a file."""
 
     started: ClassVar[list[Daemon]] = []
 
-    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path, command: str = "run") -> None:
         self.log = log
         with log.open("ab") as sink:
             self.process = subprocess.Popen(
-                [*PROGRAM, "run", "--log-format", "json", *arguments],
+                [*PROGRAM, command, "--log-format", "json", *arguments],
                 env=environment(env),
                 stdin=subprocess.DEVNULL,
                 stdout=sink,

@@ -77,6 +77,8 @@ SECTIONS: dict[str, tuple[Told, ...]] = {
         Told("rpc_requests", "counter", ("endpoint",), "HTTP requests"),
         Told("rpc_calls", "counter", ("endpoint", "method", "outcome"), "JSON-RPC calls; outcome: ok, or"
              " the error's class, which counts for every call of its batch"),
+        Told("endpoint_failed_work", "counter", ("endpoint", "class"), "pieces of work that it failed, by the error's"
+             " class; another endpoint or another try did them. Inconsistent: its answers contradict each other"),
         Told("endpoint_range_blocks", "gauge", ("endpoint",), "blocks asked for in one eth_getLogs now"),
         Told("endpoint_aside_seconds", "gauge", ("endpoint", "reason"), "for how long it is asked last; absent when not"
              " set aside"),

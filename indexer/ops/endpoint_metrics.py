@@ -29,6 +29,12 @@ def endpoint_scores(pool: Pool) -> Iterable[Metric]:
     yield family("endpoint_lag_blocks", counted({name: best - head for name, head in heads.items()}))
     yield family("endpoint_error_rate", counted({name: s.error_rate(now) for name, s in scores.items()}))
     yield family("endpoint_latency_seconds", counted(latencies))
+    failed: list[Sample] = [
+        ((reader.name, name), count)
+        for reader in pool.readers
+        for name, count in sorted(reader.endpoint.failed_work.items())
+    ]
+    yield family("endpoint_failed_work", failed)
     for count in COUNTS:
         yield family(f"endpoint_{count}", counted({name: s.counts[count] for name, s in scores.items()}))
 

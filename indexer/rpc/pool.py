@@ -217,6 +217,7 @@ class Pool:
                     await self.ensure_checked(reader)
                     answers.append(await question(reader))
                 except RpcError as error:
+                    reader.endpoint.failed_work[type(error).__name__] += 1
                     answers.append(error)
         return answers
 
@@ -252,7 +253,9 @@ class Pool:
         raise last
 
     def failed(self, reader: Reader, error: RpcError) -> None:
-        """What a failed unit says of the endpoint."""
+        """What a failed unit says of the endpoint. Of answers that contradict each other no single call knows: they are
+        counted here or nowhere."""
+        reader.endpoint.failed_work[type(error).__name__] += 1
         if isinstance(error, RateLimited | Inconsistent):
             return
         if isinstance(error, RpcRefused | Transient) and pruned(error.message):

@@ -113,6 +113,7 @@ class Endpoint:
         self.requests = 0
         self.errors: Counter[str] = Counter()  # by class, also those that another try overcame
         self.outcomes: Counter[tuple[str, str]] = Counter()  # calls by method and "ok" or the error's class
+        self.failed_work: Counter[str] = Counter()  # by the error's class: pieces of work, of several calls, it failed
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)

@@ -1,5 +1,5 @@
 """`make chaos`: thousands of random steps against the engine in this process, then kills of the real daemon, then
-histories whose nodes leave logs out.
+histories whose nodes leave logs out, then faults of endpoints and PostgreSQL, each of which must be seen.
 
 Everything follows from the seed but the timing of sockets and processes. What differs is told with what to type to see
 it again; the exit code is then 1.
@@ -23,16 +23,22 @@ from pathlib import Path
 from typing import Any
 
 from indexer.pg.server import EmbeddedServer
+from tests.chaos.campaign import Episode
+from tests.chaos.case import Case, by_kind
 from tests.chaos.databases import Databases
+from tests.chaos.faults import KINDS
 from tests.chaos.kills import CAMPAIGN, Campaign
 from tests.chaos.liars import omissions
 from tests.chaos.machine import Differs, Machine
 from tests.chaos.process import small_and_impatient
+from tests.chaos.schedule import EPISODE as FAULTS
+from tests.chaos.schedule import mode_of, some
 from tests.chaos.truth import lost_and_doubled
 
 EPISODE = 250  # steps on one chain and database
 STEP_LIMIT = 120.0  # seconds
 MOST_FAILURES = 5
+SECONDS = ("detect_seconds_p50", "detect_seconds_max", "heal_seconds_p50", "heal_seconds_max")
 BATCHES = ((3, 2, 4), (20, 7, 9), (50, 30, 200))  # logs projected, blocks staged, blocks chained at once
 
 
@@ -49,6 +55,9 @@ class Report:
         self.points: Counter[str] = Counter()
         self.missed: list[str] = []
         self.failures: list[dict[str, str]] = []
+        self.faults: list[dict[str, Any]] = []  # each as it went
+        self.cases: list[Case] = []
+        self.rows = 0  # compared after faults
 
     def tell(self, now: bool = False) -> None:
         if now or time.monotonic() - self._told > 10:
@@ -75,7 +84,24 @@ class Report:
             self.missed.append(point)
         self.tell()
 
-    def saw(self, one: Machine | Campaign) -> None:
+    def fault(self, case: Case) -> None:
+        """One that was seen and is over."""
+        signal, _ = min(case.seen.items(), key=lambda pair: pair[1])
+        where = f" {case.place.endpoint}" if case.place.endpoint else ""
+        print(
+            f"{time.monotonic() - self.started:6.0f} s: fault {case.fault.number}, {case.fault.kind}{where}: seen after"
+            f" {case.detect or 0:.1f} s by {signal}, healed after {case.heal or 0:.1f} s",
+            flush=True,
+        )
+
+    def episode(self, one: Episode) -> None:
+        """However it ended."""
+        self.cases += one.cases
+        self.faults += [case.as_json(self.started) | {"mode": one.mode} for case in one.cases]
+        self.rows += one.rows
+        self.saw(one)
+
+    def saw(self, one: Machine | Campaign | Episode) -> None:
         self.comparisons += one.comparisons
         self.reorgs += one.reorgs
         self.deepest = max(self.deepest, one.deepest)
@@ -96,6 +122,7 @@ class Report:
             "lost": self.lost,
             "doubled": self.doubled,
             "omissions": {"histories": self.lies, "logs_stored_wrong": self.wrong, "blamed_and_healed": self.blamed},
+            "faults": {"by_kind": by_kind(self.cases), "rows_compared": self.rows, "schedule": self.faults},
             "commit": _git("rev-parse", "HEAD"),
             "modified": bool(_git("status", "--porcelain", "--", "indexer", "tests", "migrations")),
             "seconds": round(time.monotonic() - self.started, 1),
@@ -115,7 +142,7 @@ def _git(*arguments: str) -> str:
 async def _episode(databases: Databases, report: Report, number: int, steps: int) -> None:
     """Up to EPISODE steps on a fresh chain and database; ends with a comparison."""
     machine, step, name = Machine(databases, f"{report.seed}/{number}"), number * EPISODE, "open"
-    replay = f"--from-step {step} --steps {steps} --kills 0"
+    replay = f"--from-step {step} --steps {steps} --kills 0 --lies 0 --faults 0"
     try:
         await machine.open()
         try:
@@ -156,7 +183,11 @@ def _kills(databases: Databases, report: Report, first: int, kills: int, folder:
             campaign.run(wanted)
         except Exception as error:
             at = number * CAMPAIGN
-            report.fail(error, f"kill {at + campaign.killed}", f"--steps 0 --from-kill {at} --kills {wanted}")
+            report.fail(
+                error,
+                f"kill {at + campaign.killed}",
+                f"--steps 0 --from-kill {at} --kills {wanted} --lies 0 --faults 0",
+            )
         report.saw(campaign)
         number += 1
 
@@ -166,9 +197,50 @@ def _lies(databases: Databases, report: Report, first: int, histories: int) -> N
         try:
             wrong, blamed = asyncio.run(omissions(databases, f"{report.seed}/{number}"))
         except Exception as error:
-            report.fail(error, f"history {number}", f"--steps 0 --kills 0 --from-lie {number} --lies 1")
+            report.fail(error, f"history {number}", f"--steps 0 --kills 0 --from-lie {number} --lies 1 --faults 0")
             continue
         report.lies, report.wrong, report.blamed = report.lies + 1, report.wrong + wrong, report.blamed + blamed
+
+
+def _faults(databases: Databases, report: Report, first: int, count: int, kinds: list[str], folder: Path) -> None:
+    """From the beginning of the episode that the fault `first` is of."""
+    number, last = first // FAULTS, first + count
+    while number * FAULTS < last and len(report.failures) < MOST_FAILURES:
+        at = number * FAULTS
+        chosen = some(report.seed, at, min(FAULTS, last - at), kinds)
+        seed = f"{report.seed}/faults/{number}"
+        episode = Episode(databases, seed, mode_of(report.seed, number), chosen, folder, report.fault)
+        print(f"{time.monotonic() - report.started:6.0f} s: faults {at} to {at + len(chosen) - 1}, {episode.mode}")
+        try:
+            asyncio.run(episode.run())
+        except Exception as failed:
+            error = first_of(failed)
+            only = "".join(f" --kind {name!r}" for name in kinds)
+            again = f"--steps 0 --kills 0 --lies 0 --from-fault {at} --faults {len(chosen)}{only}"
+            where = next((f"fault {c.fault.number}, {c.fault.kind}" for c in episode.cases if not c.over), "the end")
+            report.fail(error, f"faults from {at}: {where}", again)
+        report.episode(episode)
+        number += 1
+    _told(by_kind(report.cases), report.rows)
+
+
+def first_of(error: Exception) -> Exception:
+    """Of those that happened at once, the first: the others followed from it."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _told(figures: dict[str, dict[str, Any]], rows: int) -> None:
+    """The figures for people."""
+    if not figures:
+        return
+    print(f"{'fault':20} injected detected  detect p50   max   heal p50   max  (seconds)")
+    for name, of in figures.items():
+        took = [f"{of[key]:.1f}" if of[key] is not None else "-" for key in SECONDS]
+        counts = f"{of['injected']:8} {of['detected']:8}"
+        print(f"{name:20} {counts}  {took[0]:>10} {took[1]:>5}   {took[2]:>8} {took[3]:>5}")
+    print(f"{rows:,} rows compared")
 
 
 def main() -> int:
@@ -180,6 +252,9 @@ def main() -> int:
     parser.add_argument("--from-kill", type=int, default=0, help="begin with the chain that this kill is of")
     parser.add_argument("--lies", type=int, default=30, help="histories whose nodes leave logs out")
     parser.add_argument("--from-lie", type=int, default=0, help="begin with this history")
+    parser.add_argument("--faults", type=int, default=40, help="faults of endpoints and PostgreSQL")
+    parser.add_argument("--from-fault", type=int, default=0, help="begin with the chain that this fault is of")
+    parser.add_argument("--kind", action="append", default=[], choices=sorted(KINDS), help="only these faults")
     parser.add_argument("--out", type=Path, help="where the report goes as JSON")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -192,6 +267,7 @@ def main() -> int:
         _steps(databases, report, asked.from_step, asked.steps)
         _kills(databases, report, asked.from_kill, asked.kills, folder)
         _lies(databases, report, asked.from_lie, asked.lies)
+        _faults(databases, report, asked.from_fault, asked.faults, asked.kind, folder)
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A chain that forks at will and two nodes that see it badly, within what a follower must bear.
+"""A chain that forks at will and nodes, two unless told otherwise, that see it badly, within what a follower must bear.
 
 The bounds of the model: blocks up to `final` never change and every node has them; a node may lag, stray to another
 fork, contradict itself or vanish, but never serves a false log that no header contradicts.
@@ -21,14 +21,16 @@ NOISE: tuple[Fault, ...] = ("429", "500", "html", "{}", "null", "no id", "shuffl
 class Network:
     """`tip` is the canonical head. All numbers given to the methods are wishes: they are cut to what is possible."""
 
-    def __init__(self, rng: random.Random, kind: type[SimNode] = SimNode, blocks: int = 30) -> None:
+    def __init__(
+        self, rng: random.Random, kind: type[SimNode] = SimNode, blocks: int = 30, nodes: int = 2
+    ) -> None:  # fmt: skip
         self.rng = rng
         self.tree = Tree()
         self.world = exchange(self.tree)
         self.final, self.reorgs, self.deepest, self._salt = 0, 0, 0, 0
         self.tip = self.world.grow(self.tree.genesis.hash, blocks, rng)
         self.old: list[Block] = []  # tips that were canonical once, or somebody's head
-        self.nodes: Sequence[SimNode] = [kind(self.tree, self.tip.hash, CHAIN_ID) for _ in range(2)]
+        self.nodes: Sequence[SimNode] = [kind(self.tree, self.tip.hash, CHAIN_ID) for _ in range(nodes)]
         self.finalize(blocks // 3)
 
     # -- the chain

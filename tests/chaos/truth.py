@@ -14,7 +14,7 @@ from indexer.config import Deployment
 from indexer.store import database, recheck
 from indexer.store.standing import load
 from indexer.store.steps import Writer
-from tests.oracle.base import TABLES
+from tests.oracle.base import TABLES, Row
 from tests.oracle.compare import LEVELS, differences, fetch_database, fetch_level
 from tests.oracle.recompute import recompute
 from tests.simchain.chain import Block, Tree
@@ -24,15 +24,17 @@ ARCHIVED = {*TABLES, "indexer.raw_log", "indexer.block"}
 
 
 class Truth:
-    """What block `tip` and its ancestors from block `origin` on say, for the contracts `addresses`."""
+    """What block `tip` and its ancestors from block `origin` on say, for the contracts `addresses`. `rows`: how many
+    were compared so far."""
 
     def __init__(self, tree: Tree, tip: Block, origin: int, addresses: Collection[str]) -> None:
         self.tree, self.tip, self.origin, self.addresses = tree, tip, origin, addresses
         self.logs = [g for g in tree.logs(tip.hash, origin) if g["address"] in addresses]
+        self.rows = 0
 
     async def tables(self, url: str) -> list[str]:
         """Differences of the public tables; empty when they are the projection of this chain."""
-        return differences(recompute(self.logs, CONFIG), await fetch_database(url))
+        return self._differences(recompute(self.logs, CONFIG), await fetch_database(url))
 
     async def everything(self, url: str) -> list[str]:
         """Differences of a database at rest, whose tip this is."""
@@ -40,7 +42,8 @@ class Truth:
         for suffix in LEVELS:
             last, rows = await fetch_level(url, suffix)
             there = recompute([g for g in self.logs if int(g["blockNumber"], 16) <= last], CONFIG)
-            found += [f"{line} ({suffix})" for line in differences({t: there[t] for t in rows if t in there}, rows)]
+            there = {table: there[table] for table in rows if table in there}
+            found += [f"{line} ({suffix})" for line in self._differences(there, rows)]
         conn = await asyncpg.connect(url)
         try:
             async with conn.transaction(isolation="repeatable_read", readonly=True):
@@ -52,12 +55,17 @@ class Truth:
             await conn.close()
         return found
 
+    def _differences(self, expected: dict[str, list[Row]], actual: dict[str, list[Row]]) -> list[str]:
+        self.rows += sum(map(len, expected.values()))
+        return differences(expected, actual)
+
     async def _raw(self, conn: Any) -> list[str]:
         stored = await conn.fetch(
             "SELECT r.block_number, r.log_index, r.address, r.topics, r.data, r.transaction_hash, r.transaction_index,"
             " b.hash, b.timestamp FROM indexer.raw_log r LEFT JOIN indexer.block b ON b.number = r.block_number"
         )
         have, want = Counter(tuple(r) for r in stored), Counter(_row(g) for g in self.logs)
+        self.rows += len(self.logs)
         return [
             *(f"raw_log {place[:2]}: missing" for place in want - have),
             *(f"raw_log {place[:2]}: not on the chain" for place in have - want),
@@ -66,6 +74,7 @@ class Truth:
     async def _blocks(self, conn: Any) -> list[str]:
         path = self.tree.path(self.tip.hash)
         stored = await conn.fetch("SELECT number, hash, parent_hash, timestamp FROM indexer.block")
+        self.rows += len(stored)
         found = []
         for number, hash_, parent, time in stored:
             block = path[number] if number < len(path) else None

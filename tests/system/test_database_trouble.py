@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -26,11 +23,11 @@ from indexer.errors import DatabaseUnreachable
 from indexer.follow import runner as runner_module
 from indexer.follow import watch, watchdog
 from indexer.ops.status import status
-from indexer.pg.processes import postmaster
 from indexer.pg.server import EmbeddedServer
 from indexer.rpc.headfeed import HeadFeed
 from indexer.store import database
 from tests.chaos.databases import Databases
+from tests.chaos.pgfaults import FILLER, FULL, fill, paused, small_disk
 from tests.scenarios.harness import DEVNET, Daemon, Stage
 
 
@@ -197,13 +194,6 @@ async def taken(url: str) -> asyncpg.Connection:
             await asyncio.sleep(0.02)
 
 
-FULL = """
-CREATE FUNCTION test.full() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
-    RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END$$;
-CREATE TRIGGER test_full BEFORE INSERT ON {} FOR EACH STATEMENT EXECUTE FUNCTION test.full();
-"""
-
-
 @pytest.mark.parametrize("table", ["indexer.raw_log", "public.orders", "indexer.commit_log", "indexer.orphaned_row"])
 async def test_out_of_disk_at_any_table_of_a_step_or_a_swap(table: str, stage: Stage) -> None:
     """The server's own error, raised by a trigger: the step rolls back whole, whichever table had no room."""
@@ -221,26 +211,6 @@ async def test_out_of_disk_at_any_table_of_a_step_or_a_swap(table: str, stage: S
     await stage.equals(tip, [(96, 4)])
 
 
-@contextlib.contextmanager
-def small_disk(server: EmbeddedServer, megabytes: int) -> Iterator[Path | None]:
-    """A folder on a disk of this size; None where this machine lets nobody mount one."""
-    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-disk-", dir="/tmp"))
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True, check=False
-    ) if os.geteuid() == 0 and shutil.which("mount") else None  # fmt: skip
-    try:
-        if mounted is not None and mounted.returncode == 0:
-            owner = server.cluster.stat()
-            os.chown(folder, owner.st_uid, owner.st_gid)
-            yield folder
-        else:
-            yield None
-    finally:
-        if mounted is not None and mounted.returncode == 0:
-            subprocess.run(["umount", str(folder)], check=True)
-        folder.rmdir()
-
-
 async def test_a_disk_that_is_full(troubled: EmbeddedServer, copies: Databases) -> None:
     """A database on a disk of its own, filled to the last page. Where none can be mounted the error is the server's, by
     a trigger: the test above."""
@@ -256,15 +226,8 @@ async def test_a_disk_that_is_full(troubled: EmbeddedServer, copies: Databases) 
                 daemon = await stage.start()
                 tip = stage.grow(stage.main, 60)
                 stage.show(tip)
-                await stage.execute(
-                    "CREATE TABLE test.filler (page text); ALTER TABLE test.filler ALTER page SET STORAGE PLAIN"
-                )
-                for rows in (3000, 300, 30, 1):
-                    with contextlib.suppress(asyncpg.DiskFullError):
-                        while True:
-                            await stage.execute(
-                                f"INSERT INTO test.filler SELECT repeat('x', 7000) FROM generate_series(1, {rows})"
-                            )
+                await stage.execute(FILLER)
+                await fill(stage.own)
                 with capture_logs() as logs:
                     for _ in range(60):
                         if not await daemon.poll() and daemon.progress.waiting:
@@ -272,28 +235,11 @@ async def test_a_disk_that_is_full(troubled: EmbeddedServer, copies: Databases) 
                         tip = stage.grow(tip, 60)  # until the last free page of the tables is used
                         stage.show(tip)
                 assert waits(logs) == ["the database: out of disk"]
-                await stage.execute("DROP TABLE test.filler")
+                await stage.execute("DROP SCHEMA filler CASCADE")
                 await daemon.settle()
                 await stage.untouched(tip)
         finally:
             await admin(troubled, "DROP DATABASE tiny WITH (FORCE)", "DROP TABLESPACE tiny")
-
-
-@contextlib.contextmanager
-def paused(server: EmbeddedServer) -> Iterator[None]:
-    """Every process of the server stopped: connections are taken by the kernel, and nobody answers."""
-    head = postmaster(server.cluster)
-    assert head is not None
-    children = Path(f"/proc/{head.pid}/task/{head.pid}/children").read_text().split()
-    everyone = [head.pid, *map(int, children)]
-    for pid in everyone:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in everyone:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture

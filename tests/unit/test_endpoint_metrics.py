@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from indexer import config
 from indexer.chain.types import Header
+from indexer.errors import Inconsistent
 from indexer.follow.progress import Progress
 from indexer.ops import metrics
 from indexer.ops.live import Live
@@ -18,6 +19,7 @@ def test_each_endpoint_each_budget_and_what_is_stuck_is_a_sample() -> None:
     pool.saw(a.name, Header(100, bytes(32), bytes(32), 900))
     pool.set_aside(b.name, "left out log 1", "omitting")
     a.endpoint.score.answered(pool.clock(), 0.25)
+    pool.failed(a, Inconsistent("log 3 of block 100 names another block hash", a.name))
     pool.budgets.spent["attest"] = 7
     progress.stuck["poll"] = "http://a has not answered"
     progress.found_stuck["poll"] = 1
@@ -32,6 +34,7 @@ def test_each_endpoint_each_budget_and_what_is_stuck_is_a_sample() -> None:
         'reya_indexer_endpoint_error_rate{endpoint="https://b.example"} 0.0',
         'reya_indexer_endpoint_omissions_total{endpoint="https://b.example"} 1.0',
         'reya_indexer_endpoint_disagreements_total{endpoint="https://b.example"} 0.0',
+        'reya_indexer_endpoint_failed_work_total{class="Inconsistent",endpoint="https://a.example/…"} 1.0',
         'reya_indexer_rpc_spent_total{purpose="attest"} 7.0',
         'reya_indexer_rpc_budget{purpose="attest"} 2.0',
         'reya_indexer_rpc_budget_waited_seconds_total{purpose="attest"} 0.0',

@@ -54,6 +54,7 @@ def told(urls: tuple[str, ...] = ("http://n.example/KEY-ONE", "http://n.example/
     for reader in made.pool.readers:
         reader.endpoint.requests = 5
         reader.endpoint.outcomes["eth_getLogs", "ok"] = 4
+        reader.endpoint.failed_work["Inconsistent"] = 1
         reader.endpoint.score.answered(made.pool.clock(), 0.25)
         made.pool.saw(reader.name, Header(100, bytes(32), bytes(32), 1_000))
     made.pool.set_aside(made.pool.readers[-1].name, "left out log 1", "omitting")
