@@ -28,8 +28,9 @@ from indexer.store.database import Connection
 from indexer.store.epoch import EpochMoved
 
 AHEAD = 4  # requests for logs under way at once
-GROUP_LOGS = 4_000  # logs of one commit, about
+GROUP_LOGS = 8_000  # logs of one commit, about
 GROUP_UNITS = 50
+UNITS_AHEAD = 4  # confirmed ones that wait for the group before theirs to be committed
 GROUP_SECONDS = 1.0  # how long confirmed units may wait for their commit
 MOST_BEATEN = 20  # conflicts in a row with others before it is an error
 
@@ -81,7 +82,7 @@ class Ingestor:
 
     async def _fill(self, gap: Segment) -> None:
         planned = await epoch.current(self.conn)
-        ready: asyncio.Queue[list[Unit] | None] = asyncio.Queue(1)
+        ready: asyncio.Queue[list[Unit] | None] = asyncio.Queue(UNITS_AHEAD)
         await together(self._fetch(gap, ready), self._commit_all(planned, ready))
 
     async def _fetch(self, gap: Segment, ready: asyncio.Queue[list[Unit] | None]) -> None:
