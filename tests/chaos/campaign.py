@@ -20,9 +20,10 @@ from tests.anvil.node import free_port
 from tests.chaos import loading
 from tests.chaos.case import Case
 from tests.chaos.databases import Databases
-from tests.chaos.faults import KINDS, PROBED, TIMEOUT, Place
+from tests.chaos.faults import KINDS
 from tests.chaos.faultynode import FaultyNode
 from tests.chaos.growing import Growing
+from tests.chaos.kinds import PROBED, TIMEOUT, Place
 from tests.chaos.loading import Backfill
 from tests.chaos.machine import Differs
 from tests.chaos.pgfaults import small_disk

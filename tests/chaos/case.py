@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from indexer.background import ended
-from tests.chaos.faults import KINDS, Place
+from tests.chaos.faults import KINDS
+from tests.chaos.kinds import Place
 from tests.chaos.schedule import Fault
 from tests.chaos.signals import Look, Signal
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.chaos.faults import KINDS, Place
+from tests.chaos.faults import KINDS
+from tests.chaos.kinds import Place
 from tests.chaos.signals import Look, Signal
 from tests.daemon import Daemon
 

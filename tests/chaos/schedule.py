@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from tests.chaos.faults import KINDS, PROBED
+from tests.chaos.faults import KINDS
+from tests.chaos.kinds import PROBED
 
 EPISODE = 8  # faults of one chain and database
 Mode = Literal["run", "backfill first", "backfill beside"]

@@ -20,7 +20,8 @@ from tests.chaos import case as cases
 from tests.chaos.campaign import Episode
 from tests.chaos.case import Case, Unseen, by_kind
 from tests.chaos.databases import Databases
-from tests.chaos.faults import KINDS, Kind, Place
+from tests.chaos.faults import KINDS
+from tests.chaos.kinds import Kind, Place
 from tests.chaos.schedule import EPISODE, OF_BACKFILL, Fault, mode_of, some
 from tests.chaos.signals import Look, Signal
 from tests.chaos.soak import Sample, judged
