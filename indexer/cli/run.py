@@ -106,6 +106,8 @@ async def _run(
         feed.start()
         stack.push_async_callback(feed.close)
         keeper = Keeper(pool, feed, partial(connect, url), lambda: runner.engine.anchor)
+        await keeper.recall()
+        stack.push_async_callback(keeper.end)
         await stack.enter_async_context(beside(runner.watchdog(feed).run()))
         await stack.enter_async_context(beside(keeper.run()))
         log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -13,10 +14,11 @@ from indexer.rpc import sentinel
 from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.store import scores
-from indexer.store.database import Connect, close
+from indexer.store.database import Connect, Connection, close
 from indexer.store.trouble import DATABASE_TROUBLE
 
 KEEP_EVERY = 30.0  # seconds
+LAST_WORDS = 2.0  # seconds that writing the scores may take at the end
 
 log = structlog.get_logger()
 
@@ -43,14 +45,37 @@ class Keeper:
                 await self.keep()
             await asyncio.sleep(sentinel.EVERY)
 
+    async def recall(self) -> None:
+        """Before the first step: who lied to the process before is asked last by this one, too."""
+
+        async def read(conn: Connection) -> None:
+            for name, reason, detail, seconds in await scores.held(conn):
+                self.pool.recall(name, reason, detail, seconds)
+
+        await self._connected(read)
+
     async def keep(self) -> None:
-        """Writes the scores. Never raises: the follower meets the same trouble, and names it."""
+        """Writes the scores."""
         http = {reader.name: reader.endpoint.score for reader in self.pool.readers}
+
+        async def write(conn: Connection) -> None:
+            await scores.keep(conn, "http", http, self.pool.clock())
+            await scores.keep(conn, "ws", self.feed.scores, self.feed.clock())
+
+        await self._connected(write)
+
+    async def end(self) -> None:
+        """Writes them once more, if the database is quick: nobody waits for scores to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await self.keep()
+
+    async def _connected(self, work: Callable[[Connection], Awaitable[None]]) -> None:
+        """Never raises: the follower meets the same trouble, and names it."""
         try:
             conn = await self._connect()
             try:
-                await scores.keep(conn, "http", http, self.pool.clock())
-                await scores.keep(conn, "ws", self.feed.scores, self.feed.clock())
+                await work(conn)
             finally:
                 await close(conn)
         except DATABASE_TROUBLE as error:

@@ -187,7 +187,7 @@ async def _disk(conn: Connection, found: Findings, _: Deployment) -> None:
     usage = shutil.disk_usage(folder)
     free = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.0f} GiB are free"
     if usage.free < SPARE * usage.total:
-        found.fix("disk", f"{said}, {free}", "Make room: a log takes about 1.5 kB with its rows and indexes")
+        found.fix("disk", f"{said}, {free}", "Make room: a log takes about 1.8 kB with its rows and indexes")
     else:
         found.good("disk", f"{said}, {free}")
 

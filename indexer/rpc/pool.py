@@ -181,6 +181,12 @@ class Pool:
                 "endpoint_set_aside", endpoint=name, why=reason, reason=detail, seconds=round(put.until - self.clock())
             )
 
+    def recall(self, name: str, reason: Reason, detail: str, seconds: float) -> None:
+        """What an earlier process set aside, if it is one of these endpoints, for the seconds that are left."""
+        if name in self._by_name:
+            self._by_name[name].endpoint.score.recalled(self.clock(), reason, detail, seconds)
+            log.warning("endpoint_still_aside", endpoint=name, why=reason, reason=detail, seconds=round(seconds))
+
     def well_again(self, name: str, *reasons: Reason) -> None:
         """Ends it early, where the reason is seen to be gone."""
         if self._by_name[name].endpoint.score.well_again(self.clock(), *reasons):

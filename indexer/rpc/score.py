@@ -17,6 +17,8 @@ Reason = Literal["failing", "lagging", "pruned", "omitting", "mute", "contradict
 SEVERITY: dict[Reason, int] = {
     "lagging": 1, "failing": 2, "mute": 3, "pruned": 4, "omitting": 5, "contradicting": 6, "wrong chain": 7
 }  # fmt: skip
+# Outlive a restart. The others are looked at anew at each start, or hold for one purpose, which is not stored.
+LASTING: tuple[Reason, ...] = ("mute", "omitting", "contradicting")
 COUNTS = ("requests", "failures", "limited", "disagreements", "omissions", "set_aside")
 ASIDE, LONGEST_ASIDE = 60.0, 900.0  # seconds; doubled each time it comes to the same again
 FAILING = 5.0  # seconds after a failed unit
@@ -108,6 +110,10 @@ class Score:
         if reason != "failing":
             self.counts["set_aside"] += 1
         return self.aside
+
+    def recalled(self, now: float, reason: Reason, detail: str, seconds: float) -> None:
+        """Set aside by an earlier process, which counted it."""
+        self.aside = Aside(reason, detail, now + min(seconds, LONGEST_ASIDE))
 
     def well_again(self, now: float, *reasons: Reason) -> bool:
         """Ends being set aside for one of the reasons; whether it was."""

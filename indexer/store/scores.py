@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from indexer.rpc.score import COUNTS, Score
+from indexer.rpc.score import COUNTS, LASTING, Reason, Score
 from indexer.store.database import Connection
 
 Kind = Literal["http", "ws"]
@@ -59,6 +59,16 @@ def _row(name: str, kind: Kind, score: Score, news: Counter[str], now: float) ->
         score.last_error[:300] or None,
         *(news[count] for count in COUNTS),
     )  # fmt: skip
+
+
+async def held(conn: Connection) -> list[tuple[str, Reason, str, float]]:
+    """Name, reason, its words and the seconds left, of endpoints that are set aside for what outlives a restart."""
+    rows = await conn.fetch(
+        "SELECT endpoint, state, COALESCE(reason, ''), extract(epoch FROM aside_until - clock_timestamp())::float8"
+        " FROM indexer.endpoint_score WHERE kind = 'http' AND state = ANY($1) AND aside_until > clock_timestamp()",
+        LASTING,
+    )
+    return [(name, reason, said, seconds) for name, reason, said, seconds in rows]
 
 
 async def stored(conn: Connection) -> list[dict[str, Any]]:

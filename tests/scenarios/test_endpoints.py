@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from indexer.background import beside
 from indexer.errors import RangeTooLarge
 from indexer.follow import watch, watchdog
+from indexer.follow.keeper import Keeper
 from indexer.ops.http import application
 from indexer.ops.live import Live
 from indexer.rpc import headfeed, transport
 from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.sentinel import Sentinel
+from indexer.store.database import connect, connection
 from tests.scenarios.harness import CHAIN_ID, Daemon, Stage
 from tests.simchain.node import Fault, Say
 from tests.simchain.refusals import Refusal
@@ -58,6 +61,39 @@ async def test_s13_what_a_replacement_waits_for_comes_from_an_endpoint_that_was_
     await daemon.settle()
     await stage.equals(b, [(97, 3)])
     assert daemon.pool.readers[0].endpoint.score.state(daemon.pool.clock()) == "pruned"
+
+
+async def test_who_was_set_aside_for_a_lie_is_asked_last_after_a_restart_too(stage: Stage) -> None:
+    """With its reason, for the time that was left; what a start looks at itself, and what is over, is not recalled."""
+    before, (liar, other) = await stage.start(0, 1), stage.nodes
+    before.pool.set_aside(liar.url, "left out log 3 of block 7", "omitting")
+    before.pool.set_aside(other.url, "at block 1, another endpoint at 90", "lagging")
+    await keeper(before, stage.url).end()
+    await before.stop()
+
+    async def restarted() -> tuple[Daemon, list[str]]:
+        daemon = await stage.start(0, 1)
+        await keeper(daemon, stage.url).recall()
+        now = daemon.pool.clock()
+        return daemon, [reader.endpoint.score.state(now) for reader in daemon.pool.readers]
+
+    daemon, states = await restarted()
+    score = daemon.pool.readers[0].endpoint.score
+    assert score.aside is not None and states[0] == "omitting" and states[1] != "lagging"
+    assert score.aside.detail == "left out log 3 of block 7" and 50 < daemon.pool.aside(liar.url) <= 60
+    assert [reader.name for reader in daemon.pool.ordered()] == [other.url, liar.url]
+    await keeper(daemon, stage.url).keep()
+    async with connection(stage.url) as conn:
+        query = "UPDATE indexer.endpoint_score SET aside_until = now() WHERE endpoint = $1 RETURNING set_aside, state"
+        assert [tuple(row) for row in await conn.fetch(query, liar.url)] == [(1, "omitting")]
+    await daemon.stop()
+    daemon, states = await restarted()
+    assert "omitting" not in states and daemon.pool.aside(liar.url) == 0
+
+
+def keeper(daemon: Daemon, url: str) -> Keeper:
+    """As `run` makes it."""
+    return Keeper(daemon.pool, HeadFeed([], 1), partial(connect, url), lambda: daemon.runner.engine.anchor)
 
 
 # -- S18
