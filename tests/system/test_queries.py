@@ -40,6 +40,11 @@ CLOCKS = (-1_000_000, -1, 0, 1, 499_999, 500_000, 999_999, 1_000_000)
 PAGE = 50
 
 
+def once(second: int) -> int:
+    """An account that trades in this second alone."""
+    return 80_000 + second - GENESIS_TIME
+
+
 class Edges:
     """Transactions at exact seconds: what the queries' windows must hold or leave out."""
 
@@ -64,9 +69,10 @@ class Edges:
         )
 
     def orders(self, second: int) -> list[SimTx]:
-        """An order, a liquidation and an ADL execution of accounts with and without a known owner, the pool's too."""
+        """An order, a liquidation and an ADL execution of accounts with and without a known owner, the pool's too; at
+        the window's end one who trades in that second alone."""
         made = []
-        for account in (ACCOUNT, ACCOUNT, OTHER, 2, 71_000):
+        for account in (ACCOUNT, ACCOUNT, OTHER, 2, 71_000, *([once(second)] if second >= NOW - 1 else ())):
             for market in (MARKET, 2):
                 for kind in (0, 1, 4):
                     made.append(self.tx(self.execution(second, market, account, kind)))
@@ -107,7 +113,9 @@ def history(tree: Tree) -> Block:
     owners = [edges.owned(ACCOUNT, rng.randbytes(20).hex().join(("0x", ""))), edges.owned(ACCOUNT, WALLET)]
     stakes = [edges.staked(WALLET, 5), edges.staked(WALLET, 6), edges.staked("0x" + "11" * 20, 8)]
     opened = [edges.opening(market, account) for market in (MARKET, 2) for account in (ACCOUNT, OTHER, 2)]
-    tip = tree.extend(tip.hash, [*owners, edges.owned(OTHER, WALLET), *stakes, *opened])
+    alone = [once(NOW + away) for away in (-1, 0, 1)]
+    owners += [edges.owned(OTHER, WALLET), *(edges.owned(account, f"0x{account:040x}") for account in alone)]
+    tip = tree.extend(tip.hash, [*owners, *stakes, *opened])
     for edge in (START, NOW):
         for second in (edge - 1, edge, edge + 1):
             random_ones = world.traffic(rng, tip.hash, 3, second)
@@ -226,6 +234,8 @@ async def test_every_published_query_gives_the_oracles_numbers_at_the_edges_of_i
         # Rows at the edge are what a second or half of it decides on.
         seconds = [repr(by_clock[offset][names.index(name)]) for offset in (-1_000_000, 0, 1_000_000)]
         assert len(set(seconds)) == 3, f"{name} has no rows at its edges"
+    wallets = [by_clock[offset][names.index("Q02")] for offset in (-1_000_000, 0)]
+    assert wallets[0] != wallets[1], "Q02 has nobody at its end"
     for name in ("Q01", "Q03", "Q06", "Q07"):
         halves = [repr(by_clock[offset][names.index(name)]) for offset in (499_999, 500_000)]
         assert halves[0] != halves[1], f"{name} has no rows where its bounds round"
