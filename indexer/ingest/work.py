@@ -28,8 +28,7 @@ from indexer.store.database import Connection
 from indexer.store.epoch import EpochMoved
 
 AHEAD = 4  # requests for logs under way at once
-GROUP_LOGS = 8_000  # logs of one commit at most, about
-FIRST_LOGS = 1_000  # of the first commit, which the projection waits for; each next one is twice as large
+GROUP_LOGS = 8_000  # logs of one commit, about
 GROUP_UNITS = 50
 UNITS_AHEAD = 4  # confirmed ones that wait for the group before theirs to be committed
 GROUP_SECONDS = 1.0  # how long confirmed units may wait for their commit
@@ -112,11 +111,9 @@ class Ingestor:
 
     async def _commit_all(self, planned: int, ready: asyncio.Queue[list[Unit] | None]) -> None:
         """Commits in groups; the next one gathers while the server writes."""
-        most = min(FIRST_LOGS, GROUP_LOGS)
-        group = await _gather(ready, most)
+        group = await _gather(ready)
         while group:
-            most = min(2 * most, GROUP_LOGS)
-            async with beside(_gather(ready, most)) as following:
+            async with beside(_gather(ready)) as following:
                 await self._commit(planned, group)
                 group = await following
 
@@ -132,12 +129,11 @@ class Ingestor:
         await self._tell(Ingested(unit, planned, len(units), time.monotonic() - began))
 
 
-async def _gather(ready: asyncio.Queue[list[Unit] | None], most: int) -> list[Unit]:
-    """The next group, of about `most` logs; empty at the end. It waits for the first unit as long as that takes, then
-    not much longer."""
+async def _gather(ready: asyncio.Queue[list[Unit] | None]) -> list[Unit]:
+    """The next group; empty at the end. It waits for the first unit as long as that takes, then not much longer."""
     group: list[Unit] = []
     until = 0.0
-    while len(group) < GROUP_UNITS and sum(len(unit.logs) for unit in group) < most:
+    while len(group) < GROUP_UNITS and sum(len(unit.logs) for unit in group) < GROUP_LOGS:
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic()) if group else None):
                 more = await ready.get()
