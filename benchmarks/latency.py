@@ -26,6 +26,7 @@ from benchmarks.chain import CHAIN_ID, MIX, Traffic
 from benchmarks.figures import Figure, report
 from indexer.pg.server import EmbeddedServer
 from tests.daemon import Daemon
+from tests.postgres import own_postgres
 from tests.simchain.chain import SimTx, Tree
 from tests.simchain.node import SimNode
 from tests.simchain.view import Depth
@@ -143,14 +144,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Head latency of the daemon.")
     parser.add_argument("--blocks", type=int, default=200)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="reya-indexer-bench-") as name:
-        Path(name).chmod(0o755)
-        server = EmbeddedServer(Path(name))
-        server.start()
-        try:
-            figures = measure(server, given.blocks)
-        finally:
-            server.stop()
+    with own_postgres("bench", None) as server:
+        figures = measure(server, given.blocks)
     print(report(figures))
     sys.exit(not all(figure.ok for figure in figures))
 

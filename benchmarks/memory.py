@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import tempfile
 from pathlib import Path
 
 import asyncpg
@@ -20,9 +19,9 @@ import asyncpg
 from benchmarks.chain import CHAIN_ID
 from benchmarks.figures import Figure, report
 from benchmarks.latency import Chain, committed
-from indexer.pg.server import EmbeddedServer
 from indexer.store.migrate import upgrade_async
 from tests.daemon import Daemon
+from tests.postgres import own_postgres
 from tests.simchain.chain import Tree
 from tests.simchain.node import SimNode
 from tests.simchain.view import Depth
@@ -84,15 +83,10 @@ def main() -> None:
     parser.add_argument("--behind", type=int, default=20_000)
     parser.add_argument("--follow", type=int, default=3_000)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="reya-indexer-bench-") as name:
-        Path(name).chmod(0o755)
-        server = EmbeddedServer(Path(name))
-        server.start()
-        try:
-            server.ensure_database("bench_memory")
-            print(report(asyncio.run(measure(server.url("bench_memory"), given.behind, given.follow, Path(name)))))
-        finally:
-            server.stop()
+    with own_postgres("bench", None) as server:
+        server.ensure_database("bench_memory")
+        url = server.url("bench_memory")
+        print(report(asyncio.run(measure(url, given.behind, given.follow, server.data_dir))))
 
 
 if __name__ == "__main__":

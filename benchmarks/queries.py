@@ -16,7 +16,6 @@ import asyncio
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, machine, report
-from indexer.pg.server import EmbeddedServer
 from indexer.store import migrate
 from indexer.store.database import Connection, connect
+from tests.postgres import own_postgres
 from tests.published import queries
 
 LIMIT = 200.0  # ms
@@ -269,15 +268,9 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=1_000_000)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="reya-indexer-bench-") as name:
-        Path(name).chmod(0o755)
-        server = EmbeddedServer(Path(name))
-        server.start()
-        try:
-            server.ensure_database("bench_queries")
-            figures = asyncio.run(measure(server.url("bench_queries"), given.orders))
-        finally:
-            server.stop()
+    with own_postgres("bench", None) as server:
+        server.ensure_database("bench_queries")
+        figures = asyncio.run(measure(server.url("bench_queries"), given.orders))
     if given.json:
         told = {"orders": given.orders, "machine": machine(), "figures": [figure.as_json() for figure in figures]}
         given.json.write_text(json.dumps(told, indent=2) + "\n")

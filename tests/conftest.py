@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -17,6 +14,7 @@ from indexer.pg.server import EmbeddedServer
 from tests import skips
 from tests.chaos.databases import Databases
 from tests.daemon import ENDPOINTS
+from tests.postgres import own_postgres
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,13 +32,8 @@ def no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     """One PostgreSQL per test process, in a folder that an unprivileged server process can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-tests-", dir="/tmp"))
-    folder.chmod(0o755)
-    running = EmbeddedServer(folder)
-    running.start()
-    yield running
-    running.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with own_postgres("tests") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -11,18 +11,15 @@ import argparse
 import asyncio
 import json
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from indexer.pg.server import EmbeddedServer
 from tests.chaos.campaign import Episode
 from tests.chaos.case import Case, by_kind
 from tests.chaos.databases import Databases
@@ -34,6 +31,7 @@ from tests.chaos.process import small_and_impatient
 from tests.chaos.schedule import EPISODE as FAULTS
 from tests.chaos.schedule import mode_of, some
 from tests.chaos.truth import lost_and_doubled
+from tests.postgres import own_postgres
 
 EPISODE = 250  # steps on one chain and database
 STEP_LIMIT = 120.0  # seconds
@@ -258,19 +256,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where the report goes as JSON")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-chaos-", dir="/tmp"))
-    folder.chmod(0o755)
-    report, server = Report(asked.seed), EmbeddedServer(folder)
-    server.start()
-    try:
+    report = Report(asked.seed)
+    with own_postgres("chaos") as server:
         databases = Databases(server)
         _steps(databases, report, asked.from_step, asked.steps)
-        _kills(databases, report, asked.from_kill, asked.kills, folder)
+        _kills(databases, report, asked.from_kill, asked.kills, server.data_dir)
         _lies(databases, report, asked.from_lie, asked.lies)
-        _faults(databases, report, asked.from_fault, asked.faults, asked.kind, folder)
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        _faults(databases, report, asked.from_fault, asked.faults, asked.kind, server.data_dir)
     report.tell(now=True)
     shown = json.dumps(report.shown(), indent=2)
     if asked.out:

@@ -11,11 +11,9 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -26,13 +24,13 @@ from typing import Any
 from benchmarks.measure import family
 from indexer.background import ended
 from indexer.config import load
-from indexer.pg.server import EmbeddedServer
 from tests.anvil.node import free_port
 from tests.chaos.databases import Databases
 from tests.chaos.growing import Growing
 from tests.chaos.signals import Observer
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
 from tests.daemon import Daemon, get, wait_synced
+from tests.postgres import own_postgres
 
 BLOCKS = 60  # of the chain when it begins
 BEAT = 0.1  # seconds a block
@@ -192,16 +190,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where the figures go as JSON")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-soak-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = EmbeddedServer(folder)
-    server.start()
-    try:
-        soak = Soak(Databases(server), asked.seed, asked.minutes * 60, folder)
+    with own_postgres("soak") as server:
+        soak = Soak(Databases(server), asked.seed, asked.minutes * 60, server.data_dir)
         asyncio.run(soak.run())
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
     figures = json.dumps(soak.figures(), indent=2)
     if asked.out:
         asked.out.write_text(figures + "\n")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +23,7 @@ from tests.chaos.kinds import Kind, Place
 from tests.chaos.schedule import EPISODE, OF_BACKFILL, Fault, mode_of, some
 from tests.chaos.signals import Look, Signal
 from tests.chaos.soak import Sample, judged
+from tests.postgres import own_postgres
 
 QUICK = ("429", "HTML", "blackout", "database killed")
 
@@ -32,13 +31,8 @@ QUICK = ("429", "HTML", "blackout", "database killed")
 @pytest.fixture
 def own() -> Iterator[EmbeddedServer]:
     """A PostgreSQL that may be killed."""
-    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-faults-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = EmbeddedServer(folder)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with own_postgres("faults") as server:
+        yield server
 
 
 async def test_each_fault_is_seen_and_the_database_is_the_chain(own: EmbeddedServer, tmp_path: Path) -> None:

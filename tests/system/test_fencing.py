@@ -8,10 +8,8 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from indexer.store.lease import TTL
 from tests.anvil.driver import Driver
 from tests.anvil.node import AnvilNode, free_port
 from tests.daemon import PROGRAM, Daemon, environment, get, index, run, wait_synced
+from tests.postgres import own_postgres
 from tests.system.truth import assert_equals_truth
 
 LEASE_LOST = 75
@@ -190,13 +189,8 @@ async def ends_fenced(url: str, driver: Driver, holder: Daemon) -> None:
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
     """A PostgreSQL that no other test uses."""
-    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-gone-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = EmbeddedServer(folder)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with own_postgres("gone") as server:
+        yield server
 
 
 def move_on(driver: Driver, rng: random.Random, seconds: float) -> None:
