@@ -36,7 +36,10 @@ PIECE = 1 << 20  # bytes of a COPY sent at once
 
 
 def _number(text: str) -> int | Decimal:
-    return int(text) if text.lstrip("-").isdigit() else Decimal(text)
+    try:
+        return int(text)
+    except ValueError:  # a fraction, or no number at all
+        return Decimal(text)
 
 
 def _watched(method: Callable[..., Any]) -> Any:

@@ -25,7 +25,7 @@ from indexer.store.standing import Standing
 from indexer.store.steps import Done, Writer, stored_anchor
 
 STEP_LOGS = 5_000  # logs of one step
-CARRIED_ROWS = 20_000  # state rows kept in memory beyond those of the step at hand
+CARRIED_ROWS = 20_000  # state rows of each of the two generations kept in memory
 
 
 class Unwritten:
@@ -47,6 +47,33 @@ class Unwritten:
         written, slots = self._written, self.SLOTS
         for key in keys if self._empty else ():
             written[hash(key) % slots] = 1
+
+
+class Carried:
+    """State rows kept from step to step, the ones used last. `rows` has those of the step at hand.
+
+    Two generations: when the younger is full it becomes the older one, and what is used from there comes back. The
+    step before the one at hand may not be committed yet, and what it changed is known only here; it used all of that,
+    so that it outlives the first generation that is dropped after it.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[StateKey, Row | None] = {}
+        self._older: dict[StateKey, Row | None] = {}
+
+    def lacking(self, keys: Iterable[StateKey]) -> list[StateKey]:
+        """Those of the keys of a step whose rows are not here; all others are in `rows` then."""
+        if len(self.rows) > CARRIED_ROWS:
+            self._older = self.rows
+            self.rows = {key: row for key, row in self._older.items() if key[0] in WHOLE_TABLES}
+        rows, older, lacking = self.rows, self._older, []
+        for key in keys:
+            if key not in rows:
+                if key in older:
+                    rows[key] = older.pop(key)
+                else:
+                    lacking.append(key)
+        return lacking
 
 
 class Stretch(NamedTuple):
@@ -85,8 +112,7 @@ class Stream:
 
     def __init__(self, writer: Writer, conn: Connection, side: Connection, standing: Standing, token: int) -> None:
         self.writer, self.conn, self.side, self.standing, self.token = writer, conn, side, standing, token
-        self._carried: dict[StateKey, Row | None] = {}
-        self._kept: set[StateKey] = set()  # what the newest step reads or changes
+        self._carried = Carried()
         self._whole: set[str] = set()
         self._unwritten = Unwritten()
 
@@ -113,12 +139,8 @@ class Stream:
         if stretch is None:
             return None
         events, keys = await asyncio.to_thread(self._decode, stretch.chunk)
-        if len(self._carried) > CARRIED_ROWS:
-            # The step before this one is not committed yet: what it changed is known only here. All others are.
-            self._carried = {k: row for k, row in self._carried.items() if k in self._kept or k[0] in WHOLE_TABLES}
         await self._load(keys)
-        self._kept = keys
-        ledger = self.writer.ledger(self._carried, stretch.anchor.number)
+        ledger = self.writer.ledger(self._carried.rows, stretch.anchor.number)
         output = await fill(ledger, events)
         self._unwritten.wrote(ledger.changed)
         return _Step(stretch, output)
@@ -128,11 +150,11 @@ class Stream:
         return events, state_keys(events)
 
     async def _load(self, keys: set[StateKey]) -> None:
-        lacking = keys.difference(self._carried)
+        lacking = set(self._carried.lacking(keys))
         absent = self._unwritten.of(lacking)
-        self._carried.update(dict.fromkeys(absent))
+        self._carried.rows.update(dict.fromkeys(absent))
         lacking.difference_update(absent)
         whole = [table for table in WHOLE_TABLES if table not in self._whole]
         if lacking or whole:
-            self._carried.update(await load_state(self.side, lacking, whole))
+            self._carried.rows.update(await load_state(self.side, lacking, whole))
             self._whole.update(whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -13,27 +14,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.chain.types import Header, Log
-from indexer.projections.fit import Lines
+from indexer.projections.fit import Lines, to_json
 from indexer.store import migrate
-from indexer.store.copytext import block_lines, log_lines
+from indexer.store.copytext import as_rows, block_lines, log_lines
 
-KINDS = ("numeric", "bigint", "integer", "smallint", "text", "bool", "timestamp")
+KINDS = ("numeric", "bigint", "integer", "smallint", "text", "bool", "timestamp", "json")
 COLUMNS = {f"{kind}{rest}": f"{kind}{rest}" for kind in KINDS for rest in ("", " not null")}
 TABLE = ", ".join(f'"{c}" {k}' for c, k in COLUMNS.items())
 TABLE = TABLE.replace('" numeric', '" numeric(78,0)').replace('" timestamp', '" timestamp(3)')
+TABLE = TABLE.replace('" json', '" jsonb')
 LOG = ("block_number", "log_index", "address", "transaction_hash", "transaction_index", "topics", "data")
 
+texts = st.one_of(
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+    st.text("\\.NBtnr\t\n\r\b\f\v\"',{} \u0085\u2028\U0001f600a", max_size=8),
+)
 values: dict[str, st.SearchStrategy[Any]] = {
     "numeric": st.integers(1 - 10**78, 10**78 - 1),
     "bigint": st.integers(-(1 << 63), (1 << 63) - 1),
     "integer": st.integers(-(1 << 31), (1 << 31) - 1),
     "smallint": st.integers(-(1 << 15), (1 << 15) - 1),
-    "text": st.one_of(
-        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
-        st.text("\\.N\t\n\r\b\f\v\"',{} \u0085\u2028\U0001f600a", max_size=8),
-    ),
+    "text": texts,
     "bool": st.booleans(),
     "timestamp": st.datetimes(datetime(1970, 1, 1)).map(lambda t: t.replace(microsecond=t.microsecond // 1000 * 1000)),
+    "json": st.lists(st.integers(1 - 10**78, 10**78 - 1) | texts | st.lists(st.integers(0, 9)), max_size=4),
 }
 rows = st.lists(
     st.fixed_dictionaries(
@@ -76,11 +80,15 @@ def test_what_is_copied_is_what_is_read_back(fresh_database: Callable[[], str]) 
             "any_block (LIKE indexer.block, n serial)",
         ):
             runner.run(conn.execute(f"CREATE TABLE {table}"))
+        runner.run(conn.set_type_codec("jsonb", schema="pg_catalog", encoder=to_json, decoder=json.loads))
 
-        async def back(table: str, columns: list[str], lines: bytes) -> list[tuple[Any, ...]]:
+        async def back(table: str, columns: list[str], lines: bytes, source: str = "") -> list[tuple[Any, ...]]:
             await conn.execute(f"TRUNCATE {table}")
-            await conn.copy_to_table(table, source=io.BytesIO(lines), columns=columns, format="text")
             picked = ", ".join(f'"{c}"' for c in columns)
+            if source:
+                await conn.execute(f"INSERT INTO {table} ({picked}) SELECT {picked} FROM {source}", lines.decode())
+            else:
+                await conn.copy_to_table(table, source=io.BytesIO(lines), columns=columns, format="text")
             return [tuple(r) for r in await conn.fetch(f"SELECT {picked} FROM {table} ORDER BY n")]
 
         lines = Lines({"any_row": COLUMNS})
@@ -93,7 +101,9 @@ def test_what_is_copied_is_what_is_read_back(fresh_database: Callable[[], str]) 
         async def check(some: list[dict[str, Any]], seen: list[Log], blocks: list[Header]) -> None:
             columns = list(COLUMNS)
             text = "".join(map(line, some)).encode()
-            assert await back("any_row", columns, text) == [tuple(map(r.get, columns)) for r in some]
+            meant = [tuple(map(r.get, columns)) for r in some]
+            assert await back("any_row", columns, text) == meant
+            assert await back("any_row", columns, text, as_rows(COLUMNS)) == meant
             assert await back("any_log", list(LOG), log_lines(seen)) == [
                 (*log[:5], b"".join(log.topics), log.data) for log in seen
             ]
