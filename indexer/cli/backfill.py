@@ -98,7 +98,7 @@ class _Options:
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
 @click.option("--ingest-only", is_flag=True, help="Store raw logs and leave projecting to whoever holds the lease.")
 @click.option("--defer-indexes/--keep-indexes", "defer", default=None,
-              help="Build the tables' keys and indexes at the end of an initial load. Default: of one of 1,000,000"
+              help="Build the tables' keys and indexes at the end of an initial load. Default: of one of 100,000"
               " blocks or more.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Estimate requests, time and disk; write nothing.")
 @rpc_option

@@ -29,7 +29,7 @@ from indexer.store.steps import Done, Writer
 from indexer.store.stream import Stream
 
 WATCH_EVERY = 1.0  # seconds
-DEFER_BLOCKS = 1_000_000  # blocks of an initial load from which on keys and indexes are built at its end
+DEFER_BLOCKS = 100_000  # blocks of an initial load from which on keys and indexes are built at its end
 
 
 class Bulk:
@@ -79,8 +79,8 @@ class Bulk:
         """Builds what an initial load put off; whether there was any. Ends early when another asks for the lease."""
         if not await deferred.pending(conn):
             return False
-        async with self._opened() as watching:
-            await self._watched(watching, token, deferred.build(conn, tell))
+        async with self._opened() as second, self._opened() as watching:
+            await self._watched(watching, token, deferred.build([conn, second], tell))
         return True
 
     async def _watched(self, watching: Connection, token: int | None, works: Coroutine[Any, Any, None]) -> None:

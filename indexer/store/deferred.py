@@ -8,11 +8,13 @@ proves it. Only the tables' owner can do it, and not with tables that were adopt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import asyncpg
 import structlog
 
+from indexer.background import together
 from indexer.errors import SchemaOlder
 from indexer.failpoints import hit
 from indexer.store import adopted, lease
@@ -86,33 +88,51 @@ async def _drop(conn: Connection, table: str) -> int:
     return len(found)
 
 
-async def build(conn: Connection, tell: Callable[[str, int], None]) -> None:
-    """Builds what is pending, each with its row's deletion in a transaction. `tell`: the name, and how many are left.
+async def build(conns: Sequence[Connection], tell: Callable[[str, int], None]) -> None:
+    """Builds what is pending, on as many connections at once as are given, each key or index with its row's deletion in
+    a transaction. `tell`: the name, and how many are left.
 
     Two processes may do it at once. Raises asyncpg.UniqueViolationError when a row is there twice, SchemaOlder when
     they are another role's to build.
     """
-    if await pending(conn) and not await conn.fetchval(_MINE):
+    waiting = await pending(conns[0])
+    if waiting and not await conns[0].fetchval(_MINE):
         raise SchemaOlder(
             "keys and indexes that an initial load put off are not built yet, and this role does not own the tables",
             "Run `reya-indexer backfill` once as their owner",
         )
-    while True:
-        async with conn.transaction():
-            for setting, value in BUILDING.items():
-                await conn.execute(f"SET LOCAL {setting} = {value}")
-            left = await pending(conn)
-            if not left:
-                return
-            row = await conn.fetchrow(
-                "DELETE FROM indexer.deferred_index WHERE name = $1 RETURNING name, definition, constraint_definition",
-                left[0],
-            )
-            if row is None:  # another process built it while we waited
-                continue
-            tell(row["name"], len(left))
-            with patient(conn, A_DAY):
-                await conn.execute(row["definition"])
-                if row["constraint_definition"] is not None:
-                    await conn.execute(row["constraint_definition"])
-            hit("index.before_commit")
+    # A key locks its table, first for reading only: two of one table at once would be a deadlock.
+    table_of = {name: table for table in COLUMNS for name in _ours(table)}
+    by_table: dict[str, list[str]] = {}
+    for name in waiting:
+        by_table.setdefault(table_of.get(name, name), []).append(name)
+    tables, left = deque(by_table.values()), len(waiting)
+
+    async def work(conn: Connection) -> None:
+        nonlocal left
+        while tables:
+            for name in tables.popleft():
+                await _build(conn, name, building)
+                left -= 1
+
+    def building(name: str) -> None:
+        tell(name, left)
+
+    await together(*(work(conn) for conn in conns))
+
+
+async def _build(conn: Connection, name: str, tell: Callable[[str], None]) -> None:
+    async with conn.transaction():
+        for setting, value in BUILDING.items():
+            await conn.execute(f"SET LOCAL {setting} = {value}")
+        row = await conn.fetchrow(
+            "DELETE FROM indexer.deferred_index WHERE name = $1 RETURNING definition, constraint_definition", name
+        )
+        if row is None:  # another process built it while we waited
+            return
+        tell(name)
+        with patient(conn, A_DAY):
+            await conn.execute(row["definition"])
+            if row["constraint_definition"] is not None:
+                await conn.execute(row["constraint_definition"])
+        hit("index.before_commit")

@@ -145,7 +145,7 @@ async def _build_deferred(conn: AsyncConnection) -> None:
     """What an initial load put off: a step finds the tables as the steps before it left them."""
     raw = await _raw(conn)
     if await raw.fetchval("SELECT to_regclass('indexer.deferred_index')") is not None:
-        await deferred.build(raw, lambda name, left: log.info("building_index", index=name, left=left))
+        await deferred.build([raw], lambda name, left: log.info("building_index", index=name, left=left))
 
 
 def _refusal(url: str, error: DBAPIError) -> IndexerError:

@@ -382,9 +382,9 @@ async def test_the_writer_keeps_indexes_and_says_who_can_build_those_put_off(act
         await conn.execute("UPDATE indexer.lease SET holder = NULL")
         assert await deferred.defer(owner, await lease.acquire(owner, "owner") or 0) > 10
         with pytest.raises(SchemaOlder, match="once as their owner"):
-            await deferred.build(conn, lambda *_: None)
-        await deferred.build(owner, lambda *_: None)
-        await deferred.build(conn, lambda *_: None)
+            await deferred.build([conn], lambda *_: None)
+        await deferred.build([owner], lambda *_: None)
+        await deferred.build([conn], lambda *_: None)
     assert await migrate.check_async(actors.owner) == []
 
 
