@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
@@ -146,15 +146,18 @@ async def connection(url: str, *, patience: float = PATIENCE, **settings: str) -
         await close(conn)
 
 
-async def copy(conn: Connection, schema: str, table: str, columns: Iterable[str], text: bytes) -> None:
-    """Rows in COPY's text format into a table."""
+async def copy(
+    conn: Connection, schema: str, table: str, columns: Iterable[str], rows: bytes,
+    written: Literal["text", "binary"] = "text",
+) -> None:  # fmt: skip
+    """Rows, `written` in one of COPY's formats, into a table."""
 
     async def pieces() -> AsyncIterator[bytes]:
         # A file would be read in a thread, piece by piece: beside a thread that computes, each turn waits for it.
-        for at in range(0, len(text), PIECE):
-            yield text[at : at + PIECE]
+        for at in range(0, len(rows), PIECE):
+            yield rows[at : at + PIECE]
 
-    await conn.copy_to_table(table, source=pieces(), columns=list(columns), schema_name=schema, format="text")
+    await conn.copy_to_table(table, source=pieces(), columns=list(columns), schema_name=schema, format=written)
 
 
 def record(row: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from indexer.chain.types import Anchor, Header, Log
 from indexer.errors import DamagedStore, IndexerError
 from indexer.ingest.units import SeamBroken, Unit
 from indexer.store import coverage, served
-from indexer.store.copytext import block_lines, log_lines
+from indexer.store.copybinary import block_rows, log_rows
 from indexer.store.database import Connection, copy
 
 PARTITION_BLOCKS = 10_000_000  # as the function that makes them has it
@@ -93,13 +93,13 @@ async def keep_anchor(conn: Connection, anchor: Anchor) -> None:
 async def copy_blocks(conn: Connection, table: str, blocks: Sequence[Header]) -> None:
     """Into indexer.block or a table like it."""
     if blocks:
-        await copy(conn, "indexer", table, ("number", "hash", "parent_hash", "timestamp"), block_lines(blocks))
+        await copy(conn, "indexer", table, ("number", "hash", "parent_hash", "timestamp"), block_rows(blocks), "binary")
 
 
 async def copy_logs(conn: Connection, table: str, logs: Sequence[Log]) -> None:
     """Into indexer.raw_log or a table like it."""
     if logs:
-        await copy(conn, "indexer", table, _LOG_COLUMNS, log_lines(logs))
+        await copy(conn, "indexer", table, _LOG_COLUMNS, log_rows(logs), "binary")
 
 
 async def read(

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from indexer.chain.types import Header, Log
 from indexer.projections.fit import Lines, to_json
 from indexer.store import migrate
-from indexer.store.copytext import as_rows, block_lines, log_lines
+from indexer.store.copybinary import block_rows, log_rows
+from indexer.store.copytext import as_rows
 
 KINDS = ("numeric", "bigint", "integer", "smallint", "text", "bool", "timestamp", "json")
 COLUMNS = {f"{kind}{rest}": f"{kind}{rest}" for kind in KINDS for rest in ("", " not null")}
@@ -85,7 +86,9 @@ def test_what_is_copied_is_what_is_read_back(fresh_database: Callable[[], str]) 
         async def back(table: str, columns: list[str], lines: bytes, source: str = "") -> list[tuple[Any, ...]]:
             await conn.execute(f"TRUNCATE {table}")
             picked = ", ".join(f'"{c}"' for c in columns)
-            if source:
+            if lines.startswith(b"PGCOPY"):
+                await conn.copy_to_table(table, source=io.BytesIO(lines), columns=columns, format="binary")
+            elif source:
                 await conn.execute(f"INSERT INTO {table} ({picked}) SELECT {picked} FROM {source}", lines.decode())
             else:
                 await conn.copy_to_table(table, source=io.BytesIO(lines), columns=columns, format="text")
@@ -104,10 +107,10 @@ def test_what_is_copied_is_what_is_read_back(fresh_database: Callable[[], str]) 
             meant = [tuple(map(r.get, columns)) for r in some]
             assert await back("any_row", columns, text) == meant
             assert await back("any_row", columns, text, as_rows(COLUMNS)) == meant
-            assert await back("any_log", list(LOG), log_lines(seen)) == [
+            assert await back("any_log", list(LOG), log_rows(seen)) == [
                 (*log[:5], b"".join(log.topics), log.data) for log in seen
             ]
-            assert await back("any_block", ["number", "hash", "parent_hash", "timestamp"], block_lines(blocks)) == [
+            assert await back("any_block", ["number", "hash", "parent_hash", "timestamp"], block_rows(blocks)) == [
                 (b.number, b.hash, b.parent_hash or None, b.timestamp) for b in blocks
             ]
 
