@@ -7,8 +7,11 @@ for again, it does not end the program and is not written.
 from __future__ import annotations
 
 import re
+from binascii import unhexlify
 from collections.abc import Collection
+from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from indexer.chain.types import Header, Log
@@ -35,11 +38,9 @@ def data(value: Any, what: str, size: int | None = None) -> bytes:
     if not isinstance(value, str) or not value.startswith("0x"):
         raise Transient(f"{what} is not 0x hex: {value!r:.80}")
     try:
-        raw = bytes.fromhex(value[2:])
+        raw = unhexlify(value[2:])
     except ValueError as error:
         raise Transient(f"{what} is not 0x hex: {value!r:.80}") from error
-    if len(value) != 2 + 2 * len(raw):  # fromhex skips spaces
-        raise Transient(f"{what} is not 0x hex: {value!r:.80}")
     if size is not None and len(raw) != size:
         raise Transient(f"{what} has {len(raw)} bytes, not {size}")
     return raw
@@ -76,37 +77,53 @@ def logs(result: Any, first: int, last: int, addresses: Collection[str]) -> list
         raise Transient(f"a field of a log is neither text nor absent: {error}") from error
 
 
+_FIELDS = (
+    "blockHash", "blockNumber", "transactionHash", "transactionIndex", "logIndex", "address", "topics", "data",
+)  # fmt: skip
+_fields = itemgetter(*_FIELDS)
+_log = partial(tuple.__new__, Log)
+
+
 def _read(result: list[Any], read: _Texts) -> list[Log]:
-    known_addresses, known_words, known_indices = read.addresses, read.words, read.indices
+    address_of, word_of, index_of = read.addresses.get, read.words.get, read.indices.get
     parsed: list[Log] = []
-    in_order, newest = True, (-1, -1)
-    block: tuple[Any, ...] = ()
-    transaction: tuple[Any, ...] = ()  # texts, as those of the block
+    in_order, number, newest = True, -1, -1
+    block_texts: tuple[Any, ...] = (None, None, None)
+    transaction_text: Any = None
+    transaction_index_text: Any = None
     for entry in result:
         if entry.__class__ is not dict:
             raise Transient(f"a log is no object: {entry!r:.80}")
         get = entry.get
         if get("removed"):
             raise Inconsistent("a removed log in an answer of eth_getLogs")
-        texts = (get("blockHash"), get("blockNumber"), get("blockTimestamp"))
-        if texts != block:
+        try:
+            fields = _fields(entry)
+        except KeyError:
+            fields = tuple(map(get, _FIELDS))  # what is absent is refused where it is read
+        hash_text, number_text, sent, sent_index, index_text, address_text, topics, data_text = fields
+        texts = (hash_text, number_text, get("blockTimestamp"))
+        if texts != block_texts:
+            before = number
             block_hash, number, stamp = read.block(*texts)
-            block = texts
-        sent = (get("transactionHash"), get("transactionIndex"))
-        if sent != transaction:
-            hash_, position = data(sent[0], "transactionHash", 32), quantity(sent[1], "transactionIndex", 2**31)
-            transaction = sent
-        topics = get("topics")
+            block_texts = texts
+            if number != before:
+                in_order, newest = in_order and number > before, -1
+        if sent != transaction_text or sent_index != transaction_index_text:
+            hash_, position = data(sent, "transactionHash", 32), read.position(sent_index)
+            transaction_text, transaction_index_text = sent, sent_index
         if topics.__class__ is not list or len(topics) > 4:
             raise Transient(f"topics are not a list of at most four: {topics!r:.80}")
-        text = get("logIndex")
-        index = known_indices[text] if text in known_indices else read.index(text, number)
-        text = get("address")
-        address = known_addresses[text] if text in known_addresses else read.address(text)
-        words = tuple([known_words[t] if t in known_words else read.word(t) for t in topics])
-        place = (number, index)
-        in_order, newest = in_order and place > newest, place
-        parsed.append(Log(number, index, address, hash_, position, words, data(get("data"), "data"), block_hash, stamp))
+        index = index_of(index_text)
+        if index is None:
+            index = read.index(index_text, number)
+        if index <= newest:
+            in_order = False
+        newest = index
+        address = address_of(address_text) or read.address(address_text)
+        words = tuple([word_of(topic) or read.word(topic) for topic in topics])
+        body = data(data_text, "data")
+        parsed.append(_log((number, index, address, hash_, position, words, body, block_hash, stamp)))
     return parsed if in_order else _sorted(parsed)
 
 
@@ -119,6 +136,7 @@ class _Texts:
         self._watched = frozenset(self.addresses.values())
         self.words: dict[Any, bytes] = {}
         self.indices: dict[Any, int] = {}
+        self._positions: dict[Any, int] = {}
         self._hashes: dict[int, bytes] = {}
 
     def block(self, block_hash: Any, number: Any, stamp: Any) -> tuple[bytes, int, int | None]:
@@ -143,6 +161,12 @@ class _Texts:
             )
         self.indices[text] = index
         return index
+
+    def position(self, text: Any) -> int:
+        position = self._positions.get(text)
+        if position is None:
+            position = self._positions[text] = quantity(text, "transactionIndex", 2**31)
+        return position
 
     def address(self, text: Any) -> bytes:
         address = data(text, "address", 20)
