@@ -73,7 +73,7 @@ class Trackers(NamedTuple):
         return self.long if base > 0 else self.short
 
 
-NO_TRACKERS = Trackers()
+NO_TRACKER, NO_TRACKERS = Tracker(), Trackers()
 
 
 class Outcome(NamedTuple):
@@ -126,6 +126,8 @@ def execute(
     `before`, `after`: the position as the chain states it, brought up to date and after the execution. `market`: the
     trackers that the transaction tells, used where no position is stated.
     """
+    if before is None and after is None and market is NO_TRACKERS:
+        return _execute_untold(position or Position(), size, price)
     if before is not None:
         position = align(position, before)
         closing = Tracker(position.stated[3], position.stated[4])
@@ -143,6 +145,15 @@ def execute(
     position = _after(position, after, market)
     known = position.base == 0 or position.price is not None
     complete = known and not contradicted and (not realises or (variation is not None and funding is not None))
+    return position, Outcome(variation, funding, position.price, position.session, not size or complete)
+
+
+def _execute_untold(position: Position, size: int, price: int) -> tuple[Position, Outcome]:
+    """The same where no event tells anything but the execution, as of most match orders. What is realised lacks the
+    funding then, so that it is not complete."""
+    variation, funding, realises = _fill(position, size, price, NO_TRACKER, None, None)
+    position.stated = UNSTATED
+    complete = not realises and (position.base == 0 or position.price is not None)
     return position, Outcome(variation, funding, position.price, position.session, not size or complete)
 
 

@@ -7,7 +7,7 @@ store can load them first; `apply(ledger, tx, event)` writes rows into the ledge
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -101,6 +101,7 @@ class Statements(NamedTuple):
 
 _NONE: frozenset[int] = frozenset()
 _NOTHING_STATED = Statements({}, _NONE)
+_NO_MARKETS: dict[int, list[tuple[int, Row]]] = {}
 
 
 class Transaction:
@@ -120,11 +121,11 @@ class Transaction:
         self.liquidated_by_bid = _liquidated(events) if "AccountExecutedLiquidationBid" in names else _NONE
         self.told_again = _told_again(events) if "PassivePerpOrderAndPositionUpdate" in names else _NONE
         self.statements = _stated(events, self.told_again) if "PositionDataUpdated" in names else _NOTHING_STATED
-        self._markets = _markets(events) if "MarketDataUpdated" in names else {}
+        self._markets = _markets(events) if "MarketDataUpdated" in names else _NO_MARKETS
 
     def market_data(self, market: int, log_index: int) -> Row | None:
         """The market as it was at a log: the last MarketDataUpdated before it, else the first after it."""
-        told = self._markets.get(market)
+        told = self._markets.get(market) if self._markets else None
         if not told:
             return None
         before = [data for index, data in told if index < log_index]
@@ -185,19 +186,29 @@ def sides(execution: Event) -> tuple[int, ...]:
     return (account,) if not other or other == account else (account, other)
 
 
-def name_pools(events: Iterable[Event], default: int | None) -> None:
+# What makes another account than the deployment's pool the other side of a match order.
+_POOL_TOLD = frozenset({"MarketDataUpdated", "AccountExecutedLiquidationBid"})
+
+
+def name_pools(events: Sequence[Event], default: int | None) -> None:
     """Sets `pool` of the match orders among whole transactions: the pool account that MarketDataUpdated of the market
     names in the same transaction, else `default`, the deployment's. Not where a liquidation bid was executed: then the
     other side is a keeper that no log names.
     """
-    for tx in transactions(events):
-        if "PassivePerpMatchOrder" not in tx.names:
-            continue
+    told = {e.transaction_hash for e in events if e.name in _POOL_TOLD}
+    for e in events:
+        if e.name == "PassivePerpMatchOrder":
+            e.pool = default
+    for tx in transactions(e for e in events if e.transaction_hash in told):
         for e in tx.events:
-            if e.name == "PassivePerpMatchOrder" and e.args["accountId"] not in tx.liquidated_by_bid:
-                data = tx.market_data(e.args["marketId"], e.log_index)
+            if e.name != "PassivePerpMatchOrder":
+                continue
+            data = tx.market_data(e.args["marketId"], e.log_index)
+            if e.args["accountId"] in tx.liquidated_by_bid:
+                e.pool = None
+            elif data is not None:
                 # The order book's generation has no pool: its field is named otherwise, and frozen.
-                e.pool = (data.get("poolAccountId") or None) if data is not None else default
+                e.pool = data.get("poolAccountId") or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ def trade(
     before: Stated | None, after: Stated | None,
 ) -> Outcome:  # fmt: skip
     """One side of an execution. `before`, `after`: what the event itself states of the position."""
-    pending = tx.statements.of.get((event.log_index, account))
+    stated = tx.statements.of
+    pending = stated.get((event.log_index, account)) if stated else None
     if pending:
         before = before if before is not None else _first(pending, size, after)
         after = after if after is not None else pending[-1]
