@@ -61,18 +61,16 @@ class Carried:
         self.rows: dict[StateKey, Row | None] = {}
         self._older: dict[StateKey, Row | None] = {}
 
-    def lacking(self, keys: Iterable[StateKey]) -> list[StateKey]:
+    def lacking(self, keys: set[StateKey]) -> set[StateKey]:
         """Those of the keys of a step whose rows are not here; all others are in `rows` then."""
         if len(self.rows) > CARRIED_ROWS:
             self._older = self.rows
             self.rows = {key: row for key, row in self._older.items() if key[0] in WHOLE_TABLES}
-        rows, older, lacking = self.rows, self._older, []
-        for key in keys:
-            if key not in rows:
-                if key in older:
-                    rows[key] = older.pop(key)
-                else:
-                    lacking.append(key)
+        lacking = keys.difference(self.rows)
+        if self._older:
+            back = lacking & self._older.keys()
+            self.rows.update((key, self._older.pop(key)) for key in back)
+            lacking -= back
         return lacking
 
 
@@ -150,7 +148,7 @@ class Stream:
         return events, state_keys(events)
 
     async def _load(self, keys: set[StateKey]) -> None:
-        lacking = set(self._carried.lacking(keys))
+        lacking = self._carried.lacking(keys)
         absent = self._unwritten.of(lacking)
         self._carried.rows.update(dict.fromkeys(absent))
         lacking.difference_update(absent)
