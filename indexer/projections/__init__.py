@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 
 from indexer.projections import (
@@ -17,7 +17,8 @@ from indexer.projections import (
     undecoded,
     upgrades,
 )
-from indexer.projections.base import Event, Ledger, StateKey, Transaction, transactions
+from indexer.projections.base import Event, Kept, Ledger, Row, StateKey, Transaction, transactions
+from indexer.projections.fit import Layout
 
 _Keys = Callable[[Event], Iterable[StateKey]]
 _Apply = Callable[[Ledger, Transaction, Event], None]
@@ -31,8 +32,35 @@ for _module in _MODULES:
         _KEYS.setdefault(_name, []).append(_module.keys)
         _APPLY.setdefault(_name, []).append(_module.apply)
 
+# State rows that are a row in each of several tables, by the first one, whose key is theirs: the layout of the values
+# that the ledger keeps of them.
+TOGETHER: dict[str, Layout] = {positions.ROWS.name: positions.ROWS}
+
 # Read whole: a handful of rows that any liquidation may need.
 WHOLE_TABLES = ("indexer.backstop_account",)
+
+
+def tables_of(name: str) -> tuple[str, ...]:
+    """The tables of the state rows of this name."""
+    return tuple(TOGETHER[name].tables) if name in TOGETHER else (name,)
+
+
+def rows_of(name: str, kept: Kept) -> tuple[Row | None, ...]:
+    """A state row as a row of each of these tables."""
+    if kept is None:
+        return (None,) * len(tables_of(name))
+    return TOGETHER[name].rows(kept) if name in TOGETHER else (kept,)
+
+
+def kept_of(name: str, rows: Sequence[Row | None]) -> Kept:
+    """What `rows_of` takes apart."""
+    if name not in TOGETHER or rows[0] is None:
+        return rows[0]
+    values: Row = {}
+    for row, columns in zip(rows, TOGETHER[name].tables.values(), strict=True):
+        for column, value in columns.items():
+            values.setdefault(value, (row or {}).get(column))
+    return tuple(values[value] for value in TOGETHER[name].names)
 
 
 def state_keys(events: Iterable[Event]) -> set[StateKey]:

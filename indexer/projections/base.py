@@ -19,6 +19,7 @@ Row = dict[str, Any]
 Key = tuple[Any, ...]
 StateKey = tuple[str, Key]
 Values = tuple[Any, ...]
+Kept = Any  # a state row: Row, or the Values of one that several tables have; None where there is none
 
 PLACE = ("transaction_hash", "block_timestamp", "block_number", "unique_id")  # columns that say where a row comes from
 LOGS_PER_BLOCK = 100_000  # unique_id = block number * 100000 + log index
@@ -233,29 +234,31 @@ class Ledger:
     had before the block's first change is kept as a before-image. `tokens`: address -> (name, symbol); `rusd`: the
     quote token's address. `accounting`: addresses of the contracts whose events move positions.
 
-    `appended`: new rows by table. `changed`: state rows and their lines; `created`: those of them that had no row
-    before. `drafts` is for state that changes often (`positions`): rows are made of it when the step ends.
+    `appended`: new rows by table. `changed`: state rows and their lines, one for each table of theirs; `created`: those
+    of them that had no row before. A state row of several tables is kept as the values of its layout and named by the
+    first of them (`projections.TOGETHER`). `drafts` is for state that changes often (`positions`): rows are made of it
+    when the step ends.
     """
 
     lines: Lines
-    state: dict[StateKey, Row | None]
+    state: dict[StateKey, Kept]
     floor: int
     tokens: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     rusd: str | None = None
     accounting: frozenset[str] = frozenset()
     appended: dict[str, list[Appended]] = field(default_factory=lambda: defaultdict(list))
-    changed: dict[StateKey, str] = field(default_factory=dict)
+    changed: dict[StateKey, tuple[str, ...]] = field(default_factory=dict)
     created: set[StateKey] = field(default_factory=set)
-    before: dict[tuple[int, StateKey], Row | None] = field(default_factory=dict)
+    before: dict[tuple[int, StateKey], Kept] = field(default_factory=dict)
     incidents: list[Incident] = field(default_factory=list)
     drafts: dict[tuple[int, int], Any] = field(default_factory=dict)
-    _tables: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
+    _tables: dict[str, dict[Key, Kept]] = field(default_factory=dict)
 
-    def get(self, table: str, key: Key) -> Row | None:
+    def get(self, table: str, key: Key) -> Kept:
         """A state row. KeyError when the projection's `keys` did not name it: guessing would drop what is stored."""
         return self.state[table, key]
 
-    def table(self, table: str) -> Iterable[Row | None]:
+    def table(self, table: str) -> Iterable[Kept]:
         """All rows of a table that is read whole (`projections.WHOLE_TABLES`)."""
         if table not in self._tables:
             self._tables[table] = {key: row for (name, key), row in self.state.items() if name == table}
@@ -283,46 +286,47 @@ class Ledger:
 
     def put(self, table: str, key: Key, row: Row, event: Event) -> None:
         """Sets a state row. A value that fits no column leaves the previous row and opens an incident."""
-        self.put_values(self.lines.plain(table, tuple(row)), key, tuple(row.values()), event)
+        layout, values = self.lines.plain(table, tuple(row)), tuple(row.values())
+        lines = self.lines.write(layout, values)
+        if lines is None:
+            self._misfits(layout, values, event)
+        else:
+            self._set((table, key), row, lines, event.block_number)
 
     def put_values(self, layout: Layout, key: Key, values: Values, event: Event) -> None:
-        """The same for the row of this key in each table of a layout."""
+        """The same for one that is a row in each table of the layout. It is set in all of them or in none."""
         lines = self.lines.write(layout, values)
-        if lines is not None:
-            for table, row, line in zip(layout.tables, layout.rows(values), lines, strict=True):
-                self._set((table, key), row, line, event.block_number)
-        elif len(layout.tables) > 1:
-            for table in layout.tables:
-                self.put(table, key, layout.row(table, values), event)
-        else:
+        if lines is None:
             self._misfits(layout, values, event)
+        else:
+            self._set((layout.name, key), values, lines, event.block_number)
 
-    def _set(self, place: StateKey, row: Row, line: str, block_number: int) -> None:
+    def _set(self, place: StateKey, kept: Kept, lines: tuple[str, ...], block_number: int) -> None:
         previous = self.state[place]
         if block_number > self.floor:
             self.before.setdefault((block_number, place), previous)
         if previous is None:
             self.created.add(place)
-        self.state[place] = row
+        self.state[place] = kept
         if place[0] in self._tables:
-            self._tables[place[0]][place[1]] = row
-        self.changed[place] = line
+            self._tables[place[0]][place[1]] = kept
+        self.changed[place] = lines
 
     def incident(self, kind: str, subject: str, detail: str, event: Event) -> None:
         self.incidents.append(Incident(kind, subject, detail, event.block_number))
 
     def _misfits(self, layout: Layout, values: Values, event: Event) -> None:
-        """The incident of a row that does not fit the one table of its layout."""
-        (table,) = layout.tables
-        row = layout.row(table, values)
-        column = self.lines.misfit(table, row)
-        assert column is not None, "what is not written does not fit"
-        self.incident(
-            "value_misfit",
-            f"{table}.{column} {event.id}",
-            f"{repr(row.get(column))[:120]} does not fit {self.lines.columns[table][column]}; the row was not written",
-            event,
-        )
+        """The incident of each row of the layout that does not fit its table."""
+        for table, row in zip(layout.tables, layout.rows(values), strict=True):
+            column = self.lines.misfit(table, row)
+            if column is not None:
+                self.incident(
+                    "value_misfit",
+                    f"{table}.{column} {event.id}",
+                    f"{repr(row.get(column))[:120]} does not fit {self.lines.columns[table][column]}; the row was not"
+                    " written",
+                    event,
+                )
 
 
 def transactions(events: Iterable[Event]) -> Iterator[Transaction]:

@@ -55,10 +55,11 @@ class Layout:
     Found by its identity: it is made once, not per row.
     """
 
-    __slots__ = ("names", "rows", "tables")
+    __slots__ = ("name", "names", "rows", "tables")
 
     def __init__(self, tables: Mapping[str, Mapping[str, str]]) -> None:
         self.tables = {table: dict(columns) for table, columns in tables.items()}
+        self.name = next(iter(tables))  # the first table's
         self.names = tuple(dict.fromkeys(name for columns in tables.values() for name in columns.values()))
         self.rows = _rows(self)  # values -> a row for each table
 

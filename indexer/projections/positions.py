@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 from indexer.projections.accounting import NO_TRACKERS, Outcome, Position, Stated, Tracker, Trackers, align, execute
 from indexer.projections.base import LOGS_PER_BLOCK, PLACE, Event, Ledger, StateKey, Transaction
@@ -21,7 +20,6 @@ from indexer.projections.fit import NUMERIC_LIMIT, Layout
 EVENTS = ("PositionDataUpdated",)
 _LAST_BLOCK = 2**63 // LOGS_PER_BLOCK  # above it unique_id is no bigint
 _STATED = ("realized_pnl", "last_price", "last_price_timestamp", "funding_value", "base_multiplier", "adl_unwind_price")
-_stated = itemgetter(*_STATED)
 # Values in the order that `_put` makes them in. Both tables have most of them, some under other names.
 _BOTH = ("market_id", "account_id", "base", *_STATED, *PLACE, "average_entry_price", "average_entry_funding_value")
 _NAMED_OTHERWISE = {
@@ -29,19 +27,19 @@ _NAMED_OTHERWISE = {
     "average_entry_price": "average_entry_price_off_chain_tracker",
     "average_entry_funding_value": "funding_value_off_chain_tracker",
 }
-_ROWS = Layout({
+ROWS = Layout({
     "positions": {name: name for name in (*_BOTH, "session", "last_trade_sequence_number")},
     "position_raw": {_NAMED_OTHERWISE.get(name, name): name for name in (*_BOTH, "realized_pnl_latest_snapshot")},
 })  # fmt: skip
+_BASE, _ENTRY = ROWS.names.index("base"), ROWS.names.index("average_entry_price")
 
 
 def keys(event: Event) -> Iterable[StateKey]:
     return keys_of(event.args["marketId"], event.args["accountId"])
 
 
-def keys_of(market: int, account: int) -> tuple[StateKey, StateKey]:
-    place = market, account
-    return ("positions", place), ("position_raw", place)
+def keys_of(market: int, account: int) -> tuple[StateKey]:
+    return (("positions", (market, account)),)
 
 
 def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
@@ -117,16 +115,12 @@ def _read(ledger: Ledger, event: Event, account: int, size: int = 0) -> Draft | 
             return draft
         # The row as it is now is kept, as a before-image or because the next one does not fit.
         _put(ledger, ledger.drafts.pop(place))
-    row = ledger.get("positions", place)
-    if row is None:
+    values = ledger.get("positions", place)
+    if values is None:
         return None
-    raw = ledger.get("position_raw", place)
-    snapshot = raw["realized_pnl_latest_snapshot"] if raw else None
-    position = Position(
-        row["base"], row["average_entry_price"], row["average_entry_funding_value"], row["session"], snapshot,
-        _stated(row),
-    )  # fmt: skip
-    return Draft(event, account, position, row["last_trade_sequence_number"])
+    price, funding, session, sequence, snapshot = values[_ENTRY:]
+    position = Position(values[_BASE], price, funding, session, snapshot, values[_BASE + 1 : _BASE + 1 + len(_STATED)])
+    return Draft(event, account, position, sequence)
 
 
 def _may_draft(ledger: Ledger, event: Event, base: int, size: int = 0) -> bool:
@@ -161,4 +155,4 @@ def _put(ledger: Ledger, draft: Draft) -> None:
         market, account, position.base, *position.stated, *event.place, position.price, position.funding,
         position.session, draft.sequence, position.snapshot,
     )  # fmt: skip
-    ledger.put_values(_ROWS, (market, account), values, event)
+    ledger.put_values(ROWS, (market, account), values, event)

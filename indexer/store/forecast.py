@@ -7,8 +7,8 @@ from collections import defaultdict
 
 from indexer.decode.events import events_of
 from indexer.ingest.units import Unit
-from indexer.projections import project, state_keys
-from indexer.projections.base import LOGS_PER_BLOCK, Row, StateKey
+from indexer.projections import kept_of, project, state_keys, tables_of
+from indexer.projections.base import LOGS_PER_BLOCK, Kept, Row, StateKey
 from indexer.store import rawlogs
 from indexer.store.database import Connection
 from indexer.store.facts import KEYS, kind, sql_name
@@ -27,7 +27,7 @@ class Forecast:
         self.conn, self.writer, self.standing, self.keep = conn, writer, standing, keep
         self.exact = not standing.below_images(keep)
         self.projected = standing.checkpoint is not None and keep <= standing.checkpoint.number
-        self._state: dict[StateKey, Row | None] = {}
+        self._state: dict[StateKey, Kept] = {}
         self._written: set[StateKey] = set()
         self._appended: defaultdict[str, int] = defaultdict(int)
         self._raw = self._blocks = 0
@@ -42,7 +42,7 @@ class Forecast:
             )
         counts["indexer.raw_log"] = await self._count("indexer.raw_log WHERE block_number > $1", self.keep)
         counts["indexer.block"] = await self._count("indexer.block WHERE number > $1", self.keep)
-        for table, _ in await (self._restored() if self.exact else self._touched()):
+        for table in await (self._restored() if self.exact else self._touched()):
             counts[table] = counts.get(table, 0) + 1
         return {table: n for table, n in counts.items() if n}
 
@@ -50,26 +50,30 @@ class Forecast:
         counted: int = await self.conn.fetchval(f"SELECT count(*) FROM {what}", bound)
         return counted
 
-    async def _restored(self) -> set[StateKey]:
-        """State rows that have before-images above `keep`; remembered, because the replacement starts from them."""
+    async def _restored(self) -> list[str]:
+        """The tables of rows with before-images above `keep`, remembered: the replacement starts from them."""
         images = await self.conn.fetch(
             "SELECT DISTINCT ON (table_name, key) table_name, key, row FROM indexer.before_image"
             " WHERE block_number > $1 ORDER BY table_name, key, block_number",
             self.keep,
         )
+        found: dict[StateKey, Row | None] = {}
         for table, key, row in images:
             named = json.loads(key)
-            self._state[table, tuple(named[c] for c in KEYS[table])] = json.loads(row) if row else None
-        return set(self._state)
+            found[table, tuple(named[c] for c in KEYS[table])] = json.loads(row) if row else None
+        for name, key in found:
+            rows = [found.get((table, key)) for table in tables_of(name)]
+            self._state[name, key] = kept_of(name, rows)
+        return [table for table, _ in found]
 
-    async def _touched(self) -> set[StateKey]:
+    async def _touched(self) -> list[str]:
         keys: set[StateKey] = set()
         first, tip = self.keep + 1, self.standing.checkpoint.number if self.standing.checkpoint else self.keep
         while first <= tip:
             chunk = await rawlogs.read(self.conn, first, tip, _READ_LOGS)
             keys |= state_keys(events_of(self.writer.registry, chunk.logs, chunk.times))
             first = chunk.last + 1
-        return {key for key in keys if kind(key[0]) == "state"}
+        return [table for name, _ in keys if kind(name) == "state" for table in tables_of(name)]
 
     async def add(self, unit: Unit) -> None:
         """Counts what projecting the unit would write."""
@@ -90,6 +94,7 @@ class Forecast:
     def inserted(self) -> dict[str, int]:
         """What the units added so far would write; a state row written many times counts once."""
         counts = {"indexer.raw_log": self._raw, "indexer.block": self._blocks, **self._appended}
-        for table, _ in self._written:
-            counts[table] = counts.get(table, 0) + 1
+        for name, _ in self._written:
+            for table in tables_of(name):
+                counts[table] = counts.get(table, 0) + 1
         return {table: n for table, n in counts.items() if n}

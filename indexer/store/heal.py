@@ -18,7 +18,7 @@ from indexer.decode.events import events_of
 from indexer.decode.registry import Registry
 from indexer.failpoints import hit
 from indexer.projections import WHOLE_TABLES, project, state_keys
-from indexer.projections.base import Event, Ledger, Row, StateKey
+from indexer.projections.base import Event, Kept, Ledger, StateKey
 from indexer.projections.touched import Touched
 from indexer.store import rawlogs
 from indexer.store.database import Connection
@@ -121,7 +121,7 @@ async def _read(
 
 
 async def replay(
-    conn: Connection, registry: Registry, scope: Scope, ledger_of: Callable[[dict[StateKey, Row | None]], Ledger]
+    conn: Connection, registry: Registry, scope: Scope, ledger_of: Callable[[dict[StateKey, Kept]], Ledger]
 ) -> dict[str, int]:  # fmt: skip
     """Forgets the touched rows and projects their events again, in the caller's transaction. Rows written by table.
 
@@ -130,7 +130,7 @@ async def replay(
     await forget(conn, scope.touched.rows())
     hit("heal.forgotten")
     counts: Counter[str] = Counter()
-    whole: dict[StateKey, Row | None] = {}
+    whole: dict[StateKey, Kept] = {}
     for start in range(0, len(scope.blocks), _READ_BLOCKS):
         chunk = await rawlogs.read_blocks(conn, scope.blocks[start : start + _READ_BLOCKS])
         events = events_of(registry, chunk.logs, chunk.times)

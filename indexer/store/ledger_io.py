@@ -12,8 +12,8 @@ from operator import itemgetter
 
 import asyncpg
 
-from indexer.projections import WHOLE_TABLES, project
-from indexer.projections.base import Event, Incident, Key, Ledger, Row, StateKey
+from indexer.projections import TOGETHER, WHOLE_TABLES, project, rows_of, tables_of
+from indexer.projections.base import Event, Incident, Kept, Key, Ledger, Row, StateKey
 from indexer.projections.fit import to_json
 from indexer.store.copytext import as_rows, sql_type
 from indexer.store.database import Connection, copy
@@ -25,10 +25,10 @@ _JSON = {name: [c for c, kind in columns.items() if kind == "json"] for name, co
 
 async def load_state(
     conn: Connection, keys: Iterable[StateKey], whole: Iterable[str] = WHOLE_TABLES
-) -> dict[StateKey, Row | None]:
+) -> dict[StateKey, Kept]:
     """The named state rows (None where there is none), and the small tables `whole` with all their rows."""
     wanted: dict[str, list[Key]] = defaultdict(list)
-    state: dict[StateKey, Row | None] = {}
+    state: dict[StateKey, Kept] = {}
     for table, key in keys:
         wanted[table].append(key)
         state[table, key] = None
@@ -39,9 +39,9 @@ async def load_state(
     for table, table_keys in wanted.items():
         columns = [[str(part) for part in column] for column in zip(*table_keys, strict=True)]
         rows = await conn.fetch(_loads(table), *columns)
-        key_of = _key_of(table)
+        key_of, together = _key_of(table), table in TOGETHER
         for row in rows:
-            state[table, key_of(row)] = row_of(table, row)
+            state[table, key_of(row)] = tuple(row) if together else row_of(table, row)
     return state
 
 
@@ -51,13 +51,26 @@ def names(table: str) -> str:
 
 
 @cache
-def _loads(table: str) -> str:
-    """The rows of the keys whose columns are the parameters. Arrays: of JSON the server makes the keys half as fast."""
-    keys = KEYS[table]
+def _loads(name: str) -> str:
+    """The state rows of the keys whose columns are the parameters. As arrays: JSON costs the server twice as much."""
+    keys, tables = KEYS[name], tables_of(name)
     arrays = ", ".join(f"${n}::text[]" for n in range(1, len(keys) + 1))
-    same = " AND ".join(f't."{c}" = k."{c}"::{sql_type(COLUMNS[table][c])}' for c in keys)
-    columns = ", ".join(f't."{c}"' for c in COLUMNS[table])
-    return f"SELECT {columns} FROM unnest({arrays}) AS k({_quoted(keys)}) JOIN {sql_name(table)} t ON {same}"
+    joins = ""
+    for n, table in enumerate(tables):
+        same = " AND ".join(f't{n}."{c}" = k."{c}"::{sql_type(COLUMNS[name][c])}' for c in keys)
+        joins += f" {'LEFT ' if n else ''}JOIN {sql_name(table)} t{n} ON {same}"
+    return f"SELECT {_picked(name)} FROM unnest({arrays}) AS k({_quoted(keys)}){joins}"
+
+
+def _picked(name: str) -> str:
+    """The columns of a state row, as `row_of` or its layout has them; each of the first table that has it."""
+    if name not in TOGETHER:
+        return ", ".join(f't0."{c}"' for c in COLUMNS[name])
+    at: dict[str, str] = {}
+    for n, columns in enumerate(TOGETHER[name].tables.values()):
+        for column, value in columns.items():
+            at.setdefault(value, f't{n}."{column}" AS "{value}"')
+    return ", ".join(at[value] for value in TOGETHER[name].names)
 
 
 @cache
@@ -78,7 +91,8 @@ async def empty_tables(conn: Connection) -> frozenset[str]:
     names = [name for name in COLUMNS if kind(name) == "state"]
     looks = ", ".join(f"NOT EXISTS (SELECT FROM {sql_name(name)})" for name in names)
     row = await conn.fetchrow(f"SELECT {looks}")
-    return frozenset(name for name, empty in zip(names, row or (), strict=True) if empty)
+    empty = {name for name, empty in zip(names, row or (), strict=True) if empty}
+    return frozenset(name for name in empty if empty.issuperset(tables_of(name)))
 
 
 def row_of(table: str, record: asyncpg.Record) -> Row:
@@ -109,11 +123,14 @@ def render(ledger: Ledger) -> Output:
     for table, rows in ledger.appended.items():
         lines[table] = [line for _, _, line in rows]
     changed: dict[str, list[str]] = defaultdict(list)
-    for place, line in ledger.changed.items():
-        (lines if place in ledger.created else changed)[place[0]].append(line)
+    for place, written in ledger.changed.items():
+        into = lines if place in ledger.created else changed
+        for table, line in zip(tables_of(place[0]), written, strict=True):
+            into[table].append(line)
     images = [
         {"block_number": number, "table_name": table, "key": _named(table, key), "row": row}
-        for (number, (table, key)), row in ledger.before.items()
+        for (number, (name, key)), kept in ledger.before.items()
+        for table, row in zip(tables_of(name), rows_of(name, kept), strict=True)
     ]
     return Output(
         {table: (len(some), "".join(some).encode()) for table, some in lines.items() if some},
@@ -157,8 +174,9 @@ async def write(conn: Connection, output: Output) -> dict[str, int]:
 async def forget(conn: Connection, keys: Iterable[StateKey]) -> None:
     """Deletes state rows and what is kept to restore them, as if nothing had ever written them."""
     by_table: dict[str, list[Row]] = defaultdict(list)
-    for table, key in keys:
-        by_table[table].append(_named(table, key))
+    for name, key in keys:
+        for table in tables_of(name):
+            by_table[table].append(_named(table, key))
     for table, named in by_table.items():
         name = sql_name(table)
         match = " AND ".join(f't."{c}" = k."{c}"' for c in KEYS[table])

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from indexer.decode.events import events_of
-from indexer.projections import project, state_keys
-from indexer.projections.base import EXECUTIONS, Ledger, Row, StateKey, transactions
+from indexer.projections import project, rows_of, state_keys, tables_of
+from indexer.projections.base import EXECUTIONS, Kept, Ledger, Row, StateKey, transactions
 from indexer.projections.reconcile import Finding, Reconciliation
 from indexer.store import rawlogs
 from indexer.store.database import Connection
@@ -94,7 +94,7 @@ async def recompute(
     conn: Connection, writer: Writer, standing: Standing, tell: Callable[[int], None]
 ) -> tuple[int, list[Finding]]:
     """Every row against the projection of all stored raw logs; how many rows were compared."""
-    state: dict[StateKey, Row | None] = {}
+    state: dict[StateKey, Kept] = {}
     compared, found = 0, list[Finding]()
     async for chunk in _chunks(conn, standing):
         events = events_of(writer.registry, chunk.logs, chunk.times)
@@ -125,8 +125,12 @@ async def _chunks(conn: Connection, standing: Standing) -> AsyncIterator[rawlogs
         first = chunk.last + 1
 
 
-def _rows(state: dict[StateKey, Row | None], table: str) -> dict[str, Row]:
-    return {repr(key): row for (name, key), row in state.items() if name == table and row is not None}
+def _rows(state: dict[StateKey, Kept], table: str) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for (name, key), kept in state.items():
+        if kept is not None and table in tables_of(name):
+            found[repr(key)] = dict(zip(tables_of(name), rows_of(name, kept), strict=True))[table] or {}
+    return found
 
 
 async def _appended(

@@ -18,7 +18,7 @@ from indexer.failpoints import hit
 from indexer.ingest.planner import Span, joined
 from indexer.ingest.units import Source, Unit
 from indexer.projections import state_keys
-from indexer.projections.base import Event, Ledger, Row, StateKey
+from indexer.projections.base import Event, Kept, Ledger, StateKey
 from indexer.projections.fit import Lines
 from indexer.store import attestations, blame, coverage, epoch, journal, lease, rawlogs, rollback, served, staging
 from indexer.store.blame import Blame
@@ -260,7 +260,7 @@ class Writer:
                 yield
             await lease.hold(conn, token)
 
-    def ledger(self, state: dict[StateKey, Row | None], floor: int) -> Ledger:
+    def ledger(self, state: dict[StateKey, Kept], floor: int) -> Ledger:
         """An empty ledger over loaded state rows, which keeps before-images of blocks above `floor`."""
         return Ledger(self._lines, state, floor, self._tokens, self._rusd, self.deployment.accounting)
 

@@ -16,7 +16,7 @@ from indexer.background import beside
 from indexer.chain.types import Anchor
 from indexer.decode.events import events_of
 from indexer.projections import WHOLE_TABLES, state_keys
-from indexer.projections.base import Event, Row, StateKey
+from indexer.projections.base import Event, Kept, StateKey
 from indexer.store import rawlogs
 from indexer.store.database import Connection
 from indexer.store.ledger_io import Output, empty_tables, fill, load_state
@@ -58,8 +58,8 @@ class Carried:
     """
 
     def __init__(self) -> None:
-        self.rows: dict[StateKey, Row | None] = {}
-        self._older: dict[StateKey, Row | None] = {}
+        self.rows: dict[StateKey, Kept] = {}
+        self._older: dict[StateKey, Kept] = {}
 
     def lacking(self, keys: set[StateKey]) -> set[StateKey]:
         """Those of the keys of a step whose rows are not here; all others are in `rows` then."""

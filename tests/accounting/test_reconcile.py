@@ -9,8 +9,8 @@ import pytest
 
 from indexer.chain.types import Log
 from indexer.decode.events import events_of
-from indexer.projections import project, state_keys
-from indexer.projections.base import Row, StateKey, transactions
+from indexer.projections import project, rows_of, state_keys
+from indexer.projections.base import Kept, StateKey, transactions
 from indexer.projections.reconcile import Reconciliation
 from indexer.store import recheck
 from indexer.store.database import connection
@@ -109,13 +109,13 @@ def test_a_long_history_adds_up(seed: int) -> None:
         for n, e in enumerate(HAPPENINGS[rng.choice(names)](desk, rng.randrange(500), rng.randrange(500)))
     ]
     events = events_of(writer.registry, logs, {block: block for block in range(500)})
-    state: dict[StateKey, Row | None] = dict.fromkeys(state_keys(events))
+    state: dict[StateKey, Kept] = dict.fromkeys(state_keys(events))
     ledger = writer.ledger(state, 500)
     project(ledger, events)
     told, pnl = Reconciliation(), {row["unique_id"]: row["r_pnl"] for row in ledger.rows("order_history")}
     for tx in transactions(events):
         told.add(tx, pnl)
     told.rows_without_execution(pnl)
-    rows = [row for (table, _), row in state.items() if table == "positions" and row]
+    rows = [rows_of(name, kept)[0] or {} for (name, _), kept in state.items() if name == "positions" and kept]
     assert (told.drifts, told.compare(rows), told.open_interest(rows), told.contradictions) == ([], [], [], [])
     assert told.counted.compared > 1_000 and told.counted.sessions > 30 and told.counted.markets == 3

@@ -14,8 +14,8 @@ import pytest
 from indexer import config
 from indexer.chain.types import Log
 from indexer.decode.events import events_of
-from indexer.projections import project, state_keys
-from indexer.projections.base import Row, StateKey
+from indexer.projections import project, rows_of, state_keys
+from indexer.projections.base import Kept, Row, StateKey
 from indexer.store.steps import Writer
 from tests.anvil.emission import Abis, Emission
 from tests.oracle.recompute import recompute
@@ -100,7 +100,7 @@ class ByProjection:
     """Tables in memory, as the indexer projects them."""
 
     def __init__(self) -> None:
-        self.writer, self.state = Writer(DEVNET), dict[StateKey, Row | None]()
+        self.writer, self.state = Writer(DEVNET), dict[StateKey, Kept]()
         self.block = 0
 
     def feed(self, emissions: list[Emission]) -> dict[str, list[Row]]:
@@ -115,7 +115,9 @@ class ByProjection:
             self.state.setdefault(key, None)
         ledger = self.writer.ledger(self.state, self.block)
         project(ledger, events)
-        positions = [row for (table, _), row in self.state.items() if table == "positions" and row]
+        positions = [
+            rows_of(name, kept)[0] or {} for (name, _), kept in self.state.items() if name == "positions" and kept
+        ]
         return {"positions": positions} | {table: ledger.rows(table) for table in ledger.appended}
 
 
