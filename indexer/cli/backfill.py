@@ -23,7 +23,6 @@ from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepa
 from indexer.cli.display import backfill_shown, on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option, verbose_option
 from indexer.cli.session import end_on_signals, open_pool, rpc_endpoints
-from indexer.collector import BULK, calm_collector
 from indexer.config import Deployment
 from indexer.decode.stamps import stamps_of
 from indexer.errors import ConfigError
@@ -36,6 +35,7 @@ from indexer.ingest.estimate import estimate
 from indexer.ingest.forked import Forked, forked
 from indexer.ingest.planner import plan
 from indexer.ingest.worker import Setup
+from indexer.interpreter import BULK, calm_collector, take_turns
 from indexer.rpc.pool import Pool
 from indexer.store.standing import Standing
 
@@ -124,6 +124,7 @@ def backfill_command(
         raise click.UsageError("--engine dask and --scheduler ADDRESS belong together.")
     logging.configure(log_format, debug=verbose, quiet=on_terminal() and not verbose)
     calm_collector(BULK)
+    take_turns()
     deployment = config.load(chain)
     urls = rpc_endpoints(deployment, rpc_urls)
     options = _Options(

@@ -16,9 +16,9 @@ from indexer.cli.database import checked_connection, data_dir_option, open_url, 
 from indexer.cli.display import on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option
 from indexer.cli.session import ending
-from indexer.collector import BULK, calm_collector
 from indexer.config import Deployment
 from indexer.follow.reproject import Reprojected, Reprojection
+from indexer.interpreter import BULK, calm_collector, take_turns
 from indexer.store.standing import binding, load
 from indexer.store.steps import Done
 
@@ -49,6 +49,7 @@ def reproject_command(
     """
     logging.configure(log_format, quiet=on_terminal())
     calm_collector(BULK)
+    take_turns()
     deployment = config.load(chain)
     done = asyncio.run(ending(_reproject(deployment, first, events, data_dir, pg_bin)))
     if done is None:

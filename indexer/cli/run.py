@@ -18,11 +18,11 @@ from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepa
 from indexer.cli.display import on_terminal, shown
 from indexer.cli.options import chain_option, log_format_option, rpc_option, verbose_option, ws_option
 from indexer.cli.session import end_on_signals, open_pool, rpc_endpoints, warn_of_shown
-from indexer.collector import FOLLOWING, calm_collector
 from indexer.config import Deployment
 from indexer.follow.keeper import Keeper
 from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
+from indexer.interpreter import FOLLOWING, calm_collector, take_turns
 from indexer.ops import http
 from indexer.ops.live import Live
 from indexer.rpc.headfeed import HeadFeed
@@ -67,6 +67,7 @@ def run_command(
     """
     logging.configure(log_format, debug=verbose)
     calm_collector(FOLLOWING)
+    take_turns()
     deployment = config.load(chain)
     if poll_interval is not None:
         deployment = replace(deployment, poll_interval=poll_interval)
