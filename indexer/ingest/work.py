@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import asyncpg
@@ -83,7 +83,7 @@ class Ingestor:
     async def _fill(self, gap: Segment) -> None:
         planned = await epoch.current(self.conn)
         ready: asyncio.Queue[list[Unit] | None] = asyncio.Queue(UNITS_AHEAD)
-        await together(self._fetch(gap, ready), self._commit_all(planned, ready))
+        await together(self._fetch(gap, ready), self._commit_all(planned, ready, gap.last))
 
     async def _fetch(self, gap: Segment, ready: asyncio.Queue[list[Unit] | None]) -> None:
         """Units of the gap in chain order, some requests ahead of the commit."""
@@ -109,11 +109,11 @@ class Ingestor:
         left, size = last - at + 1, self.pool.ordered()[0].ranges.size
         return at + -(-left // -(-left // size)) - 1
 
-    async def _commit_all(self, planned: int, ready: asyncio.Queue[list[Unit] | None]) -> None:
+    async def _commit_all(self, planned: int, ready: asyncio.Queue[list[Unit] | None], last: int) -> None:
         """Commits in groups; the next one gathers while the server writes."""
-        group = await _gather(ready)
+        group = await _gather(ready, last)
         while group:
-            async with beside(_gather(ready)) as following:
+            async with beside(_gather(ready, last)) as following:
                 await self._commit(planned, group)
                 group = await following
 
@@ -129,11 +129,15 @@ class Ingestor:
         await self._tell(Ingested(unit, planned, len(units), time.monotonic() - began))
 
 
-async def _gather(ready: asyncio.Queue[list[Unit] | None]) -> list[Unit]:
-    """The next group; empty at the end. It waits for the first unit as long as that takes, then not much longer."""
+async def _gather(ready: asyncio.Queue[list[Unit] | None], last: int) -> list[Unit]:
+    """The next group; empty at the end. It waits for the first unit as long as that takes, then not much longer.
+
+    What little is left up to block `last` belongs to it, too: a small step of the projection beside a large one leaves
+    one of its two sides, computing and writing, waiting for the other.
+    """
     group: list[Unit] = []
     until = 0.0
-    while len(group) < GROUP_UNITS and sum(len(unit.logs) for unit in group) < GROUP_LOGS:
+    while not _enough(group, last):
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic()) if group else None):
                 more = await ready.get()
@@ -145,6 +149,13 @@ async def _gather(ready: asyncio.Queue[list[Unit] | None]) -> list[Unit]:
         until = until or time.monotonic() + GROUP_SECONDS
         group += more
     return group
+
+
+def _enough(group: Sequence[Unit], last: int) -> bool:
+    if len(group) < GROUP_UNITS and sum(len(unit.logs) for unit in group) < GROUP_LOGS:
+        return False
+    blocks, left = group[-1].last - group[0].first + 1, last - group[-1].last
+    return left > blocks // 2 or len(group) >= 2 * GROUP_UNITS
 
 
 async def fetch_span(pool: Pool, segment: Segment, stamps: Stamps = NO_STAMPS) -> list[Unit]:
