@@ -152,10 +152,11 @@ async def _gather(ready: asyncio.Queue[list[Unit] | None], last: int) -> list[Un
 
 
 def _enough(group: Sequence[Unit], last: int) -> bool:
-    if len(group) < GROUP_UNITS and sum(len(unit.logs) for unit in group) < GROUP_LOGS:
+    logs = sum(len(unit.logs) for unit in group)
+    if len(group) < GROUP_UNITS and logs < GROUP_LOGS:
         return False
     blocks, left = group[-1].last - group[0].first + 1, last - group[-1].last
-    return left > blocks // 2 or len(group) >= 2 * GROUP_UNITS
+    return left > blocks // 2 or len(group) >= 2 * GROUP_UNITS or logs >= 2 * GROUP_LOGS
 
 
 async def fetch_span(pool: Pool, segment: Segment, stamps: Stamps = NO_STAMPS) -> list[Unit]:

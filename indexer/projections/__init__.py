@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from types import ModuleType
 
 from indexer.projections import (
@@ -40,6 +41,7 @@ TOGETHER: dict[str, Layout] = {positions.ROWS.name: positions.ROWS}
 WHOLE_TABLES = ("indexer.backstop_account",)
 
 
+@cache
 def tables_of(name: str) -> tuple[str, ...]:
     """The tables of the state rows of this name."""
     return tuple(TOGETHER[name].tables) if name in TOGETHER else (name,)

@@ -88,9 +88,10 @@ def _read(result: list[Any], read: _Texts) -> list[Log]:
     address_of, word_of, index_of = read.addresses.get, read.words.get, read.indices.get
     parsed: list[Log] = []
     in_order, number, newest = True, -1, -1
-    block_texts: tuple[Any, ...] = (None, None, None)
-    transaction_text: Any = None
-    transaction_index_text: Any = None
+    # No text of an entry is a tuple: what the first one lacks is seen, too.
+    block_texts: tuple[Any, ...] = ()
+    transaction_text: Any = ()
+    transaction_index_text: Any = ()
     for entry in result:
         if entry.__class__ is not dict:
             raise Transient(f"a log is no object: {entry!r:.80}")

@@ -101,7 +101,7 @@ async def build(conns: Sequence[Connection], tell: Callable[[str, int], None]) -
             "keys and indexes that an initial load put off are not built yet, and this role does not own the tables",
             "Run `reya-indexer backfill` once as their owner",
         )
-    # A key locks its table, first for reading only: two of one table at once would be a deadlock.
+    # A key locks its table, first for reading only: two keys of one table at once would be a deadlock.
     table_of = {name: table for table in COLUMNS for name in _ours(table)}
     by_table: dict[str, list[str]] = {}
     for name in waiting:
@@ -109,14 +109,14 @@ async def build(conns: Sequence[Connection], tell: Callable[[str, int], None]) -
     tables, left = deque(by_table.values()), len(waiting)
 
     async def work(conn: Connection) -> None:
-        nonlocal left
         while tables:
             for name in tables.popleft():
                 await _build(conn, name, building)
-                left -= 1
 
     def building(name: str) -> None:
+        nonlocal left
         tell(name, left)
+        left -= 1
 
     await together(*(work(conn) for conn in conns))
 
@@ -128,9 +128,9 @@ async def _build(conn: Connection, name: str, tell: Callable[[str], None]) -> No
         row = await conn.fetchrow(
             "DELETE FROM indexer.deferred_index WHERE name = $1 RETURNING definition, constraint_definition", name
         )
+        tell(name)
         if row is None:  # another process built it while we waited
             return
-        tell(name)
         with patient(conn, A_DAY):
             await conn.execute(row["definition"])
             if row["constraint_definition"] is not None:

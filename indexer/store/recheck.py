@@ -128,8 +128,8 @@ async def _chunks(conn: Connection, standing: Standing) -> AsyncIterator[rawlogs
 def _rows(state: dict[StateKey, Kept], table: str) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for (name, key), kept in state.items():
-        if kept is not None and table in tables_of(name):
-            found[repr(key)] = dict(zip(tables_of(name), rows_of(name, kept), strict=True))[table] or {}
+        if kept is not None and table in (tables := tables_of(name)):
+            found[repr(key)] = rows_of(name, kept)[tables.index(table)] or {}
     return found
 
 

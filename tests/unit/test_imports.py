@@ -16,7 +16,7 @@ PURE = [
     "indexer.rpc.wire", "indexer.rpc.consensus", "indexer.store.copytext", "indexer.attest.digest",
     "indexer.attest.faults", "indexer.attest.gauges", "indexer.attest.spans",
     "indexer.rpc.wire", "indexer.rpc.score", "indexer.rpc.purpose", "indexer.rpc.body", "indexer.follow.watch",
-    "indexer.store.copytext",
+    "indexer.store.copybinary",
 ]  # fmt: skip
 # indexer.decode.registry reads the shipped ABI files; the rest of what it does is pure.
 FORBIDDEN = (

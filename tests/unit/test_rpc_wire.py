@@ -104,11 +104,29 @@ def test_well_formed_logs_come_back_whole_and_in_chain_order(logs: list[Log], ra
         ([log_of(5, address="0x" + "b2" * 20)], "not asked for"),
         ([{**log_of(5), "blockHash": None}], "pending"),
         ([{**log_of(5), "blockNumber": None}], "pending"),
+        ([{**log_of(5), "blockHash": None, "blockNumber": None}], "pending"),
     ],
 )
 def test_an_answer_that_contradicts_itself_or_the_question_is_inconsistent(answer: list[Any], said: str) -> None:
     with pytest.raises(Inconsistent, match=said):
         wire.logs(answer, 0, 10, [ADDRESS])
+
+
+NEEDED = ("address", "topics", "data", "blockNumber", "blockHash", "transactionHash", "transactionIndex", "logIndex")
+
+
+@pytest.mark.parametrize("value", ["absent", None, 7, True, [], ["0x"], {}])
+def test_a_log_that_lacks_any_of_its_fields_is_refused_first_or_later(value: Any) -> None:
+    for picked in range(1, 1 << len(NEEDED)):
+        lacking = [name for n, name in enumerate(NEEDED) if picked >> n & 1]
+        log = log_of(6) | {name: value for name in lacking}
+        if value == "absent":
+            log = {name: field for name, field in log.items() if name not in lacking}
+        if value == [] and lacking == ["topics"]:
+            continue  # an anonymous event
+        for answer in ([log], [log_of(5), log], [log, log]):
+            with pytest.raises((Transient, Inconsistent)):
+                wire.logs(answer, 0, 10, [ADDRESS])
 
 
 @pytest.mark.parametrize(
