@@ -22,7 +22,7 @@ from indexer.interpreter import BULK, calm_collector
 BEAT_EVERY = 5.0  # seconds
 # Beside the projection, which everything waits for: a worker takes what it leaves of the machine. Without, workers run
 # ahead at its expense, and at the end it is alone on all processors.
-NICE = 10
+NICE = 5
 
 
 def sendable(error: Exception) -> Exception:
