@@ -20,8 +20,8 @@ test-ops: install ## alert rules, status page, TLS, backup: installs Debian's pa
 	@$(BIN)/pytest -m ops tests/ops
 fast: install    ## the tests that need neither PostgreSQL nor a node
 	@$(BIN)/pytest tests/unit
-bench: install   ## backfill against its floors and a naive web3.py loop, five minutes
-	@$(BIN)/python -m benchmarks.backfill
+bench: install   ## backfill against its floors and a naive web3.py loop, 20 minutes (BENCH="--quick --logs 100000" two)
+	@$(BIN)/python -m benchmarks.backfill --logs 100000,1000000 $(BENCH)
 chaos: install   ## 10,000 random steps, 200 kills, 40 faults, about 55 minutes (CHAOS="--seed 7 --steps 1000 --kills 20 --faults 8")
 	@$(BIN)/python -m tests.chaos --out chaos.json $(CHAOS)
 soak: install    ## the daemon for ten minutes: flat memory, file descriptors and lag (SOAK="--minutes 60 --seed 7")
