@@ -16,7 +16,6 @@ Row = dict[str, Any]
 Kinds = Mapping[str, str]  # column -> "numeric", "text not null", ...
 
 NUMERIC_LIMIT = 10**78  # numeric(78,0)
-NULL = "\\N"
 MOST_WRITERS = 4096  # generated functions kept
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
