@@ -12,6 +12,7 @@ from operator import itemgetter
 
 import asyncpg
 
+from indexer.errors import DamagedStore
 from indexer.projections import TOGETHER, WHOLE_TABLES, project, rows_of, tables_of
 from indexer.projections.base import Event, Incident, Kept, Key, Ledger, Row, StateKey
 from indexer.projections.fit import to_json
@@ -26,7 +27,11 @@ _JSON = {name: [c for c, kind in columns.items() if kind == "json"] for name, co
 async def load_state(
     conn: Connection, keys: Iterable[StateKey], whole: Iterable[str] = WHOLE_TABLES
 ) -> dict[StateKey, Kept]:
-    """The named state rows (None where there is none), and the small tables `whole` with all their rows."""
+    """The named state rows (None where there is none), and the small tables `whole` with all their rows.
+
+    Raises DamagedStore where a state row of several tables is in some of them only: whatever is made of it would be a
+    guess, and the others' next row a second one of its key.
+    """
     wanted: dict[str, list[Key]] = defaultdict(list)
     state: dict[StateKey, Kept] = {}
     for table, key in keys:
@@ -39,9 +44,17 @@ async def load_state(
     for table, table_keys in wanted.items():
         columns = [[str(part) for part in column] for column in zip(*table_keys, strict=True)]
         rows = await conn.fetch(_loads(table), *columns)
-        key_of, together = _key_of(table), table in TOGETHER
-        for row in rows:
-            state[table, key_of(row)] = tuple(row) if together else row_of(table, row)
+        key_of = _key_of(table)
+        if table not in TOGETHER:
+            state.update(((table, key_of(row)), row_of(table, row)) for row in rows)
+            continue
+        for *values, complete in rows:
+            if not complete:
+                raise DamagedStore(
+                    f"one of {' and '.join(tables_of(table))} lacks a row that the other has",
+                    "Run `reya-indexer reproject`, and look who deletes rows there",
+                )
+            state[table, tuple(values[: len(columns)])] = tuple(values)
     return state
 
 
@@ -55,22 +68,27 @@ def _loads(name: str) -> str:
     """The state rows of the keys whose columns are the parameters. As arrays: JSON costs the server twice as much."""
     keys, tables = KEYS[name], tables_of(name)
     arrays = ", ".join(f"${n}::text[]" for n in range(1, len(keys) + 1))
-    joins = ""
+    joins, present = "", [f't{n}."{keys[0]}"' for n in range(len(tables))]
     for n, table in enumerate(tables):
         same = " AND ".join(f't{n}."{c}" = k."{c}"::{sql_type(COLUMNS[name][c])}' for c in keys)
-        joins += f" {'LEFT ' if n else ''}JOIN {sql_name(table)} t{n} ON {same}"
+        joins += f" {'LEFT ' if len(tables) > 1 else ''}JOIN {sql_name(table)} t{n} ON {same}"
+    if len(tables) > 1:
+        joins += f" WHERE num_nonnulls({', '.join(present)}) > 0"
     return f"SELECT {_picked(name)} FROM unnest({arrays}) AS k({_quoted(keys)}){joins}"
 
 
 def _picked(name: str) -> str:
-    """The columns of a state row, as `row_of` or its layout has them; each of the first table that has it."""
+    """The columns of a state row, as `row_of` has them. Of one of several tables the values of its layout, which begin
+    with the key, each from the first table that has it, and whether all tables have the row."""
     if name not in TOGETHER:
         return ", ".join(f't0."{c}"' for c in COLUMNS[name])
+    layout = TOGETHER[name]
     at: dict[str, str] = {}
-    for n, columns in enumerate(TOGETHER[name].tables.values()):
+    for n, columns in enumerate(layout.tables.values()):
         for column, value in columns.items():
-            at.setdefault(value, f't{n}."{column}" AS "{value}"')
-    return ", ".join(at[value] for value in TOGETHER[name].names)
+            at.setdefault(value, f't{n}."{column}"')
+    whole = " AND ".join(f't{n}."{KEYS[name][0]}" IS NOT NULL' for n in range(len(layout.tables)))
+    return ", ".join([*(at[value] for value in layout.names), whole])
 
 
 @cache
