@@ -35,14 +35,21 @@ NOW = GENESIS_TIME + 10 * 86_400
 START = NOW - 86_400  # of the last 24 hours
 WALLET, ACCOUNT, MARKET = Facts.wallet, Facts.account, Facts.market
 OTHER = 70_000  # an account of the same wallet
+# Accounts that each trade once, on a market and for an owner of their own: more than Q06's limit.
+SINGLES = range(60_000, 60_060)
 # Microseconds from NOW: whole seconds, and either side of where a cast to bigint rounds up.
 CLOCKS = (-1_000_000, -1, 0, 1, 499_999, 500_000, 999_999, 1_000_000)
-PAGE = 50
+PAGE = 50  # blocks that are written at once
+LIMIT = 50  # rows of Q06
 
 
 def once(second: int) -> int:
     """An account that trades in this second alone."""
     return 80_000 + second - GENESIS_TIME
+
+
+def owner(account: int) -> str:
+    return f"0x{account:040x}"
 
 
 class Edges:
@@ -93,6 +100,11 @@ class Edges:
             counterpartyAccountId=71_500, payload=payload,
         )  # fmt: skip
 
+    def singles(self, second: int) -> list[SimTx]:
+        """One trade of each of these accounts; and one that is written within the window, executed before it."""
+        made = [self.tx(self.execution(second, account, account, 0)) for account in SINGLES]
+        return [*made, self.tx(self.execution(START - 1, MARKET, ACCOUNT, 0))]
+
     def opening(self, market: int, account: int) -> SimTx:
         """A position whose entry price is known."""
         update = self.log(
@@ -111,16 +123,19 @@ def history(tree: Tree) -> Block:
     edges = Edges(world, rng)
     tip = world.grow(tree.genesis.hash, 250, rng, 1.0)
     owners = [edges.owned(ACCOUNT, rng.randbytes(20).hex().join(("0x", ""))), edges.owned(ACCOUNT, WALLET)]
-    stakes = [edges.staked(WALLET, 5), edges.staked(WALLET, 6), edges.staked("0x" + "11" * 20, 8)]
+    # Of those with settings: the wallet and the first hold srUSD, the others only came near it.
+    stakes = [edges.staked(WALLET, 5), edges.staked(WALLET, 6)]
+    stakes += [edges.staked(owner(SINGLES[5 * n]), action) for n, action in enumerate((8, 5, 7))]
     opened = [edges.opening(market, account) for market in (MARKET, 2) for account in (ACCOUNT, OTHER, 2)]
     alone = [once(NOW + away) for away in (-1, 0, 1)]
-    owners += [edges.owned(OTHER, WALLET), *(edges.owned(account, f"0x{account:040x}") for account in alone)]
+    owners += [edges.owned(OTHER, WALLET), *(edges.owned(account, owner(account)) for account in (2, *alone, *SINGLES))]
     tip = tree.extend(tip.hash, [*owners, *stakes, *opened])
     for edge in (START, NOW):
         for second in (edge - 1, edge, edge + 1):
             random_ones = world.traffic(rng, tip.hash, 3, second)
             tip = tree.extend(tip.hash, [*edges.orders(second), *random_ones], timestamp=second)
         if edge == START:
+            tip = tree.extend(tip.hash, edges.singles(START + 2), timestamp=START + 2)
             tip = world.grow(tip.hash, 120, rng, 2.0)
     return tip
 
@@ -177,7 +192,7 @@ async def applications(conn: Connection) -> None:
         " \"updatedAt\") SELECT DISTINCT new_owner, 'd' || new_owner, 'OG', 'au', current_timestamp, current_timestamp"
         " FROM public.account_owner_updated_snapshot WHERE account_id % 3 = 0;"
         "INSERT INTO public.account_owner_configuration (owner_address, tier_id, og_status)"
-        " SELECT new_owner, 3, CASE WHEN max(account_id) = 95681 THEN true END"
+        " SELECT new_owner, 3, CASE WHEN max(account_id) = 95681 THEN true WHEN max(account_id) % 10 = 0 THEN false END"
         " FROM public.account_owner_updated_snapshot WHERE account_id = 95681 OR account_id % 5 = 0 GROUP BY new_owner"
     )
 
@@ -255,10 +270,34 @@ async def test_the_rows_ask_every_part_of_the_queries(filled: Filled) -> None:
     assert any(0 < row[6] < 1 for row in board.values())
     ((*_, wallets, interest),) = ANSWERS["Q04"](facts)
     assert wallets > 10 and interest != Near(interest.exact * 0)
-    assert len(ANSWERS["Q06"](facts)) >= 2 and len(ANSWERS["Q07"](facts)) == 1
+    # Q06 ends at its limit, Q11 has none. The pool has an owner, and is left out only where a query says so.
+    traded = {row["market_id"] for row in facts.history(START)}
+    assert len(ANSWERS["Q06"](facts)) == LIMIT < len(traded) and len(ANSWERS["Q07"](facts)) == 1
+    assert len(ANSWERS["Q11"](facts)) > LIMIT and owner(2) in {row[0] for row in ANSWERS["Q11"](facts)}
     assert ANSWERS["Q12"](facts) == [(ACCOUNT, WALLET)] and ANSWERS["Q13"](facts) == [(3, True, True)]
     tiers, ranks = ({row[column] for row in ANSWERS["Q11"](facts)} for column in (4, 3))
     assert tiers == {None, 3} and ranks == {None, "OG"}
+
+
+async def test_other_wallets_accounts_and_markets_get_the_oracles_numbers(filled: Filled) -> None:
+    """With and without settings, links, srUSD and trackers; where the account is not the wallet's, or is unknown."""
+    asked = [(owner(account), account, account) for account in SINGLES[:12]]
+    asked += [(WALLET, OTHER, 2), (owner(SINGLES[0]), ACCOUNT, MARKET), (owner(0), ACCOUNT - 1, 0)]
+    answers: dict[str, list[Answer]] = {name: [] for name in ("Q07", "Q10", "Q12", "Q13")}
+    for wallet, account, market in asked:
+        facts = Facts(filled.rows, NOW * 10**6, wallet, account, market)
+        for name, given in answers.items():
+            statement = queries()[name].replace(f"market_id = '{MARKET}'", f"market_id = '{market}'")
+            statement = statement.replace(WALLET, wallet).replace(f"'{ACCOUNT}'", f"'{account}'")
+            given.append(ANSWERS[name](facts))
+            assert await filled.ask(statement, facts.now) == given[-1], f"{name} of {wallet}, {account}, {market}"
+    for name, given in answers.items():
+        assert {len(answer) for answer in given} == {0, 1}, name
+    assert {row[1:] for answer in answers["Q13"] for row in answer} == {(True, True), (False, True), (False, False)}
+    traders = [row for answer in answers["Q10"] for row in answer]
+    assert {row[3:5] for row in traders} == {("OG", 3), ("OG", None), (None, 3), (None, None)}
+    untracked = [row for answer in answers["Q07"] for row in answer if row[0] in SINGLES]
+    assert untracked and all(row[3:] == (0, 0) for row in untracked)
 
 
 async def test_each_index_beyond_keys_is_read_by_a_query_or_a_reader_that_is_told(
