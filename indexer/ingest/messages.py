@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import marshal
 import pickle
-from functools import partial
 from typing import Any
 
-from indexer.chain.types import Header, Log
+from indexer.chain.types import made_header, made_log
 from indexer.ingest.units import Unit
 
 
@@ -36,8 +35,4 @@ def frozen(unit: Unit) -> bytes:
 
 def thawed(body: bytes) -> Unit:
     first, last, addresses, logs, blocks = marshal.loads(body)
-    return Unit(first, last, addresses, list(map(_log, logs)), list(map(_header, blocks)))
-
-
-# What `_make` does, without a look at the length of each: it is `frozen` that wrote them.
-_log, _header = partial(tuple.__new__, Log), partial(tuple.__new__, Header)
+    return Unit(first, last, addresses, list(map(made_log, logs)), list(map(made_header, blocks)))

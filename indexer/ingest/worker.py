@@ -27,8 +27,8 @@ class Setup:
     """What a worker needs to know. `database` and `endpoints` are URLs with their secrets; `rps` is this worker's part
     of the requests a second, None for no cap; `max_blocks` of an eth_getLogs at first; `stamps`: which events
     tell their block's time; `hand_over`: what was committed is sent along to the projection beside it, which need not
-    read it.
-    `timeout` of a request in seconds; `budget`: this worker's part of what a backfill may spend, requests a second."""
+    read it; `timeout` of a request in seconds; `budget`: this worker's part of what a backfill may spend, requests a
+    second."""
 
     database: str
     endpoints: tuple[str, ...]

@@ -58,11 +58,7 @@ def kept_of(name: str, rows: Sequence[Row | None]) -> Kept:
     """What `rows_of` takes apart."""
     if name not in TOGETHER or rows[0] is None:
         return rows[0]
-    values: Row = {}
-    for row, columns in zip(rows, TOGETHER[name].tables.values(), strict=True):
-        for column, value in columns.items():
-            values.setdefault(value, (row or {}).get(column))
-    return tuple(values[value] for value in TOGETHER[name].names)
+    return tuple((rows[n] or {}).get(column) for n, column in TOGETHER[name].sources)
 
 
 def state_keys(events: Iterable[Event]) -> set[StateKey]:

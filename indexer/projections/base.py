@@ -286,25 +286,21 @@ class Ledger:
 
     def put(self, table: str, key: Key, row: Row, event: Event) -> None:
         """Sets a state row. A value that fits no column leaves the previous row and opens an incident."""
-        layout, values = self.lines.plain(table, tuple(row)), tuple(row.values())
-        lines = self.lines.write(layout, values)
-        if lines is None:
-            self._misfits(layout, values, event)
-        else:
-            self._set((table, key), row, lines, event.block_number)
+        self._put(self.lines.plain(table, tuple(row)), key, tuple(row.values()), row, event)
 
     def put_values(self, layout: Layout, key: Key, values: Values, event: Event) -> None:
         """The same for one that is a row in each table of the layout. It is set in all of them or in none."""
+        self._put(layout, key, values, values, event)
+
+    def _put(self, layout: Layout, key: Key, values: Values, kept: Kept, event: Event) -> None:
         lines = self.lines.write(layout, values)
         if lines is None:
             self._misfits(layout, values, event)
-        else:
-            self._set((layout.name, key), values, lines, event.block_number)
-
-    def _set(self, place: StateKey, kept: Kept, lines: tuple[str, ...], block_number: int) -> None:
+            return
+        place = layout.name, key
         previous = self.state[place]
-        if block_number > self.floor:
-            self.before.setdefault((block_number, place), previous)
+        if event.block_number > self.floor:
+            self.before.setdefault((event.block_number, place), previous)
         if previous is None:
             self.created.add(place)
         self.state[place] = kept

@@ -54,12 +54,19 @@ class Layout:
     Found by its identity: it is made once, not per row.
     """
 
-    __slots__ = ("name", "names", "rows", "tables")
+    __slots__ = ("name", "names", "rows", "sources", "tables")
 
     def __init__(self, tables: Mapping[str, Mapping[str, str]]) -> None:
         self.tables = {table: dict(columns) for table, columns in tables.items()}
         self.name = next(iter(tables))  # the first table's
         self.names = tuple(dict.fromkeys(name for columns in tables.values() for name in columns.values()))
+        # Of each value the first table that has it, by number, and its column there.
+        at = {
+            name: (n, column)
+            for n, columns in reversed([*enumerate(tables.values())])
+            for column, name in columns.items()
+        }
+        self.sources = tuple(at[name] for name in self.names)
         self.rows = _rows(self)  # values -> a row for each table
 
     @classmethod

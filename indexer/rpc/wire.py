@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from binascii import unhexlify
 from collections.abc import Collection
-from functools import partial
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
-from indexer.chain.types import Header, Log
+from indexer.chain.types import Header, Log, made_log
 from indexer.errors import Inconsistent, Transient
 
 LOGS_PER_BLOCK = 100_000
@@ -81,7 +80,6 @@ _FIELDS = (
     "blockHash", "blockNumber", "transactionHash", "transactionIndex", "logIndex", "address", "topics", "data",
 )  # fmt: skip
 _fields = itemgetter(*_FIELDS)
-_log = partial(tuple.__new__, Log)
 
 
 def _read(result: list[Any], read: _Texts) -> list[Log]:
@@ -124,7 +122,7 @@ def _read(result: list[Any], read: _Texts) -> list[Log]:
         address = address_of(address_text) or read.address(address_text)
         words = tuple([word_of(topic) or read.word(topic) for topic in topics])
         body = data(data_text, "data")
-        parsed.append(_log((number, index, address, hash_, position, words, body, block_hash, stamp)))
+        parsed.append(made_log((number, index, address, hash_, position, words, body, block_hash, stamp)))
     return parsed if in_order else _sorted(parsed)
 
 

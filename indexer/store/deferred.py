@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import asyncpg
 import structlog
@@ -109,28 +110,26 @@ async def build(conns: Sequence[Connection], tell: Callable[[str, int], None]) -
     tables, left = deque(by_table.values()), len(waiting)
 
     async def work(conn: Connection) -> None:
+        nonlocal left
         while tables:
             for name in tables.popleft():
+                building = partial(tell, name, left)
+                left -= 1
                 await _build(conn, name, building)
-
-    def building(name: str) -> None:
-        nonlocal left
-        tell(name, left)
-        left -= 1
 
     await together(*(work(conn) for conn in conns))
 
 
-async def _build(conn: Connection, name: str, tell: Callable[[str], None]) -> None:
+async def _build(conn: Connection, name: str, building: Callable[[], None]) -> None:
     async with conn.transaction():
         for setting, value in BUILDING.items():
             await conn.execute(f"SET LOCAL {setting} = {value}")
         row = await conn.fetchrow(
             "DELETE FROM indexer.deferred_index WHERE name = $1 RETURNING definition, constraint_definition", name
         )
-        tell(name)
         if row is None:  # another process built it while we waited
             return
+        building()
         with patient(conn, A_DAY):
             await conn.execute(row["definition"])
             if row["constraint_definition"] is not None:

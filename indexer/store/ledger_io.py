@@ -39,7 +39,7 @@ async def load_state(
         state[table, key] = None
     for table in whole:
         wanted.pop(table, None)
-        for row in await conn.fetch(f"SELECT {names(table)} FROM {sql_name(table)}"):
+        for row in await conn.fetch(f"SELECT {columns_of(table)} FROM {sql_name(table)}"):
             state[table, _key_of(table)(row)] = row_of(table, row)
     for table, table_keys in wanted.items():
         columns = [[str(part) for part in column] for column in zip(*table_keys, strict=True)]
@@ -48,17 +48,18 @@ async def load_state(
         if table not in TOGETHER:
             state.update(((table, key_of(row)), row_of(table, row)) for row in rows)
             continue
-        for *values, complete in rows:
-            if not complete:
+        for row in rows:
+            *values, found = row
+            if found < len(tables_of(table)):
                 raise DamagedStore(
                     f"one of {' and '.join(tables_of(table))} lacks a row that the other has",
                     "Run `reya-indexer reproject`, and look who deletes rows there",
                 )
-            state[table, tuple(values[: len(columns)])] = tuple(values)
+            state[table, key_of(row)] = tuple(values)
     return state
 
 
-def names(table: str) -> str:
+def columns_of(table: str) -> str:
     """The columns that `row_of` makes rows of, for a SELECT. A table that was adopted may have more."""
     return _quoted(COLUMNS[table])
 
@@ -68,27 +69,17 @@ def _loads(name: str) -> str:
     """The state rows of the keys whose columns are the parameters. As arrays: JSON costs the server twice as much."""
     keys, tables = KEYS[name], tables_of(name)
     arrays = ", ".join(f"${n}::text[]" for n in range(1, len(keys) + 1))
-    joins, present = "", [f't{n}."{keys[0]}"' for n in range(len(tables))]
+    joins = ""
     for n, table in enumerate(tables):
         same = " AND ".join(f't{n}."{c}" = k."{c}"::{sql_type(COLUMNS[name][c])}' for c in keys)
         joins += f" {'LEFT ' if len(tables) > 1 else ''}JOIN {sql_name(table)} t{n} ON {same}"
-    if len(tables) > 1:
-        joins += f" WHERE num_nonnulls({', '.join(present)}) > 0"
-    return f"SELECT {_picked(name)} FROM unnest({arrays}) AS k({_quoted(keys)}){joins}"
-
-
-def _picked(name: str) -> str:
-    """The columns of a state row, as `row_of` has them. Of one of several tables the values of its layout, which begin
-    with the key, each from the first table that has it, and whether all tables have the row."""
-    if name not in TOGETHER:
-        return ", ".join(f't0."{c}"' for c in COLUMNS[name])
-    layout = TOGETHER[name]
-    at: dict[str, str] = {}
-    for n, columns in enumerate(layout.tables.values()):
-        for column, value in columns.items():
-            at.setdefault(value, f't{n}."{column}"')
-    whole = " AND ".join(f't{n}."{KEYS[name][0]}" IS NOT NULL' for n in range(len(layout.tables)))
-    return ", ".join([*(at[value] for value in layout.names), whole])
+    picked = ", ".join(f't0."{c}"' for c in COLUMNS[name])
+    if name in TOGETHER:
+        # The values of its layout, and how many of its tables have the row.
+        found = "num_nonnulls({})".format(", ".join(f't{n}."{keys[0]}"' for n in range(len(tables))))
+        picked = ", ".join([*(f't{n}."{column}"' for n, column in TOGETHER[name].sources), found])
+        joins += f" WHERE {found} > 0"
+    return f"SELECT {picked} FROM unnest({arrays}) AS k({_quoted(keys)}){joins}"
 
 
 @cache
@@ -114,7 +105,7 @@ async def empty_tables(conn: Connection) -> frozenset[str]:
 
 
 def row_of(table: str, record: asyncpg.Record) -> Row:
-    """A stored row, read as `names` says, as projections know it: jsonb, which the driver gives as text, as lists."""
+    """A stored row, read by `columns_of`, as projections know it: jsonb, which the driver gives as text, as lists."""
     row = dict(zip(COLUMNS[table], record, strict=True))
     for column in _JSON[table]:
         row[column] = None if row[column] is None else json.loads(row[column])

@@ -18,7 +18,7 @@ from indexer.store import rawlogs
 from indexer.store.database import Connection
 from indexer.store.facts import COLUMNS, KEYS, kind, sql_name
 from indexer.store.identities import IDENTITIES, MOST, UNFIT
-from indexer.store.ledger_io import names, row_of
+from indexer.store.ledger_io import columns_of, row_of
 from indexer.store.standing import Standing
 from indexer.store.steps import Writer
 
@@ -159,7 +159,7 @@ async def _states(
     conn: Connection, table: str, meant: dict[str, Row], blocks: tuple[int, int] | None
 ) -> tuple[int, list[Finding]]:
     where = "" if blocks is None else f" WHERE block_number BETWEEN {blocks[0]} AND {blocks[1]}"
-    stored = await conn.fetch(f"SELECT {names(table)} FROM {sql_name(table)}{where}")
+    stored = await conn.fetch(f"SELECT {columns_of(table)} FROM {sql_name(table)}{where}")
     have = {repr(tuple(row[c] for c in KEYS[table])): row_of(table, row) for row in stored}
     return len(meant | have), _differences(table, list(COLUMNS[table]), meant, have)
 
