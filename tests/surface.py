@@ -34,7 +34,7 @@ TOML_TABLES = ("", "finality", "polling", "ranges", "rpc", "attest", "budget", "
 
 def commands() -> Iterator[tuple[str, click.Command, click.Context]]:
     """Every command with its full name, parents before children."""
-    context = click.Context(cli, info_name="reya-indexer", terminal_width=100)  # whatever the terminal is
+    context = click.Context(cli, info_name="reya-indexer", terminal_width=100, **cli.context_settings)
     yield "reya-indexer", cli, context
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
