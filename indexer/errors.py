@@ -16,6 +16,7 @@ IndexerError
  │   ├─ ConfigChanged        21  the stored data answers to another configuration
  │   ├─ DamagedStore         22  rows that no release leaves so: a hand edit, a broken disk
  │   ├─ AdoptionRefused      23  `migrate --adopt`: tables that projections cannot work with
+ │   ├─ WriteIntercepted     24  row level security or a trigger keeps a change from taking effect
  │   ├─ Refused              31  `reorg recover`: not the plan that was confirmed, or somebody else is at work
  │   ├─ Impossible           32  `reorg plan|recover|verify`: no endpoint serves what it takes
  │   ├─ ReorgTooDeep         70  a fork at or below finalized, or below what is stored
@@ -105,6 +106,13 @@ class DamagedStore(Halting):
 
 class AdoptionRefused(Halting):
     exit_code = 23
+
+
+class WriteIntercepted(Halting):
+    """A statement would change, or changed, other rows than it must: a policy hides them, a trigger drops them. Halts
+    instead of being waited for, because nothing of it passes by itself and every later row would stand on it."""
+
+    exit_code = 24
 
 
 class Refused(Halting):

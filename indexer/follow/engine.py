@@ -70,7 +70,8 @@ class Engine:
         self.follower = machine.Follower()
         self.tally = Tally(progress, pool)
         self.upkeep = Upkeep(progress)
-        hands = hands or Own(pool, connect, stamps_of(deployment.contracts))
+        self._stamps = stamps_of(deployment.contracts)
+        hands = hands or Own(pool, connect, self._stamps)
         self.bulk = Bulk(hands, self.writer, connect, self._committed, self.look, deployment.max_blocks, defer_from)
         self.token: int | None = None
         self._cut_off: int | None = None  # the token we had when the connection ended
@@ -344,7 +345,7 @@ class Engine:
 
     async def _ingest(self, conn: Connection, standing: Standing, segment: Segment, finalized: int) -> Done:
         before = await stored_hash(conn, segment.first - 1)
-        unit = await self.pool.run(lambda reader: fetch_unit(reader, segment, finalized, before))
+        unit = await self.pool.run(lambda reader: fetch_unit(reader, segment, finalized, before, self._stamps))
         return await self.writer.ingest(conn, standing, unit, finalized, self.token)
 
     async def _replace(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import MappingProxyType
 
 import structlog
@@ -21,7 +22,7 @@ log = structlog.get_logger()
 
 NO_STAMPS: Stamps = MappingProxyType({})
 CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
-PROBES = 4  # blocks of a range whose times, told by events, are compared with their headers
+PROBES = 4  # blocks of a range whose times, told by events alone, are compared with their headers
 
 # Seconds between looks at a block whose bloom announces logs that did not come; about two seconds in all.
 _LOOK_AGAIN = (0.1, 0.2, 0.4, 0.6, 0.8)
@@ -53,34 +54,51 @@ async def fetch_unit(
 async def fetch_plain(
     reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, stamps: Stamps = NO_STAMPS
 ) -> Unit:
-    """A confirmed range at or below finalized: one request, or two where the node's logs carry no time.
+    """A confirmed range at or below finalized: one request, or two where the times of its blocks need more headers.
 
     Raises RpcError, or SeamBroken.
     """
     logs, headers = await _logs_with_headers(reader, first, last, addresses, sorted({first, last}))
     known = {h.number: h for h in headers}
-    lacking = sorted({g.block_number for g in logs if g.block_timestamp is None} - known.keys())
-    told: dict[int, int] = {}
-    if lacking:
-        told, more = await _timed(reader, lacking, times(logs, stamps), known)
-        headers = [*headers, *more]
-    return confirm_plain(first, last, addresses, logs, headers, before, told)
+    lacking = sorted({g.block_number for g in logs} - known.keys())
+    confirmed, more = await _timed(reader, lacking, logs, stamps, known) if lacking else ({}, [])
+    return confirm_plain(first, last, addresses, logs, [*headers, *more], before, confirmed)
 
 
 async def _timed(
-    reader: Reader, lacking: list[int], told: dict[int, int], known: dict[int, Header]
+    reader: Reader, lacking: list[int], logs: Sequence[Log], stamps: Stamps, known: Mapping[int, Header]
 ) -> tuple[dict[int, int], list[Header]]:
-    """The times that events told, and the headers of blocks that tell none.
+    """Confirmed times of blocks whose headers are not `known`, and the headers that were read for the others.
 
-    Some of the told times are compared with headers; when one is wrong, all headers are read.
+    A node's `blockTimestamp` is never believed by itself: order and bounds do not catch a wrong one in the middle of a
+    range, only its block's header or an event of the block that carries the time does, and it would be stored for good.
+    So a time comes from an event, and the headers of blocks without such events are read. Where the node says the same
+    as the event, two sources agree and nothing more is read; of the other events' times some are compared with headers.
+    If one is wrong, or time runs backward along the chain, no event of the range is believed.
     """
-    silent, speaking = [n for n in lacking if n not in told], [n for n in lacking if n in told]
-    probes = speaking[:: max(1, len(speaking) // PROBES)]
-    headers = await reader.headers(sorted({*silent, *probes})) if silent or probes else []
-    read = known | {h.number: h for h in headers}
-    if any(told[n] != read[n].timestamp for n in told.keys() & read.keys()):
-        return {}, await reader.headers(lacking)
+    told, said = times(logs, stamps), _said(logs)
+    ends = {n: h.timestamp for n, h in known.items()}
+    alone = [n for n in lacking if n in told and said[n] != told[n]]
+    probes = alone[:: max(1, len(alone) // PROBES)]
+    wanted = sorted({*(n for n in lacking if n not in told), *probes})
+    headers = await reader.headers(wanted) if wanted else []
+    read = ends | {h.number: h.timestamp for h in headers}
+    if any(told[n] != read[n] for n in told.keys() & read.keys()) or not _in_order(told | read):
+        return {}, [*headers, *await reader.headers([n for n in lacking if n not in read])]
     return told, headers
+
+
+def _said(logs: Iterable[Log]) -> dict[int, int | None]:
+    """The time that a block's logs carry; None where one has none, or another."""
+    said: dict[int, int | None] = {}
+    for log_ in logs:
+        if said.setdefault(log_.block_number, log_.block_timestamp) != log_.block_timestamp:
+            said[log_.block_number] = None
+    return said
+
+
+def _in_order(at: Mapping[int, int]) -> bool:
+    return all(at[below] <= at[above] for below, above in pairwise(sorted(at)))
 
 
 async def fetch_chained(

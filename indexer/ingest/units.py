@@ -60,8 +60,10 @@ def confirm_plain(
     before: bytes | None,
     times: Mapping[int, int] = MappingProxyType({}),
 ) -> Unit:
-    """A range at or below finalized: `headers` hold at least the first and the last block, and those of blocks whose
-    logs carry no time and that are not in `times` (seconds). `before` is the stored hash of block first - 1.
+    """A range at or below finalized: `headers` hold at least the first and the last block, and those of all blocks with
+    logs that are not in `times` (seconds, confirmed). `before` is the stored hash of block first - 1.
+
+    What logs say of their block's time is not looked at: it would be stored for good, and nothing here confirms it.
 
     Raises Inconsistent when logs and headers disagree, SeamBroken when the range does not join what is stored.
     """
@@ -71,7 +73,7 @@ def confirm_plain(
     _agree(known, logs)
     for log in logs:
         if log.block_number not in known:
-            time = times.get(log.block_number) if log.block_timestamp is None else log.block_timestamp
+            time = times.get(log.block_number)
             if time is None:
                 raise Inconsistent(f"no time is known for block {log.block_number}")
             known[log.block_number] = Header(log.block_number, log.block_hash, b"", time)

@@ -147,7 +147,7 @@ class _Texts:
             raise Inconsistent(f"a log of block {at} in an answer about {self._first} to {self._last}")
         if self._hashes.setdefault(at, read) != read:
             raise Inconsistent(f"two hashes for block {at} in one answer")
-        return read, at, quantity(stamp, "blockTimestamp", YEAR_10000) if isinstance(stamp, str) else None
+        return read, at, _optional_time(stamp)
 
     def index(self, text: Any, number: int) -> int:
         if text is None:
@@ -177,6 +177,18 @@ class _Texts:
     def word(self, text: Any) -> bytes:
         word = self.words[text] = data(text, "topic", 32)
         return word
+
+
+def _optional_time(stamp: Any) -> int | None:
+    """A log's `blockTimestamp` in seconds, None where it is absent or unreadable.
+
+    Nothing is stored on its word alone, so that a form which cannot be read (decimal text, a time beyond year 10000)
+    is no reason to refuse the logs, which would stop all work at this endpoint.
+    """
+    if not isinstance(stamp, str) or len(stamp) > 66 or not _HEX.fullmatch(stamp):
+        return None
+    time = int(stamp, 16)
+    return time if time < YEAR_10000 else None
 
 
 def _pending() -> Inconsistent:

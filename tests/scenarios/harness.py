@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 
@@ -178,7 +178,7 @@ class Stage:
 
     # -- the daemon
 
-    async def __aenter__(self) -> Stage:
+    async def __aenter__(self) -> Self:
         self.own = await asyncpg.connect(self.url)
         await self.execute(_COUNT_DELETES)
         for node in self.nodes:
