@@ -22,9 +22,11 @@ IndexerError
  │   ├─ ReorgTooDeep         70  a fork at or below finalized, or below what is stored
  │   └─ LeaseLost            75  another process is the projector now
  └─ RpcError                     something an endpoint answered or failed to answer
-     ├─ Transient                try again: time-out, closed connection, 5xx, null where a block must be
+     ├─ Transient                try again: time-out, closed connection, 5xx, an unreadable answer
      │   ├─ RateLimited          429 or its JSON-RPC cousins; `retry_after` seconds
+     │   ├─ Missing              null where a block must be: the node is behind, or keeps no history
      │   └─ Inconsistent         the parts of one answer contradict each other (a torn read): not a reorg
+     │       └─ NotFinal         the node does not have the final block that its blocks must join
      ├─ RangeTooLarge            ask for fewer blocks; `hint` blocks when the node names a number
      ├─ BatchRefused             the endpoint takes single calls only
      ├─ StateUnavailable     32  `eth_call` at a block whose state the endpoint does not keep
@@ -156,8 +158,16 @@ class RateLimited(Transient):
         self.retry_after = retry_after
 
 
+class Missing(Transient):
+    """A block that the node must have is not there."""
+
+
 class Inconsistent(Transient):
     """Parts of one answer contradict each other. The node may be mid-reorg; nothing is concluded from it."""
+
+
+class NotFinal(Inconsistent):
+    """The node that served a range lacks the block known to be final: it is behind, or on an orphaned branch."""
 
 
 class RangeTooLarge(RpcError):

@@ -25,7 +25,7 @@ class Source(NamedTuple):
 class Unit:
     """Blocks first..last, ingested for `addresses`. `blocks` are the rows to keep: ends, blocks with logs, and above
     finalized every block. `parent_hash` is empty where no header was read. `sources`: who served them, where that is
-    to be stored."""
+    to be stored. `final`: up to which block the chain that they were read from is final, -1 where nothing shows it."""
 
     first: int
     last: int
@@ -33,6 +33,7 @@ class Unit:
     logs: list[Log]
     blocks: list[Header]
     sources: tuple[Source, ...] = ()
+    final: int = -1
 
     @property
     def times(self) -> dict[int, int]:

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from indexer.chain.types import Header, Log, made_log
-from indexer.errors import Inconsistent, Transient
+from indexer.errors import Inconsistent, Missing, Transient
 
 LOGS_PER_BLOCK = 100_000
 YEAR_10000 = 253_402_300_800  # seconds; neither datetime nor we go on from there
@@ -46,9 +46,11 @@ def data(value: Any, what: str, size: int | None = None) -> bytes:
 
 
 def header(result: Any, number: int | None = None) -> Header:
-    """A header from a block object. Raises Transient; Inconsistent when it is not block `number`."""
+    """A header from a block object. Raises Missing, Transient; Inconsistent when it is not block `number`."""
+    if result is None:
+        raise Missing(f"block {number} is missing" if number is not None else "a block is missing")
     if not isinstance(result, dict):
-        raise Transient(f"a block is missing or no object: {result!r:.80}")
+        raise Transient(f"a block is no object: {result!r:.80}")
     found = quantity(result.get("number"), "block number", 2**63 // LOGS_PER_BLOCK)  # unique_id is a bigint
     if number is not None and found != number:
         raise Inconsistent(f"asked for block {number}, got block {found}")

@@ -57,7 +57,8 @@ class Liars(Machine):
         runner = self.process.runner
         assert runner is not None
         pool = Pool(self.process.endpoints, self.process.deployment.chain_id, timeout=5)
-        auditor = Auditor(self.process.deployment, pool, runner.progress, partial(connect, self.url))
+        finality, opened = runner.engine.finality, partial(connect, self.url)
+        auditor = Auditor(self.process.deployment, pool, runner.progress, opened, finality)
         try:
             for _ in range(40):
                 turn = asyncio.create_task(auditor.turn())

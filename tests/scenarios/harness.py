@@ -89,7 +89,8 @@ class Daemon:
         """The daemon's, as `run` starts it, on these nodes; `audit` drives it."""
         deployment = self.runner.deployment
         pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=5)
-        self.auditors.append(Auditor(deployment, pool, self.progress, partial(connect, self.runner.url)))
+        finality, opened = self.runner.engine.finality, partial(connect, self.runner.url)
+        self.auditors.append(Auditor(deployment, pool, self.progress, opened, finality))
         return self.auditors[-1]
 
     async def audit(self, auditor: Auditor, most: int = 60) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from indexer.chain.finality import Final
 from indexer.errors import ReorgTooDeep
 from indexer.follow import fork
 from indexer.follow.machine import Mode
@@ -76,7 +77,7 @@ async def in_flight(stage: Stage, worker: Daemon) -> tuple[Any, Any]:
     """Where the worker believes to stand, and blocks 91..100 as it read them."""
     standing = await worker.runner.engine.standing(worker.conn)
     segment = Segment(91, 100, tuple(sorted(ADDRESSES)))
-    return standing, await worker.pool.run(lambda reader: fetch_unit(reader, segment, 60, None))
+    return standing, await worker.pool.run(lambda reader: fetch_unit(reader, segment, Final(60), None))
 
 
 async def test_s08_reorg_while_a_backfill_of_the_same_range_is_in_flight(stage: Stage) -> None:

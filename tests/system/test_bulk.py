@@ -22,6 +22,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from indexer.chain.finality import Final
 from indexer.ingest import crew
 from indexer.ingest.planner import Segment
 from indexer.ingest.worker import Setup
@@ -296,7 +297,7 @@ async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once
 
     try:
         async with asyncio.timeout(100):
-            await workers.ingest(Segment(0, BLOCKS - 1, addresses), tell)
+            await workers.ingest(Segment(0, BLOCKS - 1, addresses), Final(BLOCKS - 1), tell)
         assert len(workers._all) == 2 and workers._all[0].returncode == -signal.SIGKILL
     finally:
         await workers.close()
