@@ -15,6 +15,7 @@ from aiohttp import WSMsgType, web
 from tests.simchain.chain import Block, Tree
 from tests.simchain.refusals import Refusal
 from tests.simchain.view import Json, View
+from tests.waiting import PATIENCE, eventually
 
 
 class Say(NamedTuple):
@@ -63,6 +64,7 @@ class SimNode(View):
         # Another node that answers an HTTP request in place of this one, as behind a load balancer; None: this one.
         self.balance: Callable[[Any], View | None] = lambda asked: None
         self.latency = 0.0  # seconds before each HTTP answer
+        self.gate: asyncio.Event | None = None  # that HTTP answers wait for
         self.offline = False  # connections are closed without an answer; `down` refuses them
         self.max_batch: int | None = None
         self.mute = False  # heads are not announced
@@ -115,8 +117,7 @@ class SimNode(View):
 
     async def subscribed(self) -> None:
         """Until somebody listens for heads."""
-        while not self._sockets:  # noqa: ASYNC110 - a test's wait of a few milliseconds
-            await asyncio.sleep(0.002)
+        await eventually(lambda: self._sockets, "a subscription")
 
     # -- HTTP
 
@@ -128,6 +129,8 @@ class SimNode(View):
             await self._within(self.latency)
         if fault == "hang":
             await self._within(3600)
+        if self.gate is not None:
+            await self.gate.wait()
         if self.offline or fault in ("hang", "drop"):
             assert request.transport is not None
             request.transport.close()
@@ -235,7 +238,7 @@ class ThreadedNode(SimNode):
     def __exit__(self, *_: object) -> None:
         self.down()
         self._own.call_soon_threadsafe(self._own.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._own.close()
 
     def up(self) -> None:
@@ -250,4 +253,4 @@ class ThreadedNode(SimNode):
         self._run(self.close_sockets())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._own).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._own).result(PATIENCE)
