@@ -12,7 +12,7 @@ from indexer.store import facts, tables
 def test_the_facts_are_those_of_the_metadata() -> None:
     stated = {"kinds": facts._KINDS, "columns": facts.COLUMNS, "keys": facts.KEYS, "indexes": facts.INDEXES}
     # Once through JSON: tuples are lists there, and the order of columns counts.
-    assert json.dumps(stated) == json.dumps(tables.facts()), "python -m indexer.store.tables writes facts.json"
+    assert json.dumps(stated) == json.dumps(tables.facts()), "run make generate"
 
 
 def test_a_start_does_not_wait_for_what_it_does_not_need() -> None:
