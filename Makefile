@@ -7,8 +7,8 @@ help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 install:         ## the virtual environment, anvil and solc
 	@.ci/install $(VENV) --dev
-run: install     ## index a live local chain end to end and compare every row with what was emitted
-	@$(BIN)/python -m tests.demo
+run: install     ## index a live local chain end to end and compare every row with what was emitted (RUN=--keep)
+	@$(BIN)/python -m tests.demo $(RUN)
 lint: install    ## ruff, and whether the generated files are up to date
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@$(BIN)/python -m docs.generate --check

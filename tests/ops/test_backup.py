@@ -1,4 +1,5 @@
-"""docs/how-to/backup-and-restore.md, word by word: its commands are read from the page and run, with a chain that goes on and reorgs."""
+"""docs/how-to/backup-and-restore.md, word by word: its commands are read from the page and run, with a chain that
+grows and reorgs."""
 
 from __future__ import annotations
 

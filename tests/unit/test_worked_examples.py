@@ -1,4 +1,4 @@
-"""The examples of docs/explanation/positions-and-pnl.md, by the projections and by the oracle: every figure of every table."""
+"""Every figure of the examples in docs/explanation/positions-and-pnl.md, by the projections and by the oracle."""
 
 from __future__ import annotations
 
