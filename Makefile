@@ -2,15 +2,16 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help install run lint types test test-ops fast bench chaos soak lock clean
+.PHONY: help install run lint types test test-ops fast generate docs bench chaos soak lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 install:         ## the virtual environment, anvil and solc
 	@.ci/install $(VENV) --dev
-run: install     ## index a live local chain end to end and compare every row with what was emitted
-	@$(BIN)/python -m tests.demo
-lint: install    ## ruff
+run: install     ## index a live local chain end to end and compare every row with what was emitted (RUN=--keep)
+	@$(BIN)/python -m tests.demo $(RUN)
+lint: install    ## ruff, and whether the generated files are up to date
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@$(BIN)/python -m docs.generate --check
 types: install   ## mypy, strict
 	@$(BIN)/mypy --no-error-summary
 test: lint types ## the whole suite but for test-ops
@@ -20,6 +21,10 @@ test-ops: install ## alert rules, status page, TLS, backup: installs Debian's pa
 	@$(BIN)/pytest -m ops tests/ops
 fast: install    ## the tests that need neither PostgreSQL nor a node
 	@$(BIN)/pytest tests/unit
+generate: install ## every file that is made from the program: reference pages, table catalog, schema.prisma, dashboard
+	@$(BIN)/python -m docs.generate
+docs: install    ## the documentation site, in docs/_build/html; a broken link is an error
+	@$(BIN)/sphinx-build -W --keep-going -n --quiet -b html docs docs/_build/html
 bench: install   ## backfill against its floors and a naive web3.py loop, 20 minutes (BENCH="--quick --logs 100000" two)
 	@$(BIN)/python -m benchmarks.backfill --logs 100000,1000000 $(BENCH)
 chaos: install   ## 10,000 random steps, 200 kills, 40 faults, about 55 minutes (CHAOS="--seed 7 --steps 1000 --kills 20 --faults 8")

@@ -2,6 +2,7 @@
 
 Starts an anvil with chain id 1729, places emitters at the real Reya addresses, runs `reya-indexer run --chain reya` as
 a user would, drives the exchange, makes the node reorg, and ends with a table. Exit code 1 on any difference.
+With `--keep` the database stays, for docs/tutorial/first-index.md.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def data_folder() -> Iterator[Path]:
+def data_folder(*, keep: bool) -> Iterator[Path]:
     """A folder that an unprivileged server process can enter, even when the checkout lies in root's home."""
     folder = Path(tempfile.mkdtemp(prefix="reya-indexer-demo-"))
     folder.chmod(0o755)
@@ -42,12 +43,15 @@ def data_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        run("db", "stop", env=env)
-        shutil.rmtree(folder, ignore_errors=True)
+        if keep:
+            say(f"the database stays: export REYA_INDEXER_DATA_DIR={folder}")
+        else:
+            run("db", "stop", env=env)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def main() -> int:
-    with data_folder() as folder, AnvilNode() as node:
+def main(*, keep: bool = False) -> int:
+    with data_folder(keep=keep) as folder, AnvilNode() as node:
         say(f"anvil with chain id {node.chain_id} on {node.url}")
         driver = Driver(node, seed=int(time.time()))
         driver.install()
@@ -125,4 +129,4 @@ async def compare(url: str, driver: Driver) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(keep="--keep" in sys.argv[1:]))

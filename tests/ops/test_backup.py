@@ -1,4 +1,5 @@
-"""docs/backup.md, word by word: its commands are read from the page and run, with a chain that goes on and reorgs."""
+"""docs/how-to/backup-and-restore.md, word by word: its commands are read from the page and run, with a chain that
+grows and reorgs."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from tests.system.truth import assert_equals_truth
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops
-PAGE = Path(__file__).parents[2] / "docs" / "backup.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "backup-and-restore.md"
 ORDER = ["dump", "lose", "restore", "start", "check", "cold-copy", "cold-lose", "cold-restore"]
 
 

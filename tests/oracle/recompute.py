@@ -1,6 +1,6 @@
 """Every public table from the canonical logs, from scratch, with dictionaries: slow, plain, no code of the program's.
 
-What a column means is the schema's contract (README, "What is in the database").
+What a column means is the schema's contract (docs/explanation/data-model.md, docs/reference/columns.md).
 """
 
 from __future__ import annotations

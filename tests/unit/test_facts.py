@@ -15,7 +15,7 @@ def test_the_facts_are_those_of_the_metadata() -> None:
         "enriched": facts.ENRICHED_COLUMNS, "enriched_keys": facts.ENRICHED_KEYS,
     }  # fmt: skip
     # Once through JSON: tuples are lists there, and the order of columns counts.
-    assert json.dumps(stated) == json.dumps(tables.facts()), "python -m indexer.store.tables writes facts.json"
+    assert json.dumps(stated) == json.dumps(tables.facts()), "run make generate"
 
 
 def test_a_start_does_not_wait_for_what_it_does_not_need() -> None:

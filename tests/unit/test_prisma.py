@@ -20,9 +20,7 @@ COMMITTED = data_dir("config") / "schema.prisma"
 
 
 def test_the_committed_file_is_what_the_tables_give() -> None:
-    assert COMMITTED.read_text() == prisma_schema(), (
-        "the tables' description changed: run `reya-indexer db prisma --output config/schema.prisma`"
-    )
+    assert COMMITTED.read_text() == prisma_schema(), "the tables' description changed: run make generate"
 
 
 def test_every_table_and_view_is_there_once_and_in_order() -> None:

@@ -143,15 +143,3 @@ def test_rules_and_dashboard_ask_for_metrics_that_exist(path: Path) -> None:
                 for part in (("_bucket", "_sum", "_count") if told.kind == "histogram" else ("",))}  # fmt: skip
     asked = set(re.findall(r"\b(?:reya_indexer|process)_[a-z_]+", path.read_text())) - {"reya_indexer"}
     assert asked and asked <= exported | set(PROCESS), asked - exported - set(PROCESS)
-
-
-def test_links_and_named_files_exist() -> None:
-    for document in (ROOT / "docs").glob("*.md"):
-        text = document.read_text()
-        for link in re.findall(r"\]\(([^)#]+)", text):
-            assert (document.parent / link).exists(), f"{document.name}: {link}"
-        for name in re.findall(r"`((?:deploy|docs)/[\w./-]+)`", text):
-            assert (ROOT / name).exists(), f"{document.name}: {name}"
-        anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.M)}
-        for anchor in re.findall(r"\]\(#([^)]+)\)", text):
-            assert anchor in anchors, f"{document.name}: #{anchor}"

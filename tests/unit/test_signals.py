@@ -7,7 +7,6 @@ import json
 import re
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,12 +18,11 @@ from indexer.chain.types import Header
 from indexer.follow.progress import Progress, wait_name
 from indexer.follow.spread import Spread
 from indexer.ops import http, live, metrics
-from indexer.ops.catalogue import CATALOGUE, PREFIX, PROCESS, markdown
+from indexer.ops.catalogue import CATALOGUE, PREFIX, PROCESS
 from indexer.ops.live import Live
 from indexer.rpc.pool import Pool
 from tests.waiting import PATIENCE
 
-ROOT = Path(__file__).parents[2]
 STORED: dict[str, Any] = {
     "attested": {"cross-checked": {"up_to": 80, "newest": [85, 88]}, "proven": {"up_to": None, "newest": None}},
     "coverage": [{"contract": "core", "gaps": [[5, 6], [9, 9]]}, {"contract": "core", "gaps": [[1, 1]]}],
@@ -87,10 +85,6 @@ def test_every_metric_of_the_catalogue_is_collected_and_no_other() -> None:
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == set(told_of.labels), name
     assert set(PROCESS) == {f.samples[0].name for name, f in families.items() if not name.startswith(PREFIX)}
-
-
-def test_the_page_of_metrics_is_what_the_program_has() -> None:
-    assert (ROOT / "docs" / "metrics.md").read_text() == markdown(), "python -m indexer.ops.catalogue > docs/metrics.md"
 
 
 def test_the_numbers_are_those_of_the_process_and_of_its_last_look_at_the_database() -> None:

@@ -1,4 +1,4 @@
-"""The table of columns and sources against the tables, the projections and the README."""
+"""The table of columns and sources against the tables and the projections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from indexer.store.tables.sources import (
     SOURCES,
     VIEW_SOURCES,
     Source,
-    document,
 )
 from indexer.store.tables.view_columns import view_columns
 from tests.oracle.recompute import recompute
@@ -64,10 +63,6 @@ def test_columns_that_nothing_feeds_are_null_and_all_others_have_values() -> Non
                 if fed is origin.startswith("- "):
                     wrong.append(f"{name}.{column}: {'has values' if fed else 'is always NULL'}, {origin}")
     assert not wrong, "\n".join(wrong)
-
-
-def test_the_readme_has_the_document() -> None:
-    assert document() in (ROOT / "README.md").read_text()
 
 
 def _named(source: Source) -> set[str]:

@@ -1,4 +1,4 @@
-"""The examples of docs/accounting.md, by the projections and by the oracle: every figure of every table."""
+"""Every figure of the examples in docs/explanation/positions-and-pnl.md, by the projections and by the oracle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.anvil.emission import Abis, Emission
 from tests.oracle.recompute import recompute
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = (ROOT / "docs" / "accounting.md").read_text()
+DOCUMENT = (ROOT / "docs" / "explanation" / "positions-and-pnl.md").read_text()
 DEVNET = config.load("devnet")
 ABIS = Abis("devnet")
 MARKET, ACCOUNT, POOL, KEEPER = 1, 101, 2, 102
