@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 
+from indexer.attest import auditor as auditors
 from indexer.chain.finality import Final
 from indexer.chain.types import Anchor
 from indexer.errors import NotFinal
 from indexer.follow import engine
 from indexer.follow.fork import final_upto
 from indexer.follow.machine import Mode
+from indexer.follow.recovery import Recovery
 from indexer.ingest.fetch import fetch_unit
 from indexer.ingest.planner import Segment
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from tests.scenarios.harness import ADDRESSES, CHAIN_ID, Daemon, Stage
+from tests.scenarios.test_answers import last_logs
+from tests.scenarios.test_attest import audited
 from tests.simchain.node import Fault, Say
-from tests.simchain.view import View
+from tests.simchain.view import Depth, View
 
 HEAD, FINAL, ORPHANED = 9, 6, 2  # the other node stands at block 3 of a branch orphaned from block 2 on
 
@@ -182,3 +186,31 @@ async def test_the_final_block_costs_no_request_and_no_call_where_it_is_read_any
             assert spent == (1, headers), (first, last)
     finally:
         await pool.close()
+
+
+async def test_a_heal_does_not_believe_a_tag_that_the_daemon_disbelieves(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evidence is the daemon's own: a heal that looked anew would make the head final."""
+
+    async def too_much(*_: object) -> None:
+        """More than a heal replays: everything is projected again."""
+
+    monkeypatch.setattr(Recovery, "_scope_within", too_much)
+    monkeypatch.setattr(auditors, "PATIENCE", -1.0)
+    liar, tip = stage.nodes[0], stage.main
+    liar.omit = set(last_logs(stage))
+    daemon = await stage.start(0)
+    daemon.runner.engine.finality.depth = 5
+    liar.omit = set()
+    for node in stage.nodes:
+        node.finalized = node.safe = Depth(0)
+    for _ in range(12):
+        tip = stage.grow(tip, 1)
+        stage.show(tip)
+        await daemon.settle()
+    assert "equals latest" in daemon.progress.finality_source
+    await audited(daemon, stage, 0, 1)
+    assert await stage.value("SELECT count(*) FROM indexer.commit_log WHERE kind = 'reproject'")
+    assert await stage.value("SELECT rollback_floor FROM indexer.checkpoint") == tip.number - 5
+    await stage.equals(tip, healed=True)
