@@ -20,7 +20,7 @@ from tests.simchain.chain import Tree
 from tests.simchain.node import ThreadedNode
 from tests.simchain.world import exchange
 from tests.system.truth import CONFIG, assert_equals_truth
-from tests.waiting import eventually
+from tests.waiting import eventually, until
 
 
 @pytest.mark.parametrize("heads", ["websocket", "polling"])
@@ -96,8 +96,14 @@ async def test_a_fork_below_finalized_halts_without_deleting_and_says_so(
             driver.reorg(12)
             halted = daemon.wait_for("halted")
             assert "reorg plan" in halted["reason"]
-            status, body = get(f"http://127.0.0.1:{port}/ready")
-            assert status == 503 and "halted" in body
+            said = (0, "")
+
+            def halts() -> bool:
+                nonlocal said
+                said = get(f"http://127.0.0.1:{port}/ready")
+                return said[0] == 503 and "halted" in said[1]
+
+            until(halts, lambda: f"a daemon that says it is halted: {said}")
             await wait_synced(url, *head)  # nothing was deleted
             shown = json.loads(run("status", "--json", env={"DATABASE_URL": url}).stdout)
             assert shown["state"].startswith("halted")
@@ -151,8 +157,8 @@ async def test_it_answers_live_ready_metrics_and_status_and_waits_for_a_node_tha
         await wait_synced(url, *node.head())
         head = node.head()[0]
         assert get(f"{base}/live")[0] == 200
-        assert get(f"{base}/ready") == (200, '{"ready": true, "reasons": []}')
-        assert f'reya_indexer_block{{kind="projected"}} {head}.0' in get(f"{base}/metrics")[1]
+        until(lambda: get(f"{base}/ready") == (200, '{"ready": true, "reasons": []}'), "a daemon that is ready")
+        until(lambda: f'reya_indexer_block{{kind="projected"}} {head}.0' in get(f"{base}/metrics")[1], f"block {head}")
         shown = run("status", "--json", "--rpc-url", node.url, env={"DATABASE_URL": url})
         status = json.loads(shown.stdout)
         assert (status["head"], status["ingested"], status["projected"]) == (head, head, head)
