@@ -50,7 +50,7 @@ class Truth:
                 found += await self._raw(conn)
                 found += await self._blocks(conn)
                 found += await self._standing(conn)
-                found += await _journal(conn)
+                found += await _journal(conn) + await _commit_log(conn)
         finally:
             await conn.close()
         return found
@@ -127,6 +127,28 @@ async def _journal(conn: Any) -> list[str]:
     rollbacks = await conn.fetchval("SELECT count(*) FROM indexer.commit_log WHERE kind = 'rollback'")
     if rollbacks != len(entries):
         found.append(f"{len(entries)} reorgs in the journal, {rollbacks} in the commit log")
+    return found
+
+
+async def _commit_log(conn: Any) -> list[str]:
+    """What docs/reference/commit-log.md promises of the ranges: followed in order, they end at the checkpoint."""
+    rows = await conn.fetch("SELECT seq, epoch, kind, from_block, to_block FROM indexer.commit_log ORDER BY seq")
+    found: list[str] = []
+    at: int | None = None  # the block after the last one that is projected
+    epoch = 0
+    for seq, its_epoch, kind, first, last in rows:
+        epoch += kind in ("rollback", "heal")
+        if its_epoch != epoch:
+            found.append(f"commit log {seq}: epoch {its_epoch}, should be {epoch}")
+        if kind == "forward":
+            if at not in (None, first):
+                found.append(f"commit log {seq}: forward from {first}, should be {at}")
+            at = last + 1
+        elif at is not None:
+            at = min(at, first) if kind == "rollback" else first if kind == "reproject" else at
+    number = await conn.fetchval("SELECT number FROM indexer.checkpoint")
+    if number is not None and number + 1 != at:
+        found.append(f"the commit log ends before block {at}, the checkpoint is {number}")
     return found
 
 
