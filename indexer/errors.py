@@ -16,14 +16,17 @@ IndexerError
  │   ├─ ConfigChanged        21  the stored data answers to another configuration
  │   ├─ DamagedStore         22  rows that no release leaves so: a hand edit, a broken disk
  │   ├─ AdoptionRefused      23  `migrate --adopt`: tables that projections cannot work with
+ │   ├─ WriteIntercepted     24  row level security or a trigger keeps a change from taking effect
  │   ├─ Refused              31  `reorg recover`: not the plan that was confirmed, or somebody else is at work
  │   ├─ Impossible           32  `reorg plan|recover|verify`: no endpoint serves what it takes
  │   ├─ ReorgTooDeep         70  a fork at or below finalized, or below what is stored
  │   └─ LeaseLost            75  another process is the projector now
  └─ RpcError                     something an endpoint answered or failed to answer
-     ├─ Transient                try again: time-out, closed connection, 5xx, null where a block must be
+     ├─ Transient                try again: time-out, closed connection, 5xx, an unreadable answer
      │   ├─ RateLimited          429 or its JSON-RPC cousins; `retry_after` seconds
+     │   ├─ Missing              null where a block must be: the node is behind, or keeps no history
      │   └─ Inconsistent         the parts of one answer contradict each other (a torn read): not a reorg
+     │       └─ NotFinal         the node does not have the final block that its blocks must join
      ├─ RangeTooLarge            ask for fewer blocks; `hint` blocks when the node names a number
      ├─ BatchRefused             the endpoint takes single calls only
      ├─ StateUnavailable     32  `eth_call` at a block whose state the endpoint does not keep
@@ -107,6 +110,13 @@ class AdoptionRefused(Halting):
     exit_code = 23
 
 
+class WriteIntercepted(Halting):
+    """A statement would change, or changed, other rows than it must: a policy hides them, a trigger drops them. Halts
+    instead of being waited for, because nothing of it passes by itself and every later row would stand on it."""
+
+    exit_code = 24
+
+
 class Refused(Halting):
     exit_code = 31
 
@@ -148,8 +158,16 @@ class RateLimited(Transient):
         self.retry_after = retry_after
 
 
+class Missing(Transient):
+    """A block that the node must have is not there."""
+
+
 class Inconsistent(Transient):
     """Parts of one answer contradict each other. The node may be mid-reorg; nothing is concluded from it."""
+
+
+class NotFinal(Inconsistent):
+    """The node that served a range lacks the block known to be final: it is behind, or on an orphaned branch."""
 
 
 class RangeTooLarge(RpcError):

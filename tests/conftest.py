@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterator
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from indexer.pg.server import EmbeddedServer
 from tests import skips
 from tests.chaos.databases import Databases
 from tests.daemon import ENDPOINTS
 from tests.postgres import own_postgres
+
+# How long an example takes says how busy the machine is, nothing else.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_configure(config: pytest.Config) -> None:

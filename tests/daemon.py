@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import asyncpg
 
+from tests.waiting import PATIENCE, ended, eventually
+
 ENDPOINTS = ("_RPC_URL", "_WS_URL")
 PROGRAM = [sys.executable, "-m", "indexer.cli.main"]
 
@@ -31,10 +33,10 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return kept | dict(extra)
 
 
-def run(*arguments: str, env: Mapping[str, str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """One command to its end."""
     return subprocess.run(
-        [*PROGRAM, *arguments], env=environment(env), capture_output=True, text=True, timeout=timeout, check=False
+        [*PROGRAM, *arguments], env=environment(env), capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 
@@ -66,52 +68,71 @@ class Daemon:
                 parsed.append({"event": "not JSON", "text": line})
         return parsed
 
-    def wait_for(self, event: str, timeout: float = 30) -> dict[str, Any]:
-        until = time.monotonic() + timeout
-        while time.monotonic() < until:
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """Its first line of this event, as soon as there is one. Fails when it ends without."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            over = self.process.poll() is not None or time.monotonic() > end  # what it said last is read after that
             for line in self.lines():
                 if line["event"] == event:
                     return line
-            if self.process.poll() is not None:
-                break
+            if over:
+                raise AssertionError(f"no {event!r} in {self._how()}")
             time.sleep(0.05)
-        raise AssertionError(f"no {event!r} in time; exit {self.process.poll()}; log: {self.log.read_text()[-3000:]}")
+
+    def _how(self) -> str:
+        """How it is, for people."""
+        return f"the log of a process with exit code {self.process.poll()}: {self.log.read_text()[-3000:]}"
 
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Exit code, and the seconds it took."""
         started = time.monotonic()
         self.process.send_signal(number)
-        return self.process.wait(30), time.monotonic() - started
+        code = ended(self.process, lambda: f"the end of a process after {number.name}; {self._how()}")
+        return code, time.monotonic() - started
 
     def kill(self) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        ended(self.process, f"the end of process {self.process.pid} after SIGKILL")
 
 
 def get(url: str) -> tuple[int, str]:
     """Status and body of an HTTP answer, error statuses included."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
 
 
-async def wait_synced(url: str, number: int, block_hash: str, timeout: float = 60) -> None:
+async def wait_synced(url: str, number: int, block_hash: str) -> None:
     """Until the checkpoint is this block of this hash."""
+    seen: Any = None
+
+    async def there() -> bool:
+        nonlocal seen
+        with contextlib.suppress(asyncpg.UndefinedTableError):  # not migrated yet
+            seen = await conn.fetchrow("SELECT number, '0x' || encode(hash, 'hex') FROM indexer.checkpoint")
+        return seen is not None and tuple(seen) == (number, block_hash)
+
     conn = await asyncpg.connect(url)
     try:
-        until = time.monotonic() + timeout
-        seen: Any = None
-        while time.monotonic() < until:
-            with contextlib.suppress(asyncpg.UndefinedTableError):  # not migrated yet
-                seen = await conn.fetchrow("SELECT number, '0x' || encode(hash, 'hex') FROM indexer.checkpoint")
-            if seen and tuple(seen) == (number, block_hash):
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"checkpoint {seen}, expected {number} {block_hash}")
+        await eventually(there, lambda: f"block {number} {block_hash}; the checkpoint is {seen}")
+    finally:
+        await conn.close()
+
+
+LOCKED_OUT = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+async def wait_row(url: str, query: str, *args: object) -> asyncpg.Record:
+    """The first row, as soon as the query finds one."""
+    conn = await asyncpg.connect(url)
+    try:
+        rows: list[asyncpg.Record] = await eventually(lambda: conn.fetch(query, *args), query)
+        return rows[0]
     finally:
         await conn.close()
 

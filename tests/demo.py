@@ -72,7 +72,7 @@ def main(*, keep: bool = False) -> int:
 
 async def drive(driver: Driver, daemon: Daemon, env: dict[str, str], port: int) -> int:
     node = driver.node
-    daemon.wait_for("following", timeout=90)
+    daemon.wait_for("following")
     url = run("db", "url", "--chain", "reya", env=env).stdout.strip()
     await wait_synced(url, *node.head())
     say(f"caught up with block {node.head()[0]}; now block by block, with a reorg in each of {ROUNDS} rounds")

@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from aiohttp import WSMsgType, web
 
+from tests.waiting import eventually
+
 ADDRESS = "0x" + "a1" * 20
 Tag = int | Literal["latest", "null", "refused"]
 
@@ -202,8 +204,7 @@ class StubNode:
 
     async def subscribed(self) -> None:
         """Until somebody listens."""
-        while not self._sockets:  # noqa: ASYNC110 - a test's wait of a few milliseconds
-            await asyncio.sleep(0.002)
+        await eventually(lambda: self._sockets, "a subscription")
 
     async def mine(self, count: int = 1) -> None:
         """New blocks, announced unless `mute`."""

@@ -18,6 +18,7 @@ from indexer.attest.compare import Difference, Stored, differences
 from indexer.attest.digest import digest
 from indexer.attest.faults import faults
 from indexer.attest.proof import Breathe, Complaint, Proof, prove
+from indexer.chain.finality import Finality
 from indexer.chain.types import Log
 from indexer.config import Deployment
 from indexer.follow.recovery import Recovery
@@ -62,12 +63,14 @@ class Result:
 
 class Attestor:
     """Over one connection, on which nothing else is done meanwhile. `heal`: whether what is proven to differ is put
-    right; else it is only told. `breathe` is awaited before each request."""
+    right; else it is only told. `breathe` is awaited before each request; `finality` as in Recovery."""
 
     def __init__(
-        self, deployment: Deployment, pool: Pool, conn: Connection, breathe: Breathe, *, heal: bool = True
+        self, deployment: Deployment, pool: Pool, conn: Connection, breathe: Breathe, *, heal: bool = True,
+        finality: Finality | None = None,
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.conn, self.breathe, self.heal = deployment, pool, conn, breathe, heal
+        self._finality = finality
 
     async def prove(self, standing: Standing, segment: Segment) -> Result | None:
         """The first piece of a segment; None when no stored block is left in it to chain headers to.
@@ -154,7 +157,7 @@ class Attestor:
             unit = Unit(first, last, run.addresses, true, blocks, (Source(first, last, prover),))
             blames = await self._served_by(proof, said, true)
             cause = f"attestation: {', '.join(sorted({b.endpoint for b in blames})) or 'a stored row'} was wrong"
-            recovery = Recovery(self.deployment, self.pool, self.conn)
+            recovery = Recovery(self.deployment, self.pool, self.conn, self._finality)
             try:
                 await recovery.heal(Segment(first, last, run.addresses), cause, unit, blames)
             except asyncpg.UniqueViolationError as error:

@@ -16,6 +16,7 @@ from indexer.attest.attestor import Attestor, Result
 from indexer.attest.crosscheck import OneEndpoint
 from indexer.attest.gauges import STARTING, Gauges
 from indexer.attest.work import Work
+from indexer.chain.finality import Finality
 from indexer.config import Deployment
 from indexer.errors import IndexerError
 from indexer.follow.progress import Progress
@@ -40,17 +41,17 @@ log = structlog.get_logger()
 
 class Auditor:
     """`connect` opens its own connection, `pool` holds endpoints of its own; `progress` is the daemon's, who is told
-    whom the auditor `blamed`.
+    whom the auditor `blamed`; `finality` is the daemon's too: the evidence against a lying tag is there.
 
     It works while this process is the projector: of several daemons one audits.
     """
 
     def __init__(
         self, deployment: Deployment, pool: Pool, progress: Progress, connect: Callable[[], Awaitable[Connection]],
-        blamed: Callable[[Blame], None] = lambda blame: None,
+        finality: Finality, blamed: Callable[[Blame], None] = lambda blame: None,
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.progress, self._connect = deployment, pool, progress, connect
-        self._blamed = blamed
+        self._finality, self._blamed = finality, blamed
         self.gauges: Gauges = progress.attest
         self.gauges.state = STARTING
         self._conn: Connection | None = None
@@ -128,7 +129,7 @@ class Auditor:
         if self._conn is None:
             self._conn = await self._connect()
         if self._proving is None or self._checking is None:
-            attestor = Attestor(self.deployment, self.pool, self._conn, self._breathe)
+            attestor = Attestor(self.deployment, self.pool, self._conn, self._breathe, finality=self._finality)
             self._proving, self._checking = Work(attestor, "proven"), Work(attestor, "cross-checked")
         if await binding(self._conn) is None:
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from indexer.chain.types import Heads
+from indexer.chain.types import Header, Heads
 
 
 class Verdict(NamedTuple):
@@ -16,6 +16,34 @@ class Verdict(NamedTuple):
     reason: str
 
 
+class Final(NamedTuple):
+    """The highest block known to be final. `hash` is empty where a depth names it, and no tag.
+
+    A number alone says nothing of the node that serves a range: its block of that number may be an orphan. What is
+    final must come from an answer that holds a witness as well: the block `hash`, or a head `depth` blocks above.
+    """
+
+    number: int
+    hash: bytes = b""
+    depth: int = 0
+
+    @property
+    def witness(self) -> list[int | str]:
+        """The block to ask for in the same request; none while nothing is final."""
+        return [] if self.number < 0 else [self.number if self.hash else "latest"]
+
+    def upto(self, witness: Header | None) -> int:
+        """Up to which block the chain in the answer is final; -1 for a node that does not have the final block."""
+        if witness is None or self.number < 0:
+            return -1
+        if self.hash:
+            return self.number if witness.hash == self.hash else -1
+        return max(-1, min(self.number, witness.number - self.depth))
+
+
+NOTHING = Final(-1)
+
+
 class Finality:
     """Believes the `finalized` tag until the tag itself gives evidence against it.
 
@@ -25,7 +53,7 @@ class Finality:
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
-        self._highest = -1
+        self.final = NOTHING  # what the looks so far found
         self._still: tuple[int, int] | None = None  # the tag, and latest when the tag was first seen there
         self._at_head: int | None = None  # latest when the tag was first seen to equal it, and ever since
 
@@ -36,9 +64,15 @@ class Finality:
         """
         latest, tag = heads.latest.number, heads.finalized
         reason = self._doubt(latest, tag.number) if tag is not None else "the node has no finalized tag"
-        trusted = tag.number if tag is not None and not reason else latest - self.depth
-        self._highest = max(self._highest, min(trusted, latest))
-        finalized = min(self._highest, latest)
+        if tag is None or reason:
+            said = Final(latest - self.depth, depth=self.depth)
+        else:
+            block = tag if tag.number <= latest else heads.latest
+            said = Final(block.number, block.hash, self.depth)
+        # Of one number the newest tag counts: a node whose final block changed is for the fork search to judge.
+        if said.number > self.final.number or (said.number == self.final.number and said.hash):
+            self.final = said
+        finalized = min(self.final.number, latest)
         safe = heads.safe.number if heads.safe is not None and not reason else finalized
         return Verdict(finalized, max(finalized, min(safe, latest)), "depth" if reason else "tag", reason)
 

@@ -19,7 +19,8 @@ class Header(NamedTuple):
 class Log(NamedTuple):
     """One log. Its identity is (block_number, log_index); `block_hash` validates it.
 
-    `block_timestamp` (seconds) only when the node gave it: a convenience of some nodes, not consensus data.
+    `block_timestamp` (seconds) only when the node gave it: a convenience of some nodes, not consensus data, and never
+    stored unless a header or an event confirms it.
     """
 
     block_number: int

@@ -44,7 +44,7 @@ def doctor_command(
     """Probe every endpoint and the database, and say what to fix. Changes nothing.
 
     Endpoints: chain id, tags, block time, clock, batches, logs by hash, receipts, limits, history. Database: version,
-    rights, schema, disk, settings, time zone. Exit code 36 when something must be fixed.
+    rights, schema, row security and triggers, disk, settings, time zone. Exit code 36 when something must be fixed.
     """
     logging.configure("console", quiet=True)
     deployment = config.load(chain)

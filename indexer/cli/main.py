@@ -40,11 +40,11 @@ Exit codes:
   12 wrong chain                 21 stored data answer to another configuration
   13 not our database            22 stored rows damaged: reorg verify
   14 another deployment's        23 migrate --adopt: tables that do not fit
-  15 schema newer than program   30 verify, reorg verify: differences found
-  33 check: drift found          31 reorg recover, verify, incidents: refused
-  36 doctor: something to fix    32 no endpoint serves the range, or the state
-  70 fork below finalized        34 verify: a part keeps its grade
-  75 another process projects"""
+  15 schema newer than program   24 row security or a trigger in the way
+  33 check: drift found          30 verify, reorg verify: differences found
+  36 doctor: something to fix    31 reorg recover, verify, incidents: refused
+  70 fork below finalized        32 no endpoint serves the range, or the state
+  75 another process projects    34 verify: a part keeps its grade"""
 
 
 class _Commands(click.Group):

@@ -17,7 +17,6 @@ from rich.table import Table
 from indexer import config, logging
 from indexer.attest.compare import Verified, ranges, verify
 from indexer.attest.compare import shown as shown_difference
-from indexer.chain.finality import Finality
 from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
 from indexer.cli.display import on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option
@@ -230,8 +229,7 @@ def verify_command(
 async def _verify(recovery: Recovery, first: int | None, last: int | None, heal: bool) -> dict[str, Any]:
     standing = await recovery.standing()
     assert standing.tip is not None
-    heads = await recovery.pool.run(lambda reader: reader.heads())
-    final = min(Finality(recovery.deployment.finality_depth).observe(heads).finalized, standing.tip.number)
+    final = min((await recovery.look()).finalized, standing.tip.number)
     low = standing.binding.origin if first is None else first
     high = final if last is None else min(last, final)
     answer: dict[str, Any] = {

@@ -126,7 +126,7 @@ async def _run(
                 if blame.endpoint in {reader.name for reader in pool.readers}:
                     pool.set_aside(blame.endpoint, f"{blame.what} in block {blame.block}", "omitting")
 
-            auditor = Auditor(deployment, own, progress, partial(connect, url), blamed)
+            auditor = Auditor(deployment, own, progress, partial(connect, url), runner.engine.finality, blamed)
             await stack.enter_async_context(beside(auditor.run()))
         await runner.follow(feed)
         log.info("ended", projected=progress.projected)

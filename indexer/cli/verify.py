@@ -22,7 +22,6 @@ from indexer.attest.attestor import Attestor, Result
 from indexer.attest.crosscheck import OneEndpoint
 from indexer.attest.estimate import estimate
 from indexer.attest.work import Work
-from indexer.chain.finality import Finality
 from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
 from indexer.cli.display import on_terminal
 from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option
@@ -137,7 +136,9 @@ class _Verification:
 
     def __init__(self, options: Options, recovery: Recovery) -> None:
         self.options, self.recovery = options, recovery
-        attestor = Attestor(options.deployment, recovery.pool, recovery.conn, _at_once, heal=options.heal)
+        attestor = Attestor(
+            options.deployment, recovery.pool, recovery.conn, _at_once, heal=options.heal, finality=recovery.finality
+        )
         self.work = Work(attestor, options.grade, again=options.again)
         self.first = self.last = self.final = 0
 
@@ -145,9 +146,7 @@ class _Verification:
         """Raises Refused when nothing is stored, RpcError when no endpoint answers."""
         standing = await self.recovery.standing()
         assert standing.tip is not None
-        heads = await self.recovery.pool.run(lambda reader: reader.heads())
-        finality = Finality(self.options.deployment.finality_depth)
-        self.final = min(finality.observe(heads).finalized, standing.tip.number)
+        self.final = min((await self.recovery.look()).finalized, standing.tip.number)
         self.first = standing.binding.origin if self.options.first is None else self.options.first
         self.last = self.final if self.options.last is None else min(self.options.last, self.final)
         if self.options.grade == "proven":

@@ -1,7 +1,8 @@
 """Block times that events carry: contracts of the exchange put block.timestamp into most of theirs.
 
-For nodes whose logs carry no time this saves most headers of a backfill. Only where the configuration says that a
-contract's stamps are its blocks' times, and the fetcher compares some of every range with their headers all the same.
+The time that a node adds to a log is not believed by itself, so this saves most headers of a backfill. Only where the
+configuration says that a contract's stamps are its blocks' times, and the fetcher compares some of a range with headers
+where nothing else confirms them.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from typing import Any
 
 from indexer.background import beside, together
+from indexer.chain.finality import Final
 from indexer.errors import RpcError
 from indexer.follow.front import Front
 from indexer.ingest.hands import Hands, tasks
@@ -48,9 +49,11 @@ class Bulk:
         self._source: Front | None = None
 
     async def run(
-        self, conn: Connection, standing: Standing, segments: Sequence[Segment], finalized: int, token: int | None
-    ) -> None:
-        """Ingests the segments and projects up to `finalized`. Ends early when another asks for the lease.
+        self, conn: Connection, standing: Standing, segments: Sequence[Segment], final: Final, finalized: int,
+        token: int | None,
+    ) -> None:  # fmt: skip
+        """Ingests the segments and projects up to `finalized`, all of which must join the `final` block at or above it.
+        Ends early when another asks for the lease.
 
         Raises what ingesting and projecting raise: RpcError, SeamBroken, HashConflict, EpochMoved, LeaseLost.
         """
@@ -58,7 +61,7 @@ class Bulk:
             projecting = token is not None and self.writer.projectable(standing)
             origin = standing.binding.origin
             front = self._source = Front(reading, standing.coverage, origin, finalized, projecting=projecting)
-            works = [self._ingest(segments, front)]
+            works = [self._ingest(segments, final, front)]
             if token is not None and projecting:
                 if standing.next_block == origin and finalized - origin + 1 >= self.defer_from:
                     deferred.log.info("indexes_deferred", count=await deferred.defer(conn, token))
@@ -88,7 +91,7 @@ class Bulk:
             await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
             await (work if work.done() else watch)
 
-    async def _ingest(self, segments: Sequence[Segment], front: Front) -> None:
+    async def _ingest(self, segments: Sequence[Segment], final: Final, front: Front) -> None:
         async def tell(news: Ingested | Report) -> None:
             segment, logs, unit = _parts(news)
             seconds = news.seconds if isinstance(news, Ingested) else None
@@ -101,7 +104,7 @@ class Bulk:
         async def hand() -> None:
             while left:
                 segment = left.popleft()
-                await self.hands.ingest(segment, tell)
+                await self.hands.ingest(segment, final, tell)
                 await front.covered(segment)
 
         await together(*(hand() for _ in range(self.hands.width)))

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
-from indexer.chain.finality import Finality, Verdict
+from indexer.chain.finality import Final, Finality, Verdict
 from indexer.chain.types import Anchor, Heads
 from indexer.config import Deployment
 from indexer.decode.stamps import stamps_of
 from indexer.errors import ReorgTooDeep, RpcError
 from indexer.follow import machine, swap
 from indexer.follow.bulk import DEFER_BLOCKS, Bulk
+from indexer.follow.fork import confirm_stored, final_upto
 from indexer.follow.machine import Mode
 from indexer.follow.progress import STARTING, Progress
 from indexer.follow.tally import Tally
@@ -45,11 +46,13 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One endpoint's head and what finality it gives."""
+    """One endpoint's head and what finality it gives. `final`: the block that what is final must join, whoever serves
+    it; the verdict's numbers alone make nothing final."""
 
     heads: Heads
     verdict: Verdict
     endpoint: str
+    final: Final
 
 
 class Engine:
@@ -70,12 +73,14 @@ class Engine:
         self.follower = machine.Follower()
         self.tally = Tally(progress, pool)
         self.upkeep = Upkeep(progress)
-        hands = hands or Own(pool, connect, stamps_of(deployment.contracts))
+        self._stamps = stamps_of(deployment.contracts)
+        hands = hands or Own(pool, connect, self._stamps)
         self.bulk = Bulk(hands, self.writer, connect, self._committed, self.look, deployment.max_blocks, defer_from)
         self.token: int | None = None
         self._cut_off: int | None = None  # the token we had when the connection ended
         self._standing: Standing | None = None
         self._confirmed: bytes | None = None  # hash of the stored block that this look found on the chain
+        self._final_upto = -1  # up to which block that chain is final, by the word of who confirmed the block
         self._named = ""
         self._beaten = 0
         self._extended_at = 0.0
@@ -91,7 +96,7 @@ class Engine:
         verdict = self.finality.observe(heads)
         self.writer.safe = verdict.safe
         # What this finality calls final may replace stored blocks: they must be found on the chain after it.
-        self._confirmed = None
+        self._confirmed, self._final_upto = None, -1
         p = self.progress
         if p.waiting == STARTING:
             p.wait("")
@@ -101,7 +106,7 @@ class Engine:
         self.pool.saw(endpoint, heads.latest)
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
         p.safe, p.finalized, p.finality_source = verdict.safe, verdict.finalized, verdict.reason or verdict.source
-        return View(heads, verdict, endpoint)
+        return View(heads, verdict, endpoint, self.finality.final)
 
     @property
     def anchor(self) -> Anchor | None:
@@ -239,13 +244,13 @@ class Engine:
                 case machine.Project() | machine.Ingest() if self._far_behind(standing, view):
                     await self._catch_up(conn, standing, view)
                 case machine.Project(last):
-                    done = await self.writer.project_stored(conn, standing, last, view.verdict.finalized, self._ours)
+                    done = await self.writer.project_stored(conn, standing, last, self._final_upto, self._ours)
                 case machine.ProjectAgain(last):
                     await self._project_again(conn, standing, last)
                 case machine.Ingest(segment):
-                    done = await self._ingest(conn, standing, segment, view.verdict.finalized)
+                    done = await self._ingest(conn, standing, segment, view.final)
                 case machine.Confirm(block):
-                    if not await self._confirm(block):
+                    if not await self._confirm(block, view.final):
                         return machine.Conflict(block.number, f"the stored block {block.number} is not on the chain")
                 case _:
                     return await self._handle_fork(conn, standing, view, action)
@@ -281,21 +286,21 @@ class Engine:
         (front,) = await anchors_between(conn, standing.front, standing.front)
         return None if front.hash == self._confirmed else front
 
-    async def _confirm(self, block: Anchor) -> bool:
-        (header,) = await self.pool.run(lambda reader: reader.headers([block.number]))
-        if header.hash == block.hash:
-            self._confirmed = block.hash
-        return header.hash == block.hash
+    async def _confirm(self, block: Anchor, final: Final) -> bool:
+        upto = await self.pool.run(lambda reader: final_upto(reader, block, final))
+        if upto is not None:
+            self._confirmed, self._final_upto = block.hash, upto
+        return upto is not None
 
     async def _handle_fork(
         self, conn: Connection, standing: Standing, view: View, action: machine.Action
     ) -> machine.Observation:
         match action:
             case machine.Search(everyone, _):
-                found = await swap.claims(self.pool, conn, standing, everyone=everyone)
+                found = await swap.claims(self.pool, conn, standing, view.final, everyone=everyone)
                 return machine.Claims(found, everyone)
             case machine.Replace(claim, cause):
-                return await self._replace(conn, standing, claim, cause, view.verdict.finalized)
+                return await self._replace(conn, standing, claim, cause, view.final)
             case machine.SetAside(endpoints, reason):
                 for name in endpoints:
                     self.pool.set_aside(name, reason)
@@ -333,7 +338,9 @@ class Engine:
         below = [s._replace(last=min(s.last, finalized)) for s in self.segments(standing, view) if s.first <= finalized]
         p.to_ingest, p.bulk_from = p.blocks + sum(s.last - s.first + 1 for s in below), standing.next_block - 1
         self._indexed = False
-        await self.bulk.run(conn, standing, below, finalized, self.token)
+        if self.token is not None:
+            await confirm_stored(self.pool, conn, standing, finalized, view.final)
+        await self.bulk.run(conn, standing, below, view.final, finalized, self.token)
 
     def _committed(self, done: Done) -> None:
         """A commit of the bulk work."""
@@ -342,23 +349,23 @@ class Engine:
             self._extended_at = time.monotonic()
         self.tally.bulk(done, self.bulk.front)
 
-    async def _ingest(self, conn: Connection, standing: Standing, segment: Segment, finalized: int) -> Done:
+    async def _ingest(self, conn: Connection, standing: Standing, segment: Segment, final: Final) -> Done:
         before = await stored_hash(conn, segment.first - 1)
-        unit = await self.pool.run(lambda reader: fetch_unit(reader, segment, finalized, before))
-        return await self.writer.ingest(conn, standing, unit, finalized, self.token)
+        unit = await self.pool.run(lambda reader: fetch_unit(reader, segment, final, before, self._stamps))
+        return await self.writer.ingest(conn, standing, unit, unit.final, self.token)
 
     async def _replace(
-        self, conn: Connection, standing: Standing, found: machine.Claim, cause: str, finalized: int
+        self, conn: Connection, standing: Standing, found: machine.Claim, cause: str, final: Final
     ) -> machine.Observation:
         """Stages the replacement from the endpoint that claimed it, or from another that claims a fork, and swaps."""
         started, asked, tip = time.monotonic(), self.pool.requests, standing.tip
         assert tip is not None
         try:
-            reorg = await swap.stage(self.pool, conn, standing, found, cause, self._ours)
+            reorg, upto = await swap.stage(self.pool, conn, standing, found, cause, final, self._ours)
         except RpcError as error:
             assert found.fork is not None
             return machine.Unserved(found.fork.number + 1, tip.number, error.message)
-        done = await self.writer.replace(conn, standing, reorg, finalized, self._ours)
+        done = await self.writer.replace(conn, standing, reorg, upto, self._ours)
         self.progress.reorgs += 1
         self.progress.reorg_depth.observe(reorg.depth)
         old, new = tip.number, reorg.new_tip.number

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
+from indexer.chain.finality import NOTHING, Final
 from indexer.chain.forkpoint import ForkSearch, Outcome
 from indexer.chain.types import Anchor
-from indexer.errors import Inconsistent, RangeTooLarge, RpcError
+from indexer.errors import Inconsistent, Missing, NotFinal, RangeTooLarge, RpcError
 from indexer.follow.machine import Claim, Finding
 from indexer.ingest.fetch import fetch_chained
 from indexer.ingest.planner import missing
 from indexer.ingest.units import SeamBroken, Unit
+from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store.database import Connection
-from indexer.store.standing import Standing, anchors_between
+from indexer.store.rawlogs import HashConflict
+from indexer.store.standing import Standing, anchors_below, anchors_between
 
 STAGED_BLOCKS = 200  # blocks per request and staging step: bounds memory, whatever the depth
 
 
-async def claim(reader: Reader, conn: Connection, standing: Standing) -> Claim:
+async def claim(reader: Reader, conn: Connection, standing: Standing, final: Final = NOTHING) -> Claim:
     """What the reader's chain is to the stored one, by hash; its own head bounds the search. Never raises RpcError."""
     try:
-        return await _claim(reader, conn, standing)
+        found = await _claim(reader, conn, standing)
     except RpcError as error:
         return Claim(reader.name, Finding.UNCLEAR, detail=error.message)
+    if found.finding is Finding.DEEP and found.head is not None and final.hash and found.head.number < final.number:
+        detail = f"{reader.name} is on another branch at block {found.head.number}, below what is final"
+        return replace(found, behind=True, detail=detail)
+    return found
 
 
 async def _claim(reader: Reader, conn: Connection, standing: Standing) -> Claim:
@@ -55,6 +63,34 @@ async def highest_common(reader: Reader, anchors: Sequence[Anchor], standing: St
         if found != part[-1]:
             break
     return fork
+
+
+async def final_upto(reader: Reader, block: Anchor, final: Final) -> int | None:
+    """Up to which block the chain that ends on `block` is final, as one answer of the reader shows; -1 where it lacks
+    the final block, None when `block` is not on its chain. Raises Missing for a block that it does not have."""
+    found, *witness = await reader.found([block.number, *final.witness])
+    if found is None:
+        raise Missing(f"block {block.number} is missing", reader.name)
+    return final.upto(next(iter(witness), None)) if found.hash == block.hash else None
+
+
+async def confirm_stored(pool: Pool, conn: Connection, standing: Standing, finalized: int, final: Final) -> None:
+    """Blocks that were stored before they were final join the final block, or bulk work would project orphans for good.
+
+    What is below the highest of them joins it by its seams. Raises HashConflict, NotFinal and other RpcErrors.
+    """
+    highest = next(iter(await anchors_below(conn, finalized + 1, 1)), None)
+    if highest is None or highest.number <= standing.floor:
+        return
+
+    async def ask(reader: Reader) -> bool:
+        upto = await final_upto(reader, highest, final)
+        if upto is not None and upto < highest.number:
+            raise NotFinal(f"block {highest.number} does not join the final block {final.number}", reader.name)
+        return upto is not None
+
+    if not await pool.run(ask):
+        raise HashConflict(highest.number)
 
 
 def _chained(anchors: Sequence[Anchor], standing: Standing) -> Iterator[list[Anchor]]:

@@ -41,13 +41,15 @@ class Finding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One endpoint's answer to the fork search; `fork` with FORK and SAME, `head` its latest block."""
+    """One endpoint's answer to the fork search; `fork` with FORK and SAME, `head` its latest block. `behind`: that is
+    below a block known to be final, so that what it denies is its own lag: a node stuck on an orphaned branch."""
 
     endpoint: str
     finding: Finding
     fork: Anchor | None = None
     head: Anchor | None = None
     detail: str = ""
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +240,10 @@ class Follower:
             )
         if of[Finding.FORK]:
             return Replace(of[Finding.FORK][0], self._cause)
-        if of[Finding.DEEP]:
+        deep = [c for c in of[Finding.DEEP] if not c.behind]
+        if deep:
             return self._halt(
-                f"{of[Finding.DEEP][0].endpoint} serves another chain than the stored one, from block"
-                f" {max(self._floor, 0)} down",
+                f"{deep[0].endpoint} serves another chain than the stored one, from block {max(self._floor, 0)} down",
                 "Nothing was deleted. Compare it with another endpoint; if the chain really changed below finalized,"
                 " `reya-indexer reorg plan` shows what a recovery would do",
             )

@@ -8,13 +8,13 @@ from typing import Any
 
 import structlog
 
-from indexer.chain.finality import Finality
+from indexer.chain.finality import Final, Finality, Verdict
 from indexer.chain.types import Anchor
 from indexer.config import Deployment
 from indexer.errors import Impossible, Refused, RpcError
 from indexer.follow import swap
 from indexer.follow.alone import alone, named
-from indexer.follow.fork import read_replacement
+from indexer.follow.fork import final_upto, read_replacement
 from indexer.follow.plan import Plan, make, still_holds
 from indexer.ingest.planner import Segment
 from indexer.ingest.units import Unit
@@ -28,16 +28,23 @@ from indexer.store.forecast import Forecast
 from indexer.store.heal import Part, Scope, keys_of, survey
 from indexer.store.journal import Reorg
 from indexer.store.standing import Standing, binding, load, stored_hash
-from indexer.store.steps import Done, Writer
+from indexer.store.steps import Done, Writer, stored_anchor
 
 log = structlog.get_logger()
 
 
 class Recovery:
-    """One command's work on one database."""
+    """One command's work on one database, or the healing of a daemon's auditor.
 
-    def __init__(self, deployment: Deployment, pool: Pool, conn: Connection) -> None:
+    `finality` is the process's own, where it has one: the evidence against a lying tag was gathered there, and a fresh
+    one would believe the tag again and let the floor rise to the head.
+    """
+
+    def __init__(
+        self, deployment: Deployment, pool: Pool, conn: Connection, finality: Finality | None = None
+    ) -> None:  # fmt: skip
         self.deployment, self.pool, self.conn = deployment, pool, conn
+        self.finality, self._looks = finality or Finality(deployment.finality_depth), finality is None
         self.writer = Writer(deployment)
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self.holder = named("reorg recovery")
@@ -99,11 +106,12 @@ class Recovery:
             made = await self.check(to_block, confirmed)
             if made.empty:
                 return made, None
-            standing, finalized = await self.standing(), await self._finalized()
+            standing, final = await self.standing(), await self._final()
             reorg = await self._stage(standing, made, token)
             scope = await self._scope_above(standing, reorg, token)
-            done = await self.writer.replace(self.conn, standing, reorg, finalized, token, scope)
-            await self._project(finalized, token)
+            upto = await self._final_upto(reorg.new_tip, final, reorg.endpoint)
+            done = await self.writer.replace(self.conn, standing, reorg, upto, token, scope)
+            await self._project(final, token)
             return made, done
 
     async def check(self, to_block: int | None, confirmed: str) -> Plan:
@@ -116,9 +124,23 @@ class Recovery:
             )
         return made
 
-    async def _finalized(self) -> int:
-        heads = await self.pool.run(lambda reader: reader.heads())
-        return Finality(self.deployment.finality_depth).observe(heads).finalized
+    async def look(self) -> Verdict:
+        """What is final, by a look at the head. Raises RpcError."""
+        return self.finality.observe(await self.pool.run(lambda reader: reader.heads()))
+
+    async def _final(self) -> Final:
+        if self._looks:
+            await self.look()
+        return self.finality.final
+
+    async def _final_upto(self, end: Anchor, final: Final, prefer: str = "") -> int:
+        """Up to which block the chain that ends on `end` is final; -1 where no endpoint shows it: nothing becomes final
+        then."""
+        try:
+            upto = await self.pool.run(lambda reader: final_upto(reader, end, final), prefer=prefer)
+        except RpcError:
+            return -1
+        return -1 if upto is None else upto
 
     async def _stage(self, standing: Standing, made: Plan, token: int) -> Reorg:
         async def stage(reader: Reader) -> Reorg:
@@ -144,9 +166,11 @@ class Recovery:
             self.conn, self.writer.registry, parts, frozenset(), gone, fork + 1, lambda: lease.hold(self.conn, token)
         )
 
-    async def _project(self, finalized: int, token: int) -> None:
+    async def _project(self, final: Final, token: int) -> None:
         """What a heal of everything left to project."""
-        standing = await self.standing()
+        standing, finalized = await self.standing(), -1
+        if self.writer.projectable(standing) and standing.next_block <= standing.front:
+            finalized = await self._final_upto(await stored_anchor(self.conn, standing.front), final)
         while self.writer.projectable(standing) and standing.next_block <= standing.front:
             done = await self.writer.project_stored(self.conn, standing, standing.front, finalized, token)
             log.info("projected", first=done.first, last=done.last, front=standing.front, rows=sum(done.rows.values()))
@@ -161,14 +185,14 @@ class Recovery:
         `blames` are stored with the heal.
         """
         async with alone(self.conn, self.holder) as token:
-            standing, finalized = await self.standing(), await self._finalized()
+            standing, final = await self.standing(), await self._final()
             if unit is None:
                 healing = await self._stage_range(segment, cause, token)
             else:
                 healing = await self._stage_unit(unit, cause, token)
             scope = await self._scope_within(standing, segment, token)
             done = await self.writer.heal(self.conn, standing, healing, scope, token, blames)
-            await self._project(finalized, token)
+            await self._project(final, token)
             return done
 
     async def _stage_unit(self, unit: Unit, cause: str, token: int) -> Reorg:

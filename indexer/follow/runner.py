@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 import structlog
 
-from indexer.chain.types import Header
+from indexer.chain.types import Anchor, Header
 from indexer.config import Deployment
 from indexer.errors import (
     BoundElsewhere,
@@ -24,6 +24,7 @@ from indexer.errors import (
     DatabaseUnreachable,
     EndpointUnreachable,
     IndexerError,
+    NotFinal,
     ReorgTooDeep,
     RpcError,
 )
@@ -134,25 +135,35 @@ class Runner:
                 f"--from-block {first} is above the head {view.heads.latest.number}", "Name a lower block"
             )
         if bound is None:
-            header = await self._to_bind(view)
-            number = header.number
+            block = await self._to_bind(view)
+            number = block.number
             origin = self.deployment.start_block if first is None else first
-            new = Binding(self.deployment.name, self.deployment.chain_id, number, header.hash, origin)
+            new = Binding(self.deployment.name, self.deployment.chain_id, number, block.hash, origin)
             bound = await bind(conn, new)
             log.info("bound", chain=new.name, chain_id=new.chain_id, block=number, origin=origin)
         if first is not None and first < bound.origin:
             await lower_origin(conn, first)
             log.info("origin_lowered", origin=first, before=bound.origin)
 
-    async def _to_bind(self, view: View) -> Header:
+    async def _to_bind(self, view: View) -> Anchor:
         """A final block. A node whose finalized tag is its head proves nothing yet, and a reorg must not leave the
         binding behind: then a block deep below, unless the node has only the newest ones."""
         latest, final = view.heads.latest.number, max(view.verdict.finalized, 0)
         deep = max(latest - self.deployment.finality_depth, 0)
+
+        async def ask(reader: Reader, number: int) -> Header | None:
+            header, *witness = await reader.found([number, *view.final.witness])
+            if header is not None and witness and view.final.upto(witness[0]) < number:
+                raise NotFinal(f"its block {number} does not join the final block {view.final.number}", reader.name)
+            return header
+
+        known = view.final
+        if known.hash and known.number < latest:
+            return Anchor(known.number, known.hash, 0)
         for number in (final,) if final < latest else (deep, final):
-            header = await self.pool.run(partial(Reader.header, number=number))
+            header = await self.pool.run(partial(ask, number=number))
             if header is not None:
-                return header
+                return Anchor(header.number, header.hash, header.timestamp)
         raise EndpointUnreachable(f"{view.endpoint} has no block {final}", "Use a node that serves history")
 
     async def _check_bound_block(self, bound: Binding) -> None:
@@ -210,8 +221,10 @@ class Runner:
         last = self.engine.last
         if self.conn is None or last is None or (stored := await stored_hash(self.conn, last)) is None:
             return
-        header = await self.pool.run(partial(Reader.header, number=last))
-        if header is not None and header.hash != stored and last <= self.progress.finalized:
+        header, *witness = await self.pool.run(lambda reader: reader.found([last, *self.engine.finality.final.witness]))
+        # A node that lacks the final block may be on an orphaned branch: what it denies proves nothing.
+        upto = self.engine.finality.final.upto(next(iter(witness), None))
+        if header is not None and header.hash != stored and last <= upto:
             raise ReorgTooDeep(
                 f"block {last} is stored with a hash that the chain does not have, below finalized",
                 "Nothing was changed. `reya-indexer reorg plan` shows what a recovery would do",

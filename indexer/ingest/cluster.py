@@ -9,24 +9,25 @@ import time
 from collections import Counter
 from typing import Any
 
+from indexer.chain.finality import Final
 from indexer.errors import ConfigError
 from indexer.ingest.hands import Tell
 from indexer.ingest.planner import Segment
 from indexer.ingest.process import sendable
-from indexer.ingest.worker import Report, Setup, Sizes, Worker
+from indexer.ingest.worker import Report, Setup, Sizes, Task, Worker
 from indexer.rpc.pool import Pool, Traffic
 
 CONNECTING = 20.0  # seconds
 
 
-def work(setup: Setup, sizes: Sizes, segment: Segment) -> list[Report]:
+def work(setup: Setup, sizes: Sizes, task: Task) -> list[Report]:
     """One task, in a thread of a cluster's worker. What it committed before it fails stays, and is not done again."""
 
     async def done() -> list[Report]:
         worker, reports = Worker(setup), list[Report]()
         worker.learn(sizes)
         try:
-            await worker.ingest(segment, reports.append)
+            await worker.ingest(*task, reports.append)
         finally:
             await worker.close()
         return reports
@@ -75,9 +76,9 @@ class Cluster:
         size = max((size.size for size in self._sizes.values()), default=mine.size)
         return Traffic(mine.requests + self._requests, self._errors + Counter(mine.errors), size)
 
-    async def ingest(self, segment: Segment, tell: Tell) -> None:
+    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
         assert self._client is not None, "start() comes first"
-        future = self._client.submit(work, self._setup, self._sizes, segment, pure=False, retries=0)
+        future = self._client.submit(work, self._setup, self._sizes, Task(segment, final), pure=False, retries=0)
         try:
             reports: list[Report] = await future
         finally:

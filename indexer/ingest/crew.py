@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 import structlog
 
+from indexer.chain.finality import Final
 from indexer.errors import IndexerError
 from indexer.ingest.forked import Forked
 from indexer.ingest.hands import Tell
 from indexer.ingest.messages import packed, received
 from indexer.ingest.planner import Segment
-from indexer.ingest.worker import Done, Report, Setup, Sizes
+from indexer.ingest.worker import Done, Report, Setup, Sizes, Task
 from indexer.rpc.pool import Pool, Traffic
 
 MOST_DEATHS = 5  # of workers within one task before it is an error
@@ -54,7 +55,7 @@ class Crew:
         sizes = [size.size for report in reports for size in report.sizes.values()]
         return Traffic(mine.requests + sum(r.requests for r in reports), dict(errors), max(sizes, default=mine.size))
 
-    async def ingest(self, segment: Segment, tell: Tell) -> None:
+    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
         for _ in range(MOST_DEATHS):
             # One alone meets the endpoint's limits first; the others begin with what it learnt.
             if self._begun:
@@ -63,7 +64,7 @@ class Crew:
             process = await self._idle.get() or await self._spawned()
             kept: Process | Forked | None = None
             try:
-                outcome = await self._work(process, segment, tell)
+                outcome = await self._work(process, Task(segment, final), tell)
                 kept = process if outcome is not None else None
             finally:
                 self._first_answer.set()
@@ -79,11 +80,11 @@ class Crew:
             f"{MOST_DEATHS} workers died on blocks {segment.first} to {segment.last}", "See the log for why"
         )
 
-    async def _work(self, process: Process | Forked, segment: Segment, tell: Tell) -> Done | Exception | None:
+    async def _work(self, process: Process | Forked, task: Task, tell: Tell) -> Done | Exception | None:
         """How the worker's work ended; None when the worker died, or says nothing any more."""
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(ConnectionError):
-            process.stdin.write(packed(self._sizes) + packed(segment))
+            process.stdin.write(packed(self._sizes) + packed(task))
             await process.stdin.drain()
         while True:
             try:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from indexer.config import Deployment
+from indexer.decode.stamps import Stamps, stamps_of
 from indexer.errors import RangeTooLarge
 from indexer.ingest.planner import Segment, plan, sample
 from indexer.ingest.work import AHEAD, fetch_span
@@ -28,7 +29,7 @@ async def estimate(
     addresses = tuple(sorted(c.address for c in deployment.contracts))
     missing = plan(await _covered(url, addresses), first, last)
     blocks = sum(s.last - s.first + 1 for s in missing)
-    logs_per_block, seconds_each, samples = await _sampled(pool, missing, blocks)
+    logs_per_block, seconds_each, samples = await _sampled(pool, missing, blocks, stamps_of(deployment.contracts))
     logs = round(blocks * logs_per_block)
     ceiling = min(deployment.max_blocks, pool.ordered()[0].ranges.ceiling)
     requests = sum(-(-(s.last - s.first + 1) // ceiling) for s in missing)
@@ -55,7 +56,9 @@ async def _covered(url: str, addresses: tuple[str, ...]) -> dict[str, Any]:
         return dict(await coverage.load(conn, addresses))
 
 
-async def _sampled(pool: Pool, missing: list[Segment], blocks: int) -> tuple[float, float, int]:
+async def _sampled(
+    pool: Pool, missing: list[Segment], blocks: int, stamps: Stamps
+) -> tuple[float, float, int]:  # fmt: skip
     """Logs per block, seconds of an answer, and how many samples that is from: evenly over what is missing."""
     logs = read = taken = 0
     spent = 0.0
@@ -63,7 +66,7 @@ async def _sampled(pool: Pool, missing: list[Segment], blocks: int) -> tuple[flo
         segment = sample(missing, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
         try:
             started = time.monotonic()
-            units = await fetch_span(pool, segment)
+            units = await fetch_span(pool, segment, stamps)
         except RangeTooLarge:
             continue
         spent += (time.monotonic() - started) / len(units)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import MappingProxyType
 
 import structlog
 
+from indexer.chain.finality import NOTHING, Final
 from indexer.chain.types import Header, Log
 from indexer.decode.stamps import Stamps, times
-from indexer.errors import Inconsistent, RangeTooLarge
+from indexer.errors import Inconsistent, Missing, NotFinal, RangeTooLarge
 from indexer.ingest.parts import logs_of_block
 from indexer.ingest.planner import Segment
 from indexer.ingest.units import Source, Unit, confirm_chained, confirm_plain, without_logs_though_announced
@@ -21,27 +23,30 @@ log = structlog.get_logger()
 
 NO_STAMPS: Stamps = MappingProxyType({})
 CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
-PROBES = 4  # blocks of a range whose times, told by events, are compared with their headers
+PROBES = 4  # blocks of a range whose times, told by events alone, are compared with their headers
 
 # Seconds between looks at a block whose bloom announces logs that did not come; about two seconds in all.
 _LOOK_AGAIN = (0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 async def fetch_unit(
-    reader: Reader, segment: Segment, finalized: int, before: bytes | None, stamps: Stamps = NO_STAMPS
+    reader: Reader, segment: Segment, final: Final, before: bytes | None, stamps: Stamps = NO_STAMPS,
+    *, plain: bool = False,
 ) -> Unit:  # fmt: skip
     """The first unit of a segment, as large as the endpoint serves. `before` is the stored hash of the block before it,
-    None where seams are compared later. Raises RpcError, SeamBroken; RangeTooLarge only for a block that is refused
-    whole and in parts."""
+    None where seams are compared later. `plain`: all of it is at or below finalized.
+
+    Raises RpcError, SeamBroken; RangeTooLarge only for a block that is refused whole and in parts.
+    """
     while True:
-        first, chained = segment.first, segment.first > finalized
+        first, chained = segment.first, not plain and segment.first > final.number
         size = min(reader.ranges.size, CHAINED_BLOCKS) if chained else reader.ranges.size
-        last = min(first + size - 1, segment.last if chained else min(segment.last, finalized))
+        last = min(first + size - 1, segment.last if chained or plain else min(segment.last, final.number))
         try:
             if chained:
-                unit = await fetch_chained(reader, first, last, segment.addresses, before)
+                unit = await fetch_chained(reader, first, last, segment.addresses, before, final)
             else:
-                unit = await fetch_plain(reader, first, last, segment.addresses, before, stamps)
+                unit = await _fetch_final(reader, first, last, segment.addresses, before, stamps, final)
         except RangeTooLarge:
             if first == last:
                 raise
@@ -50,52 +55,97 @@ async def fetch_unit(
         return replace(unit, sources=(Source(first, last, reader.name),))
 
 
-async def fetch_plain(
-    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, stamps: Stamps = NO_STAMPS
-) -> Unit:
-    """A confirmed range at or below finalized: one request, or two where the node's logs carry no time.
+async def _fetch_final(
+    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, stamps: Stamps, final: Final
+) -> Unit:  # fmt: skip
+    """Asks again where the final block or an end is missing: one name may lead to several nodes, and the next one may
+    have it."""
+    for pause in _LOOK_AGAIN:
+        try:
+            return await fetch_plain(reader, first, last, addresses, before, stamps, final)
+        except (NotFinal, Missing):
+            await asyncio.sleep(pause)
+    return await fetch_plain(reader, first, last, addresses, before, stamps, final)
 
-    Raises RpcError, or SeamBroken.
+
+async def fetch_plain(
+    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, stamps: Stamps = NO_STAMPS,
+    final: Final = NOTHING,
+) -> Unit:  # fmt: skip
+    """A confirmed range at or below finalized: one request, or two where the times of its blocks need more headers.
+
+    That the range is final is shown by the answer that holds the logs: it holds the final block as well, so that its
+    node has that block on its chain, and every lower block of that chain is an ancestor of it. Without, a node that is
+    stuck on an orphaned branch serves orphans below the final number. It may be another node at every request, behind
+    one name: what a second request adds (times) must therefore agree with the logs by hash, and proves nothing else.
+
+    Raises RpcError, SeamBroken; NotFinal where the node lacks the final block. Not compared when nothing is `final`.
     """
-    logs, headers = await _logs_with_headers(reader, first, last, addresses, sorted({first, last}))
+    ends = sorted({first, last})
+    logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, ends, final)
+    if final.number >= 0 and final.upto(witness) < last:
+        raise NotFinal(f"blocks {first} to {last} do not join the final block {final.number}", reader.name)
     known = {h.number: h for h in headers}
-    lacking = sorted({g.block_number for g in logs if g.block_timestamp is None} - known.keys())
-    told: dict[int, int] = {}
-    if lacking:
-        told, more = await _timed(reader, lacking, times(logs, stamps), known)
-        headers = [*headers, *more]
-    return confirm_plain(first, last, addresses, logs, headers, before, told)
+    lacking = sorted({g.block_number for g in logs} - known.keys())
+    confirmed, more = await _timed(reader, lacking, logs, stamps, known) if lacking else ({}, [])
+    unit = confirm_plain(first, last, addresses, logs, [*headers, *more], before, confirmed)
+    return replace(unit, final=final.upto(witness))
 
 
 async def _timed(
-    reader: Reader, lacking: list[int], told: dict[int, int], known: dict[int, Header]
+    reader: Reader, lacking: list[int], logs: Sequence[Log], stamps: Stamps, known: Mapping[int, Header]
 ) -> tuple[dict[int, int], list[Header]]:
-    """The times that events told, and the headers of blocks that tell none.
+    """Confirmed times of blocks whose headers are not `known`, and the headers that were read for the others.
 
-    Some of the told times are compared with headers; when one is wrong, all headers are read.
+    A node's `blockTimestamp` is never believed by itself: order and bounds do not catch a wrong one in the middle of a
+    range, only its block's header or an event of the block that carries the time does, and it would be stored for good.
+    So a time comes from an event, and the headers of blocks without such events are read. Where the node says the same
+    as the event, two sources agree and nothing more is read; of the other events' times some are compared with headers,
+    the highest among them: where a proxy asks several nodes for the calls of one request, its hash tells whose the logs
+    are. If one is wrong, or time runs backward along the chain, no event of the range is believed.
     """
-    silent, speaking = [n for n in lacking if n not in told], [n for n in lacking if n in told]
-    probes = speaking[:: max(1, len(speaking) // PROBES)]
-    headers = await reader.headers(sorted({*silent, *probes})) if silent or probes else []
-    read = known | {h.number: h for h in headers}
-    if any(told[n] != read[n].timestamp for n in told.keys() & read.keys()):
-        return {}, await reader.headers(lacking)
+    told, said = times(logs, stamps), _said(logs)
+    ends = {n: h.timestamp for n, h in known.items()}
+    alone = [n for n in lacking if n in told and said[n] != told[n]]
+    probes = alone[:: -max(1, len(alone) // PROBES)]
+    wanted = sorted({*(n for n in lacking if n not in told), *probes})
+    headers = await reader.headers(wanted) if wanted else []
+    read = ends | {h.number: h.timestamp for h in headers}
+    if any(told[n] != read[n] for n in told.keys() & read.keys()) or not _in_order(told | read):
+        return {}, [*headers, *await reader.headers([n for n in lacking if n not in read])]
     return told, headers
 
 
+def _said(logs: Iterable[Log]) -> dict[int, int | None]:
+    """The time that a block's logs carry; None where one has none, or another."""
+    said: dict[int, int | None] = {}
+    for log_ in logs:
+        if said.setdefault(log_.block_number, log_.block_timestamp) != log_.block_timestamp:
+            said[log_.block_number] = None
+    return said
+
+
+def _in_order(at: Mapping[int, int]) -> bool:
+    return all(at[below] <= at[above] for below, above in pairwise(sorted(at)))
+
+
 async def fetch_chained(
-    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, *, proven: bool = False
-) -> Unit:
+    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, final: Final = NOTHING,
+    *, proven: bool = False,
+) -> Unit:  # fmt: skip
     """A confirmed range above finalized: logs and every header in one request. Raises RpcError, or SeamBroken.
 
     A block whose bloom announces a watched address but that came without logs is looked at again, then proven by its
     receipts: nodes answer eth_getLogs from an index that may lag behind the header, or be pruned. `proven`: a node that
     keeps no receipts is then not believed, because rows are to be deleted for what it serves.
+
+    Its blocks join what is stored by their parents. Where the answer holds the final block too, that one is below them
+    on one chain, and what is stored up to it is final; without it nothing becomes final by this range.
     """
     numbers = range(first, last + 1)
     for pause in (*_LOOK_AGAIN, None):
-        logs, headers = await _logs_with_headers(reader, first, last, addresses, numbers)
-        unit = confirm_chained(first, last, addresses, logs, headers, before)
+        logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, numbers, final)
+        unit = replace(confirm_chained(first, last, addresses, logs, headers, before), final=final.upto(witness))
         silent = without_logs_though_announced(unit)
         if not silent or await _proven_silent(reader, silent, addresses, proven):
             return unit
@@ -105,16 +155,28 @@ async def fetch_chained(
 
 
 async def _logs_with_headers(
-    reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int]
-) -> tuple[list[Log], list[Header]]:
+    reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Sequence[int], final: Final
+) -> tuple[list[Log], list[Header], Header | None]:
+    """The logs, the headers of `numbers`, and the witness of what is final: all in one answer."""
+    # No call for a block that is read anyway.
+    beside = [block for block in final.witness if block not in numbers]
     try:
-        return await reader.logs_with_headers(first, last, addresses, numbers)
+        logs, headers = await reader.logs_with_headers(first, last, addresses, numbers, beside)
+        if beside:
+            return logs, headers[: len(numbers)], next(iter(headers[len(numbers) :]), None)
+        return logs, headers, next((h for h in headers if h.number == final.number), None)
     except RangeTooLarge as refusal:
         if first != last:
             raise
         log.info("block_in_parts", block=first, endpoint=reader.name, refusal=refusal.message)
         logs, header = await logs_of_block(reader, first, addresses, refusal)
-        return logs, [header]
+        if not final.witness:
+            return logs, [header], None
+        # Its parts came one by one, all of the block with this hash: it is that block which must join the final one.
+        same, *witness = await reader.found([first, *final.witness])
+        if same is None or same.hash != header.hash:
+            raise Inconsistent(f"block {first} changed while its logs were read", reader.name) from refusal
+        return logs, [header], next(iter(witness), None)
 
 
 async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], proven: bool) -> bool:

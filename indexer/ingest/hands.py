@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from indexer.chain.finality import Final
 from indexer.decode.stamps import Stamps
 from indexer.ingest.planner import Segment
 from indexer.ingest.work import Ingested, Ingestor
@@ -29,9 +30,10 @@ class Hands(Protocol):
     @property
     def heard_at(self) -> float: ...
 
-    async def ingest(self, segment: Segment, tell: Tell) -> None:
-        """Ingests what coverage lacks of a segment. Raises what `Ingestor.ingest` raises, WrongChain and
-        DatabaseUnreachable; what was told of stays."""
+    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
+        """Ingests what coverage lacks of a segment, all of it at or below the `final` block.
+
+        Raises what `Ingestor.ingest` raises, WrongChain and DatabaseUnreachable; what was told of stays."""
 
     async def close(self) -> None: ...
 
@@ -45,11 +47,11 @@ class Own:
     def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]], stamps: Stamps) -> None:
         self.pool, self._connect, self._stamps = pool, connect, stamps
 
-    async def ingest(self, segment: Segment, tell: Tell) -> None:
+    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
         conn = await self._connect()
         try:
             with spending("backfill"):
-                await Ingestor(self.pool, conn, tell, self._stamps).ingest(segment)
+                await Ingestor(self.pool, conn, tell, self._stamps).ingest(segment, final)
         finally:
             await close(conn)
 

@@ -1,7 +1,7 @@
 """A worker as a process of its own; `ingest/crew.py` is the other end of its pipes.
 
-In come a Setup, then Segments and Sizes; out go a Report of each commit, a Beat now and then while it works, and for
-each Segment Done or the error. It ends when its input does: with whoever started it.
+In come a Setup, then Tasks and Sizes; out go a Report of each commit, a Beat now and then while it works, and for
+each Task Done or the error. It ends when its input does: with whoever started it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from indexer import logging
 from indexer.background import beside, ended
 from indexer.errors import IndexerError
 from indexer.ingest.messages import packed, received
-from indexer.ingest.planner import Segment
-from indexer.ingest.worker import Beat, Done, Setup, Worker
+from indexer.ingest.worker import Beat, Done, Setup, Task, Worker
 from indexer.interpreter import BULK, calm_collector
 
 BEAT_EVERY = 5.0  # seconds
@@ -59,10 +58,10 @@ async def _serve() -> None:
             await asyncio.sleep(BEAT_EVERY)
             send(Beat())
 
-    async def do(segment: Segment) -> None:
+    async def do(task: Task) -> None:
         try:
             async with beside(beat()):
-                await worker.ingest(segment, send)
+                await worker.ingest(*task, send)
         except Exception as error:
             send(sendable(error))
         else:
@@ -70,7 +69,7 @@ async def _serve() -> None:
 
     try:
         while (message := await received(source)) is not None:
-            if isinstance(message, Segment):
+            if isinstance(message, Task):
                 work = asyncio.create_task(do(message))
             else:
                 worker.learn(message)

@@ -25,7 +25,7 @@ class Source(NamedTuple):
 class Unit:
     """Blocks first..last, ingested for `addresses`. `blocks` are the rows to keep: ends, blocks with logs, and above
     finalized every block. `parent_hash` is empty where no header was read. `sources`: who served them, where that is
-    to be stored."""
+    to be stored. `final`: up to which block the chain that they were read from is final, -1 where nothing shows it."""
 
     first: int
     last: int
@@ -33,6 +33,7 @@ class Unit:
     logs: list[Log]
     blocks: list[Header]
     sources: tuple[Source, ...] = ()
+    final: int = -1
 
     @property
     def times(self) -> dict[int, int]:
@@ -60,8 +61,10 @@ def confirm_plain(
     before: bytes | None,
     times: Mapping[int, int] = MappingProxyType({}),
 ) -> Unit:
-    """A range at or below finalized: `headers` hold at least the first and the last block, and those of blocks whose
-    logs carry no time and that are not in `times` (seconds). `before` is the stored hash of block first - 1.
+    """A range at or below finalized: `headers` hold at least the first and the last block, and those of all blocks with
+    logs that are not in `times` (seconds, confirmed). `before` is the stored hash of block first - 1.
+
+    What logs say of their block's time is not looked at: it would be stored for good, and nothing here confirms it.
 
     Raises Inconsistent when logs and headers disagree, SeamBroken when the range does not join what is stored.
     """
@@ -71,7 +74,7 @@ def confirm_plain(
     _agree(known, logs)
     for log in logs:
         if log.block_number not in known:
-            time = times.get(log.block_number) if log.block_timestamp is None else log.block_timestamp
+            time = times.get(log.block_number)
             if time is None:
                 raise Inconsistent(f"no time is known for block {log.block_number}")
             known[log.block_number] = Header(log.block_number, log.block_hash, b"", time)

@@ -16,6 +16,7 @@ import asyncpg
 import structlog
 
 from indexer.background import beside, ended, together
+from indexer.chain.finality import NOTHING, Final
 from indexer.decode.stamps import Stamps
 from indexer.failpoints import hit
 from indexer.ingest.fetch import NO_STAMPS, fetch_unit
@@ -60,8 +61,8 @@ class Ingestor:
     def __init__(self, pool: Pool, conn: Connection, tell: Tell, stamps: Stamps) -> None:
         self.pool, self.conn, self._tell, self._stamps = pool, conn, tell, stamps
 
-    async def ingest(self, segment: Segment) -> None:
-        """Ingests what coverage lacks of a segment.
+    async def ingest(self, segment: Segment, final: Final) -> None:
+        """Ingests what coverage lacks of a segment, whose blocks must join the `final` one above them.
 
         Raises RpcError, SeamBroken, HashConflict; what was told of stays.
         """
@@ -69,7 +70,7 @@ class Ingestor:
         while missing := await self._missing(segment):
             try:
                 for gap in missing:
-                    await self._fill(gap)
+                    await self._fill(gap, final)
             except CONFLICTS as conflict:
                 # Another process committed some of it first, or a reorg was handled: what is left is planned again.
                 beaten += 1
@@ -80,12 +81,12 @@ class Ingestor:
     async def _missing(self, segment: Segment) -> list[Segment]:
         return plan(await coverage.load(self.conn, segment.addresses), segment.first, segment.last)
 
-    async def _fill(self, gap: Segment) -> None:
+    async def _fill(self, gap: Segment, final: Final) -> None:
         planned = await epoch.current(self.conn)
         ready: asyncio.Queue[list[Unit] | None] = asyncio.Queue(UNITS_AHEAD)
-        await together(self._fetch(gap, ready), self._commit_all(planned, ready, gap.last))
+        await together(self._fetch(gap, final, ready), self._commit_all(planned, ready, gap.last))
 
-    async def _fetch(self, gap: Segment, ready: asyncio.Queue[list[Unit] | None]) -> None:
+    async def _fetch(self, gap: Segment, final: Final, ready: asyncio.Queue[list[Unit] | None]) -> None:
         """Units of the gap in chain order, some requests ahead of the commit."""
         under_way: deque[asyncio.Task[list[Unit]]] = deque()
         at = gap.first
@@ -94,9 +95,8 @@ class Ingestor:
                 # One request alone, until its answer shows how dense the chain is there.
                 while at <= gap.last and len(under_way) < (AHEAD if at > gap.first else 1):
                     last = self._end(at, gap.last)
-                    under_way.append(
-                        asyncio.create_task(fetch_span(self.pool, Segment(at, last, gap.addresses), self._stamps))
-                    )
+                    part = Segment(at, last, gap.addresses)
+                    under_way.append(asyncio.create_task(fetch_span(self.pool, part, self._stamps, final)))
                     at = last + 1
                 await ready.put(await under_way[0])
                 under_way.popleft()
@@ -159,9 +159,12 @@ def _enough(group: Sequence[Unit], last: int) -> bool:
     return left > blocks // 2 or len(group) >= 2 * GROUP_UNITS or logs >= 2 * GROUP_LOGS
 
 
-async def fetch_span(pool: Pool, segment: Segment, stamps: Stamps = NO_STAMPS) -> list[Unit]:
+async def fetch_span(
+    pool: Pool, segment: Segment, stamps: Stamps = NO_STAMPS, final: Final = NOTHING
+) -> list[Unit]:  # fmt: skip
     """All blocks of a segment as confirmed units, in one request when the endpoint serves it at once. Raises RpcError.
 
+    `final` is at or above the segment; without it (an estimate, which stores nothing) nothing shows that it is final.
     Each unit is from one endpoint; two of them may be from two, which is why their seams are compared too.
     """
     units: list[Unit] = []
@@ -169,7 +172,7 @@ async def fetch_span(pool: Pool, segment: Segment, stamps: Stamps = NO_STAMPS) -
     while rest.first <= rest.last:
         # Bound now: the reader is asked before the loop goes on, but only a default says so.
         async def fetched(reader: Reader, part: Segment = rest) -> Unit:
-            return await fetch_unit(reader, part, part.last, None, stamps)
+            return await fetch_unit(reader, part, final, None, stamps, plain=True)
 
         units.append(await pool.run(fetched))
         rest = rest._replace(first=units[-1].last + 1)

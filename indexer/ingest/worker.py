@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from indexer import logging
+from indexer.chain.finality import Final
 from indexer.decode.stamps import Stamps
 from indexer.ingest.messages import frozen
 from indexer.ingest.planner import Segment
@@ -42,6 +43,13 @@ class Setup:
     budget: float | None = None
 
 
+class Task(NamedTuple):
+    """A segment to ingest, and the block known to be final that all of it must join."""
+
+    segment: Segment
+    final: Final
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """A commit: blocks of the segment, logs and ranges in it. `requests` and `errors` of this worker so far, `sizes`:
@@ -68,7 +76,7 @@ class Worker:
         self._conn: Connection | None = None
         self._opened = False
 
-    async def ingest(self, segment: Segment, tell: Callable[[Report], None]) -> None:
+    async def ingest(self, segment: Segment, final: Final, tell: Callable[[Report], None]) -> None:
         """Raises what Ingestor raises, WrongChain and DatabaseUnreachable; the next segment begins with a new
         connection then."""
         if not self._opened:
@@ -82,7 +90,7 @@ class Worker:
 
         try:
             with spending("backfill"):
-                await Ingestor(self.pool, self._conn, told, self.setup.stamps).ingest(segment)
+                await Ingestor(self.pool, self._conn, told, self.setup.stamps).ingest(segment, final)
         except BaseException:
             conn, self._conn = self._conn, None
             await close(conn)

@@ -10,9 +10,9 @@ from pathlib import Path
 import asyncpg
 
 from indexer.config import Deployment, redact
-from indexer.errors import BoundElsewhere, DatabaseUnreachable
+from indexer.errors import BoundElsewhere, DatabaseUnreachable, WriteIntercepted
 from indexer.ops.finding import Finding, Findings
-from indexer.store import schema
+from indexer.store import effects, schema
 from indexer.store.database import SETTINGS, Connection, connection
 from indexer.store.standing import binding, check_binding
 from indexer.store.trouble import name_of
@@ -36,9 +36,22 @@ async def examine_database(deployment: Deployment, url: str) -> list[Finding]:
     found = Findings(redact(url))
     try:
         async with connection(url) as conn:
-            for look in (_version, _writable, _schema, _rights, _durable, _connections, _session, _time, _disk):
+            for look in (
+                _version,
+                _writable,
+                _schema,
+                _rights,
+                _hindrances,
+                _durable,
+                _connections,
+                _session,
+                _time,
+                _disk,
+            ):
                 try:
                     await look(conn, found, deployment)
+                except WriteIntercepted as error:
+                    found.fix(look.__name__.strip("_"), error.message, error.remedy)
                 except asyncpg.PostgresError as error:
                     found.note(
                         look.__name__.strip("_"), " ".join(str(error).split()), "Give the role the right to look"
@@ -118,6 +131,26 @@ async def _rights(conn: Connection, found: Findings, _: Deployment) -> None:
         found.fix("rights", f"role {role} lacks {'; '.join(lacking[:LISTED])}{more}", remedy)
     else:
         found.good("rights", f"role {role} may do what it must")
+
+
+async def _hindrances(conn: Connection, found: Findings, _: Deployment) -> None:
+    """What would end a step, or change its rows unseen, long before the first reorg shows it."""
+    if await schema.classify(conn) != "ours":
+        return
+    there = await effects.hindrances(conn)
+    for one in there:
+        if one.kind == "row security" and not one.active:
+            found.note(
+                "row security", f"{one.place} has it; this role is exempt, other readers may miss rows", one.remedy
+            )
+        elif one.kind == "row security":
+            found.fix("row security", f"{one.place} hides rows from this role by row level security", one.remedy)
+        else:
+            found.fix(
+                "triggers", f"{one.kind} {one.name} of {one.place} may drop or change what is written", one.remedy
+            )
+    if not there:
+        found.good("triggers", "no row security, rule or trigger comes between the indexer and its tables")
 
 
 async def _durable(conn: Connection, found: Findings, _: Deployment) -> None:

@@ -97,10 +97,16 @@ class Reader:
         results = await self.endpoint.batch([_header_call(n) for n in numbers])
         return self._named(lambda: [wire.header(r, n) for r, n in zip(results, numbers, strict=True)])
 
+    async def found(self, blocks: Sequence[int | str]) -> list[Header | None]:
+        """Blocks by number or tag, in one request; None for one that the node does not have."""
+        results = await self.endpoint.batch([_header_call(b) for b in blocks])
+        return self._named(lambda: [_found(r, b) for r, b in zip(results, blocks, strict=True)])
+
     async def logs_with_headers(
-        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int]
+        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int], beside: Sequence[int | str] = ()
     ) -> tuple[list[Log], list[Header]]:
         """The logs of blocks first..last of the addresses, in chain order, and the headers of `numbers`: one request.
+        Behind those come the headers of the blocks `beside`, a number or a tag each, that the node has.
 
         Raises RangeTooLarge with the node's hint when it serves no such range at once. Any other failure may be a range
         too large in disguise (a time-out, a dropped connection), so that fewer blocks are asked for next.
@@ -112,18 +118,19 @@ class Reader:
         if blocks > self.ranges.proven:
             async with self._probing:
                 if blocks > self.ranges.proven:
-                    return await self._logs_with_headers(first, last, addresses, numbers)
-        return await self._logs_with_headers(first, last, addresses, numbers)
+                    return await self._logs_with_headers(first, last, addresses, numbers, beside)
+        return await self._logs_with_headers(first, last, addresses, numbers, beside)
 
     async def _logs_with_headers(
-        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int]
+        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int], beside: Sequence[int | str]
     ) -> tuple[list[Log], list[Header]]:
         wanted, blocks = list(numbers), last - first + 1
+        calls = [_header_call(n) for n in (*wanted, *beside)]
         if self.ranges.refuses(blocks):
             raise RangeTooLarge(f"{blocks} blocks were refused before", self.name, self.ranges.ceiling)
         asked = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
         try:
-            results, size = await self.endpoint.weighed([("eth_getLogs", [asked]), *(_header_call(n) for n in wanted)])
+            results, size = await self.endpoint.weighed([("eth_getLogs", [asked]), *calls])
         except (RateLimited, Inconsistent):
             raise
         except Transient:
@@ -133,10 +140,12 @@ class Reader:
             self._learn_from(refusal, blocks)
             raise
         self.ranges.weighed(blocks, size)
+        of_wanted, of_beside = results[1 : len(wanted) + 1], results[len(wanted) + 1 :]
         return self._named(
             lambda: (
                 wire.logs(results[0], first, last, addresses),
-                [wire.header(r, n) for r, n in zip(results[1:], wanted, strict=True)],
+                [wire.header(r, n) for r, n in zip(of_wanted, wanted, strict=True)]
+                + [h for r, b in zip(of_beside, beside, strict=True) if (h := _found(r, b)) is not None],
             )
         )
 
@@ -195,6 +204,10 @@ class Reader:
             raise
         except (TypeError, ValueError, OverflowError) as error:
             raise Transient(f"unreadable answer: {error}", self.name) from error
+
+
+def _found(result: Any, block: int | str) -> Header | None:
+    return None if result is None else wire.header(result, block if isinstance(block, int) else None)
 
 
 def _header_call(block: int | str) -> Call:

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from indexer.chain.types import Header, Log, made_log
-from indexer.errors import Inconsistent, Transient
+from indexer.errors import Inconsistent, Missing, Transient
 
 LOGS_PER_BLOCK = 100_000
 YEAR_10000 = 253_402_300_800  # seconds; neither datetime nor we go on from there
@@ -46,9 +46,11 @@ def data(value: Any, what: str, size: int | None = None) -> bytes:
 
 
 def header(result: Any, number: int | None = None) -> Header:
-    """A header from a block object. Raises Transient; Inconsistent when it is not block `number`."""
+    """A header from a block object. Raises Missing, Transient; Inconsistent when it is not block `number`."""
+    if result is None:
+        raise Missing(f"block {number} is missing" if number is not None else "a block is missing")
     if not isinstance(result, dict):
-        raise Transient(f"a block is missing or no object: {result!r:.80}")
+        raise Transient(f"a block is no object: {result!r:.80}")
     found = quantity(result.get("number"), "block number", 2**63 // LOGS_PER_BLOCK)  # unique_id is a bigint
     if number is not None and found != number:
         raise Inconsistent(f"asked for block {number}, got block {found}")
@@ -147,7 +149,7 @@ class _Texts:
             raise Inconsistent(f"a log of block {at} in an answer about {self._first} to {self._last}")
         if self._hashes.setdefault(at, read) != read:
             raise Inconsistent(f"two hashes for block {at} in one answer")
-        return read, at, quantity(stamp, "blockTimestamp", YEAR_10000) if isinstance(stamp, str) else None
+        return read, at, _optional_time(stamp)
 
     def index(self, text: Any, number: int) -> int:
         if text is None:
@@ -177,6 +179,18 @@ class _Texts:
     def word(self, text: Any) -> bytes:
         word = self.words[text] = data(text, "topic", 32)
         return word
+
+
+def _optional_time(stamp: Any) -> int | None:
+    """A log's `blockTimestamp` in seconds, None where it is absent or unreadable.
+
+    Nothing is stored on its word alone, so that a form which cannot be read (decimal text, a time beyond year 10000)
+    is no reason to refuse the logs, which would stop all work at this endpoint.
+    """
+    if not isinstance(stamp, str) or len(stamp) > 66 or not _HEX.fullmatch(stamp):
+        return None
+    time = int(stamp, 16)
+    return time if time < YEAR_10000 else None
 
 
 def _pending() -> Inconsistent:

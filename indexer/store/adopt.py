@@ -145,7 +145,8 @@ async def compare(conn: Connection, only: Names | None = None) -> list[Differenc
             differences.append(Difference(name, "is there already: this program's view of that name is not made"))
         else:
             differences += table_differences(public.tables[name], there)
-            if only is None and kind(name) in PROJECTED and there.kind in "rp":
+            # Row security would make the look an error instead of the difference that it is told as already.
+            if only is None and kind(name) in PROJECTED and there.kind in "rp" and not there.row_security:
                 differences += await _rows(conn, name)
     if only is None and (taken := await conn.fetchval(_IN_OUR_SCHEMA)):
         what = f"holds {taken} of others: everything in it is this program's, and goes with it"

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from indexer.errors import IndexerError
 from indexer.store.database import Connection
+from indexer.store.facts import PUBLIC_TABLES
 
 Names = frozenset[str]
 
@@ -90,9 +91,7 @@ def _plain(name: str) -> str:
 
 def _table_of(index: str) -> str:
     """By its name, which begins with the table's."""
-    from indexer.store.tables import public  # here, because a daemon asks for names() only, and SQLAlchemy is slow
-
-    return max((name for name in public.tables if index.startswith(f"{name}_")), key=len, default="")
+    return max((name for name in PUBLIC_TABLES if index.startswith(f"{name}_")), key=len, default="")
 
 
 async def state(conn: Connection, taken: Names) -> list[str]:

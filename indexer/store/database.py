@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from decimal import Decimal
@@ -14,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import asyncpg
 
 from indexer.config import redact
-from indexer.errors import DatabaseUnreachable, printable
+from indexer.errors import DatabaseUnreachable, WriteIntercepted, printable
 
 Connection = asyncpg.Connection
 Connect = Callable[[], Awaitable[Connection]]
@@ -25,6 +26,7 @@ SETTINGS = {
     "timezone": "UTC",
     "idle_in_transaction_session_timeout": "60s",
     "lock_timeout": "30s",
+    "row_security": "off",  # rows that a policy hides are an error, never fewer rows
     "statement_timeout": "60s",
 }
 PATIENCE = (
@@ -42,6 +44,20 @@ def _number(text: str) -> int | Decimal:
         return Decimal(text)
 
 
+def _intercepted(error: asyncpg.InsufficientPrivilegeError) -> WriteIntercepted | None:
+    """The error for row level security that applies to our role; None for any other right that is lacking. Told by the
+    function of the server that refused: its message may be in another language."""
+    if error.server_source_function != "check_enable_rls":
+        return None
+    named = re.search(r'"([^"]+)"', str(error))
+    table = named[1] if named else "(not named)"
+    return WriteIntercepted(
+        f"row level security of table {table} applies to this role, and would hide rows from it",
+        f'ALTER TABLE "{table}" DISABLE ROW LEVEL SECURITY, or ALTER ROLE ... BYPASSRLS for the role of DATABASE_URL;'
+        " `reya-indexer doctor` lists all such tables",
+    )
+
+
 def _watched(method: Callable[..., Any]) -> Any:
     """A method of asyncpg's connection whose first argument says what it does."""
 
@@ -50,6 +66,10 @@ def _watched(method: Callable[..., Any]) -> Any:
         self.doing = what, time.monotonic()
         try:
             return await method(self, what, *args, timeout=timeout or self.patience, **options)
+        except asyncpg.InsufficientPrivilegeError as error:
+            if intercepted := _intercepted(error):
+                raise intercepted from error
+            raise
         finally:
             self.doing, self.done_at = None, time.monotonic()
 
@@ -149,15 +169,16 @@ async def connection(url: str, *, patience: float = PATIENCE, **settings: str) -
 async def copy(
     conn: Connection, schema: str, table: str, columns: Iterable[str], rows: bytes,
     written: Literal["text", "binary"] = "text",
-) -> None:  # fmt: skip
-    """Rows, `written` in one of COPY's formats, into a table."""
+) -> int:  # fmt: skip
+    """Rows, `written` in one of COPY's formats, into a table. How many the server took: a trigger may swallow some."""
 
     async def pieces() -> AsyncIterator[bytes]:
         # A file would be read in a thread, piece by piece: beside a thread that computes, each turn waits for it.
         for at in range(0, len(rows), PIECE):
             yield rows[at : at + PIECE]
 
-    await conn.copy_to_table(table, source=pieces(), columns=list(columns), schema_name=schema, format=written)
+    done = await conn.copy_to_table(table, source=pieces(), columns=list(columns), schema_name=schema, format=written)
+    return int(done.rsplit(" ", 1)[1])
 
 
 def record(row: Any) -> dict[str, Any]:

@@ -17,15 +17,7 @@ from indexer.errors import IndexerError, Refused
 from indexer.projections.fit import to_json
 from indexer.store import epoch
 from indexer.store.database import Connection
-from indexer.store.facts import sql_name
-
-# The public tables, with their keys.
-ENRICHED: dict[str, tuple[str, ...]] = {
-    "market_configuration": ("market_id",),
-    "global_fee_parameters": ("id",),
-    "account_owner_configuration": ("owner_address",),
-    "fee_tier_parameters": ("tier_id",),
-}
+from indexer.store.facts import ENRICHED_COLUMNS, ENRICHED_KEYS, sql_name
 
 
 class Unkept(IndexerError):
@@ -110,7 +102,7 @@ async def put(conn: Connection, table: str, key: Mapping[str, Any], values: Mapp
 
 async def _put(conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: Run) -> bool:
     written = to_json(values)
-    if table in ENRICHED:
+    if table in ENRICHED_KEYS:
         row = {**key, **values, "block_timestamp": run.timestamp, "block_number": run.number}
         written = await conn.fetchval(_upsert(table), to_json(row), table, to_json(key))
         if written is None:
@@ -130,11 +122,9 @@ async def _put(conn: Connection, table: str, key: Mapping[str, Any], values: Map
 
 
 def _upsert(table: str) -> str:
-    from indexer.store.tables import public  # here, because a daemon rolls back only, and SQLAlchemy is slow
-
-    name, keys = sql_name(table), ENRICHED[table]
+    name, keys = sql_name(table), ENRICHED_KEYS[table]
     # By name: an adopted table may have more columns, with defaults of their own.
-    columns = [f'"{column.name}"' for column in public.tables[table].columns]
+    columns = [f'"{column}"' for column in ENRICHED_COLUMNS[table]]
     read = ", ".join(f"r.{c}" for c in columns)
     update = ", ".join(f"{c} = EXCLUDED.{c}" for c in columns if c.strip('"') not in keys)
     return (

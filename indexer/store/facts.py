@@ -24,6 +24,12 @@ KEYS: dict[str, tuple[str, ...]] = {name: tuple(columns) for name, columns in _F
 # Table -> names of its indexes beside the primary key.
 INDEXES: dict[str, list[str]] = _FACTS["indexes"]
 
+# Table that `enrich` writes -> its columns, and the columns of its primary key.
+ENRICHED_COLUMNS: dict[str, list[str]] = _FACTS["enriched"]
+ENRICHED_KEYS: dict[str, list[str]] = _FACTS["enriched_keys"]
+# Every table of the schema `public`.
+PUBLIC_TABLES = tuple(name for name in _KINDS if not name.startswith(f"{SCHEMA}."))
+
 
 def kind(name: str) -> str:
     """ "append", "state", "application" or "reserved". KeyError for any other table."""

@@ -20,9 +20,8 @@ from indexer.failpoints import hit
 from indexer.projections import WHOLE_TABLES, project, state_keys
 from indexer.projections.base import Event, Kept, Ledger, StateKey
 from indexer.projections.touched import Touched
-from indexer.store import rawlogs
+from indexer.store import effects, rawlogs
 from indexer.store.database import Connection
-from indexer.store.facts import sql_name
 from indexer.store.ledger_io import forget, load_state, render, write
 from indexer.store.rollback import APPENDED
 from indexer.store.standing import Standing
@@ -124,6 +123,7 @@ async def replay(
     conn: Connection, registry: Registry, scope: Scope, ledger_of: Callable[[dict[StateKey, Kept]], Ledger]
 ) -> dict[str, int]:  # fmt: skip
     """Forgets the touched rows and projects their events again, in the caller's transaction. Rows written by table.
+    Raises WriteIntercepted.
 
     `ledger_of` makes a ledger over a state, with a floor above which it keeps before-images.
     """
@@ -170,4 +170,4 @@ def _keep(ledger: Ledger, scope: Scope, wanted: set[int]) -> None:
 async def _drop_appended(conn: Connection, ids: list[int]) -> None:
     if ids:
         for name in APPENDED:
-            await conn.execute(f"DELETE FROM {sql_name(name)} WHERE unique_id = ANY($1::bigint[])", ids)
+            await effects.delete(conn, name, "t.unique_id = ANY($1::bigint[])", ids)

@@ -16,6 +16,7 @@ from indexer.errors import DamagedStore
 from indexer.projections import TOGETHER, WHOLE_TABLES, project, rows_of, tables_of
 from indexer.projections.base import Event, Incident, Kept, Key, Ledger, Row, StateKey
 from indexer.projections.fit import to_json
+from indexer.store import effects
 from indexer.store.copytext import as_rows, sql_type
 from indexer.store.database import Connection, copy
 from indexer.store.facts import COLUMNS, KEYS, kind, schema_and_name, sql_name
@@ -161,20 +162,23 @@ async def fill(ledger: Ledger, events: list[Event]) -> Output:
 
 
 async def write(conn: Connection, output: Output) -> dict[str, int]:
-    """Writes what a step changed. Rows written by table."""
+    """Writes what a step changed. Rows written by table. Raises WriteIntercepted when a row is not taken."""
     counts: dict[str, int] = {}
     for table, (count, encoded) in output.copies.items():
-        await copy(conn, *schema_and_name(table), COLUMNS[table], encoded)
+        done = await copy(conn, *schema_and_name(table), COLUMNS[table], encoded)
+        await effects.require(conn, table, "inserted", done, count)
         counts[table] = count
     for table, (count, text) in output.upserts.items():
-        await upsert(conn, table, _lines(table), text)
+        await upsert(conn, table, count, _lines(table), text)
         counts[table] = counts.get(table, 0) + count
     if output.images[0]:
-        await conn.execute(
+        added = await conn.execute(
             "INSERT INTO indexer.before_image (block_number, table_name, key, row) SELECT * FROM"
             " jsonb_to_recordset($1::jsonb) AS x(block_number bigint, table_name text, key jsonb, row jsonb)",
             output.images[1],
         )
+        # A rollback restores what it finds here, and cannot know of an image that was dropped.
+        await effects.require(conn, "indexer.before_image", "inserted", effects.counted(added), output.images[0])
     if output.incidents:
         await open_incidents(conn, output.incidents)
     return counts
@@ -189,10 +193,8 @@ async def forget(conn: Connection, keys: Iterable[StateKey]) -> None:
     for table, named in by_table.items():
         name = sql_name(table)
         match = " AND ".join(f't."{c}" = k."{c}"' for c in KEYS[table])
-        await conn.execute(
-            f"DELETE FROM {name} t USING jsonb_populate_recordset(NULL::{name}, $1::jsonb) k WHERE {match}",
-            to_json(named),
-        )
+        rows = f"jsonb_populate_recordset(NULL::{name}, $1::jsonb) k"
+        await effects.delete(conn, table, match, to_json(named), using=rows)
         await conn.execute(
             "DELETE FROM indexer.before_image WHERE table_name = $1"
             " AND key IN (SELECT k FROM jsonb_array_elements($2::jsonb) k)",
@@ -201,8 +203,9 @@ async def forget(conn: Connection, keys: Iterable[StateKey]) -> None:
         )
 
 
-async def upsert(conn: Connection, table: str, source: str, *args: object) -> int:
-    """Inserts the rows r.* that `source` gives ({name} is the table), replacing those of equal key."""
+async def upsert(conn: Connection, table: str, count: int, source: str, *args: object) -> int:
+    """Inserts the `count` rows r.* that `source` gives ({name} is the table), replacing those of equal key. Raises
+    WriteIntercepted when one is neither inserted nor replaced."""
     columns, name = COLUMNS[table], sql_name(table)
     rest = [c for c in columns if c not in KEYS[table]]
     update = ", ".join(f'"{c}" = EXCLUDED."{c}"' for c in rest)
@@ -212,7 +215,9 @@ async def upsert(conn: Connection, table: str, source: str, *args: object) -> in
         f" ON CONFLICT ({_quoted(KEYS[table])}) DO {f'UPDATE SET {update}' if update else 'NOTHING'}",
         *args,
     )
-    return int(done.rsplit(" ", 1)[1])
+    if rest:  # of a row that is nothing but its key an equal one stays as it is
+        await effects.require(conn, table, "upserted", effects.counted(done), count)
+    return effects.counted(done)
 
 
 def _grouped(incidents: Iterable[Incident]) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from indexer.chain.types import Anchor, Header, Log
 from indexer.errors import DamagedStore, IndexerError
 from indexer.ingest.units import SeamBroken, Unit
-from indexer.store import coverage, served
+from indexer.store import coverage, effects, served
 from indexer.store.copybinary import block_rows, log_rows
 from indexer.store.database import Connection, copy
 
@@ -93,13 +93,16 @@ async def keep_anchor(conn: Connection, anchor: Anchor) -> None:
 async def copy_blocks(conn: Connection, table: str, blocks: Sequence[Header]) -> None:
     """Into indexer.block or a table like it."""
     if blocks:
-        await copy(conn, "indexer", table, ("number", "hash", "parent_hash", "timestamp"), block_rows(blocks), "binary")
+        columns = ("number", "hash", "parent_hash", "timestamp")
+        done = await copy(conn, "indexer", table, columns, block_rows(blocks), "binary")
+        await effects.require(conn, f"indexer.{table}", "inserted", done, len(blocks))
 
 
 async def copy_logs(conn: Connection, table: str, logs: Sequence[Log]) -> None:
     """Into indexer.raw_log or a table like it."""
     if logs:
-        await copy(conn, "indexer", table, _LOG_COLUMNS, log_rows(logs), "binary")
+        done = await copy(conn, "indexer", table, _LOG_COLUMNS, log_rows(logs), "binary")
+        await effects.require(conn, f"indexer.{table}", "inserted", done, len(logs))
 
 
 async def read(

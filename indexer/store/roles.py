@@ -21,10 +21,9 @@ from typing import Any, NamedTuple
 from indexer.errors import ForeignDatabase, IndexerError
 from indexer.store import adopted
 from indexer.store.database import Connection
-from indexer.store.enriched import ENRICHED
 from indexer.store.facts import kind, quoted
 from indexer.store.schema import LOCK, classify, foreign_table
-from indexer.store.tables import TABLES, VIEWS, public
+from indexer.store.tables import ENRICHED, TABLES, VIEWS, public
 from indexer.store.tables.own import SCHEMA
 
 Rights = dict[str, set[str]]  # role -> privileges

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from indexer.ingest.planner import Span
 from indexer.projections.base import LOGS_PER_BLOCK
-from indexer.store import attestations, coverage, enriched, served
+from indexer.store import attestations, coverage, effects, enriched, served
 from indexer.store.database import Connection
 from indexer.store.facts import COLUMNS, KEYS, kind, sql_name
 from indexer.store.ledger_io import upsert
@@ -79,33 +79,52 @@ async def remove_blocks(
 
 async def _archive(conn: Connection, where: Mapping[str, str], bound: object, reorg: int) -> dict[str, int]:
     """Moves rows of several tables into the archive, in one round trip: what matches the condition by table, which
-    says `$2` for `bound`. How many they were, by table; tables without any are left out."""
+    says `$2` for `bound`. How many they were, by table; tables without any are left out. Raises WriteIntercepted."""
     moves = [
         f"gone_{n} AS (DELETE FROM {sql_name(table)} WHERE {condition} RETURNING *),"
         f" kept_{n} AS (INSERT INTO indexer.orphaned_row (reorg_id, table_name, row)"
         f" SELECT $1, '{table}', to_jsonb(gone_{n}) FROM gone_{n} RETURNING 1)"
         for n, (table, condition) in enumerate(where.items())
     ]
-    counted = ", ".join(f"(SELECT count(*) FROM kept_{n})" for n in range(len(moves)))
-    row = await conn.fetchrow(f"WITH {', '.join(moves)} SELECT {counted}", reorg, bound)
+    # Counted in the same statement, which sees the tables as they were before it.
+    counts = ", ".join(
+        f"ARRAY[(SELECT count(*) FROM kept_{n}), (SELECT count(*) FROM gone_{n}),"
+        f" (SELECT count(*) FROM {sql_name(table)} WHERE {condition})]"
+        for n, (table, condition) in enumerate(where.items())
+    )
+    row = await conn.fetchrow(f"WITH {', '.join(moves)} SELECT {counts}", reorg, bound)
     assert row is not None
-    return {table: n for table, n in zip(where, row, strict=True) if n}
+    for table, (kept, gone, expected) in zip(where, row, strict=True):
+        await effects.require(conn, table, "deleted", gone, expected)
+        await effects.require(conn, "indexer.orphaned_row", "kept", kept, gone)
+    return {table: kept for table, (kept, _, _) in zip(where, row, strict=True) if kept}
 
 
 async def _archive_logs(conn: Connection, where: str, bound: object, reorg: int) -> dict[str, int]:
     """The same for raw logs, which are kept as they are: as JSON they would cost a reorg twice the time."""
-    done = await conn.execute(
-        f"WITH gone AS (DELETE FROM indexer.raw_log WHERE {where} RETURNING {LOG_COLUMNS})"
-        f" INSERT INTO indexer.orphaned_log (reorg_id, {LOG_COLUMNS}) SELECT $1, gone.* FROM gone",
+    kept, gone, expected = await conn.fetchrow(
+        f"WITH gone AS (DELETE FROM indexer.raw_log WHERE {where} RETURNING {LOG_COLUMNS}), kept AS ("
+        f"INSERT INTO indexer.orphaned_log (reorg_id, {LOG_COLUMNS}) SELECT $1, gone.* FROM gone RETURNING 1)"
+        " SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM gone),"
+        f" (SELECT count(*) FROM indexer.raw_log WHERE {where})",
         reorg,
         bound,
-    )
-    return {"indexer.raw_log": n} if (n := _count(done)) else {}
+    ) or (0, 0, 0)
+    await effects.require(conn, "indexer.raw_log", "deleted", gone, expected)
+    await effects.require(conn, "indexer.orphaned_log", "kept", kept, gone)
+    return {"indexer.raw_log": kept} if kept else {}
 
 
 async def restore_state(conn: Connection, fork: int) -> dict[str, int]:
-    """State rows from the oldest before-image above the fork: the value each had at the fork point."""
-    tables = await conn.fetch("SELECT DISTINCT table_name FROM indexer.before_image WHERE block_number > $1", fork)
+    """State rows from the oldest before-image above the fork: the value each had at the fork point.
+
+    Raises WriteIntercepted when a row is not deleted or not restored.
+    """
+    tables = await conn.fetch(
+        "SELECT table_name, count(i.row) AS restored FROM (SELECT DISTINCT ON (table_name, key) table_name, row"
+        " FROM indexer.before_image WHERE block_number > $1 ORDER BY table_name, key, block_number) i GROUP BY 1",
+        fork,
+    )
     images = (
         "(SELECT DISTINCT ON (key) key, row FROM indexer.before_image"
         " WHERE table_name = $1 AND block_number > $2 ORDER BY key, block_number) i"
@@ -115,15 +134,12 @@ async def restore_state(conn: Connection, fork: int) -> dict[str, int]:
         table = record["table_name"]
         name = sql_name(table)
         match = " AND ".join(f't."{c}" = k."{c}"' for c in KEYS[table])
-        gone = await conn.execute(
-            f"DELETE FROM {name} t USING {images}, jsonb_populate_record(NULL::{name}, i.key) k"
-            f" WHERE i.row IS NULL AND {match}",
-            table,
-            fork,
-        )
+        keys = f"{images}, jsonb_populate_record(NULL::{name}, i.key) k"
+        gone = await effects.delete(conn, table, f"i.row IS NULL AND {match}", table, fork, using=keys)
         source = images + ", jsonb_populate_record(NULL::{name}, i.row) r WHERE i.row IS NOT NULL"
-        counts[table] = _count(gone) + await upsert(conn, table, source, table, fork)
-    await conn.execute("DELETE FROM indexer.before_image WHERE block_number > $1", fork)
+        counts[table] = gone + await upsert(conn, table, record["restored"], source, table, fork)
+    # An image that stays would be restored by the next reorg, over what came after it.
+    await effects.delete(conn, "indexer.before_image", "t.block_number > $1", fork)
     return counts
 
 
@@ -141,7 +157,3 @@ async def reset_projections(conn: Connection) -> None:
         " WHERE resolved_at IS NULL AND first_block IS NOT NULL AND kind <> ALL($1::text[])",
         OF_ENDPOINTS,
     )
-
-
-def _count(status: str) -> int:
-    return int(status.rsplit(" ", 1)[1])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from indexer.errors import Inconsistent
 from indexer.ingest.units import Unit
-from indexer.store import lease, rawlogs
+from indexer.store import effects, lease, rawlogs
 from indexer.store.database import Connection
 from indexer.store.rawlogs import LOG_COLUMNS
 
@@ -44,12 +44,13 @@ async def take_over(conn: Connection, first: int, last: int) -> int:
 
     Raises Inconsistent when it is not what was staged for this range: then a crash emptied it.
     """
-    low, high = await conn.fetchrow("SELECT min(number), max(number) FROM indexer.staged_block") or (None, None)
+    low, high, blocks, logs = await conn.fetchrow(
+        "SELECT min(number), max(number), count(*), (SELECT count(*) FROM indexer.staged_log) FROM indexer.staged_block"
+    ) or (None, None, 0, 0)
     if (low, high) != (first, last):
         raise Inconsistent(f"blocks {low} to {high} are staged instead of {first} to {last}", "the staging tables")
-    await conn.execute("INSERT INTO indexer.block SELECT * FROM indexer.staged_block")
-    moved = await conn.execute("INSERT INTO indexer.raw_log SELECT * FROM indexer.staged_log")
-    return int(moved.rsplit(" ", 1)[1])
+    await _move(conn, "block", "SELECT * FROM indexer.staged_block", blocks)
+    return await _move(conn, "raw_log", "SELECT * FROM indexer.staged_log", logs)
 
 
 async def changed_blocks(conn: Connection, first: int, last: int, addresses: Sequence[str]) -> list[int]:
@@ -76,11 +77,17 @@ async def changed_blocks(conn: Connection, first: int, last: int, addresses: Seq
 
 async def take_over_blocks(conn: Connection, numbers: Sequence[int]) -> int:
     """The same for single blocks, whose stored rows are gone already. How many logs."""
-    await conn.execute(
-        "INSERT INTO indexer.block SELECT * FROM indexer.staged_block WHERE number = ANY($1::bigint[])", list(numbers)
-    )
-    moved = await conn.execute(
-        "INSERT INTO indexer.raw_log SELECT * FROM indexer.staged_log WHERE block_number = ANY($1::bigint[])",
-        list(numbers),
-    )
-    return int(moved.rsplit(" ", 1)[1])
+    of_blocks = "SELECT * FROM indexer.staged_block WHERE number = ANY($1::bigint[])"
+    of_logs = "SELECT * FROM indexer.staged_log WHERE block_number = ANY($1::bigint[])"
+    blocks, logs = await conn.fetchrow(
+        f"SELECT (SELECT count(*) FROM ({of_blocks}) b), (SELECT count(*) FROM ({of_logs}) l)", list(numbers)
+    ) or (0, 0)
+    await _move(conn, "block", of_blocks, blocks, list(numbers))
+    return await _move(conn, "raw_log", of_logs, logs, list(numbers))
+
+
+async def _move(conn: Connection, table: str, query: str, count: int, *args: object) -> int:
+    """Copies `count` staged rows into their table. Raises WriteIntercepted when it takes fewer."""
+    done = effects.counted(await conn.execute(f"INSERT INTO indexer.{table} {query}", *args))
+    await effects.require(conn, f"indexer.{table}", "inserted", done, count)
+    return done

@@ -23,6 +23,7 @@ from indexer.projections.fit import Lines
 from indexer.store import attestations, blame, coverage, epoch, journal, lease, rawlogs, rollback, served, staging
 from indexer.store.blame import Blame
 from indexer.store.database import Connection, patient
+from indexer.store.effects import counted, require
 from indexer.store.facts import COLUMNS
 from indexer.store.heal import Scope, replay
 from indexer.store.journal import Reorg
@@ -309,7 +310,7 @@ class Writer:
     ) -> dict[str, int]:  # fmt: skip
         rows = await write(conn, output)
         hit("project.written")
-        await conn.execute(
+        moved = await conn.execute(
             "UPDATE indexer.checkpoint SET number = $1, hash = $2, timestamp = $3, origin = $4, digest = $5,"
             " rollback_floor = $6, safe_block = GREATEST($6::bigint, LEAST($1::bigint, $7::bigint)),"
             " updated_at = clock_timestamp(),"
@@ -317,6 +318,7 @@ class Writer:
             anchor.number, anchor.hash, anchor.timestamp, standing.binding.origin, self.digest, floor,
             self.safe,
         )  # fmt: skip
+        await require(conn, "indexer.checkpoint", "updated", counted(moved), 1)
         if floor > standing.floor:
             await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
         await _log_commit(conn, "forward", first, anchor.number, sum(rows.values()))

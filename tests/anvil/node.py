@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE, ended
+
 ROOT = Path(__file__).parents[2]
 FINALIZED_BEHIND = 8
 
@@ -53,7 +55,7 @@ class AnvilNode:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             env=os.environ | ({"PATH": f"{Path(node).parent}:{os.environ['PATH']}"} if node else {}),
         )  # fmt: skip
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while True:
             try:
                 self.sender = self.rpc("eth_accounts")[0]
@@ -67,7 +69,7 @@ class AnvilNode:
     def __exit__(self, *_: object) -> None:
         if self._process:
             os.killpg(self._process.pid, 9)
-            self._process.wait(10)
+            ended(self._process, "the end of anvil after SIGKILL")
             self._process = None
 
     def rpc(self, method: str, *params: Any) -> Any:
@@ -79,7 +81,7 @@ class AnvilNode:
         request = urllib.request.Request(
             self.url, json.dumps(body).encode(), {"Content-Type": "application/json", "Connection": "close"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             parsed = json.loads(answer.read())
         for entry in parsed:
             if "error" in entry:

@@ -31,13 +31,14 @@ from tests.chaos.schedule import Fault, Mode
 from tests.chaos.signals import Observer
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
 from tests.daemon import Daemon, wait_synced
+from tests.waiting import PATIENCE
 
 BLOCKS = 240  # of the chain when an episode begins
 MOST_AT_ONCE = 2  # endpoints that fail; one of three is well
 LATE_START = 150  # first block of the daemon, where a backfill loads what is before it
 DISK = 200  # megabytes
 PIECE = 110  # blocks that the auditor proves without waiting for more
-CAUGHT_UP, ATTESTED = 90.0, 180.0  # seconds
+CAUGHT_UP, ATTESTED = PATIENCE, 2 * PATIENCE  # seconds
 SERVED = 25  # blocks a range while a backfill works first: it is to last
 
 
@@ -226,7 +227,7 @@ class Episode:
         before = net.tip
         net.extend(PIECE, 0.3)
         net.show(before)
-        await wait_synced(self.url, net.tip.number, net.tip.hex, CAUGHT_UP)
+        await wait_synced(self.url, net.tip.number, net.tip.hex)
         look = self.observer
         await self._until(
             daemon,

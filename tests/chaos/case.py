@@ -14,10 +14,11 @@ from tests.chaos.faults import KINDS
 from tests.chaos.kinds import Place
 from tests.chaos.schedule import Fault
 from tests.chaos.signals import Look, Signal
+from tests.waiting import PATIENCE
 
-MEET = 60.0  # seconds until somebody must have met it
-PATIENCE = 120.0  # seconds from its end until it must have been seen, and progress be back
-FILLING = 60.0  # seconds until the last free page of a full disk is used
+MEET = PATIENCE  # seconds until somebody must have met it
+HEAL = PATIENCE  # seconds from its end until it must have been seen, and progress be back
+FILLING = PATIENCE  # seconds until the last free page of a full disk is used
 
 
 class Unseen(AssertionError):
@@ -79,7 +80,7 @@ class Case:
             self.ended = time.monotonic()
             if self.kind.outlives:
                 freed()
-            await self._until(lambda: self.over, PATIENCE)
+            await self._until(lambda: self.over, HEAL)
         finally:
             broken = watching.done()
             await ended(watching)

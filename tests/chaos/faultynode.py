@@ -56,7 +56,7 @@ class FaultyNode(ThreadedNode):
 
     def body(self, asked: Any) -> bytes:
         """The right answer."""
-        return orjson.dumps(self._answers(asked))
+        return orjson.dumps(self._answers(asked, self))
 
 
 def say(*answers: Say) -> Spoil:

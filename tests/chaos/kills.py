@@ -7,7 +7,7 @@ import contextlib
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -20,6 +20,7 @@ from tests.chaos.process import Process
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
 from tests.daemon import Daemon, wait_synced
 from tests.simchain.node import ThreadedNode
+from tests.waiting import eventually
 
 CAMPAIGN = 20  # kills of one database and chain, with a comparison at the end
 PATIENCE = 20.0  # seconds until an armed point must have been passed
@@ -165,7 +166,7 @@ class Campaign:
 
         conn = await asyncpg.connect(self.url)
         try:
-            await _until(gone)
+            await eventually(gone, "the end of the daemon's connections")
         finally:
             await conn.close()
 
@@ -173,8 +174,8 @@ class Campaign:
         self.net.settle(self.origin)
         tip, daemon = self.net.tip, self._start({})
         try:
-            await wait_synced(self.url, tip.number, tip.hex, 60)
-            await _until(self._restated)
+            await wait_synced(self.url, tip.number, tip.hex)
+            await eventually(self._restated, f"origin {self.origin}")
             code, _ = daemon.terminate()
             assert code == 0, f"exit {code} on SIGTERM: {daemon.log.read_text()[-2000:]}"
         finally:
@@ -205,10 +206,3 @@ class Campaign:
 
     def _addresses(self) -> frozenset[str]:
         return frozenset(c.address for c in self.process.deployment.contracts)
-
-
-async def _until(condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not await condition():
-        assert time.monotonic() < until, "waited in vain"
-        await asyncio.sleep(0.05)

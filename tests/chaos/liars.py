@@ -15,6 +15,7 @@ from tests.chaos.databases import Databases
 from tests.chaos.machine import Differs, Machine
 from tests.chaos.process import small_and_impatient
 from tests.chaos.truth import Truth
+from tests.waiting import PATIENCE
 
 STEPS = 45
 JUDGING = {"glimpse", "quiesce"}  # while logs are missing nothing equals the truth
@@ -56,8 +57,9 @@ class Liars(Machine):
         """The auditor works beside the daemon until it has nothing to do."""
         runner = self.process.runner
         assert runner is not None
-        pool = Pool(self.process.endpoints, self.process.deployment.chain_id, timeout=5)
-        auditor = Auditor(self.process.deployment, pool, runner.progress, partial(connect, self.url))
+        pool = Pool(self.process.endpoints, self.process.deployment.chain_id, timeout=PATIENCE)
+        finality, opened = runner.engine.finality, partial(connect, self.url)
+        auditor = Auditor(self.process.deployment, pool, runner.progress, opened, finality)
         try:
             for _ in range(40):
                 turn = asyncio.create_task(auditor.turn())

@@ -11,8 +11,9 @@ from tests.chaos.faults import KINDS
 from tests.chaos.kinds import Place
 from tests.chaos.signals import Look, Signal
 from tests.daemon import Daemon
+from tests.waiting import PATIENCE
 
-ENOUGH = 180.0  # seconds for some hundred blocks, faults included
+ENOUGH = 2 * PATIENCE  # seconds for some hundred blocks, faults included
 WORDS = ("event", "endpoint", "waiting_for", "error")
 
 

@@ -30,6 +30,7 @@ from indexer.store import steps, stream
 from indexer.store.database import connect, connection
 from indexer.store.standing import lower_origin
 from indexer.store.trouble import DATABASE_TROUBLE
+from tests.waiting import PATIENCE
 
 NO_ENDPOINT = (RpcError, EndpointUnreachable)
 BORNE = (*NO_ENDPOINT, LeaseLost, *DATABASE_TROUBLE)
@@ -130,7 +131,7 @@ class Process:
 
     async def start(self) -> bool:
         """False when no endpoint answers well enough to begin."""
-        pool = Pool(self.endpoints, self.deployment.chain_id, max_blocks=self.deployment.max_blocks, timeout=5)
+        pool = Pool(self.endpoints, self.deployment.chain_id, max_blocks=self.deployment.max_blocks, timeout=PATIENCE)
         runner = _Busy(self.deployment, self.url, pool, Progress())
         try:
             await pool.open()
@@ -251,7 +252,7 @@ class Process:
         await work
 
     async def _ingest(self, ranges: Sequence[tuple[int, int]]) -> None:
-        pool = Pool(self.endpoints, self.deployment.chain_id, max_blocks=self.deployment.max_blocks, timeout=5)
+        pool = Pool(self.endpoints, self.deployment.chain_id, max_blocks=self.deployment.max_blocks, timeout=PATIENCE)
         conn = await connect(self.url)
         try:
             for first, last in ranges:

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import itertools
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from typing import Any
 import aiohttp
 
 from tests.ops.conftest import program
+from tests.waiting import PATIENCE, eventually
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     "--hide-scrollbars", "--remote-debugging-port=0", "about:blank",
 )  # fmt: skip
-PATIENCE = 60.0  # seconds
 
 
 class Tab:
@@ -75,12 +74,14 @@ class Tab:
 
     async def until(self, expression: str) -> Any:
         """Waits for a true value."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            if value := await self.value(expression):
-                return value
-            await asyncio.sleep(0.1)
-        raise AssertionError(f"never: {expression}; the page says {await self.value('document.body.innerText')}")
+        says = ""
+
+        async def value() -> Any:
+            nonlocal says
+            says = await self.value("document.body.innerText")
+            return await self.value(expression)
+
+        return await eventually(value, lambda: f"{expression}; the page says {says}")
 
     async def screenshot(self, path: Path) -> bytes:
         told = await self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)
@@ -115,12 +116,13 @@ async def chromium() -> AsyncIterator[Tab]:
 
 async def _debugging(profile: Path, browser: asyncio.subprocess.Process) -> str:
     """host:port, which Chromium writes into its profile."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
+
+    def told() -> str:
         assert browser.returncode is None, f"chromium ended with {browser.returncode}"
         with contextlib.suppress(OSError):
             port, *rest = (profile / "DevToolsActivePort").read_text().splitlines()
             if rest:
                 return f"127.0.0.1:{port}"
-        await asyncio.sleep(0.05)
-    raise AssertionError("chromium does not listen")
+        return ""
+
+    return await eventually(told, "a chromium that listens")

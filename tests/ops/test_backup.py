@@ -20,6 +20,7 @@ from tests.anvil.driver import Driver
 from tests.anvil.node import AnvilNode
 from tests.daemon import Daemon, environment, run, wait_synced
 from tests.system.truth import assert_equals_truth
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "backup-and-restore.md"
@@ -44,7 +45,7 @@ class Machine:
     def do(self, block: str) -> None:
         env = environment(self.env)
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", self.blocks[block]], cwd=self.folder, timeout=120, check=False,
+            ["bash", "-euo", "pipefail", "-c", self.blocks[block]], cwd=self.folder, timeout=PATIENCE, check=False,
             env=env | {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
@@ -87,7 +88,7 @@ async def test_dump_lose_restore_catch_up_and_check(folder: Path) -> None:
         driver.install()
         driver.play(25)
         daemon = machine.daemon()
-        daemon.wait_for("following", timeout=90)
+        daemon.wait_for("following")
         url = machine.url
         await wait_synced(url, *node.head())
         driver.reorg(3)
@@ -121,7 +122,7 @@ async def test_dump_lose_restore_catch_up_and_check(folder: Path) -> None:
 
 async def caught_up(machine: Machine, driver: Driver) -> None:
     daemon = machine.daemon()
-    daemon.wait_for("following", timeout=90)
+    daemon.wait_for("following")
     await wait_synced(machine.url, *driver.node.head())
     assert daemon.terminate()[0] == 0
     await assert_equals_truth(machine.url, driver)

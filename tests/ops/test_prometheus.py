@@ -13,13 +13,16 @@ import yaml
 from indexer.ops import metrics
 from tests.ops.conftest import program
 from tests.unit.test_signals import told
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def promtool(*arguments: str, given: bytes = b"", code: int = 0) -> str:
-    done = subprocess.run([program("promtool"), *arguments], input=given, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [program("promtool"), *arguments], input=given, capture_output=True, timeout=PATIENCE, check=False
+    )
     text = (done.stdout + done.stderr).decode()
     assert done.returncode == code, text
     return text

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ops.conftest import program
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "reya-indexer.service"
@@ -16,7 +17,7 @@ UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "reya-indexer.service"
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [program("systemd-analyze"), *arguments], capture_output=True, text=True, timeout=60, check=False
+        [program("systemd-analyze"), *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 

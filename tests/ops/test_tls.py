@@ -24,6 +24,7 @@ from tests.ops.conftest import DEBIAN_POSTGRES, program
 from tests.simchain.chain import Tree
 from tests.simchain.node import ThreadedNode
 from tests.simchain.world import exchange
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops
 CHAIN_ID = 89346162
@@ -46,7 +47,7 @@ class Authority:
         )  # fmt: skip
 
     def _openssl(self, *arguments: str) -> None:
-        subprocess.run([program("openssl"), *arguments], check=True, capture_output=True, timeout=60)
+        subprocess.run([program("openssl"), *arguments], check=True, capture_output=True, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 
@@ -24,6 +24,7 @@ from tests.oracle.base import TABLES
 from tests.simchain.chain import Block, SimLog, SimTx, Tree
 from tests.simchain.node import SimNode
 from tests.simchain.world import exchange
+from tests.waiting import PATIENCE
 
 CHAIN_ID = 89346162  # of config/devnet.toml, whose contracts the exchange emits from
 HEAD, FINAL = 100, 60
@@ -54,7 +55,7 @@ class Daemon:
     """The real runner, engine and pool in this process; `poll` is one turn of its loop."""
 
     def __init__(self, url: str, nodes: Sequence[SimNode], deployment: Deployment, **limits: Any) -> None:
-        self.pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=5)
+        self.pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
         self.progress = Progress()
         self.auditors: list[Auditor] = []
         self.runner: Runner = _Busy(deployment, url, self.pool, self.progress, **limits)
@@ -88,8 +89,9 @@ class Daemon:
     def auditor(self, nodes: Sequence[SimNode]) -> Auditor:
         """The daemon's, as `run` starts it, on these nodes; `audit` drives it."""
         deployment = self.runner.deployment
-        pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=5)
-        self.auditors.append(Auditor(deployment, pool, self.progress, partial(connect, self.runner.url)))
+        pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
+        finality, opened = self.runner.engine.finality, partial(connect, self.runner.url)
+        self.auditors.append(Auditor(deployment, pool, self.progress, opened, finality))
         return self.auditors[-1]
 
     async def audit(self, auditor: Auditor, most: int = 60) -> str:
@@ -178,7 +180,7 @@ class Stage:
 
     # -- the daemon
 
-    async def __aenter__(self) -> Stage:
+    async def __aenter__(self) -> Self:
         self.own = await asyncpg.connect(self.url)
         await self.execute(_COUNT_DELETES)
         for node in self.nodes:

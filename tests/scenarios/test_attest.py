@@ -16,6 +16,7 @@ from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.scenarios.test_answers import last_logs, misleading
 from tests.simchain.chain import Block
 from tests.simchain.view import Json
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -276,8 +277,7 @@ async def test_the_auditor_stands_by_while_the_head_is_not_followed_closely(stag
     # Also in the middle of a piece.
     node.on_request = after(0, lambda: setattr(p, "head", p.head + 100), "eth_getBlockReceipts")
     turn = asyncio.create_task(auditor.turn())
-    while not auditor.gauges.state.startswith("stands by: the head"):  # noqa: ASYNC110 - a few milliseconds
-        await asyncio.sleep(0.01)
+    await eventually(lambda: auditor.gauges.state.startswith("stands by: the head"), "an auditor that stands by")
     asked = auditor.pool.requests
     await asyncio.sleep(0.3)
     assert auditor.pool.requests == asked and not turn.done()

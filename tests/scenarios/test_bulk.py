@@ -15,6 +15,7 @@ from indexer.ingest.planner import Segment
 from indexer.ingest.units import Unit
 from indexer.store import stream
 from tests.scenarios.harness import Stage
+from tests.waiting import guard
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ async def test_a_long_range_is_ingested_and_projected_side_by_side(stage: Stage)
 async def test_without_the_lease_nothing_is_held_for_a_projection_that_does_not_come(stage: Stage) -> None:
     stage.nodes[0].finalized = stage.nodes[0].safe = 100
     worker = await stage.start(max_blocks=4, first=0, last=100, ingest_only=True, settled=False)
-    async with asyncio.timeout(30):
+    async with guard("the end of ingesting"):
         await worker.settle()
     assert worker.progress.steps["ingest"] > 5 and not worker.progress.steps["project"]
     holder = await stage.start(max_blocks=4)
@@ -49,7 +50,7 @@ async def test_a_stale_projection_waits_for_the_past_of_a_new_contract(stage: St
     stage.nodes[0].finalized = stage.nodes[0].safe = 100
     before = await stage.start(max_blocks=4, without=["core"])
     await before.stop()
-    async with asyncio.timeout(60):
+    async with guard("the projection"):
         await stage.start(max_blocks=4)
     await stage.equals(stage.main)
 
@@ -63,7 +64,7 @@ def unit(first: int, last: int, logs: int) -> Unit:
 async def test_units_out_of_order_never_block_the_one_that_moves_the_front() -> None:
     nowhere: Any = None  # a database that must not be asked
     held = Front(nowhere, {"0x" + "01" * 20: []}, 0, 100, projecting=True)
-    async with asyncio.timeout(5):
+    async with guard("room for a unit"):
         await held.take(unit(20, 29, 8))
         await held.take(unit(30, 39, 8))
         await held.take(unit(40, 49, 8))  # no room: it will be read from the database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -22,9 +22,11 @@ from indexer.rpc import headfeed, transport
 from indexer.rpc.headfeed import HeadFeed
 from indexer.rpc.sentinel import Sentinel
 from indexer.store.database import connect, connection
+from tests.daemon import wait_row
 from tests.scenarios.harness import CHAIN_ID, Daemon, Stage
 from tests.simchain.node import Fault, Say
 from tests.simchain.refusals import Refusal
+from tests.waiting import PATIENCE, eventually
 
 # -- S3
 
@@ -176,7 +178,8 @@ async def test_s19_an_endpoint_that_only_hangs_costs_its_time_out_once(stage: St
     stage.show(tip)
     stage.nodes[0].fail_next = ["hang"] * 100
     await daemon.settle()
-    asked = stage.nodes[0].http_requests
+    asked, now = stage.nodes[0].http_requests, daemon.pool.clock()
+    daemon.pool.clock = lambda: now  # a few seconds later it may be asked again
     for _ in range(5):
         tip = stage.grow(tip, 1)
         stage.show(tip)
@@ -269,40 +272,49 @@ async def watched(daemon: Daemon, feed: HeadFeed) -> AsyncIterator[TestClient[An
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watchdog's seconds shortened; that they are less than 60 is tested on a clock of its own."""
     monkeypatch.setattr(watchdog, "EVERY", 0.05)
-    monkeypatch.setattr(watch.Watch, "limit", property(lambda self: 1.0))
     monkeypatch.setattr(headfeed, "RECONNECT_AFTER", 0.05)
+
+
+def once(daemon: Daemon, name: watch.Name, seconds: float) -> Callable[[object], float]:
+    """A limit that is short until this was found stuck once: what is well and only slow must not be found after it."""
+    return lambda _: PATIENCE if daemon.progress.found_stuck[name] else seconds
 
 
 async def until(client: TestClient[Any, Any], status: int, words: str = "") -> str:
     """Until /ready answers so; its body."""
-    async with asyncio.timeout(30):
-        while True:
-            async with client.get("/ready") as answer:
-                body = await answer.text()
-                if answer.status == status and words in body:
-                    return body
-            await asyncio.sleep(0.01)
+    last = ""
+
+    async def answered() -> bool:
+        nonlocal last
+        async with client.get("/ready") as answer:
+            last = await answer.text()
+            return answer.status == status and words in last
+
+    await eventually(answered, lambda: f"/ready: {status} {words}; it says {last}")
+    return last
 
 
 async def stood(stage: Stage, number: int) -> None:
-    async with asyncio.timeout(30):
-        while await stage.value("SELECT number FROM indexer.checkpoint") != number:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await wait_row(stage.url, "SELECT FROM indexer.checkpoint WHERE number = $1", number)
 
 
-async def test_s23_stuck_poll(stage: Stage, soon: None) -> None:
+async def test_s23_stuck_poll(stage: Stage, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node takes requests and never answers, with a time-out too long to wait for: the watchdog names it, /ready is
-    503, and the other one serves."""
+    503, and the other one serves, which is slow until that was seen."""
     daemon = await stage.start(0, 1)
     tip = stage.grow(stage.main, 5)
-    await daemon.pool.readers[0].endpoint.close()
-    daemon.pool.readers[0].endpoint.timeout = 600.0
+    for reader in daemon.pool.readers:
+        await reader.endpoint.close()
+        reader.endpoint.timeout = 10 * PATIENCE
     async with watched(daemon, HeadFeed([], 0.05)) as client:
         await until(client, 200)
         stage.nodes[0].fail_next = ["hang"] * 100
+        stage.nodes[1].gate = asyncio.Event()
+        monkeypatch.setattr(watch.Watch, "limit", property(once(daemon, "poll", 1.0)))
         stage.show(tip)
         body = await until(client, 503, "poll")
         assert f"{stage.nodes[0].url} has not answered eth_getBlockByNumber" in body
+        stage.nodes[1].gate.set()
         await stood(stage, tip.number)
         await until(client, 200)
         assert daemon.progress.found_stuck["poll"] == 1
@@ -310,22 +322,25 @@ async def test_s23_stuck_poll(stage: Stage, soon: None) -> None:
     await stage.untouched(tip)
 
 
-async def test_s23_mute_websocket(stage: Stage, soon: None) -> None:
+async def test_s23_mute_websocket(stage: Stage, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket stays open and says nothing while the head moves: named, /ready is 503, the socket is opened anew at the
     next endpoint, and what it would have announced was polled meanwhile."""
     daemon, mute, other = await stage.start(0, 1), *stage.nodes
-    feed = HeadFeed([mute.ws_url, other.ws_url], 0.05, mute_after=0.5, chain_id=CHAIN_ID)
+    feed = HeadFeed([mute.ws_url, other.ws_url], 0.05, PATIENCE, chain_id=CHAIN_ID)
     feed.start()
     async with watched(daemon, feed) as client:
         await mute.subscribed()
         await until(client, 200)
-        mute.mute = True
-        growing = asyncio.create_task(grow(stage, 100))
+        mute.mute = other.mute = True
+        monkeypatch.setattr(HeadFeed, "mute_after", property(once(daemon, "websocket", 0.5)), raising=False)
+        growing = asyncio.create_task(grow(stage))
         body = await until(client, 503, "websocket")
         assert mute.ws_url.rsplit("/", 1)[0] in body
+        other.mute = False
         await other.subscribed()
         await until(client, 200)
-        assert feed.state == "websocket" and daemon.progress.found_stuck["websocket"] == 1
+        await eventually(lambda: feed.state == "websocket", "a socket that speaks")
+        assert daemon.progress.found_stuck["websocket"] == 1
         growing.cancel()
         await asyncio.gather(growing, return_exceptions=True)
         await stood(stage, mute.top.number)
@@ -333,9 +348,10 @@ async def test_s23_mute_websocket(stage: Stage, soon: None) -> None:
     assert not daemon.errors
 
 
-async def grow(stage: Stage, blocks: int) -> None:
+async def grow(stage: Stage) -> None:
+    """Ten blocks a second, until it is cancelled."""
     tip = stage.main
-    for _ in range(blocks):
+    while True:
         tip = stage.grow(tip, 1)
         stage.show(tip)
         await asyncio.sleep(0.1)

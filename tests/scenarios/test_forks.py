@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from indexer.chain.finality import Final
 from indexer.errors import ReorgTooDeep
 from indexer.follow import fork
 from indexer.follow.machine import Mode
@@ -18,9 +19,11 @@ from indexer.store import rawlogs
 from indexer.store.database import connection
 from indexer.store.epoch import EpochMoved
 from indexer.store.standing import load
+from tests.daemon import LOCKED_OUT, wait_row
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.simchain.chain import SimLog
 from tests.simchain.view import Depth
+from tests.waiting import guard
 
 # -- S7
 
@@ -76,7 +79,7 @@ async def in_flight(stage: Stage, worker: Daemon) -> tuple[Any, Any]:
     """Where the worker believes to stand, and blocks 91..100 as it read them."""
     standing = await worker.runner.engine.standing(worker.conn)
     segment = Segment(91, 100, tuple(sorted(ADDRESSES)))
-    return standing, await worker.pool.run(lambda reader: fetch_unit(reader, segment, 60, None))
+    return standing, await worker.pool.run(lambda reader: fetch_unit(reader, segment, Final(60), None))
 
 
 async def test_s08_reorg_while_a_backfill_of_the_same_range_is_in_flight(stage: Stage) -> None:
@@ -112,7 +115,7 @@ async def test_s08_reorg_between_the_validation_of_a_range_and_its_commit(
     b = stage.fork("b", 85, 20)
     stage.show(b)
     follow = asyncio.create_task(daemon.settle())
-    await asyncio.sleep(0.3)
+    await wait_row(stage.url, LOCKED_OUT)
     assert not follow.done()  # the swap waits for the step that is under way
     go_on.set()
     await asyncio.gather(work, follow)
@@ -158,7 +161,7 @@ async def test_s09_twenty_alternations(stage: Stage) -> None:
     """Two nodes of one pool, each on its own fork and each changing it; every look ends, and the last fork wins."""
     daemon = await stage.start(0, 1)
     b = stage.fork("b", 93, 7)
-    async with asyncio.timeout(30):
+    async with guard("the end of every look"):
         for turn in range(20):
             stage.show((stage.main, b)[turn % 2], 0)
             stage.show((b, stage.main)[turn % 2], 1)

@@ -145,7 +145,9 @@ async def test_s14_a_step_longer_than_the_lease_does_not_lose_it(url: str, monke
             await lease.hold(one, token)
             looks = [await lease.acquire(two, "two")]
             await one.execute("SELECT pg_sleep(1.2)")
+            assert await one.fetchval("SELECT expires_at < clock_timestamp() FROM indexer.lease")
             looks.append(await lease.acquire(two, "two"))
+            monkeypatch.setattr(lease, "TTL", 3600)
             await lease.hold(one, token)
         looks.append(await lease.acquire(two, "two"))
         assert looks == [None, None, None]

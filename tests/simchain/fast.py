@@ -28,6 +28,7 @@ import orjson
 
 from tests.simchain.recording import Found, Json, Recording
 from tests.simchain.refusals import BLOCKS, LOGS, Provider, Refusal, refuse
+from tests.waiting import PATIENCE
 
 
 @dataclass
@@ -257,7 +258,7 @@ class FastNode:
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
         if not self.url:
-            raise RuntimeError(f"the node did not start, exit code {self._process.wait(10)}")
+            raise RuntimeError(f"the node did not start, exit code {self._process.wait(PATIENCE)}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -276,7 +277,7 @@ class FastNode:
 def ask(url: str, body: object = None) -> Any:
     """JSON of a GET, or of a POST with a JSON body."""
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=PATIENCE) as answer:
         return json.loads(answer.read())
 
 

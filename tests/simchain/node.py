@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -15,6 +15,7 @@ from aiohttp import WSMsgType, web
 from tests.simchain.chain import Block, Tree
 from tests.simchain.refusals import Refusal
 from tests.simchain.view import Json, View
+from tests.waiting import PATIENCE, eventually
 
 
 class Say(NamedTuple):
@@ -59,7 +60,11 @@ class SimNode(View):
     def knobs(self) -> None:
         super().knobs()
         self.fail_next: list[Fault] = []  # what the next HTTP requests get instead, one entry each
+        self.fault_for: Callable[[Any], Fault | None] = lambda asked: None  # the same, by what is asked
+        # Another node that answers an HTTP request in place of this one, as behind a load balancer; None: this one.
+        self.balance: Callable[[Any], View | None] = lambda asked: None
         self.latency = 0.0  # seconds before each HTTP answer
+        self.gate: asyncio.Event | None = None  # that HTTP answers wait for
         self.offline = False  # connections are closed without an answer; `down` refuses them
         self.max_batch: int | None = None
         self.mute = False  # heads are not announced
@@ -112,19 +117,20 @@ class SimNode(View):
 
     async def subscribed(self) -> None:
         """Until somebody listens for heads."""
-        while not self._sockets:  # noqa: ASYNC110 - a test's wait of a few milliseconds
-            await asyncio.sleep(0.002)
+        await eventually(lambda: self._sockets, "a subscription")
 
     # -- HTTP
 
     async def _http(self, request: web.Request) -> web.StreamResponse:
         asked = orjson.loads(await request.read())
         self.http_requests += 1
-        fault = self.fail_next.pop(0) if self.fail_next else None
+        fault = self.fail_next.pop(0) if self.fail_next else self.fault_for(asked)
         if self.latency:
             await self._within(self.latency)
         if fault == "hang":
             await self._within(3600)
+        if self.gate is not None:
+            await self.gate.wait()
         if self.offline or fault in ("hang", "drop"):
             assert request.transport is not None
             request.transport.close()
@@ -133,22 +139,22 @@ class SimNode(View):
         if say:
             headers = {"Content-Type": "application/json"} | say.headers
             return web.Response(status=say.status, body=say.body.encode(), headers=headers)
-        body = orjson.dumps(_spoilt(self._answers(asked), fault))
+        body = orjson.dumps(_spoilt(self._answers(asked, self.balance(asked) or self), fault))
         return web.Response(body=body[: len(body) // 2] if fault == "cut" else body, content_type="application/json")
 
-    def _answers(self, asked: Any) -> Any:
+    def _answers(self, asked: Any, view: View) -> Any:
         if isinstance(asked, list):
             if self.max_batch is not None and len(asked) > self.max_batch:
                 error = {"code": -32600, "message": f"Maximum number of calls in a batch is {self.max_batch}"}
                 return {"jsonrpc": "2.0", "id": None, "error": error}
-            return [self._one(call) for call in asked]
-        return self._one(asked)
+            return [self._one(call, view) for call in asked]
+        return self._one(asked, view)
 
-    def _one(self, call: Json) -> Json:
+    def _one(self, call: Json, view: View) -> Json:
         self.requests[call["method"]] += 1
         answer: Json = {"jsonrpc": "2.0", "id": call.get("id")}
         try:
-            return answer | {"result": self.answer(call["method"], call.get("params") or [])}
+            return answer | {"result": view.answer(call["method"], call.get("params") or [])}
         except Refusal as refusal:
             extra = {} if refusal.data is None else {"data": refusal.data}
             return answer | {"error": {"code": refusal.code, "message": refusal.message} | extra}
@@ -172,7 +178,7 @@ class SimNode(View):
                     continue
                 call = orjson.loads(message.data)
                 if isinstance(call, list) or call["method"] != "eth_subscribe":
-                    await socket.send_str(orjson.dumps(self._answers(call)).decode())
+                    await socket.send_str(orjson.dumps(self._answers(call, self)).decode())
                 elif self.refuses_subscriptions or call["params"] != ["newHeads"]:
                     error = {"code": -32601, "message": "no such subscription"}
                     await socket.send_json({"jsonrpc": "2.0", "id": call["id"], "error": error})
@@ -232,7 +238,7 @@ class ThreadedNode(SimNode):
     def __exit__(self, *_: object) -> None:
         self.down()
         self._own.call_soon_threadsafe(self._own.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._own.close()
 
     def up(self) -> None:
@@ -247,4 +253,4 @@ class ThreadedNode(SimNode):
         self._run(self.close_sockets())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._own).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._own).result(PATIENCE)

@@ -21,6 +21,7 @@ from tests.simchain.chain import Block
 from tests.simchain.encoding import header_hash
 from tests.simchain.fast import FastNode, Knobs, Node, ask
 from tests.simchain.recording import Recording, block_of, line_of
+from tests.waiting import PATIENCE, until
 
 BLOCKS, LOGS = 60, 200
 Json = dict[str, Any]
@@ -154,6 +155,16 @@ def test_a_growing_head(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     assert heads == [10, 11, 14, BLOCKS]
 
 
+def test_more_than_the_limit_in_any_second_are_too_many(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.reset({"rate_limit": 2})
+    now = node.started
+    monkeypatch.setattr("tests.simchain.fast.time.monotonic", lambda: now)
+    over = []
+    for now in (node.started + after for after in (0, 0.4, 0.5, 0.9, 1.1, 1.2, 1.4)):  # noqa: B007 - read above
+        over.append(node.over_rate())
+    assert over == [False, False, True, True, False, True, False]
+
+
 @pytest.fixture(scope="module")
 def served(path: Path) -> Iterator[FastNode]:
     with FastNode(path, log_timestamp=True) as node:
@@ -174,10 +185,15 @@ def test_over_http_in_batches_and_counted(served: FastNode, chain: list[Block]) 
 def test_too_many_requests(served: FastNode) -> None:
     served.reset(rate_limit=2, retry_after=0.5)
     call = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []}
-    assert [ask(served.url, call)["result"] for _ in range(2)] == [hex(CHAIN_ID)] * 2
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        ask(served.url, call)
-    with refused.value as error:
+
+    def refused() -> urllib.error.HTTPError | None:
+        try:
+            assert ask(served.url, call)["result"] == hex(CHAIN_ID)
+        except urllib.error.HTTPError as error:
+            return error
+        return None
+
+    with until(refused, "a third request within a second") as error:
         assert (error.code, error.headers["Retry-After"]) == (429, "0.5")
     assert served.stats()["limited"] == 1
     served.reset()
@@ -186,6 +202,6 @@ def test_too_many_requests(served: FastNode) -> None:
 
 def test_what_is_no_json_is_refused(served: FastNode) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(served.url, b"{", timeout=10)
+        urllib.request.urlopen(served.url, b"{", timeout=PATIENCE)
     with refused.value as error:
         assert error.code == 400

@@ -16,6 +16,7 @@ from tests.simchain.node import Fault, Say, SimNode, ThreadedNode
 from tests.simchain.refusals import Refusal
 from tests.simchain.sample import ADDRESS, EVERY, OTHER, Chain, places
 from tests.simchain.view import Depth, View
+from tests.waiting import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -283,11 +284,12 @@ async def test_connections_are_dropped_hung_slow_or_refused(chain: Chain) -> Non
         with pytest.raises(aiohttp.ServerDisconnectedError):
             await post(node, asked)
         node.fail_next = ["hang"]
-        timeout = aiohttp.ClientTimeout(0.05)
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=0.05)  # of an answer, once it was asked for
         async with aiohttp.ClientSession(timeout=timeout) as session:
             with pytest.raises(TimeoutError):
                 await session.post(node.url, json=asked)
-            node.latency = 1
+            await eventually(lambda: not node.fail_next, "the request at the node")
+            node.latency = 3600
             with pytest.raises(TimeoutError):
                 await session.post(node.url, json=asked)
         node.latency, node.offline = 0, True
@@ -338,7 +340,7 @@ def test_a_node_in_a_thread_serves_callers_that_block(chain: Chain) -> None:
     def head() -> Any:
         body = json.dumps(call("eth_blockNumber")).encode()
         request = urllib.request.Request(node.url, body, {"Content-Type": "application/json", "Connection": "close"})
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read())["result"]
 
     with ThreadedNode(chain.tree, chain.tip) as node:

@@ -299,7 +299,7 @@ async def test_the_indexer_works_on_adopted_tables_as_on_its_own(
         await pool.open()
         runner = Runner(deployment, actors.writer, pool, Progress(), first=0, last=final.number)
         await runner.open()
-        await asyncio.wait_for(runner.backfill(), 60)
+        await runner.backfill()
         await runner.close()
         await pool.close()
         daemon = Daemon(actors.writer, [node], deployment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import tomllib
 from collections import Counter
@@ -19,6 +18,7 @@ from tests.anvil.driver import Driver
 from tests.anvil.emission import Abis
 from tests.anvil.flows import World
 from tests.anvil.node import FINALIZED_BEHIND, ROOT, AnvilNode
+from tests.waiting import guard
 
 # Published hashes: the encoder's own reading of the ABI files is not what proves the encoder.
 PUBLISHED = {
@@ -250,7 +250,7 @@ def test_the_tags_lag_so_that_seven_blocks_may_be_replaced() -> None:
 async def test_newheads_announce_the_new_branch_but_not_the_rollback() -> None:
     with AnvilNode() as node:
         node.mine(3)
-        async with aiohttp.ClientSession() as session, session.ws_connect(node.ws_url) as socket, asyncio.timeout(10):
+        async with aiohttp.ClientSession() as session, session.ws_connect(node.ws_url) as socket, guard("newHeads"):
             await socket.send_json({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["newHeads"]})
             subscription = (await socket.receive_json())["result"]
             node.mine(2)

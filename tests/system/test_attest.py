@@ -7,7 +7,7 @@ import json
 import random
 import signal
 import subprocess
-import time
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,7 @@ from tests.daemon import PROGRAM, Daemon, environment, get, wait_synced
 from tests.simchain.node import ThreadedNode
 from tests.system.test_recovery import Stage
 from tests.system.truth import assert_equals_truth
+from tests.waiting import PATIENCE, eventually, until
 
 Databases = Callable[[], str]
 PROVING = ("--grade", "proven", "--attest-rps", "1000")
@@ -214,16 +215,25 @@ def test_verify_with_a_second_endpoint_and_ctrl_c(fresh_database: Databases) -> 
         assert (done["blocks"], done["from_block"], done["to_block"]) == (21, 20, 40)
         assert done["attested"]["cross-checked"]["newest"] == [20, 40] and done["attested"]["proven"]["blocks"] == 0
         # Interrupted in the middle of the first piece: nothing half is stored, and the same command goes on.
-        second.on_request = lambda method, _: time.sleep(0.1) if method == "eth_getBlockReceipts" else None
+        over = threading.Event()
+
+        def hold(method: str, params: list[Any]) -> None:
+            if method == "eth_getBlockReceipts":
+                over.wait(PATIENCE)
+
+        second.on_request = hold
         process = subprocess.Popen(
             [*PROGRAM, "verify", *PROVING, "--chain", "devnet", "--rpc-url", second.url, "--yes"],
             env=environment({"DATABASE_URL": stage.url}), stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        until = time.monotonic() + 60
-        while second.requests["eth_getBlockReceipts"] == 0 and time.monotonic() < until:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        assert "the same command goes on" in process.communicate(timeout=60)[1] and process.returncode == 130
+        try:
+            until(lambda: second.requests["eth_getBlockReceipts"], "a request for receipts")
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=PATIENCE)[1]
+        finally:
+            over.set()
+            process.kill()
+        assert "the same command goes on" in said and process.returncode == 130
         second.on_request = None
         done = invoke(stage, "verify", *PROVING, *flags)
         assert done["blocks"] == 101 and done["attested"]["proven"]["up_to"] == 100
@@ -282,10 +292,11 @@ async def test_the_daemon_of_a_real_node_proves_what_becomes_final_unless_told_n
 
 async def proven(port: int, least: int) -> int:
     """Until the metric says that block `least` is proven; the block it says."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        for line in get(f"http://127.0.0.1:{port}/metrics")[1].splitlines():
+
+    async def told() -> int | None:
+        for line in (await asyncio.to_thread(get, f"http://127.0.0.1:{port}/metrics"))[1].splitlines():
             if line.startswith('reya_indexer_attested_block{grade="proven"}') and float(line.split()[-1]) >= least:
                 return int(float(line.split()[-1]))
-        await asyncio.sleep(0.2)
-    raise AssertionError(f"block {least} is not proven")
+        return None
+
+    return await eventually(told, f"a proof of block {least}")

@@ -14,14 +14,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from indexer.chain.finality import Final
 from indexer.ingest import crew
 from indexer.ingest.planner import Segment
 from indexer.ingest.worker import Setup
@@ -33,6 +34,7 @@ from tests.scenarios.harness import ADDRESSES
 from tests.simchain.chain import Tree
 from tests.simchain.node import ThreadedNode
 from tests.simchain.world import exchange
+from tests.waiting import PATIENCE, ended, eventually, guard, until
 
 Databases = Callable[[], str]
 BLOCKS = 3_000
@@ -207,7 +209,7 @@ def started(command: Sequence[str], log: Path, **env: str) -> Iterator[subproces
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        ended(process, "the end of a killed process")
 
 
 def children(pid: int) -> list[int]:
@@ -229,10 +231,11 @@ async def covered(url: str) -> int:
 
 
 async def until_covered(url: str, blocks: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 60
-    while await covered(url) < blocks:
-        assert process.poll() is None and time.monotonic() < until, log.read_text()
-        await asyncio.sleep(0.01)
+    async def reached() -> bool:
+        assert process.poll() is None, log.read_text()
+        return await covered(url) >= blocks
+
+    await eventually(reached, lambda: f"{blocks} blocks: {log.read_text()}")
 
 
 async def test_a_worker_that_is_killed_costs_its_range_once_more(
@@ -243,16 +246,16 @@ async def test_a_worker_that_is_killed_costs_its_range_once_more(
     with started(command, log, DATABASE_URL=url) as process:
         await until_covered(url, 1, process, log)
         os.kill(children(process.pid)[0], signal.SIGKILL)
-        assert process.wait(90) == 0, log.read_text()
+        assert ended(process, log.read_text) == 0, log.read_text()
     assert "worker_died" in log.read_text()
     await chain.equals_truth(url)
 
 
-def alive(pid: int) -> bool:
+def dead(pid: int) -> bool:
     try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return False
+        return True
 
 
 def test_forked_workers_end_when_they_are_not_needed_and_when_their_parent_is_killed() -> None:
@@ -269,19 +272,16 @@ def test_forked_workers_end_when_they_are_not_needed_and_when_their_parent_is_ki
         "print(*(worker.pid for worker in kept), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    until = time.monotonic() + 10
     for pid in map(int, done.stdout.split()):
-        while alive(pid):
-            assert time.monotonic() < until, f"worker {pid} outlives the one who started it"
-            time.sleep(0.02)
+        until(partial(dead, pid), f"worker {pid} outlives the one who started it")
 
 
 async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once_more(
     chain: Chain, fresh_database: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "SILENT", 8.0)
+    monkeypatch.setattr(crew, "SILENT", PATIENCE)  # the new one takes its time until it says its first word
     url = fresh_database()
     await upgrade_async(url)
     addresses = tuple(sorted(ADDRESSES))
@@ -293,10 +293,18 @@ async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once
         told.append(news.segment)
         if len(told) == 1:
             os.kill(workers._all[0].pid, signal.SIGSTOP)
+            monkeypatch.setattr(crew, "SILENT", 2.0)
 
+    spawned = workers._spawned
+
+    async def patiently() -> Any:
+        monkeypatch.setattr(crew, "SILENT", PATIENCE)
+        return await spawned()
+
+    monkeypatch.setattr(workers, "_spawned", patiently)
     try:
-        async with asyncio.timeout(100):
-            await workers.ingest(Segment(0, BLOCKS - 1, addresses), tell)
+        async with guard("the end of ingesting"):
+            await workers.ingest(Segment(0, BLOCKS - 1, addresses), Final(BLOCKS - 1), tell)
         assert len(workers._all) == 2 and workers._all[0].returncode == -signal.SIGKILL
     finally:
         await workers.close()
@@ -316,7 +324,7 @@ async def test_ctrl_c_leaves_a_clean_state_and_no_process(
         await until_covered(url, 1, process, log)
         ours = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-        assert process.wait(10) == 130, log.read_text()
+        assert ended(process, log.read_text) == 130, log.read_text()
         assert "the same command goes on" in log.read_text()
         assert not [pid for pid in ours if Path(f"/proc/{pid}").exists()]
     assert chain.backfill(url, "--from-block", "0")["projected"] == BLOCKS
@@ -332,10 +340,7 @@ async def test_workers_end_with_the_one_who_started_them(
         await until_covered(url, 1, process, log)
         ours = children(process.pid)
         process.kill()
-        for _ in range(200):
-            if [pid for pid in ours if Path(f"/proc/{pid}").exists()]:
-                await asyncio.sleep(0.05)
-        assert not [pid for pid in ours if Path(f"/proc/{pid}").exists()]
+        await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ours), "the end of its workers")
     chain.backfill(url, "--from-block", "0")
     await chain.equals_truth(url)
 
@@ -355,7 +360,7 @@ async def test_a_dask_cluster_ingests_and_loses_one_of_its_workers(
         process = stack.enter_context(started(command, log, DATABASE_URL=url))
         await until_covered(url, 1, process, log)
         workers[0].kill()
-        assert process.wait(90) == 0, log.read_text()
+        assert ended(process, log.read_text) == 0, log.read_text()
     await chain.equals_truth(url)
 
 

@@ -29,6 +29,7 @@ from indexer.store import database
 from tests.chaos.databases import Databases
 from tests.chaos.pgfaults import FILLER, FULL, fill, paused, small_disk
 from tests.scenarios.harness import DEVNET, Daemon, Stage
+from tests.waiting import PATIENCE, eventually, guard
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +118,12 @@ async def test_restarted_in_the_middle_of_steps(troubled: EmbeddedServer, stage:
     for _ in range(2):
         tip = stage.grow(tip, 5)
         stage.show(tip)
-        polling = asyncio.create_task(daemon.settle(1000))
+        polling = asyncio.create_task(daemon.settle(10**9))  # looks cost nothing while nobody answers
         await asyncio.sleep(0.02)
         await asyncio.to_thread(troubled.stop)
         await asyncio.to_thread(troubled.start)
-        await polling
+        async with guard("the end of the steps"):
+            await polling
         await again(stage)
     b = stage.fork("b", 103, 12, tip=tip)
     stage.show(b)
@@ -153,14 +155,15 @@ async def test_read_only(troubled: EmbeddedServer, stage: Stage) -> None:
 
 async def read_only_to(url: str, value: str) -> None:
     """Until new sessions have the setting: a reload takes a moment."""
-    async with asyncio.timeout(20):
-        while True:
-            conn = await asyncpg.connect(url)
-            found = await conn.fetchval("SHOW default_transaction_read_only")
+
+    async def shown() -> bool:
+        conn = await asyncpg.connect(url)
+        try:
+            return bool(await conn.fetchval("SHOW default_transaction_read_only") == value)
+        finally:
             await conn.close()
-            if found == value:
-                return
-            await asyncio.sleep(0.02)
+
+    await eventually(shown, f"default_transaction_read_only = {value}")
 
 
 async def test_out_of_connections(troubled: EmbeddedServer, stage: Stage) -> None:
@@ -187,11 +190,13 @@ async def test_out_of_connections(troubled: EmbeddedServer, stage: Stage) -> Non
 
 async def taken(url: str) -> asyncpg.Connection:
     """The only connection; the ended session's place is free a moment later."""
-    async with asyncio.timeout(20):
-        while True:
-            with contextlib.suppress(asyncpg.TooManyConnectionsError):
-                return await asyncpg.connect(url)
-            await asyncio.sleep(0.02)
+
+    async def free() -> asyncpg.Connection | None:
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            return await asyncpg.connect(url)
+        return None
+
+    return await eventually(free, "a connection that is free")
 
 
 @pytest.mark.parametrize("table", ["indexer.raw_log", "public.orders", "indexer.commit_log", "indexer.orphaned_row"])
@@ -244,14 +249,15 @@ async def test_a_disk_that_is_full(troubled: EmbeddedServer, copies: Databases) 
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watchdog's and the server's seconds shortened; that they are less than 60 is tested on a clock of its own."""
+    """The watchdog asks early, and the server ends a wait for a lock soon; that it is within 60 seconds is tested on a
+    clock of its own. Whoever answers, however slowly, has all the time there is."""
     monkeypatch.setattr(watchdog, "EVERY", 0.05)
     monkeypatch.setattr(watchdog, "STATEMENT", 0.5)
-    monkeypatch.setattr(watchdog, "ASKING", 0.5)
-    monkeypatch.setattr(watch, "SLOW", 0.8)
-    monkeypatch.setattr(watch.Watch, "limit", property(lambda self: 1.0))
-    monkeypatch.setattr(database, "CONNECTING", 1.0)
-    monkeypatch.setitem(database.SETTINGS, "lock_timeout", "4s")
+    monkeypatch.setattr(watchdog, "ASKING", PATIENCE)
+    monkeypatch.setattr(watch, "SLOW", PATIENCE)
+    monkeypatch.setattr(watch.Watch, "limit", property(lambda self: PATIENCE))
+    monkeypatch.setattr(database, "CONNECTING", PATIENCE)
+    monkeypatch.setitem(database.SETTINGS, "lock_timeout", "10s")
 
 
 @contextlib.asynccontextmanager
@@ -263,31 +269,36 @@ async def running(daemon: Daemon) -> AsyncIterator[None]:
 
 async def stuck(daemon: Daemon, name: str) -> str:
     """Until the watchdog says it; what it says."""
-    async with asyncio.timeout(30):
-        while name not in daemon.progress.stuck:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await eventually(lambda: name in daemon.progress.stuck, lambda: f"{name} among {daemon.progress.stuck}")
     assert any(reason.startswith(name) for reason in daemon.progress.not_ready())
     return daemon.progress.stuck[name]
 
 
 async def well(daemon: Daemon, number: int) -> None:
-    async with asyncio.timeout(60):
-        while daemon.progress.projected != number or daemon.progress.not_ready():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    p = daemon.progress
+    await eventually(
+        lambda: p.projected == number and not p.not_ready(),
+        lambda: f"block {number}; it is at {p.projected}: {p.not_ready()}",
+    )
+
+
+async def waits_for(daemon: Daemon, name: str) -> None:
+    p = daemon.progress
+    await eventually(lambda: p.waiting.startswith(name), lambda: f"a wait for {name}; it waits for {p.waiting}")
 
 
 async def test_a_server_that_is_paused_is_found_silent_and_left_for_a_new_connection(
-    troubled: EmbeddedServer, stage: Stage, soon: None
+    troubled: EmbeddedServer, stage: Stage, soon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon = await stage.start()
     tip = stage.grow(stage.main, 5)
     async with running(daemon):
-        with paused(troubled):
+        with paused(troubled), monkeypatch.context() as impatient:
+            impatient.setattr(watchdog, "ASKING", 0.5)
+            impatient.setattr(database, "CONNECTING", 1.0)
             stage.show(tip)
             assert "the server has not answered" in await stuck(daemon, "statement")
-            async with asyncio.timeout(30):
-                while not daemon.progress.waiting.startswith("the database: "):  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            await waits_for(daemon, "the database: ")
         await well(daemon, tip.number)
     await stage.untouched(tip)
     assert daemon.progress.found_stuck["statement"] == 1
@@ -303,25 +314,30 @@ async def test_a_lock_that_another_session_holds_is_named_with_that_session(stag
             stage.show(tip)
             said = await stuck(daemon, "lock")
             assert f"lock of somebody's psql (pid {holder.get_server_pid()})" in said
-            async with asyncio.timeout(30):  # the server ends the wait, and the step with it
-                while daemon.progress.waiting != "the database: a lock that another session holds":  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            # The server ends the wait, and the step with it.
+            await waits_for(daemon, "the database: a lock that another session holds")
         await holder.close()
         await well(daemon, tip.number)
     await stage.untouched(tip)
 
 
-async def test_a_slow_statement_is_named_and_waited_for(stage: Stage, soon: None) -> None:
+async def test_a_slow_statement_is_named_and_waited_for(
+    stage: Stage, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     daemon = await stage.start()
     tip = stage.grow(stage.main, 5)
     await stage.execute(
         "CREATE FUNCTION test.slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$BEGIN PERFORM pg_sleep(2); RETURN NEW; END$$;"
+        " $$BEGIN WHILE NOT pg_try_advisory_xact_lock(7) LOOP PERFORM pg_sleep(0.05); END LOOP; RETURN NEW; END$$;"
         "CREATE TRIGGER test_slow BEFORE INSERT ON indexer.commit_log FOR EACH ROW EXECUTE FUNCTION test.slow()"
     )
+    await stage.execute("SELECT pg_advisory_lock(7)")  # for as long as the statement is to take
     async with running(daemon):
-        stage.show(tip)
-        assert "the database is slow" in await stuck(daemon, "statement")
+        with monkeypatch.context() as impatient:
+            impatient.setattr(watch, "SLOW", 0.8)
+            stage.show(tip)
+            assert "the database is slow" in await stuck(daemon, "statement")
+        await stage.execute("SELECT pg_advisory_unlock(7)")
         await well(daemon, tip.number)
     assert not daemon.errors
     await stage.untouched(tip)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -27,6 +28,7 @@ from indexer.pg import binaries
 from indexer.pg.processes import postmaster, serves
 from indexer.pg.server import EmbeddedServer, database_name, default_data_dir
 from tests.daemon import PROGRAM, environment, run
+from tests.waiting import PATIENCE, ended, eventually, until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another user")
 needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
@@ -67,7 +69,7 @@ def stopped(made: Path) -> EmbeddedServer:
 
 
 async def ask(url: str, query: str) -> object:
-    conn = await asyncpg.connect(url, timeout=20)
+    conn = await asyncpg.connect(url)
     try:
         return await conn.fetchval(query)
     finally:
@@ -236,7 +238,7 @@ def test_ctrl_c_at_its_starter_does_not_reach_the_server(stopped: EmbeddedServer
         # A shell that runs the suite in the background starts it with SIGINT ignored.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys, time; from pathlib import Path; from indexer.pg.server import EmbeddedServer;"
-        " EmbeddedServer(Path(sys.argv[1])).start(); print('up', flush=True); time.sleep(60)"
+        " EmbeddedServer(Path(sys.argv[1])).start(); print('up', flush=True); time.sleep(3600)"
     )
     command = [sys.executable, "-c", script, str(stopped.data_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, process_group=0) as starter:
@@ -244,38 +246,62 @@ def test_ctrl_c_at_its_starter_does_not_reach_the_server(stopped: EmbeddedServer
             assert starter.stdout is not None and starter.stdout.readline() == b"up\n"
             pid = pid_of(stopped)
             os.killpg(starter.pid, signal.SIGINT)  # as a terminal does
-            assert starter.wait(30) != 0
+            assert ended(starter, "the end of the starter") != 0
         finally:
             starter.kill()
     time.sleep(0.2)
     assert pid_of(stopped) == pid and answers(stopped.url("kept")) == 1
 
 
-def test_a_killed_server_starts_again_once_its_backends_are_gone(stopped: EmbeddedServer) -> None:
+def works(pid: int) -> bool:
+    """False for one that has ended, also where nobody has asked yet how."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+def test_a_killed_server_starts_again_once_its_backends_are_gone(
+    stopped: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert db("start", folder=stopped.data_dir).returncode == 0
     url, pid = stopped.url("kept"), pid_of(stopped)
 
-    async def kill_while_a_backend_is_busy() -> None:
-        conn = await asyncpg.connect(url)
+    async def kill_while_a_backend_is_busy() -> int:
+        conn, other = await asyncpg.connect(url), await asyncpg.connect(url)
         await conn.execute("CREATE TABLE t AS SELECT 7 AS x")
-        # A loop that never looks whether the postmaster lives.
-        busy = asyncio.ensure_future(
-            conn.execute("DO $$ DECLARE e timestamptz := clock_timestamp() + '2 s';"
-                         " BEGIN WHILE clock_timestamp() < e LOOP END LOOP; END $$")
-        )  # fmt: skip
-        await asyncio.sleep(0.3)
+        backend: int = conn.get_server_pid()
+        # A loop that never looks whether the postmaster lives, until it finds a file.
+        loop = "DO $$BEGIN WHILE (pg_stat_file('enough', true)).size IS NULL LOOP END LOOP; END$$"
+        busy = asyncio.ensure_future(conn.execute(loop))
+        state = "SELECT state = 'active' FROM pg_stat_activity WHERE pid = $1"
+        await eventually(lambda: other.fetchval(state, backend), "a busy backend")
         os.kill(pid, signal.SIGKILL)
-        conn.terminate()
+        for one in (conn, other):
+            one.terminate()
         await asyncio.gather(busy, return_exceptions=True)
+        return backend
 
-    asyncio.run(kill_while_a_backend_is_busy())
-    until = time.monotonic() + 10
-    while serves(pid, stopped.cluster):  # dying takes its moment
-        assert time.monotonic() < until
+    backend = asyncio.run(kill_while_a_backend_is_busy())
+    until(lambda: not serves(pid, stopped.cluster), "the end of the killed server")  # dying takes its moment
     assert not stopped.status().running
-    began = time.monotonic()
+    sleep, launch, lived = time.sleep, stopped._launch, list[bool]()
+
+    def waits(seconds: float) -> None:
+        (stopped.cluster / "enough").touch()
+        sleep(seconds)
+
+    def launched(*arguments: Any) -> bool:
+        lived.append(works(backend))
+        return launch(*arguments)
+
+    assert works(backend)
+    monkeypatch.setattr("indexer.pg.server.time.sleep", waits)
+    monkeypatch.setattr(stopped, "_launch", launched)
     stopped.start()
-    assert time.monotonic() - began > 1, "it did not wait for the busy backend"
+    monkeypatch.undo()
+    (stopped.cluster / "enough").unlink()
+    assert lived == [False], "it did not wait for the busy backend"
     assert stopped.url("kept") == url and answers(url, "SELECT x FROM t") == 7
 
 
@@ -283,10 +309,7 @@ def test_a_zombie_is_not_taken_for_a_server(stopped: EmbeddedServer) -> None:
     stopped.start()  # in this process: its death leaves a zombie until we look at it
     pid = pid_of(stopped)
     os.kill(pid, signal.SIGKILL)
-    until = time.monotonic() + 10
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", "a zombie")
     os.kill(pid, 0)  # succeeds
     assert postmaster(stopped.cluster) is None and not stopped.status().running
     done = db("start", folder=stopped.data_dir)
@@ -308,8 +331,8 @@ def test_a_server_that_still_starts_is_waited_for(
     monkeypatch.setattr(EmbeddedServer, "_becomes_ready", lambda *_: True)  # a starter killed right after the launch
     stopped.start()
     monkeypatch.undo()
-    while told and not (stopped.cluster / "postmaster.pid").exists():
-        time.sleep(0.001)
+    if told:
+        until((stopped.cluster / "postmaster.pid").exists, "postmaster.pid")
     stopped.start()
     assert answers(stopped.url("postgres")) == 1
     assert postmasters(stopped.cluster) == [pid_of(stopped)]
@@ -321,7 +344,7 @@ def test_starters_at_once_get_one_server(folder: Path) -> None:
         subprocess.Popen([*PROGRAM, "db", "url"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    said = [(starter.communicate(timeout=60), starter.returncode) for starter in starters]
+    said = [(starter.communicate(timeout=PATIENCE), starter.returncode) for starter in starters]
     assert [code for _, code in said] == [0, 0, 0], said
     urls = {out.strip() for (out, _), _ in said}
     assert len(urls) == 1 and answers(urls.pop(), "SELECT current_database()") == "reya_indexer_reya"
@@ -360,10 +383,12 @@ def test_another_postgresql_on_the_port_is_not_taken_for_ours(
 def test_a_killed_initdb_leaves_a_folder_that_starts(folder: Path) -> None:
     env = environment({"REYA_INDEXER_DATA_DIR": str(folder)})
     starter = subprocess.Popen([*PROGRAM, "db", "start"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 30
-    while not list(folder.glob("postgres.new*/PG_VERSION")):
-        assert time.monotonic() < until and starter.poll() is None
-        time.sleep(0.005)
+
+    def begun() -> bool:
+        assert starter.poll() is None
+        return bool(list(folder.glob("postgres.new*/PG_VERSION")))
+
+    until(begun, "an initdb that has begun")
     starter.kill()
     starter.wait()
     assert not (folder / "postgres").exists()

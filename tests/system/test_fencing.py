@@ -3,6 +3,7 @@ backfill and the daemon meet in one range. What is shortened here are settings o
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import asyncpg
 import pytest
@@ -22,19 +24,18 @@ from indexer.pg.server import EmbeddedServer
 from indexer.store.lease import TTL
 from tests.anvil.driver import Driver
 from tests.anvil.node import AnvilNode, free_port
-from tests.daemon import PROGRAM, Daemon, environment, get, index, run, wait_synced
+from tests.daemon import LOCKED_OUT, PROGRAM, Daemon, environment, get, index, run, wait_row, wait_synced
 from tests.postgres import own_postgres
 from tests.system.truth import assert_equals_truth
+from tests.waiting import ended, eventually, until
 
 LEASE_LOST = 75
 SOAK = float(os.environ.get("SOAK_SECONDS", "20"))  # seconds that PostgreSQL is away
 
-# After login, when the program's own settings were made: the same limit, earlier.
-_SHORTER = """
-CREATE SCHEMA test;
-CREATE FUNCTION test.limits() RETURNS event_trigger LANGUAGE plpgsql AS
-    $$BEGIN PERFORM set_config('idle_in_transaction_session_timeout', '{}s', false); END$$;
-CREATE EVENT TRIGGER test_limits ON login EXECUTE FUNCTION test.limits();
+# What the server does when idle_in_transaction_session_timeout is over, as soon as the test has seen what is before.
+_END_IDLE = """
+SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN indexer.lease l ON l.backend_pid = a.pid
+WHERE a.state = 'idle in transaction'
 """
 # Every committed change of the checkpoint, with who made it: independent of what the program says of itself.
 _HISTORY = """
@@ -53,11 +54,12 @@ def stopped(process: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def wait_stopped(process: subprocess.Popen[bytes], log: Path, timeout: float = 20) -> None:
-    until = time.monotonic() + timeout
-    while not stopped(process):
-        assert process.poll() is None and time.monotonic() < until, f"was not stopped: {log.read_text()[-3000:]}"
-        time.sleep(0.02)
+def wait_stopped(process: subprocess.Popen[bytes], log: Path) -> None:
+    def reached() -> bool:
+        assert process.poll() is None, f"was not stopped: {log.read_text()[-3000:]}"
+        return stopped(process)
+
+    until(reached, lambda: f"a stopped process: {log.read_text()[-3000:]}")
 
 
 async def execute(url: str, script: str) -> None:
@@ -70,18 +72,6 @@ async def fetch(url: str, query: str) -> list[asyncpg.Record]:
     conn = await asyncpg.connect(url)
     try:
         return await conn.fetch(query)
-    finally:
-        await conn.close()
-
-
-async def wait_until(url: str, query: str, timeout: float = 20) -> None:
-    """Until a query finds a row."""
-    conn = await asyncpg.connect(url)
-    try:
-        until = time.monotonic() + timeout
-        while not await conn.fetch(query):
-            assert time.monotonic() < until, query
-            time.sleep(0.05)
     finally:
         await conn.close()
 
@@ -99,19 +89,19 @@ async def assert_no_regress(url: str, reorgs: int) -> None:
 
 @dataclass(frozen=True)
 class Stop:
-    """Where the holder is stopped, whether by a reorg, and when the server ends its transaction (seconds; None: there
-    is none)."""
+    """Where the holder is stopped, whether by a reorg, and when the server ends its transaction: before or after its
+    lease has expired; None: there is none."""
 
     point: str
     reorg: bool
-    limit: int | None
+    ended: Literal["before", "after"] | None
 
 
 STOPS = {
     # The lease expires first: the row lock still keeps the other daemon out until the server ends the transaction.
-    "in a step": Stop("ingest.before_commit", False, TTL + 2),
+    "in a step": Stop("ingest.before_commit", False, "after"),
     # The transaction is ended first: the lease of a holder without a connection is free before it expires.
-    "in a swap": Stop("replace.before_commit", True, 4),
+    "in a swap": Stop("replace.before_commit", True, "before"),
     "between steps": Stop("ingest.committed", False, None),
 }
 
@@ -121,8 +111,6 @@ async def test_a_stopped_holder_is_fenced_and_ends_with_its_own_code(  # S14
     stop: Stop, tmp_path: Path, fresh_database: Callable[[], str]
 ) -> None:
     url = fresh_database()
-    if stop.limit is not None:
-        await execute(url, _SHORTER.format(stop.limit))
     with AnvilNode() as node:
         driver = Driver(node, seed=51)
         driver.install()
@@ -154,14 +142,19 @@ async def taken_over(url: str, driver: Driver, successor: Daemon, stop: Stop) ->
     """The holder was stopped just now; at the end its lease is past and the successor has gone on without it."""
     past_lease = time.monotonic() + TTL + 1
     before = await fetch(url, "TABLE indexer.checkpoint")
+    if stop.ended == "after":
+        await wait_row(url, "SELECT FROM indexer.lease WHERE expires_at < clock_timestamp()")
     driver.play(12)  # the successor may ingest below finalized, and meets what the holder has not committed
     assert not any(line["event"] == "lease_taken" for line in successor.lines())
-    if stop.limit is None:
+    if stop.ended is None:
         past_lease = 0.0
         await execute(url, "UPDATE indexer.lease SET expires_at = clock_timestamp()")
     else:
         assert await fetch(url, "TABLE indexer.checkpoint") == before
-    successor.wait_for("lease_taken", timeout=(stop.limit or 0) + 20)
+        assert [tuple(row) for row in await fetch(url, _END_IDLE)] == [(True,)]
+    if stop.ended == "before":  # that it expires is not what the successor waits for
+        await execute(url, "UPDATE indexer.lease SET expires_at = expires_at + interval '5 hours'")
+    successor.wait_for("lease_taken")
     driver.play(20)
     await wait_synced(url, *driver.node.head())
     driver.reorg(6)
@@ -175,9 +168,7 @@ async def ends_fenced(url: str, driver: Driver, holder: Daemon) -> None:
     said, lease = len(holder.lines()), await fetch(url, "SELECT holder, token FROM indexer.lease")
     holder.process.send_signal(signal.SIGCONT)
     driver.play(2)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        holder.process.wait(20)
-    assert holder.process.poll() == LEASE_LOST, holder.log.read_text()[-3000:]
+    assert ended(holder.process, holder.log.read_text) == LEASE_LOST, holder.log.read_text()[-3000:]
     later = holder.lines()[said:]
     assert not {"reorg", "lease_taken"} & {line["event"] for line in later}
     words = [line["text"] for line in later if line["event"] == "not JSON"]
@@ -203,7 +194,7 @@ def move_on(driver: Driver, rng: random.Random, seconds: float) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.timeout(240 + SOAK)
+@pytest.mark.timeout(900 + SOAK)
 async def test_postgres_gone_for_a_while(tmp_path: Path, own_server: EmbeddedServer) -> None:
     own_server.ensure_database("gone")
     url, port, rng = own_server.url("gone"), free_port(), random.Random(52)
@@ -215,7 +206,7 @@ async def test_postgres_gone_for_a_while(tmp_path: Path, own_server: EmbeddedSer
         daemon = Daemon(["--rpc-url", node.url, "--http-port", str(port)], {"DATABASE_URL": url}, tmp_path / "log")
         try:
             await wait_synced(url, *node.head())
-            assert get(ready)[0] == 200
+            until(lambda: get(ready)[0] == 200, "a daemon that is ready")
             driver.play(3)
             driver.reorg(5)
             postmaster = own_server.status().pid
@@ -224,8 +215,14 @@ async def test_postgres_gone_for_a_while(tmp_path: Path, own_server: EmbeddedSer
             gone = time.monotonic()
             daemon.wait_for("waiting")
             move_on(driver, rng, max(SOAK, 12) - (time.monotonic() - gone))
-            status, body = get(ready)
-            assert status == 503 and "the database: refuses connections" in json.loads(body)["reasons"], body
+            said = (0, "")
+
+            def refused() -> bool:
+                nonlocal said
+                said = get(ready)
+                return said[0] == 503 and "the database: refuses connections" in json.loads(said[1])["reasons"]
+
+            until(refused, lambda: f"a database that refuses connections: {said}")
             assert daemon.process.poll() is None and not own_server.status().running
             own_server.start()
             assert own_server.url("gone") == url  # the same port
@@ -234,7 +231,7 @@ async def test_postgres_gone_for_a_while(tmp_path: Path, own_server: EmbeddedSer
             daemon.wait_for("recovered")
             driver.check_node()
             await assert_equals_truth(url, driver)
-            assert get(ready)[0] == 200
+            until(lambda: get(ready)[0] == 200, "a daemon that is ready")
             waits = [w for line in daemon.lines() if (w := line.get("waiting_for", "")).startswith("the database: ")]
             assert waits and len(waits) == len(set(waits)), "a wait is named once"
             assert len([line for line in daemon.lines() if line["event"] == "lease_taken"]) == 2
@@ -256,19 +253,23 @@ def started_backfill(url: str, node: AnvilNode, log: Path, failpoints: str) -> I
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(10)
+        ended(process, "the end of a killed process")
 
 
 async def stop_between_transactions(url: str, process: subprocess.Popen[bytes]) -> None:
     """Stops it when it holds no lock."""
     busy = "SELECT FROM pg_stat_activity WHERE application_name = 'reya-indexer' AND state <> 'idle'"
-    while True:
+
+    async def idle() -> bool:
         process.send_signal(signal.SIGSTOP)
-        time.sleep(0.2)  # what was sent before is executed
-        if not await fetch(url, f"{busy} AND datname = current_database()"):
-            return
-        process.send_signal(signal.SIGCONT)
-        time.sleep(0.05)
+        for _ in range(3):
+            await asyncio.sleep(0.2)  # what was sent before is executed
+            if await fetch(url, f"{busy} AND datname = current_database()"):
+                process.send_signal(signal.SIGCONT)
+                return False
+        return True
+
+    await eventually(idle, "a moment between transactions")
 
 
 @pytest.mark.parametrize("blocks", [5, 14], ids=["shorter", "longer"])
@@ -294,16 +295,13 @@ async def test_a_backfill_and_the_daemon_meet_in_one_range_while_a_reorg_comes(
                 wait_stopped(backfill, log)
                 driver.reorg(6, blocks)
                 daemon.process.send_signal(signal.SIGCONT)
-                await wait_until(
-                    url,
-                    "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
-                )
+                await wait_row(url, LOCKED_OUT)
                 assert not any(line["event"] == "reorg" for line in daemon.lines())
                 backfill.send_signal(signal.SIGCONT)
                 driver.play(2)
                 driver.reorg(4)
                 driver.play(3)
-                assert backfill.wait(60) == 0, log.read_text()
+                assert ended(backfill, log.read_text) == 0, log.read_text()
             await wait_synced(url, *node.head())
             await assert_equals_truth(url, driver)
             assert any(line["event"] == "reorg" for line in daemon.lines())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +34,7 @@ async def follow(url: str, node: SimNode, pool: Pool, tip: Block, first: int = 0
     runner = Runner(config.load("devnet"), url, pool, Progress(), first=first, last=tip.number)
     try:
         await runner.open()
-        await asyncio.wait_for(runner.backfill(), 60)
+        await runner.backfill()
     finally:
         await runner.close()
 

@@ -12,6 +12,7 @@ from tests.anvil.driver import Driver
 from tests.anvil.node import AnvilNode
 from tests.daemon import Daemon, wait_synced
 from tests.system.truth import assert_equals_truth
+from tests.waiting import PATIENCE
 
 # Failpoints between BEGIN and COMMIT, with what makes the daemon pass them.
 OPEN_TRANSACTION = [
@@ -38,7 +39,7 @@ async def test_twenty_kills_leave_the_tables_as_emitted(tmp_path: Path, fresh_da
             if armed:
                 env["REYA_INDEXER_FAILPOINTS"] = f"{point}=kill@{1 + turn % 2}"
             daemon = Daemon(arguments, env, tmp_path / f"log{turn}")
-            until = time.monotonic() + (30 if armed else 1 + rng.random())
+            until = time.monotonic() + (PATIENCE if armed else 1 + rng.random())
             while daemon.process.poll() is None and time.monotonic() < until:
                 driver.play(1)
                 if rng.random() < 0.3 or point.startswith("replace"):

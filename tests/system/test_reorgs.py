@@ -30,7 +30,7 @@ async def test_a_reorg_of_hundreds_of_blocks_is_staged_and_swapped_in_one_commit
             await wait_synced(url, *node.head())
             driver.reorg(700)
             driver.check_node()
-            await wait_synced(url, *node.head(), timeout=90)
+            await wait_synced(url, *node.head())
             await assert_equals_truth(url, driver)
             reorgs = [line for line in daemon.lines() if line["event"] == "reorg"]
             assert max(r["depth"] for r in reorgs) >= 600

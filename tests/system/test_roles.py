@@ -25,6 +25,7 @@ from indexer.store.database import Connection, connection
 from indexer.store.facts import kind, sql_name
 from indexer.store.tables import VIEWS, own, public
 from tests.daemon import run
+from tests.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 CHAIN = 89346162
@@ -163,14 +164,15 @@ def test_roles_and_migrations_wait_for_each_other(
     fresh_database: Callable[[], str], prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = fresh_database()
-    monkeypatch.setattr(cli, "_SESSION", {"lock_timeout": "100ms"})
 
     async def beside_a_migration() -> None:
         async with migrate.transaction(url):
             with pytest.raises(IndexerError, match=r"in use.*Nothing was changed"):
                 await asyncio.to_thread(command, url, "--prefix", prefix)
 
-    asyncio.run(beside_a_migration())
+    with monkeypatch.context() as impatient:
+        impatient.setattr(cli, "_SESSION", {"lock_timeout": "100ms"})
+        asyncio.run(beside_a_migration())
     assert command(url, "--prefix", prefix).exit_code == 0
 
 
@@ -396,7 +398,6 @@ async def test_roles_see_that_each_others_processes_live(actors: Cast) -> None:
         assert await lease.wanted_by(owner) == "the writer's"
         pid = await owner.fetchval("SELECT pg_backend_pid()")
         await owner.close()
-        async with asyncio.timeout(30):
-            while await writer.fetchval("SELECT true FROM pg_stat_activity WHERE pid = $1", pid):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)"
+        await eventually(lambda: writer.fetchval(gone, pid), "the end of the owner's process")
         assert await lease.acquire(writer, "the writer's") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import random
 import re
@@ -21,6 +22,7 @@ from tests.simchain.chain import Tree
 from tests.simchain.node import Fault, Say, ThreadedNode
 from tests.simchain.view import Depth
 from tests.simchain.world import exchange
+from tests.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 WORDS = ("basic", "key", "query", "away", "socket", "token")
@@ -211,12 +213,10 @@ def listen(heard: Heard, daemon: Daemon, base: str) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while True:
+    def holds() -> object:
         try:
-            if condition():
-                return
+            return condition()
         except OSError:
-            pass
-        assert time.monotonic() < end, "never came true"
-        await asyncio.sleep(0.1)
+            return False
+
+    await eventually(holds, lambda: f"{inspect.getsource(condition).strip()}")

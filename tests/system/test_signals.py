@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,6 +19,7 @@ from indexer.store.database import connection
 from tests.anvil.driver import Driver
 from tests.anvil.node import AnvilNode, free_port
 from tests.daemon import Daemon, get, run, wait_synced
+from tests.waiting import until
 
 LOOPBACK = f"{int.from_bytes(socket.inet_aton('127.0.0.1'), sys.byteorder):08X}"
 
@@ -57,8 +59,13 @@ async def test_status_is_that_of_the_command_and_more_and_the_port_is_the_loopba
             driver.reorg(2)
             await wait_synced(url, *node.head())
             command = json.loads(run("status", "--json", env=env).stdout)
-            time.sleep(2.1)  # what was read before is older than that now
-            served = json.loads(get(f"{base}/status")[1])
+            asked = time.time()
+
+            def read_since() -> Any:
+                found = json.loads(get(f"{base}/status")[1])
+                return found if found.get("as_of", 0) >= asked and found["live"]["ready"] else None
+
+            served = until(read_since, "a status that was read after the command's")
             live = served.pop("live")
             assert served.pop("as_of") <= live["now"]
             # The auditor went on between the two.

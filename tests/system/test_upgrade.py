@@ -12,6 +12,7 @@ from tests.anvil.driver import Driver
 from tests.anvil.node import AnvilNode
 from tests.daemon import Daemon, run, wait_synced
 from tests.system.truth import assert_equals_truth
+from tests.waiting import ended
 
 
 async def set_revision(url: str, revision: str) -> None:
@@ -37,7 +38,7 @@ async def test_an_old_program_refuses_a_newer_schema_at_its_start_and_when_it_wo
         standby.wait_for("following")
         await set_revision(url, "9999")  # the upgrade was begun while the standby was forgotten
         first.kill()
-        assert standby.process.wait(30) == 15
+        assert ended(standby.process, standby.log.read_text) == 15
         driver.play(3)
         refused = run("run", *arguments, env=env)
         assert refused.returncode == 15 and "9999" in refused.stderr and "newer release" in refused.stderr

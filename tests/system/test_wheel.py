@@ -12,6 +12,7 @@ import pytest
 
 from tests.anvil.node import ROOT, AnvilNode
 from tests.daemon import environment
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def installed(site: Path, *arguments: str, env: dict[str, str]) -> subprocess.Co
     code = "import sys, indexer; from indexer.cli.main import main; print(indexer.__file__, file=sys.stderr); main()"
     return subprocess.run(
         [sys.executable, "-P", "-c", code, *arguments],
-        env=environment(env) | {"PYTHONPATH": str(site)}, cwd="/", capture_output=True, text=True, timeout=60,
+        env=environment(env) | {"PYTHONPATH": str(site)}, cwd="/", capture_output=True, text=True, timeout=PATIENCE,
         check=False,
     )  # fmt: skip
 

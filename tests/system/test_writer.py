@@ -67,7 +67,7 @@ async def live(url: str, pool: Pool, node: SimNode, tree: Tree, final: Block, ti
     deployment, rng = config.load("devnet"), random.Random("live")
     runner = Runner(deployment, url, pool, Progress(), first=0, last=final.number, defer_from=1)
     await runner.open()
-    await asyncio.wait_for(runner.backfill(), 60)
+    await runner.backfill()
     await runner.close()
     daemon = Daemon(url, [node], deployment)
     await daemon.open()

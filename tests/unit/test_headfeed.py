@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from indexer.rpc import headfeed
 from indexer.rpc.headfeed import HeadFeed
 from tests.stubnode import StubNode
+from tests.waiting import PATIENCE, eventually, guard
 
-INTERVAL, MUTE_AFTER = 0.05, 0.1
+INTERVAL = 0.05
+NEVER = 10 * PATIENCE  # seconds: whoever waits for the next look fails first
 POLLING = "polling: the WebSocket is closed or mute"
 
 
@@ -22,12 +25,26 @@ def quick_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headfeed, "RECONNECT_AFTER", 0.02)
 
 
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long each wait for a head was meant to be at most, seconds."""
+    meant, wait = list[float](), asyncio.wait
+
+    async def noted(tasks: Any, *, timeout: float | None = None, return_when: str = asyncio.ALL_COMPLETED) -> Any:
+        if timeout is not None:
+            meant.append(timeout)
+        return await wait(tasks, timeout=timeout, return_when=return_when)
+
+    monkeypatch.setattr(asyncio, "wait", noted)
+    return meant
+
+
 @asynccontextmanager
 async def following(
-    node: StubNode, interval: float = INTERVAL, mute_after: float = MUTE_AFTER
+    node: StubNode, interval: float = INTERVAL, mute_after: float = NEVER, clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[HeadFeed]:
     before = asyncio.all_tasks()
-    feed = HeadFeed([node.ws_url], interval, mute_after)
+    feed = HeadFeed([node.ws_url], interval, mute_after, clock)
     feed.start()
     try:
         yield feed
@@ -36,26 +53,26 @@ async def following(
         assert not [t for t in asyncio.all_tasks() - before if "HeadFeed" in repr(t)]
 
 
-async def test_without_a_socket_the_interval_is_kept() -> None:
+async def test_without_a_socket_the_interval_is_kept(pauses: list[float]) -> None:
     feed, stop = HeadFeed([], INTERVAL), asyncio.Event()
     feed.start()
     started = time.monotonic()
     assert await feed.wait(stop) == "polled"
-    assert INTERVAL * 0.9 <= time.monotonic() - started < 0.5
+    assert time.monotonic() - started >= INTERVAL * 0.9 and pauses == [INTERVAL]
     assert feed.state == "polling"
     await feed.close()
 
 
 async def test_a_stop_ends_the_wait_at_once() -> None:
-    feed, stop = HeadFeed([], 60), asyncio.Event()
+    feed, stop = HeadFeed([], NEVER), asyncio.Event()
     asyncio.get_running_loop().call_later(0.02, stop.set)
-    async with asyncio.timeout(1):
+    async with guard("the stop"):
         assert await feed.wait(stop) == "stopped"
         assert await feed.wait(stop) == "stopped"
 
 
 async def test_an_announced_head_wakes_at_once() -> None:
-    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(2):
+    async with StubNode() as node, following(node, NEVER) as feed, guard("the announced head"):
         await node.subscribed()
         waiting = asyncio.create_task(feed.wait(asyncio.Event()))
         await asyncio.sleep(0.02)
@@ -65,7 +82,7 @@ async def test_an_announced_head_wakes_at_once() -> None:
 
 
 async def test_a_head_announced_between_two_waits_is_not_missed() -> None:
-    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(2):
+    async with StubNode() as node, following(node, NEVER) as feed, guard("the announced head"):
         await node.subscribed()
         await node.mine(3)
         await asyncio.sleep(0.05)
@@ -79,37 +96,38 @@ async def test_the_answer_to_the_subscription_is_no_head() -> None:
         assert feed.state == POLLING
 
 
-async def test_while_the_socket_speaks_it_is_looked_less_often() -> None:
-    async with StubNode() as node, following(node) as feed:
+async def test_while_the_socket_speaks_it_is_looked_less_often(pauses: list[float]) -> None:
+    async with StubNode() as node, following(node) as feed, guard("the announced head"):
         await node.subscribed()
         await node.mine()
+        await eventually(lambda: feed.state == "websocket", "the announced head")
         assert await feed.wait(asyncio.Event()) == "notified"
         feed.saw_head(1)
-        started = time.monotonic()
         assert await feed.wait(asyncio.Event()) == "polled"
-        assert time.monotonic() - started >= INTERVAL * headfeed.RELAXED * 0.9
+        assert pauses[-1] == INTERVAL * headfeed.RELAXED
 
 
-async def test_a_mute_socket_is_noticed_and_polling_takes_over_until_it_speaks_again() -> None:
-    async with StubNode() as node, following(node) as feed, asyncio.timeout(5):
+async def test_a_mute_socket_is_noticed_and_polling_takes_over_until_it_speaks_again(pauses: list[float]) -> None:
+    now = 0.0
+    async with (
+        StubNode() as node, following(node, mute_after=NEVER, clock=lambda: now) as feed, guard("the announced head")
+    ):  # fmt: skip
         stop = asyncio.Event()
         await node.subscribed()
         await node.mine()
+        await eventually(lambda: feed.state == "websocket", "the announced head")
         assert await feed.wait(stop) == "notified"
         feed.saw_head(node.length)
         assert feed.state == "websocket"
-        node.mute = True
-        await asyncio.sleep(MUTE_AFTER)
+        node.mute, now = True, NEVER
         await node.mine()
         feed.saw_head(node.length)
         assert feed.state == POLLING
-        started = time.monotonic()
-        assert await feed.wait(stop) == "polled"
-        assert time.monotonic() - started < INTERVAL * headfeed.RELAXED * 0.8
+        assert await feed.wait(stop) == "polled" and pauses[-1] == INTERVAL
         node.mute = False
         await node.mine()
+        await eventually(lambda: feed.state == "websocket", "the announced head")
         assert await feed.wait(stop) == "notified"
-        assert feed.state == "websocket"
 
 
 def test_a_silent_chain_does_not_make_a_socket_mute() -> None:
@@ -125,30 +143,31 @@ def test_a_silent_chain_does_not_make_a_socket_mute() -> None:
 
 
 async def test_a_socket_that_stays_silent_is_opened_anew() -> None:
-    async with StubNode() as node, following(node, mute_after=0.02), asyncio.timeout(5):
-        while node.connections < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    async with StubNode() as node, following(node, mute_after=0.02):
+        await eventually(lambda: node.connections >= 2, "a second socket")
 
 
 async def test_a_closed_socket_is_opened_again() -> None:
-    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(5):
+    async with StubNode() as node, following(node, NEVER) as feed, guard("an announced head"):
         stop = asyncio.Event()
         for turn in range(3):
             await node.subscribed()
             await node.mine()
             assert await feed.wait(stop) == "notified"
-            await node.drop_sockets()
             assert node.connections == turn + 1
+            await node.drop_sockets()
         await node.subscribed()
         assert feed.state == POLLING
 
 
 async def test_a_node_that_restarts_is_found_again() -> None:
-    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(5):
+    async with StubNode() as node, following(node, NEVER) as feed, guard("an announced head"):
         await node.subscribed()
+        await node.mine()
+        assert await feed.wait(asyncio.Event()) == "notified"
+        assert feed.state == "websocket"
         await node.stop()
-        await asyncio.sleep(0.05)
-        assert feed.state == POLLING
+        await eventually(lambda: feed.state == POLLING, POLLING)
         await node.start()
         await node.subscribed()
         await node.mine()
@@ -158,15 +177,17 @@ async def test_a_node_that_restarts_is_found_again() -> None:
 async def test_sockets_that_say_nothing_are_tried_less_and_less_often() -> None:
     async with StubNode() as node, following(node) as feed:
         node.refuses_subscriptions = True
-        await asyncio.sleep(0.5)
-        assert 2 <= node.connections <= 6
+        await eventually(lambda: node.connections >= 1, "a socket")
+        started = time.monotonic()
+        await eventually(lambda: node.connections >= 5, "a fifth socket")
+        assert time.monotonic() - started >= 0.9 * (0.04 + 0.08 + 0.16)
         assert feed.state == POLLING
         assert await feed.wait(asyncio.Event()) == "polled"
 
 
 @pytest.mark.parametrize("message", ["{", "[]", "null", '{"method":"eth_subscription"', '"x"', '{"error":"gone"}'])
 async def test_garbage_on_the_socket_does_not_end_the_feed(message: str) -> None:
-    async with StubNode() as node, following(node, interval=60) as feed, asyncio.timeout(5):
+    async with StubNode() as node, following(node, NEVER) as feed, guard("an announced head"):
         await node.subscribed()
         await node.send(message)
         waiting = asyncio.create_task(feed.wait(asyncio.Event()))
@@ -187,7 +208,7 @@ async def test_a_socket_that_cannot_be_opened_leaves_polling() -> None:
 
 
 async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
-    feed, before = HeadFeed([], 60), asyncio.all_tasks()
+    feed, before = HeadFeed([], NEVER), asyncio.all_tasks()
     waiting = asyncio.create_task(feed.wait(asyncio.Event()))
     await asyncio.sleep(0.01)
     waiting.cancel()
@@ -197,8 +218,8 @@ async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
 
 
 async def test_the_second_url_is_used_when_the_first_is_gone() -> None:
-    async with StubNode() as node, asyncio.timeout(5):
-        feed = HeadFeed(["ws://127.0.0.1:1/", node.ws_url], 60)
+    async with StubNode() as node, guard("an announced head"):
+        feed = HeadFeed(["ws://127.0.0.1:1/", node.ws_url], NEVER)
         feed.start()
         await node.subscribed()
         await node.mine()

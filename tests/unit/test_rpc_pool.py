@@ -28,7 +28,7 @@ async def pooled(*chain_ids: int) -> AsyncIterator[tuple[Pool, list[StubNode]]]:
     """Not opened yet."""
     async with AsyncExitStack() as stack:
         nodes = [await stack.enter_async_context(StubNode(c)) for c in chain_ids]
-        pool = Pool([n.url for n in nodes], 1729, timeout=2)
+        pool = Pool([n.url for n in nodes], 1729)
         stack.push_async_callback(pool.close)
         yield pool, nodes
 
@@ -177,7 +177,7 @@ async def timed(*chain_ids: int) -> AsyncIterator[tuple[Pool, list[StubNode], Cl
     """Opened, by a clock that the test holds."""
     async with AsyncExitStack() as stack:
         nodes, clock = [await stack.enter_async_context(StubNode(c)) for c in chain_ids], Clock()
-        pool = Pool([n.url for n in nodes], 1729, timeout=2, clock=clock)
+        pool = Pool([n.url for n in nodes], 1729, clock=clock)
         stack.push_async_callback(pool.close)
         await pool.open()
         yield pool, nodes, clock

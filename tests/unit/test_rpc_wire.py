@@ -95,6 +95,14 @@ def test_well_formed_logs_come_back_whole_and_in_chain_order(logs: list[Log], ra
 
 
 @pytest.mark.parametrize(
+    "stamp", ["1740000500", "0xe677d21fdbff", "0x" + "f" * 64, "0x", "", "0x1_0", 1740000500, ["0x1"], {"s": 1}, None]
+)
+def test_a_time_of_a_log_that_cannot_be_read_is_as_good_as_none(stamp: Any) -> None:
+    first, second = wire.logs([{**log_of(5), "blockTimestamp": stamp}, log_of(5, 1)], 0, 10, [ADDRESS])
+    assert first.block_timestamp is second.block_timestamp is None
+
+
+@pytest.mark.parametrize(
     ("answer", "said"),
     [
         ([{**log_of(5), "removed": True}], "removed"),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 CONFTEST = """
 import sys; sys.path.insert(0, {root!r})
@@ -49,6 +51,6 @@ def run(folder: Path, processes: str) -> subprocess.CompletedProcess[str]:
     plugins = ["-p", "xdist", "-n", processes] if processes else []
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugins, "--rootdir", str(folder), "."],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False,
         env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )  # fmt: skip

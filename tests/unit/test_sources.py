@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from indexer.store.enriched import ENRICHED
 from indexer.store.facts import kind
-from indexer.store.tables import VIEWS, public
+from indexer.store.tables import ENRICHED, VIEWS, public
 from indexer.store.tables.finalized import split
 from indexer.store.tables.public_reserved import RESERVED
 from indexer.store.tables.sources import (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from eth_abi.abi import encode
 
 from indexer.chain.types import Header, Log
@@ -53,7 +55,7 @@ def _zero(kind: str) -> Any:
 
 
 class _Node:
-    """Serves logs without times, and headers; counts the headers."""
+    """Serves logs and headers; counts the headers that are asked for apart."""
 
     name = "node"
 
@@ -64,7 +66,7 @@ class _Node:
         return Header(number, b"%32d" % number, b"%32d" % (number - 1), self.clock[number])
 
     async def logs_with_headers(
-        self, first: int, last: int, addresses: object, numbers: Any
+        self, first: int, last: int, addresses: object, numbers: Any, beside: Any = ()
     ) -> tuple[list[Log], list[Header]]:
         return self.logs, [self.header(n) for n in numbers]
 
@@ -73,16 +75,19 @@ class _Node:
         return [self.header(n) for n in numbers]
 
 
-def _log(number: int, time: int | None) -> Log:
+def _log(number: int, time: int | None, said: int | None = None) -> Log:
     core = next(c for c in REYA.contracts if c.name == "core")
     event = next(e for e in core.events if e.name == "Deposited")
     data = b"" if time is None else encode(["uint256", "uint256"], [1, time])
     topic = event.topic0 if time is not None else b"\1" * 32
-    return Log(number, 0, bytes.fromhex(core.address[2:]), b"", 0, (topic,), data, b"%32d" % number)
+    return Log(number, 0, bytes.fromhex(core.address[2:]), b"", 0, (topic,), data, b"%32d" % number, said)
 
 
-async def _fetched(told: dict[int, int | None], clock: dict[int, int]) -> tuple[dict[int, int], int]:
-    node: Any = _Node([_log(n, time) for n, time in told.items()], clock)
+async def _fetched(
+    told: Mapping[int, int | None], clock: dict[int, int], said: dict[int, int] | None = None
+) -> tuple[dict[int, int], int]:  # fmt: skip
+    """The times that are stored, and how many headers it took. `told` by events, `said` by the node."""
+    node: Any = _Node([_log(n, time, (said or {}).get(n)) for n, time in told.items()], clock)
     unit = await fetch_plain(node, 0, 100, [c.address for c in REYA.contracts], None, STAMPS)
     return unit.times, node.asked
 
@@ -103,3 +108,38 @@ async def test_a_contract_that_tells_wrong_times_is_not_believed() -> None:
     clock = {n: 1000 + n for n in range(101)}
     found, _ = await _fetched({n: clock[n] + 1 for n in range(10, 90)}, clock)
     assert found == {n: clock[n] for n in (0, *range(10, 90), 100)}
+
+
+async def test_what_the_node_says_confirms_an_event_and_spares_the_comparison() -> None:
+    clock = {n: 1000 + n for n in range(101)}
+    found, asked = await _fetched({n: clock[n] for n in range(10, 90)}, clock, clock)
+    assert found == {n: clock[n] for n in (0, *range(10, 90), 100)} and asked == 0
+
+
+async def test_what_the_node_says_is_not_believed_where_no_event_tells_a_time() -> None:
+    clock = {n: 1000 + n for n in range(101)}
+    said = clock | {50: clock[51]}  # in order and within the range
+    found, asked = await _fetched(dict.fromkeys(range(10, 90)), clock, said)
+    assert found == {n: clock[n] for n in (0, *range(10, 90), 100)} and asked == 80
+
+
+@pytest.mark.parametrize("wrong", [0, 1049, 1051, 1110, 1050_000])
+async def test_where_node_and_event_disagree_the_header_decides(wrong: int) -> None:
+    clock = {n: 1000 + n for n in range(101)}
+    found, asked = await _fetched({n: clock[n] for n in range(10, 90)}, clock, clock | {50: wrong})
+    assert found[50] == 1050 and asked == 1
+    found, _ = await _fetched({n: clock[n] if n != 50 else wrong for n in range(10, 90)}, clock, clock)
+    assert found == {n: clock[n] for n in (0, *range(10, 90), 100)}
+
+
+async def test_a_node_that_is_wrong_everywhere_costs_no_more_than_one_that_says_nothing() -> None:
+    clock = {n: 1000 + n for n in range(101)}
+    found, asked = await _fetched({n: clock[n] for n in range(10, 90)}, clock, dict.fromkeys(clock, 0))
+    assert found == {n: clock[n] for n in (0, *range(10, 90), 100)} and asked <= PROBES + 1
+
+
+async def test_events_whose_times_run_backward_are_not_believed() -> None:
+    clock = {n: 1000 + n for n in range(101)}
+    told = {n: clock[n] for n in range(10, 90)} | {n: clock[n] - 30 for n in (37, 38)}
+    found, asked = await _fetched(told, clock, told)
+    assert found == {n: clock[n] for n in (0, *range(10, 90), 100)} and asked == 80

@@ -27,7 +27,7 @@ def log(number: int, index: int = 0, branch: str = "a", time: int | None = None)
 
 
 def test_a_plain_range_keeps_its_ends_and_the_blocks_with_logs() -> None:
-    unit = confirm_plain(10, 20, WATCHED, [log(15, time=1015)], [header(10), header(20)], digest(9))
+    unit = confirm_plain(10, 20, WATCHED, [log(15, time=1015)], [header(10), header(20)], digest(9), {15: 1015})
     assert [b.number for b in unit.blocks] == [10, 15, 20]
     assert unit.times[15] == 1015
 
@@ -45,9 +45,10 @@ def test_a_log_that_names_another_hash_than_its_header_is_inconsistent(number: i
         confirm_chained(10, 20, WATCHED, [log(number, branch="b")], [header(n) for n in range(10, 21)], None)
 
 
-def test_a_log_without_time_needs_its_header() -> None:
-    with pytest.raises(Inconsistent):
-        confirm_plain(10, 20, WATCHED, [log(15)], [header(10), header(20)], None)
+@pytest.mark.parametrize("said", [None, 1015])
+def test_a_block_with_logs_needs_a_confirmed_time_whatever_its_logs_say(said: int | None) -> None:
+    with pytest.raises(Inconsistent, match="no time is known for block 15"):
+        confirm_plain(10, 20, WATCHED, [log(15, time=said)], [header(10), header(20)], None)
 
 
 def test_a_chained_range_needs_every_header_and_every_parent() -> None:

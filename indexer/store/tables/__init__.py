@@ -64,15 +64,21 @@ def _column_kind(column: Column[Any]) -> str:
 
 _KIND_OF: dict[str, str] = {name: table.info["kind"] for name, table in _every() if "kind" in table.info}
 
+# Tables that `enrich` writes.
+ENRICHED = ("market_configuration", "global_fee_parameters", "account_owner_configuration", "fee_tier_parameters")
+
 # Every table that a projection may write.
 TABLES: dict[str, Table] = {name: table for name, table in _every() if _KIND_OF.get(name) in ("append", "state")}
 
 
 def facts() -> dict[str, Any]:
-    """What facts.json holds: kinds of tables; of those that projections write columns, keys and indexes."""
+    """What facts.json holds: kinds of tables; columns, keys and indexes of those that projections write; columns of
+    those that `enrich` writes."""
     return {
         "kinds": _KIND_OF,
         "columns": {name: {c.name: _column_kind(c) for c in table.columns} for name, table in TABLES.items()},
         "keys": {name: [c.name for c in table.primary_key.columns] for name, table in TABLES.items()},
         "indexes": {name: sorted(str(index.name) for index in table.indexes) for name, table in TABLES.items()},
+        "enriched": {name: [c.name for c in public.tables[name].columns] for name in ENRICHED},
+        "enriched_keys": {name: [c.name for c in public.tables[name].primary_key.columns] for name in ENRICHED},
     }

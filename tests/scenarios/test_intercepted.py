@@ -1,0 +1,196 @@
+"""Row level security, triggers and rules of others on our tables: a step that they would falsify is not committed."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from indexer.config import load
+from indexer.errors import WriteIntercepted
+from indexer.ops.doctor_db import examine_database
+from indexer.pg.server import EmbeddedServer
+from indexer.store.database import connection
+from tests.chaos.databases import Databases
+from tests.chaos.truth import CONFIG
+from tests.daemon import run
+from tests.oracle.base import TABLES
+from tests.scenarios.harness import Stage
+from tests.system.test_roles import Cast, cast
+
+DEPTH = 10
+
+SWALLOW = """
+CREATE FUNCTION test.swallow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;
+CREATE TRIGGER swallows BEFORE {event} ON {table} FOR EACH ROW EXECUTE FUNCTION test.swallow();
+"""
+SECURED = """
+ALTER TABLE public.order_history ENABLE ROW LEVEL SECURITY;
+CREATE POLICY readable ON public.order_history FOR SELECT USING (true);
+CREATE POLICY fillable ON public.order_history FOR INSERT WITH CHECK (true);
+"""
+
+
+class Played(Stage):
+    """Its daemons work as the writer of `reya-indexer db roles`, the tests as the superuser."""
+
+    actors: Cast
+
+    async def follow(self) -> None:
+        """A daemon that stands at the main chain's head."""
+        admin, self.url = self.url, self.actors.writer
+        self.daemon = await self.start()
+        self.url = admin
+
+    async def everything(self) -> dict[str, list[str]]:
+        """All rows as text."""
+        names = [name if "." in name else f"public.{name}" for name in TABLES]
+        names += [
+            f"indexer.{name}"
+            for name in ("raw_log", "block", "before_image", "orphaned_row", "orphaned_log", "coverage", "commit_log")
+        ]
+        return {
+            name: sorted(row for (row,) in await self.fetch(f"SELECT to_jsonb(t)::text FROM {name} t"))
+            for name in names
+        }
+
+    async def refuses(self, table: str) -> WriteIntercepted:
+        """The next step ends the daemon with an error that names the table, and nothing has changed."""
+        before, at = (
+            await self.everything(),
+            await self.fetch("SELECT number, hash, rollback_floor FROM indexer.checkpoint"),
+        )
+        with pytest.raises(WriteIntercepted, match=table) as caught:
+            await self.daemon.poll(5)
+        assert await self.everything() == before
+        assert await self.fetch("SELECT number, hash, rollback_floor FROM indexer.checkpoint") == at
+        assert caught.value.exit_code == 24 and caught.value.remedy and await self.journal() == []
+        return caught.value
+
+    async def goes_on(self, tip_fork: int | None) -> None:
+        """Once the obstacle is gone, a new daemon does the step that was refused."""
+        await self.daemon.stop()
+        self.daemons.remove(self.daemon)
+        await self.follow()
+        await self.equals(self.tree[self.nodes[0].head], None if tip_fork is None else [(tip_fork, DEPTH)])
+
+
+@pytest.fixture
+async def played(server: EmbeddedServer, databases: Databases, request: pytest.FixtureRequest) -> AsyncIterator[Played]:
+    url, prefix = await databases.make(), f"t{uuid.uuid4().hex[:10]}"
+    actors = await asyncio.to_thread(cast, url, prefix)
+    async with Played(url, request.node.nodeid) as stage:
+        stage.actors = actors
+        await stage.execute("GRANT USAGE ON SCHEMA test TO PUBLIC; GRANT INSERT ON test.deleted TO PUBLIC")
+        yield stage
+    await databases.drop(url)
+    async with connection(server.url("postgres")) as conn:
+        await conn.execute(f"DROP ROLE {', '.join(actors.roles)}")
+
+
+async def reorged(stage: Played) -> int:
+    """The node switches to a fork of the last blocks, all busy; the fork point."""
+    fork = stage.main.number - DEPTH
+    stage.show(stage.busy("b", fork, DEPTH))
+    return fork
+
+
+async def test_a_reorg_under_row_level_security_is_an_error_not_fewer_rows(played: Played) -> None:
+    await played.follow()
+    await played.execute(SECURED)
+    fork = await reorged(played)
+    error = await played.refuses("order_history")
+    assert "row level security" in error.message and "DISABLE ROW LEVEL SECURITY" in error.remedy
+    await played.execute("ALTER TABLE public.order_history DISABLE ROW LEVEL SECURITY")
+    await played.goes_on(fork)
+
+
+@pytest.mark.parametrize(
+    ("table", "event"),
+    [
+        ("public.order_history", "DELETE"),
+        ("public.order_history", "INSERT"),
+        ("public.positions", "DELETE"),
+        ("public.positions", "UPDATE"),
+        ("public.position_raw", "INSERT OR UPDATE"),
+        ("indexer.raw_log", "DELETE"),
+        ("indexer.raw_log", "INSERT"),
+        ("indexer.block", "INSERT"),
+        ("indexer.block", "DELETE"),
+        ("indexer.orphaned_row", "INSERT"),
+        ("indexer.orphaned_log", "INSERT"),
+        ("indexer.before_image", "INSERT"),
+        ("indexer.before_image", "DELETE"),
+        ("indexer.checkpoint", "UPDATE"),
+    ],
+)
+async def test_a_reorg_whose_changes_a_trigger_swallows_is_not_committed(
+    played: Played, table: str, event: str
+) -> None:
+    await played.follow()
+    await played.execute(SWALLOW.format(table=table, event=event))
+    fork = await reorged(played)
+    error = await played.refuses(table)
+    assert "trigger swallows" in error.message and f"ALTER TABLE {table.removeprefix('public.')}" in error.remedy
+    await played.execute(f"DROP TRIGGER swallows ON {table}")
+    await played.goes_on(fork)
+
+
+@pytest.mark.parametrize("table", ["public.order_history", "public.positions", "indexer.raw_log"])
+async def test_a_step_forward_whose_rows_a_trigger_swallows_is_not_committed(played: Played, table: str) -> None:
+    await played.follow()
+    await played.execute(SWALLOW.format(table=table, event="INSERT"))
+    played.show(played.grow(played.main, 5, 8.0))
+    await played.refuses(table)
+    await played.execute(f"DROP TRIGGER swallows ON {table}")
+    await played.goes_on(None)
+
+
+async def test_a_backfill_ends_with_its_exit_code_and_one_line(played: Played) -> None:
+    await played.execute(SWALLOW.format(table="public.order_history", event="INSERT"))
+    done = await asyncio.to_thread(
+        run, "backfill", "--chain", str(CONFIG), "--rpc-url", played.nodes[0].url, "--from-block=0", "--to-block=60",
+        env={"DATABASE_URL": played.actors.writer},
+    )  # fmt: skip
+    assert done.returncode == 24, done.stderr
+    assert "of public.order_history" in done.stderr and "Traceback" not in done.stderr
+    assert await played.value("SELECT count(*) FROM public.orders") == 0
+
+
+async def doctored(url: str) -> dict[str, list[tuple[str, str, str]]]:
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for one in await examine_database(load(str(CONFIG)), url):
+        found.setdefault(one.check, []).append((one.level, one.said, one.remedy))
+    return found
+
+
+async def test_doctor_names_what_comes_between_beforehand(played: Played) -> None:
+    writer, admin = played.actors.writer, played.url
+    assert [level for level, _, _ in (await doctored(writer))["triggers"]] == ["good"]
+    await played.execute(SECURED)
+    ((level, said, remedy),) = (await doctored(writer))["row security"]
+    assert (level, remedy) == (
+        "fix",
+        "ALTER TABLE order_history DISABLE ROW LEVEL SECURITY",
+    ) and "order_history" in said
+    ((level, said, _),) = (await doctored(admin))["row security"]
+    assert level == "note" and "order_history" in said  # who may bypass it works, its readers may miss rows
+    await played.execute(remedy)
+    await played.execute(SWALLOW.format(table="public.positions", event="DELETE"))
+    await played.execute("CREATE RULE nothing AS ON DELETE TO public.orders DO INSTEAD NOTHING")
+    found = (await doctored(writer))["triggers"]
+    assert {level for level, _, _ in found} == {"fix"} and len(found) == 2
+    assert "rule nothing of orders" in found[0][1] + found[1][1]
+    assert "trigger swallows of positions" in found[0][1] + found[1][1]
+    for _, _, remedy in found:
+        await played.execute(remedy)
+    assert [level for level, _, _ in (await doctored(writer))["triggers"]] == ["good"]
+
+
+async def test_a_right_that_is_lacking_is_no_row_level_security(played: Played) -> None:
+    async with connection(played.actors.reader) as conn:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute("DELETE FROM public.order_history")
