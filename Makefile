@@ -35,4 +35,4 @@ lock:            ## rewrite the lock files (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
 	uv pip compile pyproject.toml --extra dask --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.lock
 clean:           ## forget the virtual environment
-	rm -rf $(VENV) node_modules tests/prisma/node_modules
+	rm -rf $(VENV) node_modules tests/support/prisma/node_modules

@@ -28,8 +28,8 @@ from benchmarks import chain, decoders, latency
 from benchmarks.figures import Figure, machine, report, table
 from benchmarks.measure import ROOT, Databases, Digests, digests
 from benchmarks.sides import HEAD, LABELS, Bench, Node, OutsideNode, Run, ceiling, flags, median, ranges_needed
-from indexer.pg.server import EmbeddedServer
-from tests.simchain.fast import FastNode
+from indexer.embedded_pg.server import EmbeddedServer
+from tests.support.simchain.fast import FastNode
 
 LOGS_PER_BLOCK = 5
 # Chains so sparse that the node's cap of 2,000 blocks binds: a hundred ranges.

@@ -4,7 +4,7 @@
 
 More than half are orders, the rest token transfers, deposits, withdrawals, accounts and liquidation bids of the
 addresses in config/reya.toml, in transactions of one to six logs on random blocks. Headers hash, blooms and receipts
-roots are real. The file is what tests/simchain/fast.py serves.
+roots are real. The file is what tests/support/simchain/fast.py serves.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import orjson
 from eth_hash.auto import keccak
 
-from tests.anvil.emission import Abis, canonical
-from tests.simchain.chain import Block, SimLog, SimTx, Tree
-from tests.simchain.recording import line_of
+from tests.support.anvil.emission import Abis, canonical
+from tests.support.simchain.chain import Block, SimLog, SimTx, Tree
+from tests.support.simchain.recording import line_of
 
 CHAIN_ID = 1729
 MIX = {

@@ -20,7 +20,7 @@ from benchmarks.figures import Figure, report
 from indexer import config
 from indexer.decode.abi import EventAbi
 from indexer.decode.registry import Registry
-from tests.anvil.emission import Abis
+from tests.support.anvil.emission import Abis
 
 AT_LEAST = 12.0
 MATCH, BID = "PassivePerpMatchOrder", "AccountExecutedLiquidationBid"

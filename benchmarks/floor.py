@@ -14,7 +14,7 @@ import asyncpg
 import orjson
 
 from benchmarks.chain import MIX, abi_of
-from tests.anvil.emission import Abis
+from tests.support.anvil.emission import Abis
 
 T = TypeVar("T")
 Json = dict[str, Any]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.latency [--blocks 200]
 
-The daemon follows a chain of four blocks a second, about five logs each, served by tests/simchain: once woken by its
+The daemon follows a chain of four blocks a second, about five logs each, served by a simulated chain: once woken by its
 WebSocket, once by polling alone. A block counts as committed when another connection sees the checkpoint on it, which
 looks every 2 ms. Exit code 1 when a limit is missed.
 """
@@ -24,12 +24,12 @@ from eth_hash.auto import keccak
 
 from benchmarks.chain import CHAIN_ID, MIX, Traffic
 from benchmarks.figures import Figure, report
-from indexer.pg.server import EmbeddedServer
-from tests.daemon import Daemon
-from tests.postgres import own_postgres
-from tests.simchain.chain import SimTx, Tree
-from tests.simchain.node import SimNode
-from tests.simchain.view import Depth
+from indexer.embedded_pg.server import EmbeddedServer
+from tests.support.daemon import Daemon
+from tests.support.postgres import own_postgres
+from tests.support.simchain.chain import SimTx, Tree
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.view import Depth
 
 INTERVAL = 0.25  # seconds between blocks, and between looks of a daemon that polls
 ALLOWED = 0.1

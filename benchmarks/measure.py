@@ -16,8 +16,8 @@ from typing import Any
 
 import asyncpg
 
-from indexer.pg.server import EmbeddedServer
-from tests.daemon import environment
+from indexer.embedded_pg.server import EmbeddedServer
+from tests.support.daemon import environment
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = str(Path(sys.executable).parent / "reya-indexer")

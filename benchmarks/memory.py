@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--behind 20000] [--follow 3000]
 
-The daemon starts on an empty database, `--behind` blocks of about five logs each behind a node of tests/simchain, and
+The daemon starts on an empty database, `--behind` blocks of about five logs each behind a simulated node, and
 catches up; then it follows `--follow` blocks more, attesting as it does by itself. Resident memory is the kernel's
 (VmRSS, VmHWM). Disk is the database's growth over an empty schema, by the logs that are stored then: raw logs, their
 rows in the public tables, all indexes, and what rows of the unfinalized window were before. Nothing has a limit here.
@@ -19,12 +19,12 @@ import asyncpg
 from benchmarks.chain import CHAIN_ID
 from benchmarks.figures import Figure, report
 from benchmarks.latency import Chain, committed
-from indexer.store.migrate import upgrade_async
-from tests.daemon import Daemon
-from tests.postgres import own_postgres
-from tests.simchain.chain import Tree
-from tests.simchain.node import SimNode
-from tests.simchain.view import Depth
+from indexer.schema.migrate import upgrade_async
+from tests.support.daemon import Daemon
+from tests.support.postgres import own_postgres
+from tests.support.simchain.chain import Tree
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.view import Depth
 
 AT_ONCE = 4  # blocks that the head moves on by, several times a second: a few hours of a chain in minutes
 PAUSE = 0.05

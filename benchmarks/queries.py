@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, machine, report
-from indexer.store import migrate
-from indexer.store.database import Connection, connect
-from tests.postgres import own_postgres
-from tests.published import queries
+from indexer.db.connection import Connection, connect
+from indexer.schema import migrate
+from tests.support.postgres import own_postgres
+from tests.support.published import queries
 
 LIMIT = 200.0  # ms
 # Rows. A smaller table may be read whole: of all accounts a sixth traded, and each one's owner is asked for.

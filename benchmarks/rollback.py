@@ -2,7 +2,7 @@
 
     python -m benchmarks.rollback [--rows 1000000] [--json]
 
-The real Writer on a real PostgreSQL, fed with blocks of tests/simchain without a network. Three figures, each with the
+The real Writer on a real PostgreSQL, fed with blocks of a simulated chain without a network. Three figures, each with the
 limit that it must keep: a reorg of one block with few and with many rows below it (within 2x); 64 blocks with 10,000
 rows (the swap under 1 s); 20,000 blocks with 100,000 rows (staging and swap under 60 s, memory flat) while a reader
 looks every 50 ms and must see the old state or the new one, nothing between. The first two are medians. Rows are what
@@ -29,16 +29,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from indexer import config
+from indexer.chain.batch import Unit
 from indexer.chain.types import Anchor, Header, Log
-from indexer.ingest.units import Unit
-from indexer.pg.server import EmbeddedServer
-from indexer.store import lease, migrate, staging
-from indexer.store.database import Connection, connect
-from indexer.store.journal import Reorg
-from indexer.store.standing import Binding, bind, load
-from indexer.store.steps import Writer
-from tests.simchain.chain import Block, Tree
-from tests.simchain.world import Exchange, exchange
+from indexer.db.connection import Connection, connect
+from indexer.embedded_pg.server import EmbeddedServer
+from indexer.projector.writer import Writer
+from indexer.schema import migrate
+from indexer.store import lease, staging
+from indexer.store.index_state import Binding, bind, load
+from indexer.store.reorg_journal import Reorg
+from tests.support.simchain.chain import Block, Tree
+from tests.support.simchain.world import Exchange, exchange
 
 UNIT_BLOCKS = 200
 ONE_BLOCK_ROUNDS, BLOCKS_64_ROUNDS = 25, 7

@@ -17,7 +17,7 @@ import aiohttp
 from benchmarks import bare_floor, same_rows_floor
 from benchmarks.floor import Source
 from benchmarks.measure import PROGRAM, Cost, Databases, fetch, run
-from tests.simchain.fast import ask
+from tests.support.simchain.fast import ask
 
 NAIVE_LOGS = 20_000  # about so many of the first are the naive loop's: all of them would take minutes
 LABELS = {

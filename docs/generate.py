@@ -22,11 +22,12 @@ import click
 
 from indexer import config, errors
 from indexer.cli.main import EXIT_CODES, cli
-from indexer.ops import catalogue
-from indexer.rpc.purpose import PURPOSES
-from indexer.store import facts as catalog
-from indexer.store.prisma import prisma_schema
-from indexer.store.tables import facts, sources
+from indexer.db import catalog
+from indexer.ops import metric_catalog
+from indexer.rpc.rate_limit import PURPOSES
+from indexer.schema.prisma import prisma_schema
+from indexer.schema.tables import column_docs
+from indexer.schema.tables.metadata import facts
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = "docs/reference"
@@ -54,7 +55,7 @@ the last known values when the database does not answer; `reya_indexer_status_ag
 
 
 def metrics_page() -> str:
-    _, first, rest = catalogue.markdown().partition("## ")
+    _, first, rest = metric_catalog.markdown().partition("## ")
     return NOTE + METRICS_HEAD + first + rest
 
 
@@ -75,7 +76,7 @@ def columns_page() -> str:
     """The document of the program, with a heading for each table and each group of tables."""
     table = re.compile(r"^\*\*(`\w+`)\*\* \((.*?)\): (.*)$", re.M)
     group = re.compile(r"^\*\*([A-Z].*?)\*\*, (.*)$", re.M)
-    text = table.sub(lambda m: f"### {m[1]}\n\n{_sentence(m[3])} ({m[2]})", sources.document())
+    text = table.sub(lambda m: f"### {m[1]}\n\n{_sentence(m[3])} ({m[2]})", column_docs.document())
     text = group.sub(lambda m: f"## {m[1].replace('`', '')}\n\n{_sentence(m[2])}", text)
     return NOTE + COLUMNS_HEAD + "## Tables and views\n\n" + text
 

@@ -16,31 +16,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from indexer.decode.abi import EventAbi, load_abi
+from indexer.decode.contract import Contract
 from indexer.errors import ConfigError
-from indexer.resources import data_dir
-from indexer.rpc.purpose import PURPOSES, Purpose
+from indexer.projections.version import PROJECTIONS
+from indexer.rpc.rate_limit import PURPOSES, Purpose
+from indexer.runtime.resources import data_dir
+from indexer.runtime.secrets import redact, secret
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
 ACCOUNTING = ("core", "passive_perp")  # the contracts whose events move positions
-PROJECTIONS = 5  # raised when a release projects the same logs to other rows: older databases are projected again
-
-
-@dataclass(frozen=True, slots=True)
-class Contract:
-    """A watched contract: lower-case 0x address, its event ABIs, whether its Transfers are ERC-20 transfers, whether
-    `blockTimestamp` in its events is their block's time (`stamps`), and the account that is on the other side of its
-    match orders where their transaction does not name one (`pool_account`)."""
-
-    name: str
-    address: str
-    abis: tuple[str, ...]
-    events: tuple[EventAbi, ...]
-    erc20: bool = False
-    stamps: bool = False
-    pool_account: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,43 +106,6 @@ def _checksum_fits(address: str) -> bool:
     from web3 import Web3  # here, because it is slow to import and shipped addresses are lower-case
 
     return Web3.is_checksum_address(address)
-
-
-def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = False) -> str:
-    """A setting that may hold a secret: the variable, or the content of the file that `<name>_FILE` names, as container
-    platforms and systemd hand secrets over. "" when neither is set. `blanks`: those at its ends belong to it, so that
-    of a file's only the line end is taken off.
-
-    An empty file is refused: with a database's URL lost on the way, another database would be written to."""
-    variables = os.environ if env is None else env
-    value, path = variables.get(name, ""), variables.get(f"{name}_FILE", "")
-    if value and path:
-        raise ConfigError(f"{name} and {name}_FILE are both set", "Unset one of them")
-    if not path:
-        return value
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{name}_FILE: {path}: {error.strerror}", "Check the path and its rights") from error
-    except UnicodeDecodeError:
-        raise ConfigError(f"{name}_FILE: {path}: not UTF-8 text", "Write the value alone into the file") from None
-    found = text.rstrip("\r\n") if blanks else text.strip()
-    if not found:
-        raise ConfigError(f"{name}_FILE: {path}: empty", f"Write the value into it, or unset {name}_FILE")
-    return found
-
-
-def redact(url: str) -> str:
-    """A URL fit for logs: no password, no path, no query (providers put API keys there)."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "<not a URL>"
-    if not parts.scheme or not parts.hostname:
-        return "<not a URL>"
-    tail = "/…" if parts.path.strip("/") or parts.query else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{tail}"
 
 
 def config_dir() -> Path:

@@ -190,3 +190,56 @@ class RpcRefused(RpcError):
     def __init__(self, message: str, endpoint: str = "", code: int = 0) -> None:
         super().__init__(f"{message} (code {code})", endpoint)
         self.code = code
+
+
+class SeamBroken(IndexerError):
+    """The range does not join the stored block before it: a reorg in between, or a lying node. Nothing concluded."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"block {number} does not follow the stored block {number - 1}")
+        self.number = number
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.number,)  # it crosses from worker processes
+
+
+class HashConflict(IndexerError):
+    """A block is stored with another hash than the one to be written: a reorg, or a lying node. Nothing was written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"block {number} is stored with another hash")
+        self.number = number
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.number,)  # it crosses from worker processes
+
+
+class EpochMoved(IndexerError):
+    """A reorg was handled since this step was planned; nothing was written. Plan again."""
+
+    def __init__(self) -> None:
+        super().__init__("a rollback came in between")
+
+
+class Stalled(Exception):
+    """A step was ended by the watchdog, to be begun again."""
+
+
+class OneEndpoint(Exception):
+    """Every endpoint that answers served these logs itself: none is a second one."""
+
+
+class Unkept(IndexerError):
+    """An answer that its row cannot hold: it does not fit a column, or a constraint of others refuses it."""
+
+
+class Unanswered(IndexerError):
+    """The contract does not answer this: it reverted, has no such function, or is not there yet."""
+
+
+class DecodeMismatch(ValueError):
+    """The topics or the data do not fit the ABI. The text is the reason, one line."""
+
+
+class Unsupported(Exception):
+    """A type that is left to eth-abi: fixed-point numbers, functions, fixed arrays of absurd size."""

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: a connection handed over by indexer/store/migrate.py, or DATABASE_URL over asyncpg.
+"""How Alembic reaches the database: a connection from indexer/schema/migrate.py, or DATABASE_URL over asyncpg.
 
 All steps of one command share one transaction. Below the first revision nothing of ours may stay: the version table
 and its schema go last, here, because Alembic still needs them after the first revision's own downgrade.
@@ -13,7 +13,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from indexer.errors import DatabaseUnreachable
-from indexer.store.migrate import CONTEXT, METADATA, transaction
+from indexer.schema.migrate import CONTEXT, METADATA, transaction
 
 
 def run(connection: Connection) -> None:

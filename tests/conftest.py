@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
-from indexer.pg.server import EmbeddedServer
-from tests import skips
+from indexer.embedded_pg.server import EmbeddedServer
 from tests.chaos.databases import Databases
-from tests.daemon import ENDPOINTS
-from tests.postgres import own_postgres
+from tests.support import skips
+from tests.support.daemon import ENDPOINTS
+from tests.support.postgres import own_postgres
 
 # How long an example takes says how busy the machine is, nothing else.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -20,11 +20,11 @@ import asyncpg
 from rich.console import Console
 from rich.table import Table
 
-from tests.anvil.driver import Driver
-from tests.anvil.node import ROOT, AnvilNode, free_port
-from tests.daemon import Daemon, get, run, wait_synced
-from tests.oracle.compare import differences, fetch_database
-from tests.oracle.recompute import recompute
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import ROOT, AnvilNode, free_port
+from tests.support.daemon import Daemon, get, run, wait_synced
+from tests.support.oracle.compare import differences, fetch_database
+from tests.support.oracle.recompute import recompute
 
 ROUNDS = 6
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)

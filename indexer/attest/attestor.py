@@ -15,22 +15,21 @@ import asyncpg
 import structlog
 
 from indexer.attest.compare import Difference, Stored, differences
-from indexer.attest.digest import digest
-from indexer.attest.faults import faults
+from indexer.attest.log_set import digest, faults
 from indexer.attest.proof import Breathe, Complaint, Proof, prove
+from indexer.chain.batch import Source, Unit
 from indexer.chain.finality import Finality
+from indexer.chain.ranges import Segment, Span, joined
 from indexer.chain.types import Log
 from indexer.config import Deployment
-from indexer.follow.recovery import Recovery
-from indexer.ingest.planner import Segment, Span, joined
-from indexer.ingest.units import Source, Unit
+from indexer.db.connection import Connection
+from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
-from indexer.store import attestations, coverage, epoch, served
+from indexer.store import attestations, coverage, epoch, provenance
 from indexer.store.attestations import Attestation, Grade
-from indexer.store.blame import Blame
-from indexer.store.database import Connection
-from indexer.store.ledger_io import open_incidents
-from indexer.store.standing import Standing
+from indexer.store.incidents import open_incidents
+from indexer.store.index_state import Standing
+from indexer.store.provenance import Blame
 
 PIECE = 500  # blocks proven at once: bounds memory, and what an interruption costs
 METHODS: dict[Grade, str] = {"proven": "header, bloom and receipts", "cross-checked": "second endpoint"}
@@ -175,7 +174,7 @@ class Attestor:
         contracts = sorted((await coverage.contract_ids(self.conn, proof.segment.addresses)).values())
         blames = []
         for block, index, what in faults(said, true):
-            sources = await served.endpoints(self.conn, contracts, block, block)
+            sources = await provenance.serving_endpoints(self.conn, contracts, block, block)
             endpoint = sources[-1].endpoint if sources else "unknown"
             blames.append(Blame(endpoint, "served", block, index, what, proof.by.get(block, proof.endpoints[0])))
         return blames

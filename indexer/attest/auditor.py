@@ -13,20 +13,18 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from indexer.attest.attestor import Attestor, Result
-from indexer.attest.crosscheck import OneEndpoint
-from indexer.attest.gauges import STARTING, Gauges
-from indexer.attest.work import Work
+from indexer.attest.backlog import Work
 from indexer.chain.finality import Finality
+from indexer.chain.ranges import Segment, Span
 from indexer.config import Deployment
-from indexer.errors import IndexerError
-from indexer.follow.progress import Progress
-from indexer.ingest.planner import Segment, Span
+from indexer.db.connection import Connection, close
+from indexer.db.database_errors import DATABASE_TROUBLE
+from indexer.errors import IndexerError, OneEndpoint
 from indexer.rpc.pool import Pool
-from indexer.rpc.purpose import spending
-from indexer.store.blame import Blame
-from indexer.store.database import Connection, close
-from indexer.store.standing import Standing, binding, load
-from indexer.store.trouble import DATABASE_TROUBLE
+from indexer.rpc.rate_limit import spending
+from indexer.runtime.progress import ATTEST_STARTING, Gauges, Progress
+from indexer.store.index_state import Standing, binding, load
+from indexer.store.provenance import Blame
 
 MOST_LAG = 20  # blocks between head and projected from which on the head needs everything: five seconds
 WORTH_A_PIECE = 100  # final blocks that are proven at once
@@ -53,7 +51,7 @@ class Auditor:
         self.deployment, self.pool, self.progress, self._connect = deployment, pool, progress, connect
         self._finality, self._blamed = finality, blamed
         self.gauges: Gauges = progress.attest
-        self.gauges.state = STARTING
+        self.gauges.state = ATTEST_STARTING
         self._conn: Connection | None = None
         self._proving: Work | None = None
         self._checking: Work | None = None

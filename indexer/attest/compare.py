@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from indexer.chain.ranges import Segment, covered
 from indexer.chain.types import Anchor, Header, Log
+from indexer.db.connection import Connection
 from indexer.errors import Impossible, RangeTooLarge, RpcError
-from indexer.ingest.planner import Segment, covered
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.store import rawlogs
-from indexer.store.database import Connection
-from indexer.store.standing import Standing, anchors_between
+from indexer.store import raw_logs
+from indexer.store.index_state import Standing, anchors_between
 
 _FAR = 50  # blocks between two differences that are healed apart
 
@@ -76,7 +76,7 @@ async def verify(
 async def stored(conn: Connection, segment: Segment) -> Stored:
     """Logs whose block has no row come with an empty hash."""
     anchors = await anchors_between(conn, segment.first, segment.last)
-    chunk = await rawlogs.read(conn, segment.first, segment.last, 10**9, strict=False)
+    chunk = await raw_logs.read(conn, segment.first, segment.last, 10**9, strict=False)
     wanted = {bytes.fromhex(a[2:]) for a in segment.addresses}
     return Stored(anchors, [g for g in chunk.logs if g.address in wanted])
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from indexer.attest.proof import HEADERS, RECEIPTS
 from indexer.chain.bloom import may_contain
+from indexer.chain.ranges import Segment, sample
+from indexer.db.connection import Connection
 from indexer.errors import RpcError
-from indexer.ingest.planner import Segment, sample
-from indexer.rpc.consensus import Sealed
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
+from indexer.rpc.receipts import Sealed
 from indexer.store.attestations import Grade
-from indexer.store.database import Connection
 
 SAMPLES = 8
 SAMPLE_BLOCKS = 50

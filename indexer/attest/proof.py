@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 from indexer.attest.compare import Stored, stored
 from indexer.chain.bloom import may_contain
-from indexer.chain.receiptsroot import receipts_root
+from indexer.chain.ranges import Segment
+from indexer.chain.receipts_root import receipts_root
 from indexer.chain.types import Log
+from indexer.db.connection import Connection
 from indexer.errors import Inconsistent, RateLimited, RpcError, RpcRefused, Transient
-from indexer.ingest.planner import Segment
-from indexer.rpc.consensus import BlockReceipts, Sealed
 from indexer.rpc.reader import Reader
-from indexer.store.database import Connection
-from indexer.store.standing import stored_hash
+from indexer.rpc.receipts import BlockReceipts, Sealed
+from indexer.store.index_state import stored_hash
 
 HEADERS = 200  # blocks whose headers are asked for at once
 RECEIPTS = 10  # blocks whose receipts are

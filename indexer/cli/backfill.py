@@ -16,28 +16,36 @@ from typing import Any
 import click
 import structlog
 
-from indexer import config, logging
-from indexer.background import beside
+from indexer import config
 from indexer.chain.finality import Finality
-from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
-from indexer.cli.display import backfill_shown, on_terminal
-from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option, verbose_option
-from indexer.cli.session import end_on_signals, open_pool, rpc_endpoints
+from indexer.chain.ranges import plan
+from indexer.cli.options import (
+    chain_option,
+    data_dir_option,
+    json_option,
+    log_format_option,
+    pg_bin_option,
+    rpc_option,
+    verbose_option,
+)
+from indexer.cli.progress_bars import backfill_shown, on_terminal
+from indexer.cli.session import end_on_signals, open_pool, open_url, prepare_schema, rpc_endpoints
 from indexer.config import Deployment
-from indexer.decode.stamps import stamps_of
+from indexer.decode.block_times import stamps_of
 from indexer.errors import ConfigError
-from indexer.follow.bulk import DEFER_BLOCKS
-from indexer.follow.progress import Progress
+from indexer.follow.catch_up import DEFER_BLOCKS
 from indexer.follow.runner import Runner
-from indexer.ingest.cluster import Cluster
-from indexer.ingest.crew import Crew
+from indexer.ingest.dask_cluster import Cluster
 from indexer.ingest.estimate import estimate
-from indexer.ingest.forked import Forked, forked
-from indexer.ingest.planner import plan
+from indexer.ingest.process_pool import Crew
 from indexer.ingest.worker import Setup
-from indexer.interpreter import BULK, calm_collector, take_turns
+from indexer.ingest.worker_fork import Forked, forked
 from indexer.rpc.pool import Pool
-from indexer.store.standing import Standing
+from indexer.runtime import log_setup
+from indexer.runtime.progress import Progress
+from indexer.runtime.tasks import beside
+from indexer.runtime.tuning import BULK, calm_collector, take_turns
+from indexer.store.index_state import Standing
 
 FEW_REQUESTS = 4  # of a range that no process is started for
 
@@ -72,7 +80,7 @@ class _Options:
     scheduler: str | None
     data_dir: Path | None
     pg_bin: Path | None
-    log_format: logging.LogFormat
+    log_format: log_setup.LogFormat
 
 
 @click.command(
@@ -110,7 +118,7 @@ class _Options:
 def backfill_command(
     chain: str, first: int, last: int | str, workers: int | None, rps: float | None, engine: str, scheduler: str | None,
     ingest_only: bool, defer: bool | None, dry_run: bool, rpc_urls: tuple[str, ...], data_dir: Path | None,
-    pg_bin: Path | None, log_format: logging.LogFormat, verbose: bool, as_json: bool,
+    pg_bin: Path | None, log_format: log_setup.LogFormat, verbose: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Ingest a block range and project it as far as it joins what is there.
 
@@ -122,7 +130,7 @@ def backfill_command(
         raise click.BadParameter(f"{last} is below --from-block {first}", param_hint="--to-block")
     if (engine == "dask") != (scheduler is not None):
         raise click.UsageError("--engine dask and --scheduler ADDRESS belong together.")
-    logging.configure(log_format, debug=verbose, quiet=on_terminal() and not verbose)
+    log_setup.configure(log_format, debug=verbose, quiet=on_terminal() and not verbose)
     calm_collector(BULK)
     take_turns()
     deployment = config.load(chain)

@@ -13,22 +13,22 @@ import click
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from indexer import config, logging
-from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
-from indexer.cli.display import on_terminal
-from indexer.cli.options import chain_option, json_option, log_format_option
-from indexer.cli.session import ending, open_pool, rpc_endpoints
+from indexer import config
+from indexer.check import recompute
+from indexer.check.invariants import IDENTITIES
+from indexer.check.position_replay import Finding, Reconciliation
+from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option
+from indexer.cli.progress_bars import on_terminal
+from indexer.cli.session import checked_connection, ending, open_pool, open_url, rpc_endpoints
 from indexer.config import Deployment
+from indexer.db.connection import A_DAY, Connection, patient
 from indexer.errors import Refused
-from indexer.projections.reconcile import Finding, Reconciliation
-from indexer.store import recheck
-from indexer.store.database import A_DAY, Connection, patient
-from indexer.store.identities import IDENTITIES
-from indexer.store.standing import Standing, binding, load
-from indexer.store.steps import Writer
+from indexer.projector.writer import Writer
+from indexer.runtime import log_setup
+from indexer.store.index_state import Standing, binding, load
 
 if TYPE_CHECKING:
-    from indexer.follow.against import Answers, Sample
+    from indexer.check.contract_state import Answers, Sample
 
 DRIFTED = 33
 
@@ -72,7 +72,7 @@ class Options:
 @json_option
 def check_command(
     chain: str, sample: int, recompute: bool, strict: bool, rpc_urls: tuple[str, ...], views: int, rps: float | None,
-    data_dir: Path | None, pg_bin: Path | None, log_format: logging.LogFormat, as_json: bool,
+    data_dir: Path | None, pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
     """Check the tables against each other, against the stored raw logs and, with --rpc-url, against the contracts.
 
@@ -80,7 +80,7 @@ def check_command(
     sessions, open interest and the number of executions must agree. Changes no row: it reads one snapshot, so a daemon
     may run meanwhile. What it finds is written to indexer.drift, and the exit code is 33.
     """
-    logging.configure(log_format, quiet=on_terminal())
+    log_setup.configure(log_format, quiet=on_terminal())
     deployment = config.load(chain)
     endpoints = rpc_endpoints(deployment, rpc_urls) if rpc_urls else ()
     options = Options(deployment, sample, recompute, strict, endpoints, views, rps, data_dir, pg_bin)
@@ -113,9 +113,9 @@ async def _check(options: Options) -> dict[str, Any]:
             followed, rows, drifts = await _rows(conn, writer, standing, options, bar)
             sample = None
             if options.endpoints:
-                from indexer.follow import against  # here, because web3 is slow to import and seldom needed
+                from indexer.check import contract_state  # here, because web3 is slow to import and seldom needed
 
-                sample = await against.sampled(conn, options.views)
+                sample = await contract_state.sampled(conn, options.views)
         # Asked when the snapshot is closed: a slow endpoint must not hold it.
         asked = await _ask(options, sample, bar) if sample is not None else None
         if asked is not None:
@@ -124,7 +124,7 @@ async def _check(options: Options) -> dict[str, Any]:
             drifts += followed.contradictions
         last = standing.next_block - 1
         if drifts:
-            await recheck.keep(conn, drifts, last)
+            await recompute.keep(conn, drifts, last)
     done = {"block": last, "identities": len(IDENTITIES), "rows_compared": rows, "whole": options.recompute,
             "drifts": [drift._asdict() for drift in drifts], "positions": _positions(followed)}  # fmt: skip
     if sample is not None and asked is not None:
@@ -139,24 +139,28 @@ async def _rows(
     """Everything that the database alone can tell; how many rows were compared with raw logs."""
     last = max(standing.next_block - 1, 1)
     task = bar.add_task("identities", total=len(IDENTITIES))
-    drifts = await recheck.identities(conn, lambda name: bar.update(task, advance=1, description=name))
+    drifts = await recompute.identities(conn, lambda name: bar.update(task, advance=1, description=name))
     moved = bar.add_task("positions", total=last)
-    followed, found = await recheck.positions(conn, writer, standing, lambda block: bar.update(moved, completed=block))
+    followed, found = await recompute.positions(
+        conn, writer, standing, lambda block: bar.update(moved, completed=block)
+    )
     drifts += found
     if options.recompute:
         whole = bar.add_task("rows against raw logs", total=last)
-        rows, found = await recheck.recompute(conn, writer, standing, lambda block: bar.update(whole, completed=block))
+        rows, found = await recompute.recompute(
+            conn, writer, standing, lambda block: bar.update(whole, completed=block)
+        )
     else:
-        rows, found = await recheck.sample(conn, writer, standing, options.sample)
+        rows, found = await recompute.sample(conn, writer, standing, options.sample)
     return followed, rows, drifts + found
 
 
 async def _ask(options: Options, sample: Sample, bar: Bar) -> Answers:
-    from indexer.follow import against
+    from indexer.check import contract_state
 
     task = bar.add_task(f"views at block {sample.number}", total=sum(map(len, sample.rows.values())))
     async with open_pool(options.deployment, options.endpoints, options.rps) as pool:
-        return await against.compare(options.deployment, pool, sample, lambda: bar.update(task, advance=1))
+        return await contract_state.compare(options.deployment, pool, sample, lambda: bar.update(task, advance=1))
 
 
 def _positions(followed: Reconciliation) -> dict[str, Any]:

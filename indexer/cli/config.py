@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from indexer import config
-from indexer.cli.database import external_url
 from indexer.cli.options import chain_option, json_option
+from indexer.cli.session import external_url
+from indexer.runtime import secrets
 
 
 @click.group("config", epilog="\b\nExample:\n  reya-indexer config check --chain cronos")
@@ -50,9 +51,9 @@ def show(chain: str, as_json: bool) -> None:
         "rpc_timeout_seconds": d.rpc_timeout,
         "rps": d.rps,
         "budgets_per_second": dict(d.budgets),
-        "rpc": [config.redact(u) for u in d.endpoints("RPC")],
-        "ws": [config.redact(u) for u in d.endpoints("WS")],
-        "database": config.redact(database) if database else "embedded",
+        "rpc": [secrets.redact(u) for u in d.endpoints("RPC")],
+        "ws": [secrets.redact(u) for u in d.endpoints("WS")],
+        "database": secrets.redact(database) if database else "embedded",
         "digest": d.digest,
     }
     contracts: list[dict[str, Any]] = [

@@ -12,13 +12,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import click
 
-from indexer import config, logging
-from indexer.cli.database import data_dir_option, external_url, open_url, pg_bin_option
-from indexer.cli.options import chain_option, json_option
+from indexer import config
+from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
 from indexer.cli.roles import roles_command
+from indexer.cli.session import external_url, open_url
+from indexer.embedded_pg import binaries
+from indexer.embedded_pg.server import EmbeddedServer, default_data_dir
 from indexer.errors import EmbeddedServerError, IndexerError
-from indexer.pg import binaries
-from indexer.pg.server import EmbeddedServer, default_data_dir
+from indexer.runtime import log_setup, secrets
 
 
 @click.group("db", epilog="\b\nExample:\n  reya-indexer db psql --chain reya")
@@ -33,7 +34,7 @@ def _embedded(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServer:
     url = external_url()
     if url:
         raise EmbeddedServerError(
-            f"DATABASE_URL names {config.redact(url)}: no embedded server is used", "Unset DATABASE_URL to manage it"
+            f"DATABASE_URL names {secrets.redact(url)}: no embedded server is used", "Unset DATABASE_URL to manage it"
         )
     return EmbeddedServer(data_dir or default_data_dir(), pg_bin)
 
@@ -63,7 +64,7 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     """Say whether it runs, where, and on which port."""
     url = external_url()
     if url:
-        answer: dict[str, object] = {"external": True, "url": config.redact(url)}
+        answer: dict[str, object] = {"external": True, "url": secrets.redact(url)}
     else:
         answer = {"external": False} | asdict(EmbeddedServer(data_dir or default_data_dir()).status())
     if as_json:
@@ -79,7 +80,7 @@ def status(data_dir: Path | None, as_json: bool) -> None:
 @pg_bin_option
 def url_command(chain: str, data_dir: Path | None, pg_bin: Path | None) -> None:
     """Print the database's URL, password included; starts the server."""
-    logging.configure("console", quiet=True)
+    log_setup.configure("console", quiet=True)
     click.echo(open_url(config.load(chain).name, data_dir, pg_bin))
 
 
@@ -94,7 +95,7 @@ def url_command(chain: str, data_dir: Path | None, pg_bin: Path | None) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(chain: str, data_dir: Path | None, pg_bin: Path | None, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; what follows -- goes to psql."""
-    logging.configure("console", quiet=True)
+    log_setup.configure("console", quiet=True)
     url, password = without_password(open_url(config.load(chain).name, data_dir, pg_bin))
     beside = binaries.find(pg_bin) / "psql" if pg_bin or not external_url() else Path("psql")
     program = str(beside) if beside.is_file() else shutil.which("psql")
@@ -118,7 +119,7 @@ def exec_command(chain: str, data_dir: Path | None, pg_bin: Path | None, command
 
     Nothing secret is in its arguments, which every user of the machine can read.
     """
-    logging.configure("console", quiet=True)
+    log_setup.configure("console", quiet=True)
     url = open_url(config.load(chain).name, data_dir, pg_bin)
     environment = os.environ | libpq_environment(url)
     if pg_bin or not external_url():
@@ -142,7 +143,7 @@ def exec_command(chain: str, data_dir: Path | None, pg_bin: Path | None, command
               help="Write nothing; say how FILE differs, exit 1 if it does.")  # fmt: skip
 def prisma(output: Path | None, check: Path | None) -> None:
     """Print schema.prisma of the public tables and views, for readers through Prisma. Needs no database."""
-    from indexer.store.prisma import prisma_schema
+    from indexer.schema.prisma import prisma_schema
 
     if output and check:
         raise click.UsageError("--output and --check exclude each other.")
@@ -167,7 +168,7 @@ def prisma(output: Path | None, check: Path | None) -> None:
 @json_option
 def columns(table: str | None, as_json: bool) -> None:
     """Say where each column of TABLE, or of every table, comes from: event or formula, unit, or why it is NULL."""
-    from indexer.store.tables.sources import ENRICHED_SOURCES, SOURCES, VIEW_SOURCES, document, table_of
+    from indexer.schema.tables.column_docs import ENRICHED_SOURCES, SOURCES, VIEW_SOURCES, document, table_of
 
     known = SOURCES | VIEW_SOURCES | ENRICHED_SOURCES
     if table is not None and table not in known:

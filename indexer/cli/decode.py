@@ -12,9 +12,8 @@ import orjson
 
 from indexer import config
 from indexer.cli.options import chain_option
-from indexer.decode.abi import DecodeMismatch
 from indexer.decode.registry import Registry
-from indexer.errors import UnreadableInput
+from indexer.errors import DecodeMismatch, UnreadableInput
 
 _HEX = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
 

@@ -11,14 +11,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from indexer import config, logging
-from indexer.cli.database import data_dir_option, open_url, pg_bin_option
-from indexer.cli.options import chain_option, json_option, rpc_option, ws_option
+from indexer import config
+from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option, rpc_option, ws_option
+from indexer.cli.session import open_url
 from indexer.config import Deployment
-from indexer.ops.doctor_db import examine_database
-from indexer.ops.doctor_rpc import EndpointDoctor, examine_socket
-from indexer.ops.finding import Finding
+from indexer.ops.doctor.database_checks import examine_database
+from indexer.ops.doctor.endpoint_checks import EndpointDoctor, examine_socket
+from indexer.ops.doctor.findings import Finding
 from indexer.rpc.pool import names
+from indexer.runtime import log_setup
 
 MUST_FIX = 36
 
@@ -46,7 +47,7 @@ def doctor_command(
     Endpoints: chain id, tags, block time, clock, batches, logs by hash, receipts, limits, history. Database: version,
     rights, schema, row security and triggers, disk, settings, time zone. Exit code 36 when something must be fixed.
     """
-    logging.configure("console", quiet=True)
+    log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     rpc, ws = deployment.endpoints("RPC", rpc_urls), deployment.endpoints("WS", ws_urls)
     url = open_url(deployment.name, data_dir, pg_bin) if database else None

@@ -12,12 +12,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from indexer import config, logging
-from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
-from indexer.cli.options import chain_option, json_option, rpc_option, ws_option
+from indexer import config
+from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option, rpc_option, ws_option
+from indexer.cli.session import checked_connection, open_url
 from indexer.config import Deployment
 from indexer.rpc.pool import names
-from indexer.store.scores import stored
+from indexer.runtime import log_setup
+from indexer.store.endpoint_health import stored
 
 
 @click.command(
@@ -40,7 +41,7 @@ def endpoints_command(
 
     Asks no endpoint: `doctor` does. Counts go on over restarts; the daemon writes about twice a minute.
     """
-    logging.configure("console", quiet=True)
+    log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     url = open_url(deployment.name, data_dir, pg_bin)
     named = [*names(deployment.endpoints("RPC", rpc_urls)), *names(deployment.endpoints("WS", ws_urls))]

@@ -14,18 +14,18 @@ import click
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from indexer import config, logging
-from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
-from indexer.cli.display import on_terminal
-from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option
-from indexer.cli.session import ending, open_pool, rpc_endpoints
+from indexer import config
+from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
+from indexer.cli.progress_bars import on_terminal
+from indexer.cli.session import checked_connection, ending, open_pool, open_url, rpc_endpoints
 from indexer.config import Deployment
+from indexer.contracts.enrich import KINDS, Enriched, Enrichment, missing
+from indexer.db.connection import Connection
 from indexer.errors import Refused, StateUnavailable
-from indexer.follow.enrich import KINDS, Enriched, Enrichment, missing
-from indexer.store import enriched
-from indexer.store.database import Connection
-from indexer.store.enriched import Run
-from indexer.store.standing import binding
+from indexer.runtime import log_setup
+from indexer.store import enrichment
+from indexer.store.enrichment import Run
+from indexer.store.index_state import binding
 
 _ONE_AT_A_TIME = 0x72657961656E72  # advisory lock: "reyaenr"
 
@@ -64,7 +64,7 @@ class Options:
 @json_option
 def enrich_command(
     chain: str, rpc_urls: tuple[str, ...], kinds: tuple[str, ...], rps: float, most: int, restart: bool, dry_run: bool,
-    data_dir: Path | None, pg_bin: Path | None, log_format: logging.LogFormat, as_json: bool,
+    data_dir: Path | None, pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
     """Ask the contracts for state that no log tells: market configuration, fee parameters, fee tiers of owners, pool
     share prices, token names, positions that nothing states.
@@ -72,7 +72,7 @@ def enrich_command(
     Nothing else does this. All calls are made at one block, the last finalized one that is projected, by its hash; each
     row names it. A later run replaces the rows of an earlier one. Rows that an application wrote are left alone.
     """
-    logging.configure(log_format, quiet=on_terminal())
+    log_setup.configure(log_format, quiet=on_terminal())
     deployment = config.load(chain)
     endpoints = () if dry_run else rpc_endpoints(deployment, rpc_urls)
     options = Options(deployment, endpoints, kinds or list(KINDS), rps, most, restart, data_dir, pg_bin)
@@ -90,9 +90,9 @@ async def _enrich(options: Options, dry_run: bool) -> dict[str, Any]:
         conn = await stack.enter_async_context(checked_connection(url, deployment))
         if await binding(conn) is None:
             raise Refused("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
-        run = None if options.restart else await enriched.resumable(conn)
+        run = None if options.restart else await enrichment.resumable(conn)
         if run is None:
-            run = await enriched.pinned(conn)
+            run = await enrichment.pinned(conn)
         if dry_run:
             return await _estimate(conn, run, options)
         if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _ONE_AT_A_TIME):
@@ -114,7 +114,7 @@ async def _enrich(options: Options, dry_run: bool) -> dict[str, Any]:
 
 
 async def _estimate(conn: Connection, run: Run, options: Options) -> dict[str, Any]:
-    have = await enriched.have(conn, run)
+    have = await enrichment.have(conn, run)
     targets = {name: len(await missing(conn, KINDS[name], have)) for name in options.kinds}
     calls = sum(count * KINDS[name].calls for name, count in targets.items())
     return {"dry_run": True, "block": run.number, "hash": "0x" + run.hash.hex(), "resumed": run.resumed,

@@ -11,11 +11,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from indexer import config, logging
-from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
-from indexer.cli.options import chain_option, json_option
+from indexer import config
+from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
+from indexer.cli.session import checked_connection, open_url
 from indexer.config import Deployment
 from indexer.errors import Refused
+from indexer.runtime import log_setup
 from indexer.store import incidents
 
 MOST = 500
@@ -34,7 +35,7 @@ def incidents_group() -> None:
 @json_option
 def list_command(chain: str, every: bool, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
     """Show open incidents, the newest first."""
-    logging.configure("console", quiet=True)
+    log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     found = asyncio.run(_list(deployment, open_url(deployment.name, data_dir, pg_bin), every))
     if as_json:
@@ -64,7 +65,7 @@ def close_command(
     number: int, chain: str, note: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
 ) -> None:
     """Close an incident. The same condition met again opens a new one."""
-    logging.configure("console", quiet=True)
+    log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     closed = asyncio.run(_close(deployment, open_url(deployment.name, data_dir, pg_bin), number, note))
     click.echo(json.dumps(closed) if as_json else f"closed: {closed['kind']} {closed['subject']}")

@@ -105,7 +105,7 @@ def _of_the_database(error: Exception) -> DatabaseUnreachable | None:
     driver = sys.modules.get("asyncpg")
     if driver is None or not isinstance(error, driver.PostgresError):
         return None
-    from indexer.store.trouble import known
+    from indexer.db.database_errors import known
 
     name = known(error)
     return DatabaseUnreachable(f"{name}: {error}", "`reya-indexer doctor` says what to look at") if name else None

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from indexer import config
-from indexer.cli.database import data_dir_option, open_url, pg_bin_option
-from indexer.cli.options import chain_option, json_option
+from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
+from indexer.cli.session import open_url
 from indexer.errors import AdoptionRefused
-from indexer.store import migrate, schema
+from indexer.runtime import secrets
+from indexer.schema import migrate, revisions
 
 
 @click.command(
@@ -49,8 +50,8 @@ def migrate_command(
     if sum((target is not None, down is not None, check or adopt)) > 1:
         raise click.UsageError("--to, --downgrade and --check or --adopt exclude each other.")
     for option, revision, other in (("--to", target, "head"), ("--downgrade", down, "base")):
-        if revision is not None and revision not in schema.known_revisions() | {other}:
-            known = ", ".join((*sorted(schema.known_revisions()), other))
+        if revision is not None and revision not in revisions.known_revisions() | {other}:
+            known = ", ".join((*sorted(revisions.known_revisions()), other))
             raise click.BadParameter(f"no schema revision {revision!r}; known: {known}", param_hint=option)
     if down is not None and not yes:
         raise click.UsageError("--downgrade drops tables and their rows: add --yes.")
@@ -61,31 +62,33 @@ def migrate_command(
     if check:
         _check(url, as_json)
         return
-    before = asyncio.run(schema.revision_of(url))
+    before = asyncio.run(revisions.revision_of(url))
     if down is not None:
         migrate.downgrade(url, down)
     else:
         migrate.upgrade(url, target or "head")
-    _report(url, before, asyncio.run(schema.revision_of(url)), as_json)
+    _report(url, before, asyncio.run(revisions.revision_of(url)), as_json)
 
 
 def _report(url: str, before: str | None, after: str | None, as_json: bool) -> None:
     if as_json:
-        head = schema.head_revision()
-        click.echo(json.dumps({"database": config.redact(url), "from": before, "to": after, "head": head}))
+        head = revisions.head_revision()
+        click.echo(json.dumps({"database": secrets.redact(url), "from": before, "to": after, "head": head}))
     elif before == after:
-        click.echo(f"{config.redact(url)}: schema revision {after or 'none'}, nothing to do")
+        click.echo(f"{secrets.redact(url)}: schema revision {after or 'none'}, nothing to do")
     else:
-        click.echo(f"{config.redact(url)}: schema revision {before or 'none'} -> {after or 'none'}")
+        click.echo(f"{secrets.redact(url)}: schema revision {before or 'none'} -> {after or 'none'}")
 
 
 def _check(url: str, as_json: bool) -> None:
     differences = migrate.check(url)
     if as_json:
-        head = schema.head_revision()
-        click.echo(json.dumps({"database": config.redact(url), "head": head, "differences": differences}))
+        head = revisions.head_revision()
+        click.echo(json.dumps({"database": secrets.redact(url), "head": head, "differences": differences}))
     else:
-        for line in differences or [f"{config.redact(url)}: schema as revision {schema.head_revision()} describes it"]:
+        for line in differences or [
+            f"{secrets.redact(url)}: schema as revision {revisions.head_revision()} describes it"
+        ]:
             click.echo(line)
     if differences:
         raise click.exceptions.Exit(1)
@@ -96,8 +99,8 @@ def _adopt(url: str, dry_run: bool, as_json: bool) -> None:
     blocking = [one for one in differences if one.blocks]
     done = not dry_run and not blocking
     if as_json:
-        head = schema.head_revision()
-        told = {"database": config.redact(url), "head": head, "adopted": done}
+        head = revisions.head_revision()
+        told = {"database": secrets.redact(url), "head": head, "adopted": done}
         click.echo(json.dumps(told | {"differences": [one._asdict() for one in differences]}))
     else:
         width = max((len(one.table) for one in differences), default=0)
@@ -110,9 +113,9 @@ def _adopt(url: str, dry_run: bool, as_json: bool) -> None:
             )
             click.echo("\n".join(remedies))
         if done:
-            click.echo(f"{config.redact(url)}: adopted at schema revision {schema.head_revision()}")
+            click.echo(f"{secrets.redact(url)}: adopted at schema revision {revisions.head_revision()}")
         elif not blocking:
-            click.echo(f"{config.redact(url)}: can be adopted")
+            click.echo(f"{secrets.redact(url)}: can be adopted")
     if blocking:
         remedy = "Nothing was changed. Change the tables, or let this program fill a database of its own"
-        raise AdoptionRefused(f"{config.redact(url)}: cannot be adopted: {len(blocking)} differences block", remedy)
+        raise AdoptionRefused(f"{secrets.redact(url)}: cannot be adopted: {len(blocking)} differences block", remedy)

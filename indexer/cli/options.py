@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 chain_option = click.option(
@@ -27,3 +29,17 @@ log_format_option = click.option(
     help="How log lines look on stderr.",
 )
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Debug lines too.")
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="REYA_INDEXER_DATA_DIR",
+    show_envvar=True,
+    help="Folder of the embedded PostgreSQL; unused with DATABASE_URL.",
+)
+pg_bin_option = click.option(
+    "--pg-bin",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="REYA_INDEXER_PG_BIN",
+    show_envvar=True,
+    help="bin folder of a PostgreSQL 14 or newer to use instead of the packaged one.",
+)

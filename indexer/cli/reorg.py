@@ -12,14 +12,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from indexer import config, logging
-from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
-from indexer.cli.options import chain_option, json_option
-from indexer.cli.recover import plan_command, recover_command, verify_command
+from indexer import config
+from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
+from indexer.cli.reorg_recovery import plan_command, recover_command, verify_command
+from indexer.cli.session import checked_connection, open_url
+from indexer.db.connection import Connection
 from indexer.errors import ConfigError
-from indexer.store import journal
-from indexer.store.database import Connection
-from indexer.store.standing import binding, load
+from indexer.runtime import log_setup
+from indexer.store import reorg_journal
+from indexer.store.index_state import binding, load
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ for _command in (plan_command, recover_command, verify_command):
 
 def _ask(chain: str, data_dir: Path | None, pg_bin: Path | None, question: Callable[[Connection], Awaitable[T]]) -> T:
     """Asks the deployment's database. Raises when it is not migrated to this release, or another deployment's."""
-    logging.configure("console", quiet=True)
+    log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     url = open_url(deployment.name, data_dir, pg_bin)
 
@@ -59,7 +60,7 @@ def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
         if await binding(conn) is None:
             return {"bound": False}
         standing = await load(conn, addresses)
-        last = await journal.newest(conn, 1)
+        last = await reorg_journal.newest(conn, 1)
         return {
             "bound": True,
             "epoch": standing.epoch,
@@ -90,7 +91,7 @@ def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
 @json_option
 def list_command(chain: str, limit: int, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
     """List reorgs, the newest first."""
-    reorgs = _ask(chain, data_dir, pg_bin, lambda conn: journal.newest(conn, limit))
+    reorgs = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.newest(conn, limit))
     if as_json:
         click.echo(json.dumps({"reorgs": reorgs}))
         return
@@ -110,7 +111,7 @@ def list_command(chain: str, limit: int, data_dir: Path | None, pg_bin: Path | N
 @json_option
 def show(number: int, chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
     """Show one reorg and the rows it orphaned."""
-    found = _ask(chain, data_dir, pg_bin, lambda conn: journal.one(conn, number))
+    found = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.one(conn, number))
     if found is None:
         raise ConfigError(f"there is no reorg {number}", "`reya-indexer reorg list` names them")
     if as_json:

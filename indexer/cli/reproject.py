@@ -11,16 +11,16 @@ import click
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from indexer import config, logging
-from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
-from indexer.cli.display import on_terminal
-from indexer.cli.options import chain_option, json_option, log_format_option
-from indexer.cli.session import ending
+from indexer import config
+from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option
+from indexer.cli.progress_bars import on_terminal
+from indexer.cli.session import checked_connection, ending, open_url
 from indexer.config import Deployment
-from indexer.follow.reproject import Reprojected, Reprojection
-from indexer.interpreter import BULK, calm_collector, take_turns
-from indexer.store.standing import binding, load
-from indexer.store.steps import Done
+from indexer.projector.reproject import Reprojected, Reprojection
+from indexer.projector.writer import Done
+from indexer.runtime import log_setup
+from indexer.runtime.tuning import BULK, calm_collector, take_turns
+from indexer.store.index_state import binding, load
 
 
 @click.command(
@@ -39,7 +39,7 @@ from indexer.store.steps import Done
 @json_option
 def reproject_command(
     chain: str, first: int | None, events: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
-    log_format: logging.LogFormat, as_json: bool,
+    log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
     """Decode and project the stored raw logs again, without asking the chain.
 
@@ -47,7 +47,7 @@ def reproject_command(
     transactions; interrupted, the same command goes on. With --from or --event only those events and what they touch
     are replayed, in one transaction that readers see at once. A running daemon pauses meanwhile.
     """
-    logging.configure(log_format, quiet=on_terminal())
+    log_setup.configure(log_format, quiet=on_terminal())
     calm_collector(BULK)
     take_turns()
     deployment = config.load(chain)

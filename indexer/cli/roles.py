@@ -11,12 +11,13 @@ import asyncpg
 import click
 
 from indexer import config
-from indexer.cli.database import data_dir_option, open_url, pg_bin_option
-from indexer.cli.options import chain_option, json_option
+from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
+from indexer.cli.session import open_url
+from indexer.db.connection import A_DAY, connection
+from indexer.embedded_pg.server import database_name
 from indexer.errors import IndexerError
-from indexer.pg.server import database_name
-from indexer.store import roles as store
-from indexer.store.database import A_DAY, connection
+from indexer.runtime import secrets
+from indexer.schema import roles as store
 
 _PREFIX = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,55}")
 _SECRET = re.compile(r"PASSWORD '[^']*'")
@@ -52,7 +53,7 @@ def roles_command(
         raise click.BadParameter("lower-case letters, digits and _, at most 56", param_hint="--prefix")
     roles = store.named(name)
     passwords = {
-        role: config.secret(f"REYA_INDEXER_{duty.upper()}_PASSWORD", blanks=True)
+        role: secrets.secret(f"REYA_INDEXER_{duty.upper()}_PASSWORD", blanks=True)
         for duty, role in roles._asdict().items()
     }
     verifiers = {role: store.verifier(password) for role, password in passwords.items() if password}
@@ -60,13 +61,13 @@ def roles_command(
     statements = asyncio.run(_set_up(url, roles, verifiers, dry_run))
     shown = [_SECRET.sub("PASSWORD '<not shown>'", statement) for statement in statements]
     if as_json:
-        told = {"database": config.redact(url), **roles._asdict(), "dry_run": dry_run, "statements": shown}
+        told = {"database": secrets.redact(url), **roles._asdict(), "dry_run": dry_run, "statements": shown}
         click.echo(json.dumps(told))
         return
     for statement in shown:
         click.echo(statement + ";")
     if not shown:
-        click.echo(f"{config.redact(url)}: {', '.join(roles)} have what they need, nothing to do")
+        click.echo(f"{secrets.redact(url)}: {', '.join(roles)} have what they need, nothing to do")
 
 
 async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_run: bool) -> list[str]:
@@ -78,11 +79,11 @@ async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_r
                     await conn.execute(statement)
         except asyncpg.InsufficientPrivilegeError as error:
             remedy = "Nothing was changed. Name a role in DATABASE_URL that may create roles and owns the tables"
-            raise IndexerError(f"{config.redact(url)}: {error}", remedy) from error
+            raise IndexerError(f"{secrets.redact(url)}: {error}", remedy) from error
         except asyncpg.LockNotAvailableError as error:
             remedy = "Nothing was changed. Stop the indexer, or try again when it is less busy"
-            raise IndexerError(f"{config.redact(url)}: a table is in use: {error}", remedy) from error
+            raise IndexerError(f"{secrets.redact(url)}: a table is in use: {error}", remedy) from error
         except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError) as error:
             remedy = "Nothing was changed. Repeat it: somebody made a role of that name at the same time"
-            raise IndexerError(f"{config.redact(url)}: {error}", remedy) from error
+            raise IndexerError(f"{secrets.redact(url)}: {error}", remedy) from error
         return statements

@@ -11,24 +11,32 @@ from pathlib import Path
 import click
 import structlog
 
-from indexer import config, logging
+from indexer import config
 from indexer.attest.auditor import Auditor
-from indexer.background import beside
-from indexer.cli.database import data_dir_option, open_url, pg_bin_option, prepare_schema
-from indexer.cli.display import on_terminal, shown
-from indexer.cli.options import chain_option, log_format_option, rpc_option, verbose_option, ws_option
-from indexer.cli.session import end_on_signals, open_pool, rpc_endpoints, warn_of_shown
+from indexer.cli.options import (
+    chain_option,
+    data_dir_option,
+    log_format_option,
+    pg_bin_option,
+    rpc_option,
+    verbose_option,
+    ws_option,
+)
+from indexer.cli.progress_bars import on_terminal, shown
+from indexer.cli.session import end_on_signals, open_pool, open_url, prepare_schema, rpc_endpoints, warn_of_shown
 from indexer.config import Deployment
-from indexer.follow.keeper import Keeper
-from indexer.follow.progress import Progress
+from indexer.db.connection import connect
+from indexer.follow.endpoint_monitor import Keeper
 from indexer.follow.runner import Runner
-from indexer.interpreter import FOLLOWING, calm_collector, take_turns
 from indexer.ops import http
-from indexer.ops.live import Live
-from indexer.rpc.headfeed import HeadFeed
+from indexer.ops.live_status import Live
+from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
-from indexer.store.blame import Blame
-from indexer.store.database import connect
+from indexer.runtime import log_setup
+from indexer.runtime.progress import Progress
+from indexer.runtime.tasks import beside
+from indexer.runtime.tuning import FOLLOWING, calm_collector, take_turns
+from indexer.store.provenance import Blame
 
 log = structlog.get_logger()
 
@@ -59,13 +67,13 @@ log = structlog.get_logger()
 def run_command(
     chain: str, rpc_urls: tuple[str, ...], ws_urls: tuple[str, ...], poll_interval: float | None, http_host: str,
     http_port: int, attest: bool | None, attest_rps: float | None, data_dir: Path | None, pg_bin: Path | None,
-    log_format: logging.LogFormat, verbose: bool,
+    log_format: log_setup.LogFormat, verbose: bool,
 ) -> None:  # fmt: skip
     """Catch up with the chain, then follow its head until SIGTERM or Ctrl-C.
 
     Without DATABASE_URL it starts its own PostgreSQL. An empty database is migrated and bound to this deployment.
     """
-    logging.configure(log_format, debug=verbose)
+    log_setup.configure(log_format, debug=verbose)
     calm_collector(FOLLOWING)
     take_turns()
     deployment = config.load(chain)

@@ -7,16 +7,23 @@ import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
 import structlog
 
-from indexer.background import beside
-from indexer.config import Deployment, redact
-from indexer.errors import ConfigError, IndexerError
+from indexer.config import Deployment
+from indexer.db.connection import Connection, connection
+from indexer.embedded_pg.server import EmbeddedServer, database_name, default_data_dir
+from indexer.errors import ConfigError, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
 from indexer.rpc.pool import Pool
+from indexer.runtime import secrets
+from indexer.runtime.secrets import redact
+from indexer.runtime.tasks import beside
+from indexer.schema import revisions
+from indexer.store.index_state import binding, check_binding
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -81,3 +88,72 @@ async def ending(work: Coroutine[Any, Any, T]) -> T | None:
     async with beside(stop.wait()) as stopped, beside(work) as working:
         await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
         return await working if working.done() else None
+
+
+def external_url() -> str | None:
+    """DATABASE_URL, or what DATABASE_URL_FILE holds; None without either: then the embedded server is ours to start."""
+    return secrets.secret("DATABASE_URL") or None
+
+
+def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -> str:
+    """The URL of the deployment's database; starts the embedded server and makes the database where needed."""
+    url = external_url()
+    if url:
+        return url
+    server = EmbeddedServer(data_dir or default_data_dir(), pg_bin)
+    server.start()
+    name = database_name(deployment_name)
+    server.ensure_database(name)
+    log.info("embedded_postgresql", data_dir=str(server.data_dir), database=name)
+    return server.url(name)
+
+
+def prepare_schema(url: str) -> None:
+    """Migrates an empty database, and an older one of the embedded server; refuses everything else.
+
+    Raises ForeignDatabase, SchemaOlder, SchemaNewer, DatabaseUnreachable.
+    """
+    kind, revision = asyncio.run(_examine(url))
+    where = redact(url)
+    if kind == "foreign":
+        raise ForeignDatabase(
+            f"{where}: holds tables, but not this program's",
+            "Name an empty database, or the right one, in DATABASE_URL; or see `reya-indexer migrate --adopt --check`",
+        )
+    if kind == "ours" and revision == revisions.head_revision():
+        return
+    if kind == "ours" and revision not in revisions.known_revisions():
+        raise SchemaNewer(
+            f"{where}: schema revision {revision} is newer than this release knows", "Run the newer release, or upgrade"
+        )
+    if kind == "ours" and external_url():
+        raise SchemaOlder(
+            f"{where}: schema revision {revision}, this release needs {revisions.head_revision()}",
+            "Run `reya-indexer migrate` while no indexer runs",
+        )
+    log.info("migrating", database=where, to=revisions.head_revision())
+    from indexer.schema import migrate  # here, because Alembic is slow to import and seldom needed
+
+    migrate.upgrade(url)
+
+
+@contextlib.asynccontextmanager
+async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[Connection]:
+    """A connection to a database that is migrated to this release and free, or bound to the deployment.
+
+    Raises SchemaOlder, BoundElsewhere, DatabaseUnreachable.
+    """
+    async with connection(url) as conn:
+        current = await revisions.classify(conn) == "ours" and await revisions.current_revision(conn)
+        if current != revisions.head_revision():
+            raise SchemaOlder("this database is not migrated to this release", "Run `reya-indexer migrate`")
+        bound = await binding(conn)
+        if bound is not None:
+            check_binding(bound, deployment.name, deployment.chain_id)
+        yield conn
+
+
+async def _examine(url: str) -> tuple[str, str | None]:
+    async with connection(url) as conn:
+        kind = await revisions.classify(conn)
+        return kind, await revisions.current_revision(conn) if kind == "ours" else None

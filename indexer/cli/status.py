@@ -11,10 +11,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from indexer import config, logging
-from indexer.cli.database import data_dir_option, open_url, pg_bin_option
-from indexer.cli.options import chain_option, json_option, rpc_option
+from indexer import config
+from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option, rpc_option
+from indexer.cli.session import open_url
 from indexer.ops.status import status
+from indexer.runtime import log_setup
 
 
 @click.command("status", epilog="\b\nExample:\n  reya-indexer status --chain reya --json | jq .lag_blocks")
@@ -30,7 +31,7 @@ def status_command(
 
     The head comes from the endpoints; without one, or when none answers, it is unknown and the rest is shown.
     """
-    logging.configure("console", quiet=True)
+    log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     url = open_url(deployment.name, data_dir, pg_bin)
     answer = asyncio.run(status(deployment, url, deployment.endpoints("RPC", rpc_urls)))

@@ -17,21 +17,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from indexer import config, logging
+from indexer import config
 from indexer.attest.attestor import Attestor, Result
-from indexer.attest.crosscheck import OneEndpoint
+from indexer.attest.backlog import Work
 from indexer.attest.estimate import estimate
-from indexer.attest.work import Work
-from indexer.cli.database import checked_connection, data_dir_option, open_url, pg_bin_option
-from indexer.cli.display import on_terminal
-from indexer.cli.options import chain_option, json_option, log_format_option, rpc_option
-from indexer.cli.session import ending, errors_as_json, open_pool, rpc_endpoints
+from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
+from indexer.cli.progress_bars import on_terminal
+from indexer.cli.session import checked_connection, ending, errors_as_json, open_pool, open_url, rpc_endpoints
 from indexer.config import Deployment
-from indexer.errors import Impossible, Refused, RpcError
-from indexer.follow.recovery import Recovery
+from indexer.errors import EpochMoved, Impossible, OneEndpoint, Refused, RpcError
+from indexer.reorg.recovery import Recovery
+from indexer.runtime import log_setup
 from indexer.store.attestations import Grade, summaries
-from indexer.store.epoch import EpochMoved
-from indexer.store.standing import Standing
+from indexer.store.index_state import Standing
 
 DIFFER, UNATTESTED = 30, 34  # exit codes
 ASK_FROM = 60.0  # seconds of estimated work from which on it is asked for
@@ -83,7 +81,7 @@ class Options:
 def verify_command(
     chain: str, first: int | None, last: int | None, grade: Grade, heal: bool, again: bool, attest_rps: float | None,
     dry_run: bool, yes: bool, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
-    log_format: logging.LogFormat, as_json: bool,
+    log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
     """Check the stored raw logs against the chain, up to finalized, and store how far they are attested.
 
@@ -95,7 +93,7 @@ def verify_command(
     differ and were not healed, 31 not confirmed, 32 no endpoint serves it (or no second one), 34 part of it keeps its
     grade: `reya-indexer status` has the incident.
     """
-    logging.configure(log_format, quiet=on_terminal())
+    log_setup.configure(log_format, quiet=on_terminal())
     deployment = config.load(chain)
     urls, rps = rpc_endpoints(deployment, rpc_urls), attest_rps or deployment.attest.rps
     options = Options(deployment, urls, data_dir, pg_bin, first, last, grade, heal, again, rps)

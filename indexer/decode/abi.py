@@ -15,9 +15,9 @@ from typing import Any
 
 from eth_hash.auto import keccak
 
-from indexer.decode.compiled import Compiled, compile_event
-
-Args = dict[str, Any]
+from indexer.decode.codegen import Compiled, compile_event
+from indexer.decode.params import Args, Param
+from indexer.errors import DecodeMismatch
 
 # Canonical types, as compilers write them. An array of nothing would have any length at no size, and nobody emits it.
 _SIZES = "|".join(str(bits) for bits in range(8, 257, 8))
@@ -28,22 +28,6 @@ _SUFFIXES = re.compile(r"(\[([1-9]\d*)?\])*")
 # Longer data in another than the standard encoding is refused: offsets that share a tail can stand for a thousand times
 # the data, which the reference decoder would write out.
 MOST_UNUSUAL = 1 << 16  # bytes
-
-
-class DecodeMismatch(ValueError):
-    """The topics or the data do not fit the ABI. The text is the reason, one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Param:
-    """One argument or tuple field. `type` is the canonical ABI type, tuples written out."""
-
-    name: str
-    type: str
-    indexed: bool
-    fields: tuple[Param, ...] = ()
-    # How many array suffixes stand behind a tuple: 0 for (..), 1 for (..)[], 2 for (..)[][].
-    array_depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from indexer.decode.abi import Args, DecodeMismatch, EventAbi, load_abi
-from indexer.resources import data_dir
+from indexer.decode.abi import EventAbi, load_abi
+from indexer.decode.params import Args
+from indexer.errors import DecodeMismatch
+from indexer.runtime.resources import data_dir
 
 if TYPE_CHECKING:
-    from indexer.config import Contract
+    from indexer.decode.contract import Contract
 
 
 class Source(NamedTuple):

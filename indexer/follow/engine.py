@@ -12,30 +12,31 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
+from indexer.chain import forks
 from indexer.chain.finality import Final, Finality, Verdict
+from indexer.chain.ranges import Segment, plan
 from indexer.chain.types import Anchor, Heads
 from indexer.config import Deployment
-from indexer.decode.stamps import stamps_of
-from indexer.errors import ReorgTooDeep, RpcError
-from indexer.follow import machine, swap
-from indexer.follow.bulk import DEFER_BLOCKS, Bulk
-from indexer.follow.fork import confirm_stored, final_upto
-from indexer.follow.machine import Mode
-from indexer.follow.progress import STARTING, Progress
-from indexer.follow.tally import Tally
-from indexer.follow.upkeep import Upkeep
+from indexer.db.connection import Connect, Connection
+from indexer.decode.block_times import stamps_of
+from indexer.errors import EpochMoved, HashConflict, ReorgTooDeep, RpcError, SeamBroken
+from indexer.follow import state_machine
+from indexer.follow.catch_up import DEFER_BLOCKS, Bulk
+from indexer.follow.maintenance import Upkeep
+from indexer.follow.state_machine import Mode
+from indexer.follow.step_report import Tally
+from indexer.ingest.executor import Hands, Own
 from indexer.ingest.fetch import fetch_unit
-from indexer.ingest.hands import Hands, Own
-from indexer.ingest.planner import Segment, plan
-from indexer.ingest.units import SeamBroken
+from indexer.projector import replay
+from indexer.projector.writer import Done, Writer
+from indexer.reorg import claims, replacement
+from indexer.reorg.claims import confirm_stored, final_upto
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.store import heal, lease, schema
-from indexer.store.database import Connect, Connection
-from indexer.store.epoch import EpochMoved
-from indexer.store.rawlogs import HashConflict
-from indexer.store.standing import Standing, anchors_between, load, stored_hash
-from indexer.store.steps import Done, Writer
+from indexer.runtime.progress import STARTING, Progress
+from indexer.schema import revisions
+from indexer.store import lease
+from indexer.store.index_state import Standing, anchors_between, load, stored_hash
 
 MOST_BEATEN = 20  # conflicts in a row with other ingesting processes before it is an error
 BULK_BLOCKS = 500  # blocks left below finalized from which on ingesting and projecting go side by side
@@ -70,7 +71,7 @@ class Engine:
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self.finality = Finality(deployment.finality_depth)
         self.writer = Writer(deployment)
-        self.follower = machine.Follower()
+        self.follower = state_machine.Follower()
         self.tally = Tally(progress, pool)
         self.upkeep = Upkeep(progress)
         self._stamps = stamps_of(deployment.contracts)
@@ -120,32 +121,32 @@ class Engine:
         Raises RpcError, connection errors of asyncpg, LeaseLost.
         """
         paused = await self.take_lease(conn)
-        action: machine.Action
+        action: state_machine.Action
         view: View | None = None
         if paused:
-            action = self.follower.observe(machine.Paused(paused))
+            action = self.follower.observe(state_machine.Paused(paused))
         else:
             view = await self.look()
             action = self.follower.observe(await self._seen(conn, view))
         worked, until = False, time.monotonic() + LOOK_EVERY
-        while not isinstance(action, machine.Rest | machine.Halt):
+        while not isinstance(action, state_machine.Rest | state_machine.Halt):
             assert view is not None
-            if isinstance(action, machine.Look):
+            if isinstance(action, state_machine.Look):
                 worked = True
                 if time.monotonic() > until:
                     break
                 view = await self.look()
-                observed: machine.Observation = await self._seen(conn, view)
+                observed: state_machine.Observation = await self._seen(conn, view)
             else:
                 observed = await self._do(conn, view, action)
-                worked = worked or isinstance(observed, machine.Seen)
+                worked = worked or isinstance(observed, state_machine.Seen)
                 # A block is confirmed for one look: a look that ends there would confirm it for ever.
-                stepped = isinstance(observed, machine.Seen) and not isinstance(action, machine.Confirm)
+                stepped = isinstance(observed, state_machine.Seen) and not isinstance(action, state_machine.Confirm)
                 if stepped and time.monotonic() > until:
                     break
             action = self.follower.observe(observed)
         await self._name_wait(conn, action)
-        if isinstance(action, machine.Rest) and self.token is not None and not self._indexed:
+        if isinstance(action, state_machine.Rest) and self.token is not None and not self._indexed:
             worked = await self.bulk.build_indexes(conn, self.token, self._building) or worked
             self._indexed = True
         return worked
@@ -154,13 +155,13 @@ class Engine:
         if self.progress.wait(f"indexes deferred during the initial load: {left} left to build"):
             log.info("building_index", index=name, left=left)
 
-    async def _name_wait(self, conn: Connection, action: machine.Action) -> None:
+    async def _name_wait(self, conn: Connection, action: state_machine.Action) -> None:
         """The follower's mode and wait, where /ready, the metrics, the log and `status` find them."""
         p, mode = self.progress, self.follower.mode
         reason = ""
-        if isinstance(action, machine.Halt):
+        if isinstance(action, state_machine.Halt):
             reason = f"halted: {action.reason}. {action.remedy}"
-        elif isinstance(action, machine.Rest):
+        elif isinstance(action, state_machine.Rest):
             reason = action.reason
         p.mode = mode.value
         if p.wait(reason) and reason:
@@ -169,7 +170,7 @@ class Engine:
         if self.token is not None and state != self._named:
             await lease.name_state(conn, self.token, state)
             self._named = state
-        if isinstance(action, machine.Halt) and self.last is not None:
+        if isinstance(action, state_machine.Halt) and self.last is not None:
             raise ReorgTooDeep(action.reason, action.remedy)
 
     async def standing(self, conn: Connection) -> Standing:
@@ -181,14 +182,14 @@ class Engine:
         self._standing = standing
         return standing
 
-    async def _seen(self, conn: Connection, view: View) -> machine.Seen:
+    async def _seen(self, conn: Connection, view: View) -> state_machine.Seen:
         standing, head = await self.standing(conn), view.heads.latest
         tip = standing.tip
         if tip is not None and tip.number > head.number:
             log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=tip.number - head.number)
         if self.token is not None:
             await self.upkeep.turn(conn, standing, self.token)
-        return machine.Seen(
+        return state_machine.Seen(
             head=head,
             at_head=await stored_hash(conn, head.number),
             tip=tip,
@@ -224,7 +225,7 @@ class Engine:
             self.token, self._named = await lease.acquire(conn, self.holder), ""
             self._indexed = False
             if self.token is not None:
-                await schema.require_head(conn)  # a standby of the release before an upgrade must not write
+                await revisions.require_head(conn)  # a standby of the release before an upgrade must not write
                 self._extended_at, self._cut_off = time.monotonic(), None
                 log.info("lease_taken", holder=self.holder, token=self.token)
             elif self._cut_off is not None:
@@ -234,33 +235,35 @@ class Engine:
             self._extended_at = time.monotonic()
         return None
 
-    async def _do(self, conn: Connection, view: View, action: machine.Action) -> machine.Observation:
+    async def _do(self, conn: Connection, view: View, action: state_machine.Action) -> state_machine.Observation:
         """Executes one action; what came of it."""
         started, asked = time.monotonic(), self.pool.requests
         standing, done = self._standing, None
         assert standing is not None
         try:
             match action:
-                case machine.Project() | machine.Ingest() if self._far_behind(standing, view):
+                case state_machine.Project() | state_machine.Ingest() if self._far_behind(standing, view):
                     await self._catch_up(conn, standing, view)
-                case machine.Project(last):
+                case state_machine.Project(last):
                     done = await self.writer.project_stored(conn, standing, last, self._final_upto, self._ours)
-                case machine.ProjectAgain(last):
+                case state_machine.ProjectAgain(last):
                     await self._project_again(conn, standing, last)
-                case machine.Ingest(segment):
+                case state_machine.Ingest(segment):
                     done = await self._ingest(conn, standing, segment, view.final)
-                case machine.Confirm(block):
+                case state_machine.Confirm(block):
                     if not await self._confirm(block, view.final):
-                        return machine.Conflict(block.number, f"the stored block {block.number} is not on the chain")
+                        return state_machine.Conflict(
+                            block.number, f"the stored block {block.number} is not on the chain"
+                        )
                 case _:
                     return await self._handle_fork(conn, standing, view, action)
         except (SeamBroken, HashConflict) as conflict:
             # A reorg between our looks, or a node that contradicts itself: the fork search tells which.
             log.info("seam_broken", block=conflict.number)
-            return machine.Conflict(conflict.number, conflict.message)
+            return state_machine.Conflict(conflict.number, conflict.message)
         except (EpochMoved, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError) as conflict:
             self._beaten_by_another(conflict)
-            return machine.Replaced()
+            return state_machine.Replaced()
         self._beaten = 0
         if done is not None:
             self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)
@@ -271,7 +274,7 @@ class Engine:
         reason, scope, token = "contracts or ABIs changed since the public tables were written", None, self._ours
         if standing.digest == self.writer.digest:
             reason = "the origin was lowered"
-            scope = await heal.survey_below(conn, self.writer.registry, standing, lambda: lease.hold(conn, token))
+            scope = await replay.survey_below(conn, self.writer.registry, standing, lambda: lease.hold(conn, token))
         log.warning("project_again", reason=reason, first=standing.binding.origin, last=last, whole=scope is None)
         if scope is None:
             await self.writer.reset(conn, standing, token)
@@ -293,18 +296,18 @@ class Engine:
         return upto is not None
 
     async def _handle_fork(
-        self, conn: Connection, standing: Standing, view: View, action: machine.Action
-    ) -> machine.Observation:
+        self, conn: Connection, standing: Standing, view: View, action: state_machine.Action
+    ) -> state_machine.Observation:
         match action:
-            case machine.Search(everyone, _):
-                found = await swap.claims(self.pool, conn, standing, view.final, everyone=everyone)
-                return machine.Claims(found, everyone)
-            case machine.Replace(claim, cause):
+            case state_machine.Search(everyone, _):
+                found = await claims.claims(self.pool, conn, standing, view.final, everyone=everyone)
+                return state_machine.Claims(found, everyone)
+            case state_machine.Replace(claim, cause):
                 return await self._replace(conn, standing, claim, cause, view.final)
-            case machine.SetAside(endpoints, reason):
+            case state_machine.SetAside(endpoints, reason):
                 for name in endpoints:
                     self.pool.set_aside(name, reason)
-        return machine.Replaced()
+        return state_machine.Replaced()
 
     @property
     def _ours(self) -> int:
@@ -355,20 +358,20 @@ class Engine:
         return await self.writer.ingest(conn, standing, unit, unit.final, self.token)
 
     async def _replace(
-        self, conn: Connection, standing: Standing, found: machine.Claim, cause: str, final: Final
-    ) -> machine.Observation:
+        self, conn: Connection, standing: Standing, found: forks.Claim, cause: str, final: Final
+    ) -> state_machine.Observation:
         """Stages the replacement from the endpoint that claimed it, or from another that claims a fork, and swaps."""
         started, asked, tip = time.monotonic(), self.pool.requests, standing.tip
         assert tip is not None
         try:
-            reorg, upto = await swap.stage(self.pool, conn, standing, found, cause, final, self._ours)
+            reorg, upto = await replacement.stage(self.pool, conn, standing, found, cause, final, self._ours)
         except RpcError as error:
             assert found.fork is not None
-            return machine.Unserved(found.fork.number + 1, tip.number, error.message)
+            return state_machine.Unserved(found.fork.number + 1, tip.number, error.message)
         done = await self.writer.replace(conn, standing, reorg, upto, self._ours)
         self.progress.reorgs += 1
         self.progress.reorg_depth.observe(reorg.depth)
         old, new = tip.number, reorg.new_tip.number
         log.warning("reorg", fork_point=reorg.fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=cause)
         self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)
-        return machine.Replaced()
+        return state_machine.Replaced()

@@ -16,8 +16,11 @@ from weakref import WeakSet
 
 import structlog
 
+from indexer.chain.ranges import plan
 from indexer.chain.types import Anchor, Header
 from indexer.config import Deployment
+from indexer.db.connection import Connection, Watched, close, connect
+from indexer.db.database_errors import DATABASE_TROUBLE, name_of, passes
 from indexer.errors import (
     BoundElsewhere,
     ConfigError,
@@ -27,32 +30,25 @@ from indexer.errors import (
     NotFinal,
     ReorgTooDeep,
     RpcError,
+    Stalled,
 )
-from indexer.follow.bulk import DEFER_BLOCKS
+from indexer.follow.catch_up import DEFER_BLOCKS
 from indexer.follow.engine import Engine, View
-from indexer.follow.progress import Progress
-from indexer.follow.watch import Watch
+from indexer.follow.stall_detector import Watch
 from indexer.follow.watchdog import Watchdog
-from indexer.ingest.hands import Hands
-from indexer.ingest.planner import plan
-from indexer.rpc.headfeed import HeadFeed
+from indexer.ingest.executor import Hands
+from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
+from indexer.runtime.progress import Progress
 from indexer.store import lease
-from indexer.store.database import Connection, Watched, close, connect
-from indexer.store.standing import Binding, Standing, bind, binding, check_binding, lower_origin, stored_hash
-from indexer.store.trouble import DATABASE_TROUBLE, name_of, passes
+from indexer.store.index_state import Binding, Standing, bind, binding, check_binding, lower_origin, stored_hash
 
 log = structlog.get_logger()
-
 PATIENCE = 600.0  # seconds of uninterrupted trouble after which a backfill gives up; the daemon never does
 ENDPOINT = "an endpoint that answers"
 OPENING = 60.0  # the same, seconds, while any process starts
 GRACE = 2.0  # seconds a running step gets to finish when the process is told to end
-
-
-class Stalled(Exception):
-    """A step was ended by the watchdog, to be begun again."""
 
 
 class Runner:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable
 import asyncpg
 import structlog
 
-from indexer.follow.bulk import Bulk
-from indexer.follow.progress import Progress
-from indexer.follow.watch import STATEMENT, Signs, Stuck, Watch
-from indexer.rpc.headfeed import HeadFeed
+from indexer.db.connection import PATIENCE, Connect, Watched, close
+from indexer.db.database_errors import DATABASE_TROUBLE, cause
+from indexer.follow.catch_up import Bulk
+from indexer.follow.stall_detector import STATEMENT, Signs, Stuck, Watch
+from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
-from indexer.store.database import PATIENCE, Connect, Watched, close
-from indexer.store.trouble import DATABASE_TROUBLE, cause
+from indexer.runtime.progress import Progress
 
 EVERY = 1.0  # seconds
 ASKING = 5.0  # seconds in which a living server answers

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from indexer.chain.ranges import Segment, plan, sample
 from indexer.config import Deployment
-from indexer.decode.stamps import Stamps, stamps_of
+from indexer.db.connection import connection
+from indexer.decode.block_times import Stamps, stamps_of
 from indexer.errors import RangeTooLarge
-from indexer.ingest.planner import Segment, plan, sample
-from indexer.ingest.work import AHEAD, fetch_span
+from indexer.ingest.ingestor import AHEAD, fetch_span
+from indexer.rpc.adaptive_size import TARGET_LOGS
 from indexer.rpc.pool import Pool
-from indexer.rpc.ranges import TARGET_LOGS
 from indexer.store import coverage
-from indexer.store.database import connection
 
 SAMPLES = 12
 SAMPLE_BLOCKS = 500

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from indexer import logging
 from indexer.chain.finality import Final
-from indexer.decode.stamps import Stamps
-from indexer.ingest.messages import frozen
-from indexer.ingest.planner import Segment
-from indexer.ingest.work import Ingested, Ingestor
+from indexer.chain.ranges import Segment
+from indexer.db.connection import Connection, close, connect
+from indexer.decode.block_times import Stamps
+from indexer.ingest.ingestor import Ingested, Ingestor
+from indexer.ingest.worker_protocol import frozen
+from indexer.rpc.adaptive_size import Learnt
 from indexer.rpc.pool import Pool
-from indexer.rpc.purpose import spending
-from indexer.rpc.ranges import Learnt
-from indexer.store.database import Connection, close, connect
+from indexer.rpc.rate_limit import spending
+from indexer.runtime import log_setup
 
 Sizes = dict[str, Learnt]  # by endpoint
 
@@ -38,7 +38,7 @@ class Setup:
     stamps: Stamps
     rps: float | None = None
     hand_over: bool = False
-    log_format: logging.LogFormat = "console"
+    log_format: log_setup.LogFormat = "console"
     timeout: float = 20.0
     budget: float | None = None
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from indexer.errors import PortInUse
 from indexer.ops import metrics
-from indexer.ops.live import Live
+from indexer.ops.live_status import Live
 
 PAGE = files("indexer.ops").joinpath("page.html").read_text(encoding="utf-8")
 

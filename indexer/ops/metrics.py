@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from indexer import __version__
-from indexer.follow.machine import Mode
-from indexer.follow.progress import STARTING, wait_name
-from indexer.ops.attested import attested
-from indexer.ops.endpoint_metrics import budgets, endpoint_scores, found_stuck
-from indexer.ops.families import Sample, counted, family, histogram, one
-from indexer.ops.live import Live, endpoints
+from indexer.follow.state_machine import Mode
+from indexer.ops.live_status import Live, endpoints
+from indexer.ops.metric_catalog import CATALOGUE, PREFIX
+from indexer.rpc.pool import Pool
+from indexer.rpc.rate_limit import PURPOSES
+from indexer.runtime.progress import ATTEST_OFF, STARTING, Gauges, Progress, Spread, wait_name
 
 STATES = (STARTING, *(mode.value for mode in Mode))
 
@@ -127,3 +127,84 @@ def registry(live: Live) -> CollectorRegistry:
 
 def render(collected: CollectorRegistry) -> bytes:
     return generate_latest(collected)
+
+
+Sample = tuple[tuple[str, ...], float]  # values of the labels, in the catalogue's order
+
+
+def family(name: str, samples: Iterable[Sample]) -> Metric:
+    told = CATALOGUE[name]
+    make = CounterMetricFamily if told.kind == "counter" else GaugeMetricFamily
+    made = make(PREFIX + name, told.says, labels=told.labels)
+    for labels, value in samples:
+        made.add_metric(labels, value)
+    return made
+
+
+def histogram(name: str, spreads: Iterable[tuple[tuple[str, ...], Spread]]) -> Metric:
+    told = CATALOGUE[name]
+    made = HistogramMetricFamily(PREFIX + name, told.says, labels=told.labels)
+    for labels, spread in spreads:
+        made.add_metric(labels, spread.buckets(), spread.total)
+    return made
+
+
+def one(value: float | None) -> list[Sample]:
+    """Without labels; nothing where it is not known."""
+    return [] if value is None else [((), value)]
+
+
+def counted(counter: Mapping[str, float]) -> list[Sample]:
+    """By one label."""
+    return [((key,), value) for key, value in sorted(counter.items())]
+
+
+def attested(gauges: Gauges) -> Iterable[Metric]:
+    works = gauges.state != ATTEST_OFF
+    yield family("attesting", one(int(works)))
+    yield family("attested_newest_block", counted(gauges.newest) if works else ())
+    yield family("attested_blocks", counted(gauges.blocks))
+    yield family("attest_requests", one(gauges.requests if works else None))
+    yield family("attest_healed", one(gauges.healed if works else None))
+    yield family("attest_unprovable", one(gauges.unprovable if works else None))
+    yield family("attest_faults", counted(gauges.blamed))
+
+
+COUNTS = ("disagreements", "omissions", "limited", "failures", "set_aside")
+
+
+def endpoint_scores(pool: Pool) -> Iterable[Metric]:
+    """Label `endpoint` is its URL without secrets."""
+    scores, now = {reader.name: reader.endpoint.score for reader in pool.readers}, pool.clock()
+    held = {name: s.aside for name, s in scores.items() if s.aside is not None and now < s.aside.until}
+    heads = {name: s.head.number for name, s in scores.items() if s.head is not None}
+    best = max(heads.values(), default=0)
+    latencies = {name: s.latency for name, s in scores.items() if s.latency is not None}
+    asides: list[Sample] = [((name, aside.reason), aside.until - now) for name, aside in sorted(held.items())]
+    yield family("endpoint_well", counted({name: int(name not in held) for name in scores}))
+    yield family("endpoint_aside_seconds", asides)
+    yield family("endpoint_head", counted(heads))
+    # One that answers no more lags ever further.
+    yield family("endpoint_lag_blocks", counted({name: best - head for name, head in heads.items()}))
+    yield family("endpoint_error_rate", counted({name: s.error_rate(now) for name, s in scores.items()}))
+    yield family("endpoint_latency_seconds", counted(latencies))
+    failed: list[Sample] = [
+        ((reader.name, name), count)
+        for reader in pool.readers
+        for name, count in sorted(reader.endpoint.failed_work.items())
+    ]
+    yield family("endpoint_failed_work", failed)
+    for count in COUNTS:
+        yield family(f"endpoint_{count}", counted({name: s.counts[count] for name, s in scores.items()}))
+
+
+def budgets(pool: Pool) -> Iterable[Metric]:
+    spent, caps = pool.budgets.spent, pool.budgets.caps
+    yield family("rpc_spent", [((purpose,), spent[purpose]) for purpose in PURPOSES])
+    yield family("rpc_budget_waited_seconds", [((purpose,), pool.budgets.waited[purpose]) for purpose in caps])
+    yield family("rpc_budget", [((purpose,), cap) for purpose, cap in caps.items()])
+
+
+def found_stuck(progress: Progress) -> Iterable[Metric]:
+    yield family("stuck", counted(dict.fromkeys(progress.stuck, 1)))
+    yield family("found_stuck", counted(progress.found_stuck))

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from indexer.chain.finality import Finality
+from indexer.chain.ranges import missing
 from indexer.config import Deployment
+from indexer.db.catalog import COLUMNS, SCHEMA, schema_and_name, sql_name
+from indexer.db.connection import Connection, connection
 from indexer.errors import IndexerError, SchemaOlder
-from indexer.ingest.planner import missing
 from indexer.rpc.pool import Pool
-from indexer.store import attestations, blame, deferred, incidents, journal, schema
-from indexer.store.database import Connection, connection
-from indexer.store.facts import COLUMNS, SCHEMA, schema_and_name, sql_name
-from indexer.store.standing import Standing, binding, check_binding, load
-from indexer.store.unproven import unproven
+from indexer.schema import deferred_indexes, revisions
+from indexer.store import attestations, incidents, provenance, reorg_journal
+from indexer.store.incidents import unproven
+from indexer.store.index_state import Standing, binding, check_binding, load
 
 EXACT_ROWS = 1_000_000  # above it the planner's estimate is shown, because count(*) reads the table
 LAST_REORGS = 5
@@ -35,7 +36,7 @@ async def status(deployment: Deployment, url: str, urls: Sequence[str]) -> dict[
     """One JSON-ready object. Block numbers are None where nothing is known."""
     heads = await _heads(deployment, urls)
     async with connection(url) as conn:
-        if await schema.classify(conn) != "ours":
+        if await revisions.classify(conn) != "ours":
             raise SchemaOlder("this database holds no index yet", "Start `reya-indexer run` or `backfill` first")
         return await document(conn, deployment, heads)
 
@@ -102,7 +103,7 @@ async def _stored(conn: Connection, deployment: Deployment, standing: Standing, 
         "projected_hash": "0x" + checkpoint.hash.hex() if checkpoint else None,
         "lag_blocks": None if lag is None else max(0, lag),
         "lag_seconds": None if seconds is None else max(0, seconds),
-        "blamed": await blame.counts(conn),
+        "blamed": await provenance.fault_counts(conn),
         "up_to_date_with_config": checkpoint is None
         or (standing.digest, standing.projected_origin) == (deployment.digest, origin),
         "database": await conn.fetchval(
@@ -112,11 +113,11 @@ async def _stored(conn: Connection, deployment: Deployment, standing: Standing, 
         ),
         "epoch": standing.epoch,
         "reorgs": await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal"),
-        "last_reorgs": await journal.newest(conn, LAST_REORGS),
+        "last_reorgs": await reorg_journal.newest(conn, LAST_REORGS),
         "projector": lease["holder"] if lease and lease["valid"] else None,
         "state": lease["state"] if lease and lease["valid"] else None,
         "coverage": _coverage(deployment, standing, heads["head"]),
-        "deferred_indexes": await deferred.pending(conn),
+        "deferred_indexes": await deferred_indexes.pending(conn),
         "unproven": await unproven(conn, deployment.accounting),
         "undecoded_logs": {row[0]: row[1] for row in await conn.fetch(_UNDECODED)},
         "upgrades": await _upgrades(conn, deployment),

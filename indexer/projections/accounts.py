@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.projections.base import Event, Ledger, StateKey, Transaction
+from indexer.projections.events import Event, StateKey, Transaction
+from indexer.projections.write_set import Ledger
 
 EVENTS = ("AccountOwnerUpdated", "AccountCreated")
 SNAPSHOT = "account_owner_updated_snapshot"

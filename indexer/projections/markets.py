@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from eth_hash.auto import keccak
 
-from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
+from indexer.projections.events import Event, Row, StateKey, Transaction
+from indexer.projections.write_set import Ledger
 
 FLAGS = {"FeatureFlagAllowAllSet": ("allow_all", "allowAll"), "FeatureFlagDenyAllSet": ("deny_all", "denyAll")}
 EVENTS = ("MarketDataUpdated", "MarketRegistered", "MarketUpdated", *FLAGS)

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from indexer.projections import positions
 from indexer.projections.accounting import Outcome, Stated
-from indexer.projections.base import PLACE, Event, Ledger, Row, StateKey, Transaction, sides
-from indexer.projections.fit import Layout
+from indexer.projections.events import PLACE, Event, Row, StateKey, Transaction, sides
+from indexer.projections.row_encoder import Layout
+from indexer.projections.write_set import Ledger
 
 # Core's LiquidationType. Backstop = 2 is published; 0 and 1 follow V3's order, 3 is what V3's ADL maps to.
 MATCH_ORDER, DUTCH, RANKED, BACKSTOP, ADL = -1, 0, 1, 2, 3

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from indexer.projections.accounting import NO_TRACKERS, Outcome, Position, Stated, Tracker, Trackers, align, execute
-from indexer.projections.base import LOGS_PER_BLOCK, PLACE, Event, Ledger, StateKey, Transaction
-from indexer.projections.fit import NUMERIC_LIMIT, Layout
+from indexer.projections.events import LOGS_PER_BLOCK, PLACE, Event, StateKey, Transaction
+from indexer.projections.row_encoder import NUMERIC_LIMIT, Layout
+from indexer.projections.write_set import Ledger
 
 EVENTS = ("PositionDataUpdated",)
 _LAST_BLOCK = 2**63 // LOGS_PER_BLOCK  # above it unique_id is no bigint

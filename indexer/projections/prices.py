@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from indexer.projections.accounting import E18, tdiv
-from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
+from indexer.projections.events import Event, Row, StateKey, Transaction
+from indexer.projections.write_set import Ledger
 
 EVENTS = ("PoolPSlippageUpdated",)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.projections.base import Event, Ledger, Row, StateKey, Transaction
+from indexer.projections.events import Event, Row, StateKey, Transaction
+from indexer.projections.write_set import Ledger
 
 EVENTS = (
     "CollateralParentConfigurationUpdated",

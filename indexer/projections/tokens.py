@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.projections.base import PLACE, Event, Ledger, StateKey, Transaction
-from indexer.projections.fit import Layout
+from indexer.projections.events import PLACE, Event, StateKey, Transaction
+from indexer.projections.row_encoder import Layout
+from indexer.projections.write_set import Ledger
 
 EVENTS = ("Transfer", "ShareBalanceUpdated")
 _TRANSFER = Layout.plain(

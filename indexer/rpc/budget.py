@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
 
-from indexer.rpc.purpose import PURPOSES, Purpose, purpose
-from indexer.rpc.throttle import Bucket
+from indexer.rpc.rate_limit import PURPOSES, Bucket, Purpose, purpose
 
 BURST = 5.0  # seconds of a budget that may be spent at once
 

@@ -16,14 +16,14 @@ from typing import TypeVar
 import structlog
 
 from indexer.chain.types import Header
-from indexer.config import redact
 from indexer.errors import EndpointUnreachable, Inconsistent, RateLimited, RpcError, RpcRefused, Transient, WrongChain
 from indexer.rpc.budget import Budgets
-from indexer.rpc.classify import pruned
-from indexer.rpc.purpose import Purpose, purpose, spending
+from indexer.rpc.error_classifier import pruned
+from indexer.rpc.health import FAILING, FRESH, Reason
+from indexer.rpc.rate_limit import Purpose, purpose, spending
 from indexer.rpc.reader import Reader
-from indexer.rpc.score import FAILING, FRESH, Reason
 from indexer.rpc.transport import Endpoint
+from indexer.runtime.secrets import redact
 
 T = TypeVar("T")
 log = structlog.get_logger()

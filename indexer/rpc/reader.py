@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 
 from indexer.chain.types import Header, Heads, Log
 from indexer.errors import Inconsistent, IndexerError, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
-from indexer.rpc import consensus, hints, wire
-from indexer.rpc.consensus import BlockReceipts, Sealed
-from indexer.rpc.ranges import Learnt, RangeControl
-from indexer.rpc.receipts import logs_of_receipts
+from indexer.rpc import error_hints, receipts, wire
+from indexer.rpc.adaptive_size import Learnt, RangeControl
+from indexer.rpc.receipts import BlockReceipts, Sealed, logs_of_receipts
 from indexer.rpc.transport import Call, Endpoint
 
 T = TypeVar("T")
@@ -152,8 +151,8 @@ class Reader:
     def _learn_from(self, refusal: RangeTooLarge, blocks: int) -> None:
         """Limits that the refusal names, before the next request can be under way. From a number of logs follows about
         how many blocks to ask for: they hold at least as many."""
-        logs = hints.results(refusal.message)
-        self.ranges.learn(max_logs=logs, max_bytes=hints.size(refusal.message))
+        logs = error_hints.results(refusal.message)
+        self.ranges.learn(max_logs=logs, max_bytes=error_hints.size(refusal.message))
         if logs and refusal.hint is None:
             refusal.hint = max(1, blocks * self.ranges.target // logs)
         if blocks > 1:
@@ -162,14 +161,14 @@ class Reader:
     async def sealed(self, numbers: Sequence[int]) -> list[Sealed]:
         """Whole headers, each with the hash that its fields have, in the order asked for."""
         results = await self.endpoint.batch([_header_call(n) for n in numbers])
-        return self._named(lambda: [consensus.sealed(r, n) for r, n in zip(results, numbers, strict=True)])
+        return self._named(lambda: [receipts.sealed(r, n) for r, n in zip(results, numbers, strict=True)])
 
     async def block_receipts(
         self, headers: Sequence[Header], addresses: Collection[str]
     ) -> list[BlockReceipts]:  # fmt: skip
         """All receipts of these blocks, in one request where the node takes batches."""
         results = await self.endpoint.batch([("eth_getBlockReceipts", [hex(h.number)]) for h in headers])
-        return self._named(lambda: [consensus.receipts(r, h, addresses) for r, h in zip(results, headers, strict=True)])
+        return self._named(lambda: [receipts.receipts(r, h, addresses) for r, h in zip(results, headers, strict=True)])
 
     async def receipts(self, number: int, addresses: Collection[str]) -> tuple[list[Log], Header]:
         """The logs of the addresses in a block's receipts, and its header: one request.
@@ -191,7 +190,7 @@ class Reader:
             if error.code == -32601:
                 return None
             raise Inconsistent(f"no receipts of block {header.number}: {error.message}", self.name) from error
-        return self._named(lambda: wire.logged(result, header))
+        return self._named(lambda: receipts.logged(result, header))
 
     def _named(self, parse: Callable[[], T]) -> T:
         """Errors of the parser say which endpoint sent the answer."""

@@ -1,17 +1,119 @@
-"""The logs of one block out of its receipts, strictly. Pure.
+"""JSON-RPC headers and receipts to what consensus hashes, strictly. Pure.
 
-For a block that eth_getLogs refuses even for a single contract: receipts are not limited by the number of logs.
+Whether they hash to what the block says is for the caller to compare: here only the form is checked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
+from indexer.chain.header_hash import FIELDS, LATER, header_hash
+from indexer.chain.receipts_root import Receipt, ReceiptLog
 from indexer.chain.types import Header, Log
 from indexer.errors import Inconsistent, Transient
 from indexer.rpc.wire import data, quantity
+from indexer.rpc.wire import header as read_header
 from indexer.rpc.wire import logs as parse_logs
+
+_ANY = 2**256
+
+
+class Sealed(NamedTuple):
+    """A header with what proves it: `computed` is the hash of its fields, to be compared with `header.hash`."""
+
+    header: Header
+    receipts_root: bytes
+    computed: bytes
+
+
+class BlockReceipts(NamedTuple):
+    """All receipts of a block in order, and the logs in them of the watched addresses.
+
+    The index of each log is what the node says; `in_place`: it is the log's position in the block, for every log.
+    """
+
+    receipts: list[Receipt]
+    logs: list[Log]
+    in_place: bool
+
+
+def sealed(result: Any, number: int) -> Sealed:
+    """From a block object. Raises Transient, or Inconsistent when it is not block `number`."""
+    header = read_header(result, number)
+    values: dict[str, bytes | int] = {name: _value(result.get(name), name, size) for name, size in FIELDS}
+    values |= {name: _value(result[name], name, size) for name, size in LATER if result.get(name) is not None}
+    root = values["receiptsRoot"]
+    assert isinstance(root, bytes)
+    return Sealed(header, root, header_hash(values))
+
+
+def _value(value: Any, name: str, size: int | None) -> bytes | int:
+    return quantity(value, name, _ANY) if size == 0 else data(value, name, size)
+
+
+def receipts(result: Any, header: Header, addresses: Collection[str]) -> BlockReceipts:
+    """From eth_getBlockReceipts' answer about a block, in the order of transactions.
+
+    Raises Inconsistent when it has none, or those of another block; Transient when they are unreadable.
+    """
+    if not isinstance(result, list):
+        raise Inconsistent(f"no receipts of block {header.number}")
+    watched = {bytes.fromhex(a[2:]) for a in addresses}
+    placed = sorted(((_position(receipt, header), receipt) for receipt in result), key=lambda pair: pair[0])
+    if [position for position, _ in placed] != list(range(len(placed))):
+        raise Inconsistent(
+            f"the receipts of block {header.number} are not those of transactions 0 to {len(placed) - 1}"
+        )
+    found: list[Receipt] = []
+    ours: list[Log] = []
+    place, in_place = 0, True
+    for position, receipt in placed:
+        sent = data(receipt.get("transactionHash"), "transactionHash", 32)
+        logs = []
+        for entry in receipt["logs"]:
+            log, index = _log(entry), quantity(entry.get("logIndex"), "logIndex")
+            logs.append(log)
+            in_place, place = in_place and index == place, place + 1
+            if log.address in watched:
+                ours.append(Log(header.number, index, log.address, sent, position, log.topics, log.data, header.hash))
+        found.append(_receipt(receipt, logs))
+    return BlockReceipts(found, ours, in_place)
+
+
+def _position(receipt: Any, header: Header) -> int:
+    if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
+        raise Transient(f"a receipt is no object with logs: {receipt!r:.80}")
+    if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
+        raise Inconsistent(f"receipts of another block than {header.number} of this hash")
+    return quantity(receipt.get("transactionIndex"), "transactionIndex", 2**31)
+
+
+def _receipt(receipt: dict[str, Any], logs: list[ReceiptLog]) -> Receipt:
+    # Before Byzantium a receipt has a state root and no status; nodes show a null, or leave it out.
+    status = receipt.get("status")
+    outcome: int | bytes
+    outcome = data(receipt.get("root"), "root", 32) if status is None else quantity(status, "status", 2)
+    return Receipt(
+        quantity(receipt.get("type") or "0x0", "type", 0x80),
+        outcome,
+        quantity(receipt.get("cumulativeGasUsed"), "cumulativeGasUsed"),
+        data(receipt.get("logsBloom"), "logsBloom", 256),
+        logs,
+    )
+
+
+def _log(entry: Any) -> ReceiptLog:
+    if not isinstance(entry, dict):
+        raise Transient(f"a log is no object: {entry!r:.80}")
+    topics = entry.get("topics")
+    if not isinstance(topics, list) or len(topics) > 4:
+        raise Transient(f"topics are not a list of at most four: {topics!r:.80}")
+    return ReceiptLog(
+        data(entry.get("address"), "address", 20),
+        tuple([data(topic, "topic", 32) for topic in topics]),
+        data(entry.get("data"), "data"),
+    )
 
 
 def logs_of_receipts(result: Any, header: Header, addresses: Collection[str]) -> list[Log]:
@@ -51,3 +153,20 @@ def _check_owned(receipt: dict[str, Any], index: int) -> None:
             raise Transient(f"a log is no object: {entry!r:.80}")
         if quantity(entry.get("transactionIndex"), "transactionIndex", 2**31) != index:
             raise Inconsistent(f"a log of another transaction in the receipt of transaction {index}")
+
+
+def logged(result: Any, header: Header) -> set[bytes]:
+    """The addresses of all logs in a block's receipts. Raises Inconsistent when they are not this block's."""
+    if not isinstance(result, list) or not result:
+        raise Inconsistent(f"no receipts of block {header.number}")
+    addresses: set[bytes] = set()
+    for receipt in result:
+        if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
+            raise Transient(f"a receipt is no object with logs: {receipt!r:.80}")
+        if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
+            raise Inconsistent(f"receipts of another block than {header.number} of this hash")
+        for entry in receipt["logs"]:
+            if not isinstance(entry, dict):
+                raise Transient(f"a log is no object: {entry!r:.80}")
+            addresses.add(data(entry.get("address"), "address", 20))
+    return addresses

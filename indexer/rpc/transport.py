@@ -26,16 +26,15 @@ from tenacity import (
 from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
-from indexer.config import redact
 from indexer.errors import BatchRefused, Inconsistent, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
-from indexer.rpc import hints
-from indexer.rpc.batches import BatchControl
-from indexer.rpc.body import parsed
+from indexer.rpc import error_hints
+from indexer.rpc.adaptive_size import BatchControl
 from indexer.rpc.budget import Budgets, Turns
-from indexer.rpc.classify import classify
-from indexer.rpc.purpose import purpose
-from indexer.rpc.score import Score
-from indexer.rpc.throttle import Bucket, Quiet
+from indexer.rpc.error_classifier import classify
+from indexer.rpc.health import Score
+from indexer.rpc.rate_limit import Bucket, Quiet, purpose
+from indexer.rpc.wire import parsed
+from indexer.runtime.secrets import redact
 
 Call = tuple[str, Sequence[Any]]
 
@@ -159,7 +158,7 @@ class Endpoint:
             answered = await self._retried(part, single=False)
         except BatchRefused as refusal:
             said = refusal.message.removeprefix(f"{self.name}: ")
-            self.lengths.refused(len(part), hints.calls(said), length=hints.of_length(said))
+            self.lengths.refused(len(part), error_hints.calls(said), length=error_hints.of_length(said))
             return None
         except RangeTooLarge:
             if len(part) == 1 or any(method != "eth_getBlockByNumber" for method, _ in part):

@@ -13,6 +13,8 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
+import orjson
+
 from indexer.chain.types import Header, Log, made_log
 from indexer.errors import Inconsistent, Missing, Transient
 
@@ -206,18 +208,15 @@ def _sorted(logs: list[Log]) -> list[Log]:
     return logs
 
 
-def logged(result: Any, header: Header) -> set[bytes]:
-    """The addresses of all logs in a block's receipts. Raises Inconsistent when they are not this block's."""
-    if not isinstance(result, list) or not result:
-        raise Inconsistent(f"no receipts of block {header.number}")
-    addresses: set[bytes] = set()
-    for receipt in result:
-        if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
-            raise Transient(f"a receipt is no object with logs: {receipt!r:.80}")
-        if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
-            raise Inconsistent(f"receipts of another block than {header.number} of this hash")
-        for entry in receipt["logs"]:
-            if not isinstance(entry, dict):
-                raise Transient(f"a log is no object: {entry!r:.80}")
-            addresses.add(data(entry.get("address"), "address", 20))
-    return addresses
+SMALL = 2 << 20  # bytes; up to it nothing grows beyond 40 MiB, and an answer of usual size need not be looked through
+BYTES_EACH_VALUE, BYTES_EACH_CONTAINER = 20, 40  # a log has one value in 60 bytes, one container in 250
+
+
+def parsed(body: bytes) -> Any:
+    """The JSON value. Raises ValueError: not JSON, nested too deep, or too many values for its size."""
+    if len(body) > SMALL:
+        values = body.count(b",")
+        containers = body.count(b"[") + body.count(b"{")
+        if values * BYTES_EACH_VALUE > len(body) or containers * BYTES_EACH_CONTAINER > len(body):
+            raise ValueError(f"{values:,} values and {containers:,} containers in {len(body):,} bytes")
+    return orjson.loads(body)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from indexer.ingest.planner import Span, covered, front, joined
+from indexer.chain.ranges import Span, covered, front, joined
+from indexer.db.connection import Connection
 from indexer.store import coverage
 
-Connection = Any  # asyncpg.Connection or a pool proxy
 Grade = Literal["cross-checked", "proven"]
 
 PROVEN: tuple[Grade, ...] = ("proven",)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from indexer.ingest.planner import Span
-
-Connection = Any  # asyncpg.Connection or a pool proxy
+from indexer.chain.ranges import Span
+from indexer.db.connection import Connection
 
 
 async def contract_ids(conn: Connection, addresses: Iterable[str]) -> dict[str, int]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from indexer.db.catalog import COLUMNS, SCHEMA, quoted, schema_and_name, sql_name
+from indexer.db.connection import Connection
 from indexer.errors import WriteIntercepted
-from indexer.store.database import Connection
-from indexer.store.facts import COLUMNS, SCHEMA, quoted, schema_and_name, sql_name
 
 # What comes between a statement and the rows of a table: row triggers that may drop or change a row before it is
 # written (not those of replication, which do not fire here), and rules.

@@ -3,15 +3,8 @@ commit, who rolls back or heals takes it alone; so nothing that was planned befo
 
 from __future__ import annotations
 
-from indexer.errors import IndexerError
-from indexer.store.database import Connection
-
-
-class EpochMoved(IndexerError):
-    """A reorg was handled since this step was planned; nothing was written. Plan again."""
-
-    def __init__(self) -> None:
-        super().__init__("a rollback came in between")
+from indexer.db.connection import Connection
+from indexer.errors import EpochMoved
 
 
 async def current(conn: Connection) -> int:

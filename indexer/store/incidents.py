@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from indexer.store.database import Connection
+from indexer.db.connection import Connection
+from indexer.runtime.exact_json import to_json
 
 _COLUMNS = "id, kind, subject, detail, count, first_block, last_block, opened_at, resolved_at"
 
@@ -51,3 +53,34 @@ async def close(conn: Connection, number: int, note: str) -> dict[str, Any] | No
         note,
     )
     return _shown(row) if row else None
+
+
+# An event that states a position fills realized_pnl; an execution that does not leaves it NULL.
+_UNPROVEN = """
+SELECT u.first AS from_block, u.last AS last_block, (
+  SELECT count(*) FROM public.positions p WHERE p.block_number <= u.last OR p.realized_pnl IS NULL
+) AS positions
+FROM (
+  SELECT min(first_block) AS first, max(last_block) AS last FROM indexer.undecoded WHERE address = ANY($1::text[])
+) u WHERE u.first IS NOT NULL"""
+
+
+async def unproven(conn: Connection, addresses: Iterable[str]) -> dict[str, Any] | None:
+    """First and last block with such a log, and how many positions were not stated since; None when there is none.
+
+    `addresses`: the contracts whose events move positions.
+    """
+    row = await conn.fetchrow(_UNPROVEN, sorted(addresses))
+    return dict(row) if row else None
+
+
+async def open_incidents(conn: Connection, incidents: list[dict[str, Any]]) -> None:
+    """Opens incidents {kind, subject, detail, first_block, last_block, count}; an open one of equal subject counts."""
+    await conn.execute(
+        "INSERT INTO indexer.incident (kind, subject, detail, first_block, last_block, count)"
+        " SELECT kind, subject, detail, first_block, last_block, count FROM jsonb_to_recordset($1::jsonb)"
+        " AS x(kind text, subject text, detail text, first_block bigint, last_block bigint, count bigint)"
+        " ON CONFLICT (kind, subject) WHERE resolved_at IS NULL DO UPDATE SET"
+        " count = indexer.incident.count + EXCLUDED.count, last_block = EXCLUDED.last_block",
+        to_json(incidents),
+    )

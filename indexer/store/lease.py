@@ -7,11 +7,20 @@ asks for the lease in the same row; the holder then frees it and waits until the
 
 from __future__ import annotations
 
-from indexer.errors import LeaseLost
-from indexer.store.database import Connection
+import asyncio
+import contextlib
+import os
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator
+
+import structlog
+
+from indexer.db.connection import Connection
+from indexer.errors import LeaseLost, Refused
 
 TTL = 30  # seconds
-
 _BACKEND = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
 
 
@@ -110,3 +119,39 @@ async def wanted_by(conn: Connection) -> str | None:
 async def name_state(conn: Connection, token: int, state: str) -> None:
     """What the holder is doing, for `status`."""
     await conn.execute("UPDATE indexer.lease SET state = $2 WHERE token = $1", token, state)
+
+
+PATIENCE = 90.0  # seconds until a daemon that was asked to pause must have done so
+log = structlog.get_logger()
+
+
+def named(command: str) -> str:
+    """A holder's name, its own for each process."""
+    return f"{command} {socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+@contextlib.asynccontextmanager
+async def alone(conn: Connection, holder: str) -> AsyncIterator[int]:
+    """The lease, asked for in its row. Its token.
+
+    Raises Refused when another such command works, or the holder does not pause in time.
+    """
+    other = await request(conn, holder)
+    if other is not None:
+        raise Refused(f"{other} is at work on this database", "Wait until it has ended")
+    token = None
+    try:
+        until = time.monotonic() + PATIENCE
+        while (token := await acquire(conn, holder)) is None:
+            if time.monotonic() > until:
+                raise Refused(
+                    f"the projector did not pause within {PATIENCE:.0f} seconds",
+                    "See `reya-indexer status` for its name; stop that process and try again",
+                )
+            await asyncio.sleep(0.1)
+        log.info("daemon_paused", holder=holder)
+        yield token
+    finally:
+        if token is not None:
+            await release(conn, token)
+        await withdraw(conn, holder)

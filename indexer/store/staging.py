@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from indexer.chain.batch import Unit
+from indexer.db.connection import Connection
 from indexer.errors import Inconsistent
-from indexer.ingest.units import Unit
-from indexer.store import effects, lease, rawlogs
-from indexer.store.database import Connection
-from indexer.store.rawlogs import LOG_COLUMNS
+from indexer.store import effects, lease, raw_logs
+from indexer.store.raw_logs import LOG_COLUMNS
 
 
 async def clear(conn: Connection, token: int) -> None:
@@ -26,8 +26,8 @@ async def add(conn: Connection, unit: Unit, token: int) -> None:
     """Stages a unit. Raises LeaseLost."""
     async with conn.transaction():
         await lease.hold(conn, token)
-        await rawlogs.copy_blocks(conn, "staged_block", unit.blocks)
-        await rawlogs.copy_logs(conn, "staged_log", unit.logs)
+        await raw_logs.copy_blocks(conn, "staged_block", unit.blocks)
+        await raw_logs.copy_logs(conn, "staged_log", unit.logs)
 
 
 async def starts_as_stored(conn: Connection, first: int) -> bool:

@@ -10,9 +10,9 @@ from eth_abi.abi import decode, encode
 from eth_hash.auto import keccak
 
 from tests.accounting.desk import E18, Desk
-from tests.oracle.recompute import recompute
-from tests.simchain.node import SimNode
-from tests.simchain.refusals import Refusal
+from tests.support.oracle.recompute import recompute
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.refusals import Refusal
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 FUNCTIONS = {

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.anvil.emission import Abis, Emission
+from tests.support.anvil.emission import Abis, Emission
 
 E18 = 10**18
 Flow = list[Emission]

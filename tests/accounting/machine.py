@@ -9,20 +9,20 @@ import time
 
 from indexer import config
 from indexer.attest.compare import ranges, verify
-from indexer.follow.recovery import Recovery
-from indexer.follow.reproject import Reprojection
+from indexer.db.connection import connection
+from indexer.projector.reproject import Reprojection
+from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
-from indexer.store.database import connection
 from tests.accounting.desk import Desk, Flow
 from tests.accounting.histories import STEPS
-from tests.anvil.emission import Abis
-from tests.anvil.flows import World
 from tests.chaos.process import Process
 from tests.chaos.truth import CONFIG, Truth, checked
-from tests.oracle import statistics
-from tests.oracle.recompute import recompute
-from tests.simchain.chain import SimLog, SimTx, Tree
-from tests.simchain.node import SimNode
+from tests.support.anvil.emission import Abis
+from tests.support.anvil.flows import World
+from tests.support.oracle import statistics
+from tests.support.oracle.recompute import recompute
+from tests.support.simchain.chain import SimLog, SimTx, Tree
+from tests.support.simchain.node import SimNode
 
 CHAIN_ID = 89346162
 DEVNET = config.load(str(CONFIG))

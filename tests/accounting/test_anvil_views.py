@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from indexer.errors import StateUnavailable
-from indexer.rpc import views
+from indexer.contracts import views
+from indexer.contracts.views import Caller
+from indexer.errors import StateUnavailable, Unanswered
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.rpc.views import Caller, Unanswered
-from tests.anvil.compiler import contracts
-from tests.anvil.node import AnvilNode
+from tests.support.anvil.compiler import contracts
+from tests.support.anvil.node import AnvilNode
 
 CORE, PERP, TOKEN = ("0x" + digit * 40 for digit in "abc")
 

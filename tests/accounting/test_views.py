@@ -12,16 +12,16 @@ import pytest
 
 from indexer.cli import check as cli
 from indexer.cli import enrich as enriching
+from indexer.contracts.enrich import KINDS
+from indexer.db.connection import connection
 from indexer.errors import Refused, StateUnavailable
-from indexer.follow.enrich import KINDS
-from indexer.store import enriched
-from indexer.store.database import connection
+from indexer.store import enrichment
 from tests.accounting.contracts import ContractNode
 from tests.accounting.machine import DEVNET, History
 from tests.chaos.databases import Databases
 from tests.chaos.truth import checked
-from tests.daemon import run
-from tests.simchain.refusals import Refusal
+from tests.support.daemon import run
+from tests.support.simchain.refusals import Refusal
 
 STEPS = [
     ("amm_order", 0, 0), ("amm_order", 2, 9), ("book_order", 1, 1), ("stated_match_order", 4, 6), ("elsewhere", 0, 0),
@@ -221,9 +221,9 @@ async def test_projecting_again_and_check_leave_enriched_rows_alone_and_a_rollba
         )
     assert "what was enriched is of a block of the chain" in "".join(await checked(history.url, DEVNET))
     async with connection(history.url) as conn:
-        await enriched.forget_above(conn, history.final)
+        await enrichment.forget_above(conn, history.final)
         assert await public_rows(history) == before
-        await enriched.forget_above(conn, history.final - 1)
+        await enrichment.forget_above(conn, history.final - 1)
     assert not any((await public_rows(history)).values())
 
 
@@ -274,9 +274,9 @@ async def test_nothing_is_kept_of_a_block_that_may_have_been_taken_back(
     history: History, node: ContractNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     async with connection(history.url) as conn:
-        run = await enriched.pinned(conn)
+        run = await enrichment.pinned(conn)
         await conn.execute("UPDATE indexer.epoch SET value = value + 1")
         with pytest.raises(Refused, match=r"healed meanwhile.*same command"):
-            await enriched.put(conn, "fee_tier_parameters", {"tier_id": 1}, {"taker_fee": 1}, run)
+            await enrichment.put(conn, "fee_tier_parameters", {"tier_id": 1}, {"taker_fee": 1}, run)
     assert not any((await public_rows(history)).values())
     assert (await enrich(history, monkeypatch, "tiers", "owners"))["written"]

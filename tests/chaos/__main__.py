@@ -31,7 +31,7 @@ from tests.chaos.process import small_and_impatient
 from tests.chaos.schedule import EPISODE as FAULTS
 from tests.chaos.schedule import mode_of, some
 from tests.chaos.truth import lost_and_doubled
-from tests.postgres import own_postgres
+from tests.support.postgres import own_postgres
 
 EPISODE = 250  # steps on one chain and database
 STEP_LIMIT = 120.0  # seconds

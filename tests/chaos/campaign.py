@@ -14,9 +14,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from indexer.background import ended
 from indexer.config import load
-from tests.anvil.node import free_port
+from indexer.runtime.tasks import ended
 from tests.chaos import loading
 from tests.chaos.case import Case
 from tests.chaos.databases import Databases
@@ -30,7 +29,8 @@ from tests.chaos.pgfaults import small_disk
 from tests.chaos.schedule import Fault, Mode
 from tests.chaos.signals import Observer
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
-from tests.daemon import Daemon, wait_synced
+from tests.support.anvil.node import free_port
+from tests.support.daemon import Daemon, wait_synced
 from tests.waiting import PATIENCE
 
 BLOCKS = 240  # of the chain when an episode begins

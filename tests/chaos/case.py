@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from indexer.background import ended
+from indexer.runtime.tasks import ended
 from tests.chaos.faults import KINDS
 from tests.chaos.kinds import Place
 from tests.chaos.schedule import Fault

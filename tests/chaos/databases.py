@@ -7,8 +7,8 @@ from pathlib import Path
 
 import asyncpg
 
-from indexer.pg.server import EmbeddedServer
-from indexer.store.migrate import upgrade_async
+from indexer.embedded_pg.server import EmbeddedServer
+from indexer.schema.migrate import upgrade_async
 
 
 class Databases:

@@ -38,9 +38,9 @@ from tests.chaos.kinds import (
     unanswered,
 )
 from tests.chaos.signals import Signal
-from tests.simchain.chain import Block
-from tests.simchain.node import Say
-from tests.simchain.view import Json
+from tests.support.simchain.chain import Block
+from tests.support.simchain.node import Say
+from tests.support.simchain.view import Json
 
 __all__ = ["KINDS"]  # full once this is imported
 

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from tests.simchain.node import Say, ThreadedNode
-from tests.simchain.view import Json
+from tests.support.simchain.node import Say, ThreadedNode
+from tests.support.simchain.view import Json
 
 # An answer to an HTTP request in the place of the right one; what was asked for is parsed already.
 Spoil = Callable[["FaultyNode", web.Request, Any], Awaitable[web.StreamResponse]]

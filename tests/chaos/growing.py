@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tests.chaos.faultynode import FaultyNode
 from tests.chaos.network import Network
-from tests.simchain.chain import Block
+from tests.support.simchain.chain import Block
 
 BLOCK = 0.25  # seconds
 FINALITY = 24  # blocks

@@ -18,8 +18,8 @@ from tests.chaos.machine import LATER, Differs
 from tests.chaos.network import Network
 from tests.chaos.process import Process
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
-from tests.daemon import Daemon, wait_synced
-from tests.simchain.node import ThreadedNode
+from tests.support.daemon import Daemon, wait_synced
+from tests.support.simchain.node import ThreadedNode
 from tests.waiting import eventually
 
 CAMPAIGN = 20  # kills of one database and chain, with a comparison at the end

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from indexer.pg.server import EmbeddedServer
+from indexer.embedded_pg.server import EmbeddedServer
 from tests.chaos.faultynode import FaultyNode
 from tests.chaos.growing import Growing
 from tests.chaos.signals import POLLING, UNREAD, Signal, aside, grew, incident, journal, waits

@@ -9,8 +9,8 @@ from unittest import mock
 
 from indexer.attest import auditor as auditors
 from indexer.attest.auditor import Auditor
+from indexer.db.connection import connect, connection
 from indexer.rpc.pool import Pool
-from indexer.store.database import connect, connection
 from tests.chaos.databases import Databases
 from tests.chaos.machine import Differs, Machine
 from tests.chaos.process import small_and_impatient

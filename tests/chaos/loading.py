@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.chaos.faults import KINDS
 from tests.chaos.kinds import Place
 from tests.chaos.signals import Look, Signal
-from tests.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.waiting import PATIENCE
 
 ENOUGH = 2 * PATIENCE  # seconds for some hundred blocks, faults included

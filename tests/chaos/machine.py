@@ -14,7 +14,7 @@ from tests.chaos.databases import Databases
 from tests.chaos.network import Network
 from tests.chaos.process import Process, deployed
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
-from tests.simchain.chain import Block
+from tests.support.simchain.chain import Block
 
 MOST_CYCLES = 200  # until a healthy chain must have been followed to its end
 LATER = ("srusd", "account_nft", "periphery")  # contracts that may be added while the machine runs

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from tests.simchain.chain import Block, Tree
-from tests.simchain.node import Fault, SimNode
-from tests.simchain.world import exchange
+from tests.support.simchain.chain import Block, Tree
+from tests.support.simchain.node import Fault, SimNode
+from tests.support.simchain.world import exchange
 
 CHAIN_ID = 89346162  # of config/devnet.toml, whose contracts the exchange emits from
 OLD_TIPS = 12

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import asyncpg
 
-from indexer.pg.processes import postmaster
-from indexer.pg.server import EmbeddedServer
+from indexer.embedded_pg.processes import postmaster
+from indexer.embedded_pg.server import EmbeddedServer
 
 # The server's own error, for tests that cannot fill a disk, and for one table at a time.
 FULL = """

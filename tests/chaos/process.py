@@ -17,19 +17,20 @@ import asyncpg
 import structlog
 
 from indexer.config import Deployment
+from indexer.db.connection import connect, connection
+from indexer.db.database_errors import DATABASE_TROUBLE
 from indexer.errors import EndpointUnreachable, LeaseLost, RpcError
+from indexer.follow import catch_up, maintenance
 from indexer.follow import engine as engines
-from indexer.follow import fork, front, upkeep
 from indexer.follow.engine import Engine
-from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
-from indexer.ingest import fetch, work
+from indexer.ingest import fetch, ingestor
+from indexer.projector import pipeline, writer
+from indexer.reorg import claims
 from indexer.rpc import transport
 from indexer.rpc.pool import Pool
-from indexer.store import steps, stream
-from indexer.store.database import connect, connection
-from indexer.store.standing import lower_origin
-from indexer.store.trouble import DATABASE_TROUBLE
+from indexer.runtime.progress import Progress
+from indexer.store.index_state import lower_origin
 from tests.waiting import PATIENCE
 
 NO_ENDPOINT = (RpcError, EndpointUnreachable)
@@ -68,18 +69,18 @@ def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> I
     configured, loops = structlog.get_config(), logging.getLogger("asyncio")
     loops.addFilter(_not_cut)
     with (
-        mock.patch.object(steps, "CHUNK_LOGS", chunk),
-        mock.patch.object(steps.Writer.project_stored, "__defaults__", (chunk,)),
-        mock.patch.object(fork, "STAGED_BLOCKS", staged),
+        mock.patch.object(writer, "CHUNK_LOGS", chunk),
+        mock.patch.object(writer.Writer.project_stored, "__defaults__", (chunk,)),
+        mock.patch.object(claims, "STAGED_BLOCKS", staged),
         mock.patch.object(fetch, "CHAINED_BLOCKS", chained),
         mock.patch.object(engines, "BULK_BLOCKS", 2 * chained),
-        mock.patch.object(stream, "STEP_LOGS", chunk),
-        mock.patch.object(stream, "CARRIED_ROWS", 2 * chunk),
-        mock.patch.object(front, "STEP_LOGS", chunk),
-        mock.patch.object(front, "MOST_HELD", 4 * chunk),
-        mock.patch.object(work, "GROUP_LOGS", chunk),
-        mock.patch.object(work, "GROUP_SECONDS", 0.01),
-        mock.patch.object(upkeep, "EVERY", 0.05),
+        mock.patch.object(pipeline, "STEP_LOGS", chunk),
+        mock.patch.object(pipeline, "CARRIED_ROWS", 2 * chunk),
+        mock.patch.object(catch_up, "STEP_LOGS", chunk),
+        mock.patch.object(catch_up, "MOST_HELD", 4 * chunk),
+        mock.patch.object(ingestor, "GROUP_LOGS", chunk),
+        mock.patch.object(ingestor, "GROUP_SECONDS", 0.01),
+        mock.patch.object(maintenance, "EVERY", 0.05),
         mock.patch.object(transport, "_backoff", lambda _: 0.0),
         mock.patch.object(fetch, "_LOOK_AGAIN", (0.0, 0.0)),
     ):

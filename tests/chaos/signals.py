@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tests.daemon import get
+from tests.support.daemon import get
 
 EVERY = 0.1  # seconds between looks
 OLD = 3.0  # seconds; what the database says is older only when it does not answer

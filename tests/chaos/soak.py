@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import family
-from indexer.background import ended
 from indexer.config import load
-from tests.anvil.node import free_port
+from indexer.runtime.tasks import ended
 from tests.chaos.databases import Databases
 from tests.chaos.growing import Growing
 from tests.chaos.signals import Observer
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
-from tests.daemon import Daemon, get, wait_synced
-from tests.postgres import own_postgres
+from tests.support.anvil.node import free_port
+from tests.support.daemon import Daemon, get, wait_synced
+from tests.support.postgres import own_postgres
 
 BLOCKS = 60  # of the chain when it begins
 BEAT = 0.1  # seconds a block

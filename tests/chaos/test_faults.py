@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from indexer.pg.server import EmbeddedServer
+from indexer.embedded_pg.server import EmbeddedServer
 from tests.chaos import campaign
 from tests.chaos import case as cases
 from tests.chaos.campaign import Episode
@@ -24,7 +24,7 @@ from tests.chaos.kinds import Kind, Place
 from tests.chaos.schedule import EPISODE, OF_BACKFILL, Fault, mode_of, some
 from tests.chaos.signals import Look, Signal
 from tests.chaos.soak import Sample, judged
-from tests.postgres import own_postgres
+from tests.support.postgres import own_postgres
 from tests.waiting import eventually
 
 QUICK = ("429", "HTML", "blackout", "database killed")

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from indexer.chain.forkpoint import ForkSearch, Outcome
+from indexer.chain.forks import ForkSearch, Outcome
 from indexer.chain.types import Anchor
 from indexer.config import load
 from tests.chaos.databases import Databases
 from tests.chaos.network import CHAIN_ID
 from tests.chaos.process import Process, small_and_impatient
 from tests.chaos.truth import CONFIG, Truth
-from tests.simchain.chain import Block, Tree
-from tests.simchain.node import SimNode
-from tests.simchain.world import exchange
+from tests.support.simchain.chain import Block, Tree
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.world import exchange
 
 RECORDS: list[dict[str, Any]] = [
     json.loads(line) for line in (Path(__file__).parents[1] / "data" / "forks.jsonl").read_text().splitlines()

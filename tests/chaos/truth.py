@@ -10,14 +10,15 @@ from typing import Any
 
 import asyncpg
 
+from indexer.check import recompute
 from indexer.config import Deployment
-from indexer.store import database, recheck
-from indexer.store.standing import load
-from indexer.store.steps import Writer
-from tests.oracle.base import TABLES, Row
-from tests.oracle.compare import LEVELS, differences, fetch_database, fetch_level
-from tests.oracle.recompute import recompute
-from tests.simchain.chain import Block, Tree
+from indexer.db import connection
+from indexer.projector.writer import Writer
+from indexer.store.index_state import load
+from tests.support.oracle.base import TABLES, Row
+from tests.support.oracle.compare import LEVELS, differences, fetch_database, fetch_level
+from tests.support.oracle.recompute import recompute as recomputed
+from tests.support.simchain.chain import Block, Tree
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 ARCHIVED = {*TABLES, "indexer.raw_log", "indexer.block"}
@@ -34,14 +35,14 @@ class Truth:
 
     async def tables(self, url: str) -> list[str]:
         """Differences of the public tables; empty when they are the projection of this chain."""
-        return self._differences(recompute(self.logs, CONFIG), await fetch_database(url))
+        return self._differences(recomputed(self.logs, CONFIG), await fetch_database(url))
 
     async def everything(self, url: str) -> list[str]:
         """Differences of a database at rest, whose tip this is."""
         found = await self.tables(url)
         for suffix in LEVELS:
             last, rows = await fetch_level(url, suffix)
-            there = recompute([g for g in self.logs if int(g["blockNumber"], 16) <= last], CONFIG)
+            there = recomputed([g for g in self.logs if int(g["blockNumber"], 16) <= last], CONFIG)
             there = {table: there[table] for table in rows if table in there}
             found += [f"{line} ({suffix})" for line in self._differences(there, rows)]
         conn = await asyncpg.connect(url)
@@ -154,12 +155,12 @@ async def _commit_log(conn: Any) -> list[str]:
 
 async def checked(url: str, deployment: Deployment, *, strict: bool = False) -> list[str]:
     """What `reya-indexer check --recompute` finds; `strict`: also where the chain contradicts itself."""
-    async with database.connection(url) as conn:
+    async with connection.connection(url) as conn:
         standing = await load(conn, [c.address for c in deployment.contracts])
-        drifts = await recheck.identities(conn, lambda name: None)
+        drifts = await recompute.identities(conn, lambda name: None)
         writer = Writer(deployment)
-        followed, moved = await recheck.positions(conn, writer, standing, lambda block: None)
-        _, wrong = await recheck.recompute(conn, writer, standing, lambda block: None)
+        followed, moved = await recompute.positions(conn, writer, standing, lambda block: None)
+        _, wrong = await recompute.recompute(conn, writer, standing, lambda block: None)
     told = followed.contradictions if strict else []
     return [f"check: {drift}" for drift in (*drifts, *moved, *wrong, *told)]
 

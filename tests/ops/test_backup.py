@@ -15,10 +15,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from indexer.pg.server import EmbeddedServer, database_name
-from tests.anvil.driver import Driver
-from tests.anvil.node import AnvilNode
-from tests.daemon import Daemon, environment, run, wait_synced
+from indexer.embedded_pg.server import EmbeddedServer, database_name
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import AnvilNode
+from tests.support.daemon import Daemon, environment, run, wait_synced
 from tests.system.truth import assert_equals_truth
 from tests.waiting import PATIENCE
 

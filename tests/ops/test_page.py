@@ -12,14 +12,14 @@ import pytest
 from aiohttp import web
 
 from indexer import config
-from indexer.follow.progress import Progress
 from indexer.ops import http
-from indexer.ops.live import Live
+from indexer.ops.live_status import Live
 from indexer.rpc.pool import Pool
-from tests.anvil.driver import Driver
-from tests.anvil.node import AnvilNode, free_port
-from tests.daemon import Daemon, wait_synced
+from indexer.runtime.progress import Progress
 from tests.ops.chromium import Tab, chromium
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import AnvilNode, free_port
+from tests.support.daemon import Daemon, wait_synced
 
 pytestmark = pytest.mark.ops
 EVIL = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from indexer.db.connection import connection
+from indexer.embedded_pg.server import EmbeddedServer
 from indexer.errors import DatabaseUnreachable, Transient
-from indexer.pg.server import EmbeddedServer
 from indexer.rpc.transport import Endpoint
-from indexer.store.database import connection
-from tests.daemon import environment, run
 from tests.ops.conftest import DEBIAN_POSTGRES, program
-from tests.simchain.chain import Tree
-from tests.simchain.node import ThreadedNode
-from tests.simchain.world import exchange
+from tests.support.daemon import environment, run
+from tests.support.simchain.chain import Tree
+from tests.support.simchain.node import ThreadedNode
+from tests.support.simchain.world import exchange
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops

@@ -14,16 +14,16 @@ import asyncpg
 
 from indexer.attest.auditor import Auditor
 from indexer.config import Deployment, load
-from indexer.follow.machine import Mode
-from indexer.follow.progress import Progress
+from indexer.db.connection import Connection, connect
 from indexer.follow.runner import Runner
+from indexer.follow.state_machine import Mode
 from indexer.rpc.pool import Pool
-from indexer.store.database import Connection, connect
+from indexer.runtime.progress import Progress
 from tests.chaos.truth import CONFIG, Truth
-from tests.oracle.base import TABLES
-from tests.simchain.chain import Block, SimLog, SimTx, Tree
-from tests.simchain.node import SimNode
-from tests.simchain.world import exchange
+from tests.support.oracle.base import TABLES
+from tests.support.simchain.chain import Block, SimLog, SimTx, Tree
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.world import exchange
 from tests.waiting import PATIENCE
 
 CHAIN_ID = 89346162  # of config/devnet.toml, whose contracts the exchange emits from

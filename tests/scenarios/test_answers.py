@@ -9,14 +9,14 @@ import pytest
 from eth_hash.auto import keccak
 
 from indexer.attest.compare import ranges, verify
-from indexer.follow import fork
-from indexer.follow.machine import Mode
-from indexer.follow.recovery import Recovery
+from indexer.follow.state_machine import Mode
 from indexer.ingest import fetch
+from indexer.reorg import claims
+from indexer.reorg.recovery import Recovery
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
-from tests.simchain.chain import Block, SimLog
-from tests.simchain.encoding import bloom_bits
-from tests.simchain.refusals import Refusal
+from tests.support.simchain.chain import Block, SimLog
+from tests.support.simchain.encoding import bloom_bits
+from tests.support.simchain.refusals import Refusal
 
 # -- S4
 
@@ -76,7 +76,7 @@ async def test_s04_a_reorg_between_two_pages_of_one_range(stage: Stage, monkeypa
 
 
 async def test_s04_a_reorg_between_two_pages_of_a_replacement(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork, "STAGED_BLOCKS", 3)
+    monkeypatch.setattr(claims, "STAGED_BLOCKS", 3)
     daemon, node = await stage.start(), stage.nodes[0]
     b = stage.fork("b", 90, 10)
     c = stage.fork("c", 92, 10, tip=b)

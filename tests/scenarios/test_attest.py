@@ -9,13 +9,13 @@ import pytest
 
 from indexer.attest import auditor as auditors
 from indexer.attest.auditor import Auditor
-from indexer.follow.recovery import Recovery
+from indexer.projector.rollback import OF_ENDPOINTS
+from indexer.reorg.recovery import Recovery
 from indexer.store import attestations
-from indexer.store.rollback import OF_ENDPOINTS
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.scenarios.test_answers import last_logs, misleading
-from tests.simchain.chain import Block
-from tests.simchain.view import Json
+from tests.support.simchain.chain import Block
+from tests.support.simchain.view import Json
 from tests.waiting import eventually
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from indexer.chain.batch import Unit
+from indexer.chain.ranges import Segment
 from indexer.chain.types import Header, Log
-from indexer.follow import engine, front
-from indexer.follow.front import Front
-from indexer.ingest import work
-from indexer.ingest.planner import Segment
-from indexer.ingest.units import Unit
-from indexer.store import stream
+from indexer.follow import catch_up, engine
+from indexer.follow.catch_up import Front
+from indexer.ingest import ingestor
+from indexer.projector import pipeline
 from tests.scenarios.harness import Stage
 from tests.waiting import guard
 
@@ -21,8 +21,9 @@ from tests.waiting import guard
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-        (engine, "BULK_BLOCKS", 10), (work, "GROUP_LOGS", 5), (work, "GROUP_SECONDS", 0.0), (front, "MOST_HELD", 12),
-        (front, "STEP_LOGS", 3), (stream, "STEP_LOGS", 3), (stream, "CARRIED_ROWS", 4),
+        (engine, "BULK_BLOCKS", 10), (ingestor, "GROUP_LOGS", 5), (ingestor, "GROUP_SECONDS", 0.0),
+        (catch_up, "MOST_HELD", 12), (catch_up, "STEP_LOGS", 3), (pipeline, "STEP_LOGS", 3),
+        (pipeline, "CARRIED_ROWS", 4),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 

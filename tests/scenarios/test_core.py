@@ -9,22 +9,23 @@ import pytest
 
 from indexer.attest.compare import Difference, differences
 from indexer.chain.bloom import mask
-from indexer.chain.forkpoint import ForkSearch, Outcome
+from indexer.chain.forks import Claim, Finding, ForkSearch, Outcome
+from indexer.chain.ranges import Segment
 from indexer.chain.types import Anchor, Header, Log
-from indexer.errors import Inconsistent
-from indexer.follow import machine
-from indexer.follow.machine import Claim, Claims, Conflict, Finding, Follower, Mode, Seen
-from indexer.ingest.planner import Segment
-from indexer.ingest.units import SeamBroken, confirm_chained, confirm_plain, without_logs_though_announced
-from indexer.projections import project, state_keys
-from indexer.projections.base import Event, Ledger
-from indexer.projections.fit import Lines
-from indexer.rpc import wire
-from indexer.store.facts import COLUMNS
+from indexer.db.catalog import COLUMNS
+from indexer.errors import Inconsistent, SeamBroken
+from indexer.follow import state_machine
+from indexer.follow.state_machine import Claims, Conflict, Follower, Mode, Seen
+from indexer.ingest.confirm import confirm_chained, confirm_plain, without_logs_though_announced
+from indexer.projections.events import Event
+from indexer.projections.project import project, state_keys
+from indexer.projections.row_encoder import Lines
+from indexer.projections.write_set import Ledger
+from indexer.rpc import receipts, wire
 
 CORE = bytes.fromhex("c33d0a4fc05af98447126f1680ca7316de29e5d4")
 WATCHED = ["0x" + CORE.hex()]
-REST, SEARCH = machine.Rest, machine.Search
+REST, SEARCH = state_machine.Rest, state_machine.Search
 
 
 def digest(number: int, fork: str = "a") -> bytes:
@@ -60,7 +61,9 @@ def found(finding: Finding, endpoint: str = "one") -> Claim:
     return Claim(endpoint, finding, anchor(100) if finding is Finding.SAME else None, anchor(100), f"{endpoint} says")
 
 
-def play(*turns: tuple[machine.Observation, type[machine.Action]], follower: Follower | None = None) -> Follower:
+def play(
+    *turns: tuple[state_machine.Observation, type[state_machine.Action]], follower: Follower | None = None
+) -> Follower:
     """Each observation must lead to an action of that kind."""
     follower = follower or Follower()
     for n, (observation, expected) in enumerate(turns):
@@ -84,7 +87,11 @@ def fork_above(number: int, head: int) -> dict[int, bytes]:
 
 
 def test_s01_core() -> None:
-    play((seen(100, "b"), SEARCH), (Claims((forked(99),), False), machine.Replace), (machine.Replaced(), machine.Look))
+    play(
+        (seen(100, "b"), SEARCH),
+        (Claims((forked(99),), False), state_machine.Replace),
+        (state_machine.Replaced(), state_machine.Look),
+    )
     assert search(STORED, fork_above(99, 100)).fork == anchor(99)
 
 
@@ -123,7 +130,7 @@ def test_s04_core() -> None:
     with pytest.raises(SeamBroken):  # the chain changed between two pages
         confirm_chained(97, 100, WATCHED, [], headers, digest(96, "a"))
     with pytest.raises(Inconsistent):
-        wire.logged([{"blockHash": "0x" + digest(98, "a").hex(), "logs": []}], header(98, "b"))
+        receipts.logged([{"blockHash": "0x" + digest(98, "a").hex(), "logs": []}], header(98, "b"))
 
 
 def test_s05_core() -> None:
@@ -146,10 +153,10 @@ def test_s06_core() -> None:
     assert without_logs_though_announced(late) == []
     # The proof: a receipt of that block with a log of ours, or with none.
     address = {"address": "0x" + CORE.hex()}, {"address": "0x" + "77" * 20}
-    logged = [wire.logged([{"blockHash": "0x" + digest(101).hex(), "logs": [a]}], header(101)) for a in address]
+    logged = [receipts.logged([{"blockHash": "0x" + digest(101).hex(), "logs": [a]}], header(101)) for a in address]
     assert [CORE in addresses for addresses in logged] == [True, False]
     with pytest.raises(Inconsistent):
-        wire.logged([], header(101))
+        receipts.logged([], header(101))
 
 
 def event(block: int, index: int, name: str, **args: object) -> Event:
@@ -177,7 +184,10 @@ def test_s07_core() -> None:
 def test_s08_core() -> None:
     """A worker without the lease neither searches nor replaces; whoever was beaten looks again."""
     segment = Segment(91, 100, tuple(WATCHED))
-    worker = play((seen(100, segments=(segment,), holder=False), machine.Ingest), (machine.Replaced(), machine.Look))
+    worker = play(
+        (seen(100, segments=(segment,), holder=False), state_machine.Ingest),
+        (state_machine.Replaced(), state_machine.Look),
+    )
     play((Conflict(96, "stored with another hash"), REST), follower=worker)
     assert worker.mode is Mode.STANDBY
     with pytest.raises(SeamBroken):
@@ -189,7 +199,7 @@ def test_s09_core() -> None:
     moving = ForkSearch(STORED)
     moving.tell({n: digest(n, "a" if n == 99 else "b") for n in moving.ask()})
     assert moving.outcome is Outcome.INCONCLUSIVE
-    turns: list[tuple[machine.Observation, type[machine.Action]]] = [
+    turns: list[tuple[state_machine.Observation, type[state_machine.Action]]] = [
         (seen(100, "b"), SEARCH), (Claims((found(Finding.UNCLEAR),), False), SEARCH),
         (Claims((found(Finding.UNCLEAR),), True), REST),
     ]  # fmt: skip
@@ -203,7 +213,7 @@ def test_s09_core() -> None:
 
 def test_s10_core() -> None:
     """What a restart forgets of the follower changes nothing: the same look leads to the same action."""
-    observations: list[machine.Observation] = [
+    observations: list[state_machine.Observation] = [
         seen(100, "b"), seen(101), seen(80), seen(100, checkpoint=80), seen(100, stale=True),
         seen(100, checkpoint=80, unconfirmed=anchor(100)), seen(101, segments=(Segment(101, 101, ("x",)),)),
         Conflict(101, "seam"),
@@ -221,17 +231,17 @@ def test_s11_core() -> None:
     deep, same, fork = found(Finding.DEEP), found(Finding.SAME, "two"), forked(97, "two")
     asked = (Conflict(101, "seam"), SEARCH), (Claims((deep,), False), SEARCH)
     start = (seen(101), REST)
-    halted = play(start, *asked, (Claims((deep, found(Finding.DEEP, "two")), True), machine.Halt))
+    halted = play(start, *asked, (Claims((deep, found(Finding.DEEP, "two")), True), state_machine.Halt))
     assert halted.mode is Mode.HALTED
     for other in (same, fork):
         action = play(start, *asked).observe(Claims((deep, other), True))
-        assert isinstance(action, machine.SetAside) and action.endpoints == ("one",)
+        assert isinstance(action, state_machine.SetAside) and action.endpoints == ("one",)
     # One that merely lags or does not answer is no witness for the stored chain.
     for other in (found(Finding.LAGGING, "two"), found(Finding.UNCLEAR, "two")):
-        play(start, *asked, (Claims((deep, other), True), machine.Halt))
+        play(start, *asked, (Claims((deep, other), True), state_machine.Halt))
     # A stored hash below finalized that nobody has: named, not searched for ever.
     play(start, (Conflict(50, "stored with another hash"), SEARCH), (Claims((found(Finding.SAME),), False), SEARCH),
-         (Claims((found(Finding.SAME),), True), machine.Halt))  # fmt: skip
+         (Claims((found(Finding.SAME),), True), state_machine.Halt))  # fmt: skip
     assert search(STORED, fork_above(59, 100)).outcome is Outcome.BELOW_RETAINED
 
 
@@ -239,28 +249,32 @@ def test_s12_core() -> None:
     """The head is far above; what is stored is compared by number."""
     assert search(STORED, fork_above(95, 200_000)).fork == anchor(95)
     late = seen(200_000, "b", segments=(Segment(101, 200_000, ("x",)),))
-    play((late, machine.Ingest), (Conflict(101, "seam"), SEARCH), (Claims((forked(95),), False), machine.Replace))
+    play(
+        (late, state_machine.Ingest),
+        (Conflict(101, "seam"), SEARCH),
+        (Claims((forked(95),), False), state_machine.Replace),
+    )
     # Stored but not projected yet: the tip is confirmed before a row follows from it.
     unprojected = replace(late, checkpoint=80, unconfirmed=anchor(100))
-    play((unprojected, machine.Confirm), (Conflict(100, "gone"), SEARCH))
-    play((replace(unprojected, stale=True, checkpoint=100), machine.Confirm), (Conflict(100, "gone"), SEARCH))
-    play((replace(unprojected, unconfirmed=None), machine.Project))
+    play((unprojected, state_machine.Confirm), (Conflict(100, "gone"), SEARCH))
+    play((replace(unprojected, stale=True, checkpoint=100), state_machine.Confirm), (Conflict(100, "gone"), SEARCH))
+    play((replace(unprojected, unconfirmed=None), state_machine.Project))
 
 
 def test_s13_core() -> None:
     waiting = play(
-        (seen(100, "b"), SEARCH), (Claims((forked(97),), False), machine.Replace),
-        (machine.Unserved(98, 100, "pruned"), REST),
+        (seen(100, "b"), SEARCH), (Claims((forked(97),), False), state_machine.Replace),
+        (state_machine.Unserved(98, 100, "pruned"), REST),
     )  # fmt: skip
     assert waiting.mode is Mode.WAITING
-    play((seen(100, "b"), SEARCH), (Claims((forked(97),), False), machine.Replace), follower=waiting)
+    play((seen(100, "b"), SEARCH), (Claims((forked(97),), False), state_machine.Replace), follower=waiting)
 
 
 def test_s14_core() -> None:
     """Without the lease a fork is seen and left alone; a recovery that asks for the lease is let in."""
     standby = play((seen(100, "b", holder=False), REST))
     assert standby.mode is Mode.STANDBY
-    paused = play((seen(100, "b"), SEARCH), (machine.Paused("somebody"), REST))
+    paused = play((seen(100, "b"), SEARCH), (state_machine.Paused("somebody"), REST))
     assert paused.mode is Mode.PAUSED
     play((seen(100, checkpoint=80, holder=False), REST))
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from indexer.follow import engine
-from indexer.store import steps
+from indexer.projector import writer
 from tests.scenarios.harness import Stage
-from tests.simchain.chain import Block, SimLog, SimTx
+from tests.support.simchain.chain import Block, SimLog, SimTx
 
 ACCOUNT, MAKER, MARKET = 900_001, 900_002, 1
 ONE, TWO, NOBODY = "0x" + "0a" * 20, "0x" + "0b" * 20, "0x" + "00" * 20
@@ -60,7 +60,7 @@ def span(stage: Stage) -> list[list[SimTx]]:
 async def test_s15_derived_state_is_taken_back_to_the_middle_of_a_span(
     kept: int, stepwise: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "CHUNK_LOGS", 3)
+    monkeypatch.setattr(writer, "CHUNK_LOGS", 3)
     daemon = await stage.start()
     a = stage.chain(stage.main, *span(stage), salt=b"a")
     for number in range(101, 109) if stepwise else ():

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from indexer.background import beside
+from indexer.db.connection import connect, connection
 from indexer.errors import RangeTooLarge
-from indexer.follow import watch, watchdog
-from indexer.follow.keeper import Keeper
+from indexer.follow import stall_detector, watchdog
+from indexer.follow.endpoint_monitor import Keeper
 from indexer.ops.http import application
-from indexer.ops.live import Live
-from indexer.rpc import headfeed, transport
-from indexer.rpc.headfeed import HeadFeed
-from indexer.rpc.sentinel import Sentinel
-from indexer.store.database import connect, connection
-from tests.daemon import wait_row
+from indexer.ops.live_status import Live
+from indexer.rpc import head_feed, transport
+from indexer.rpc.head_feed import HeadFeed
+from indexer.rpc.health_check import Sentinel
+from indexer.runtime.tasks import beside
 from tests.scenarios.harness import CHAIN_ID, Daemon, Stage
-from tests.simchain.node import Fault, Say
-from tests.simchain.refusals import Refusal
+from tests.support.daemon import wait_row
+from tests.support.simchain.node import Fault, Say
+from tests.support.simchain.refusals import Refusal
 from tests.waiting import PATIENCE, eventually
 
 # -- S3
@@ -272,10 +272,10 @@ async def watched(daemon: Daemon, feed: HeadFeed) -> AsyncIterator[TestClient[An
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watchdog's seconds shortened; that they are less than 60 is tested on a clock of its own."""
     monkeypatch.setattr(watchdog, "EVERY", 0.05)
-    monkeypatch.setattr(headfeed, "RECONNECT_AFTER", 0.05)
+    monkeypatch.setattr(head_feed, "RECONNECT_AFTER", 0.05)
 
 
-def once(daemon: Daemon, name: watch.Name, seconds: float) -> Callable[[object], float]:
+def once(daemon: Daemon, name: stall_detector.Name, seconds: float) -> Callable[[object], float]:
     """A limit that is short until this was found stuck once: what is well and only slow must not be found after it."""
     return lambda _: PATIENCE if daemon.progress.found_stuck[name] else seconds
 
@@ -310,7 +310,7 @@ async def test_s23_stuck_poll(stage: Stage, soon: None, monkeypatch: pytest.Monk
         await until(client, 200)
         stage.nodes[0].fail_next = ["hang"] * 100
         stage.nodes[1].gate = asyncio.Event()
-        monkeypatch.setattr(watch.Watch, "limit", property(once(daemon, "poll", 1.0)))
+        monkeypatch.setattr(stall_detector.Watch, "limit", property(once(daemon, "poll", 1.0)))
         stage.show(tip)
         body = await until(client, 503, "poll")
         assert f"{stage.nodes[0].url} has not answered eth_getBlockByNumber" in body

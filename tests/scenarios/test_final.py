@@ -10,21 +10,21 @@ import pytest
 
 from indexer.attest import auditor as auditors
 from indexer.chain.finality import Final
+from indexer.chain.ranges import Segment
 from indexer.chain.types import Anchor
 from indexer.errors import NotFinal
 from indexer.follow import engine
-from indexer.follow.fork import final_upto
-from indexer.follow.machine import Mode
-from indexer.follow.recovery import Recovery
+from indexer.follow.state_machine import Mode
 from indexer.ingest.fetch import fetch_unit
-from indexer.ingest.planner import Segment
+from indexer.reorg.claims import final_upto
+from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from tests.scenarios.harness import ADDRESSES, CHAIN_ID, Daemon, Stage
 from tests.scenarios.test_answers import last_logs
 from tests.scenarios.test_attest import audited
-from tests.simchain.node import Fault, Say
-from tests.simchain.view import Depth, View
+from tests.support.simchain.node import Fault, Say
+from tests.support.simchain.view import Depth, View
 
 HEAD, FINAL, ORPHANED = 9, 6, 2  # the other node stands at block 3 of a branch orphaned from block 2 on
 

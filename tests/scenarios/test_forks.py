@@ -8,21 +8,20 @@ from typing import Any
 import pytest
 
 from indexer.chain.finality import Final
-from indexer.errors import ReorgTooDeep
-from indexer.follow import fork
-from indexer.follow.machine import Mode
-from indexer.follow.recovery import Recovery
+from indexer.chain.ranges import Segment
+from indexer.db.connection import connection
+from indexer.errors import EpochMoved, ReorgTooDeep
+from indexer.follow.state_machine import Mode
 from indexer.ingest import fetch
 from indexer.ingest.fetch import fetch_unit
-from indexer.ingest.planner import Segment
-from indexer.store import rawlogs
-from indexer.store.database import connection
-from indexer.store.epoch import EpochMoved
-from indexer.store.standing import load
-from tests.daemon import LOCKED_OUT, wait_row
+from indexer.reorg import claims
+from indexer.reorg.recovery import Recovery
+from indexer.store import raw_logs
+from indexer.store.index_state import load
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
-from tests.simchain.chain import SimLog
-from tests.simchain.view import Depth
+from tests.support.daemon import LOCKED_OUT, wait_row
+from tests.support.simchain.chain import SimLog
+from tests.support.simchain.view import Depth
 from tests.waiting import guard
 
 # -- S7
@@ -101,7 +100,7 @@ async def test_s08_reorg_between_the_validation_of_a_range_and_its_commit(
     stage.show(stage.at(stage.main, 90), 0)
     daemon, worker = await stage.start(0), await stage.start(1, settled=False)
     standing, unit = await in_flight(stage, worker)
-    stored, go_on, store = asyncio.Event(), asyncio.Event(), rawlogs.store
+    stored, go_on, store = asyncio.Event(), asyncio.Event(), raw_logs.store
 
     async def slowly(conn: Any, *args: Any) -> None:
         await store(conn, *args)
@@ -109,7 +108,7 @@ async def test_s08_reorg_between_the_validation_of_a_range_and_its_commit(
             stored.set()
             await go_on.wait()
 
-    monkeypatch.setattr(rawlogs, "store", slowly)
+    monkeypatch.setattr(raw_logs, "store", slowly)
     work = asyncio.create_task(worker.runner.engine.writer.ingest(worker.conn, standing, unit, 60, None))
     await stored.wait()
     b = stage.fork("b", 85, 20)
@@ -138,7 +137,7 @@ async def test_s09_reorg_on_reorg_during_the_search(stage: Stage) -> None:
 
 
 async def test_s09_reorg_on_reorg_while_it_is_staged(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork, "STAGED_BLOCKS", 2)
+    monkeypatch.setattr(claims, "STAGED_BLOCKS", 2)
     daemon, node = await stage.start(), stage.nodes[0]
     b, c = stage.fork("b", 93, 7), stage.fork("c", 91, 10)
     stage.show(b)

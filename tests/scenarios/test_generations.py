@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.scenarios.harness import Stage
-from tests.simchain.chain import SimLog
+from tests.support.simchain.chain import SimLog
 
 MARKET, TAKER, MAKER = 1, 910_001, 910_002
 

@@ -10,15 +10,15 @@ import asyncpg
 import pytest
 
 from indexer.config import load
+from indexer.db.connection import connection
+from indexer.embedded_pg.server import EmbeddedServer
 from indexer.errors import WriteIntercepted
-from indexer.ops.doctor_db import examine_database
-from indexer.pg.server import EmbeddedServer
-from indexer.store.database import connection
+from indexer.ops.doctor.database_checks import examine_database
 from tests.chaos.databases import Databases
 from tests.chaos.truth import CONFIG
-from tests.daemon import run
-from tests.oracle.base import TABLES
 from tests.scenarios.harness import Stage
+from tests.support.daemon import run
+from tests.support.oracle.base import TABLES
 from tests.system.test_roles import Cast, cast
 
 DEPTH = 10

@@ -10,9 +10,9 @@ import pytest
 
 from indexer.follow import engine
 from tests.chaos.truth import CONFIG
-from tests.oracle.base import TABLES
-from tests.oracle.recompute import recompute
 from tests.scenarios.harness import Stage
+from tests.support.oracle.base import TABLES
+from tests.support.oracle.recompute import recompute
 
 HEAD, FINAL = 12, 10  # 13 blocks
 

@@ -9,10 +9,12 @@ from typing import Any
 import asyncpg
 import pytest
 
+from indexer.db.connection import connection
 from indexer.errors import LeaseLost
-from indexer.follow import fork, upkeep
-from indexer.store import lease, rawlogs, staging, steps
-from indexer.store.database import connection
+from indexer.follow import maintenance
+from indexer.projector import writer
+from indexer.reorg import claims
+from indexer.store import lease, raw_logs, staging
 from tests.scenarios.harness import DEVNET, Stage
 
 # -- S10
@@ -52,7 +54,7 @@ async def test_s10_crash_matrix(work: str, point: str, stage: Stage, monkeypatch
             raise Killed
 
     with monkeypatch.context() as armed:
-        armed.setattr(steps, "hit", hit)
+        armed.setattr(writer, "hit", hit)
         with pytest.raises((Killed, asyncpg.InterfaceError)):
             await daemon.runner.engine.cycle(daemon.conn)
     assert passed[-1] == point
@@ -71,7 +73,7 @@ async def expire(stage: Stage) -> None:
 
 async def test_s14_two_writers_that_stage_a_replacement(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is stopped while it stages; it goes on in the middle of the second one's swap to another fork."""
-    monkeypatch.setattr(fork, "STAGED_BLOCKS", 4)
+    monkeypatch.setattr(claims, "STAGED_BLOCKS", 4)
     one, two = await stage.start(0), await stage.start(1)
     b, c = stage.fork("b", 84, 30), stage.fork("c", 84, 12)
     stage.show(b, 0)
@@ -168,11 +170,11 @@ async def test_s14_headers_are_not_forgotten_under_an_uncommitted_log(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finality advances while another process stores logs of another contract into blocks that had none of ours."""
-    monkeypatch.setattr(upkeep, "EVERY", 0.0)
+    monkeypatch.setattr(maintenance, "EVERY", 0.0)
     others = [c.name for c in DEVNET.contracts if c.name != "rusd"]
     daemon = await stage.start(without=others)
     worker = await stage.start(1, settled=False)
-    stored, go_on, store = asyncio.Event(), asyncio.Event(), rawlogs.store
+    stored, go_on, store = asyncio.Event(), asyncio.Event(), raw_logs.store
 
     async def slowly(conn: Any, *args: Any) -> None:
         await store(conn, *args)
@@ -180,7 +182,7 @@ async def test_s14_headers_are_not_forgotten_under_an_uncommitted_log(
             stored.set()
             await go_on.wait()
 
-    monkeypatch.setattr(rawlogs, "store", slowly)
+    monkeypatch.setattr(raw_logs, "store", slowly)
     for node in stage.nodes:
         node.finalized = node.safe = 95
     adding = asyncio.create_task(worker.poll())

@@ -16,22 +16,24 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from indexer import config
 from indexer.cli.migrate import migrate_command
+from indexer.db.connection import connection
 from indexer.errors import AdoptionRefused, ForeignDatabase, IndexerError
-from indexer.follow.progress import Progress
-from indexer.follow.reproject import Reprojection
 from indexer.follow.runner import Runner
+from indexer.projector.reproject import Reprojection
 from indexer.rpc.pool import Pool
-from indexer.store import adopt, adopted, enriched, lease, migrate, schema
-from indexer.store.database import connection
-from indexer.store.deferred import defer
-from indexer.store.tables import VIEWS, public
-from tests.oracle.base import Row
-from tests.oracle.compare import differences, fetch_database
-from tests.oracle.recompute import recompute
+from indexer.runtime.progress import Progress
+from indexer.schema import adopted_tables, adoption, migrate, revisions
+from indexer.schema.deferred_indexes import defer
+from indexer.schema.tables.metadata import public
+from indexer.schema.views.all_views import VIEWS
+from indexer.store import enrichment, lease
 from tests.scenarios.harness import Daemon
-from tests.simchain.chain import Tree
-from tests.simchain.node import SimNode
-from tests.simchain.world import exchange
+from tests.support.oracle.base import Row
+from tests.support.oracle.compare import differences, fetch_database
+from tests.support.oracle.recompute import recompute
+from tests.support.simchain.chain import Tree
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.world import exchange
 from tests.system.test_roles import CHAIN, CONFIG, Cast, cast, prefix
 
 __all__ = ["prefix"]
@@ -138,7 +140,7 @@ async def everything(url: str) -> list[str]:
         names = await conn.fetch(
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
         )
-        lines = await adopted.state(conn, frozenset(row[0] for row in names))
+        lines = await adopted_tables.state(conn, frozenset(row[0] for row in names))
         return lines + [
             row[0] for row in await conn.fetch("SELECT nspname FROM pg_namespace WHERE nspname = 'indexer'")
         ]
@@ -147,7 +149,7 @@ async def everything(url: str) -> list[str]:
 async def theirs(url: str) -> list[str]:
     """The same of what was there before, and rows of applications."""
     async with connection(url) as conn:
-        lines = await adopted.state(conn, await adopted.names(conn) | {"Users", "_prisma_migrations"})
+        lines = await adopted_tables.state(conn, await adopted_tables.names(conn) | {"Users", "_prisma_migrations"})
         for name in ('"Users"', '"WalletDetails"', "swaps"):
             lines += [row[0] for row in await conn.fetch(f"SELECT t.xmin || ' ' || t FROM public.{name} t")]
         return lines
@@ -176,7 +178,7 @@ def test_what_differs_is_told_and_what_can_be_worked_with_is_adopted(
     assert "can be adopted" in run(url, monkeypatch, "--adopt", "--check")
     assert asyncio.run(everything(url)) == before
     output = run(url, monkeypatch, "--adopt")
-    assert f"adopted at schema revision {schema.head_revision()}" in output
+    assert f"adopted at schema revision {revisions.head_revision()}" in output
     for table, what in HARMLESS_LINES:
         assert any(table in line and what in line for line in output.splitlines()), what
     with pytest.raises(IndexerError, match="already"):
@@ -218,7 +220,7 @@ async def test_a_step_that_would_change_an_adopted_table_changes_nothing(
     url = fresh_database()
     await adopted_database(url)
     before = await everything(url)
-    monkeypatch.setattr(adopted, "without", lambda statement, taken: statement)
+    monkeypatch.setattr(adopted_tables, "without", lambda statement, taken: statement)
     with pytest.raises((IndexerError, asyncpg.PostgresError)):
         await migrate.downgrade_async(url, "0007")  # 0008 set their storage parameters, had they been ours
     assert await everything(url) == before
@@ -267,18 +269,18 @@ async def test_each_obstacle_is_found_and_its_remedy_removes_it(fresh_database: 
     url = fresh_database()
     await made_by_others(url)
     async with connection(url) as conn:
-        clean = await adopt.compare(conn)
+        clean = await adoption.compare(conn)
         assert {one.table for one in clean} == {"(database)"}
         for deviation, table, what in BLOCKING:
             transaction = conn.transaction()
             await transaction.start()
             await conn.execute(deviation)
-            found = [one for one in await adopt.compare(conn) if one.blocks]
+            found = [one for one in await adoption.compare(conn) if one.blocks]
             assert (table, what) in {(one.table, one.what) for one in found}, found
             remedies = [one.remedy for one in found if one.remedy]
             for remedy in dict.fromkeys(remedies):
                 await conn.execute(remedy)
-            left = {(one.table, one.what) for one in await adopt.compare(conn) if one.blocks}
+            left = {(one.table, one.what) for one in await adoption.compare(conn) if one.blocks}
             assert not [one for one in found if one.remedy and (one.table, one.what) in left], deviation
             await transaction.rollback()
 
@@ -318,10 +320,10 @@ async def test_the_indexer_works_on_adopted_tables_as_on_its_own(
         assert await conn.fetchval("SELECT count(*) FROM orders_finalized") > 0
         assert await conn.fetchval('SELECT count(*) FROM "WalletDetails"') == 1
     async with connection(actors.owner) as owner, connection(actors.writer) as writer:
-        read = await enriched.pinned(owner)
-        assert await enriched.put(owner, "fee_tier_parameters", {"tier_id": 7}, {"taker_fee": 3}, read)
+        read = await enrichment.pinned(owner)
+        assert await enrichment.put(owner, "fee_tier_parameters", {"tier_id": 7}, {"taker_fee": 3}, read)
         assert await owner.fetchval("SELECT tag FROM fee_tier_parameters") == "t"
-        await enriched.forget_above(writer, read.number - 1)
+        await enrichment.forget_above(writer, read.number - 1)
         assert not await owner.fetch("SELECT FROM fee_tier_parameters")
     async with connection(url) as conn:
         # An initial load does not put off the indexes of others.

@@ -14,10 +14,10 @@ from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 from eth_hash.auto import keccak
 
-from tests.anvil.driver import Driver
-from tests.anvil.emission import Abis
-from tests.anvil.flows import World
-from tests.anvil.node import FINALIZED_BEHIND, ROOT, AnvilNode
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.emission import Abis
+from tests.support.anvil.flows import World
+from tests.support.anvil.node import FINALIZED_BEHIND, ROOT, AnvilNode
 from tests.waiting import guard
 
 # Published hashes: the encoder's own reading of the ABI files is not what proves the encoder.

@@ -18,20 +18,20 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
-from indexer.attest.digest import digest
-from indexer.attest.faults import CHANGED, LEFT_OUT, MADE_UP, WRONG_INDEX, Fault, faults
+from indexer.attest.log_set import CHANGED, LEFT_OUT, MADE_UP, WRONG_INDEX, Fault, digest, faults
+from indexer.chain.batch import Source
+from indexer.chain.ranges import Span
 from indexer.chain.types import Log
 from indexer.cli.main import cli
-from indexer.ingest.planner import Span
-from indexer.ingest.units import Source
-from indexer.store import attestations, blame, coverage, migrate, served
+from indexer.db.connection import connection
+from indexer.schema import migrate
+from indexer.store import attestations, coverage, provenance
 from indexer.store.attestations import ANY, PROVEN, Attestation, Grade
-from indexer.store.blame import Blame
-from indexer.store.database import connection
-from tests.anvil.driver import Driver
-from tests.anvil.node import AnvilNode, free_port
-from tests.daemon import PROGRAM, Daemon, environment, get, wait_synced
-from tests.simchain.node import ThreadedNode
+from indexer.store.provenance import Blame
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import AnvilNode, free_port
+from tests.support.daemon import PROGRAM, Daemon, environment, get, wait_synced
+from tests.support.simchain.node import ThreadedNode
 from tests.system.test_recovery import Stage
 from tests.system.truth import assert_equals_truth
 from tests.waiting import PATIENCE, eventually, until
@@ -104,13 +104,13 @@ async def test_nothing_of_it_is_ever_changed(table: str, fresh_database: Databas
     async with connection(url) as conn:
         await attestations.add(conn, attested(0, 9, (A,), "proven"))
         async with conn.transaction():
-            await blame.add(conn, [Blame("here", "served", 5, 1, LEFT_OUT, "there")], 7)
+            await provenance.record_faults(conn, [Blame("here", "served", 5, 1, LEFT_OUT, "there")], 7)
         for statement in (f"UPDATE indexer.{table} SET at = at", f"DELETE FROM indexer.{table}",
                           f"TRUNCATE indexer.{table}"):  # fmt: skip
             with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
                 await conn.execute(statement)
         assert await conn.fetchval(f"SELECT count(*) FROM indexer.{table}") == 1
-        assert await blame.counts(conn) == {"here": 1}
+        assert await provenance.fault_counts(conn) == {"here": 1}
 
 
 async def test_who_served_is_a_row_a_run_and_the_newest_counts(fresh_database: Databases) -> None:
@@ -118,15 +118,15 @@ async def test_who_served_is_a_row_a_run_and_the_newest_counts(fresh_database: D
     await migrate.upgrade_async(url)
     async with connection(url) as conn:
         for block in range(5):
-            await served.add(conn, Source(block, block, "one"), [1, 2])
-        await served.add(conn, Source(5, 9, "two"), [1, 2])
-        await served.add(conn, Source(3, 3, "two"), [1], merge=False)
-        await served.add(conn, Source(10, 12, "two"), [1, 2])
+            await provenance.record_served(conn, Source(block, block, "one"), [1, 2])
+        await provenance.record_served(conn, Source(5, 9, "two"), [1, 2])
+        await provenance.record_served(conn, Source(3, 3, "two"), [1], merge=False)
+        await provenance.record_served(conn, Source(10, 12, "two"), [1, 2])
         assert await conn.fetchval("SELECT count(*) FROM indexer.served") == 3
-        assert await served.endpoints(conn, [1], 3, 3) == [Source(3, 3, "one"), Source(3, 3, "two")]
-        assert await served.endpoints(conn, [2], 3, 5) == [Source(3, 4, "one"), Source(5, 5, "two")]
-        await served.cut_above(conn, 6)
-        assert await served.endpoints(conn, [2], 0, 99) == [Source(0, 4, "one"), Source(5, 6, "two")]
+        assert await provenance.serving_endpoints(conn, [1], 3, 3) == [Source(3, 3, "one"), Source(3, 3, "two")]
+        assert await provenance.serving_endpoints(conn, [2], 3, 5) == [Source(3, 4, "one"), Source(5, 5, "two")]
+        await provenance.truncate_above(conn, 6)
+        assert await provenance.serving_endpoints(conn, [2], 0, 99) == [Source(0, 4, "one"), Source(5, 6, "two")]
 
 
 def test_faults_are_told_from_two_lists_of_logs() -> None:

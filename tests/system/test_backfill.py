@@ -8,9 +8,9 @@ from pathlib import Path
 
 import asyncpg
 
-from tests.anvil.driver import Driver
-from tests.anvil.node import ROOT, AnvilNode
-from tests.daemon import Daemon, run, wait_synced
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import ROOT, AnvilNode
+from tests.support.daemon import Daemon, run, wait_synced
 from tests.system.truth import assert_equals_truth
 
 

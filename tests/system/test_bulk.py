@@ -23,17 +23,17 @@ import asyncpg
 import pytest
 
 from indexer.chain.finality import Final
-from indexer.ingest import crew
-from indexer.ingest.planner import Segment
+from indexer.chain.ranges import Segment
+from indexer.ingest import process_pool
 from indexer.ingest.worker import Setup
-from indexer.store.migrate import upgrade_async
-from tests.anvil.node import free_port
+from indexer.schema.migrate import upgrade_async
 from tests.chaos.truth import Truth
-from tests.daemon import PROGRAM, environment, run
 from tests.scenarios.harness import ADDRESSES
-from tests.simchain.chain import Tree
-from tests.simchain.node import ThreadedNode
-from tests.simchain.world import exchange
+from tests.support.anvil.node import free_port
+from tests.support.daemon import PROGRAM, environment, run
+from tests.support.simchain.chain import Tree
+from tests.support.simchain.node import ThreadedNode
+from tests.support.simchain.world import exchange
 from tests.waiting import PATIENCE, ended, eventually, guard, until
 
 Databases = Callable[[], str]
@@ -262,7 +262,7 @@ def test_forked_workers_end_when_they_are_not_needed_and_when_their_parent_is_ki
     """In a process of its own, because this one has threads."""
     script = (
         "import asyncio, os, signal\n"
-        "from indexer.ingest.forked import forked\n"
+        "from indexer.ingest.worker_fork import forked\n"
         "unused, kept = forked(2), forked(2)\n"
         "async def end():\n"
         "    for worker in unused:\n"
@@ -281,11 +281,11 @@ def test_forked_workers_end_when_they_are_not_needed_and_when_their_parent_is_ki
 async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once_more(
     chain: Chain, fresh_database: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "SILENT", PATIENCE)  # the new one takes its time until it says its first word
+    monkeypatch.setattr(process_pool, "SILENT", PATIENCE)  # the new one takes its time until it says its first word
     url = fresh_database()
     await upgrade_async(url)
     addresses = tuple(sorted(ADDRESSES))
-    workers = crew.Crew(Setup(url, (chain.node.url,), 89346162, 100, {}), 1)
+    workers = process_pool.Crew(Setup(url, (chain.node.url,), 89346162, 100, {}), 1)
     await workers.start()
     told: list[Segment] = []
 
@@ -293,12 +293,12 @@ async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once
         told.append(news.segment)
         if len(told) == 1:
             os.kill(workers._all[0].pid, signal.SIGSTOP)
-            monkeypatch.setattr(crew, "SILENT", 2.0)
+            monkeypatch.setattr(process_pool, "SILENT", 2.0)
 
     spawned = workers._spawned
 
     async def patiently() -> Any:
-        monkeypatch.setattr(crew, "SILENT", PATIENCE)
+        monkeypatch.setattr(process_pool, "SILENT", PATIENCE)
         return await spawned()
 
     monkeypatch.setattr(workers, "_spawned", patiently)

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from tests.daemon import run
+from tests.support.daemon import run
 from tests.system.test_bulk import BLOCKS, Chain, Databases, chain
 
 __all__ = ["chain"]

@@ -12,13 +12,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from indexer.follow import keeper, runner
-from tests.anvil.driver import Driver
-from tests.anvil.node import AnvilNode, free_port
-from tests.daemon import Daemon, get, run, wait_synced
-from tests.simchain.chain import Tree
-from tests.simchain.node import ThreadedNode
-from tests.simchain.world import exchange
+from indexer.follow import endpoint_monitor, runner
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import AnvilNode, free_port
+from tests.support.daemon import Daemon, get, run, wait_synced
+from tests.support.simchain.chain import Tree
+from tests.support.simchain.node import ThreadedNode
+from tests.support.simchain.world import exchange
 from tests.system.truth import CONFIG, assert_equals_truth
 from tests.waiting import eventually, until
 
@@ -139,7 +139,7 @@ async def test_a_signal_ends_it_cleanly_whatever_it_waits_for(
 
 
 def test_what_an_end_may_wait_for_takes_less_than_five_seconds_in_all() -> None:
-    assert runner.GRACE + keeper.LAST_WORDS < 5
+    assert runner.GRACE + endpoint_monitor.LAST_WORDS < 5
 
 
 async def test_it_answers_live_ready_metrics_and_status_and_waits_for_a_node_that_is_away(

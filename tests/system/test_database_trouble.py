@@ -18,14 +18,14 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from indexer.background import beside
+from indexer.db import connection
+from indexer.embedded_pg.server import EmbeddedServer
 from indexer.errors import DatabaseUnreachable
 from indexer.follow import runner as runner_module
-from indexer.follow import watch, watchdog
+from indexer.follow import stall_detector, watchdog
 from indexer.ops.status import status
-from indexer.pg.server import EmbeddedServer
-from indexer.rpc.headfeed import HeadFeed
-from indexer.store import database
+from indexer.rpc.head_feed import HeadFeed
+from indexer.runtime.tasks import beside
 from tests.chaos.databases import Databases
 from tests.chaos.pgfaults import FILLER, FULL, fill, paused, small_disk
 from tests.scenarios.harness import DEVNET, Daemon, Stage
@@ -254,10 +254,10 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "EVERY", 0.05)
     monkeypatch.setattr(watchdog, "STATEMENT", 0.5)
     monkeypatch.setattr(watchdog, "ASKING", PATIENCE)
-    monkeypatch.setattr(watch, "SLOW", PATIENCE)
-    monkeypatch.setattr(watch.Watch, "limit", property(lambda self: PATIENCE))
-    monkeypatch.setattr(database, "CONNECTING", PATIENCE)
-    monkeypatch.setitem(database.SETTINGS, "lock_timeout", "10s")
+    monkeypatch.setattr(stall_detector, "SLOW", PATIENCE)
+    monkeypatch.setattr(stall_detector.Watch, "limit", property(lambda self: PATIENCE))
+    monkeypatch.setattr(connection, "CONNECTING", PATIENCE)
+    monkeypatch.setitem(connection.SETTINGS, "lock_timeout", "10s")
 
 
 @contextlib.asynccontextmanager
@@ -295,7 +295,7 @@ async def test_a_server_that_is_paused_is_found_silent_and_left_for_a_new_connec
     async with running(daemon):
         with paused(troubled), monkeypatch.context() as impatient:
             impatient.setattr(watchdog, "ASKING", 0.5)
-            impatient.setattr(database, "CONNECTING", 1.0)
+            impatient.setattr(connection, "CONNECTING", 1.0)
             stage.show(tip)
             assert "the server has not answered" in await stuck(daemon, "statement")
             await waits_for(daemon, "the database: ")
@@ -334,7 +334,7 @@ async def test_a_slow_statement_is_named_and_waited_for(
     await stage.execute("SELECT pg_advisory_lock(7)")  # for as long as the statement is to take
     async with running(daemon):
         with monkeypatch.context() as impatient:
-            impatient.setattr(watch, "SLOW", 0.8)
+            impatient.setattr(stall_detector, "SLOW", 0.8)
             stage.show(tip)
             assert "the database is slow" in await stuck(daemon, "statement")
         await stage.execute("SELECT pg_advisory_unlock(7)")

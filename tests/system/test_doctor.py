@@ -15,18 +15,18 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from indexer.follow.keeper import Keeper
-from indexer.rpc.headfeed import HeadFeed
+from indexer.db.connection import connect
+from indexer.follow.endpoint_monitor import Keeper
+from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
-from indexer.store.database import connect
-from indexer.store.migrate import upgrade_async
-from tests.daemon import run
+from indexer.schema.migrate import upgrade_async
 from tests.scenarios.harness import CHAIN_ID
-from tests.simchain.chain import Tree
-from tests.simchain.node import SimNode
-from tests.simchain.view import Depth
-from tests.simchain.world import exchange
-from tests.stubnode import StubNode
+from tests.support.daemon import run
+from tests.support.simchain.chain import Tree
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.view import Depth
+from tests.support.simchain.world import exchange
+from tests.support.stubnode import StubNode
 
 SECRET = "SECRETKEY"
 MUST_FIX = 36

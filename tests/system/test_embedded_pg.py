@@ -23,11 +23,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from indexer.cli.db import db_group, without_password
+from indexer.embedded_pg import binaries
+from indexer.embedded_pg.processes import postmaster, serves
+from indexer.embedded_pg.server import EmbeddedServer, database_name, default_data_dir
 from indexer.errors import EmbeddedServerError
-from indexer.pg import binaries
-from indexer.pg.processes import postmaster, serves
-from indexer.pg.server import EmbeddedServer, database_name, default_data_dir
-from tests.daemon import PROGRAM, environment, run
+from tests.support.daemon import PROGRAM, environment, run
 from tests.waiting import PATIENCE, ended, eventually, until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another user")
@@ -237,7 +237,7 @@ def test_ctrl_c_at_its_starter_does_not_reach_the_server(stopped: EmbeddedServer
     script = (
         # A shell that runs the suite in the background starts it with SIGINT ignored.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import sys, time; from pathlib import Path; from indexer.pg.server import EmbeddedServer;"
+        "import sys, time; from pathlib import Path; from indexer.embedded_pg.server import EmbeddedServer;"
         " EmbeddedServer(Path(sys.argv[1])).start(); print('up', flush=True); time.sleep(3600)"
     )
     command = [sys.executable, "-c", script, str(stopped.data_dir)]
@@ -296,7 +296,7 @@ def test_a_killed_server_starts_again_once_its_backends_are_gone(
         return launch(*arguments)
 
     assert works(backend)
-    monkeypatch.setattr("indexer.pg.server.time.sleep", waits)
+    monkeypatch.setattr("indexer.embedded_pg.server.time.sleep", waits)
     monkeypatch.setattr(stopped, "_launch", launched)
     stopped.start()
     monkeypatch.undo()

@@ -20,12 +20,12 @@ from typing import Literal
 import asyncpg
 import pytest
 
-from indexer.pg.server import EmbeddedServer
+from indexer.embedded_pg.server import EmbeddedServer
 from indexer.store.lease import TTL
-from tests.anvil.driver import Driver
-from tests.anvil.node import AnvilNode, free_port
-from tests.daemon import LOCKED_OUT, PROGRAM, Daemon, environment, get, index, run, wait_row, wait_synced
-from tests.postgres import own_postgres
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import AnvilNode, free_port
+from tests.support.daemon import LOCKED_OUT, PROGRAM, Daemon, environment, get, index, run, wait_row, wait_synced
+from tests.support.postgres import own_postgres
 from tests.system.truth import assert_equals_truth
 from tests.waiting import ended, eventually, until
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.anvil.driver import Driver
-from tests.anvil.node import AnvilNode
-from tests.daemon import Daemon, wait_synced
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import AnvilNode
+from tests.support.daemon import Daemon, wait_synced
 from tests.system.truth import assert_equals_truth
 from tests.waiting import PATIENCE
 

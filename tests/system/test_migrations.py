@@ -20,11 +20,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from indexer.cli.migrate import migrate_command
+from indexer.db.catalog import COLUMNS, KEYS, kind, sql_name
+from indexer.db.connection import connection
 from indexer.errors import DatabaseUnreachable, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
-from indexer.store import coverage, migrate, schema
-from indexer.store.database import connection
-from indexer.store.facts import COLUMNS, KEYS, kind, sql_name
-from indexer.store.tables import TABLES, VIEWS, own, public
+from indexer.schema import migrate, revisions
+from indexer.schema.tables.metadata import TABLES, own, public
+from indexer.schema.views.all_views import VIEWS
+from indexer.store import coverage
 
 Databases = Callable[[], str]
 DATA = Path(__file__).parents[1] / "data"
@@ -78,7 +80,7 @@ async def test_upgrade_downgrade_upgrade_ends_where_it_began(fresh_database: Dat
 async def test_each_single_step_goes_up_and_down_again(fresh_database: Databases) -> None:
     url = fresh_database()
     below = "base"
-    for revision in sorted(schema.known_revisions()):
+    for revision in sorted(revisions.known_revisions()):
         before = await _catalog(url)
         await migrate.upgrade_async(url, revision)
         after = await _catalog(url)
@@ -227,14 +229,14 @@ async def test_singletons_are_there_and_stay_single(fresh_database: Databases) -
 async def test_classify_tells_empty_ours_and_foreign(fresh_database: Databases) -> None:
     url, foreign = fresh_database(), fresh_database()
     async with connection(url) as conn:
-        assert await schema.classify(conn) == "empty"
-        assert await schema.current_revision(conn) is None
+        assert await revisions.classify(conn) == "empty"
+        assert await revisions.current_revision(conn) is None
         await migrate.upgrade_async(url)
-        assert await schema.classify(conn) == "ours"
-        assert await schema.current_revision(conn) == schema.head_revision()
+        assert await revisions.classify(conn) == "ours"
+        assert await revisions.current_revision(conn) == revisions.head_revision()
     async with connection(foreign) as conn:
         await conn.execute('CREATE TABLE public."Users" (id int)')
-        assert await schema.classify(conn) == "foreign"
+        assert await revisions.classify(conn) == "foreign"
     before = await _catalog(foreign)
     with pytest.raises(ForeignDatabase, match=r"public\.Users"):
         await migrate.upgrade_async(foreign)
@@ -276,7 +278,7 @@ def test_the_command_migrates_checks_and_asks_before_it_drops(
             raise result.exception
         return result.exit_code, result.output
 
-    head = schema.head_revision()
+    head = revisions.head_revision()
     with pytest.raises(SchemaOlder):
         run("--check")
     code, output = run("--json")

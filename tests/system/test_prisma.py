@@ -15,16 +15,16 @@ from sqlalchemy import Column, Float, Numeric, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
-from indexer.pg.server import EmbeddedServer
-from indexer.store.tables import VIEWS, public
-from indexer.store.tables.view_columns import view_columns
-from tests.anvil.emission import Abis, Emission
-from tests.anvil.flows import World
-from tests.daemon import run
-from tests.prisma import reader
-from tests.simchain.chain import SimLog, SimTx, Tree
-from tests.simchain.node import ThreadedNode
-from tests.simchain.world import exchange
+from indexer.embedded_pg.server import EmbeddedServer
+from indexer.schema.tables.metadata import public
+from indexer.schema.views.all_views import VIEWS, view_columns
+from tests.support.anvil.emission import Abis, Emission
+from tests.support.anvil.flows import World
+from tests.support.daemon import run
+from tests.support.prisma import reader
+from tests.support.simchain.chain import SimLog, SimTx, Tree
+from tests.support.simchain.node import ThreadedNode
+from tests.support.simchain.world import exchange
 
 _OWNED = "account_owner_updated_snapshot"
 ID, HIGHEST, LOWEST = 2**128 - 1, 2**256 - 1, -(2**255)

@@ -14,21 +14,22 @@ import pytest
 
 from benchmarks.queries import fill, plan_of, variants, wrong_indexes
 from indexer import config
+from indexer.chain.batch import Unit
 from indexer.chain.types import Header, Log
-from indexer.ingest.units import Unit
-from indexer.pg.server import EmbeddedServer
-from indexer.store import lease, migrate
-from indexer.store.database import Connection, connection
-from indexer.store.standing import Binding, bind, load
-from indexer.store.steps import Writer
-from indexer.store.tables import public
-from tests.oracle.base import Row
-from tests.oracle.compare import differences, fetch_database
-from tests.oracle.queries import ANSWERS, Answer, Facts, Near
-from tests.oracle.recompute import recompute
-from tests.published import queries
-from tests.simchain.chain import GENESIS_TIME, Block, SimLog, SimTx, Tree
-from tests.simchain.world import Exchange, exchange
+from indexer.db.connection import Connection, connection
+from indexer.embedded_pg.server import EmbeddedServer
+from indexer.projector.writer import Writer
+from indexer.schema import migrate
+from indexer.schema.tables.metadata import public
+from indexer.store import lease
+from indexer.store.index_state import Binding, bind, load
+from tests.support.oracle.base import Row
+from tests.support.oracle.compare import differences, fetch_database
+from tests.support.oracle.queries import ANSWERS, Answer, Facts, Near
+from tests.support.oracle.recompute import recompute
+from tests.support.published import queries
+from tests.support.simchain.chain import GENESIS_TIME, Block, SimLog, SimTx, Tree
+from tests.support.simchain.world import Exchange, exchange
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 NOW = GENESIS_TIME + 10 * 86_400

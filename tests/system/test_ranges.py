@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from indexer import config
-from indexer.follow.progress import Progress
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
-from indexer.store import migrate
-from tests.replay import ReplayNode, chain
-from tests.simchain.chain import SimLog, SimTx, Tree
-from tests.simchain.node import SimNode
-from tests.simchain.refusals import Provider
+from indexer.runtime.progress import Progress
+from indexer.schema import migrate
+from tests.support.replay import ReplayNode, chain
+from tests.support.simchain.chain import SimLog, SimTx, Tree
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.refusals import Provider
 
 RUSD = "0xa9f32a851b1800742e47725da54a09a7ef2556a3"
 TRANSFER = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"

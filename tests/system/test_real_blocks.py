@@ -11,13 +11,13 @@ import asyncpg
 
 from indexer import config
 from indexer.chain.bloom import may_contain
-from indexer.follow.progress import Progress
+from indexer.db.catalog import sql_name
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
-from indexer.store import migrate
-from indexer.store.facts import sql_name
-from indexer.store.tables import TABLES
-from tests.replay import ReplayNode
+from indexer.runtime.progress import Progress
+from indexer.schema import migrate
+from indexer.schema.tables.metadata import TABLES
+from tests.support.replay import ReplayNode
 
 DATA = Path(__file__).parents[1] / "data/arbitrum_one_blocks.jsonl"
 BLOCKS = [json.loads(line) for line in DATA.read_text().splitlines()]

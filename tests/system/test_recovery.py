@@ -13,13 +13,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.daemon import Daemon, index, run, wait_synced
-from tests.oracle.compare import differences, fetch_database
-from tests.oracle.recompute import recompute
-from tests.simchain.chain import Tree
-from tests.simchain.node import ThreadedNode
-from tests.simchain.view import Depth
-from tests.simchain.world import exchange
+from tests.support.daemon import Daemon, index, run, wait_synced
+from tests.support.oracle.compare import differences, fetch_database
+from tests.support.oracle.recompute import recompute
+from tests.support.simchain.chain import Tree
+from tests.support.simchain.node import ThreadedNode
+from tests.support.simchain.view import Depth
+from tests.support.simchain.world import exchange
 
 Databases = Callable[[], str]
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"

@@ -10,9 +10,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from indexer.store import migrate
-from tests.anvil.node import ROOT, AnvilNode, free_port
-from tests.daemon import run
+from indexer.schema import migrate
+from tests.support.anvil.node import ROOT, AnvilNode, free_port
+from tests.support.daemon import run
 
 
 async def fingerprint(url: str) -> list[tuple[object, ...]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from indexer.store.tables import own
-from tests.anvil.driver import Driver
-from tests.anvil.node import AnvilNode
-from tests.daemon import Daemon, run, wait_synced
+from indexer.schema.tables.metadata import own
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import AnvilNode
+from tests.support.daemon import Daemon, run, wait_synced
 from tests.system.truth import assert_equals_truth
 
 

@@ -17,14 +17,16 @@ from click.testing import CliRunner, Result
 from indexer import config
 from indexer.cli import roles as cli
 from indexer.cli.db import db_group
+from indexer.db.catalog import kind, sql_name
+from indexer.db.connection import Connection, connection
+from indexer.embedded_pg.server import EmbeddedServer
 from indexer.errors import ForeignDatabase, IndexerError, SchemaOlder
-from indexer.ops.doctor_db import examine_database
-from indexer.pg.server import EmbeddedServer
-from indexer.store import deferred, enriched, lease, migrate, rawlogs, roles
-from indexer.store.database import Connection, connection
-from indexer.store.facts import kind, sql_name
-from indexer.store.tables import VIEWS, own, public
-from tests.daemon import run
+from indexer.ops.doctor.database_checks import examine_database
+from indexer.schema import deferred_indexes, migrate, roles
+from indexer.schema.tables.metadata import own, public
+from indexer.schema.views.all_views import VIEWS
+from indexer.store import enrichment, lease, raw_logs
+from tests.support.daemon import run
 from tests.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
@@ -296,7 +298,7 @@ async def test_a_role_that_may_create_roles_is_enough(fresh_database: Callable[[
     assert "nothing to do" in (await asyncio.to_thread(command, mine, "--prefix", prefix)).output
     assert await migrate.check_async(actors.owner) == []
     async with connection(actors.writer) as conn:
-        await rawlogs.ensure_partitions(conn, 0, 1)
+        await raw_logs.ensure_partitions(conn, 0, 1)
     async with connection(actors.reader) as conn:
         await conn.execute('SELECT FROM "Market"')
 
@@ -346,13 +348,13 @@ async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applicatio
 
 
 async def test_the_writer_takes_back_what_the_owner_enriched_and_nothing_of_applications(actors: Cast) -> None:
-    key, read = {"tier_id": 7}, enriched.Run(50, b"\x01" * 32, 1_700_000_000, 0, resumed=False)
+    key, read = {"tier_id": 7}, enrichment.Run(50, b"\x01" * 32, 1_700_000_000, 0, resumed=False)
     async with connection(actors.owner) as owner, connection(actors.writer) as writer:
-        assert await enriched.put(owner, "fee_tier_parameters", key, {"taker_fee": 3}, read)
+        assert await enrichment.put(owner, "fee_tier_parameters", key, {"taker_fee": 3}, read)
         await owner.execute("INSERT INTO fee_tier_parameters (tier_id, block_number) VALUES (8, 60)")
-        await enriched.forget_above(writer, 50)
+        await enrichment.forget_above(writer, 50)
         assert len(await owner.fetch("SELECT FROM fee_tier_parameters")) == 2
-        await enriched.forget_above(writer, 49)
+        await enrichment.forget_above(writer, 49)
         assert [row[0] for row in await owner.fetch("SELECT tier_id FROM fee_tier_parameters")] == [8]
         assert not await owner.fetch("SELECT FROM indexer.enrichment")
         await owner.execute("DELETE FROM fee_tier_parameters")
@@ -361,10 +363,10 @@ async def test_the_writer_takes_back_what_the_owner_enriched_and_nothing_of_appl
 
 
 async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(actors: Cast) -> None:
-    last = 3 * rawlogs.PARTITION_BLOCKS
+    last = 3 * raw_logs.PARTITION_BLOCKS
     async with connection(actors.writer) as conn:
-        await rawlogs.ensure_partitions(conn, last - 1, last)
-        await rawlogs.ensure_partitions(conn, last - 1, last)
+        await raw_logs.ensure_partitions(conn, last - 1, last)
+        await raw_logs.ensure_partitions(conn, last - 1, last)
         bounds = await conn.fetch(
             "SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) AS bound, c.relowner::regrole::text AS owner"
             " FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' ORDER BY 1"
@@ -380,13 +382,13 @@ async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(actors
 
 async def test_the_writer_keeps_indexes_and_says_who_can_build_those_put_off(actors: Cast) -> None:
     async with connection(actors.writer) as conn, connection(actors.owner) as owner:
-        assert await deferred.defer(conn, await lease.acquire(conn, "writer") or 0) == 0
+        assert await deferred_indexes.defer(conn, await lease.acquire(conn, "writer") or 0) == 0
         await conn.execute("UPDATE indexer.lease SET holder = NULL")
-        assert await deferred.defer(owner, await lease.acquire(owner, "owner") or 0) > 10
+        assert await deferred_indexes.defer(owner, await lease.acquire(owner, "owner") or 0) > 10
         with pytest.raises(SchemaOlder, match="once as their owner"):
-            await deferred.build([conn], lambda *_: None)
-        await deferred.build([owner], lambda *_: None)
-        await deferred.build([conn], lambda *_: None)
+            await deferred_indexes.build([conn], lambda *_: None)
+        await deferred_indexes.build([owner], lambda *_: None)
+        await deferred_indexes.build([conn], lambda *_: None)
     assert await migrate.check_async(actors.owner) == []
 
 

@@ -15,13 +15,13 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 
-from indexer.pg.server import EmbeddedServer
-from tests.anvil.node import free_port
-from tests.daemon import PROGRAM, Daemon, environment, get, run
-from tests.simchain.chain import Tree
-from tests.simchain.node import Fault, Say, ThreadedNode
-from tests.simchain.view import Depth
-from tests.simchain.world import exchange
+from indexer.embedded_pg.server import EmbeddedServer
+from tests.support.anvil.node import free_port
+from tests.support.daemon import PROGRAM, Daemon, environment, get, run
+from tests.support.simchain.chain import Tree
+from tests.support.simchain.node import Fault, Say, ThreadedNode
+from tests.support.simchain.view import Depth
+from tests.support.simchain.world import exchange
 from tests.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from indexer.db.connection import connection
+from indexer.embedded_pg.server import EmbeddedServer
 from indexer.errors import DatabaseUnreachable
-from indexer.pg.server import EmbeddedServer
-from indexer.store.database import connection
-from tests.anvil.driver import Driver
-from tests.anvil.node import AnvilNode, free_port
-from tests.daemon import Daemon, get, run, wait_synced
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import AnvilNode, free_port
+from tests.support.daemon import Daemon, get, run, wait_synced
 from tests.waiting import until
 
 LOOPBACK = f"{int.from_bytes(socket.inet_aton('127.0.0.1'), sys.byteorder):08X}"

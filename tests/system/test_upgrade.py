@@ -7,10 +7,10 @@ from pathlib import Path
 
 import asyncpg
 
-from indexer.store import schema
-from tests.anvil.driver import Driver
-from tests.anvil.node import AnvilNode
-from tests.daemon import Daemon, run, wait_synced
+from indexer.schema import revisions
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import AnvilNode
+from tests.support.daemon import Daemon, run, wait_synced
 from tests.system.truth import assert_equals_truth
 from tests.waiting import ended
 
@@ -44,7 +44,7 @@ async def test_an_old_program_refuses_a_newer_schema_at_its_start_and_when_it_wo
         assert refused.returncode == 15 and "9999" in refused.stderr and "newer release" in refused.stderr
         assert run("backfill", "--from-block", "0", *arguments[:2], env=env).returncode == 15
         await wait_synced(url, *head)  # nobody wrote a row
-        await set_revision(url, schema.head_revision())
+        await set_revision(url, revisions.head_revision())
         first = Daemon(arguments, env, tmp_path / "again")
         await wait_synced(url, *node.head())
         assert first.terminate()[0] == 0
@@ -64,7 +64,7 @@ async def test_down_to_the_release_before_and_up_again_keeps_logs_and_journal_an
         driver.reorg(2)
         await wait_synced(url, *node.head())
         assert daemon.terminate()[0] == 0
-        before = sorted(schema.known_revisions())[-2]
+        before = sorted(revisions.known_revisions())[-2]
         assert run("migrate", "--downgrade", before, "--yes", env=env).returncode == 0
         refused = run("run", *arguments, env=env)
         assert refused.returncode == 16 and before in refused.stderr and "reya-indexer migrate" in refused.stderr

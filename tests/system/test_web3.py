@@ -9,12 +9,12 @@ from web3 import Web3
 from web3.exceptions import LogTopicError, MismatchedABI
 
 from indexer import config
-from indexer.decode.abi import DecodeMismatch
 from indexer.decode.registry import Registry
+from indexer.errors import DecodeMismatch
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from tests.anvil.driver import Driver
-from tests.anvil.node import ROOT, AnvilNode
+from tests.support.anvil.driver import Driver
+from tests.support.anvil.node import ROOT, AnvilNode
 
 
 def plain(value: Any) -> Any:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.anvil.node import ROOT, AnvilNode
-from tests.daemon import environment
+from tests.support.anvil.node import ROOT, AnvilNode
+from tests.support.daemon import environment
 from tests.waiting import PATIENCE
 
 

@@ -10,23 +10,23 @@ import pytest
 
 from indexer import config
 from indexer.attest.compare import ranges, verify
+from indexer.db.catalog import kind, sql_name
+from indexer.db.connection import Connection, connection
 from indexer.errors import IndexerError
-from indexer.follow.progress import Progress
-from indexer.follow.recovery import Recovery
-from indexer.follow.reproject import Reprojection
 from indexer.follow.runner import Runner
+from indexer.projector.reproject import Reprojection
+from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
-from indexer.store import migrate
-from indexer.store.database import Connection, connection
-from indexer.store.facts import kind, sql_name
-from indexer.store.tables import public
-from tests.daemon import run
-from tests.oracle.compare import differences, fetch_database
-from tests.oracle.recompute import recompute
+from indexer.runtime.progress import Progress
+from indexer.schema import migrate
+from indexer.schema.tables.metadata import public
 from tests.scenarios.harness import Daemon
-from tests.simchain.chain import Block, Tree
-from tests.simchain.node import SimNode
-from tests.simchain.world import exchange
+from tests.support.daemon import run
+from tests.support.oracle.compare import differences, fetch_database
+from tests.support.oracle.recompute import recompute
+from tests.support.simchain.chain import Block, Tree
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.world import exchange
 from tests.system.test_roles import CHAIN, CONFIG, cast, prefix
 
 __all__ = ["prefix"]

@@ -1,4 +1,4 @@
-"""Compares a database with what was emitted: the recompute by tests/oracle, and the raw logs byte by byte."""
+"""Compares a database with what was emitted: the recompute by tests/support/oracle, and the raw logs byte by byte."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import asyncpg
 
-from tests.anvil.driver import Driver
-from tests.oracle.compare import LEVELS, differences, fetch_database, fetch_level
-from tests.oracle.recompute import recompute
+from tests.support.anvil.driver import Driver
+from tests.support.oracle.compare import LEVELS, differences, fetch_database, fetch_level
+from tests.support.oracle.recompute import recompute
 
 CONFIG = Path(__file__).parents[2] / "config"
 

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from indexer.cli.main import cli
-from indexer.config import Attest, load, redact
+from indexer.config import Attest, load
 from indexer.errors import ConfigError
+from indexer.runtime.secrets import redact
 
 GOOD = """
 name = "mine"

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from indexer.cli.main import cli
 from indexer.config import load
-from indexer.decode.abi import DecodeMismatch, load_abi
+from indexer.decode.abi import load_abi
 from indexer.decode.registry import Registry
-from indexer.resources import data_dir
+from indexer.errors import DecodeMismatch
+from indexer.runtime.resources import data_dir
 
 EMITS = Path(__file__).parents[1] / "data" / "reya_cronos_emits.jsonl"
 CORE = "0xa763b6a5e09378434406c003dae6487fbbdc1a80"

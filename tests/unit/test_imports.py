@@ -10,13 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PURE = [
-    "indexer.chain", "indexer.projections", "indexer.ingest.planner", "indexer.ingest.units", "indexer.decode.events",
-    "indexer.follow.machine", "indexer.follow.relation", "indexer.follow.progress", "indexer.rpc.classify",
-    "indexer.rpc.ranges", "indexer.rpc.hints", "indexer.rpc.batches", "indexer.rpc.throttle", "indexer.rpc.receipts",
-    "indexer.rpc.wire", "indexer.rpc.consensus", "indexer.store.copytext", "indexer.attest.digest",
-    "indexer.attest.faults", "indexer.attest.gauges", "indexer.attest.spans",
-    "indexer.rpc.wire", "indexer.rpc.score", "indexer.rpc.purpose", "indexer.rpc.body", "indexer.follow.watch",
-    "indexer.store.copybinary",
+    "indexer.chain", "indexer.projections", "indexer.ingest.confirm", "indexer.follow.state_machine",
+    "indexer.follow.stall_detector", "indexer.runtime.progress", "indexer.rpc.error_classifier",
+    "indexer.rpc.error_hints", "indexer.rpc.adaptive_size", "indexer.rpc.rate_limit", "indexer.rpc.receipts",
+    "indexer.rpc.wire", "indexer.rpc.health", "indexer.db.copy_text", "indexer.db.copy_binary",
+    "indexer.attest.log_set", "indexer.projector.impact", "indexer.check.position_replay",
 ]  # fmt: skip
 # indexer.decode.registry reads the shipped ABI files; the rest of what it does is pure.
 FORBIDDEN = (

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.anvil.emission import Abis, Emission
-from tests.anvil.flows import World
-from tests.oracle.base import Row
-from tests.oracle.compare import differences
-from tests.oracle.recompute import recompute
+from tests.support.anvil.emission import Abis, Emission
+from tests.support.anvil.flows import World
+from tests.support.oracle.base import Row
+from tests.support.oracle.compare import differences
+from tests.support.oracle.recompute import recompute
 
-ORACLE = Path(__file__).parents[1] / "oracle"
+ORACLE = Path(__file__).parents[1] / "support" / "oracle"
 CONFIG = Path(__file__).parents[2] / "config" / "reya.toml"
 MARKET, ACCOUNT, BASE, POOL = 1, 100, 5, 2
 
@@ -56,7 +56,7 @@ def test_the_oracle_imports_nothing_of_the_program() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] in ("indexer", "importlib") for name in names), path
             # Other test equipment may use the program: through it the oracle would, too.
-            assert all(name.startswith("tests.oracle.") for name in names if name.startswith("tests")), path
+            assert all(name.startswith("tests.support.oracle.") for name in names if name.startswith("tests")), path
 
 
 @pytest.mark.parametrize(

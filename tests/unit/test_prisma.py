@@ -12,9 +12,10 @@ from sqlalchemy import ARRAY, BigInteger, Column, Index, Interval, MetaData, Num
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from indexer.cli.main import cli
-from indexer.resources import data_dir
-from indexer.store.prisma import RELATIONS, identifier, prisma_schema
-from indexer.store.tables import VIEWS, public
+from indexer.runtime.resources import data_dir
+from indexer.schema.prisma import RELATIONS, identifier, prisma_schema
+from indexer.schema.tables.metadata import public
+from indexer.schema.views.all_views import VIEWS
 
 COMMITTED = data_dir("config") / "schema.prisma"
 

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from indexer.config import PROJECTIONS, load
+from indexer.config import load
 from indexer.decode.registry import Registry
-from indexer.projections import _MODULES
-from tests.projected import differing, digests, record, recorded, stored
+from indexer.projections.project import _MODULES
+from indexer.projections.version import PROJECTIONS
+from tests.support.projected import differing, digests, record, recorded, stored
 
 
 def test_the_recorded_chain_becomes_the_rows_recorded_for_this_version() -> None:
@@ -18,7 +19,7 @@ def test_the_recorded_chain_becomes_the_rows_recorded_for_this_version() -> None
     assert not changed, (
         f"the recorded chain becomes other rows than version {PROJECTIONS} of the projections made of it, in"
         f" {', '.join(changed)}. If that is meant: raise PROJECTIONS in indexer/config.py, so that databases are"
-        " projected again, and run `python -m tests.projected --record`"
+        " projected again, and run `python -m tests.support.projected --record`"
     )
 
 

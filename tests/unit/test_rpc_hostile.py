@@ -17,19 +17,19 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from indexer.chain.ranges import Segment
 from indexer.chain.types import Header
 from indexer.errors import RateLimited, RpcError, RpcRefused, Transient
-from indexer.ingest.hands import tasks
-from indexer.ingest.planner import Segment
-from indexer.rpc import hints, throttle, transport
-from indexer.rpc.body import SMALL, parsed
-from indexer.rpc.classify import classify
-from indexer.rpc.headfeed import LEAST_PAUSE, HeadFeed
+from indexer.ingest.executor import tasks
+from indexer.rpc import error_hints, rate_limit, transport
+from indexer.rpc.error_classifier import classify
+from indexer.rpc.head_feed import LEAST_PAUSE, HeadFeed
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import Endpoint
-from tests.simchain.chain import SimLog, SimTx, Tree
-from tests.simchain.view import View
-from tests.stubnode import StubNode
+from indexer.rpc.wire import SMALL, parsed
+from tests.support.simchain.chain import SimLog, SimTx, Tree
+from tests.support.simchain.view import View
+from tests.support.stubnode import StubNode
 from tests.waiting import eventually, guard
 
 ADDRESS = "0x" + "77" * 20
@@ -38,8 +38,8 @@ ADDRESS = "0x" + "77" * 20
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
-    monkeypatch.setattr(throttle, "SHORTEST", 0.0)
-    monkeypatch.setattr(throttle, "LONGEST", 0.0)
+    monkeypatch.setattr(rate_limit, "SHORTEST", 0.0)
+    monkeypatch.setattr(rate_limit, "LONGEST", 0.0)
 
 
 def chain() -> View:
@@ -203,7 +203,14 @@ def test_words_made_to_keep_the_patterns_busy_do_not() -> None:
                   "history is not ", "[0x1, ", "exceeds the ", "more than 1", "logs size "):  # fmt: skip
         text = (piece * 2000)[:100_000]
         classify(-32000, text, "http://a")
-        for read in (hints.blocks, hints.results, hints.size, hints.calls, hints.of_length, hints.wait):
+        for read in (
+            error_hints.blocks,
+            error_hints.results,
+            error_hints.size,
+            error_hints.calls,
+            error_hints.of_length,
+            error_hints.wait,
+        ):
             read(text[:2000])
     assert time.process_time() - started < 5
 

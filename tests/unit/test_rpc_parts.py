@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.chain.batch import Unit
 from indexer.chain.types import Header, Log
 from indexer.errors import Inconsistent, RangeTooLarge, RpcError, Transient
 from indexer.ingest.fetch import fetch_chained, fetch_plain
-from indexer.ingest.units import Unit
 from indexer.rpc import transport
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import logs_of_receipts
 from indexer.rpc.transport import Endpoint
-from tests.simchain.chain import Block, Tree
-from tests.simchain.node import SimNode
-from tests.simchain.refusals import Refusal
-from tests.simchain.sample import log, tx
+from tests.support.simchain.chain import Block, Tree
+from tests.support.simchain.node import SimNode
+from tests.support.simchain.refusals import Refusal
+from tests.support.simchain.sample import log, tx
 
 BUSY, QUIET, SILENT = "0x" + "a1" * 20, "0x" + "b2" * 20, "0x" + "c3" * 20
 UNWATCHED = "0x" + "d4" * 20

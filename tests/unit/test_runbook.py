@@ -12,10 +12,10 @@ import yaml
 
 from indexer import errors
 from indexer.cli.main import EXIT_CODES
-from indexer.follow.machine import Mode
-from indexer.follow.progress import STARTING, wait_name
-from indexer.ops.catalogue import CATALOGUE, PROCESS
-from indexer.store.trouble import name_of
+from indexer.db.database_errors import name_of
+from indexer.follow.state_machine import Mode
+from indexer.ops.metric_catalog import CATALOGUE, PROCESS
+from indexer.runtime.progress import STARTING, wait_name
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()

@@ -10,29 +10,30 @@ from structlog.testing import capture_logs
 from indexer import config
 from indexer.cli.db import libpq_environment
 from indexer.cli.session import warn_of_shown
+from indexer.db.connection import connect
 from indexer.errors import ConfigError, DatabaseUnreachable
-from indexer.store.database import connect
+from indexer.runtime import secrets
 
 
 def test_a_secret_is_the_variable_or_the_content_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "url"
     path.write_text("postgresql://u:p@h/d\n")
-    assert config.secret("X", {"X": "a"}) == "a" and config.secret("X", {}) == ""
-    assert config.secret("X", {"X_FILE": str(path)}) == "postgresql://u:p@h/d"
+    assert secrets.secret("X", {"X": "a"}) == "a" and secrets.secret("X", {}) == ""
+    assert secrets.secret("X", {"X_FILE": str(path)}) == "postgresql://u:p@h/d"
     with pytest.raises(ConfigError, match="both set"):
-        config.secret("X", {"X": "a", "X_FILE": str(path)})
+        secrets.secret("X", {"X": "a", "X_FILE": str(path)})
     with pytest.raises(ConfigError, match=r"X_FILE: .*No such file"):
-        config.secret("X", {"X_FILE": str(tmp_path / "none")})
+        secrets.secret("X", {"X_FILE": str(tmp_path / "none")})
     path.write_text(" a b \r\n")
-    assert config.secret("X", {"X_FILE": str(path)}) == "a b"
-    assert config.secret("X", {"X_FILE": str(path)}, blanks=True) == " a b "
+    assert secrets.secret("X", {"X_FILE": str(path)}) == "a b"
+    assert secrets.secret("X", {"X_FILE": str(path)}, blanks=True) == " a b "
     for empty, blanks in (("", False), ("\n", True), (" \n", False)):
         path.write_text(empty)
         with pytest.raises(ConfigError, match=r"X_FILE: .*empty"):
-            config.secret("X", {"X_FILE": str(path)}, blanks=blanks)
+            secrets.secret("X", {"X_FILE": str(path)}, blanks=blanks)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
-        config.secret("X", {"X_FILE": str(path)})
+        secrets.secret("X", {"X_FILE": str(path)})
 
 
 def test_endpoints_stand_in_a_file_one_a_line_or_with_commas(tmp_path: Path) -> None:

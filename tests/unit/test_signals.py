@@ -15,12 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from indexer import config
 from indexer.chain.types import Header
-from indexer.follow.progress import Progress, wait_name
-from indexer.follow.spread import Spread
-from indexer.ops import http, live, metrics
-from indexer.ops.catalogue import CATALOGUE, PREFIX, PROCESS
-from indexer.ops.live import Live
+from indexer.ops import http, live_status, metrics
+from indexer.ops.live_status import Live
+from indexer.ops.metric_catalog import CATALOGUE, PREFIX, PROCESS
 from indexer.rpc.pool import Pool
+from indexer.runtime.progress import Progress, Spread, wait_name
 from tests.waiting import PATIENCE
 
 STORED: dict[str, Any] = {
@@ -161,7 +160,7 @@ async def test_signals_answer_with_the_last_known_values_while_the_database_is_m
         await reader.read()
         writer.close()
 
-    monkeypatch.setattr(live, "LIMIT", 0.1)
+    monkeypatch.setattr(live_status, "LIMIT", 0.1)
     server = await asyncio.start_server(mute, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     made = told()
@@ -172,7 +171,7 @@ async def test_signals_answer_with_the_last_known_values_while_the_database_is_m
         assert second["attested"] == STORED["attested"] and first["head"] == 100
         await made.close()
     made.url = f"postgresql://u:SECRETWORD@127.0.0.1:{port}/x"  # nobody listens now
-    monkeypatch.setattr(live, "LIMIT", PATIENCE)
+    monkeypatch.setattr(live_status, "LIMIT", PATIENCE)
     shown = await made.document()
     assert "127.0.0.1" in shown["live"]["database_error"] and "SECRETWORD" not in json.dumps(shown)
     await made.close()

@@ -13,9 +13,9 @@ from eth_hash.auto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.oracle.recompute import recompute
-from tests.simchain.chain import Block, SimTx, Tree
-from tests.simchain.encoding import (
+from tests.support.oracle.recompute import recompute
+from tests.support.simchain.chain import Block, SimTx, Tree
+from tests.support.simchain.encoding import (
     EMPTY_BLOOM,
     EMPTY_ROOT,
     EMPTY_UNCLES,
@@ -27,8 +27,8 @@ from tests.simchain.encoding import (
     rlp,
     trie_root,
 )
-from tests.simchain.sample import EVERY, Chain, log, places, tx
-from tests.simchain.world import Exchange, exchange, grow, traffic
+from tests.support.simchain.sample import EVERY, Chain, log, places, tx
+from tests.support.simchain.world import Exchange, exchange, grow, traffic
 
 ROOT = Path(__file__).parents[2]
 # Arbitrum One, block 116,686,799: two transactions, of the types 0x6a and 0x64, without gas or logs.
@@ -218,5 +218,7 @@ def test_the_same_seed_gives_the_same_chain() -> None:
 
 
 def test_it_shares_no_code_with_the_program() -> None:
-    for path in set((ROOT / "tests/simchain").glob("*.py")) - set((ROOT / "tests/simchain").glob("test_*.py")):
+    for path in set((ROOT / "tests/support/simchain").glob("*.py")) - set(
+        (ROOT / "tests/support/simchain").glob("test_*.py")
+    ):
         assert not re.search(r"^\s*(from|import) indexer\b", path.read_text(), re.MULTILINE), path.name

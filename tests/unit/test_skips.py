@@ -14,7 +14,7 @@ from tests.waiting import PATIENCE
 ROOT = Path(__file__).parents[2]
 CONFTEST = """
 import sys; sys.path.insert(0, {root!r})
-from tests.skips import Skips
+from tests.support.skips import Skips
 def pytest_configure(config):
     config.pluginmanager.register(Skips({allowed!r}), "skips")
 """
@@ -36,7 +36,7 @@ def test_an_unlisted_skip_of_a_test_or_a_module_fails_the_run(processes: str, tm
     done = run(tmp_path, processes)
     assert done.returncode == 1, done.stdout
     for name in ("test_x.py::test_a", "test_x.py::test_b", "test_y.py"):
-        assert f"not on the list in tests/skips.py: {name}:" in done.stdout, done.stdout
+        assert f"not on the list in tests/support/skips.py: {name}:" in done.stdout, done.stdout
 
 
 def test_listed_ones_do_not(tmp_path: Path) -> None:

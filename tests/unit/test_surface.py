@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.surface import FILES, recorded
+from tests.support.surface import FILES, recorded
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -12,4 +12,6 @@ def test_the_surface_is_as_recorded(name: str) -> None:
     now, then = FILES[name](), recorded(name)
     assert now.keys() == then.keys()
     for part in now:
-        assert now[part] == then[part], f"{name}: {part} changed; if on purpose: python -m tests.surface --record"
+        assert now[part] == then[part], (
+            f"{name}: {part} changed; if on purpose: python -m tests.support.surface --record"
+        )

@@ -13,12 +13,12 @@ import pytest
 
 from indexer import config
 from indexer.chain.types import Log
-from indexer.decode.events import events_of
-from indexer.projections import project, rows_of, state_keys
-from indexer.projections.base import Kept, Row, StateKey
-from indexer.store.steps import Writer
-from tests.anvil.emission import Abis, Emission
-from tests.oracle.recompute import recompute
+from indexer.projections.events import Row, StateKey, events_of
+from indexer.projections.project import project, rows_of, state_keys
+from indexer.projections.write_set import Kept
+from indexer.projector.writer import Writer
+from tests.support.anvil.emission import Abis, Emission
+from tests.support.oracle.recompute import recompute
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "explanation" / "positions-and-pnl.md").read_text()

@@ -1,0 +1,117 @@
+"""A second, independent endpoint is asked for the same logs. Where the two disagree, headers and receipts decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from indexer.attest.attestor import Attestor, Result
+from indexer.attest.compare import Verified, compare, ranges
+from indexer.attest.log_set import faults
+from indexer.attest.proof import Complaint, runs
+from indexer.chain.batch import Source
+from indexer.chain.ranges import Segment, Span
+from indexer.errors import OneEndpoint, RpcError
+from indexer.store import coverage, provenance
+from indexer.store.index_state import Standing
+from indexer.store.provenance import Blame
+
+MOST_BLOCKS = 100_000  # more than any endpoint serves at once: what is read of who served them stays small
+
+
+async def cross_check(attestor: Attestor, standing: Standing, segment: Segment) -> Result:
+    """The first part of a segment, as large as a second endpoint serves.
+
+    Where it is not stored who served the logs, two endpoints must agree with them. Raises as Attestor.prove does;
+    OneEndpoint.
+    """
+    conn, agreed, trouble, strange = attestor.conn, list[str](), None, list[Complaint]()
+    contracts = sorted((await coverage.contract_ids(conn, segment.addresses)).values())
+    part = segment._replace(last=min(segment.last, segment.first + MOST_BLOCKS - 1))
+    sources = await provenance.serving_endpoints(conn, contracts, part.first, part.last)
+    part = _of_one_kind(part, sources)
+    servers = sorted({s.endpoint for s in sources if s.first <= part.first <= s.last})
+    for reader in attestor.pool.ordered():
+        if reader.name in servers:
+            continue
+        await attestor.breathe()
+        try:
+            seen = await compare(reader, conn, part)
+        except RpcError as error:
+            trouble = error
+            continue
+        part = seen.segment
+        other = next((d for d in seen.differences if d.what == "hash"), None)
+        if other is not None:
+            detail = f"block {other.block} is stored with another hash; `reya-indexer reorg verify` compares them"
+            strange.append(Complaint(reader.name, other.block, "chain", detail))
+            continue
+        if seen.differences:
+            return await _disputed(attestor, standing, segment, seen, servers)
+        agreed.append(reader.name)
+        if servers or len(agreed) > 1:
+            result = Result(part.first, part.last)
+            await _keep(attestor, standing, seen, [Span(part.first, part.last)], [*servers, *agreed], result)
+            return result
+    if strange:
+        await attestor.complain(strange)
+        return Result(part.first, part.last, kept=[Span(part.first, part.last)], left=strange)
+    if trouble is not None:
+        raise trouble
+    raise OneEndpoint
+
+
+def _of_one_kind(segment: Segment, sources: Sequence[Source]) -> Segment:
+    """The first part of a segment that the same endpoints served: each can be asked about what another one did."""
+    edges = [edge for s in sources for edge in (s.first, s.last + 1) if segment.first < edge <= segment.last]
+    return segment._replace(last=min(edges) - 1) if edges else segment
+
+
+async def _keep(
+    attestor: Attestor, standing: Standing, seen: Verified, spans: Sequence[Span], endpoints: Sequence[str],
+    result: Result,
+) -> None:  # fmt: skip
+    hashes = {a.number: a.hash for a in seen.stored.anchors}
+    await attestor.keep(standing, seen.segment, spans, "cross-checked", seen.stored, hashes, endpoints, result)
+
+
+async def _disputed(
+    attestor: Attestor, standing: Standing, segment: Segment, seen: Verified, servers: Sequence[str]
+) -> Result:  # fmt: skip
+    """Each disputed run is proven, and the endpoint blamed that is wrong; the rest is attested as agreed upon."""
+    result = Result(seen.segment.first, seen.segment.last)
+    for part in ranges(seen.segment, seen.differences):
+        at = part.first
+        while at <= part.last and not result.healed:
+            found = await attestor.prove(standing, segment._replace(first=at))
+            if found is None:
+                break
+            result.add(found)
+            at = found.last + 1
+    if result.healed:
+        return result  # the rest is looked at again: what was planned is of another epoch now
+    await _blame_asked(attestor, seen, result)
+    disputed = {d.block for d in seen.differences}
+    settled = {n for n in disputed if any(s.first <= n <= s.last for s in result.attested)}
+    settled |= {d.block for d in result.differences}
+    open_ = sorted(disputed - settled)
+    if open_:
+        detail = f"{seen.endpoint} has other logs than stored in block {open_[0]}, and no receipts decide"
+        await attestor.incident("endpoints_disagree", seen.endpoint, detail, open_)
+        result.kept += [Span(number, number) for number in open_]
+        result.left.append(Complaint(seen.endpoint, open_[0], "disagrees", detail))
+    spans = [Span(run.first, run.last) for run in runs(seen.segment, disputed)]
+    await _keep(attestor, standing, seen, spans, [*servers, seen.endpoint], result)
+    return result
+
+
+async def _blame_asked(attestor: Attestor, seen: Verified, result: Result) -> None:
+    """Where the stored logs are proven, the endpoint that was asked is wrong."""
+    blames = [
+        Blame(seen.endpoint, "asked", *fault, "the stored logs")
+        for fault in faults(seen.read, seen.stored.logs)
+        if any(span.first <= fault.block <= span.last for span in result.attested)
+    ]
+    if blames:
+        async with attestor.conn.transaction():
+            await provenance.record_faults(attestor.conn, blames)
+        result.blamed += blames

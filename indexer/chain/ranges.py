@@ -1,0 +1,153 @@
+"""What coverage lacks, as segments to ingest. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """Blocks first..last, both included."""
+
+    first: int
+    last: int
+
+
+class Segment(NamedTuple):
+    """Blocks first..last that the contracts `addresses` (lower-case 0x) have not been ingested for."""
+
+    first: int
+    last: int
+    addresses: tuple[str, ...]
+
+
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Ascending, those that overlap or touch as one."""
+    found: list[Span] = []
+    for span in sorted(spans):
+        if found and span.first <= found[-1].last + 1:
+            found[-1] = Span(found[-1].first, max(found[-1].last, span.last))
+        else:
+            found.append(span)
+    return found
+
+
+def missing(covered: Iterable[Span], first: int, last: int) -> list[Span]:
+    """The parts of first..last that `covered` (sorted or not, disjoint) leaves open."""
+    gaps: list[Span] = []
+    at = first
+    for span in sorted(covered):
+        if span.last < at:
+            continue
+        if span.first > last:
+            break
+        if span.first > at:
+            gaps.append(Span(at, span.first - 1))
+        at = span.last + 1
+    if at <= last:
+        gaps.append(Span(at, last))
+    return gaps
+
+
+def plan(coverage: Mapping[str, Sequence[Span]], first: int, last: int) -> list[Segment]:
+    """Segments in chain order; within one, every block lacks the same contracts, so one request serves them all.
+
+    `coverage` has an entry for every watched contract; an empty one means its whole past is uncovered.
+    """
+    return _segments({address: missing(spans, first, last) for address, spans in coverage.items()})
+
+
+def covered(coverage: Mapping[str, Sequence[Span]], first: int, last: int) -> list[Segment]:
+    """The opposite: what of first..last is ingested, and for which contracts."""
+    held = {
+        address: [Span(max(s.first, first), min(s.last, last)) for s in spans if s.first <= last and s.last >= first]
+        for address, spans in coverage.items()
+    }
+    return _segments(held)
+
+
+def _segments(gaps: Mapping[str, Sequence[Span]]) -> list[Segment]:
+    """Spans by contract as segments in chain order, each with the contracts that have all of it."""
+    alike: dict[tuple[Span, ...], list[str]] = defaultdict(list)  # mostly all contracts have the same spans
+    for address, spans in gaps.items():
+        alike[tuple(spans)].append(address)
+    edges = sorted(
+        edge for spans, group in alike.items() for s in spans for edge in ((s.first, 1, group), (s.last + 1, 0, group))
+    )
+    segments: list[Segment] = []
+    lacking: list[str] = []
+    for (start, begins, group), (stop, _, _) in pairwise([*edges, (-1, 0, [])]):
+        lacking = sorted([*lacking, *group]) if begins else [a for a in lacking if a not in group]
+        if not lacking or stop <= start:
+            continue
+        if segments and segments[-1].addresses == tuple(lacking) and segments[-1].last == start - 1:
+            segments[-1] = Segment(segments[-1].first, stop - 1, tuple(lacking))
+        else:
+            segments.append(Segment(start, stop - 1, tuple(lacking)))
+    return segments
+
+
+def front(coverage: Mapping[str, Sequence[Span]], origin: int) -> int:
+    """The last block up to which every contract is covered without a gap, counted from the origin; origin - 1 if none.
+
+    The projector never passes it: beyond it a contract's logs may be unknown.
+    """
+    ends = []
+    for spans in coverage.values():
+        gaps = missing(spans, origin, max((s.last for s in spans), default=origin - 1))
+        ends.append(gaps[0].first - 1 if gaps else max((s.last for s in spans if s.last >= origin), default=origin - 1))
+    return min(ends, default=origin - 1)
+
+
+def sample(segments: Iterable[Segment], offset: int, most: int) -> Segment:
+    """At most that many blocks from the `offset`-th block on of all that the segments hold, within one of them."""
+    for segment in segments:
+        size = segment.last - segment.first + 1
+        if offset < size:
+            first = segment.first + offset
+            return segment._replace(first=first, last=min(first + most - 1, segment.last))
+        offset -= size
+    raise AssertionError("the offset is that of a block they hold")
+
+
+class Spans:
+    """Ascending and disjoint; those that overlap or touch are one."""
+
+    def __init__(self, spans: Iterable[Span] = ()) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        for span in spans:
+            if span.first > self.end + 1:
+                self._firsts.append(span.first)
+                self._lasts.append(span.last)
+            else:
+                self.add(span)
+
+    def __iter__(self) -> Iterator[Span]:
+        return map(Span, self._firsts, self._lasts)
+
+    @property
+    def end(self) -> int:
+        """The highest block; -1 when there is none."""
+        return self._lasts[-1] if self._lasts else -1
+
+    def add(self, span: Span) -> None:
+        low, high = bisect_left(self._lasts, span.first - 1), bisect_right(self._firsts, span.last + 1)
+        first, last = span
+        if low < high:  # it overlaps or touches these
+            first, last = min(first, self._firsts[low]), max(last, self._lasts[high - 1])
+        self._firsts[low:high], self._lasts[low:high] = [first], [last]
+
+    def gaps(self, first: int, last: int) -> Iterator[Span]:
+        """The parts of first..last that are not in it, in order; each is found when it is asked for."""
+        at, index = first, bisect_left(self._lasts, first)
+        while at <= last:
+            if index == len(self._firsts) or self._firsts[index] > last:
+                yield Span(at, last)
+                return
+            if self._firsts[index] > at:
+                yield Span(at, self._firsts[index] - 1)
+            at, index = self._lasts[index] + 1, index + 1

@@ -1,0 +1,127 @@
+"""Rows against the contracts' own views: owners, collateral and positions of a sample, at a block that is final.
+
+The rows are those of the last finalized block the tables know, and the views are asked at its hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from indexer.check.position_replay import E18, Finding, divided
+from indexer.config import Deployment
+from indexer.contracts import views
+from indexer.contracts.views import Caller
+from indexer.db.connection import Connection
+from indexer.errors import Unanswered
+from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
+from indexer.runtime.tasks import together
+from indexer.store.enrichment import pinned
+
+_SAMPLES = {
+    "owners": "SELECT account_id, new_owner FROM public.account_owner_updated_snapshot_finalized",
+    "collateral": "SELECT account_id, collateral, balance FROM public.account_balances_finalized",
+    "positions": "SELECT * FROM public.positions_finalized",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows as of block `number`, whose hash is `hash`, by kind."""
+
+    number: int
+    hash: bytes
+    rows: dict[str, list[dict[str, Any]]]
+
+
+@dataclass(slots=True)
+class Answers:
+    """`unanswered`: what contracts refused, one line each."""
+
+    compared: int = 0
+    drifts: list[Finding] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
+
+
+async def sampled(conn: Connection, most: int) -> Sample:
+    """At most so many random rows of each kind, in the caller's snapshot."""
+    at = await pinned(conn)
+    rows = {
+        kind: [dict(row) for row in await conn.fetch(f"SELECT * FROM ({query}) r ORDER BY random() LIMIT {int(most)}")]
+        for kind, query in _SAMPLES.items()
+    }
+    return Sample(at.number, at.hash, rows)
+
+
+async def compare(deployment: Deployment, pool: Pool, sample: Sample, tell: Callable[[], None]) -> Answers:
+    """Asks one endpoint for all of it; what fails there is asked of the next. Raises StateUnavailable, RpcError."""
+    contracts = {c.name: c.address for c in deployment.contracts}
+    questions: list[tuple[str, Mapping[str, Any]]] = [(kind, row) for kind, rows in sample.rows.items() for row in rows]
+
+    async def ask(reader: Reader) -> Answers:
+        caller, answers = Caller(reader, contracts, sample.number, sample.hash), Answers()
+
+        async def one(kind: str, row: Mapping[str, Any]) -> None:
+            try:
+                detail = await _CHECKS[kind](caller, row)
+            except Unanswered as error:
+                answers.unanswered.append(f"{kind}: {_subject(row)}: {error.message}")
+            else:
+                answers.compared += 1
+                if detail:
+                    answers.drifts.append(Finding(f"{kind} as the contracts say", _subject(row), detail))
+            tell()
+
+        await together(*(one(kind, row) for kind, row in questions))
+        answers.drifts.sort()
+        return answers
+
+    return await pool.run(ask)
+
+
+def _subject(row: Mapping[str, Any]) -> str:
+    return " ".join(str(row[name]) for name in ("market_id", "account_id", "collateral") if name in row)
+
+
+async def _owner(caller: Caller, row: Mapping[str, Any]) -> str:
+    (owner,) = await caller.call(views.OWNER, row["account_id"])
+    return "" if owner == row["new_owner"] else f"new_owner {row['new_owner']}, the contract says {owner}"
+
+
+async def _collateral(caller: Caller, row: Mapping[str, Any]) -> str:
+    net, _, _ = await caller.call(views.COLLATERAL, row["account_id"], row["collateral"])
+    return "" if net == row["balance"] else f"balance {row['balance']}, the contract says {net}"
+
+
+async def _position(caller: Caller, row: Mapping[str, Any]) -> str:
+    return position_detail(row, await caller.call(views.POSITION, row["market_id"], row["account_id"]))
+
+
+_CHECKS: dict[str, Callable[[Caller, Mapping[str, Any]], Awaitable[str]]] = {
+    "owners": _owner,
+    "collateral": _collateral,
+    "positions": _position,
+}
+
+
+def position_detail(row: Mapping[str, Any], said: Sequence[int]) -> str:
+    """What is wrong with a row of `positions`, given the contract's position brought up to that block; "" if nothing.
+
+    Deleveraging since the row's last event shrinks the base; price and funding since then move realised PnL.
+    """
+    base, realized, price, _, funding, multiplier, _ = said
+    live = row["base"]
+    if row["base_multiplier"] and multiplier < row["base_multiplier"]:
+        live = divided(row["base"] * multiplier, row["base_multiplier"])
+    room = abs(row["base"]) // E18 + 4
+    if abs(base - live) > room:
+        return f"base {row['base']}, {live} by now, the contract says {base}"
+    if live != row["base"] or row["realized_pnl"] is None or row["last_price"] is None or not multiplier:
+        return ""
+    meant = row["realized_pnl"] + divided(live * (price - row["last_price"]), E18)
+    meant -= divided(live * (funding - row["funding_value"]), multiplier)
+    if abs(realized - meant) > room:
+        return f"realized_pnl {row['realized_pnl']}, {meant} by now, the contract says {realized}"
+    return ""

@@ -1,0 +1,192 @@
+"""Progress of long work: a bar on a terminal, a line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import structlog
+
+from indexer.rpc.pool import Traffic
+from indexer.runtime.progress import Progress
+from indexer.runtime.tasks import beside
+
+log = structlog.get_logger()
+EVERY = 10.0  # seconds between lines
+WORTH_SHOWING = 5_000  # blocks behind
+
+
+def on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+@contextlib.asynccontextmanager
+async def shown(progress: Progress, goal: Callable[[], int]) -> AsyncIterator[None]:
+    """Shows how far the work towards block `goal()` is, while the block of code runs."""
+    if on_terminal():
+        work = followed(progress, goal)
+    else:
+        work = _lines(progress, goal)
+    async with beside(work):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def backfill_shown(progress: Progress, traffic: Callable[[], Traffic], last: int) -> AsyncIterator[None]:
+    """Shows both stages of a backfill up to block `last`, while the block of code runs."""
+    rates = Rates(progress, traffic, last)
+    if on_terminal():
+        work = backfilled(rates)
+    else:
+        work = _backfill_lines(rates)
+    async with beside(work):
+        yield
+
+
+class Rates:
+    """What the display says of a backfill, measured over the last seconds."""
+
+    OVER = 15.0  # seconds
+
+    def __init__(self, progress: Progress, traffic: Callable[[], Traffic], last: int) -> None:
+        self.progress, self._traffic, self.last = progress, traffic, last
+        self._seen: deque[tuple[float, ...]] = deque()
+
+    def look(self) -> dict[str, Any]:
+        """Rates a second, how far both stages are, and seconds to their ends; None where nothing moves."""
+        p, traffic = self.progress, self._traffic()
+        start = p.projected if p.bulk_from is None else p.bulk_from
+        now = (time.monotonic(), p.blocks, p.logs, p.projected, sum(p.rows.values()), traffic.requests)
+        self._seen.append(now)
+        while len(self._seen) > 2 and now[0] - self._seen[0][0] > self.OVER:
+            self._seen.popleft()
+        past = self._seen[0]
+        span = max(now[0] - past[0], 0.01)
+        blocks, logs, projected, rows, requests = ((b - a) / span for a, b in zip(past[1:], now[1:], strict=True))
+        to_project = max(0, self.last - start)
+        return {
+            "blocks": p.blocks,
+            "blocks_missing": max(0, p.to_ingest - p.blocks),
+            "ingest_eta_seconds": round((p.to_ingest - p.blocks) / blocks) if blocks else None,
+            "projected": p.projected,
+            "to_project": to_project,
+            "project_done": max(0, min(to_project, p.projected - start)),
+            "project_eta_seconds": round(max(0, self.last - p.projected) / projected) if projected else None,
+            "logs": p.logs,
+            "rows": sum(p.rows.values()),
+            "logs_per_second": round(logs),
+            "rows_per_second": round(rows),
+            "requests_per_second": round(requests, 1),
+            "range_size": traffic.size,
+            "errors": dict(traffic.errors),
+        }
+
+
+async def _backfill_lines(rates: Rates) -> None:
+    rates.look()
+    while True:
+        await asyncio.sleep(EVERY)
+        log.info("backfill", **rates.look())
+
+
+async def _lines(progress: Progress, goal: Callable[[], int]) -> None:
+    start, started = progress.projected, time.monotonic()
+    while True:
+        await asyncio.sleep(EVERY)
+        behind, done = goal() - progress.projected, progress.projected - start
+        if behind < WORTH_SHOWING:
+            continue
+        rate = done / (time.monotonic() - started)
+        log.info(
+            "progress",
+            projected=progress.projected,
+            ingested=progress.ingested,
+            goal=goal(),
+            percent=round(100 * (progress.projected - progress.origin + 1) / max(1, goal() - progress.origin + 1), 2),
+            blocks_per_second=round(rate),
+            eta_seconds=round(behind / rate) if rate else None,
+            logs=progress.logs,
+        )
+
+
+async def backfilled(rates: Rates) -> None:
+    # Here, because a program that draws nothing need not load it.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("[bold]{task.description:<9}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>5.1f}%"),
+        MofNCompleteColumn(),
+        TextColumn("blocks"),
+        TextColumn("{task.fields[eta]:>9}"),
+        TextColumn("{task.fields[more]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=False) as bar:
+        ingested = bar.add_task("ingested", total=None, eta="", more="")
+        projected = bar.add_task("projected", total=None, eta="", more="")
+
+        def draw() -> None:
+            seen, waiting = rates.look(), rates.progress.waiting
+            errors = ", ".join(f"{n} {name}" for name, n in sorted(seen["errors"].items()))
+            bar.update(
+                ingested,
+                total=(seen["blocks"] + seen["blocks_missing"]) or None,
+                completed=seen["blocks"],
+                eta=_until(seen["ingest_eta_seconds"]),
+                more=f"{seen['logs']:,} logs, {seen['logs_per_second']:,}/s; {seen['requests_per_second']:g} requests/s"
+                f" of {seen['range_size']:,} blocks{errors and '; ' + errors}",
+            )
+            bar.update(
+                projected,
+                total=seen["to_project"] or None,
+                completed=seen["project_done"],
+                eta=_until(seen["project_eta_seconds"]),
+                more=f"{seen['rows']:,} rows, {seen['rows_per_second']:,}/s{waiting and '; waiting for ' + waiting}",
+            )
+
+        try:
+            while True:
+                draw()
+                await asyncio.sleep(0.25)
+        finally:
+            draw()  # how it ended
+
+
+def _until(seconds: int | None) -> str:
+    return "" if seconds is None else f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+async def followed(progress: Progress, goal: Callable[[], int]) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>5.1f}%"),
+        MofNCompleteColumn(),
+        TextColumn("blocks"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rows]:,} rows  {task.fields[wait]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=False) as bar:
+        task = bar.add_task("projected", total=None, rows=0, wait="")
+        while True:
+            total = goal() - progress.origin + 1
+            bar.update(
+                task,
+                total=max(total, 1) if progress.head >= 0 else None,
+                completed=max(0, progress.projected - progress.origin + 1),
+                rows=sum(progress.rows.values()),
+                wait=progress.waiting and f"waiting for {progress.waiting}",
+            )
+            await asyncio.sleep(0.25)

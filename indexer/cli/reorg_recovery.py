@@ -1,0 +1,273 @@
+"""`reya-indexer reorg plan|recover|verify`: what a person does when the daemon will not, or to be sure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from indexer import config
+from indexer.attest.compare import Verified, ranges, verify
+from indexer.attest.compare import shown as shown_difference
+from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
+from indexer.cli.progress_bars import on_terminal
+from indexer.cli.session import checked_connection, errors_as_json, open_pool, open_url, rpc_endpoints
+from indexer.reorg.plan import Plan
+from indexer.reorg.recovery import Recovery
+from indexer.runtime import log_setup
+
+DIFFERENCES = 30  # exit code
+MOST_LISTED = 100
+
+to_block_option = click.option(
+    "--to-block", type=click.IntRange(0), metavar="N", help="Last block that is kept. Default: the fork point."
+)
+
+
+@contextlib.asynccontextmanager
+async def _recovery(
+    chain: str, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None
+) -> AsyncIterator[Recovery]:  # fmt: skip
+    deployment = config.load(chain)
+    urls = rpc_endpoints(deployment, rpc_urls)
+    async with open_pool(deployment, urls) as pool:
+        url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
+        async with checked_connection(url, deployment) as conn:
+            yield Recovery(deployment, pool, conn)
+
+
+def _run(as_json: bool, work: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    with errors_as_json(as_json):
+
+        async def main() -> dict[str, Any]:
+            return await work()
+
+        return asyncio.run(main())
+
+
+@click.command(
+    "plan",
+    epilog="\b\nExamples:\n  reya-indexer reorg plan\n"
+    "  reya-indexer reorg plan --to-block 1200000 --json | jq -r .plan_hash",
+)
+@chain_option
+@to_block_option
+@rpc_option
+@data_dir_option
+@pg_bin_option
+@log_format_option
+@json_option
+def plan_command(
+    chain: str, to_block: int | None, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
+    log_format: log_setup.LogFormat, as_json: bool,
+) -> None:  # fmt: skip
+    """Show what `recover` would do, and change nothing.
+
+    Compares the stored chain with every endpoint, however deep they part, and reads the replacement to count its rows.
+    Exits 0 whenever a plan could be made.
+    """
+    log_setup.configure(log_format)
+
+    async def work() -> dict[str, Any]:
+        async with _recovery(chain, rpc_urls, data_dir, pg_bin) as recovery:
+            made = await recovery.plan(to_block)
+            return await _shown(recovery, made)
+
+    answer = _run(as_json, work)
+    click.echo(json.dumps(answer)) if as_json else _print_plan(answer, chain, to_block)
+
+
+async def _shown(recovery: Recovery, made: Plan) -> dict[str, Any]:
+    standing = await recovery.standing()
+    tables, exact = await recovery.tables(made)
+    before = standing.checkpoint.number if standing.checkpoint else None
+    after = before
+    if before is not None and not made.empty:
+        after = made.upto if before > made.keep.number else before
+    return {
+        "plan_hash": made.plan_hash,
+        "fork_point": made.fork.number,
+        "to_block": made.keep.number,
+        "to_block_hash": "0x" + made.keep.hash.hex(),
+        "nothing_to_do": made.empty,
+        "below_finalized": standing.below_images(made.keep.number),
+        "tables": tables,
+        "exact": exact,
+        "tip": made.tip.number,
+        "new_tip": made.upto,
+        "checkpoint": {"before": before, "after": after},
+        "epoch": standing.epoch,
+        "endpoint": made.endpoint,
+        "endpoints": [s.shown() for s in made.sayings],
+    }
+
+
+def _print_plan(answer: dict[str, Any], chain: str, to_block: int | None) -> None:
+    console = Console()
+    for said in answer["endpoints"]:
+        where = said["error"] or f"head {said['head']}, on the stored chain up to block {said['fork_point']}"
+        console.print(f"{said['endpoint']}: {where}", highlight=False)
+    console.print(f"fork point      {answer['fork_point']}")
+    console.print(f"last block kept {answer['to_block']}  {answer['to_block_hash']}")
+    console.print(f"tip             {answer['tip']} -> {answer['new_tip']}")
+    console.print(f"checkpoint      {answer['checkpoint']['before']} -> {answer['checkpoint']['after']}")
+    if answer["nothing_to_do"]:
+        console.print("Nothing to do: the stored chain is the endpoints' chain.")
+        return
+    table = Table("table", "removed", "inserted", "difference")
+    for name, counts in answer["tables"].items():
+        table.add_row(name, str(counts["removed"]), str(counts["inserted"]), f"{counts['difference']:+d}")
+    console.print(table)
+    if answer["below_finalized"]:
+        console.print("Below finalized: touched rows are replayed from their first event; state counts are estimates.")
+    kept = f" --to-block {to_block}" if to_block is not None else ""
+    click.echo(f"To execute it: reya-indexer reorg recover --chain {chain}{kept} --confirm {answer['plan_hash']}")
+
+
+@click.command(
+    "recover",
+    epilog="\b\nExamples:\n  reya-indexer reorg recover --confirm 5f0c...\n"
+    "  reya-indexer reorg recover --to-block 1200000 --confirm 5f0c... --dry-run",
+)
+@chain_option
+@to_block_option
+@click.option("--confirm", metavar="PLAN_HASH", required=True, help="The hash that `reorg plan` printed.")
+@click.option("--dry-run", is_flag=True, help="Check the hash, show what would be done, change nothing.")
+@rpc_option
+@data_dir_option
+@pg_bin_option
+@log_format_option
+@json_option
+def recover_command(
+    chain: str, to_block: int | None, confirm: str, dry_run: bool, rpc_urls: tuple[str, ...], data_dir: Path | None,
+    pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
+) -> None:  # fmt: skip
+    """Execute exactly the plan that was confirmed, in one commit; a running daemon pauses meanwhile.
+
+    Exits 0 when it is done or nothing was to be done, 31 when it is not the confirmed plan any more or somebody else
+    is at work, 32 when no endpoint serves the blocks. Whatever the code, nothing is half done.
+    """
+    log_setup.configure(log_format)
+
+    async def work() -> dict[str, Any]:
+        async with _recovery(chain, rpc_urls, data_dir, pg_bin) as recovery:
+            if dry_run:
+                made = await recovery.check(to_block, confirm)
+                return {"dry_run": True} | await _shown(recovery, made)
+            made, done = await recovery.recover(to_block, confirm)
+            standing = await recovery.standing()
+            return {
+                "dry_run": False,
+                "plan_hash": made.plan_hash,
+                "fork_point": made.fork.number,
+                "to_block": made.keep.number,
+                "changed": done is not None,
+                "rows": done.rows if done else {},
+                "logs": done.logs if done else 0,
+                "tip": standing.tip.number if standing.tip else None,
+                "projected": standing.checkpoint.number if standing.checkpoint else None,
+                "epoch": standing.epoch,
+            }
+
+    answer = _run(as_json, work)
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif dry_run:
+        _print_plan(answer, chain, to_block)
+    elif not answer["changed"]:
+        click.echo("Nothing to do: the stored chain is the endpoints' chain.")
+    else:
+        click.echo(
+            f"recovered: kept block {answer['to_block']}, read {answer['logs']} logs again, projected up to"
+            f" {answer['projected']}; `reya-indexer reorg list` has the entry"
+        )
+
+
+@click.command(
+    "verify",
+    epilog="\b\nExamples:\n  reya-indexer reorg verify --from 1000000 --to 1100000\n"
+    "  reya-indexer reorg verify --heal --json",
+)
+@chain_option
+@click.option("--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="Default: the origin.")
+@click.option("--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Default: the finalized block.")
+@click.option("--heal", is_flag=True, help="Read what differs again and correct every row that depends on it.")
+@rpc_option
+@data_dir_option
+@pg_bin_option
+@log_format_option
+@json_option
+def verify_command(
+    chain: str, first: int | None, last: int | None, heal: bool, rpc_urls: tuple[str, ...], data_dir: Path | None,
+    pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare stored block hashes and raw logs with the chain, up to finalized.
+
+    Exits 0 when all is equal or was healed, 30 when differences were found, 32 when no endpoint serves the range. It
+    trusts what the endpoint answers: a log that a node leaves out of its answer, too, looks like a foreign one here.
+    """
+    log_setup.configure(log_format)
+
+    async def work() -> dict[str, Any]:
+        async with _recovery(chain, rpc_urls, data_dir, pg_bin) as recovery:
+            return await _verify(recovery, first, last, heal)
+
+    answer = _run(as_json, work)
+    click.echo(json.dumps(answer)) if as_json else _print_verified(answer, chain)
+    if answer["count"] and not heal:
+        raise click.exceptions.Exit(DIFFERENCES)
+
+
+async def _verify(recovery: Recovery, first: int | None, last: int | None, heal: bool) -> dict[str, Any]:
+    standing = await recovery.standing()
+    assert standing.tip is not None
+    final = min((await recovery.look()).finalized, standing.tip.number)
+    low = standing.binding.origin if first is None else first
+    high = final if last is None else min(last, final)
+    answer: dict[str, Any] = {
+        "from_block": low, "to_block": high, "clamped": last is not None and last > final, "logs": 0, "count": 0,
+        "differences": [], "healed": [],
+    }  # fmt: skip
+    bad: list[Verified] = []
+    with Bar(console=Console(stderr=True), disable=not on_terminal(), transient=True) as bar:
+        task = bar.add_task("compared", total=max(1, high - low + 1))
+        async for part in verify(recovery.conn, recovery.pool, standing, low, high):
+            bar.update(task, completed=part.segment.last - low + 1)
+            answer["logs"] += part.logs
+            answer["count"] += len(part.differences)
+            answer["differences"] += [shown_difference(d) for d in part.differences][
+                : MOST_LISTED - len(answer["differences"])
+            ]
+            bad += [part] if part.differences else []
+    for part in bad if heal else []:
+        for segment in ranges(part.segment, part.differences):
+            done = await recovery.heal(segment, f"reorg verify found {len(part.differences)} differences")
+            answer["healed"].append({"from_block": segment.first, "to_block": segment.last, "rows": done.rows})
+    return answer
+
+
+def _print_verified(answer: dict[str, Any], chain: str) -> None:
+    span = f"blocks {answer['from_block']} to {answer['to_block']}"
+    if answer["clamped"]:
+        click.echo(f"blocks above finalized ({answer['to_block']}) are the daemon's; left out", err=True)
+    if not answer["count"]:
+        click.echo(f"{span}: {answer['logs']} logs, all as on the chain")
+        return
+    for one in answer["differences"]:
+        index = "" if one["log_index"] is None else f", log {one['log_index']}"
+        click.echo(f"block {one['block']}{index}: {one['what']}")
+    if answer["count"] > len(answer["differences"]):
+        click.echo(f"... and {answer['count'] - len(answer['differences'])} more")
+    if answer["healed"]:
+        click.echo(f"{span}: {answer['count']} differences, healed in {len(answer['healed'])} ranges")
+    else:
+        flags = f"--chain {chain} --from {answer['from_block']} --to {answer['to_block']}"
+        click.echo(f"{span}: {answer['count']} differences. To heal them: reya-indexer reorg verify {flags} --heal")

@@ -1,0 +1,1 @@
+"""What the deployed contracts' view functions say."""

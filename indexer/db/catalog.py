@@ -1,0 +1,52 @@
+"""What the program asks about tables while it works: which ones projections may write, their columns, keys and indexes.
+
+Written from the metadata in `indexer.store.tables` (`python -m indexer.schema.tables`; a test compares them), because
+importing SQLAlchemy takes a third of a start. Names are the ledger's: `orders`, `Asset`, `indexer.undecoded`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+SCHEMA = "indexer"  # ours
+
+_FACTS: dict[str, Any] = orjson.loads(Path(__file__).with_name("catalog.json").read_bytes())
+_KINDS: dict[str, str] = _FACTS["kinds"]
+
+# Table -> column -> numeric, bigint, integer, smallint, text, bool, timestamp or json (lists), and " not null" where
+# it is. Every table that a projection may write.
+COLUMNS: dict[str, dict[str, str]] = _FACTS["columns"]
+# Table -> primary key columns, in the order of the projections' keys.
+KEYS: dict[str, tuple[str, ...]] = {name: tuple(columns) for name, columns in _FACTS["keys"].items()}
+# Table -> names of its indexes beside the primary key.
+INDEXES: dict[str, list[str]] = _FACTS["indexes"]
+
+# Table that `enrich` writes -> its columns, and the columns of its primary key.
+ENRICHED_COLUMNS: dict[str, list[str]] = _FACTS["enriched"]
+ENRICHED_KEYS: dict[str, list[str]] = _FACTS["enriched_keys"]
+# Every table of the schema `public`.
+PUBLIC_TABLES = tuple(name for name in _KINDS if not name.startswith(f"{SCHEMA}."))
+
+
+def kind(name: str) -> str:
+    """ "append", "state", "application" or "reserved". KeyError for any other table."""
+    return _KINDS[name]
+
+
+def schema_and_name(name: str) -> tuple[str, str]:
+    schema, _, plain = name.rpartition(".")
+    return schema or "public", plain
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier."""
+    return '"{}"'.format(name.replace('"', '""'))
+
+
+def sql_name(name: str) -> str:
+    """The quoted, schema-qualified SQL identifier of a table or view."""
+    schema, plain = schema_and_name(name)
+    return f"{quoted(schema)}.{quoted(plain)}"

@@ -1,0 +1,218 @@
+"""Straight-line decoders for events, generated from their ABI.
+
+They take what certainly fits and leave the rest to eth-abi: a word that is padded wrongly, data that is too short, an
+unusual order of tails. So they are never more lenient than the reference decoder, and its messages stay the ones people
+read. What is generated reads each word once, and no length is believed before the data has room for it: the cost of a
+log is linear in its size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from indexer.errors import Unsupported
+
+if TYPE_CHECKING:
+    from indexer.decode.params import Param
+# (topics, data) -> arguments by name, or None: ask eth-abi.
+Compiled = Callable[[Sequence[bytes], bytes], "dict[str, Any] | None"]
+_INTEGER = re.compile(r"(u?)int(\d+)")
+_BYTES = re.compile(r"bytes(\d+)")
+_SUFFIX = re.compile(r"\[(\d*)\]")
+MOST_WORDS = 1024  # written out one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A type as the generator sees it: `kind` of an elementary one, `fields` of a tuple, or `item` and `size` of an
+    array (size None: as many as the data says)."""
+
+    kind: str = ""
+    fields: tuple[tuple[str, Shape], ...] | None = None
+    item: Shape | None = None
+    size: int | None = None
+
+    @property
+    def dynamic(self) -> bool:
+        if self.item is not None:
+            return self.size is None or self.item.dynamic
+        if self.fields is not None:
+            return any(field.dynamic for _, field in self.fields)
+        return self.kind in ("string", "bytes")
+
+    @property
+    def words(self) -> int:
+        """Words in the head: what stands before the first tail."""
+        if self.dynamic:
+            return 1
+        if self.item is not None:
+            return (self.size or 0) * self.item.words
+        return 1 if self.fields is None else sum(field.words for _, field in self.fields)
+
+
+def shape_of(param: Param) -> Shape:
+    base = param.type[: param.type.rindex(")") + 1] if param.fields else param.type.split("[")[0]
+    shape = Shape(fields=tuple((f.name, shape_of(f)) for f in param.fields)) if param.fields else Shape(base)
+    for size in _SUFFIX.findall(param.type[len(base) :]):
+        shape = Shape(item=shape, size=int(size) if size else None)
+    return shape
+
+
+class _Writer:
+    """Collects statements. `p` is the position in the data where the next tail must begin: tails follow one another in
+    the order of the types, as every encoder writes them; anything else is left to eth-abi."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._depth = 0
+        self._names = 0
+
+    def name(self) -> str:
+        self._names += 1
+        return f"v{self._names}"
+
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self._depth + text)
+
+    def check(self, condition: str) -> None:
+        self.line(f"if {condition}: return None")
+
+    def value(self, kind: str, source: str) -> str:
+        """An expression for one elementary value in the 32 bytes `source`."""
+        v = self.name()
+        if match := _BYTES.fullmatch(kind):
+            size = int(match[1])
+            self.line(f"{v} = {source}")
+            if size < 32:
+                self.check(f"{v}[{size}:] != {bytes(32 - size)!r}")
+            return f"{v}[:{size}]" if size < 32 else v
+        if kind == "address":
+            self.line(f"{v} = {source}")
+            self.check(f"{v}[:12] != {bytes(12)!r}")
+            return f"'0x' + {v}[12:].hex()"
+        self.line(f"{v} = number({source})")
+        if kind == "bool":
+            self.check(f"{v} > 1")
+            return f"{v} == 1"
+        integer = _INTEGER.fullmatch(kind)
+        if integer is None:
+            raise Unsupported
+        bits = int(integer[2])
+        if not integer[1]:
+            self.line(f"if {v} >> 255: {v} -= {1 << 256}")
+            if bits < 256:
+                self.check(f"not {-(1 << bits - 1)} <= {v} < {1 << bits - 1}")
+        elif bits < 256:
+            self.check(f"{v} >> {bits}")
+        return v
+
+    def sequence(self, shapes: Sequence[Shape], base: str) -> list[str]:
+        """Expressions for values whose heads begin at `base`; their tails, and then `p`, stand behind the heads."""
+        words = sum(shape.words for shape in shapes)
+        self.check(f"len(d) < {_plus(base, words)}")
+        self.line(f"p = {_plus(base, words)}")
+        at, parts = 0, []
+        for shape in shapes:
+            if shape.dynamic:
+                self.check(f"number({_word(base, at)}) != p{'' if base == '0' else f' - {base}'}")
+                parts.append(self.tail(shape))
+            else:
+                parts.append(self.static(shape, base, at))
+            at += shape.words
+        return parts
+
+    def static(self, shape: Shape, base: str, at: int) -> str:
+        """A value that stands in the head whole, at word `at` from `base`."""
+        if shape.fields is not None:
+            parts = []
+            for name, field in shape.fields:
+                parts.append(f"{name!r}: {self.static(field, base, at)}")
+                at += field.words
+            return "{" + ", ".join(parts) + "}"
+        if shape.words > MOST_WORDS:
+            raise Unsupported
+        if shape.item is not None:
+            size, each = shape.size or 0, shape.item.words
+            return "[" + ", ".join(self.static(shape.item, base, at + each * i) for i in range(size)) + "]"
+        return self.value(shape.kind, _word(base, at))
+
+    def tail(self, shape: Shape) -> str:
+        """A value whose content begins at `p`, which moves behind it."""
+        if shape.fields is not None:
+            base = self.based()
+            names = [name for name, _ in shape.fields]
+            parts = self.sequence([field for _, field in shape.fields], base)
+            return "{" + ", ".join(f"{n!r}: {x}" for n, x in zip(names, parts, strict=True)) + "}"
+        if shape.item is not None and shape.size is not None:
+            return self.items(shape.item, str(shape.size))
+        size = self.name()
+        self.check("len(d) < p + 32")
+        self.line(f"{size} = number(d[p:p + 32])")
+        self.line("p += 32")
+        return self.items(shape.item, size) if shape.item is not None else self.text(shape.kind, size)
+
+    def text(self, kind: str, size: str) -> str:
+        """`size` bytes at `p`, padded with zeros to whole words."""
+        whole = self.name()
+        self.line(f"{whole} = d[p:p + -(-{size} // 32) * 32]")
+        self.check(f"len({whole}) != -(-{size} // 32) * 32 or any({whole}[{size}:])")
+        self.line(f"p += len({whole})")
+        return f"{whole}[:{size}]" + (".decode()" if kind == "string" else "")
+
+    def items(self, item: Shape, size: str) -> str:
+        """`size` values of an array, whose heads begin at `p`."""
+        base, found, i = self.based(), self.name(), self.name()
+        self.check(f"len(d) < {base} + {32 * item.words} * {size}")
+        self.line(f"{found} = []")
+        if item.dynamic:
+            self.line(f"p = {base} + 32 * {size}")
+        self.line(f"for {i} in range({base}, {base} + {32 * item.words} * {size}, {32 * item.words}):")
+        self._depth += 1
+        if item.dynamic:
+            self.check(f"number(d[{i}:{i} + 32]) != p - {base}")
+        self.line(f"{found}.append({self.tail(item) if item.dynamic else self.static(item, i, 0)})")
+        self._depth -= 1
+        if not item.dynamic:
+            self.line(f"p = {base} + {32 * item.words} * {size}")
+        return found
+
+    def based(self) -> str:
+        """A name for the position that is `p` now."""
+        base = self.name()
+        self.line(f"{base} = p")
+        return base
+
+
+def _plus(base: str, words: int) -> str:
+    return str(32 * words) if base == "0" else f"{base} + {32 * words}"
+
+
+def _word(base: str, at: int) -> str:
+    return f"d[{_plus(base, at)}:{_plus(base, at + 1)}]"
+
+
+def compile_event(params: Sequence[Param]) -> Compiled | None:
+    """The decoder of an event, None when one of its types is not supported."""
+    writer = _Writer()
+    try:
+        indexed = [p for p in params if p.indexed]
+        by_name = {p.name: _topic(writer, p, f"t[{i}]") for i, p in enumerate(indexed, 1)}
+        plain = [p for p in params if not p.indexed]
+        by_name |= dict(zip((p.name for p in plain), writer.sequence(list(map(shape_of, plain)), "0"), strict=True))
+    except Unsupported:
+        return None
+    body = [*writer.lines, "return {" + ", ".join(f"{p.name!r}: {by_name[p.name]}" for p in params) + "}"]
+    scope: dict[str, Any] = {}
+    # Our own text: names of arguments go in by repr. A string that is no UTF-8 is eth-abi's to refuse.
+    lines = ["def decode(t, d, number=int.from_bytes):", "    try:", *(f"        {line}" for line in body)]
+    exec("\n".join([*lines, "    except UnicodeDecodeError:", "        return None"]), scope)
+    compiled: Compiled = scope["decode"]
+    return compiled
+
+
+def _topic(writer: _Writer, param: Param, source: str) -> str:
+    hashed = param.fields or param.type in ("string", "bytes") or param.type.endswith("]")
+    return source if hashed else writer.value(param.type, source)

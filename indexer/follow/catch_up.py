@@ -1,0 +1,225 @@
+"""Catching up below finalized: ingesting and projecting side by side, until everything there is done.
+
+The same for `run` after a long stop and for `backfill`. Ingest workers write raw logs in any order, and the projection
+follows the gapless front. Without the lease only raw logs are ingested; whoever holds it projects them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from indexer.chain.batch import Unit
+from indexer.chain.finality import Final
+from indexer.chain.ranges import Segment, Span, front, joined
+from indexer.chain.types import Anchor
+from indexer.db.connection import Connect, Connection, close
+from indexer.errors import RpcError
+from indexer.ingest.executor import Hands, tasks
+from indexer.ingest.ingestor import Ingested
+from indexer.ingest.worker import Report
+from indexer.ingest.worker_protocol import thawed
+from indexer.projector.pipeline import STEP_LOGS, Stored, Stream, Stretch
+from indexer.projector.writer import Done, Writer
+from indexer.runtime.tasks import beside, together
+from indexer.schema import deferred_indexes
+from indexer.store import lease
+from indexer.store.index_state import Standing
+from indexer.store.raw_logs import Chunk
+
+WATCH_EVERY = 1.0  # seconds
+DEFER_BLOCKS = 100_000  # blocks of an initial load from which on keys and indexes are built at its end
+
+
+class Bulk:
+    """`committed` is told of every commit; `glance` is called now and then, to keep an eye on the head."""
+
+    def __init__(
+        self, hands: Hands, writer: Writer, connect: Connect, committed: Callable[[Done], None],
+        glance: Callable[[], Awaitable[object]], unit: int, defer_from: int = DEFER_BLOCKS,
+    ) -> None:  # fmt: skip
+        """`unit`: blocks that are asked for at once at most, to cut tasks by. `defer_from`: so many blocks to project
+        into empty tables are an initial load, that does without indexes until its end."""
+        self.hands, self.writer, self.connect, self.unit = hands, writer, connect, unit
+        self.defer_from = defer_from
+        self._committed, self._glance = committed, glance
+        self.front = -1  # the end of gapless coverage while it runs
+        self._source: Front | None = None
+
+    async def run(
+        self, conn: Connection, standing: Standing, segments: Sequence[Segment], final: Final, finalized: int,
+        token: int | None,
+    ) -> None:  # fmt: skip
+        """Ingests the segments and projects up to `finalized`, all of which must join the `final` block at or above it.
+        Ends early when another asks for the lease.
+
+        Raises what ingesting and projecting raise: RpcError, SeamBroken, HashConflict, EpochMoved, LeaseLost.
+        """
+        async with self._opened() as reading, self._opened() as watching:
+            projecting = token is not None and self.writer.projectable(standing)
+            origin = standing.binding.origin
+            front = self._source = Front(reading, standing.coverage, origin, finalized, projecting=projecting)
+            works = [self._ingest(segments, final, front)]
+            if token is not None and projecting:
+                if standing.next_block == origin and finalized - origin + 1 >= self.defer_from:
+                    deferred_indexes.log.info("indexes_deferred", count=await deferred_indexes.defer(conn, token))
+                works.append(Stream(self.writer, conn, reading, standing, token).run(front, self._committed))
+            await self._watched(watching, token, together(*works))
+
+    @property
+    def full_since(self) -> float | None:
+        """Since when ingesting waits for the projection, monotonic seconds; None while it does not."""
+        return self._source.full_since if self._source else None
+
+    @property
+    def heard_at(self) -> float:
+        """The last sign of life from workers elsewhere, monotonic seconds."""
+        return self.hands.heard_at
+
+    async def build_indexes(self, conn: Connection, token: int, tell: Callable[[str, int], None]) -> bool:
+        """Builds what an initial load put off; whether there was any. Ends early when another asks for the lease."""
+        if not await deferred_indexes.pending(conn):
+            return False
+        async with self._opened() as second, self._opened() as watching:
+            await self._watched(watching, token, deferred_indexes.build([conn, second], tell))
+        return True
+
+    async def _watched(self, watching: Connection, token: int | None, works: Coroutine[Any, Any, None]) -> None:
+        async with beside(self._watch(watching, token)) as watch, beside(works) as work:
+            await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
+            await (work if work.done() else watch)
+
+    async def _ingest(self, segments: Sequence[Segment], final: Final, front: Front) -> None:
+        async def tell(news: Ingested | Report) -> None:
+            segment, logs, unit = _parts(news)
+            seconds = news.seconds if isinstance(news, Ingested) else None
+            self._committed(Done("ingest", segment.first, segment.last, logs, seconds=seconds))
+            await (front.covered(segment) if unit is None else front.take(unit))
+            self.front = front.block
+
+        left = deque(tasks(segments, self.hands.width, self.unit))
+
+        async def hand() -> None:
+            while left:
+                segment = left.popleft()
+                await self.hands.ingest(segment, final, tell)
+                await front.covered(segment)
+
+        await together(*(hand() for _ in range(self.hands.width)))
+        await front.complete()
+
+    async def _watch(self, conn: Connection, token: int | None) -> None:
+        """Ends when another asks for the lease. Keeps ours while no step is committed."""
+        held = time.monotonic()
+        while True:
+            await asyncio.sleep(WATCH_EVERY)
+            if await lease.wanted_by(conn) is not None:
+                return
+            if time.monotonic() - held > lease.TTL / 3:
+                held = time.monotonic()
+                if token is not None:
+                    await lease.hold(conn, token)
+                with contextlib.suppress(RpcError):  # ingesting meets it too, and knows better whether it matters
+                    await self._glance()
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Connection]:
+        conn = await self.connect()
+        try:
+            yield conn
+        finally:
+            await close(conn)
+
+
+def _parts(news: Ingested | Report) -> tuple[Segment, int, Unit | None]:
+    """Blocks, number of logs, and the unit where it is at hand."""
+    if isinstance(news, Report):
+        return news.segment, news.logs, None if news.body is None else thawed(news.body)
+    unit = news.unit
+    return Segment(unit.first, unit.last, unit.addresses), len(unit.logs), unit
+
+
+MOST_HELD = 4 * STEP_LOGS  # logs kept in memory for the projection; at half of it ingesting waits
+
+
+class Front:
+    """A source of stored blocks. Those that this process ingested last are taken from memory, all others from the
+    database; both are the same bytes, because a stretch is handed over only after its commit."""
+
+    def __init__(
+        self, conn: Connection, coverage: Mapping[str, Sequence[Span]], origin: int, last: int, *, projecting: bool
+    ) -> None:  # fmt: skip
+        """`last`: how far is to be projected at most; `projecting`: whether this process does. Else nothing is held,
+        for nobody would come for it."""
+        self._projecting = projecting
+        self._stored = Stored(conn, -1)
+        self._coverage, self._origin, self._last = {a: list(s) for a, s in coverage.items()}, origin, last
+        self._held: dict[int, Stretch] = {}  # by first block
+        self._complete = False
+        self.full_since: float | None = None  # monotonic seconds, while ingesting waits for room
+        self._changed = asyncio.Condition()
+        self.block = min(front(self._coverage, origin), last)
+
+    async def covered(self, segment: Segment) -> None:
+        """Blocks of a segment are ingested now, by whomever."""
+        new = Span(segment.first, segment.last)
+        for address in segment.addresses:
+            self._coverage[address] = joined([*self._coverage[address], new])
+        async with self._changed:
+            self.block = min(front(self._coverage, self._origin), self._last)
+            self._changed.notify_all()
+
+    async def take(self, unit: Unit) -> None:
+        """The same for a unit at hand, which is held until it is projected. Waits while much is held."""
+        if self._projecting and set(unit.addresses) == set(self._coverage):
+            end = unit.blocks[-1]
+            stretch = Stretch(Chunk(unit.first, unit.last, unit.logs, unit.times), Anchor(*end[:2], end.timestamp))
+            async with self._changed:
+                if unit.first == self.block + 1:
+                    # Room is waited for only where the projection makes it: of what it can reach already.
+                    self.full_since = time.monotonic()
+                    await self._changed.wait_for(lambda: self._logs(self.block) < MOST_HELD // 2)
+                    self.full_since = None
+                    self._held[unit.first] = stretch
+                elif unit.first > self.block and self._logs(self._last) < MOST_HELD:
+                    self._held[unit.first] = stretch
+        await self.covered(Segment(unit.first, unit.last, unit.addresses))
+
+    async def complete(self) -> None:
+        """Nothing more will be ingested."""
+        async with self._changed:
+            self._complete = True
+            self._changed.notify_all()
+
+    def _logs(self, last: int) -> int:
+        """Logs held of stretches that begin up to block `last`."""
+        return sum(len(stretch.chunk.logs) for first, stretch in self._held.items() if first <= last)
+
+    async def next(self, first: int) -> Stretch | None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: first <= self.block or self._complete)
+            held = self._joined(first)
+            if held is not None:
+                self._changed.notify_all()
+                return held
+            # What begins later waits; the database has what is before it.
+            self._stored.last = min([self.block, *(start - 1 for start in self._held if start > first)])
+        return await self._stored.next(first)
+
+    def _joined(self, first: int) -> Stretch | None:
+        """Held stretches from block `first` on, of about one step together."""
+        found: list[Stretch] = []
+        at, logs = first, 0
+        while logs < STEP_LOGS and at in self._held:
+            found.append(self._held.pop(at))
+            at, logs = found[-1].chunk.last + 1, logs + len(found[-1].chunk.logs)
+        if len(found) < 2:
+            return found[0] if found else None
+        chunks = [stretch.chunk for stretch in found]
+        times = {number: time for chunk in chunks for number, time in chunk.times.items()}
+        whole = Chunk(first, chunks[-1].last, [log for chunk in chunks for log in chunk.logs], times)
+        return Stretch(whole, found[-1].anchor)

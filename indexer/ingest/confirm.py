@@ -1,0 +1,84 @@
+"""A unit of work: the logs of one block range from one endpoint, and how we come to believe it (rule 7). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
+
+from indexer.chain.batch import Unit
+from indexer.chain.bloom import may_contain
+from indexer.chain.types import Header, Log
+from indexer.errors import Inconsistent, SeamBroken
+
+
+def confirm_plain(
+    first: int,
+    last: int,
+    addresses: Sequence[str],
+    logs: Sequence[Log],
+    headers: Iterable[Header],
+    before: bytes | None,
+    times: Mapping[int, int] = MappingProxyType({}),
+) -> Unit:
+    """A range at or below finalized: `headers` hold at least the first and the last block, and those of all blocks with
+    logs that are not in `times` (seconds, confirmed). `before` is the stored hash of block first - 1.
+
+    What logs say of their block's time is not looked at: it would be stored for good, and nothing here confirms it.
+
+    Raises Inconsistent when logs and headers disagree, SeamBroken when the range does not join what is stored.
+    """
+    known = {h.number: h for h in headers}
+    if before is not None and known[first].parent_hash != before:
+        raise SeamBroken(first)
+    _agree(known, logs)
+    for log in logs:
+        if log.block_number not in known:
+            time = times.get(log.block_number)
+            if time is None:
+                raise Inconsistent(f"no time is known for block {log.block_number}")
+            known[log.block_number] = Header(log.block_number, log.block_hash, b"", time)
+    numbers = {g.block_number for g in logs} | {first, last}
+    return Unit(first, last, tuple(addresses), list(logs), [known[n] for n in sorted(numbers)])
+
+
+def confirm_chained(
+    first: int,
+    last: int,
+    addresses: Sequence[str],
+    logs: Sequence[Log],
+    headers: Sequence[Header],
+    before: bytes | None,
+) -> Unit:
+    """A range above finalized: `headers` are those of first..last, every one. Raises as confirm_plain does."""
+    if [h.number for h in headers] != list(range(first, last + 1)):
+        raise Inconsistent(f"headers of blocks {first} to {last} are not complete")
+    for parent, child in pairwise(headers):
+        if child.parent_hash != parent.hash:
+            raise Inconsistent(f"block {child.number} is not a child of block {parent.number} in the same answer")
+    if before is not None and headers[0].parent_hash != before:
+        raise SeamBroken(first)
+    _agree({h.number: h for h in headers}, logs)
+    return Unit(first, last, tuple(addresses), list(logs), list(headers))
+
+
+def _agree(headers: dict[int, Header], logs: Iterable[Log]) -> None:
+    for log in logs:
+        header = headers.get(log.block_number)
+        if header and header.hash != log.block_hash:
+            raise Inconsistent(f"log {log.log_index} of block {log.block_number} names another block hash")
+
+
+def without_logs_though_announced(unit: Unit) -> list[Header]:
+    """Blocks whose bloom announces a watched address but which came without any log of ours.
+
+    Nodes answer eth_getLogs for the newest block from an index that may lag behind its header; such an empty answer
+    must be asked again. A bloom may also be wrong in this direction, so this is a reason to look twice, not a proof.
+    """
+    have = {log.block_number for log in unit.logs}
+    watched = [bytes.fromhex(a[2:]) for a in unit.addresses]
+    return [
+        b
+        for b in unit.blocks
+        if b.number not in have and b.logs_bloom and any(may_contain(b.logs_bloom, a) for a in watched)
+    ]

@@ -1,0 +1,73 @@
+"""Who ingests: this process, a crew of processes beside it, or a cluster. All of them do `ingest/work.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from indexer.chain.finality import Final
+from indexer.chain.ranges import Segment
+from indexer.db.connection import Connection, close
+from indexer.decode.block_times import Stamps
+from indexer.ingest.ingestor import Ingested, Ingestor
+from indexer.ingest.worker import Report
+from indexer.rpc.pool import Pool
+from indexer.rpc.rate_limit import spending
+
+MOST_BLOCKS = 100_000  # of one task
+MOST_TASKS = 100_000  # whatever height a node claims
+TASKS_EACH = 8  # tasks of a worker, when there are not many blocks: the last ones should end together
+
+# Told of each commit: of one's own with its logs, of others' in numbers.
+Tell = Callable[[Ingested | Report], Awaitable[None]]
+
+
+class Hands(Protocol):
+    """`width`: tasks that can be done at once; `heard_at`: the last sign of life from elsewhere, monotonic seconds."""
+
+    width: int
+
+    @property
+    def heard_at(self) -> float: ...
+
+    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
+        """Ingests what coverage lacks of a segment, all of it at or below the `final` block.
+
+        Raises what `Ingestor.ingest` raises, WrongChain and DatabaseUnreachable; what was told of stays."""
+
+    async def close(self) -> None: ...
+
+
+class Own:
+    """This process: what it ingests need not be read again to be projected."""
+
+    width = 1
+    heard_at = 0.0  # nobody is elsewhere
+
+    def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]], stamps: Stamps) -> None:
+        self.pool, self._connect, self._stamps = pool, connect, stamps
+
+    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
+        conn = await self._connect()
+        try:
+            with spending("backfill"):
+                await Ingestor(self.pool, conn, tell, self._stamps).ingest(segment, final)
+        finally:
+            await close(conn)
+
+    async def close(self) -> None:
+        pass
+
+
+def tasks(segments: Sequence[Segment], width: int, unit: int) -> list[Segment]:
+    """The segments cut into tasks for so many hands, in chain order: whole multiples of `unit` blocks but the last."""
+    if width == 1:
+        return list(segments)
+    total = sum(s.last - s.first + 1 for s in segments)
+    size = max(min(MOST_BLOCKS, -(-total // (width * TASKS_EACH))), -(-total // MOST_TASKS))
+    size = -(-size // unit) * unit
+    return [
+        s._replace(first=at, last=min(at + size - 1, s.last))
+        for s in segments
+        for at in range(s.first, s.last + 1, size)
+    ]

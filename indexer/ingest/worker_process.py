@@ -1,0 +1,91 @@
+"""A worker as a process of its own; `ingest/crew.py` is the other end of its pipes.
+
+In come a Setup, then Tasks and Sizes; out go a Report of each commit, a Beat now and then while it works, and for
+each Task Done or the error. It ends when its input does: with whoever started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+
+from indexer.errors import IndexerError
+from indexer.ingest.worker import Beat, Done, Setup, Task, Worker
+from indexer.ingest.worker_protocol import packed, received
+from indexer.runtime import log_setup
+from indexer.runtime.tasks import beside, ended
+from indexer.runtime.tuning import BULK, calm_collector
+
+BEAT_EVERY = 5.0  # seconds
+# Beside the projection, which everything waits for: a worker takes what it leaves of the machine. Without, workers run
+# ahead at its expense, and at the end it is alone on all processors.
+NICE = 5
+
+
+def sendable(error: Exception) -> Exception:
+    """The error itself where it can be sent, else one of ours with its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return IndexerError(" ".join(f"{type(error).__name__}: {error}".split()))
+    return error
+
+
+async def _serve() -> None:
+    loop = asyncio.get_running_loop()
+    source = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(source), os.fdopen(0, "rb", 0))
+    # What libraries print must not come between the messages.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def send(message: object) -> None:
+        out.write(packed(message))
+        out.flush()
+
+    setup = await received(source)
+    if not isinstance(setup, Setup):
+        return
+    log_setup.configure(setup.log_format, quiet=True)
+    if setup.hand_over:
+        os.nice(NICE)
+    worker, work = Worker(setup), None
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(BEAT_EVERY)
+            send(Beat())
+
+    async def do(task: Task) -> None:
+        try:
+            async with beside(beat()):
+                await worker.ingest(*task, send)
+        except Exception as error:
+            send(sendable(error))
+        else:
+            send(Done())
+
+    try:
+        while (message := await received(source)) is not None:
+            if isinstance(message, Task):
+                work = asyncio.create_task(do(message))
+            else:
+                worker.learn(message)
+    finally:
+        if work is not None:
+            await ended(work)
+        await worker.close()
+
+
+def main() -> None:
+    """Entry point of `python -m indexer.ingest.worker_process`, and of a fork. Reads from 0 and writes to 1."""
+    # Ctrl-C goes to the whole process group; who started this one decides when it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    calm_collector(BULK)
+    asyncio.run(_serve())
+
+
+if __name__ == "__main__":
+    main()

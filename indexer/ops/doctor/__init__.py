@@ -1,0 +1,1 @@
+"""What `reya-indexer doctor` examines."""

@@ -1,0 +1,235 @@
+"""`doctor`: the database, with the eyes of the role that the indexer uses. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import asyncpg
+
+from indexer.config import Deployment
+from indexer.db.connection import SETTINGS, Connection, connection
+from indexer.db.database_errors import name_of
+from indexer.errors import BoundElsewhere, DatabaseUnreachable, WriteIntercepted
+from indexer.ops.doctor.findings import Finding, Findings
+from indexer.runtime.secrets import redact
+from indexer.schema import revisions
+from indexer.store import effects
+from indexer.store.index_state import binding, check_binding
+
+OLDEST = 140_000
+SPARE, CONNECTIONS = 0.10, 10  # part of the disk, and connections, that should be free
+CLOCK = 5.0  # seconds
+LISTED = 5  # rights that are named
+
+_OVERRIDES = """
+SELECT COALESCE(r.rolname, 'every role'), COALESCE(d.datname, 'every database'), split_part(c.setting, '=', 2)
+FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase,
+  unnest(s.setconfig) AS c(setting)
+WHERE lower(split_part(c.setting, '=', 1)) = 'timezone' AND (d.datname IS NULL OR d.datname = current_database())
+"""
+_UTC = ("utc", "etc/utc", "gmt", "etc/gmt", "uct", "zulu")
+
+
+async def examine_database(deployment: Deployment, url: str) -> list[Finding]:
+    """Findings; the first one only, where no connection can be had."""
+    found = Findings(redact(url))
+    try:
+        async with connection(url) as conn:
+            for look in (
+                _version,
+                _writable,
+                _schema,
+                _rights,
+                _hindrances,
+                _durable,
+                _connections,
+                _session,
+                _time,
+                _disk,
+            ):
+                try:
+                    await look(conn, found, deployment)
+                except WriteIntercepted as error:
+                    found.fix(look.__name__.strip("_"), error.message, error.remedy)
+                except asyncpg.PostgresError as error:
+                    found.note(
+                        look.__name__.strip("_"), " ".join(str(error).split()), "Give the role the right to look"
+                    )
+    except DatabaseUnreachable as error:
+        found.fix("answers", f"{name_of(error)}: {error.message}", error.remedy)
+    return found.found
+
+
+async def _version(conn: Connection, found: Findings, _: Deployment) -> None:
+    number = int(await conn.fetchval("SHOW server_version_num"))
+    text = await conn.fetchval("SHOW server_version")
+    if number < OLDEST:
+        found.fix("version", f"PostgreSQL {text}", "Use PostgreSQL 14 or newer")
+    else:
+        found.good("version", f"PostgreSQL {text}")
+    encoding = await conn.fetchval("SHOW server_encoding")
+    if encoding != "UTF8":
+        found.fix("encoding", encoding, "Make the database with ENCODING 'UTF8'")
+
+
+async def _writable(conn: Connection, found: Findings, _: Deployment) -> None:
+    standby, read_only = await conn.fetchrow(
+        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'"
+    ) or (False, False)
+    if standby:
+        found.fix("writable", "is a standby", "Name the primary in DATABASE_URL, or target_session_attrs=read-write")
+    elif read_only:
+        found.fix("writable", "is read-only", "Reset default_transaction_read_only of the server, database or role")
+    else:
+        found.good("writable", "yes")
+
+
+async def _schema(conn: Connection, found: Findings, deployment: Deployment) -> None:
+    kind, head = await revisions.classify(conn), revisions.head_revision()
+    if kind == "foreign":
+        found.fix(
+            "schema",
+            "holds tables that are not this program's",
+            "Name an empty database in DATABASE_URL, or see `migrate --adopt --check`",
+        )
+        return
+    if kind == "empty":
+        found.good("schema", "empty: the first `run` or `backfill` makes the tables")
+        return
+    revision = await revisions.current_revision(conn)
+    if revision == head:
+        found.good("schema", f"revision {revision}")
+    elif revision in revisions.known_revisions():
+        found.fix("schema", f"revision {revision}, this release needs {head}", "Run `reya-indexer migrate`")
+        return
+    else:
+        found.fix("schema", f"revision {revision} is newer than this release", "Run the newer release")
+        return
+    bound = await binding(conn)
+    if bound is not None:
+        try:
+            check_binding(bound, deployment.name, deployment.chain_id)
+            found.good("deployment", f"{bound.name}, chain {bound.chain_id}, from block {bound.origin}")
+        except BoundElsewhere as error:
+            found.fix("deployment", error.message, error.remedy)
+
+
+async def _rights(conn: Connection, found: Findings, _: Deployment) -> None:
+    role = await conn.fetchval("SELECT current_user")
+    lacking = []
+    if await revisions.classify(conn) != "ours":
+        if not await conn.fetchval("SELECT has_database_privilege(current_database(), 'CREATE')"):
+            lacking.append("CREATE on the database")
+    else:
+        from indexer.schema import roles  # here, because SQLAlchemy comes with it
+
+        lacking += await roles.lacking(conn)
+    if lacking:
+        more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
+        remedy = f"`reya-indexer db roles` makes a writer that has them; or GRANT them to {role}"
+        found.fix("rights", f"role {role} lacks {'; '.join(lacking[:LISTED])}{more}", remedy)
+    else:
+        found.good("rights", f"role {role} may do what it must")
+
+
+async def _hindrances(conn: Connection, found: Findings, _: Deployment) -> None:
+    """What would end a step, or change its rows unseen, long before the first reorg shows it."""
+    if await revisions.classify(conn) != "ours":
+        return
+    there = await effects.hindrances(conn)
+    for one in there:
+        if one.kind == "row security" and not one.active:
+            found.note(
+                "row security", f"{one.place} has it; this role is exempt, other readers may miss rows", one.remedy
+            )
+        elif one.kind == "row security":
+            found.fix("row security", f"{one.place} hides rows from this role by row level security", one.remedy)
+        else:
+            found.fix(
+                "triggers", f"{one.kind} {one.name} of {one.place} may drop or change what is written", one.remedy
+            )
+    if not there:
+        found.good("triggers", "no row security, rule or trigger comes between the indexer and its tables")
+
+
+async def _durable(conn: Connection, found: Findings, _: Deployment) -> None:
+    for name in ("fsync", "full_page_writes"):
+        if await conn.fetchval("SELECT current_setting($1)", name) != "on":
+            found.fix(
+                name, "off: a crash of the machine damages the database", f"ALTER SYSTEM RESET {name}, and restart"
+            )
+    if await conn.fetchval("SELECT current_setting('synchronous_commit')") == "off":
+        found.note("synchronous_commit", "off: a crash forgets the newest commits; the indexer reads them again")
+
+
+async def _connections(conn: Connection, found: Findings, _: Deployment) -> None:
+    limits = await conn.fetchrow(
+        "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,"
+        " (SELECT datconnlimit FROM pg_database WHERE datname = current_database()),"
+        " (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),"
+        " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
+        " (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()),"
+        " (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user)"
+    )
+    assert limits is not None
+    free = min(limit - used for limit, used in zip(limits[:3], limits[3:], strict=True) if limit >= 0)
+    if free < CONNECTIONS:
+        found.fix("connections", f"{free} are free; a catch-up takes five, each worker one more",
+                  "Raise max_connections, or the CONNECTION LIMIT of the role or the database")  # fmt: skip
+    else:
+        found.good("connections", f"{free} are free")
+
+
+async def _session(conn: Connection, found: Findings, _: Deployment) -> None:
+    """Our own limits must hold: a pooler, or a trigger at login, may drop them."""
+    told = {
+        name: await conn.fetchval(
+            "SELECT current_setting($1) = set_config($1, $2, true)", name, value
+        ) for name, value in SETTINGS.items() if name != "application_name"
+    }  # fmt: skip
+    dropped = [name for name, kept in told.items() if not kept]
+    if dropped:
+        found.fix("settings", f"{', '.join(dropped)}: not what this session asked for",
+                  "Connect to PostgreSQL itself, or by a pooler that keeps a session's settings")  # fmt: skip
+    else:
+        found.good("settings", "time-outs and time zone of the session are as asked for")
+
+
+async def _time(conn: Connection, found: Findings, _: Deployment) -> None:
+    wrong = [
+        (role, database, zone) for role, database, zone in await conn.fetch(_OVERRIDES) if zone.lower() not in _UTC
+    ]
+    for role, database, zone in wrong:
+        found.fix("time zone", f"{role} reads {database} in {zone}; the tables are in UTC",
+                  f"ALTER ROLE ... RESET TimeZone, or SET TimeZone = 'UTC', for {role}")  # fmt: skip
+    if not wrong:
+        found.good("time zone", "UTC, and no role overrides it")
+    apart = float(await conn.fetchval("SELECT extract(epoch FROM clock_timestamp())")) - time.time()
+    if abs(apart) > CLOCK:
+        found.note("clock", f"the server's is {apart:+.1f} s apart from this machine's", "Set both by NTP")
+
+
+async def _disk(conn: Connection, found: Findings, _: Deployment) -> None:
+    size = await conn.fetchval("SELECT pg_database_size(current_database())")
+    said = f"the database has {size / 2**30:.2f} GiB"
+    folder = await conn.fetchval("SELECT current_setting('data_directory', true)")
+    if not folder or not _is_ours(Path(folder)):
+        found.note("disk", f"{said}; free space cannot be seen from here", "Watch it on the server")
+        return
+    usage = shutil.disk_usage(folder)
+    free = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.0f} GiB are free"
+    if usage.free < SPARE * usage.total:
+        found.fix("disk", f"{said}, {free}", "Make room: a log takes about 1.8 kB with its rows and indexes")
+    else:
+        found.good("disk", f"{said}, {free}")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the server's folder is on this machine: a path of that name is not enough, but one of a cluster is."""
+    try:
+        return os.path.isdir(folder) and (folder / "PG_VERSION").exists()
+    except OSError:
+        return False

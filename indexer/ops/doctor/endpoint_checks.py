@@ -1,0 +1,245 @@
+"""`doctor`: one endpoint, asked for everything that the indexer relies on. Changes nothing, a few dozen requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from indexer.chain.types import Header, Heads
+from indexer.config import Deployment
+from indexer.errors import RangeTooLarge, RpcError, RpcRefused, printable
+from indexer.ops.doctor.findings import Finding, Findings
+from indexer.rpc.error_classifier import pruned
+from indexer.rpc.reader import Reader
+from indexer.rpc.transport import Endpoint, scrub
+
+SPAN = 1000  # blocks over which the block time is measured
+OLD_HEAD, CLOCK = 60, 15  # seconds: a head so old, or so far in the future, is said
+BATCH = 20
+
+
+class EndpointDoctor:
+    """Looks at one HTTP endpoint. `final` is a block that it called final, for the comparison with others."""
+
+    def __init__(self, deployment: Deployment, url: str, name: str) -> None:
+        self.deployment, self._url = deployment, url
+        self.reader = Reader(Endpoint(url, timeout=deployment.rpc_timeout, name=name), deployment.max_blocks)
+        self.found = Findings(name)
+        self.final: Header | None = None
+
+    async def examine(self) -> list[Finding]:
+        """Every look; one that fails is a finding and ends none of the others."""
+        try:
+            if await self._chain():
+                heads = await self._heads()
+                if heads is not None:
+                    for look in (self._tags, self._pace, self._batch, self._logs, self._receipts, self._range,
+                                 self._history):  # fmt: skip
+                        await self._try(look, heads)
+                    self._latency()
+        finally:
+            await self.reader.endpoint.close()
+        return self.found.found
+
+    async def hash_of(self, number: int) -> str | None:
+        """A block's hash, None where it is not served."""
+        try:
+            header = await self.reader.header(number)
+        except RpcError:
+            return None
+        finally:
+            await self.reader.endpoint.close()
+        return None if header is None else "0x" + header.hash.hex()
+
+    async def _try(self, look: Callable[[Heads], Awaitable[None]], heads: Heads) -> None:
+        try:
+            await look(heads)
+        except RpcError as error:
+            check = look.__name__.strip("_")
+            self.found.fix(check, error.message, "Use an endpoint that serves it; see its provider's documentation")
+
+    async def _chain(self) -> bool:
+        parts = urlsplit(self._url)
+        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            self.found.note("TLS", "plain http: keys and answers can be read and changed on the way", "Use https")
+        try:
+            chain = await self.reader.chain_id()
+        except RpcError as error:
+            self.found.fix("answers", error.message, "Check the URL, its key and the network")
+            return False
+        if chain != self.deployment.chain_id:
+            said = f"serves chain {chain}, the deployment {self.deployment.name} is chain {self.deployment.chain_id}"
+            self.found.fix("chain id", said, "Give an endpoint of that chain, or another --chain")
+            return False
+        self.found.good("chain id", str(chain))
+        return True
+
+    async def _heads(self) -> Heads | None:
+        try:
+            heads = await self.reader.heads()
+        except RpcError as error:
+            self.found.fix("head", error.message, "Use an endpoint that serves eth_getBlockByNumber")
+            return None
+        age = time.time() - heads.latest.timestamp
+        if age > OLD_HEAD:
+            self.found.note("clock", f"block {heads.latest.number} is {age:.0f} s old: it lags, or the chain is idle",
+                            "Compare with another endpoint")  # fmt: skip
+        elif age < -CLOCK:
+            self.found.note("clock", f"block {heads.latest.number} is {-age:.0f} s in the future",
+                            "Set this machine's clock (chrony, systemd-timesyncd)")  # fmt: skip
+        else:
+            self.found.good("clock", f"block {heads.latest.number} is {max(age, 0):.0f} s old")
+        return heads
+
+    async def _tags(self, heads: Heads) -> None:
+        latest, depth = heads.latest.number, self.deployment.finality_depth
+        for tag, header in (("safe", heads.safe), ("finalized", heads.finalized)):
+            if header is None:
+                self.found.note(f"tag {tag}", f"not served: {depth} blocks below the head count as final instead")
+            elif header.number > latest:
+                self.found.fix(f"tag {tag}", f"block {header.number}, above latest {latest}", "Use another endpoint")
+            elif header.number == latest and latest > 0:
+                self.found.note(f"tag {tag}", "is the head itself: it is disbelieved as soon as the head moves on")
+            else:
+                self.found.good(f"tag {tag}", f"block {header.number}, {latest - header.number} below latest")
+        if heads.safe and heads.finalized and heads.finalized.number > heads.safe.number:
+            self.found.fix("tags", "finalized is above safe", "Use another endpoint")
+        believed = heads.finalized is not None and heads.finalized.number < latest
+        if believed:
+            self.final = heads.finalized
+        elif latest > depth:
+            self.final = await self.reader.header(latest - depth)
+
+    async def _pace(self, heads: Heads) -> None:
+        latest = heads.latest
+        before = await self.reader.header(max(0, latest.number - SPAN))
+        if before is None:
+            self.found.note("block time", f"block {max(0, latest.number - SPAN)} is not served")
+        elif latest.number > before.number:
+            pace = (latest.timestamp - before.timestamp) / (latest.number - before.number)
+            self.found.good("block time", f"{pace:.2f} s over {latest.number - before.number} blocks")
+
+    async def _batch(self, heads: Heads) -> None:
+        await self.reader.headers([max(0, heads.latest.number - n) for n in range(BATCH)])
+        size = self.reader.endpoint.lengths.size
+        if size >= BATCH:
+            self.found.good("batch", f"{BATCH} calls in one request")
+        else:
+            said = f"at most {size} calls in a request: catching up takes more of them"
+            self.found.note("batch", "single calls only: everything takes more requests" if size == 1 else said)
+
+    async def _logs(self, heads: Heads) -> None:
+        """By number and by hash: the same logs."""
+        number = self.final.number if self.final else heads.latest.number
+        addresses = [c.address for c in self.deployment.contracts]
+        logs, (header,) = await self.reader.logs_with_headers(number, number, addresses, [number])
+        asked = {"blockHash": "0x" + header.hash.hex(), "address": addresses}
+        try:
+            by_hash = await self.reader.endpoint.call("eth_getLogs", [asked])
+        except RpcRefused as error:
+            self.found.note("getLogs by hash", error.message)
+            return
+        if not isinstance(by_hash, list) or len(by_hash) != len(logs):
+            said = f"block {number}: {len(logs)} logs by number, another answer by hash"
+            self.found.fix("getLogs by hash", said, "It leaves logs out: use another endpoint")
+        else:
+            self.found.good("getLogs by hash", f"block {number}: {len(logs)} logs, by number and by hash")
+
+    async def _receipts(self, heads: Heads) -> None:
+        number = self.final.number if self.final else heads.latest.number
+        addresses = [c.address for c in self.deployment.contracts]
+        try:
+            logs, _ = await self.reader.receipts(number, addresses)
+        except RpcError as error:
+            said = f"eth_getBlockReceipts: {error.message}"
+            self.found.note("receipts", said, "Without receipts logs are not proven, and an oversized block not read")
+            return
+        by_logs, _ = await self.reader.logs_with_headers(number, number, addresses, [])
+        if [(g.log_index, g.data) for g in logs] != [(g.log_index, g.data) for g in by_logs]:
+            self.found.fix("receipts", f"block {number}: other logs than eth_getLogs", "Use another endpoint")
+        else:
+            self.found.good("receipts", f"block {number}: the same {len(logs)} logs")
+
+    async def _range(self, heads: Heads) -> None:
+        """How many blocks an eth_getLogs may have, from its own words."""
+        addresses, last = [c.address for c in self.deployment.contracts], heads.latest.number
+        ranges = self.reader.ranges
+        while True:
+            blocks = min(ranges.size, last + 1)
+            try:
+                await self.reader.logs_with_headers(last - blocks + 1, last, addresses, [])
+            except RangeTooLarge:
+                if blocks == 1:
+                    self.found.note("limits", "refuses the newest block alone: it is read in parts")
+                    return
+                continue
+            except RpcError as error:
+                if not pruned(error.message):
+                    raise
+                self.found.note("limits", f"not known: {error.message}")
+                return
+            break
+        said = f"{blocks} blocks in one eth_getLogs"
+        self.found.good("limits", said + (f", at most {ranges.max_logs} logs" if ranges.max_logs else ""))
+
+    async def _history(self, heads: Heads) -> None:
+        """The first block of the deployment: a pruned node serves the head and not the past."""
+        first = self.deployment.start_block
+        header = await self.reader.header(first)
+        if header is None:
+            self.found.note("history", f"block {first} is not served", "Follows the head; a backfill needs another")
+            return
+        addresses = [c.address for c in self.deployment.contracts]
+        try:
+            await self.reader.logs_with_headers(first, first, addresses, [])
+        except RpcError as error:
+            self.found.note("history", f"logs of block {first}: {error.message}", "A backfill needs another endpoint")
+        else:
+            self.found.good("history", f"block {first} and its logs")
+
+    def _latency(self) -> None:
+        endpoint = self.reader.endpoint
+        if endpoint.score.latency is not None:
+            self.found.good("latency", f"{1000 * endpoint.score.latency:.0f} ms")
+        limited = endpoint.errors["RateLimited"]
+        if limited:
+            self.found.note("rate", f"refused {limited} of {endpoint.requests} requests for their rate",
+                            "Set [rpc] rps in the deployment's file")  # fmt: skip
+
+
+async def examine_socket(deployment: Deployment, url: str, name: str) -> list[Finding]:
+    """A WebSocket endpoint: whether it opens, is of this chain and takes a subscription."""
+    found = Findings(name)
+    try:
+        async with asyncio.timeout(15), aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+            chain = await _asked(socket, 1, "eth_chainId", [])
+            if chain != hex(deployment.chain_id):
+                said = f"serves chain {chain!r:.40}, the deployment is chain {deployment.chain_id}"
+                found.fix("chain id", said, "Give an endpoint of that chain")
+            else:
+                await _asked(socket, 2, "eth_subscribe", ["newHeads"])
+                found.good("newHeads", "subscribed")
+    except (OSError, TimeoutError, ValueError, aiohttp.ClientError) as error:
+        said = printable(scrub(" ".join(f"{type(error).__name__}: {error}".split())[:200], url))
+        found.note("answers", said, "Heads are polled without it")
+    return found.found
+
+
+async def _asked(socket: aiohttp.ClientWebSocketResponse, number: int, method: str, params: list[Any]) -> Any:
+    await socket.send_json({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+    for _ in range(100):  # announcements may come between
+        message = await socket.receive()
+        if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+            raise ValueError("closed by the node")
+        told = orjson.loads(message.data)
+        if isinstance(told, dict) and told.get("id") == number:
+            if told.get("error"):
+                raise ValueError(f"{method} refused: {str(told['error'])[:100]}")
+            return told.get("result")
+    raise ValueError(f"no answer to {method}")

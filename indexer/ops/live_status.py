@@ -1,0 +1,160 @@
+"""The status document of a running daemon: what the database says, read a little while ago, and what only it knows.
+
+However many ask for it, the database is read at most every FRESH seconds over one connection of its own; and whatever
+the database does, an answer comes within LIMIT seconds and says how old it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from indexer import __version__
+from indexer.config import Deployment
+from indexer.db.connection import PATIENCE, Connection, close, connect
+from indexer.ops.status import NO_HEADS, Heads, Seldom, costly, document
+from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
+from indexer.runtime.progress import Progress, wait_name
+from indexer.runtime.tasks import ended
+
+FRESH = 2.0  # seconds
+LIMIT = 3.0  # seconds
+LONGEST_READ = 60.0  # seconds; then the connection is given up
+SELDOM = 30.0  # seconds between looks at what is costly, and at least TIMES_COST as long as the last one took
+TIMES_COST = 20
+SAMPLES, SAMPLE_EVERY = 150, 2.0  # of the history; seconds
+READING = {"statement_timeout": "20s", "lock_timeout": "2s"}
+
+log = structlog.get_logger()
+
+
+class Live:
+    """`url` is None until the database is known; `heads` tells how heads are noticed."""
+
+    def __init__(self, deployment: Deployment, progress: Progress, pool: Pool) -> None:
+        self.deployment, self.progress, self.pool = deployment, progress, pool
+        self.url: str | None = None
+        self.heads: Callable[[], str] = lambda: "none yet"
+        self.stored: dict[str, Any] = {"chain": deployment.name, "bound": None, **NO_HEADS}
+        self.read_at: float | None = None  # when `stored` was read, monotonic seconds
+        self._trouble: str | None = None
+        self._conn: Connection | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._sampling: asyncio.Task[None] | None = None
+        self._seldom: Seldom = {}
+        self._seldom_due = 0.0
+        self._samples: deque[tuple[float, ...]] = deque(maxlen=SAMPLES)
+        self._started = time.time()
+
+    def start(self) -> None:
+        self._sampling = asyncio.create_task(self._sample())
+
+    async def close(self) -> None:
+        await ended(*(task for task in (self._sampling, self._reading) if task is not None))
+        await close(self._conn)
+
+    async def refresh(self) -> None:
+        """Reads the database again when what is known is older than FRESH. Never raises."""
+        now = time.monotonic()
+        if self.url is None or (self.read_at is not None and now - self.read_at < FRESH):
+            return
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read(self.url))
+        done, _ = await asyncio.wait({self._reading}, timeout=LIMIT)
+        if not done:
+            self._trouble = f"no answer within {LIMIT:g} seconds"
+
+    async def document(self) -> dict[str, Any]:
+        """As `reya-indexer status --json`, with `as_of` (unix seconds), `database_error` and `live`."""
+        await self.refresh()
+        return self.stored | (self._heads() if self._trouble else {}) | {"live": self._now()}
+
+    async def _read(self, url: str) -> None:
+        try:
+            async with asyncio.timeout(LONGEST_READ):
+                if self._conn is None:
+                    self._conn = await connect(url, patience=PATIENCE, **READING)
+                self.stored = await self._document(self._conn) | {"as_of": round(time.time(), 3)}
+            self.read_at, self._trouble = time.monotonic(), None
+        except Exception as error:  # whatever the database says, the signals go on
+            self._trouble = " ".join(str(error).split())[:300] or type(error).__name__
+            log.debug("status_unread", error=self._trouble)
+            conn, self._conn = self._conn, None
+            await close(conn)
+
+    async def _document(self, conn: Connection) -> dict[str, Any]:
+        began = time.monotonic()
+        if began >= self._seldom_due:
+            self._seldom = await costly(conn, self.deployment)
+            now = time.monotonic()
+            self._seldom_due = now + max(SELDOM, TIMES_COST * (now - began))
+        return await document(conn, self.deployment, self._heads(), self._seldom)
+
+    def _heads(self) -> Heads:
+        p = self.progress
+        known = {"head": p.head, "safe": p.safe, "finalized": p.finalized}
+        return NO_HEADS | {k: v if v >= 0 else None for k, v in known.items()} | {"head_time": p.head_time or None}
+
+    def _now(self) -> dict[str, Any]:
+        p, reasons = self.progress, self.progress.not_ready()
+        waiting = {"for": p.waiting, "name": wait_name(p.waiting), "seconds": round(p.clock() - p.waiting_since, 1)}
+        return {
+            "version": __version__,
+            "started_at": round(self._started, 3),
+            "now": round(time.time(), 3),
+            "ready": not reasons,
+            "reasons": reasons,
+            "mode": p.mode,
+            "holds_lease": p.holder,
+            "waiting": waiting if p.waiting else None,
+            "database_error": self._trouble,
+            "heads": self.heads(),
+            "finality": p.finality_source,
+            "lag_blocks": p.lag_blocks,
+            "lag_seconds": p.lag_seconds,
+            "rates": self._rates(),
+            "history": {
+                "every_seconds": SAMPLE_EVERY,
+                "lag_blocks": [int(s[5]) for s in self._samples],
+                "logs": [int(s[2]) for s in self._samples],
+            },
+            "endpoints": endpoints(self.pool),
+        }
+
+    def _rates(self) -> dict[str, float]:
+        """A second, over the last 20 seconds."""
+        names = ("blocks", "logs", "rows", "requests")
+        recent = list(self._samples)[-11:]
+        if len(recent) < 2:
+            return dict.fromkeys(names, 0.0)
+        (first, *before), (last, *after) = recent[0], recent[-1]
+        return {name: round((b - a) / (last - first), 2) for name, a, b in zip(names, before, after, strict=False)}
+
+    async def _sample(self) -> None:
+        p = self.progress
+        while True:
+            logs = max(p.logs, p.events)  # of a catch-up from stored logs only the projection tells
+            counts = (max(p.projected, p.ingested), logs, sum(p.rows.values()), self.pool.requests, p.lag_blocks)
+            self._samples.append((time.monotonic(), *counts))
+            await asyncio.sleep(SAMPLE_EVERY)
+
+
+def endpoints(pool: Pool) -> list[dict[str, Any]]:
+    """What the process knows of each endpoint."""
+    return [_told(pool, reader, turn == 0) for turn, reader in enumerate(pool.ordered())]
+
+
+def _told(pool: Pool, reader: Reader, current: bool) -> dict[str, Any]:
+    endpoint, calls = reader.endpoint, dict[str, dict[str, int]]()
+    for (method, outcome), count in endpoint.outcomes.items():
+        calls.setdefault(method, {})[outcome] = count
+    return {
+        "endpoint": reader.name, "current": current, "requests": endpoint.requests, "range_blocks": reader.ranges.size,
+        "aside_seconds": round(pool.aside(reader.name), 1), "errors": dict(endpoint.errors), "calls": calls,
+    }  # fmt: skip

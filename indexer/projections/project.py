@@ -1,0 +1,91 @@
+"""Events to rows: one module per table family, all pure. `state_keys` first, then `project`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from types import ModuleType
+
+from indexer.projections import (
+    accounts,
+    balances,
+    markets,
+    orders,
+    positions,
+    prices,
+    proxy_upgrades,
+    settings,
+    tokens,
+    undecoded,
+)
+from indexer.projections.events import Event, Row, StateKey, Transaction, transactions
+from indexer.projections.row_encoder import Layout
+from indexer.projections.write_set import Kept, Ledger
+
+_Keys = Callable[[Event], Iterable[StateKey]]
+_Apply = Callable[[Ledger, Transaction, Event], None]
+
+_MODULES: tuple[ModuleType, ...] = (
+    accounts,
+    balances,
+    markets,
+    settings,
+    tokens,
+    orders,
+    positions,
+    prices,
+    proxy_upgrades,
+)
+# By name of the event; a log that no decoder reads is one without a name.
+_KEYS: dict[str | None, list[_Keys]] = {None: [undecoded.keys]}
+_APPLY: dict[str | None, list[_Apply]] = {None: [undecoded.apply]}
+for _module in _MODULES:
+    for _name in _module.EVENTS:
+        _KEYS.setdefault(_name, []).append(_module.keys)
+        _APPLY.setdefault(_name, []).append(_module.apply)
+
+# State rows that are a row in each of several tables, by the first one, whose key is theirs: the layout of the values
+# that the ledger keeps of them.
+TOGETHER: dict[str, Layout] = {positions.ROWS.name: positions.ROWS}
+
+# Read whole: a handful of rows that any liquidation may need.
+WHOLE_TABLES = ("indexer.backstop_account",)
+
+
+@cache
+def tables_of(name: str) -> tuple[str, ...]:
+    """The tables of the state rows of this name."""
+    return tuple(TOGETHER[name].tables) if name in TOGETHER else (name,)
+
+
+def rows_of(name: str, kept: Kept) -> tuple[Row | None, ...]:
+    """A state row as a row of each of these tables."""
+    if kept is None:
+        return (None,) * len(tables_of(name))
+    return TOGETHER[name].rows(kept) if name in TOGETHER else (kept,)
+
+
+def kept_of(name: str, rows: Sequence[Row | None]) -> Kept:
+    """What `rows_of` takes apart."""
+    if name not in TOGETHER or rows[0] is None:
+        return rows[0]
+    return tuple((rows[n] or {}).get(column) for n, column in TOGETHER[name].sources)
+
+
+def state_keys(events: Iterable[Event]) -> set[StateKey]:
+    """Every state row that projecting these events reads or changes."""
+    wanted: set[StateKey] = set()
+    for event in events:
+        for keys in _KEYS.get(event.name, ()):
+            wanted.update(keys(event))
+    return wanted
+
+
+def project(ledger: Ledger, events: Iterable[Event], only: Callable[[Event], bool] | None = None) -> None:
+    """Writes the rows of events in chain order into the ledger. Whole transactions only; `only` leaves out events whose
+    rows are not wanted, while the others of their transaction still see them."""
+    for tx in transactions(events):
+        for event in tx.events if only is None else filter(only, tx.events):
+            for apply in _APPLY.get(event.name, ()):
+                apply(ledger, tx, event)
+    positions.settle(ledger)

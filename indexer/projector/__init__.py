@@ -1,0 +1,1 @@
+"""The only transactions that change public rows."""

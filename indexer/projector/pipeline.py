@@ -1,0 +1,158 @@
+"""Projecting stored blocks at speed: while the server writes one step, the next is read, decoded and computed.
+
+Only at or below finalized, where no before-images are kept and nothing is rolled back. State rows are carried from step
+to step instead of being read again; that is sound because all who change them (a rollback, a heal, another projector)
+move the epoch or the lease, and then the step is refused and everything carried is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from indexer.chain.types import Anchor
+from indexer.db.connection import Connection
+from indexer.projections.events import Event, StateKey, events_of
+from indexer.projections.project import WHOLE_TABLES, state_keys
+from indexer.projections.write_set import Kept
+from indexer.projector.rows import Output, empty_tables, fill, load_state
+from indexer.projector.writer import Done, Writer, stored_anchor
+from indexer.runtime.tasks import beside
+from indexer.store import raw_logs
+from indexer.store.index_state import Standing
+from indexer.store.raw_logs import Chunk
+
+STEP_LOGS = 5_000  # logs of one step
+CARRIED_ROWS = 20_000  # state rows of each of the two generations kept in memory
+
+
+class Unwritten:
+    """State rows that cannot be there: of tables that were empty when this began, those that were not written since.
+
+    One byte a slot, whatever is loaded: two rows that share a slot cost a look into the database, nothing else.
+    """
+
+    SLOTS = 1 << 22
+
+    def __init__(self, empty: frozenset[str] = frozenset()) -> None:
+        self._empty, self._written = empty, bytearray(self.SLOTS if empty else 0)
+
+    def of(self, keys: Iterable[StateKey]) -> list[StateKey]:
+        empty, written, slots = self._empty, self._written, self.SLOTS
+        return [key for key in keys if key[0] in empty and not written[hash(key) % slots]]
+
+    def wrote(self, keys: Iterable[StateKey]) -> None:
+        written, slots = self._written, self.SLOTS
+        for key in keys if self._empty else ():
+            written[hash(key) % slots] = 1
+
+
+class Carried:
+    """State rows kept from step to step, the ones used last. `rows` has those of the step at hand.
+
+    Two generations: when the younger is full it becomes the older one, and what is used from there comes back. The
+    step before the one at hand may not be committed yet, and what it changed is known only here; it used all of that,
+    so that it outlives the first generation that is dropped after it.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[StateKey, Kept] = {}
+        self._older: dict[StateKey, Kept] = {}
+
+    def lacking(self, keys: set[StateKey]) -> set[StateKey]:
+        """Those of the keys of a step whose rows are not here; all others are in `rows` then."""
+        if len(self.rows) > CARRIED_ROWS:
+            self._older = self.rows
+            self.rows = {key: row for key, row in self._older.items() if key[0] in WHOLE_TABLES}
+        lacking = keys.difference(self.rows)
+        if self._older:
+            back = lacking & self._older.keys()
+            self.rows.update((key, self._older.pop(key)) for key in back)
+            lacking -= back
+        return lacking
+
+
+class Stretch(NamedTuple):
+    """Stored blocks to be projected next, and the anchor they end on."""
+
+    chunk: Chunk
+    anchor: Anchor
+
+
+class Source(Protocol):
+    async def next(self, first: int) -> Stretch | None:
+        """The stored blocks from `first` on, of about STEP_LOGS logs. Waits for them; None when no more will come."""
+
+
+class Stored:
+    """Reads them from the database, up to block `last`."""
+
+    def __init__(self, conn: Connection, last: int) -> None:
+        self.conn, self.last = conn, last
+
+    async def next(self, first: int) -> Stretch | None:
+        if first > self.last:
+            return None
+        chunk = await raw_logs.read(self.conn, first, self.last, STEP_LOGS)
+        return Stretch(chunk, await stored_anchor(self.conn, chunk.last))
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    stretch: Stretch
+    output: Output
+
+
+class Stream:
+    """`side` is a second connection, for reading beside the writing one."""
+
+    def __init__(self, writer: Writer, conn: Connection, side: Connection, standing: Standing, token: int) -> None:
+        self.writer, self.conn, self.side, self.standing, self.token = writer, conn, side, standing, token
+        self._carried = Carried()
+        self._whole: set[str] = set()
+        self._unwritten = Unwritten()
+
+    async def run(self, source: Source, committed: Callable[[Done], None]) -> None:
+        """Projects all that the source has, a transaction a step; tells of each once it is committed.
+
+        Raises EpochMoved, LeaseLost; what was told of stays.
+        """
+        self._unwritten = Unwritten(await empty_tables(self.side))
+        step = await self._prepare(source, self.standing.next_block)
+        while step is not None:
+            chunk, anchor = step.stretch
+            # What is prepared beside a commit that then fails is dropped with this stream.
+            async with beside(self._prepare(source, anchor.number + 1)) as following:
+                done = await self.writer.commit(self.conn, self.standing, chunk, anchor, step.output, self.token)
+                self.standing = self.standing.projected(
+                    anchor, max(self.standing.floor, anchor.number), self.writer.digest
+                )
+                committed(done)
+                step = await following
+
+    async def _prepare(self, source: Source, first: int) -> _Step | None:
+        stretch = await source.next(first)
+        if stretch is None:
+            return None
+        events, keys = await asyncio.to_thread(self._decode, stretch.chunk)
+        await self._load(keys)
+        ledger = self.writer.ledger(self._carried.rows, stretch.anchor.number)
+        output = await fill(ledger, events)
+        self._unwritten.wrote(ledger.changed)
+        return _Step(stretch, output)
+
+    def _decode(self, chunk: Chunk) -> tuple[list[Event], set[StateKey]]:
+        events = events_of(self.writer.registry, chunk.logs, chunk.times)
+        return events, state_keys(events)
+
+    async def _load(self, keys: set[StateKey]) -> None:
+        lacking = self._carried.lacking(keys)
+        absent = self._unwritten.of(lacking)
+        self._carried.rows.update(dict.fromkeys(absent))
+        lacking.difference_update(absent)
+        whole = [table for table in WHOLE_TABLES if table not in self._whole]
+        if lacking or whole:
+            self._carried.rows.update(await load_state(self.side, lacking, whole))
+            self._whole.update(whole)

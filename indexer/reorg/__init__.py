@@ -1,0 +1,1 @@
+"""From an endpoint's claim to a replacement: claims, staging, plans and recovery."""

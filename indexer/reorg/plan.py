@@ -1,0 +1,184 @@
+"""The plan of a recovery: what each endpoint says, the last block that is kept, and what would become of the rows.
+
+Making one reads the database and the endpoints and changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from indexer.chain.types import Anchor
+from indexer.config import Deployment
+from indexer.db.connection import Connection
+from indexer.errors import Impossible, IndexerError, Refused
+from indexer.reorg.claims import highest_common
+from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
+from indexer.store.index_state import Standing, anchors_below, chained_anchors
+
+_WINDOW = 20_000  # stored blocks compared at once on the way down
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """What one endpoint says: its head, the highest stored block on its chain, or the error."""
+
+    endpoint: str
+    head: Anchor | None
+    fork: Anchor | None
+    error: str = ""
+
+    def shown(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "endpoint": self.endpoint,
+            "head": self.head.number if self.head else None,
+            "fork_point": self.fork.number if self.fork else None,
+            "error": self.error or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Keep everything up to `keep`, take the rest from `endpoint`'s chain up to block `upto`."""
+
+    plan_hash: str
+    fork: Anchor
+    keep: Anchor
+    tip: Anchor
+    upto: int
+    endpoint: str
+    sayings: tuple[Saying, ...]
+
+    @property
+    def empty(self) -> bool:
+        """Whether the stored chain is the endpoints' chain and nothing would be read again."""
+        return self.keep.number == self.tip.number
+
+
+async def sayings(pool: Pool, conn: Connection, standing: Standing) -> tuple[Saying, ...]:
+    """Every endpoint's fork point, however deep; the search goes below what is final."""
+
+    async def ask(reader: Reader) -> Saying:
+        latest = (await reader.heads()).latest
+        head = Anchor(latest.number, latest.hash, latest.timestamp)
+        return Saying(reader.name, head, await _fork_point(reader, conn, standing, head))
+
+    answers = await pool.each(ask)
+    return tuple(
+        Saying(reader.name, None, None, answer.message) if isinstance(answer, IndexerError) else answer
+        for reader, answer in zip(pool.ordered(), answers, strict=True)
+    )
+
+
+async def _fork_point(reader: Reader, conn: Connection, standing: Standing, head: Anchor) -> Anchor | None:
+    assert standing.tip is not None
+    below = min(standing.tip.number, head.number) + 1
+    while anchors := await anchors_below(conn, below, _WINDOW):
+        fork = await highest_common(reader, anchors, standing)
+        if fork is not None:
+            return fork
+        below = anchors[0].number
+    return None
+
+
+async def make(
+    deployment: Deployment, pool: Pool, conn: Connection, standing: Standing, to_block: int | None
+) -> Plan:  # fmt: skip
+    """The plan to keep blocks up to `to_block`, the fork point unless told. Raises Impossible, Refused, RpcError."""
+    said = await sayings(pool, conn, standing)
+    chosen = chosen_of(said)
+    tip = standing.tip
+    assert chosen.fork is not None and chosen.head is not None and tip is not None
+    keep = chosen.fork
+    if to_block is not None:
+        keep = await _kept(pool, standing, chosen, to_block)
+    base = _base(deployment, standing, keep)
+    plan_hash = ""
+    async for _, plan_hash in hashes(base, keep, chained_anchors(conn, keep.number)):  # noqa: B007 - the last one
+        pass
+    upto = keep.number if keep.number == tip.number else min(chosen.head.number, max(tip.number, keep.number + 1))
+    return Plan(plan_hash, chosen.fork, keep, tip, upto, chosen.endpoint, said)
+
+
+def chosen_of(said: Iterable[Saying]) -> Saying:
+    """The endpoint that is believed: of the fork point that most of them name, the first. Raises Impossible."""
+    said = tuple(said)
+    answered = [s for s in said if s.head is not None]
+    if not answered:
+        raise Impossible(
+            f"no endpoint answers: {'; '.join(s.error for s in said)}",
+            "Give an endpoint that serves this chain's history",
+        )
+    known = [s for s in answered if s.fork is not None]
+    if not known:
+        raise Impossible(
+            f"no stored block is on the chain of {answered[0].endpoint}",
+            "It is another chain, or its whole history changed: index into a new database",
+        )
+    votes = Counter(s.fork.number for s in known if s.fork)
+    most = max(votes.values())
+    return next(s for s in known if s.fork and votes[s.fork.number] == most)
+
+
+async def _kept(pool: Pool, standing: Standing, chosen: Saying, number: int) -> Anchor:
+    assert chosen.fork is not None and standing.tip is not None
+    if number > standing.tip.number:
+        raise Refused(
+            f"--to-block {number} is above the highest stored block {standing.tip.number}", "Name a lower one"
+        )
+    if number > chosen.fork.number:
+        raise Refused(
+            f"--to-block {number} is above the fork point {chosen.fork.number}: blocks between are not on the chain",
+            "Leave --to-block out, or name a block at or below the fork point",
+        )
+    if number < standing.binding.origin:
+        raise Refused(
+            f"--to-block {number} is below the origin {standing.binding.origin}: nothing would be kept",
+            "Index into a new database instead",
+        )
+    (header,) = await pool.run(lambda reader: reader.headers([number]), prefer=chosen.endpoint)
+    return Anchor(header.number, header.hash, header.timestamp)
+
+
+def _base(deployment: Deployment, standing: Standing, keep: Anchor) -> bytes:
+    """What a plan is bound to besides the blocks it takes back."""
+    bound = standing.binding
+    parts = (
+        bound.name, bound.chain_id, bound.hash.hex(), deployment.digest, keep.number, keep.hash.hex(), standing.epoch,
+    )  # fmt: skip
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).digest()
+
+
+async def hashes(
+    base: bytes, keep: Anchor, above: AsyncIterator[tuple[int, bytes, bool]]
+) -> AsyncIterator[tuple[int, str]]:
+    """(tip, plan hash) for every stored block that may have been the tip when the plan was made, ascending.
+
+    `above`: number, hash and whether it has logs, of the stored blocks above `keep`. Blocks without logs count only as
+    the tip: they are pruned when they become final, and a plan must survive that and blocks appended later.
+    """
+    running = hashlib.sha256(base)
+    yield keep.number, _with_tip(running, keep.number, keep.hash)
+    async for number, hash_, has_logs in above:
+        yield number, _with_tip(running, number, hash_)
+        if has_logs:
+            running.update(number.to_bytes(8, "big") + hash_)
+
+
+def _with_tip(running: hashlib._Hash, number: int, hash_: bytes) -> str:
+    last = running.copy()
+    last.update(b"tip" + number.to_bytes(8, "big") + hash_)
+    return last.hexdigest()
+
+
+async def still_holds(deployment: Deployment, conn: Connection, standing: Standing, keep: Anchor, said: str) -> bool:
+    """Whether the hash is that of this plan, made now or when fewer blocks were stored."""
+    base, found = _base(deployment, standing, keep), False
+    async for _, plan_hash in hashes(base, keep, chained_anchors(conn, keep.number)):
+        found = found or plan_hash == said.lower().removeprefix("0x")
+    return found

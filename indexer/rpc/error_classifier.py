@@ -1,0 +1,157 @@
+"""What a node's refusal means: one error class per reaction. Pure.
+
+Providers share no codes: the message decides. What numbers it names, `hints` tells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+from indexer.errors import BatchRefused, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
+from indexer.rpc.error_hints import OF_RESULTS, blocks, wait
+
+
+def _any(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+_BATCH = _any(
+    r"batch.{0,60}(not (supported|allowed|enabled)|too (large|many)|limit|exceed|disabled)",
+    r"batch requests? ",
+    r"(calls|requests) in (a |one |the |this )?batch",
+    r"max(imum)? batch size",
+)
+_RATE = _any(
+    r"rate.?limit",
+    r"too many requests",
+    r"request limit",
+    r"throttl",
+    r"exceeded.{0,30}(quota|capacity|compute units|credits)",
+    r"slow down",
+    r"per (\d+ ?)?(s|sec|second|minute|day)s?\b",
+    r"limited to [\d,]+ requests",
+    r"\b429\b",
+)
+# A tag that the node does not know now: not a block that will come in a moment.
+_TAG = _any(
+    r"(safe|finalized)( block)?( is|:)? (not found|not supported|unknown|not (yet )?available)",
+    r"(not found|unknown block|unsupported|invalid)\W{1,3}(tag )?\W?(safe|finalized)\b",
+)
+# A node that lags behind the question. "block range" is in some of these, but fewer blocks would not help.
+_LAGS = _any(
+    r"beyond.{0,20}(head|latest)",
+    r"still syncing",
+    r"block is out of range",
+    r"(blocks?|header).{0,60}(cannot|could not) be found",
+)
+_RANGE = _any(
+    r"ranges? (is )?(too (large|wide|big)|limit|exceed|over [\d,]+)",
+    r"exceeds? (the )?(max(imum)? )?(block )?range",
+    r"too many (results|logs|blocks)",
+    r"more than [\d,]+ (results|logs)",
+    r"logs? (response )?size exceed",
+    r"logs matched by query exceed",
+    r"response (size )?(is )?(too (big|large)|larger than|exceed|should not)",
+    r"range [\d,]+ exceeds",
+    r"limit(ed)? (the query )?to (a |at most )?(0 ?- ?)?(?![\d,]+ *(requests|calls|per\b|/))[\d,]+k?( blocks?)?",
+    r"max(imum)? (allowed )?(number of )?(requested )?(block|result|range|\[?from)",
+    r"(?<!invalid )block range",
+    r"query time(out|d out)",
+    r"query exceeds",
+    r"query must be smaller",
+    r"(backend response|content|entity) too large",
+    r"request exceeds defined limit",
+    r"is greater than the limit",
+)
+_LATER = _any(
+    r"(header|block) not found",
+    r"unknown block",
+    r"not (yet )?available",
+    r"timed? ?out",
+    r"deadline exceeded",
+    r"temporar",
+    r"unavailable",
+    r"no backend",
+    r"busy",
+    r"try again",
+    r"(internal|server) error",
+    r"overloaded",
+    r"upstream",
+    r"bad gateway",
+    r"connection",
+)
+_PRUNED = _any(
+    r"pruned",
+    r"missing trie node",
+    r"(history|receipts?|logs?|state)( \w+){0,3} (is |are )?(unavailable|not available)",
+    r"code 4444",
+)
+_NO_METHOD, _UNKNOWN_TAG = -32601, -39001
+LONGEST = 60.0  # seconds; nobody's word stops us for longer at a time
+_SECONDS = re.compile(r"\s*[0-9]{1,9}(\.[0-9]{1,9})?\s*")
+
+
+def classify(
+    code: int, message: str, endpoint: str = "", status: int = 200, headers: Mapping[str, str] | None = None,
+    *, now: float | None = None, backoff: float | None = None,
+) -> RpcError:  # fmt: skip
+    """The error for a JSON-RPC error object, or for an HTTP status without one (then `message` is the body's start).
+
+    `now`: seconds since 1970, for a Retry-After that is a date. `backoff`: seconds that the error's data names.
+    """
+    # The numbers stand at the end of long messages: all of it is read, its start is shown.
+    words = " ".join(message[:2000].split())
+    text = words[:300] or f"HTTP {status}"
+    rate = _RATE.search(words) is not None
+    ranged = _RANGE.search(words) is not None
+    if status == 429:
+        return RateLimited(text, endpoint, _retry_after(words, headers or {}, now, backoff))
+    if not rate and _BATCH.search(words):
+        return BatchRefused(text, endpoint)
+    if not ranged and (rate or code in (-32005, -32029, 429)):
+        return RateLimited(text, endpoint, _retry_after(words, headers or {}, now, backoff))
+    if code in (_NO_METHOD, _UNKNOWN_TAG) or _TAG.search(words):
+        return RpcRefused(text, endpoint, code or status)
+    if _LAGS.search(words):
+        return Transient(text, endpoint)
+    if status == 413 or ranged:
+        return RangeTooLarge(text, endpoint, blocks(words), results=OF_RESULTS.search(words) is not None)
+    if status >= 500 or status == 408 or code == -32603 or _LATER.search(words):
+        return Transient(text, endpoint)
+    return RpcRefused(text, endpoint, code or status)
+
+
+def pruned(message: str) -> bool:
+    """Whether a refusal says that the node no longer keeps what was asked for."""
+    return _PRUNED.search(message[:2000]) is not None
+
+
+def _retry_after(words: str, headers: Mapping[str, str], now: float | None, backoff: float | None) -> float | None:
+    """Seconds to wait: the header's, else those of the error's data, else those in its message."""
+    value = headers.get("Retry-After", "")
+    if _SECONDS.fullmatch(value):
+        named: float | None = float(value)
+    else:
+        named = _until(value, headers.get("Date", ""), now) if value else None
+    if named is None:
+        named = wait(words) if backoff is None else backoff
+    return None if named is None else max(0.0, min(named, LONGEST))
+
+
+def _until(value: str, date: str, now: float | None) -> float | None:
+    """Seconds until an HTTP date, by the clock that wrote it where the answer tells its time."""
+    until, answered = _date(value), _date(date)
+    since = now if answered is None else answered
+    return None if until is None or since is None else until - since
+
+
+def _date(value: str) -> float | None:
+    try:
+        found = parsedate_to_datetime(value)
+        # A date without a zone is UTC, as all dates of HTTP are.
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None

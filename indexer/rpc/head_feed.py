@@ -1,0 +1,182 @@
+"""When to look at the head: a WebSocket's newHeads only wakes, polling is what is relied upon.
+
+A socket may go mute without closing; then polling at the configured interval goes on, and the socket is opened anew, at
+the next endpoint where there are several.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import aiohttp
+import orjson
+import structlog
+
+from indexer.errors import printable
+from indexer.rpc.health import FAILING, Score
+from indexer.rpc.pool import names
+from indexer.rpc.transport import scrub
+
+log = structlog.get_logger()
+Woken = Literal["notified", "polled", "stopped"]
+RELAXED = 5.0  # times the poll interval: how often is looked while a socket speaks
+RECONNECT_AFTER = 0.5  # seconds; doubled, up to 30, while a socket says nothing
+HANDSHAKE = 10.0  # seconds until a socket is open and asked
+MUTE_FOR = 45.0  # seconds after which a socket that stays mute is no news any more: polling has taken over
+LEAST_PAUSE = 0.05  # seconds between looks, or a tenth of the poll interval: however many heads are announced
+
+
+class HeadFeed:
+    """`poll_interval` and `mute_after` in seconds; `chain_id`: sockets of another one are left. Never raises: no socket
+    means polling."""
+
+    def __init__(
+        self, urls: Sequence[str], poll_interval: float, mute_after: float = 10.0,
+        clock: Callable[[], float] = time.monotonic, chain_id: int | None = None,
+    ) -> None:  # fmt: skip
+        self.urls, self.poll_interval, self.mute_after, self.clock = tuple(urls), poll_interval, mute_after, clock
+        self.chain_id = chain_id
+        self.names = names(self.urls)
+        self.scores = {name: Score() for name in self.names}
+        self._connected = ""  # whose socket is open
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._unannounced: float | None = None  # when polling saw a head that the open socket has not announced
+        self._mute: tuple[str, float] | None = None  # whose socket was found mute, and when
+        self._waited_at = float("-inf")
+        self._woken = asyncio.Event()
+        self._spoke_at: float | None = None
+        self._moved_at: float | None = None
+        self._head = -1
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> str:
+        """websocket, polling, or polling because the socket is mute."""
+        if not self.urls:
+            return "polling"
+        return "websocket" if self._alive() else "polling: the WebSocket is closed or mute"
+
+    def _alive(self) -> bool:
+        """The socket announced a head since, or shortly before, polling last saw the head move."""
+        if self._spoke_at is None:
+            return False
+        return self._moved_at is None or self._moved_at - self._spoke_at < self.mute_after
+
+    def start(self) -> None:
+        if self.urls:
+            self._task = asyncio.create_task(self._listen())
+
+    async def close(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def saw_head(self, number: int) -> None:
+        """Tells what polling saw, so that a mute socket is noticed."""
+        if number > self._head:
+            self._head, self._moved_at = number, self.clock()
+            # What it said shortly before was this head: on a chain of slow blocks the next word is far away.
+            silent = self._spoke_at is None or self._moved_at - self._spoke_at > self.mute_after
+            if self._connected and self._unannounced is None and silent:
+                self._unannounced = self._moved_at
+
+    @property
+    def mute(self) -> str:
+        """The endpoint whose socket was found mute, until one speaks again or polling has long taken over."""
+        if self._mute is not None and self.clock() - self._mute[1] > MUTE_FOR:
+            self._mute = None
+        return self._mute[0] if self._mute else ""
+
+    async def watch(self) -> None:
+        """Closes a socket that is mute though the head moves: the next one is opened then."""
+        now = self.clock()
+        if not self._connected or self._unannounced is None or now - self._unannounced <= self.mute_after:
+            return
+        name, socket = self._connected, self._socket
+        self._unannounced, self._mute = None, (name, now)
+        why = f"no head announced for {self.mute_after:g} s while it moved"
+        self.scores[name].put_aside(now, "mute", why, MUTE_FOR)
+        log.warning("websocket_mute", endpoint=name, seconds=self.mute_after)
+        if socket is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(2):
+                    await socket.close()
+
+    async def wait(self, stop: asyncio.Event) -> Woken:
+        """Until a head is announced, the interval is over, or `stop` is set."""
+        hurried = min(LEAST_PAUSE, self.poll_interval / 10) - (self.clock() - self._waited_at)
+        if hurried > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), hurried)
+        pause = self.poll_interval * (RELAXED if self._alive() else 1)
+        waits = {asyncio.create_task(self._woken.wait()), asyncio.create_task(stop.wait())}
+        try:
+            await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        self._waited_at = self.clock()
+        if stop.is_set():
+            return "stopped"
+        notified = self._woken.is_set()
+        self._woken.clear()
+        return "notified" if notified else "polled"
+
+    async def _listen(self) -> None:
+        pause, turn = RECONNECT_AFTER, 0
+        async with aiohttp.ClientSession() as session:
+            while True:
+                url, name = self.urls[turn % len(self.urls)], self.names[turn % len(self.urls)]
+                turn += 1
+                try:
+                    await self._subscribe(session, url, name)
+                    reason = "closed"
+                except Exception as error:  # whatever a socket does, polling goes on
+                    reason = printable(scrub(" ".join(f"{type(error).__name__}: {error}".split())[:200], url))
+                self._connected, self._socket, self._unannounced = "", None, None
+                score, now = self.scores[name], self.clock()
+                score.failed(now, reason)
+                score.put_aside(now, "failing", reason, FAILING + pause)
+                log.info("websocket_lost", endpoint=name, error=reason)
+                if self._spoke_at is not None:
+                    pause = RECONNECT_AFTER
+                self._spoke_at = None
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 30.0)
+
+    async def _subscribe(self, session: aiohttp.ClientSession, url: str, name: str) -> None:
+        async with asyncio.timeout(HANDSHAKE):
+            socket = await session.ws_connect(url, heartbeat=20, max_msg_size=2**20)
+        async with socket:
+            async with asyncio.timeout(HANDSHAKE):
+                if self.chain_id is not None:
+                    await socket.send_json({"jsonrpc": "2.0", "id": 0, "method": "eth_chainId", "params": []})
+                await socket.send_json({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["newHeads"]})
+            self._connected, self._socket = name, socket
+            while True:
+                message = await socket.receive(timeout=self.mute_after * 6)
+                if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                    return
+                self._heard(orjson.loads(message.data), name)
+
+    def _heard(self, told: Any, name: str) -> None:
+        """One message. Raises ValueError for one that ends the subscription."""
+        if not isinstance(told, dict):
+            return
+        if told.get("error"):
+            raise ValueError(f"eth_subscribe refused: {str(told['error'])[:100]}")
+        if self.chain_id is not None and told.get("id") == 0:
+            if told.get("result") != hex(self.chain_id):
+                raise ValueError(f"serves chain {told.get('result')!r:.20}, the deployment is chain {self.chain_id}")
+        elif told.get("method") == "eth_subscription":
+            self._spoke_at = now = self.clock()
+            self._unannounced = self._mute = None
+            self.scores[name].answered(now, 0.0)
+            self.scores[name].well_again(now, "failing", "mute")
+            self._woken.set()

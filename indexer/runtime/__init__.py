@@ -1,0 +1,1 @@
+"""A process's own services: tasks, tuning, logging, secrets, progress. Imports errors only."""

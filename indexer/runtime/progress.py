@@ -1,0 +1,138 @@
+"""What a running process knows of itself: read by log lines, /ready, /status, /metrics and progress bars. No I/O."""
+
+from __future__ import annotations
+
+import re
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+BLOCKS = (1, 2, 5, 10, 50, 200, 500, 1_000, 2_000, 5_000, 20_000, 100_000)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+DEPTHS = (1, 2, 4, 8, 16, 32, 64, 256, 1_024, 16_384)
+
+
+class Spread:
+    """`bounds` ascending; a value counts in the first range whose bound it does not exceed."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total: float = 0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, int]]:
+        """(bound, how many values did not exceed it), the last one "+Inf"."""
+        found, so_far = [], 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            so_far += count
+            found.append((bound, so_far))
+        return found
+
+
+ATTEST_OFF, ATTEST_STARTING = "off", "starting"
+
+
+@dataclass(slots=True)
+class Gauges:
+    """`up_to` and `newest` by grade, block numbers, -1 until known. `state`: "attesting", "done", or what it waits for.
+    `blocks` attested since the start, by grade; `blamed`: faults by endpoint."""
+
+    state: str = ATTEST_OFF
+    up_to: dict[str, int] = field(default_factory=lambda: {"cross-checked": -1, "proven": -1})
+    newest: dict[str, int] = field(default_factory=lambda: {"cross-checked": -1, "proven": -1})
+    blocks: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    healed: int = 0  # ranges
+    unprovable: int = 0  # blocks that kept their grade
+    blamed: Counter[str] = field(default_factory=Counter)
+
+
+STARTING = "starting"
+
+
+def wait_name(reason: str) -> str:
+    """A wait without what differs from one time to the next, numbers and what follows a colon: fit for a label."""
+    return re.sub(r"\d+", "N", reason.partition(":")[0])
+
+
+@dataclass(slots=True)
+class Progress:
+    """Block numbers are -1 until known; times are monotonic seconds."""
+
+    clock: Callable[[], float] = time.monotonic
+    head: int = -1
+    head_time: int = 0
+    safe: int = -1
+    finalized: int = -1
+    finality_source: str = ""
+    origin: int = 0
+    ingested: int = -1
+    projected: int = -1
+    projected_time: int = 0
+    holder: bool = False
+    mode: str = STARTING
+    before_images: int = 0
+    waiting: str = STARTING
+    waiting_since: float = 0.0
+    # When an endpoint last told the head, and when a step was last committed; 0 before the first.
+    looked_at: float = 0.0
+    last_step_at: float = 0.0
+    steps: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    logs: int = 0  # read from the chain
+    events: int = 0  # projected
+    to_ingest: int = 0  # blocks that were missing when the bulk work began, and how many of them are ingested
+    blocks: int = 0
+    bulk_from: int | None = None  # the block up to which was projected then
+    reorgs: int = 0
+    regressions: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    attest: Gauges = field(default_factory=Gauges)
+    stuck: dict[str, str] = field(default_factory=dict)  # what the watchdog found, by name, until it is healed
+    found_stuck: Counter[str] = field(default_factory=Counter)
+    waits: Counter[str] = field(default_factory=Counter)  # by name, begun
+    waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by name, seconds, ended ones
+    step_blocks: defaultdict[str, Spread] = field(default_factory=lambda: defaultdict(lambda: Spread(BLOCKS)))
+    commit_seconds: defaultdict[str, Spread] = field(default_factory=lambda: defaultdict(lambda: Spread(SECONDS)))
+    reorg_depth: Spread = field(default_factory=lambda: Spread(DEPTHS))
+
+    def __post_init__(self) -> None:
+        self.waiting_since = self.clock()
+
+    def wait(self, name: str) -> bool:
+        """Names what is waited for, "" for nothing. True when that is news (rule 12: each wait is logged once)."""
+        if name == self.waiting:
+            return False
+        now = self.clock()
+        if self.waiting:
+            self.waited[wait_name(self.waiting)] += now - self.waiting_since
+        if name and wait_name(name) != wait_name(self.waiting):
+            self.waits[wait_name(name)] += 1
+        self.waiting, self.waiting_since = name, now
+        return True
+
+    @property
+    def lag_blocks(self) -> int:
+        return max(0, self.head - self.projected) if self.head >= 0 else 0
+
+    @property
+    def lag_seconds(self) -> int:
+        """Age of the newest projected block against the newest block known, seconds of chain time."""
+        return max(0, self.head_time - self.projected_time) if self.projected_time and self.head_time else 0
+
+    def not_ready(self, tolerated: float = 10.0) -> list[str]:
+        """Why consumers should not trust the rows to be fresh now; empty when they may."""
+        reasons = []
+        if self.head < 0:
+            reasons.append("no head known yet")
+        elif self.lag_blocks and self.lag_seconds > 60:
+            reasons.append(f"catching up: {self.lag_blocks} blocks, {self.lag_seconds} seconds behind")
+        if self.waiting and self.clock() - self.waiting_since > (0 if self.mode == "halted" else tolerated):
+            reasons.append(self.waiting)
+        return reasons + [f"{name}: {detail}" for name, detail in self.stuck.items()]

@@ -1,0 +1,69 @@
+"""Our own schema, `indexer`: raw logs, coverage, checkpoint, lease, epoch, before-images, incidents, commit log.
+
+Nothing here is read by consumers of the public tables. Addresses, hashes and topics are bytea (20, 32, 32*n bytes);
+block numbers and timestamps (seconds) are bigint.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Identity, Integer, LargeBinary, Table, text
+from sqlalchemy.dialects.postgresql import INT8RANGE, ExcludeConstraint
+
+from indexer.schema.tables.internal_schema import log_body, own
+
+contract = Table(
+    "contract",
+    own,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("address", LargeBinary, nullable=False, unique=True),
+)
+# Which blocks of which contract are ingested. The exclusion constraint is what makes a second ingest of the same
+# range impossible (rule 10); adjacent ranges are merged on write, so the table stays small.
+coverage = Table(
+    "coverage",
+    own,
+    Column("contract_id", Integer, ForeignKey(contract.c.id), nullable=False),
+    Column("blocks", INT8RANGE, nullable=False),
+    ExcludeConstraint(
+        (text("int4range(contract_id, contract_id + 1)"), "&&"),
+        (text("blocks"), "&&"),
+        name="coverage_no_overlap",
+        using="gist",
+    ),
+    CheckConstraint("NOT isempty(blocks) AND lower_inc(blocks) AND NOT upper_inf(blocks)", name="coverage_bounded"),
+)
+raw_log = Table(
+    "raw_log",
+    own,
+    Column("block_number", BigInteger, primary_key=True),
+    Column("log_index", Integer, primary_key=True),
+    *log_body(),
+    postgresql_partition_by="RANGE (block_number)",
+)
+# Blocks with logs, anchors (ends of ranges) and the unfinalized window.
+block = Table(
+    "block",
+    own,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("parent_hash", LargeBinary, nullable=True),
+    Column("timestamp", BigInteger, nullable=False),
+)
+# The replacement of a reorg while it is read. Unlogged: after a crash it is read again.
+staged_block = Table(
+    "staged_block",
+    own,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("parent_hash", LargeBinary, nullable=True),
+    Column("timestamp", BigInteger, nullable=False),
+    prefixes=["UNLOGGED"],
+)
+staged_log = Table(
+    "staged_log",
+    own,
+    Column("block_number", BigInteger, primary_key=True),
+    Column("log_index", Integer, primary_key=True),
+    *log_body(),
+    prefixes=["UNLOGGED"],
+)

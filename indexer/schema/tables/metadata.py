@@ -1,0 +1,78 @@
+"""The single description of every table: `public` (the contract's tables) and `own` (schema `indexer`).
+
+What the program asks about them while it works stands in `indexer.db.catalog`, which is written from here:
+
+    python -m indexer.schema.tables
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Integer, Numeric, SmallInteger, Table, Text
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+
+from indexer.schema.tables import (
+    internal_control,
+    internal_journal,
+    internal_raw_chain,
+    internal_state,
+    public_accounts,
+    public_application,
+    public_reserved,
+    public_settings,
+    public_trading,
+)
+from indexer.schema.tables.columns import public
+from indexer.schema.tables.internal_schema import own
+
+__all__ = ["ENRICHED", "TABLES", "facts", "own", "public"]
+# Importing them filled `public` and `own`.
+FAMILIES = (
+    public_accounts, public_application, public_reserved, public_settings, public_trading,
+    internal_control, internal_raw_chain, internal_state, internal_journal)  # fmt: skip
+# The narrower types first: SmallInteger and BigInteger are kinds of Integer to SQLAlchemy.
+_KINDS: tuple[tuple[type[Any], str], ...] = (
+    (SmallInteger, "smallint"),
+    (BigInteger, "bigint"),
+    (Integer, "integer"),
+    (Numeric, "numeric"),
+    (Text, "text"),
+    (Boolean, "bool"),
+    (TIMESTAMP, "timestamp"),
+    (JSONB, "json"),
+)
+
+
+def _every() -> Iterator[tuple[str, Table]]:
+    for metadata in (public, own):
+        for table in metadata.sorted_tables:
+            yield (f"{table.schema}.{table.name}" if table.schema else table.name), table
+
+
+def _column_kind(column: Column[Any]) -> str:
+    for type_, name in _KINDS:
+        if isinstance(column.type, type_):
+            return name if column.nullable else f"{name} not null"
+    raise TypeError(f"{column}: no projection writes a column of type {column.type}")
+
+
+_KIND_OF: dict[str, str] = {name: table.info["kind"] for name, table in _every() if "kind" in table.info}
+# Tables that `enrich` writes.
+ENRICHED = ("market_configuration", "global_fee_parameters", "account_owner_configuration", "fee_tier_parameters")
+# Every table that a projection may write.
+TABLES: dict[str, Table] = {name: table for name, table in _every() if _KIND_OF.get(name) in ("append", "state")}
+
+
+def facts() -> dict[str, Any]:
+    """What catalog.json holds: kinds of tables; columns, keys and indexes of those that projections write; columns of
+    those that `enrich` writes."""
+    return {
+        "kinds": _KIND_OF,
+        "columns": {name: {c.name: _column_kind(c) for c in table.columns} for name, table in TABLES.items()},
+        "keys": {name: [c.name for c in table.primary_key.columns] for name, table in TABLES.items()},
+        "indexes": {name: sorted(str(index.name) for index in table.indexes) for name, table in TABLES.items()},
+        "enriched": {name: [c.name for c in public.tables[name].columns] for name in ENRICHED},
+        "enriched_keys": {name: [c.name for c in public.tables[name].primary_key.columns] for name in ENRICHED},
+    }

@@ -1,0 +1,85 @@
+"""Accounts and what they hold: owners, collateral, margin and pool entries, auto-exchange, token transfers.
+
+Addresses lower-case; amounts are signed token units, pool shares 1e30, `token_delta_in_quote` 1e6 rUSD.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Index
+
+from indexer.schema.tables.columns import append_table, index, numeric, numerics, position, state_table, text, timestamp
+
+account_owner_updated_history = append_table(
+    "account_owner_updated_history", numeric("account_id"), text("new_owner"), *position()
+)
+
+account_owner_updated_snapshot = state_table(
+    "account_owner_updated_snapshot",
+    numeric("account_id", key=True),
+    text("new_owner"),
+    *position(),
+    index("account_owner_updated_snapshot", "new_owner"),
+)
+
+account_collateral_balance_entries = append_table(
+    "account_collateral_balance_entries", numeric("account_id"), text("collateral"), numeric("amount"), *position()
+)
+
+account_balances = state_table(
+    "account_balances",
+    numeric("account_id", key=True),
+    text("collateral", key=True),
+    *numerics("balance", "delta"),
+    index("account_balances", "collateral"),
+)
+
+# A transfer makes two rows of one log and an auto-exchange four, so unique_id cannot be unique.
+margin_accounts_balance_entries = append_table(
+    "margin_accounts_balance_entries",
+    numeric("account_id"),
+    text("collateral"),
+    numeric("amount"),
+    text("type"),
+    numeric("counterparty_account_id"),
+    text("sender"),
+    *position(),
+    unique=False,
+)
+
+lp_account_balance_entries = append_table(
+    "lp_account_balance_entries",
+    numeric("pool_id"),
+    text("account"),
+    *numerics("share_delta", "new_share_balance", "token_delta"),
+    *position(),
+)
+
+lp_unified_account_balance_entries = append_table(
+    "lp_unified_account_balance_entries",
+    numeric("pool_id"),
+    text("account"),
+    *numerics("share_delta", "new_share_balance", "token_delta"),
+    text("token"),
+    *numerics("token_delta_in_quote", "action_metadata_action"),
+    text("action_metadata_on_behalf_of"),
+    *position(),
+    # Named by hand: the columns' names together are longer than PostgreSQL's 63 characters.
+    Index("lp_unified_account_balance_entries_action_idx", "action_metadata_action", "action_metadata_on_behalf_of"),
+)
+
+auto_exchange = append_table(
+    "auto_exchange",
+    *numerics("liquidated_account_id", "liquidator_account_id", "requested_quote_amount"),
+    text("collateral_out_address"),
+    text("collateral_in_address"),
+    *numerics("collateral_amount_to_liquidator", "quote_amount_to_insurance_fund", "quote_amount_to_account"),
+    *position(),
+)
+
+token_transfer = append_table(
+    "token_transfer",
+    *(text(name) for name in ("token", "from_address", "to_address")),
+    numeric("amount"),
+    *position(),
+    timestamp("created_at"),
+)

@@ -1,0 +1,76 @@
+"""Endpoint scores in the database: over restarts, and for `endpoints` to read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from indexer.db.connection import Connection
+from indexer.rpc.health import COUNTS, LASTING, Reason, Score
+
+Kind = Literal["http", "ws"]
+
+_ADDED = ", ".join(f"{name} = s.{name} + EXCLUDED.{name}" for name in COUNTS)
+_NEWEST = ", ".join(
+    f"{name} = EXCLUDED.{name}"
+    for name in ("kind", "state", "reason", "aside_until", "lag_blocks", "error_permille", "updated_at")
+)
+# What this process does not know, another may have told.
+_KNOWN = ", ".join(
+    f"{name} = COALESCE(EXCLUDED.{name}, s.{name})"
+    for name in ("chain_id", "head", "head_seen_at", "latency_ms", "last_error")
+)
+_KEEP = f"""
+INSERT INTO indexer.endpoint_score AS s (endpoint, kind, state, reason, aside_until, chain_id, head, head_seen_at,
+  lag_blocks, latency_ms, error_permille, last_error, updated_at, {", ".join(COUNTS)})
+VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7,
+  clock_timestamp() - make_interval(secs => $8), $9, $10, $11, $12, clock_timestamp(),
+  {", ".join(f"${n}" for n in range(13, 13 + len(COUNTS)))})
+ON CONFLICT (endpoint) DO UPDATE SET {_NEWEST}, {_KNOWN}, {_ADDED}
+"""
+_READ = f"""
+SELECT endpoint, kind, state, reason, aside_until, chain_id, head, head_seen_at, lag_blocks, latency_ms, error_permille,
+  last_error, {", ".join(COUNTS)}, first_seen_at, updated_at FROM indexer.endpoint_score ORDER BY kind, endpoint
+"""
+
+
+async def keep(conn: Connection, kind: Kind, scores: Mapping[str, Score], now: float) -> None:
+    """Writes how endpoints are now, and adds what was counted since the last time. `now`: of the scores' clock."""
+    async with conn.transaction():
+        news = {name: score.news() for name, score in scores.items()}
+        await conn.executemany(_KEEP, [_row(name, kind, score, news[name], now) for name, score in scores.items()])
+    for name, score in scores.items():
+        score.told(news[name])
+
+
+def _row(name: str, kind: Kind, score: Score, news: Counter[str], now: float) -> tuple[object, ...]:
+    aside = score.aside if score.aside and now < score.aside.until else None
+    return (
+        name, kind, score.state(now),
+        None if aside is None else aside.detail[:300],
+        None if aside is None else aside.until - now,
+        score.chain_id,
+        None if score.head is None else score.head.number,
+        None if score.head is None else now - score.head_at,
+        score.lag,
+        None if score.latency is None else round(1000 * score.latency),
+        round(1000 * score.error_rate(now)),
+        score.last_error[:300] or None,
+        *(news[count] for count in COUNTS),
+    )  # fmt: skip
+
+
+async def held(conn: Connection) -> list[tuple[str, Reason, str, float]]:
+    """Name, reason, its words and the seconds left, of endpoints that are set aside for what outlives a restart."""
+    rows = await conn.fetch(
+        "SELECT endpoint, state, COALESCE(reason, ''), extract(epoch FROM aside_until - clock_timestamp())::float8"
+        " FROM indexer.endpoint_score WHERE kind = 'http' AND state = ANY($1) AND aside_until > clock_timestamp()",
+        LASTING,
+    )
+    return [(name, reason, said, seconds) for name, reason, said, seconds in rows]
+
+
+async def stored(conn: Connection) -> list[dict[str, Any]]:
+    """All of them as they were written last; times with their zone."""
+    return [dict(row) for row in await conn.fetch(_READ)]

@@ -1,0 +1,141 @@
+"""State that no log tells, read from the contracts at one final block: where it is kept, and what is known of it.
+
+A row of a public table that `enrich` wrote is a function of the chain alone, too: of the state at the block it names.
+It is replaced by a later `enrich`, goes when its block is taken back, and no projection, rollback of rows or
+reprojection touches it. What an application wrote in the same table is never changed: only a row that still is what we
+wrote is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from indexer import errors
+from indexer.db.catalog import ENRICHED_COLUMNS, ENRICHED_KEYS, sql_name
+from indexer.db.connection import Connection
+from indexer.errors import Refused, Unkept
+from indexer.runtime.exact_json import to_json
+from indexer.store import epoch
+
+
+class Run(NamedTuple):
+    """The block that is read at, and the epoch it stands in; `resumed`: an unfinished run goes on."""
+
+    number: int
+    hash: bytes
+    timestamp: int
+    epoch: int
+    resumed: bool
+
+
+async def pinned(conn: Connection) -> Run:
+    """A new run: at the last finalized block that is projected. Raises Refused when there is none yet."""
+    row = await conn.fetchrow(
+        "SELECT b.number, b.hash, b.timestamp, e.value FROM indexer.checkpoint c"
+        " JOIN indexer.block b ON b.number = c.rollback_floor, indexer.epoch e WHERE c.number >= c.rollback_floor"
+    )
+    if row is None:
+        raise Refused("no projected block is final yet", "Let `run` or `backfill` reach the finalized block first")
+    return Run(row["number"], row["hash"], row["timestamp"], row["value"], resumed=False)
+
+
+async def resumable(conn: Connection) -> Run | None:
+    """The unfinished run, when its block still is one of the chain's."""
+    row = await conn.fetchrow(
+        "SELECT r.block_number, r.block_hash, r.block_timestamp, e.value FROM indexer.enrichment_run r, indexer.epoch e"
+        " WHERE r.finished_at IS NULL AND NOT EXISTS ("
+        "   SELECT FROM indexer.block b WHERE b.number = r.block_number AND b.hash <> r.block_hash)"
+    )
+    if row is None:
+        return None
+    return Run(row["block_number"], row["block_hash"], row["block_timestamp"], row["value"], resumed=True)
+
+
+async def begin(conn: Connection, run: Run) -> None:
+    await conn.execute(
+        "INSERT INTO indexer.enrichment_run (block_number, block_hash, block_timestamp) VALUES ($1, $2, $3)"
+        " ON CONFLICT (single) DO UPDATE SET block_number = $1, block_hash = $2, block_timestamp = $3,"
+        " started_at = clock_timestamp(), finished_at = NULL",
+        run.number,
+        run.hash,
+        run.timestamp,
+    )
+
+
+async def finish(conn: Connection) -> None:
+    await conn.execute("UPDATE indexer.enrichment_run SET finished_at = clock_timestamp()")
+
+
+async def have(conn: Connection, run: Run) -> set[tuple[str, str]]:
+    """(table, key as JSON text of the server) of what was read at this run's block already."""
+    rows = await conn.fetch(
+        "SELECT table_name, key::text FROM indexer.enrichment WHERE block_number = $1 AND block_hash = $2",
+        run.number,
+        run.hash,
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+async def put(conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: Run) -> bool:
+    """Keeps what was read, with its block; in a public table, too, when it is one. False: another's row is there.
+
+    Raises Unkept for one row, Refused for what ends the run: the block may have been taken back, rights, the table.
+    """
+    try:
+        async with conn.transaction():
+            await epoch.share(conn, run.epoch)
+            return await _put(conn, table, key, values, run)
+    except errors.EpochMoved as error:
+        raise Refused("blocks were rolled back or healed meanwhile", "The same command goes on from there") from error
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+        raise Unkept(f"cannot be kept: {error}") from error
+    except asyncpg.SyntaxOrAccessError as error:
+        remedy = "Run it as the owner (`db roles`); of an adopted table `migrate --adopt --check` tells what differs"
+        raise Refused(f"{table}: {error}", remedy) from error
+
+
+async def _put(conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: Run) -> bool:
+    written = to_json(values)
+    if table in ENRICHED_KEYS:
+        row = {**key, **values, "block_timestamp": run.timestamp, "block_number": run.number}
+        written = await conn.fetchval(_upsert(table), to_json(row), table, to_json(key))
+        if written is None:
+            return False
+    await conn.execute(
+        'INSERT INTO indexer.enrichment (table_name, key, "values", block_number, block_hash)'
+        " VALUES ($1, $2::jsonb, $3::jsonb, $4, $5) ON CONFLICT (table_name, key) DO UPDATE SET"
+        ' "values" = EXCLUDED."values", block_number = EXCLUDED.block_number, block_hash = EXCLUDED.block_hash,'
+        " at = clock_timestamp()",
+        table,
+        to_json(key),
+        written,
+        run.number,
+        run.hash,
+    )
+    return True
+
+
+def _upsert(table: str) -> str:
+    name, keys = sql_name(table), ENRICHED_KEYS[table]
+    # By name: an adopted table may have more columns, with defaults of their own.
+    columns = [f'"{column}"' for column in ENRICHED_COLUMNS[table]]
+    read = ", ".join(f"r.{c}" for c in columns)
+    update = ", ".join(f"{c} = EXCLUDED.{c}" for c in columns if c.strip('"') not in keys)
+    return (
+        f"INSERT INTO {name} AS t ({', '.join(columns)})"
+        f" SELECT {read} FROM jsonb_populate_record(NULL::{name}, $1::jsonb) r"
+        f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {update}"
+        ' WHERE to_jsonb(t.*) = (SELECT e."values" FROM indexer.enrichment e'
+        " WHERE e.table_name = $2 AND e.key = $3::jsonb) RETURNING to_jsonb(t.*)::text"
+    )
+
+
+async def forget_above(conn: Connection, number: int) -> None:
+    """What was read of blocks above this one: they are being taken back. Inside the caller's transaction, who may be a
+    role without rights on tables of applications: the function has its owner's (migration 0024)."""
+    if not await conn.fetchval("SELECT EXISTS (SELECT FROM indexer.enrichment WHERE block_number > $1)", number):
+        return
+    await conn.execute("SELECT indexer.forget_enriched($1)", number)

@@ -1,0 +1,173 @@
+"""Where a database stands: its binding, origin, checkpoint, epoch, coverage and tip. Read anew for every cycle,
+because other processes ingest into the same database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+from indexer.chain.ranges import Span, front
+from indexer.chain.types import Anchor
+from indexer.db.connection import Connection
+from indexer.errors import BoundElsewhere
+from indexer.store import coverage
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Which deployment the database belongs to (rule 14), and from which block coverage counts."""
+
+    name: str
+    chain_id: int
+    number: int
+    hash: bytes
+    origin: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """`checkpoint`: the public tables are the projection up to it, made with `digest` from `projected_origin`.
+
+    `tip`: the highest stored block. `floor`: below it nothing can be rolled back.
+    """
+
+    binding: Binding
+    checkpoint: Anchor | None
+    projected_origin: int | None
+    digest: str | None
+    floor: int
+    epoch: int
+    coverage: dict[str, list[Span]]
+    tip: Anchor | None
+
+    @property
+    def front(self) -> int:
+        """The end of the gapless coverage of all watched contracts, counted from the origin."""
+        return front(self.coverage, self.binding.origin)
+
+    @property
+    def next_block(self) -> int:
+        """The first block that is not projected yet."""
+        return self.checkpoint.number + 1 if self.checkpoint else self.binding.origin
+
+    def covered_above(self, number: int) -> tuple[str, ...]:
+        """The contracts that are ingested somewhere above `number`; all of them when none is."""
+        above = tuple(a for a, spans in self.coverage.items() if any(s.last > number for s in spans))
+        return above or tuple(self.coverage)
+
+    def below_images(self, number: int) -> bool:
+        """Whether public rows were written above `number` for which no before-images exist."""
+        return self.checkpoint is not None and number < min(self.floor, self.checkpoint.number)
+
+    def projected(self, anchor: Anchor, floor: int, digest: str) -> Standing:
+        """The standing after a step that ends on `anchor`."""
+        return replace(self, checkpoint=anchor, projected_origin=self.binding.origin, digest=digest, floor=floor)
+
+    def cut(self, fork: Anchor) -> Standing:
+        """The standing after everything above the fork point was taken back, in the next epoch."""
+        return Standing(
+            self.binding,
+            fork if self.checkpoint is not None and self.checkpoint.number > fork.number else self.checkpoint,
+            self.projected_origin,
+            self.digest,
+            min(self.floor, fork.number),
+            self.epoch + 1,
+            {
+                address: [Span(s.first, min(s.last, fork.number)) for s in spans if s.first <= fork.number]
+                for address, spans in self.coverage.items()
+            },
+            fork,
+        )
+
+
+async def binding(conn: Connection) -> Binding | None:
+    row = await conn.fetchrow("SELECT name, chain_id, bound_number, bound_hash, origin FROM indexer.deployment")
+    return Binding(*row) if row else None
+
+
+async def bind(conn: Connection, new: Binding) -> Binding:
+    """Binds the database at its first write. Raises BoundElsewhere when it belongs to another deployment."""
+    await conn.execute(
+        "INSERT INTO indexer.deployment (name, chain_id, bound_number, bound_hash, origin)"
+        " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (single) DO NOTHING",
+        new.name,
+        new.chain_id,
+        new.number,
+        new.hash,
+        new.origin,
+    )
+    bound = await binding(conn)
+    assert bound is not None
+    check_binding(bound, new.name, new.chain_id)
+    return bound
+
+
+def check_binding(bound: Binding, name: str, chain_id: int) -> None:
+    if (bound.name, bound.chain_id) != (name, chain_id):
+        raise BoundElsewhere(
+            f"this database belongs to {bound.name} (chain {bound.chain_id}), not to {name} (chain {chain_id})",
+            "One database serves one deployment: name another database in DATABASE_URL, or the right --chain",
+        )
+
+
+async def load(conn: Connection, addresses: Sequence[str]) -> Standing:
+    """Everything a cycle decides on. The database must be bound."""
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        bound = await binding(conn)
+        assert bound is not None, "bind() comes first"
+        row = await conn.fetchrow(
+            "SELECT c.number, c.hash, c.timestamp, c.origin, c.digest, c.rollback_floor, e.value"
+            " FROM indexer.checkpoint c, indexer.epoch e"
+        )
+        tip = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block ORDER BY number DESC LIMIT 1")
+        covered = await coverage.load(conn, addresses)
+    assert row is not None, "the migration made the row"
+    number, hash_, timestamp, origin, digest, floor, epoch = row
+    return Standing(
+        binding=bound,
+        checkpoint=None if number is None else Anchor(number, hash_, timestamp),
+        projected_origin=origin,
+        digest=digest,
+        floor=-1 if floor is None else floor,
+        epoch=epoch,
+        coverage=covered,
+        tip=Anchor(*tip) if tip else None,
+    )
+
+
+async def stored_hash(conn: Connection, number: int) -> bytes | None:
+    value: bytes | None = await conn.fetchval("SELECT hash FROM indexer.block WHERE number = $1", number)
+    return value
+
+
+async def anchors_between(conn: Connection, first: int, last: int) -> list[Anchor]:
+    """Stored blocks in first..last, ascending."""
+    rows = await conn.fetch(
+        "SELECT number, hash, timestamp FROM indexer.block WHERE number BETWEEN $1 AND $2 ORDER BY 1", first, last
+    )
+    return [Anchor(*row) for row in rows]
+
+
+async def anchors_below(conn: Connection, number: int, limit: int) -> list[Anchor]:
+    """The `limit` highest stored blocks below `number`, ascending."""
+    rows = await conn.fetch(
+        "SELECT number, hash, timestamp FROM indexer.block WHERE number < $1 ORDER BY 1 DESC LIMIT $2", number, limit
+    )
+    return [Anchor(*row) for row in reversed(rows)]
+
+
+async def chained_anchors(conn: Connection, above: int) -> AsyncIterator[tuple[int, bytes, bool]]:
+    """Number, hash and whether it has logs, of every stored block above `above`, ascending; memory is flat."""
+    async with conn.transaction(readonly=True):
+        async for row in conn.cursor(
+            "SELECT number, hash, EXISTS (SELECT FROM indexer.raw_log r WHERE r.block_number = b.number)"
+            " FROM indexer.block b WHERE number > $1 ORDER BY 1",
+            above,
+            prefetch=5000,
+        ):
+            yield tuple(row)
+
+
+async def lower_origin(conn: Connection, origin: int) -> None:
+    """A backfill below the origin: what was projected from the old one is projected again once the past is there."""
+    await conn.execute("UPDATE indexer.deployment SET origin = least(origin, $1)", origin)

@@ -1,0 +1,89 @@
+"""The reorg journal: one row per reorg, and every row it orphaned. Append-only, which triggers enforce."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from indexer.chain.types import Anchor
+from indexer.db.connection import Connection
+from indexer.runtime.exact_json import to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Reorg:
+    """A fork to be taken: from `old_tip` back to `fork`, then on to `new_tip`, for the contracts `addresses`.
+
+    `endpoint` served it; `cause` says what revealed it.
+    """
+
+    fork: Anchor
+    old_tip: Anchor
+    new_tip: Anchor
+    addresses: tuple[str, ...]
+    endpoint: str
+    cause: str
+
+    @property
+    def depth(self) -> int:
+        """Blocks taken back."""
+        return self.old_tip.number - self.fork.number
+
+
+async def next_number(conn: Connection) -> int:
+    """The number of the reorg that begins: known before its row, because the archive refers to it."""
+    number: int = await conn.fetchval("SELECT nextval(pg_get_serial_sequence('indexer.reorg_journal', 'id'))")
+    return number
+
+
+async def write(
+    conn: Connection, number: int, epoch: int, reorg: Reorg, removed: dict[str, int], inserted: dict[str, int],
+    seconds: float,
+) -> None:  # fmt: skip
+    """The journal's row, in the transaction of the swap."""
+    await conn.execute(
+        "INSERT INTO indexer.reorg_journal (id, epoch, fork_point, old_tip, old_tip_hash, new_tip, new_tip_hash, depth,"
+        " endpoint, cause, rows_removed, rows_inserted, duration_ms) OVERRIDING SYSTEM VALUE"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13)",
+        number, epoch, reorg.fork.number, reorg.old_tip.number, reorg.old_tip.hash, reorg.new_tip.number,
+        reorg.new_tip.hash, reorg.depth, reorg.endpoint, reorg.cause, to_json(removed), to_json(inserted),
+        int(seconds * 1000),
+    )  # fmt: skip
+
+
+_ENTRY = (
+    "SELECT id, at, epoch, fork_point, old_tip, '0x' || encode(old_tip_hash, 'hex') AS old_tip_hash, new_tip,"
+    " '0x' || encode(new_tip_hash, 'hex') AS new_tip_hash, depth, endpoint, cause, rows_removed, rows_inserted,"
+    " duration_ms FROM indexer.reorg_journal"
+)
+
+
+def _entry(row: Any) -> dict[str, Any]:
+    entry = dict(row)
+    entry["at"] = entry["at"].isoformat()
+    for column in ("rows_removed", "rows_inserted"):
+        entry[column] = json.loads(entry[column])
+    return entry
+
+
+async def newest(conn: Connection, limit: int) -> list[dict[str, Any]]:
+    """The newest reorgs first, JSON-ready."""
+    return [_entry(row) for row in await conn.fetch(f"{_ENTRY} ORDER BY id DESC LIMIT $1", limit)]
+
+
+async def one(conn: Connection, number: int) -> dict[str, Any] | None:
+    """A reorg and, by table, the rows it orphaned."""
+    row = await conn.fetchrow(f"{_ENTRY} WHERE id = $1", number)
+    if row is None:
+        return None
+    orphaned: dict[str, list[Any]] = {}
+    rows = await conn.fetch(
+        "SELECT table_name, row FROM (SELECT table_name, id AS first, 0 AS second, row FROM indexer.orphaned_row"
+        " WHERE reorg_id = $1 UNION ALL SELECT 'indexer.raw_log', block_number, log_index, to_jsonb(o) - 'reorg_id'"
+        " FROM indexer.orphaned_log o WHERE reorg_id = $1) kept ORDER BY table_name, first, second",
+        number,
+    )
+    for kept in rows:
+        orphaned.setdefault(kept["table_name"], []).append(json.loads(kept["row"]))
+    return _entry(row) | {"orphaned": orphaned}
