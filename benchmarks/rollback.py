@@ -2,7 +2,8 @@
 
     python -m benchmarks.rollback [--rows 1000000] [--json]
 
-The real Writer on a real PostgreSQL, fed with blocks of a simulated chain without a network. Three figures, each with the
+The real Writer on a real PostgreSQL, fed with blocks of a simulated chain without a network. Three figures,
+each with the
 limit that it must keep: a reorg of one block with few and with many rows below it (within 2x); 64 blocks with 10,000
 rows (the swap under 1 s); 20,000 blocks with 100,000 rows (staging and swap under 60 s, memory flat) while a reader
 looks every 50 ms and must see the old state or the new one, nothing between. The first two are medians. Rows are what
@@ -29,14 +30,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from indexer import config
-from indexer.chain.batch import Unit
-from indexer.chain.types import Anchor, Header, Log
+from indexer.chain.batch import LogBatch
+from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.connection import Connection, connect
 from indexer.embedded_pg.server import EmbeddedServer
 from indexer.projector.writer import Writer
 from indexer.schema import migrate
 from indexer.store import lease, staging
-from indexer.store.index_state import Binding, bind, load
+from indexer.store.index_state import DeploymentBinding, bind, load_index_state
 from indexer.store.reorg_journal import Reorg
 from tests.support.simchain.chain import Block, Tree
 from tests.support.simchain.world import Exchange, exchange
@@ -63,7 +64,7 @@ class Taken(NamedTuple):
         return self.staging + self.swap
 
 
-def unit(blocks: Sequence[Block], addresses: tuple[str, ...]) -> Unit:
+def unit(blocks: Sequence[Block], addresses: tuple[str, ...]) -> LogBatch:
     """Blocks of the tree as a confirmed unit."""
     logs, headers = [], []
     for block in blocks:
@@ -73,7 +74,7 @@ def unit(blocks: Sequence[Block], addresses: tuple[str, ...]) -> Unit:
                 Log(block.number, index, bytes.fromhex(log.address[2:]), tx.hash, tx_index, tuple(log.topics), log.data,
                     block.hash, block.timestamp)
             )  # fmt: skip
-    return Unit(blocks[0].number, blocks[-1].number, addresses, logs, headers)
+    return LogBatch(blocks[0].number, blocks[-1].number, addresses, logs, headers)
 
 
 def slices(blocks: Sequence[Block], size: int) -> Iterator[Sequence[Block]]:
@@ -104,7 +105,7 @@ class Bench:
         last = self.world.grow(self.tip.hash, blocks, self.rng, density, fresh=fresh)
         path = self.tree.path(last.hash)[-blocks:]
         for some in slices(path if self.tip.number else [self.tree.genesis, *path], size):
-            standing = await load(self.conn, self.addresses)
+            standing = await load_index_state(self.conn, self.addresses)
             finalized = some[-1].number if final else -1
             await self.writer.ingest(self.conn, standing, unit(some, self.addresses), finalized, self.token)
         self.tip = last
@@ -128,7 +129,7 @@ class Bench:
             await staging.add(self.conn, unit(some, self.addresses), self.token)
         backend: int = await self.conn.fetchval("SELECT pg_backend_pid()")
         worked, staged = cpu(backend), time.monotonic()
-        standing = await load(self.conn, self.addresses)
+        standing = await load_index_state(self.conn, self.addresses)
         done = Reorg(_anchor(fork), _anchor(self.tip), _anchor(new), self.addresses, "benchmark", "benchmark")
         await self.writer.replace(self.conn, standing, done, -1, self.token)
         worked, swapped = cpu(backend) - worked, time.monotonic()
@@ -149,8 +150,8 @@ class Bench:
         return found
 
 
-def _anchor(block: Block) -> Anchor:
-    return Anchor(block.number, block.hash, block.timestamp)
+def _anchor(block: Block) -> BlockRef:
+    return BlockRef(block.number, block.hash, block.timestamp)
 
 
 async def opened(url: str) -> Bench:
@@ -159,7 +160,7 @@ async def opened(url: str) -> Bench:
     conn = await connect(url)
     deployment = config.load("devnet")
     tree = Tree()
-    await bind(conn, Binding(deployment.name, deployment.chain_id, 0, tree.genesis.hash, 0))
+    await bind(conn, DeploymentBinding(deployment.name, deployment.chain_id, 0, tree.genesis.hash, 0))
     token = await lease.acquire(conn, "benchmark")
     assert token is not None
     addresses = tuple(sorted(c.address for c in deployment.contracts))

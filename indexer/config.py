@@ -19,7 +19,7 @@ from indexer.decode.abi import EventAbi, load_abi
 from indexer.decode.contract import Contract
 from indexer.errors import ConfigError
 from indexer.projections.version import PROJECTIONS
-from indexer.rpc.rate_limit import PURPOSES, Purpose
+from indexer.rpc.rate_limit import PURPOSES, RequestPurpose
 from indexer.runtime.resources import data_dir
 from indexer.runtime.secrets import redact, secret
 
@@ -67,7 +67,7 @@ class Deployment:
     attest: Attest = Attest()
     rpc_timeout: float = 20.0
     rps: float | None = None
-    budgets: tuple[tuple[Purpose, float], ...] = ()
+    budgets: tuple[tuple[RequestPurpose, float], ...] = ()
 
     @property
     def digest(self) -> str:

@@ -50,86 +50,86 @@ class IndexerError(Exception):
         return f"{self.message}. {self.remedy}" if self.remedy else self.message
 
 
-class Halting(IndexerError):
+class FatalError(IndexerError):
     """Ends the command; nothing half-written stays behind because every step is one transaction."""
 
 
-class ConfigError(Halting):
+class ConfigError(FatalError):
     exit_code = 10
 
 
-class EndpointUnreachable(Halting):
+class EndpointUnreachableError(FatalError):
     exit_code = 11
 
 
-class WrongChain(Halting):
+class WrongChainError(FatalError):
     exit_code = 12
 
 
-class ForeignDatabase(Halting):
+class ForeignDatabaseError(FatalError):
     exit_code = 13
 
 
-class BoundElsewhere(Halting):
+class WrongDeploymentError(FatalError):
     exit_code = 14
 
 
-class SchemaNewer(Halting):
+class SchemaNewerError(FatalError):
     exit_code = 15
 
 
-class SchemaOlder(Halting):
+class SchemaOlderError(FatalError):
     exit_code = 16
 
 
-class PortInUse(Halting):
+class PortInUseError(FatalError):
     exit_code = 17
 
 
-class DatabaseUnreachable(Halting):
+class DatabaseUnreachableError(FatalError):
     exit_code = 18
 
 
-class EmbeddedServerError(Halting):
+class EmbeddedServerError(FatalError):
     exit_code = 19
 
 
-class UnreadableInput(Halting):
+class UnreadableInputError(FatalError):
     exit_code = 20
 
 
-class ConfigChanged(Halting):
+class ConfigChangedError(FatalError):
     exit_code = 21
 
 
-class DamagedStore(Halting):
+class StoreDamagedError(FatalError):
     exit_code = 22
 
 
-class AdoptionRefused(Halting):
+class AdoptionRefusedError(FatalError):
     exit_code = 23
 
 
-class WriteIntercepted(Halting):
+class WriteInterceptedError(FatalError):
     """A statement would change, or changed, other rows than it must: a policy hides them, a trigger drops them. Halts
     instead of being waited for, because nothing of it passes by itself and every later row would stand on it."""
 
     exit_code = 24
 
 
-class Refused(Halting):
+class RefusedError(FatalError):
     exit_code = 31
 
 
-class Impossible(Halting):
+class ReplacementUnavailableError(FatalError):
     exit_code = 32
 
 
-class ReorgTooDeep(Halting):
+class ReorgTooDeepError(FatalError):
     exit_code = 70
 
 
-class LeaseLost(Halting):
+class LeaseLostError(FatalError):
     exit_code = 75
 
 
@@ -148,29 +148,29 @@ class RpcError(IndexerError):
         self.endpoint = endpoint
 
 
-class Transient(RpcError):
+class TransientRpcError(RpcError):
     """Worth another attempt, at the same endpoint first and then at another."""
 
 
-class RateLimited(Transient):
+class RateLimitedError(TransientRpcError):
     def __init__(self, message: str, endpoint: str = "", retry_after: float | None = None) -> None:
         super().__init__(message, endpoint)
         self.retry_after = retry_after
 
 
-class Missing(Transient):
+class MissingBlockError(TransientRpcError):
     """A block that the node must have is not there."""
 
 
-class Inconsistent(Transient):
+class InconsistentResponseError(TransientRpcError):
     """Parts of one answer contradict each other. The node may be mid-reorg; nothing is concluded from it."""
 
 
-class NotFinal(Inconsistent):
+class NotFinalError(InconsistentResponseError):
     """The node that served a range lacks the block known to be final: it is behind, or on an orphaned branch."""
 
 
-class RangeTooLarge(RpcError):
+class RangeTooLargeError(RpcError):
     """`results`: too many logs in these blocks, not too many blocks; elsewhere as many may well be served."""
 
     def __init__(self, message: str, endpoint: str = "", hint: int | None = None, *, results: bool = False) -> None:
@@ -178,21 +178,21 @@ class RangeTooLarge(RpcError):
         self.hint, self.results = hint, results
 
 
-class BatchRefused(RpcError):
+class BatchUnsupportedError(RpcError):
     pass
 
 
-class StateUnavailable(RpcError):
+class StateUnavailableError(RpcError):
     exit_code = 32
 
 
-class RpcRefused(RpcError):
+class RpcCallError(RpcError):
     def __init__(self, message: str, endpoint: str = "", code: int = 0) -> None:
         super().__init__(f"{message} (code {code})", endpoint)
         self.code = code
 
 
-class SeamBroken(IndexerError):
+class ParentMismatchError(IndexerError):
     """The range does not join the stored block before it: a reorg in between, or a lying node. Nothing concluded."""
 
     def __init__(self, number: int) -> None:
@@ -203,7 +203,7 @@ class SeamBroken(IndexerError):
         return type(self), (self.number,)  # it crosses from worker processes
 
 
-class HashConflict(IndexerError):
+class StoredHashMismatchError(IndexerError):
     """A block is stored with another hash than the one to be written: a reorg, or a lying node. Nothing was written."""
 
     def __init__(self, number: int) -> None:
@@ -214,32 +214,32 @@ class HashConflict(IndexerError):
         return type(self), (self.number,)  # it crosses from worker processes
 
 
-class EpochMoved(IndexerError):
+class EpochChangedError(IndexerError):
     """A reorg was handled since this step was planned; nothing was written. Plan again."""
 
     def __init__(self) -> None:
         super().__init__("a rollback came in between")
 
 
-class Stalled(Exception):
+class StepStalledError(Exception):
     """A step was ended by the watchdog, to be begun again."""
 
 
-class OneEndpoint(Exception):
+class NoSecondEndpointError(Exception):
     """Every endpoint that answers served these logs itself: none is a second one."""
 
 
-class Unkept(IndexerError):
+class UnstorableAnswerError(IndexerError):
     """An answer that its row cannot hold: it does not fit a column, or a constraint of others refuses it."""
 
 
-class Unanswered(IndexerError):
+class ViewUnansweredError(IndexerError):
     """The contract does not answer this: it reverted, has no such function, or is not there yet."""
 
 
-class DecodeMismatch(ValueError):
+class DecodeMismatchError(ValueError):
     """The topics or the data do not fit the ABI. The text is the reason, one line."""
 
 
-class Unsupported(Exception):
+class UnsupportedTypeError(Exception):
     """A type that is left to eth-abi: fixed-point numbers, functions, fixed arrays of absurd size."""

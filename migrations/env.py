@@ -12,7 +12,7 @@ import os
 from alembic import context
 from sqlalchemy import Connection, text
 
-from indexer.errors import DatabaseUnreachable
+from indexer.errors import DatabaseUnreachableError
 from indexer.schema.migrate import CONTEXT, METADATA, transaction
 
 
@@ -31,7 +31,7 @@ def run(connection: Connection) -> None:
 async def run_from_environment() -> None:
     url = os.environ.get("DATABASE_URL")
     if not url:
-        raise DatabaseUnreachable("DATABASE_URL is not set", "Set it, or use `reya-indexer migrate`")
+        raise DatabaseUnreachableError("DATABASE_URL is not set", "Set it, or use `reya-indexer migrate`")
     async with transaction(url) as connection:
         await connection.run_sync(run)
 

@@ -12,27 +12,27 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from indexer.attest.attestor import Attestor, Result
-from indexer.attest.backlog import Work
-from indexer.chain.finality import Finality
-from indexer.chain.ranges import Segment, Span
+from indexer.attest.attestor import Attester, AttestResult
+from indexer.attest.backlog import Backlog
+from indexer.chain.finality import FinalityTracker
+from indexer.chain.ranges import BlockRange, ContractRange
 from indexer.config import Deployment
 from indexer.db.connection import Connection, close
-from indexer.db.database_errors import DATABASE_TROUBLE
-from indexer.errors import IndexerError, OneEndpoint
+from indexer.db.database_errors import DATABASE_ERRORS
+from indexer.errors import IndexerError, NoSecondEndpointError
 from indexer.rpc.pool import Pool
-from indexer.rpc.rate_limit import spending
-from indexer.runtime.progress import ATTEST_STARTING, Gauges, Progress
-from indexer.store.index_state import Standing, binding, load
-from indexer.store.provenance import Blame
+from indexer.rpc.rate_limit import request_purpose
+from indexer.runtime.progress import ATTEST_STARTING, AttestProgress, DaemonProgress
+from indexer.store.index_state import IndexState, binding, load_index_state
+from indexer.store.provenance import EndpointFault
 
-MOST_LAG = 20  # blocks between head and projected from which on the head needs everything: five seconds
-WORTH_A_PIECE = 100  # final blocks that are proven at once
-PATIENCE = 30.0  # seconds that fewer may wait for more
-LOOK_EVERY = 2.0  # seconds between looks when there is nothing to do
+MAX_LAG_BLOCKS = 20  # blocks between head and projected from which on the head needs everything: five seconds
+MIN_PIECE_BLOCKS = 100  # final blocks that are proven at once
+BUSY_WAIT_S = 30.0  # seconds that fewer may wait for more
+LOOK_INTERVAL_S = 2.0  # seconds between looks when there is nothing to do
 TRY_AGAIN, SELDOM = 600.0, 21_600.0  # seconds until what could not be attested is tried again; doubled each time
-MOST_FRUITLESS = 3  # pieces in a row
-LONGEST_PAUSE = 60.0  # seconds, while there is trouble
+MAX_FRUITLESS = 3  # pieces in a row
+MAX_PAUSE_S = 60.0  # seconds, while there is trouble
 
 log = structlog.get_logger()
 
@@ -45,16 +45,17 @@ class Auditor:
     """
 
     def __init__(
-        self, deployment: Deployment, pool: Pool, progress: Progress, connect: Callable[[], Awaitable[Connection]],
-        finality: Finality, blamed: Callable[[Blame], None] = lambda blame: None,
+        self, deployment: Deployment, pool: Pool, progress: DaemonProgress, connect: Callable[[],
+        Awaitable[Connection]],
+        finality: FinalityTracker, blamed: Callable[[EndpointFault], None] = lambda blame: None,
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.progress, self._connect = deployment, pool, progress, connect
         self._finality, self._blamed = finality, blamed
-        self.gauges: Gauges = progress.attest
+        self.gauges: AttestProgress = progress.attest
         self.gauges.state = ATTEST_STARTING
         self._conn: Connection | None = None
-        self._proving: Work | None = None
-        self._checking: Work | None = None
+        self._proving: Backlog | None = None
+        self._checking: Backlog | None = None
         self._proved_at = float("-inf")
         self._retry_in = TRY_AGAIN
         self._retry_at = time.monotonic() + TRY_AGAIN
@@ -65,10 +66,10 @@ class Auditor:
     async def run(self) -> None:
         """Until it is cancelled."""
         try:
-            with spending("attest"):
+            with request_purpose("attest"):
                 while True:
                     if not await self.turn():
-                        await asyncio.sleep(min(LOOK_EVERY * 2**self._troubles, LONGEST_PAUSE))
+                        await asyncio.sleep(min(LOOK_INTERVAL_S * 2**self._troubles, MAX_PAUSE_S))
         finally:
             await self.close()
 
@@ -87,7 +88,7 @@ class Auditor:
             worked = await self._turn()
             self._troubles = 0
             return worked
-        except DATABASE_TROUBLE as error:
+        except DATABASE_ERRORS as error:
             self._trouble(error)
             await self.close()
         except IndexerError as error:
@@ -109,7 +110,7 @@ class Auditor:
             return "stands by: another process projects"
         if p.waiting or p.mode != "following":
             return f"stands by: {p.waiting or p.mode}"
-        if p.finalized < 0 or p.lag_blocks > MOST_LAG:
+        if p.finalized < 0 or p.lag_blocks > MAX_LAG_BLOCKS:
             return "stands by: the head is not reached"
         return ""
 
@@ -127,11 +128,11 @@ class Auditor:
         if self._conn is None:
             self._conn = await self._connect()
         if self._proving is None or self._checking is None:
-            attestor = Attestor(self.deployment, self.pool, self._conn, self._breathe, finality=self._finality)
-            self._proving, self._checking = Work(attestor, "proven"), Work(attestor, "cross-checked")
+            attestor = Attester(self.deployment, self.pool, self._conn, self._breathe, finality=self._finality)
+            self._proving, self._checking = Backlog(attestor, "proven"), Backlog(attestor, "cross-checked")
         if await binding(self._conn) is None:
             return False
-        standing = await load(self._conn, [c.address for c in self.deployment.contracts])
+        standing = await load_index_state(self._conn, [c.address for c in self.deployment.contracts])
         self._forget_aside()
         for work in (self._proving, self._checking):
             await work.refresh()
@@ -143,7 +144,7 @@ class Auditor:
         self._state("attesting")
         try:
             result = await work.step(standing, segment)
-        except OneEndpoint:
+        except NoSecondEndpointError:
             self._alone = True
             log.warning("no_second_endpoint", reason="all that answer served the history: it is not cross-checked")
             return False
@@ -151,21 +152,21 @@ class Auditor:
             self._proved_at = time.monotonic()
             self._checking.took(result.attested, segment.addresses)
             self._fruitless = 0 if result.attested or result.healed else self._fruitless + 1
-            if self._fruitless >= MOST_FRUITLESS:
+            if self._fruitless >= MAX_FRUITLESS:
                 # Roots that are labels, or no receipts anywhere: what is left here would only cost requests.
-                work.put_aside([Span(0, segment.last)])
+                work.put_aside([BlockRange(0, segment.last)])
         self._count(work, result)
         self._tell(standing, "attesting")
         return True
 
-    def _next(self, standing: Standing) -> tuple[Work, Segment] | None:
+    def _next(self, standing: IndexState) -> tuple[Backlog, ContractRange] | None:
         """New blocks are proven first; then the history is cross-checked, the oldest blocks first."""
         assert self._proving is not None and self._checking is not None
         origin, last = standing.binding.origin, min(self.progress.finalized, standing.front)
         recent = max(origin, self.progress.finalized - self.deployment.attest.recent_blocks + 1)
         new = next(self._proving.left(standing, recent, last), None)
-        enough = new is not None and last - new.first + 1 >= WORTH_A_PIECE
-        if new is not None and (enough or time.monotonic() - self._proved_at > PATIENCE):
+        enough = new is not None and last - new.first + 1 >= MIN_PIECE_BLOCKS
+        if new is not None and (enough or time.monotonic() - self._proved_at > BUSY_WAIT_S):
             return self._proving, new
         # What is about to be proven need not be cross-checked; what could not be is.
         below = new.first - 1 if new is not None else last
@@ -180,7 +181,7 @@ class Auditor:
                 if work is not None:
                     work.try_again()
 
-    def _count(self, work: Work, result: Result) -> None:
+    def _count(self, work: Backlog, result: AttestResult) -> None:
         g = self.gauges
         g.blocks[work.grade] += sum(s.last - s.first + 1 for s in result.attested)
         g.healed += len(result.healed)
@@ -191,7 +192,7 @@ class Auditor:
         g.requests = self.pool.requests
         log.debug("attested", grade=work.grade, first=result.first, last=result.last, logs=result.logs)
 
-    def _tell(self, standing: Standing, state: str) -> None:
+    def _tell(self, standing: IndexState, state: str) -> None:
         for work in (self._proving, self._checking):
             assert work is not None
             reached = work.reached(standing.binding.origin)

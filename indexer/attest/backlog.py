@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from indexer.attest.attestor import Attestor, Result
+from indexer.attest.attestor import Attester, AttestResult
 from indexer.attest.cross_check import cross_check
-from indexer.attest.proof import Complaint
-from indexer.chain.ranges import Segment, Span, Spans, covered
+from indexer.attest.proof import ProofFailure
+from indexer.chain.ranges import BlockRange, ContractRange, RangeSet, covered_ranges
 from indexer.store import attestations
 from indexer.store.attestations import ANY, PROVEN, Grade
-from indexer.store.index_state import Standing
+from indexer.store.index_state import IndexState
 
 
-class Work:
+class Backlog:
     """Of one grade, for the deployment's contracts. `again`: what was attested before does not count."""
 
-    def __init__(self, attestor: Attestor, grade: Grade, *, again: bool = False) -> None:
+    def __init__(self, attestor: Attester, grade: Grade, *, again: bool = False) -> None:
         self.attestor, self.grade, self.again = attestor, grade, again
         self.addresses = [c.address for c in attestor.deployment.contracts]
-        self._held = {a: Spans() for a in self.addresses}
-        self._settled = {a: Spans() for a in self.addresses}  # held, or put aside
+        self._held = {a: RangeSet() for a in self.addresses}
+        self._settled = {a: RangeSet() for a in self.addresses}  # held, or put aside
         self._mark: int | None = None
-        self._healed: set[Span] = set()
+        self._healed: set[BlockRange] = set()
 
     async def refresh(self) -> None:
         """Reads what holds, when that may have shrunk: attestations of other processes are seen at the next time."""
@@ -31,23 +31,23 @@ class Work:
         if mark != self._mark and not self.again:
             grades = PROVEN if self.grade == "proven" else ANY
             loaded = await attestations.load(conn, self.addresses, grades)
-            self._held = {address: Spans(spans) for address, spans in loaded.items()}
+            self._held = {address: RangeSet(spans) for address, spans in loaded.items()}
             self.try_again()
         self._mark = mark
 
     def try_again(self) -> None:
         """Nothing is put aside any more."""
-        self._settled = {address: Spans(spans) for address, spans in self._held.items()}
+        self._settled = {address: RangeSet(spans) for address, spans in self._held.items()}
 
-    def left(self, standing: Standing, first: int, last: int) -> Iterator[Segment]:
+    def left(self, standing: IndexState, first: int, last: int) -> Iterator[ContractRange]:
         """What of first..last is ingested and neither held nor put aside, in chain order."""
-        for part in covered(standing.coverage, first, last):
+        for part in covered_ranges(standing.coverage, first, last):
             at = part.first
             while (found := self._gap(part, at)) is not None:
                 yield found
                 at = found.last + 1
 
-    def _gap(self, part: Segment, at: int) -> Segment | None:
+    def _gap(self, part: ContractRange, at: int) -> ContractRange | None:
         """The first blocks from `at` on that the same contracts lack."""
         gaps = {a: next(self._settled[a].gaps(at, part.last), None) for a in part.addresses}
         open_ = {a: gap for a, gap in gaps.items() if gap is not None}
@@ -55,34 +55,34 @@ class Work:
             return None
         first = min(gap.first for gap in open_.values())
         ends = [gap.last if gap.first == first else gap.first - 1 for gap in open_.values()]
-        return Segment(first, min(ends), tuple(sorted(a for a, gap in open_.items() if gap.first == first)))
+        return ContractRange(first, min(ends), tuple(sorted(a for a, gap in open_.items() if gap.first == first)))
 
     def reached(self, origin: int) -> tuple[int, int]:
         """Attested without a gap from the origin up to which block, and the end of the newest attested range."""
         gaps = [next(spans.gaps(origin, 2**62)) for spans in self._held.values()]
         return min(gap.first for gap in gaps) - 1, min(spans.end for spans in self._held.values())
 
-    def took(self, spans: Iterable[Span], addresses: Sequence[str]) -> None:
+    def took(self, spans: Iterable[BlockRange], addresses: Sequence[str]) -> None:
         """Notes what was attested, here or with a better grade."""
         for span in spans:
             for address in addresses:
                 self._held[address].add(span)
                 self._settled[address].add(span)
 
-    def put_aside(self, spans: Iterable[Span]) -> None:
+    def put_aside(self, spans: Iterable[BlockRange]) -> None:
         """What could not be done is not tried again until `try_again`."""
         for span in spans:
             for settled in self._settled.values():
                 settled.add(span)
 
-    async def step(self, standing: Standing, segment: Segment) -> Result:
+    async def step(self, standing: IndexState, segment: ContractRange) -> AttestResult:
         """One piece of what is left, from its beginning on. Raises what attesting raises."""
         if self.grade == "proven":
             result = await self.attestor.prove(standing, segment)
             if result is None:
-                result = Result(segment.first, segment.last, kept=[Span(segment.first, segment.last)])
+                result = AttestResult(segment.first, segment.last, kept=[BlockRange(segment.first, segment.last)])
                 detail = f"no stored block from {segment.first} on to chain headers to"
-                result.left = [Complaint("", segment.first, "no anchor", detail)]
+                result.left = [ProofFailure("", segment.first, "no anchor", detail)]
         else:
             result = await cross_check(self.attestor, standing, segment)
         self.took(result.attested, segment.addresses)
@@ -91,12 +91,12 @@ class Work:
         # What keeps its grade, and what differs after it was healed or must not be healed: or it would be for ever.
         self.put_aside(result.kept)
         if result.differences and not result.healed:
-            self.put_aside([Span(result.first, result.last)])
+            self.put_aside([BlockRange(result.first, result.last)])
         self.put_aside(span for span in result.healed if span in self._healed)
         self._healed |= set(result.healed)
         return result
 
-    async def _resolve(self, result: Result) -> None:
+    async def _resolve(self, result: AttestResult) -> None:
         """Ends the incidents of endpoints that could not prove such blocks once and now did, when all are proven."""
         conn = self.attestor.conn
         open_ = await conn.fetch(

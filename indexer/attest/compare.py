@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from indexer.chain.ranges import Segment, covered
-from indexer.chain.types import Anchor, Header, Log
+from indexer.chain.ranges import ContractRange, covered_ranges
+from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.connection import Connection
-from indexer.errors import Impossible, RangeTooLarge, RpcError
+from indexer.errors import RangeTooLargeError, ReplacementUnavailableError, RpcError
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import raw_logs
-from indexer.store.index_state import Standing, anchors_between
+from indexer.store.index_state import IndexState, block_refs_between
 
 _FAR = 50  # blocks between two differences that are healed apart
 
 
-class Difference(NamedTuple):
+class LogDifference(NamedTuple):
     """Block `block` is not stored as it is on the chain: `what` is "hash", "time", "no row", "missing log",
     "foreign log" or "changed log"; `log_index` with the last three."""
 
@@ -32,21 +32,21 @@ class Difference(NamedTuple):
     log_index: int | None = None
 
 
-class Stored(NamedTuple):
+class StoredRange(NamedTuple):
     """What is stored of a segment: its blocks, and the logs of its contracts, both ascending."""
 
-    anchors: list[Anchor]
+    anchors: list[BlockRef]
     logs: list[Log]
 
 
-class Verified(NamedTuple):
+class ComparedRange(NamedTuple):
     """One range that was compared."""
 
-    segment: Segment
+    segment: ContractRange
     read: list[Log]
-    differences: list[Difference]
+    differences: list[LogDifference]
     endpoint: str
-    stored: Stored
+    stored: StoredRange
 
     @property
     def logs(self) -> int:
@@ -54,18 +54,18 @@ class Verified(NamedTuple):
         return len(self.read)
 
 
-async def verify(
-    conn: Connection, pool: Pool, standing: Standing, first: int, last: int
-) -> AsyncIterator[Verified]:  # fmt: skip
+async def compare_stored(
+    conn: Connection, pool: Pool, standing: IndexState, first: int, last: int
+) -> AsyncIterator[ComparedRange]:  # fmt: skip
     """Compares what is covered of first..last, range by range. Raises Impossible when no endpoint serves one."""
-    for whole in covered(standing.coverage, first, last):
+    for whole in covered_ranges(standing.coverage, first, last):
         at = whole.first
         while at <= whole.last:
-            rest = Segment(at, whole.last, whole.addresses)
+            rest = ContractRange(at, whole.last, whole.addresses)
             try:
                 done = await pool.run(lambda reader, rest=rest: compare(reader, conn, rest))  # type: ignore[misc]
             except RpcError as error:
-                raise Impossible(
+                raise ReplacementUnavailableError(
                     f"no endpoint serves blocks from {at}: {error.message}",
                     "What came before was compared. Give an endpoint that serves history with --rpc-url",
                 ) from error
@@ -73,30 +73,30 @@ async def verify(
             at = done.segment.last + 1
 
 
-async def stored(conn: Connection, segment: Segment) -> Stored:
+async def load_stored(conn: Connection, segment: ContractRange) -> StoredRange:
     """Logs whose block has no row come with an empty hash."""
-    anchors = await anchors_between(conn, segment.first, segment.last)
+    anchors = await block_refs_between(conn, segment.first, segment.last)
     chunk = await raw_logs.read(conn, segment.first, segment.last, 10**9, strict=False)
     wanted = {bytes.fromhex(a[2:]) for a in segment.addresses}
-    return Stored(anchors, [g for g in chunk.logs if g.address in wanted])
+    return StoredRange(anchors, [g for g in chunk.logs if g.address in wanted])
 
 
-async def compare(reader: Reader, conn: Connection, rest: Segment) -> Verified:
+async def compare(reader: Reader, conn: Connection, rest: ContractRange) -> ComparedRange:
     """The first part of a segment, as large as the endpoint serves. Raises RpcError."""
     while True:
         last = min(rest.last, rest.first + reader.ranges.size - 1)
-        part = Segment(rest.first, last, rest.addresses)
-        ours = await stored(conn, part)
+        part = ContractRange(rest.first, last, rest.addresses)
+        ours = await load_stored(conn, part)
         try:
             logs, headers = await _read(reader, rest.first, last, rest.addresses, [a.number for a in ours.anchors])
-        except RangeTooLarge as refusal:
+        except RangeTooLargeError as refusal:
             if rest.first == last:
                 raise
             reader.ranges.refused(last - rest.first + 1, refusal.hint, results=refusal.results)
             continue
         reader.ranges.served(last - rest.first + 1, len(logs))
         found = differences({a.number: (a.hash, a.timestamp) for a in ours.anchors}, ours.logs, headers, logs)
-        return Verified(part, logs, found, reader.name, ours)
+        return ComparedRange(part, logs, found, reader.name, ours)
 
 
 async def _read(
@@ -110,28 +110,28 @@ async def _read(
 
 def differences(
     stored_blocks: dict[int, tuple[bytes, int]], stored: Iterable[Log], headers: Iterable[Header], logs: Iterable[Log]
-) -> list[Difference]:
+) -> list[LogDifference]:
     """`headers` are the chain's for every stored block; `stored_blocks` gives hash and time. Ascending by block."""
-    found: list[Difference] = []
+    found: list[LogDifference] = []
     for header in headers:
         hash_, time = stored_blocks[header.number]
         if hash_ != header.hash:
-            found.append(Difference(header.number, "hash"))
+            found.append(LogDifference(header.number, "hash"))
         elif time != header.timestamp:
-            found.append(Difference(header.number, "time"))
+            found.append(LogDifference(header.number, "time"))
     ours = {(g.block_number, g.log_index): g for g in stored}
     theirs = {(g.block_number, g.log_index): g for g in logs}
-    found += [Difference(n, "no row") for n in sorted({n for n, _ in {*theirs, *ours}} - set(stored_blocks))]
-    found += [Difference(n, "missing log", i) for n, i in theirs.keys() - ours.keys()]
-    found += [Difference(n, "foreign log", i) for n, i in ours.keys() - theirs.keys()]
+    found += [LogDifference(n, "no row") for n in sorted({n for n, _ in {*theirs, *ours}} - set(stored_blocks))]
+    found += [LogDifference(n, "missing log", i) for n, i in theirs.keys() - ours.keys()]
+    found += [LogDifference(n, "foreign log", i) for n, i in ours.keys() - theirs.keys()]
     # Hashes and times of blocks were compared above; a log's own content is what remains.
     found += [
-        Difference(n, "changed log", i) for (n, i), g in theirs.items() if (n, i) in ours and ours[n, i][:7] != g[:7]
+        LogDifference(n, "changed log", i) for (n, i), g in theirs.items() if (n, i) in ours and ours[n, i][:7] != g[:7]
     ]
     return sorted(found, key=lambda d: (d.block, d.log_index or 0, d.what))
 
 
-def ranges(segment: Segment, found: Sequence[Difference]) -> list[Segment]:
+def ranges(segment: ContractRange, found: Sequence[LogDifference]) -> list[ContractRange]:
     """The parts of a segment to be healed: differences that lie close together share one."""
     spans: list[list[int]] = []
     for number in sorted({d.block for d in found}):
@@ -139,9 +139,9 @@ def ranges(segment: Segment, found: Sequence[Difference]) -> list[Segment]:
             spans[-1][1] = number
         else:
             spans.append([number, number])
-    return [Segment(low, high, segment.addresses) for low, high in spans]
+    return [ContractRange(low, high, segment.addresses) for low, high in spans]
 
 
-def shown(difference: Difference) -> dict[str, Any]:
+def as_json(difference: LogDifference) -> dict[str, Any]:
     """JSON-ready."""
     return difference._asdict()

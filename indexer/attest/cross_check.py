@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from indexer.attest.attestor import Attestor, Result
-from indexer.attest.compare import Verified, compare, ranges
-from indexer.attest.log_set import faults
-from indexer.attest.proof import Complaint, runs
-from indexer.chain.batch import Source
-from indexer.chain.ranges import Segment, Span
-from indexer.errors import OneEndpoint, RpcError
+from indexer.attest.attestor import Attester, AttestResult
+from indexer.attest.compare import ComparedRange, compare, ranges
+from indexer.attest.log_set import diff_logs
+from indexer.attest.proof import ProofFailure, ranges_without
+from indexer.chain.batch import ServedRange
+from indexer.chain.ranges import BlockRange, ContractRange
+from indexer.errors import NoSecondEndpointError, RpcError
 from indexer.store import coverage, provenance
-from indexer.store.index_state import Standing
-from indexer.store.provenance import Blame
+from indexer.store.index_state import IndexState
+from indexer.store.provenance import EndpointFault
 
-MOST_BLOCKS = 100_000  # more than any endpoint serves at once: what is read of who served them stays small
+MAX_BLOCKS = 100_000  # more than any endpoint serves at once: what is read of who served them stays small
 
 
-async def cross_check(attestor: Attestor, standing: Standing, segment: Segment) -> Result:
+async def cross_check(attestor: Attester, standing: IndexState, segment: ContractRange) -> AttestResult:
     """The first part of a segment, as large as a second endpoint serves.
 
     Where it is not stored who served the logs, two endpoints must agree with them. Raises as Attestor.prove does;
     OneEndpoint.
     """
-    conn, agreed, trouble, strange = attestor.conn, list[str](), None, list[Complaint]()
+    conn, agreed, trouble, strange = attestor.conn, list[str](), None, list[ProofFailure]()
     contracts = sorted((await coverage.contract_ids(conn, segment.addresses)).values())
-    part = segment._replace(last=min(segment.last, segment.first + MOST_BLOCKS - 1))
+    part = segment._replace(last=min(segment.last, segment.first + MAX_BLOCKS - 1))
     sources = await provenance.serving_endpoints(conn, contracts, part.first, part.last)
     part = _of_one_kind(part, sources)
     servers = sorted({s.endpoint for s in sources if s.first <= part.first <= s.last})
@@ -43,42 +43,43 @@ async def cross_check(attestor: Attestor, standing: Standing, segment: Segment) 
         other = next((d for d in seen.differences if d.what == "hash"), None)
         if other is not None:
             detail = f"block {other.block} is stored with another hash; `reya-indexer reorg verify` compares them"
-            strange.append(Complaint(reader.name, other.block, "chain", detail))
+            strange.append(ProofFailure(reader.name, other.block, "chain", detail))
             continue
         if seen.differences:
             return await _disputed(attestor, standing, segment, seen, servers)
         agreed.append(reader.name)
         if servers or len(agreed) > 1:
-            result = Result(part.first, part.last)
-            await _keep(attestor, standing, seen, [Span(part.first, part.last)], [*servers, *agreed], result)
+            result = AttestResult(part.first, part.last)
+            await _keep(attestor, standing, seen, [BlockRange(part.first, part.last)], [*servers, *agreed], result)
             return result
     if strange:
         await attestor.complain(strange)
-        return Result(part.first, part.last, kept=[Span(part.first, part.last)], left=strange)
+        return AttestResult(part.first, part.last, kept=[BlockRange(part.first, part.last)], left=strange)
     if trouble is not None:
         raise trouble
-    raise OneEndpoint
+    raise NoSecondEndpointError
 
 
-def _of_one_kind(segment: Segment, sources: Sequence[Source]) -> Segment:
+def _of_one_kind(segment: ContractRange, sources: Sequence[ServedRange]) -> ContractRange:
     """The first part of a segment that the same endpoints served: each can be asked about what another one did."""
     edges = [edge for s in sources for edge in (s.first, s.last + 1) if segment.first < edge <= segment.last]
     return segment._replace(last=min(edges) - 1) if edges else segment
 
 
 async def _keep(
-    attestor: Attestor, standing: Standing, seen: Verified, spans: Sequence[Span], endpoints: Sequence[str],
-    result: Result,
+    attestor: Attester, standing: IndexState, seen: ComparedRange, spans: Sequence[BlockRange],
+    endpoints: Sequence[str],
+    result: AttestResult,
 ) -> None:  # fmt: skip
     hashes = {a.number: a.hash for a in seen.stored.anchors}
     await attestor.keep(standing, seen.segment, spans, "cross-checked", seen.stored, hashes, endpoints, result)
 
 
 async def _disputed(
-    attestor: Attestor, standing: Standing, segment: Segment, seen: Verified, servers: Sequence[str]
-) -> Result:  # fmt: skip
+    attestor: Attester, standing: IndexState, segment: ContractRange, seen: ComparedRange, servers: Sequence[str]
+) -> AttestResult:  # fmt: skip
     """Each disputed run is proven, and the endpoint blamed that is wrong; the rest is attested as agreed upon."""
-    result = Result(seen.segment.first, seen.segment.last)
+    result = AttestResult(seen.segment.first, seen.segment.last)
     for part in ranges(seen.segment, seen.differences):
         at = part.first
         while at <= part.last and not result.healed:
@@ -97,18 +98,18 @@ async def _disputed(
     if open_:
         detail = f"{seen.endpoint} has other logs than stored in block {open_[0]}, and no receipts decide"
         await attestor.incident("endpoints_disagree", seen.endpoint, detail, open_)
-        result.kept += [Span(number, number) for number in open_]
-        result.left.append(Complaint(seen.endpoint, open_[0], "disagrees", detail))
-    spans = [Span(run.first, run.last) for run in runs(seen.segment, disputed)]
+        result.kept += [BlockRange(number, number) for number in open_]
+        result.left.append(ProofFailure(seen.endpoint, open_[0], "disagrees", detail))
+    spans = [BlockRange(run.first, run.last) for run in ranges_without(seen.segment, disputed)]
     await _keep(attestor, standing, seen, spans, [*servers, seen.endpoint], result)
     return result
 
 
-async def _blame_asked(attestor: Attestor, seen: Verified, result: Result) -> None:
+async def _blame_asked(attestor: Attester, seen: ComparedRange, result: AttestResult) -> None:
     """Where the stored logs are proven, the endpoint that was asked is wrong."""
     blames = [
-        Blame(seen.endpoint, "asked", *fault, "the stored logs")
-        for fault in faults(seen.read, seen.stored.logs)
+        EndpointFault(seen.endpoint, "asked", *fault, "the stored logs")
+        for fault in diff_logs(seen.read, seen.stored.logs)
         if any(span.first <= fault.block <= span.last for span in result.attested)
     ]
     if blames:

@@ -8,12 +8,12 @@ from typing import Any
 
 from indexer.attest.proof import HEADERS, RECEIPTS
 from indexer.chain.bloom import may_contain
-from indexer.chain.ranges import Segment, sample
+from indexer.chain.ranges import ContractRange, sample_range
 from indexer.db.connection import Connection
 from indexer.errors import RpcError
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.rpc.receipts import Sealed
+from indexer.rpc.receipts import SealedHeader
 from indexer.store.attestations import Grade
 
 SAMPLES = 8
@@ -22,7 +22,7 @@ ANCHORS = 100  # stored blocks whose headers are compared with one request
 
 
 async def estimate(
-    conn: Connection, pool: Pool, todo: Sequence[Segment], grade: Grade, rps: float | None
+    conn: Connection, pool: Pool, todo: Sequence[ContractRange], grade: Grade, rps: float | None
 ) -> dict[str, Any]:  # fmt: skip
     """Blocks, requests, of how many blocks receipts, and seconds. Raises RpcError when no endpoint answers."""
     blocks = sum(s.last - s.first + 1 for s in todo)
@@ -41,7 +41,7 @@ async def estimate(
     }  # fmt: skip
 
 
-async def _anchors(conn: Connection, todo: Sequence[Segment]) -> int:
+async def _anchors(conn: Connection, todo: Sequence[ContractRange]) -> int:
     counts = [
         await conn.fetchval("SELECT count(*) FROM indexer.block WHERE number BETWEEN $1 AND $2", s.first, s.last)
         for s in todo
@@ -49,13 +49,13 @@ async def _anchors(conn: Connection, todo: Sequence[Segment]) -> int:
     return sum(counts)
 
 
-async def _sampled(pool: Pool, todo: Sequence[Segment], blocks: int) -> tuple[float, float, int, Reader]:
+async def _sampled(pool: Pool, todo: Sequence[ContractRange], blocks: int) -> tuple[float, float, int, Reader]:
     """The part of the blocks whose bloom announces a contract, seconds of an answer, samples, and who answered."""
     announced = read = taken = 0
     spent, trouble = 0.0, None
     readers = pool.ordered()
     for n in range(min(SAMPLES, -(-blocks // SAMPLE_BLOCKS))):
-        part = sample(todo, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
+        part = sample_range(todo, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
         for reader in readers:
             started = time.monotonic()
             try:
@@ -71,5 +71,5 @@ async def _sampled(pool: Pool, todo: Sequence[Segment], blocks: int) -> tuple[fl
     return announced / max(1, read), spent / max(1, taken), taken, readers[0]
 
 
-def _announces(block: Sealed, addresses: Sequence[str]) -> bool:
+def _announces(block: SealedHeader, addresses: Sequence[str]) -> bool:
     return any(may_contain(block.header.logs_bloom, bytes.fromhex(a[2:])) for a in addresses)

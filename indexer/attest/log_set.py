@@ -12,7 +12,7 @@ from indexer.chain.types import Log
 LEFT_OUT, MADE_UP, CHANGED, WRONG_INDEX = "left out a log", "made up a log", "changed a log", "gave a wrong log index"
 
 
-class Fault(NamedTuple):
+class LogFault(NamedTuple):
     """`log_index` is the true one; of a log that is none, the one it was given."""
 
     block: int
@@ -20,16 +20,16 @@ class Fault(NamedTuple):
     what: str
 
 
-def faults(said: Iterable[Log], truth: Iterable[Log]) -> list[Fault]:
+def diff_logs(said: Iterable[Log], truth: Iterable[Log]) -> list[LogFault]:
     """In chain order. A log that stands elsewhere in its block is one fault, not two."""
     theirs = {log[:2]: log[2:7] for log in said}
     true = {log[:2]: log[2:7] for log in truth}
-    found = [Fault(*place, CHANGED) for place in theirs.keys() & true.keys() if theirs[place] != true[place]]
+    found = [LogFault(*place, CHANGED) for place in theirs.keys() & true.keys() if theirs[place] != true[place]]
     moved = {(place[0], theirs[place]): place for place in theirs.keys() - true.keys()}
     for place in sorted(true.keys() - theirs.keys()):
         elsewhere = moved.pop((place[0], true[place]), None)
-        found.append(Fault(*place, LEFT_OUT if elsewhere is None else WRONG_INDEX))
-    return sorted(found + [Fault(*place, MADE_UP) for place in moved.values()])
+        found.append(LogFault(*place, LEFT_OUT if elsewhere is None else WRONG_INDEX))
+    return sorted(found + [LogFault(*place, MADE_UP) for place in moved.values()])
 
 
 _NUMBERS = struct.Struct(">QII")

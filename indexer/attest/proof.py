@@ -15,25 +15,25 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from indexer.attest.compare import Stored, stored
+from indexer.attest.compare import StoredRange, load_stored
 from indexer.chain.bloom import may_contain
-from indexer.chain.ranges import Segment
+from indexer.chain.ranges import ContractRange
 from indexer.chain.receipts_root import receipts_root
 from indexer.chain.types import Log
 from indexer.db.connection import Connection
-from indexer.errors import Inconsistent, RateLimited, RpcError, RpcRefused, Transient
+from indexer.errors import InconsistentResponseError, RateLimitedError, RpcCallError, RpcError, TransientRpcError
 from indexer.rpc.reader import Reader
-from indexer.rpc.receipts import BlockReceipts, Sealed
+from indexer.rpc.receipts import BlockReceipts, SealedHeader
 from indexer.store.index_state import stored_hash
 
 HEADERS = 200  # blocks whose headers are asked for at once
 RECEIPTS = 10  # blocks whose receipts are
 _NO_METHOD = -32601
 
-Breathe = Callable[[], Awaitable[None]]  # before each request: waits while others come first
+YieldToFollower = Callable[[], Awaitable[None]]  # before each request: waits while others come first
 
 
-class Complaint(NamedTuple):
+class ProofFailure(NamedTuple):
     """Why block `block` is not proven by what `endpoint` serves: `why` is one of a few, `detail` a sentence."""
 
     endpoint: str
@@ -49,30 +49,30 @@ class Proof:
     `headers` is empty when no endpoint's are those of the stored chain: then every block is unproven.
     """
 
-    segment: Segment
-    stored: Stored
-    headers: list[Sealed] = field(default_factory=list)
+    segment: ContractRange
+    stored: StoredRange
+    headers: list[SealedHeader] = field(default_factory=list)
     logs: list[Log] = field(default_factory=list)
     unproven: set[int] = field(default_factory=set)
-    complaints: list[Complaint] = field(default_factory=list)
+    complaints: list[ProofFailure] = field(default_factory=list)
     endpoints: list[str] = field(default_factory=list)
     by: dict[int, str] = field(default_factory=dict)  # whose receipts proved a block; the others' headers did
 
-    def proven(self) -> list[Segment]:
+    def proven(self) -> list[ContractRange]:
         """The runs of blocks that are proven."""
-        return runs(self.segment, self.unproven)
+        return ranges_without(self.segment, self.unproven)
 
 
-def runs(segment: Segment, without: Iterable[int]) -> list[Segment]:
+def ranges_without(segment: ContractRange, without: Iterable[int]) -> list[ContractRange]:
     """The parts of a segment between these blocks."""
     edges = [segment.first - 1, *sorted(n for n in without if segment.first <= n <= segment.last), segment.last + 1]
-    return [Segment(a + 1, b - 1, segment.addresses) for a, b in pairwise(edges) if a + 1 < b]
+    return [ContractRange(a + 1, b - 1, segment.addresses) for a, b in pairwise(edges) if a + 1 < b]
 
 
-async def prove(readers: Sequence[Reader], conn: Connection, segment: Segment, breathe: Breathe) -> Proof:
+async def prove(readers: Sequence[Reader], conn: Connection, segment: ContractRange, breathe: YieldToFollower) -> Proof:
     """`segment` ends at a stored block. Asks the readers in turn, the next one only for what the one before could not
     prove. Raises RpcError when none answers."""
-    proof = Proof(segment, await stored(conn, segment))
+    proof = Proof(segment, await load_stored(conn, segment))
     await _read_headers(readers, conn, proof, breathe)
     if not proof.headers:
         proof.unproven = set(range(segment.first, segment.last + 1))
@@ -84,12 +84,12 @@ async def prove(readers: Sequence[Reader], conn: Connection, segment: Segment, b
     return proof
 
 
-async def _read_headers(readers: Sequence[Reader], conn: Connection, proof: Proof, breathe: Breathe) -> None:
+async def _read_headers(readers: Sequence[Reader], conn: Connection, proof: Proof, breathe: YieldToFollower) -> None:
     segment, trouble = proof.segment, None
     below = await stored_hash(conn, segment.first - 1)
     known = {a.number: a.hash for a in proof.stored.anchors}
     for reader in readers:
-        found: list[Sealed] = []
+        found: list[SealedHeader] = []
         complaint, before = None, below
         try:
             while complaint is None and len(found) <= segment.last - segment.first:
@@ -111,24 +111,24 @@ async def _read_headers(readers: Sequence[Reader], conn: Connection, proof: Proo
 
 
 def _chained(
-    endpoint: str, found: Sequence[Sealed], before: bytes | None, known: Mapping[int, bytes]
-) -> Complaint | None:  # fmt: skip
+    endpoint: str, found: Sequence[SealedHeader], before: bytes | None, known: Mapping[int, bytes]
+) -> ProofFailure | None:  # fmt: skip
     """What is wrong with headers that should be those of the stored chain, and follow a block of hash `before`."""
     for one in found:
         number, hash_ = one.header.number, one.header.hash
         if one.computed != hash_:
             detail = f"the fields of header {number} do not have its hash, 0x{hash_.hex()}"
-            return Complaint(endpoint, number, "header", detail)
+            return ProofFailure(endpoint, number, "header", detail)
         if before is not None and one.header.parent_hash != before:
-            return Complaint(endpoint, number, "chain", f"block {number} does not follow block {number - 1}")
+            return ProofFailure(endpoint, number, "chain", f"block {number} does not follow block {number - 1}")
         if known.get(number, hash_) != hash_:
-            return Complaint(endpoint, number, "chain", f"block {number} is stored with another hash")
+            return ProofFailure(endpoint, number, "chain", f"block {number} is stored with another hash")
         before = hash_
     return None
 
 
 async def _read_receipts(
-    readers: Sequence[Reader], proof: Proof, positive: Sequence[Sealed], breathe: Breathe
+    readers: Sequence[Reader], proof: Proof, positive: Sequence[SealedHeader], breathe: YieldToFollower
 ) -> None:  # fmt: skip
     ours: dict[int, list[Log]] = defaultdict(list)
     for log in proof.stored.logs:
@@ -141,12 +141,12 @@ async def _read_receipts(
             part = asking[at : at + RECEIPTS]
             try:
                 answers = await _receipts(reader, part, proof.segment.addresses, breathe)
-            except Transient as error:
+            except TransientRpcError as error:
                 trouble = error
                 left += asking[at:]
                 break
             for block, answer in zip(part, answers, strict=True):
-                complaint = _judged(reader.name, block, answer, ours[block.header.number])
+                complaint = _check_receipts(reader.name, block, answer, ours[block.header.number])
                 await asyncio.sleep(0)
                 if complaint is not None:
                     left.append(block)
@@ -164,36 +164,40 @@ async def _read_receipts(
 
 
 async def _receipts(
-    reader: Reader, blocks: Sequence[Sealed], addresses: Sequence[str], breathe: Breathe
+    reader: Reader, blocks: Sequence[SealedHeader], addresses: Sequence[str], breathe: YieldToFollower
 ) -> list[BlockReceipts | RpcError]:  # fmt: skip
     """Of each block; its error where it has none. Raises Transient when the endpoint is not to be had."""
     await breathe()
     try:
         return list(await reader.block_receipts([b.header for b in blocks], addresses))
     except RpcError as error:
-        if isinstance(error, RateLimited) or (isinstance(error, Transient) and not isinstance(error, Inconsistent)):
+        if isinstance(error, RateLimitedError) or (
+            isinstance(error, TransientRpcError) and not isinstance(error, InconsistentResponseError)
+        ):
             raise
-        if len(blocks) == 1 or (isinstance(error, RpcRefused) and error.code == _NO_METHOD):
+        if len(blocks) == 1 or (isinstance(error, RpcCallError) and error.code == _NO_METHOD):
             return [error] * len(blocks)
     # One of them is refused, too large or not there: which, only single questions tell.
     return [one for block in blocks for one in await _receipts(reader, [block], addresses, breathe)]
 
 
-def _judged(endpoint: str, block: Sealed, read: BlockReceipts | RpcError, ours: Sequence[Log]) -> Complaint | None:
+def _check_receipts(
+    endpoint: str, block: SealedHeader, read: BlockReceipts | RpcError, ours: Sequence[Log]
+) -> ProofFailure | None:
     """None: the receipts prove the logs."""
     number = block.header.number
     if isinstance(read, RpcError):
-        return Complaint(endpoint, number, "no receipts", read.message)
+        return ProofFailure(endpoint, number, "no receipts", read.message)
     if receipts_root(read.receipts) != block.receipts_root:
         same = [g[:7] for g in read.logs] == [g[:7] for g in ours]
         detail = f"the receipts of block {number} have another root than its header, their logs are "
-        return Complaint(endpoint, number, "root", detail + ("the stored ones" if same else "not the stored ones"))
+        return ProofFailure(endpoint, number, "root", detail + ("the stored ones" if same else "not the stored ones"))
     if not read.in_place:
-        return Complaint(endpoint, number, "log index", f"log indexes of block {number} are not the logs' positions")
+        return ProofFailure(endpoint, number, "log index", f"log indexes of block {number} are not the logs' positions")
     same = [_proven_part(log) for log in read.logs] == [_proven_part(log) for log in ours]
     if same and [log.transaction_hash for log in read.logs] != [log.transaction_hash for log in ours]:
         detail = f"a transaction of block {number} has another hash than stored, which no receipt proves"
-        return Complaint(endpoint, number, "transaction hash", detail)
+        return ProofFailure(endpoint, number, "transaction hash", detail)
     return None
 
 

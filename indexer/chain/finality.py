@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from indexer.chain.types import Header, Heads
 
 
-class Verdict(NamedTuple):
+class FinalityStatus(NamedTuple):
     """Block numbers; -1 when nothing is final yet. `reason` says why the tag is not used, "" when it is."""
 
     finalized: int
@@ -16,7 +16,7 @@ class Verdict(NamedTuple):
     reason: str
 
 
-class Final(NamedTuple):
+class FinalBlock(NamedTuple):
     """The highest block known to be final. `hash` is empty where a depth names it, and no tag.
 
     A number alone says nothing of the node that serves a range: its block of that number may be an orphan. What is
@@ -41,10 +41,10 @@ class Final(NamedTuple):
         return max(-1, min(self.number, witness.number - self.depth))
 
 
-NOTHING = Final(-1)
+NOTHING_FINAL = FinalBlock(-1)
 
 
-class Finality:
+class FinalityTracker:
     """Believes the `finalized` tag until the tag itself gives evidence against it.
 
     Evidence: while `latest` moved on by more than `depth` blocks, the tag stood still, or never was below `latest`. A
@@ -53,11 +53,11 @@ class Finality:
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
-        self.final = NOTHING  # what the looks so far found
+        self.final = NOTHING_FINAL  # what the looks so far found
         self._still: tuple[int, int] | None = None  # the tag, and latest when the tag was first seen there
         self._at_head: int | None = None  # latest when the tag was first seen to equal it, and ever since
 
-    def observe(self, heads: Heads) -> Verdict:
+    def observe(self, heads: Heads) -> FinalityStatus:
         """The verdict for one endpoint's heads: never above `latest`, and else never lower than an earlier one.
 
         A lagging node's `latest` may lie below what was final before; the verdict rises again with the next head.
@@ -65,16 +65,16 @@ class Finality:
         latest, tag = heads.latest.number, heads.finalized
         reason = self._doubt(latest, tag.number) if tag is not None else "the node has no finalized tag"
         if tag is None or reason:
-            said = Final(latest - self.depth, depth=self.depth)
+            said = FinalBlock(latest - self.depth, depth=self.depth)
         else:
             block = tag if tag.number <= latest else heads.latest
-            said = Final(block.number, block.hash, self.depth)
+            said = FinalBlock(block.number, block.hash, self.depth)
         # Of one number the newest tag counts: a node whose final block changed is for the fork search to judge.
         if said.number > self.final.number or (said.number == self.final.number and said.hash):
             self.final = said
         finalized = min(self.final.number, latest)
         safe = heads.safe.number if heads.safe is not None and not reason else finalized
-        return Verdict(finalized, max(finalized, min(safe, latest)), "depth" if reason else "tag", reason)
+        return FinalityStatus(finalized, max(finalized, min(safe, latest)), "depth" if reason else "tag", reason)
 
     def _doubt(self, latest: int, tag: int) -> str:
         if self._still is None or tag != self._still[0]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from indexer.chain.rlp import array, integer, string
-from indexer.chain.trie import list_root
+from indexer.chain.trie import trie_root
 
 
 class ReceiptLog(NamedTuple):
@@ -34,7 +34,7 @@ class Receipt(NamedTuple):
 
 def receipts_root(receipts: Iterable[Receipt]) -> bytes:
     """The root over all receipts of a block, in their order."""
-    return list_root([encoded(receipt) for receipt in receipts])
+    return trie_root([encoded(receipt) for receipt in receipts])
 
 
 def encoded(receipt: Receipt) -> bytes:

@@ -13,7 +13,7 @@ EMPTY_ROOT = keccak(string(b""))
 Entries = list[tuple[bytes, bytes]]  # (key in nibbles, value), ascending
 
 
-def list_root(values: Sequence[bytes]) -> bytes:
+def trie_root(values: Sequence[bytes]) -> bytes:
     """The root hash over the values, none of them empty."""
     entries = sorted((_nibbles(integer(position)), value) for position, value in enumerate(values))
     return keccak(_node(entries, 0, len(entries), 0)) if entries else EMPTY_ROOT

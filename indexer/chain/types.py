@@ -46,7 +46,7 @@ class Heads(NamedTuple):
     finalized: Header | None
 
 
-class Anchor(NamedTuple):
+class BlockRef(NamedTuple):
     """A (number, hash) that the chain once confirmed and we stored; `timestamp` in seconds."""
 
     number: int

@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from indexer.check.position_replay import E18, Finding, divided
+from indexer.check.position_replay import E18, Drift, trunc_div
 from indexer.config import Deployment
 from indexer.contracts import views
 from indexer.contracts.views import Caller
 from indexer.db.connection import Connection
-from indexer.errors import Unanswered
+from indexer.errors import ViewUnansweredError
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.runtime.tasks import together
-from indexer.store.enrichment import pinned
+from indexer.runtime.tasks import run_all
+from indexer.store.enrichment import pin_block
 
 _SAMPLES = {
     "owners": "SELECT account_id, new_owner FROM public.account_owner_updated_snapshot_finalized",
@@ -41,13 +41,13 @@ class Answers:
     """`unanswered`: what contracts refused, one line each."""
 
     compared: int = 0
-    drifts: list[Finding] = field(default_factory=list)
+    drifts: list[Drift] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
 
 
-async def sampled(conn: Connection, most: int) -> Sample:
+async def draw_sample(conn: Connection, most: int) -> Sample:
     """At most so many random rows of each kind, in the caller's snapshot."""
-    at = await pinned(conn)
+    at = await pin_block(conn)
     rows = {
         kind: [dict(row) for row in await conn.fetch(f"SELECT * FROM ({query}) r ORDER BY random() LIMIT {int(most)}")]
         for kind, query in _SAMPLES.items()
@@ -66,15 +66,15 @@ async def compare(deployment: Deployment, pool: Pool, sample: Sample, tell: Call
         async def one(kind: str, row: Mapping[str, Any]) -> None:
             try:
                 detail = await _CHECKS[kind](caller, row)
-            except Unanswered as error:
+            except ViewUnansweredError as error:
                 answers.unanswered.append(f"{kind}: {_subject(row)}: {error.message}")
             else:
                 answers.compared += 1
                 if detail:
-                    answers.drifts.append(Finding(f"{kind} as the contracts say", _subject(row), detail))
+                    answers.drifts.append(Drift(f"{kind} as the contracts say", _subject(row), detail))
             tell()
 
-        await together(*(one(kind, row) for kind, row in questions))
+        await run_all(*(one(kind, row) for kind, row in questions))
         answers.drifts.sort()
         return answers
 
@@ -114,14 +114,14 @@ def position_detail(row: Mapping[str, Any], said: Sequence[int]) -> str:
     base, realized, price, _, funding, multiplier, _ = said
     live = row["base"]
     if row["base_multiplier"] and multiplier < row["base_multiplier"]:
-        live = divided(row["base"] * multiplier, row["base_multiplier"])
+        live = trunc_div(row["base"] * multiplier, row["base_multiplier"])
     room = abs(row["base"]) // E18 + 4
     if abs(base - live) > room:
         return f"base {row['base']}, {live} by now, the contract says {base}"
     if live != row["base"] or row["realized_pnl"] is None or row["last_price"] is None or not multiplier:
         return ""
-    meant = row["realized_pnl"] + divided(live * (price - row["last_price"]), E18)
-    meant -= divided(live * (funding - row["funding_value"]), multiplier)
+    meant = row["realized_pnl"] + trunc_div(live * (price - row["last_price"]), E18)
+    meant -= trunc_div(live * (funding - row["funding_value"]), multiplier)
     if abs(realized - meant) > room:
         return f"realized_pnl {row['realized_pnl']}, {meant} by now, the contract says {realized}"
     return ""

@@ -6,9 +6,9 @@ projecting those again (`indexer.check.recompute`).
 
 from __future__ import annotations
 
-from indexer.db.catalog import COLUMNS, kind, sql_name
+from indexer.db.catalog import COLUMNS, sql_name, table_kind
 
-MOST = 100  # drifts told of one identity
+MAX_REPORTED = 100  # drifts told of one identity
 
 # A row with a value that no column holds is an incident and in no table: its twin in another table may be there.
 UNFIT = "SELECT split_part(subject, ' ', 2) FROM indexer.incident WHERE kind = 'value_misfit'"
@@ -17,7 +17,7 @@ UNFIT = "SELECT split_part(subject, ' ', 2) FROM indexer.incident WHERE kind = '
 def _without_log() -> dict[str, str]:
     queries = {}
     for name in COLUMNS:
-        if kind(name) == "append":
+        if table_kind(name) == "append":
             queries[f"{name} has its logs"] = (
                 f"SELECT t.id AS subject, 'no raw log stands at unique_id ' || t.unique_id AS detail"
                 f" FROM {sql_name(name)} t LEFT JOIN indexer.raw_log r"
@@ -34,7 +34,7 @@ def _equal(columns: list[str]) -> str:
 _POSITION = [c for c in COLUMNS["positions"] if c in COLUMNS["position_raw"]]
 _TRACKERS = [c for c in COLUMNS["market_trackers_history"] if c in COLUMNS["market_trackers"]]
 
-IDENTITIES: dict[str, str] = {
+INVARIANTS: dict[str, str] = {
     "account_balances are the sums of their entries": """
         SELECT account_id || ' ' || collateral AS subject,
           'balance ' || COALESCE(b.balance::text, 'none') || ', entries ' || COALESCE(e.total::text, 'none') AS detail

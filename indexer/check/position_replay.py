@@ -15,15 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from indexer.projections.events import EXECUTIONS, Event, Row, Transaction, sides
+from indexer.projections.events import EXECUTIONS, Event, Row, Transaction, parties
 
 E18 = 10**18
-MOST = 100  # contradictions told
+MAX_REPORTED = 100  # contradictions told
 Place = tuple[int, int]  # market, account
 Stated = Mapping[str, Any]
 
 
-class Finding(NamedTuple):
+class Drift(NamedTuple):
     """What is not as it must be; `check` says by which identity or comparison."""
 
     check: str
@@ -32,7 +32,7 @@ class Finding(NamedTuple):
 
 
 @dataclass(slots=True)
-class Followed:
+class PositionReplay:
     """A position. `realized` to `multiplier` are None where the last event told none. `session`: realised PnL of our
     rows since it opened, None when it is not known; `opened`: the chain's when it opened."""
 
@@ -69,7 +69,7 @@ class Fill(NamedTuple):
 
 
 @dataclass(slots=True)
-class Counted:
+class ReconcileCounts:
     """`compared`: statements of the chain that followed from the ones before; `sessions`: closed ones whose PnL was."""
 
     compared: int = 0
@@ -84,11 +84,11 @@ class Reconciliation:
     was refused by its column."""
 
     unfit: frozenset[str] = frozenset()
-    positions: dict[Place, Followed] = field(default_factory=dict)
+    positions: dict[Place, PositionReplay] = field(default_factory=dict)
     markets: dict[int, Row] = field(default_factory=dict)
-    counted: Counted = field(default_factory=Counted)
-    contradictions: list[Finding] = field(default_factory=list)
-    drifts: list[Finding] = field(default_factory=list)
+    counted: ReconcileCounts = field(default_factory=ReconcileCounts)
+    contradictions: list[Drift] = field(default_factory=list)
+    drifts: list[Drift] = field(default_factory=list)
     tainted: set[int] = field(default_factory=set)  # markets with a contradiction
     rounded: Counter[int] = field(default_factory=Counter)  # by market, what deleveraging may have rounded off
 
@@ -103,25 +103,25 @@ class Reconciliation:
                 self.markets[event.args["marketData"]["id"]] = event.args["marketData"]
             elif event.name in EXECUTIONS and event.log_index not in tx.told_again:
                 if event.unique_id not in pnl and event.id not in self.unfit:
-                    self.drifts.append(Finding("every execution has its row", event.id, "no row in order_history"))
+                    self.drifts.append(Drift("every execution has its row", event.id, "no row in order_history"))
                 self._execution(tx, event, pnl.pop(event.unique_id, None))
 
     def rows_without_execution(self, pnl: Iterable[int]) -> None:
         """What is left of a `pnl` after the transactions of its blocks."""
         for unique_id in sorted(pnl):
-            self.drifts.append(Finding("every execution has its row", str(unique_id), "no execution stands there"))
+            self.drifts.append(Drift("every execution has its row", str(unique_id), "no execution stands there"))
 
     # -- one position
 
-    def _of(self, event: Event, account: int) -> Followed:
-        position = self.positions.setdefault((event.args["marketId"], account), Followed())
+    def _of(self, event: Event, account: int) -> PositionReplay:
+        position = self.positions.setdefault((event.args["marketId"], account), PositionReplay())
         position.unsure |= event.id in self.unfit
         return position
 
     def _execution(self, tx: Transaction, event: Event, pnl: int | None) -> None:
         size, price, told = _execution(event)
         market = tx.market_data(event.args["marketId"], event.log_index)
-        for n, account in enumerate(sides(event)):
+        for n, account in enumerate(parties(event)):
             fill = Fill(size, price, pnl, market) if n == 0 else Fill(-size, price, None, market)
             pending = tx.statements.of.get((event.log_index, account), [])
             before, after = _around(pending, told[2 * n : 2 * n + 2], fill.size)
@@ -134,7 +134,7 @@ class Reconciliation:
         if told[3] is not None and event.args["counterpartyAccountId"] == event.args["accountId"]:
             self._of(event, event.args["accountId"]).take(told[3])
 
-    def _catch_up(self, event: Event, account: int, position: Followed, stated: Stated) -> None:
+    def _catch_up(self, event: Event, account: int, position: PositionReplay, stated: Stated) -> None:
         """The chain brings a position up to date: the base is what deleveraging left; realised PnL moves with price and
         funding. With b = 0 both are nothing."""
         trackers, live = stated["trackers"], self._left(event, position, stated)
@@ -144,12 +144,12 @@ class Reconciliation:
             position.session = None  # the part that was unwound is in no row
             self.rounded[event.args["marketId"]] += abs(position.base) // E18 + 1
         elif position.realized is not None and position.price is not None and position.funding is not None:
-            meant = position.realized + divided(live * (stated["lastPriceData"]["price"] - position.price), E18)
-            meant -= divided(live * (trackers["fundingValue"] - position.funding), trackers["baseMultiplier"] or E18)
+            meant = position.realized + trunc_div(live * (stated["lastPriceData"]["price"] - position.price), E18)
+            meant -= trunc_div(live * (trackers["fundingValue"] - position.funding), trackers["baseMultiplier"] or E18)
             self._expect(event, account, position, meant, stated["realizedPnL"], live)
         position.take(stated)
 
-    def _left(self, event: Event, position: Followed, stated: Stated) -> int:
+    def _left(self, event: Event, position: PositionReplay, stated: Stated) -> int:
         """The base that deleveraging left. A position that is flat now carries the trackers of another side."""
         if stated["base"] * position.base > 0:
             return _live(position, stated["trackers"]["baseMultiplier"])
@@ -157,7 +157,7 @@ class Reconciliation:
         return _live(position, side["baseMultiplier"] if side else None)
 
     def _execute(
-        self, event: Event, account: int, position: Followed, fill: Fill, after: Stated | None, *, charged: bool
+        self, event: Event, account: int, position: PositionReplay, fill: Fill, after: Stated | None, *, charged: bool
     ) -> None:  # fmt: skip
         """`charged`: the position was brought up to date before, so that no funding is due."""
         held, base = position.base, position.base + fill.size
@@ -180,7 +180,7 @@ class Reconciliation:
         else:
             position.leave_to(base, _side(fill.market, base))
 
-    def _close(self, event: Event, account: int, position: Followed, realized: int | None) -> None:
+    def _close(self, event: Event, account: int, position: PositionReplay, realized: int | None) -> None:
         """A session ended: what the chain realised in it is the sum of its rows."""
         if position.session is None or position.opened is None or realized is None:
             return
@@ -188,28 +188,28 @@ class Reconciliation:
         chain = realized - position.opened
         if abs(chain - position.session) > position.slack:
             detail = f"r_pnl adds up to {position.session}, the chain realised {chain}, until {event.id}"
-            self.drifts.append(Finding("realized PnL of closed sessions", _subject(event, account), detail))
+            self.drifts.append(Drift("realized PnL of closed sessions", _subject(event, account), detail))
 
-    def _expect(self, event: Event, account: int, position: Followed, meant: int, stated: int, base: int) -> None:
+    def _expect(self, event: Event, account: int, position: PositionReplay, meant: int, stated: int, base: int) -> None:
         room = (abs(base) + abs(position.base)) // E18 + 4
         position.slack += 2 * room
         self.counted.compared += 1
         if abs(meant - stated) > room:
             self._contradict(event, account, position, f"realized PnL {stated}, should be {meant}")
 
-    def _contradict(self, event: Event, account: int, position: Followed, detail: str) -> None:
+    def _contradict(self, event: Event, account: int, position: PositionReplay, detail: str) -> None:
         position.session = None
         self.tainted.add(event.args["marketId"])
         self._tell(_subject(event, account), f"{detail}, in {event.id}")
 
     def _tell(self, subject: str, detail: str) -> None:
         self.counted.contradictions += 1
-        if len(self.contradictions) < MOST:
-            self.contradictions.append(Finding("the chain's own statements", subject, detail))
+        if len(self.contradictions) < MAX_REPORTED:
+            self.contradictions.append(Drift("the chain's own statements", subject, detail))
 
     # -- the rows
 
-    def compare(self, rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    def compare(self, rows: Iterable[Mapping[str, Any]]) -> list[Drift]:
         """Drifts of `positions`: base against executions and statements, realised PnL against the last statement."""
         found, unseen = [], set(self.positions)
         for row in rows:
@@ -217,17 +217,17 @@ class Reconciliation:
             unseen.discard(place)
             subject, position = f"{place[0]} {place[1]}", self.positions.get(place)
             if position is None:
-                found.append(Finding("positions are their executions", subject, "no event tells of it"))
+                found.append(Drift("positions are their executions", subject, "no event tells of it"))
             elif not position.unsure and row["base"] != position.base:
                 detail = f"base {row['base']}, the executions and statements give {position.base}"
-                found.append(Finding("positions are their executions", subject, detail))
+                found.append(Drift("positions are their executions", subject, detail))
             elif not position.unsure and row["realized_pnl"] != position.realized:
                 detail = f"realized_pnl {row['realized_pnl']}, the chain stated {position.realized}"
-                found.append(Finding("positions are their executions", subject, detail))
+                found.append(Drift("positions are their executions", subject, detail))
         missing = sorted(place for place in unseen if not self.positions[place].unsure)
-        return found + [Finding("positions are their executions", f"{m} {a}", "no row") for m, a in missing]
+        return found + [Drift("positions are their executions", f"{m} {a}", "no row") for m, a in missing]
 
-    def open_interest(self, rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    def open_interest(self, rows: Iterable[Mapping[str, Any]]) -> list[Drift]:
         """Drifts of longs, and of shorts, against the open interest of each market's last MarketDataUpdated, for the
         markets whose own statements agree. Where the chain's positions do not add up to it, that is a contradiction."""
         found = []
@@ -246,7 +246,7 @@ class Reconciliation:
             long, short, _ = stored.get(market, _Sum()).live(data)
             if max(abs(long - meant), abs(short - meant)) > room:
                 detail = f"positions are {long} long and {short} short, the chain says {meant} each"
-                found.append(Finding("one-sided open interest", f"market {market}", detail))
+                found.append(Drift("one-sided open interest", f"market {market}", detail))
         return found
 
 
@@ -280,20 +280,20 @@ def _sums(positions: Iterable[tuple[int, int, int | None]]) -> dict[int, _Sum]:
     return sums
 
 
-def divided(product: int, by: int) -> int:
+def trunc_div(product: int, by: int) -> int:
     """Towards zero, as the contracts divide."""
     whole = abs(product) // abs(by)
     return whole if (product < 0) == (by < 0) else -whole
 
 
-def _live(position: Followed, multiplier: int | None) -> int:
+def _live(position: PositionReplay, multiplier: int | None) -> int:
     """Deleveraging makes a side's multiplier fall, and every base on it with it."""
     if not position.multiplier or multiplier is None or multiplier >= position.multiplier:
         return position.base
-    return divided(position.base * multiplier, position.multiplier)
+    return trunc_div(position.base * multiplier, position.multiplier)
 
 
-def _deleverage(position: Followed, fill: Fill, after: Stated | None) -> bool:
+def _deleverage(position: PositionReplay, fill: Fill, after: Stated | None) -> bool:
     """What deleveraging left of a position that nothing brought up to date before its execution. Whether it did."""
     side = _closing_side(position.base, fill, after)
     live = _live(position, side["baseMultiplier"] if side else None)
@@ -314,19 +314,19 @@ def _closing_side(base: int, fill: Fill, after: Stated | None) -> Row | None:
     return side
 
 
-def _realized(position: Followed, fill: Fill, after: Stated, charged: bool) -> int | None:
+def _realized(position: PositionReplay, fill: Fill, after: Stated, charged: bool) -> int | None:
     """What the chain's realised PnL must be after an execution; None where something before it is not known."""
     if position.realized is None or position.price is None:
         return None
     held, last = position.base, after["lastPriceData"]["price"]
-    meant = position.realized + divided(held * (last - position.price), E18)
-    meant += divided(fill.size * (last - fill.price), E18)
+    meant = position.realized + trunc_div(held * (last - position.price), E18)
+    meant += trunc_div(fill.size * (last - fill.price), E18)
     if charged or held == 0:
         return meant
     side = _closing_side(held, fill, after)
     if side is None or position.funding is None or not side["baseMultiplier"]:
         return None
-    return meant - divided(held * (side["fundingValue"] - position.funding), side["baseMultiplier"])
+    return meant - trunc_div(held * (side["fundingValue"] - position.funding), side["baseMultiplier"])
 
 
 def _subject(event: Event, account: int) -> str:

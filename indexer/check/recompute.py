@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from indexer.check.invariants import IDENTITIES, MOST, UNFIT
-from indexer.check.position_replay import Finding, Reconciliation
-from indexer.db.catalog import COLUMNS, KEYS, kind, sql_name
+from indexer.check.invariants import INVARIANTS, MAX_REPORTED, UNFIT
+from indexer.check.position_replay import Drift, Reconciliation
+from indexer.db.catalog import COLUMNS, KEYS, sql_name, table_kind
 from indexer.db.connection import Connection
 from indexer.projections.events import EXECUTIONS, Row, StateKey, events_of, transactions
-from indexer.projections.project import project, rows_of, state_keys, tables_of
-from indexer.projections.write_set import Kept, Ledger
+from indexer.projections.project import project, split_row, state_keys, tables_of
+from indexer.projections.write_set import StateRow, WriteSet
 from indexer.projector.rows import columns_of, row_of
 from indexer.projector.writer import Writer
 from indexer.store import raw_logs
-from indexer.store.index_state import Standing
+from indexer.store.index_state import IndexState
 
-CHUNK = 20_000  # logs
+CHUNK_LOGS = 20_000  # logs
 
 # Columns of appended rows that follow from state rows, which a sample does not have.
 STATEFUL = {
@@ -37,19 +37,19 @@ MOVING = EXECUTIONS | {"PositionDataUpdated", "MarketDataUpdated", "AccountExecu
 BY_BLOCK = ("pool_price_history",)
 
 
-async def identities(conn: Connection, tell: Callable[[str], None]) -> list[Finding]:
+async def find_violations(conn: Connection, tell: Callable[[str], None]) -> list[Drift]:
     """Rows for which an identity does not hold, at most MOST of each."""
     found = []
-    for name, query in IDENTITIES.items():
+    for name, query in INVARIANTS.items():
         tell(name)
-        rows = await conn.fetch(f"SELECT subject, detail FROM ({query}) drifts ORDER BY subject LIMIT {MOST}")
-        found += [Finding(name, row["subject"], row["detail"]) for row in rows]
+        rows = await conn.fetch(f"SELECT subject, detail FROM ({query}) drifts ORDER BY subject LIMIT {MAX_REPORTED}")
+        found += [Drift(name, row["subject"], row["detail"]) for row in rows]
     return found
 
 
-async def positions(
-    conn: Connection, writer: Writer, standing: Standing, tell: Callable[[int], None]
-) -> tuple[Reconciliation, list[Finding]]:
+async def reconcile_positions(
+    conn: Connection, writer: Writer, standing: IndexState, tell: Callable[[int], None]
+) -> tuple[Reconciliation, list[Drift]]:
     """Every position and execution against the stored events, from the origin on."""
     topics = {e.topic0 for c in writer.deployment.contracts for e in c.events if e.name in MOVING}
     unfit = await conn.fetch(UNFIT)
@@ -72,7 +72,7 @@ async def positions(
     return followed, found
 
 
-async def sample(conn: Connection, writer: Writer, standing: Standing, blocks: int) -> tuple[int, list[Finding]]:
+async def sample(conn: Connection, writer: Writer, standing: IndexState, blocks: int) -> tuple[int, list[Drift]]:
     """Appended rows of so many random blocks with logs against their projection; how many rows were compared."""
     picked = await conn.fetch(
         "SELECT DISTINCT block_number FROM (SELECT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1"
@@ -91,11 +91,11 @@ async def sample(conn: Connection, writer: Writer, standing: Standing, blocks: i
 
 
 async def recompute(
-    conn: Connection, writer: Writer, standing: Standing, tell: Callable[[int], None]
-) -> tuple[int, list[Finding]]:
+    conn: Connection, writer: Writer, standing: IndexState, tell: Callable[[int], None]
+) -> tuple[int, list[Drift]]:
     """Every row against the projection of all stored raw logs; how many rows were compared."""
-    state: dict[StateKey, Kept] = {}
-    compared, found = 0, list[Finding]()
+    state: dict[StateKey, StateRow] = {}
+    compared, found = 0, list[Drift]()
     async for chunk in _chunks(conn, standing):
         events = events_of(writer.registry, chunk.logs, chunk.times)
         for key in state_keys(events):
@@ -111,35 +111,35 @@ async def recompute(
                 del state[key]
         tell(chunk.last)
     for table in COLUMNS:
-        if kind(table) == "state" and table not in BY_BLOCK:
+        if table_kind(table) == "state" and table not in BY_BLOCK:
             rows, drifts = await _states(conn, table, _rows(state, table), None)
             compared, found = compared + rows, found + drifts
     return compared, found
 
 
-async def _chunks(conn: Connection, standing: Standing) -> AsyncIterator[raw_logs.Chunk]:
+async def _chunks(conn: Connection, standing: IndexState) -> AsyncIterator[raw_logs.StoredLogs]:
     first, last = standing.binding.origin, standing.next_block - 1
     while first <= last:
-        chunk = await raw_logs.read(conn, first, last, CHUNK)
+        chunk = await raw_logs.read(conn, first, last, CHUNK_LOGS)
         yield chunk
         first = chunk.last + 1
 
 
-def _rows(state: dict[StateKey, Kept], table: str) -> dict[str, Row]:
+def _rows(state: dict[StateKey, StateRow], table: str) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for (name, key), kept in state.items():
         if kept is not None and table in (tables := tables_of(name)):
-            found[repr(key)] = rows_of(name, kept)[tables.index(table)] or {}
+            found[repr(key)] = split_row(name, kept)[tables.index(table)] or {}
     return found
 
 
 async def _appended(
-    conn: Connection, ledger: Ledger, blocks: Sequence[int], without: dict[str, set[str]]
-) -> tuple[int, list[Finding]]:
+    conn: Connection, ledger: WriteSet, blocks: Sequence[int], without: dict[str, set[str]]
+) -> tuple[int, list[Drift]]:
     """Rows the ledger collected against those stored. `blocks`: a list, or as a tuple the first and the last."""
-    compared, found = 0, list[Finding]()
+    compared, found = 0, list[Drift]()
     condition = "t.unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999"
-    for table in filter(lambda name: kind(name) == "append", COLUMNS):
+    for table in filter(lambda name: table_kind(name) == "append", COLUMNS):
         if isinstance(blocks, tuple):
             stored = await conn.fetch(f"SELECT * FROM {sql_name(table)} t WHERE {condition}", *blocks)
         else:
@@ -157,14 +157,14 @@ async def _appended(
 
 async def _states(
     conn: Connection, table: str, meant: dict[str, Row], blocks: tuple[int, int] | None
-) -> tuple[int, list[Finding]]:
+) -> tuple[int, list[Drift]]:
     where = "" if blocks is None else f" WHERE block_number BETWEEN {blocks[0]} AND {blocks[1]}"
     stored = await conn.fetch(f"SELECT {columns_of(table)} FROM {sql_name(table)}{where}")
     have = {repr(tuple(row[c] for c in KEYS[table])): row_of(table, row) for row in stored}
     return len(meant | have), _differences(table, list(COLUMNS[table]), meant, have)
 
 
-def _differences(table: str, columns: list[str], meant: dict[str, Row], have: dict[str, Row]) -> list[Finding]:
+def _differences(table: str, columns: list[str], meant: dict[str, Row], have: dict[str, Row]) -> list[Drift]:
     found: dict[str, list[str]] = defaultdict(list)
     for key in meant.keys() - have.keys():
         found[key].append("missing")
@@ -175,10 +175,12 @@ def _differences(table: str, columns: list[str], meant: dict[str, Row], have: di
             is_, should = have[key][column], meant[key].get(column)
             if is_ != should:
                 found[key].append(f"{column} is {is_}, should be {should}")
-    return [Finding(f"{table} as projected", key, "; ".join(what)[:500]) for key, what in sorted(found.items())][:MOST]
+    return [Drift(f"{table} as projected", key, "; ".join(what)[:500]) for key, what in sorted(found.items())][
+        :MAX_REPORTED
+    ]
 
 
-async def keep(conn: Connection, drifts: Sequence[Finding], block: int) -> None:
+async def record_drift(conn: Connection, drifts: Sequence[Drift], block: int) -> None:
     """Writes what was found, with the block up to which was projected."""
     await conn.executemany(
         'INSERT INTO indexer.drift (block_number, "check", subject, detail) VALUES ($1, $2, $3, $4)',

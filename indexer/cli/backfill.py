@@ -17,8 +17,8 @@ import click
 import structlog
 
 from indexer import config
-from indexer.chain.finality import Finality
-from indexer.chain.ranges import plan
+from indexer.chain.finality import FinalityTracker
+from indexer.chain.ranges import plan_missing
 from indexer.cli.options import (
     chain_option,
     data_dir_option,
@@ -28,24 +28,24 @@ from indexer.cli.options import (
     rpc_option,
     verbose_option,
 )
-from indexer.cli.progress_bars import backfill_shown, on_terminal
-from indexer.cli.session import end_on_signals, open_pool, open_url, prepare_schema, rpc_endpoints
+from indexer.cli.progress_bars import show_backfill_progress, stderr_is_terminal
+from indexer.cli.session import open_pool, open_url, prepare_schema, rpc_endpoints, stop_on_signals
 from indexer.config import Deployment
-from indexer.decode.block_times import stamps_of
+from indexer.decode.block_times import time_fields_of
 from indexer.errors import ConfigError
 from indexer.follow.catch_up import DEFER_BLOCKS
 from indexer.follow.runner import Runner
-from indexer.ingest.dask_cluster import Cluster
+from indexer.ingest.dask_cluster import DaskExecutor
 from indexer.ingest.estimate import estimate
-from indexer.ingest.process_pool import Crew
-from indexer.ingest.worker import Setup
-from indexer.ingest.worker_fork import Forked, forked
+from indexer.ingest.process_pool import WorkerPool
+from indexer.ingest.worker import WorkerConfig
+from indexer.ingest.worker_fork import ForkedWorker, fork_workers
 from indexer.rpc.pool import Pool
 from indexer.runtime import log_setup
-from indexer.runtime.progress import Progress
-from indexer.runtime.tasks import beside
-from indexer.runtime.tuning import BULK, calm_collector, take_turns
-from indexer.store.index_state import Standing
+from indexer.runtime.progress import DaemonProgress
+from indexer.runtime.tasks import background_task
+from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching
+from indexer.store.index_state import IndexState
 
 FEW_REQUESTS = 4  # of a range that no process is started for
 
@@ -66,7 +66,7 @@ class _Block(click.ParamType):  # type: ignore[type-arg]  # generic for mypy onl
 
 
 @dataclass(frozen=True, slots=True)
-class _Options:
+class BackfillOptions:
     """`rps`: requests a second to each endpoint, all workers together; None: as many as it serves."""
 
     deployment: Deployment
@@ -130,12 +130,12 @@ def backfill_command(
         raise click.BadParameter(f"{last} is below --from-block {first}", param_hint="--to-block")
     if (engine == "dask") != (scheduler is not None):
         raise click.UsageError("--engine dask and --scheduler ADDRESS belong together.")
-    log_setup.configure(log_format, debug=verbose, quiet=on_terminal() and not verbose)
-    calm_collector(BULK)
-    take_turns()
+    log_setup.configure(log_format, debug=verbose, quiet=stderr_is_terminal() and not verbose)
+    tune_gc(BULK)
+    tune_thread_switching()
     deployment = config.load(chain)
     urls = rpc_endpoints(deployment, rpc_urls)
-    options = _Options(
+    options = BackfillOptions(
         deployment,
         urls,
         first,
@@ -150,20 +150,20 @@ def backfill_command(
         log_format,
     )
     if dry_run:
-        planned = asyncio.run(_planned(options))
-        click.echo(json.dumps(planned) if as_json else _plan_sentence(planned))
+        planned = asyncio.run(_estimate(options))
+        click.echo(json.dumps(planned) if as_json else _plan_summary(planned))
         return
-    report = asyncio.run(_backfill(options, forked(_most_width(options))))
+    report = asyncio.run(_backfill(options, fork_workers(_max_parallelism(options))))
     if report is None:
         click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
         raise click.exceptions.Exit(130)
-    click.echo(json.dumps(report) if as_json else _sentence(report))
+    click.echo(json.dumps(report) if as_json else _summary(report))
 
 
-async def _last_block(pool: Pool, options: _Options) -> int:
+async def _last_block(pool: Pool, options: BackfillOptions) -> int:
     """The last block of the range, at or below finalized. Raises ConfigError when the range begins above it."""
     heads = await pool.run(lambda reader: reader.heads())
-    verdict = Finality(options.deployment.finality_depth).observe(heads)
+    verdict = FinalityTracker(options.deployment.finality_depth).observe(heads)
     tags = {"latest": heads.latest.number, "safe": verdict.safe, "finalized": verdict.finalized}
     wanted = tags[options.last] if isinstance(options.last, str) else options.last
     if options.first > verdict.finalized:
@@ -180,7 +180,7 @@ async def _last_block(pool: Pool, options: _Options) -> int:
     return min(wanted, verdict.finalized)
 
 
-async def _planned(options: _Options) -> dict[str, Any]:
+async def _estimate(options: BackfillOptions) -> dict[str, Any]:
     async with open_pool(options.deployment, options.urls, options.rps) as pool:
         last = await _last_block(pool, options)
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
@@ -188,9 +188,9 @@ async def _planned(options: _Options) -> dict[str, Any]:
     return {"from_block": options.first, "to_block": last} | found
 
 
-async def _backfill(options: _Options, workers: Sequence[Forked]) -> dict[str, Any] | None:
+async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -> dict[str, Any] | None:
     """`workers` were made while there was no event loop yet. None when it was told to end early."""
-    progress, started = Progress(), time.monotonic()
+    progress, started = DaemonProgress(), time.monotonic()
     async with AsyncExitStack() as stack:
         for worker in workers:
             stack.push_async_callback(worker.end_unused)
@@ -199,7 +199,7 @@ async def _backfill(options: _Options, workers: Sequence[Forked]) -> dict[str, A
         pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
         last = await _last_block(pool, options)
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        crew = _crew(options, url, share, _width(options, last), workers)
+        crew = _executor(options, url, share, _parallelism(options, last), workers)
         if crew is not None:
             stack.push_async_callback(crew.close)
             await crew.start()
@@ -209,13 +209,13 @@ async def _backfill(options: _Options, workers: Sequence[Forked]) -> dict[str, A
             defer_from={None: DEFER_BLOCKS, True: 0, False: sys.maxsize}[options.defer],
         )  # fmt: skip
         stack.push_async_callback(runner.close)
-        end_on_signals(runner.stop)
+        stop_on_signals(runner.stop)
         await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
         await runner.open()
         if runner.conn is None:  # told to end while it waited for a database or an endpoint
             return None
-        await stack.enter_async_context(beside(runner.watchdog(None).run()))
-        async with backfill_shown(progress, lambda: crew.traffic(pool) if crew else pool.traffic(), last):
+        await stack.enter_async_context(background_task(runner.watchdog(None).run()))
+        async with show_backfill_progress(progress, lambda: crew.traffic(pool) if crew else pool.traffic(), last):
             standing = await runner.backfill()
         if not runner.finished(standing):
             return None
@@ -227,41 +227,41 @@ async def _backfill(options: _Options, workers: Sequence[Forked]) -> dict[str, A
         }
 
 
-def _most_width(options: _Options) -> int:
+def _max_parallelism(options: BackfillOptions) -> int:
     """How many processes may be needed, as long as the range is not known."""
     width = 1 if options.workers is None else options.workers
     # Nobody projects beside a single worker that only ingests: it need not be a process of its own.
     return 0 if options.scheduler is not None or (options.ingest_only and width == 1) else width
 
 
-def _width(options: _Options, last: int) -> int:
+def _parallelism(options: BackfillOptions, last: int) -> int:
     """How many ingest elsewhere than in this process; 0 where it does that itself."""
     if options.scheduler is not None:
         return options.workers or 1
     few = last - options.first < FEW_REQUESTS * options.deployment.max_blocks
-    return 0 if options.workers is None and few else _most_width(options)
+    return 0 if options.workers is None and few else _max_parallelism(options)
 
 
-def _crew(
-    options: _Options, url: str, share: float | None, width: int, workers: Sequence[Forked]
-) -> Crew | Cluster | None:  # fmt: skip
+def _executor(
+    options: BackfillOptions, url: str, share: float | None, width: int, workers: Sequence[ForkedWorker]
+) -> WorkerPool | DaskExecutor | None:  # fmt: skip
     """Workers elsewhere than in this process; None where it ingests itself. `share`: requests a second of each."""
     deployment = options.deployment
     budget = dict(deployment.budgets).get("backfill")
-    setup = Setup(
-        url, options.urls, deployment.chain_id, deployment.max_blocks, stamps_of(deployment.contracts), share,
+    setup = WorkerConfig(
+        url, options.urls, deployment.chain_id, deployment.max_blocks, time_fields_of(deployment.contracts), share,
         hand_over=options.scheduler is None and not options.ingest_only, log_format=options.log_format,
         timeout=deployment.rpc_timeout, budget=None if budget is None else budget / max(1, width),
     )  # fmt: skip
     if options.scheduler is not None:
-        return Cluster(setup, options.scheduler, width)
-    return Crew(setup, width, workers[:width]) if width else None
+        return DaskExecutor(setup, options.scheduler, width)
+    return WorkerPool(setup, width, workers[:width]) if width else None
 
 
-def _report(standing: Standing, progress: Progress, first: int, last: int) -> dict[str, Any]:
+def _report(standing: IndexState, progress: DaemonProgress, first: int, last: int) -> dict[str, Any]:
     projected = standing.checkpoint.number if standing.checkpoint else None
     gap = {"first": standing.front + 1, "last": first - 1} if standing.front + 1 < first else None
-    assert not plan(standing.coverage, first, last)
+    assert not plan_missing(standing.coverage, first, last)
     return {
         "from_block": first,
         "to_block": last,
@@ -273,7 +273,7 @@ def _report(standing: Standing, progress: Progress, first: int, last: int) -> di
     }
 
 
-def _sentence(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any]) -> str:
     first, last = report["from_block"], report["to_block"]
     if report["gap"]:
         gap = report["gap"]
@@ -289,7 +289,7 @@ def _sentence(report: dict[str, Any]) -> str:
     ).replace("projected up to None", "ingested")
 
 
-def _plan_sentence(planned: dict[str, Any]) -> str:
+def _plan_summary(planned: dict[str, Any]) -> str:
     if not planned["blocks"]:
         return f"nothing to do: blocks {planned['from_block']} to {planned['to_block']} are there already"
     hours, rest = divmod(planned["seconds"], 3600)

@@ -15,17 +15,17 @@ from rich.progress import Progress as Bar
 
 from indexer import config
 from indexer.check import recompute
-from indexer.check.invariants import IDENTITIES
-from indexer.check.position_replay import Finding, Reconciliation
+from indexer.check.invariants import INVARIANTS
+from indexer.check.position_replay import Drift, Reconciliation
 from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option
-from indexer.cli.progress_bars import on_terminal
-from indexer.cli.session import checked_connection, ending, open_pool, open_url, rpc_endpoints
+from indexer.cli.progress_bars import stderr_is_terminal
+from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, run_until_signal
 from indexer.config import Deployment
-from indexer.db.connection import A_DAY, Connection, patient
-from indexer.errors import Refused
+from indexer.db.connection import DAY_S, Connection, patient
+from indexer.errors import RefusedError
 from indexer.projector.writer import Writer
 from indexer.runtime import log_setup
-from indexer.store.index_state import Standing, binding, load
+from indexer.store.index_state import IndexState, binding, load_index_state
 
 if TYPE_CHECKING:
     from indexer.check.contract_state import Answers, Sample
@@ -34,7 +34,7 @@ DRIFTED = 33
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CheckOptions:
     """`views`: rows of each kind that are compared with the contracts' views, when there are endpoints to ask."""
 
     deployment: Deployment
@@ -80,33 +80,36 @@ def check_command(
     sessions, open interest and the number of executions must agree. Changes no row: it reads one snapshot, so a daemon
     may run meanwhile. What it finds is written to indexer.drift, and the exit code is 33.
     """
-    log_setup.configure(log_format, quiet=on_terminal())
+    log_setup.configure(log_format, quiet=stderr_is_terminal())
     deployment = config.load(chain)
     endpoints = rpc_endpoints(deployment, rpc_urls) if rpc_urls else ()
-    options = Options(deployment, sample, recompute, strict, endpoints, views, rps, data_dir, pg_bin)
-    done = asyncio.run(ending(_check(options)))
+    options = CheckOptions(deployment, sample, recompute, strict, endpoints, views, rps, data_dir, pg_bin)
+    done = asyncio.run(run_until_signal(_check(options)))
     if done is None:
         click.echo("interrupted: nothing was changed", err=True)
         raise click.exceptions.Exit(130)
-    click.echo(json.dumps(done) if as_json else _sentence(done))
+    click.echo(json.dumps(done) if as_json else _summary(done))
     if done["drifts"]:
         raise click.exceptions.Exit(DRIFTED)
 
 
-async def _check(options: Options) -> dict[str, Any]:
+async def _check(options: CheckOptions) -> dict[str, Any]:
     deployment = options.deployment
     url = await asyncio.to_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
     async with AsyncExitStack() as stack:
         conn = await stack.enter_async_context(checked_connection(url, deployment))
         if await binding(conn) is None:
-            raise Refused("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
-        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not on_terminal()))
+            raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
+        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))
         await conn.execute("SET statement_timeout = 0")
-        stack.enter_context(patient(conn, A_DAY))
+        stack.enter_context(patient(conn, DAY_S))
         async with conn.transaction(isolation="repeatable_read", readonly=True):
-            writer, standing = Writer(deployment), await load(conn, [c.address for c in deployment.contracts])
+            writer, standing = (
+                Writer(deployment),
+                await load_index_state(conn, [c.address for c in deployment.contracts]),
+            )
             if not writer.projectable(standing):
-                raise Refused(
+                raise RefusedError(
                     "contracts, ABIs or projections changed since the tables were written",
                     "Let `reya-indexer run` or `reproject` project them again first",
                 )
@@ -115,7 +118,7 @@ async def _check(options: Options) -> dict[str, Any]:
             if options.endpoints:
                 from indexer.check import contract_state  # here, because web3 is slow to import and seldom needed
 
-                sample = await contract_state.sampled(conn, options.views)
+                sample = await contract_state.draw_sample(conn, options.views)
         # Asked when the snapshot is closed: a slow endpoint must not hold it.
         asked = await _ask(options, sample, bar) if sample is not None else None
         if asked is not None:
@@ -124,8 +127,8 @@ async def _check(options: Options) -> dict[str, Any]:
             drifts += followed.contradictions
         last = standing.next_block - 1
         if drifts:
-            await recompute.keep(conn, drifts, last)
-    done = {"block": last, "identities": len(IDENTITIES), "rows_compared": rows, "whole": options.recompute,
+            await recompute.record_drift(conn, drifts, last)
+    done = {"block": last, "identities": len(INVARIANTS), "rows_compared": rows, "whole": options.recompute,
             "drifts": [drift._asdict() for drift in drifts], "positions": _positions(followed)}  # fmt: skip
     if sample is not None and asked is not None:
         done["views"] = {"block": sample.number, "hash": "0x" + sample.hash.hex(), "compared": asked.compared,
@@ -134,14 +137,14 @@ async def _check(options: Options) -> dict[str, Any]:
 
 
 async def _rows(
-    conn: Connection, writer: Writer, standing: Standing, options: Options, bar: Bar
-) -> tuple[Reconciliation, int, list[Finding]]:  # fmt: skip
+    conn: Connection, writer: Writer, standing: IndexState, options: CheckOptions, bar: Bar
+) -> tuple[Reconciliation, int, list[Drift]]:  # fmt: skip
     """Everything that the database alone can tell; how many rows were compared with raw logs."""
     last = max(standing.next_block - 1, 1)
-    task = bar.add_task("identities", total=len(IDENTITIES))
-    drifts = await recompute.identities(conn, lambda name: bar.update(task, advance=1, description=name))
+    task = bar.add_task("identities", total=len(INVARIANTS))
+    drifts = await recompute.find_violations(conn, lambda name: bar.update(task, advance=1, description=name))
     moved = bar.add_task("positions", total=last)
-    followed, found = await recompute.positions(
+    followed, found = await recompute.reconcile_positions(
         conn, writer, standing, lambda block: bar.update(moved, completed=block)
     )
     drifts += found
@@ -155,7 +158,7 @@ async def _rows(
     return followed, rows, drifts + found
 
 
-async def _ask(options: Options, sample: Sample, bar: Bar) -> Answers:
+async def _ask(options: CheckOptions, sample: Sample, bar: Bar) -> Answers:
     from indexer.check import contract_state
 
     task = bar.add_task(f"views at block {sample.number}", total=sum(map(len, sample.rows.values())))
@@ -172,7 +175,7 @@ def _positions(followed: Reconciliation) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _sentence(done: dict[str, Any]) -> str:
+def _summary(done: dict[str, Any]) -> str:
     told = done["positions"]
     what = (
         f"{done['identities']} identities, {done['rows_compared']:,} rows against the raw logs, {told['followed']:,}"

@@ -168,9 +168,9 @@ def prisma(output: Path | None, check: Path | None) -> None:
 @json_option
 def columns(table: str | None, as_json: bool) -> None:
     """Say where each column of TABLE, or of every table, comes from: event or formula, unit, or why it is NULL."""
-    from indexer.schema.tables.column_docs import ENRICHED_SOURCES, SOURCES, VIEW_SOURCES, document, table_of
+    from indexer.schema.tables.column_docs import COLUMN_DOCS, ENRICHED_DOCS, VIEW_DOCS, document, table_of
 
-    known = SOURCES | VIEW_SOURCES | ENRICHED_SOURCES
+    known = COLUMN_DOCS | VIEW_DOCS | ENRICHED_DOCS
     if table is not None and table not in known:
         raise click.BadParameter(f"none of these is {table}: {', '.join(known)}", param_hint="TABLE")
     if as_json:

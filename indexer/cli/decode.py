@@ -13,7 +13,7 @@ import orjson
 from indexer import config
 from indexer.cli.options import chain_option
 from indexer.decode.registry import Registry
-from indexer.errors import DecodeMismatch, UnreadableInput
+from indexer.errors import DecodeMismatchError, UnreadableInputError
 
 _HEX = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
 
@@ -48,7 +48,7 @@ def decode_log(registry: Registry, address: str, topics: list[bytes], data: byte
     line: dict[str, Any] = {"address": address, "topic0": "0x" + topics[0].hex() if topics else None}
     try:
         event, args = registry.decode_any(topics, data) if any_address else registry.decode(address, topics, data)
-    except DecodeMismatch as mismatch:
+    except DecodeMismatchError as mismatch:
         return line | {"event": None, "signature": None, "args": None, "reason": str(mismatch)}
     return line | {"event": event.name, "signature": event.signature, "args": printable(args)}
 
@@ -85,10 +85,10 @@ def _read(source: IO[bytes]) -> Iterator[tuple[str, list[bytes], bytes]]:
             raise _unreadable(source, number, str(error) or "not a JSON object") from error
 
 
-def _unreadable(source: IO[bytes], number: int, problem: str) -> UnreadableInput:
+def _unreadable(source: IO[bytes], number: int, problem: str) -> UnreadableInputError:
     name = getattr(source, "name", "input")
     remedy = "Each line must be one JSON object with address, topics (a list) and data, as 0x hex"
-    return UnreadableInput(f"{name}, line {number}: {problem}", remedy)
+    return UnreadableInputError(f"{name}, line {number}: {problem}", remedy)
 
 
 def _bytes(text: object, key: str, size: int | None = None) -> bytes:

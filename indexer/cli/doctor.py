@@ -17,8 +17,8 @@ from indexer.cli.session import open_url
 from indexer.config import Deployment
 from indexer.ops.doctor.database_checks import examine_database
 from indexer.ops.doctor.endpoint_checks import EndpointDoctor, examine_socket
-from indexer.ops.doctor.findings import Finding
-from indexer.rpc.pool import names
+from indexer.ops.doctor.findings import DoctorFinding
+from indexer.rpc.pool import display_names
 from indexer.runtime import log_setup
 
 MUST_FIX = 36
@@ -63,24 +63,24 @@ def doctor_command(
 
 async def _examined(
     deployment: Deployment, rpc: tuple[str, ...], ws: tuple[str, ...], url: str | None
-) -> list[Finding]:
-    doctors = [EndpointDoctor(deployment, u, name) for u, name in zip(rpc, names(rpc), strict=True)]
+) -> list[DoctorFinding]:
+    doctors = [EndpointDoctor(deployment, u, name) for u, name in zip(rpc, display_names(rpc), strict=True)]
     parts = await asyncio.gather(
         *(doctor.examine() for doctor in doctors),
-        *(examine_socket(deployment, u, name) for u, name in zip(ws, names(ws), strict=True)),
+        *(examine_socket(deployment, u, name) for u, name in zip(ws, display_names(ws), strict=True)),
         *([examine_database(deployment, url)] if url else []),
     )
     found = [finding for part in parts for finding in part]
     if not rpc:
         remedy = f"Set {deployment.env_prefix}_RPC_URL, or give --rpc-url"
-        found.append(Finding("endpoints", "number", "fix", "none is named", remedy))
+        found.append(DoctorFinding("endpoints", "number", "fix", "none is named", remedy))
     elif len(rpc) == 1:
         remedy = "Name a second one of another provider: it takes over, and what only one says is not cross-checked"
-        found.append(Finding("endpoints", "number", "note", "one only", remedy))
+        found.append(DoctorFinding("endpoints", "number", "note", "one only", remedy))
     return found + await _compared(doctors)
 
 
-async def _compared(doctors: list[EndpointDoctor]) -> list[Finding]:
+async def _compared(doctors: list[EndpointDoctor]) -> list[DoctorFinding]:
     """Whether endpoints agree on a block that all of them have and that is final to all."""
     known = [doctor for doctor in doctors if doctor.final is not None]
     if len(known) < 2:
@@ -91,11 +91,11 @@ async def _compared(doctors: list[EndpointDoctor]) -> list[Finding]:
     if len(hashes) > 1:
         told = ", ".join(f"{d.found.subject}: {a}" for d, a in zip(known, answers, strict=True) if a is not None)
         remedy = "One of them is on another chain or fork: compare with a block explorer and remove it"
-        return [Finding("endpoints", "agreement", "fix", f"block {number} differs: {told}", remedy)]
-    return [Finding("endpoints", "agreement", "good", f"the same block {number}")]
+        return [DoctorFinding("endpoints", "agreement", "fix", f"block {number} differs: {told}", remedy)]
+    return [DoctorFinding("endpoints", "agreement", "good", f"the same block {number}")]
 
 
-def _show(found: list[Finding], must: int) -> None:
+def _show(found: list[DoctorFinding], must: int) -> None:
     console = Console()
     marks = {"good": "[green]good[/]", "note": "[yellow]note[/]", "fix": "[red]fix[/]"}
     for subject in dict.fromkeys(finding.subject for finding in found):

@@ -16,9 +16,9 @@ from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option, rpc_option, ws_option
 from indexer.cli.session import checked_connection, open_url
 from indexer.config import Deployment
-from indexer.rpc.pool import names
+from indexer.rpc.pool import display_names
 from indexer.runtime import log_setup
-from indexer.store.endpoint_health import stored
+from indexer.store.endpoint_health import load
 
 
 @click.command(
@@ -44,7 +44,7 @@ def endpoints_command(
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     url = open_url(deployment.name, data_dir, pg_bin)
-    named = [*names(deployment.endpoints("RPC", rpc_urls)), *names(deployment.endpoints("WS", ws_urls))]
+    named = [*display_names(deployment.endpoints("RPC", rpc_urls)), *display_names(deployment.endpoints("WS", ws_urls))]
     rows = asyncio.run(_endpoints(deployment, url, named))
     if as_json:
         click.echo(json.dumps({"endpoints": rows}))
@@ -55,7 +55,7 @@ def endpoints_command(
 async def _endpoints(deployment: Deployment, url: str, named: list[str]) -> list[dict[str, Any]]:
     """Rows as JSON. `configured`: whether this command knows of the endpoint too, by environment or flags."""
     async with checked_connection(url, deployment) as conn:
-        found = await stored(conn)
+        found = await load(conn)
     now = datetime.now(UTC)
     rows = []
     for row in found:

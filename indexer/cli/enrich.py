@@ -16,22 +16,22 @@ from rich.progress import Progress as Bar
 
 from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
-from indexer.cli.progress_bars import on_terminal
-from indexer.cli.session import checked_connection, ending, open_pool, open_url, rpc_endpoints
+from indexer.cli.progress_bars import stderr_is_terminal
+from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, run_until_signal
 from indexer.config import Deployment
-from indexer.contracts.enrich import KINDS, Enriched, Enrichment, missing
+from indexer.contracts.enrich import KINDS, Enrichment, EnrichResult, missing_keys
 from indexer.db.connection import Connection
-from indexer.errors import Refused, StateUnavailable
+from indexer.errors import RefusedError, StateUnavailableError
 from indexer.runtime import log_setup
 from indexer.store import enrichment
-from indexer.store.enrichment import Run
+from indexer.store.enrichment import EnrichmentRun
 from indexer.store.index_state import binding
 
 _ONE_AT_A_TIME = 0x72657961656E72  # advisory lock: "reyaenr"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EnrichOptions:
     deployment: Deployment
     endpoints: tuple[str, ...]
     kinds: Sequence[str]
@@ -72,33 +72,33 @@ def enrich_command(
     Nothing else does this. All calls are made at one block, the last finalized one that is projected, by its hash; each
     row names it. A later run replaces the rows of an earlier one. Rows that an application wrote are left alone.
     """
-    log_setup.configure(log_format, quiet=on_terminal())
+    log_setup.configure(log_format, quiet=stderr_is_terminal())
     deployment = config.load(chain)
     endpoints = () if dry_run else rpc_endpoints(deployment, rpc_urls)
-    options = Options(deployment, endpoints, kinds or list(KINDS), rps, most, restart, data_dir, pg_bin)
-    done = asyncio.run(ending(_enrich(options, dry_run)))
+    options = EnrichOptions(deployment, endpoints, kinds or list(KINDS), rps, most, restart, data_dir, pg_bin)
+    done = asyncio.run(run_until_signal(_enrich(options, dry_run)))
     if done is None:
         click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
         raise click.exceptions.Exit(130)
-    click.echo(json.dumps(done) if as_json else _sentence(done))
+    click.echo(json.dumps(done) if as_json else _summary(done))
 
 
-async def _enrich(options: Options, dry_run: bool) -> dict[str, Any]:
+async def _enrich(options: EnrichOptions, dry_run: bool) -> dict[str, Any]:
     deployment = options.deployment
     url = await asyncio.to_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
     async with AsyncExitStack() as stack:
         conn = await stack.enter_async_context(checked_connection(url, deployment))
         if await binding(conn) is None:
-            raise Refused("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
+            raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         run = None if options.restart else await enrichment.resumable(conn)
         if run is None:
-            run = await enrichment.pinned(conn)
+            run = await enrichment.pin_block(conn)
         if dry_run:
             return await _estimate(conn, run, options)
         if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _ONE_AT_A_TIME):
-            raise Refused("another enrich is at work on this database", "Wait until it has ended")
+            raise RefusedError("another enrich is at work on this database", "Wait until it has ended")
         pool = await stack.enter_async_context(open_pool(deployment, options.endpoints, options.rps))
-        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not on_terminal()))
+        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))
         tasks = {kind: bar.add_task(kind, total=None) for kind in options.kinds}
 
         def tell(kind: str, done: int, total: int) -> None:
@@ -106,28 +106,28 @@ async def _enrich(options: Options, dry_run: bool) -> dict[str, Any]:
 
         work = Enrichment(deployment, pool, conn, options.kinds, options.most, tell)
         try:
-            return _told(await work.run(run))
-        except StateUnavailable as error:
+            return _as_json(await work.run(run))
+        except StateUnavailableError as error:
             if run.resumed:  # its block is as old as the run that was interrupted
                 error.remedy += "; or begin anew at today's finalized block with --restart"
             raise
 
 
-async def _estimate(conn: Connection, run: Run, options: Options) -> dict[str, Any]:
-    have = await enrichment.have(conn, run)
-    targets = {name: len(await missing(conn, KINDS[name], have)) for name in options.kinds}
+async def _estimate(conn: Connection, run: EnrichmentRun, options: EnrichOptions) -> dict[str, Any]:
+    have = await enrichment.already_read(conn, run)
+    targets = {name: len(await missing_keys(conn, KINDS[name], have)) for name in options.kinds}
     calls = sum(count * KINDS[name].calls for name, count in targets.items())
     return {"dry_run": True, "block": run.number, "hash": "0x" + run.hash.hex(), "resumed": run.resumed,
             "targets": targets, "calls": calls, "seconds": round(min(calls, options.most) / options.rps)}  # fmt: skip
 
 
-def _told(done: Enriched) -> dict[str, Any]:
+def _as_json(done: EnrichResult) -> dict[str, Any]:
     return {"block": done.run.number, "hash": "0x" + done.run.hash.hex(), "resumed": done.run.resumed,
             "calls": done.calls, "written": dict(done.written), "kept": done.kept, "unanswered": done.unanswered,
             "left": done.left}  # fmt: skip
 
 
-def _sentence(done: dict[str, Any]) -> str:
+def _summary(done: dict[str, Any]) -> str:
     at = f"at block {done['block']:,}{', resumed' if done['resumed'] else ''}"
     if done.get("dry_run"):
         what = ", ".join(f"{count:,} {kind}" for kind, count in done["targets"].items())

@@ -15,11 +15,11 @@ from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
 from indexer.cli.session import checked_connection, open_url
 from indexer.config import Deployment
-from indexer.errors import Refused
+from indexer.errors import RefusedError
 from indexer.runtime import log_setup
 from indexer.store import incidents
 
-MOST = 500
+MAX_LISTED = 500
 
 
 @click.group("incidents", epilog="\b\nExample:\n  reya-indexer incidents list --chain reya")
@@ -29,7 +29,7 @@ def incidents_group() -> None:
 
 @incidents_group.command("list", epilog="\b\nExample:\n  reya-indexer incidents list --all --json")
 @chain_option
-@click.option("--all", "every", is_flag=True, help=f"Closed ones too; the newest {MOST}.")
+@click.option("--all", "every", is_flag=True, help=f"Closed ones too; the newest {MAX_LISTED}.")
 @data_dir_option
 @pg_bin_option
 @json_option
@@ -73,12 +73,12 @@ def close_command(
 
 async def _list(deployment: Deployment, url: str, every: bool) -> list[dict[str, Any]]:
     async with checked_connection(url, deployment) as conn:
-        return await (incidents.newest if every else incidents.open_now)(conn, MOST)
+        return await (incidents.newest if every else incidents.open_now)(conn, MAX_LISTED)
 
 
 async def _close(deployment: Deployment, url: str, number: int, note: str) -> dict[str, Any]:
     async with checked_connection(url, deployment) as conn:
         closed = await incidents.close(conn, number, note)
     if closed is None:
-        raise Refused(f"there is no open incident {number}", "`reya-indexer incidents list` shows them")
+        raise RefusedError(f"there is no open incident {number}", "`reya-indexer incidents list` shows them")
     return closed

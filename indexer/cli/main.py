@@ -9,7 +9,7 @@ import sys
 import click
 
 from indexer import __version__
-from indexer.errors import DatabaseUnreachable, IndexerError
+from indexer.errors import DatabaseUnreachableError, IndexerError
 
 # Loaded when asked for: `decode` and `config` need neither a database driver nor migrations.
 _COMMANDS = {
@@ -93,22 +93,22 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
-        if (told := _of_the_database(error)) is None:
+        if (told := _as_database_error(error)) is None:
             raise
         click.echo(f"error: {told}", err=True)
         sys.exit(told.exit_code)
 
 
-def _of_the_database(error: Exception) -> DatabaseUnreachable | None:
+def _as_database_error(error: Exception) -> DatabaseUnreachableError | None:
     """What the server refused or could not do, where that has a name: no fault of ours that a traceback would show. The
     driver is there only where a command has loaded it."""
     driver = sys.modules.get("asyncpg")
     if driver is None or not isinstance(error, driver.PostgresError):
         return None
-    from indexer.db.database_errors import known
+    from indexer.db.database_errors import describe
 
-    name = known(error)
-    return DatabaseUnreachable(f"{name}: {error}", "`reya-indexer doctor` says what to look at") if name else None
+    name = describe(error)
+    return DatabaseUnreachableError(f"{name}: {error}", "`reya-indexer doctor` says what to look at") if name else None
 
 
 if __name__ == "__main__":

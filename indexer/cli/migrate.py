@@ -11,7 +11,7 @@ import click
 from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
 from indexer.cli.session import open_url
-from indexer.errors import AdoptionRefused
+from indexer.errors import AdoptionRefusedError
 from indexer.runtime import secrets
 from indexer.schema import migrate, revisions
 
@@ -118,4 +118,6 @@ def _adopt(url: str, dry_run: bool, as_json: bool) -> None:
             click.echo(f"{secrets.redact(url)}: can be adopted")
     if blocking:
         remedy = "Nothing was changed. Change the tables, or let this program fill a database of its own"
-        raise AdoptionRefused(f"{secrets.redact(url)}: cannot be adopted: {len(blocking)} differences block", remedy)
+        raise AdoptionRefusedError(
+            f"{secrets.redact(url)}: cannot be adopted: {len(blocking)} differences block", remedy
+        )

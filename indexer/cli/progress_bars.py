@@ -13,38 +13,40 @@ from typing import Any
 import structlog
 
 from indexer.rpc.pool import Traffic
-from indexer.runtime.progress import Progress
-from indexer.runtime.tasks import beside
+from indexer.runtime.progress import DaemonProgress
+from indexer.runtime.tasks import background_task
 
 log = structlog.get_logger()
-EVERY = 10.0  # seconds between lines
-WORTH_SHOWING = 5_000  # blocks behind
+LINE_INTERVAL_S = 10.0  # seconds between lines
+MIN_BLOCKS_SHOWN = 5_000  # blocks behind
 
 
-def on_terminal() -> bool:
+def stderr_is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
 @contextlib.asynccontextmanager
-async def shown(progress: Progress, goal: Callable[[], int]) -> AsyncIterator[None]:
+async def show_progress(progress: DaemonProgress, goal: Callable[[], int]) -> AsyncIterator[None]:
     """Shows how far the work towards block `goal()` is, while the block of code runs."""
-    if on_terminal():
-        work = followed(progress, goal)
+    if stderr_is_terminal():
+        work = follow_bars(progress, goal)
     else:
         work = _lines(progress, goal)
-    async with beside(work):
+    async with background_task(work):
         yield
 
 
 @contextlib.asynccontextmanager
-async def backfill_shown(progress: Progress, traffic: Callable[[], Traffic], last: int) -> AsyncIterator[None]:
+async def show_backfill_progress(
+    progress: DaemonProgress, traffic: Callable[[], Traffic], last: int
+) -> AsyncIterator[None]:
     """Shows both stages of a backfill up to block `last`, while the block of code runs."""
     rates = Rates(progress, traffic, last)
-    if on_terminal():
-        work = backfilled(rates)
+    if stderr_is_terminal():
+        work = backfill_bars(rates)
     else:
         work = _backfill_lines(rates)
-    async with beside(work):
+    async with background_task(work):
         yield
 
 
@@ -53,7 +55,7 @@ class Rates:
 
     OVER = 15.0  # seconds
 
-    def __init__(self, progress: Progress, traffic: Callable[[], Traffic], last: int) -> None:
+    def __init__(self, progress: DaemonProgress, traffic: Callable[[], Traffic], last: int) -> None:
         self.progress, self._traffic, self.last = progress, traffic, last
         self._seen: deque[tuple[float, ...]] = deque()
 
@@ -90,16 +92,16 @@ class Rates:
 async def _backfill_lines(rates: Rates) -> None:
     rates.look()
     while True:
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(LINE_INTERVAL_S)
         log.info("backfill", **rates.look())
 
 
-async def _lines(progress: Progress, goal: Callable[[], int]) -> None:
+async def _lines(progress: DaemonProgress, goal: Callable[[], int]) -> None:
     start, started = progress.projected, time.monotonic()
     while True:
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(LINE_INTERVAL_S)
         behind, done = goal() - progress.projected, progress.projected - start
-        if behind < WORTH_SHOWING:
+        if behind < MIN_BLOCKS_SHOWN:
             continue
         rate = done / (time.monotonic() - started)
         log.info(
@@ -114,7 +116,7 @@ async def _lines(progress: Progress, goal: Callable[[], int]) -> None:
         )
 
 
-async def backfilled(rates: Rates) -> None:
+async def backfill_bars(rates: Rates) -> None:
     # Here, because a program that draws nothing need not load it.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -164,7 +166,7 @@ def _until(seconds: int | None) -> str:
     return "" if seconds is None else f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-async def followed(progress: Progress, goal: Callable[[], int]) -> None:
+async def follow_bars(progress: DaemonProgress, goal: Callable[[], int]) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -20,7 +20,7 @@ from indexer.db.connection import Connection
 from indexer.errors import ConfigError
 from indexer.runtime import log_setup
 from indexer.store import reorg_journal
-from indexer.store.index_state import binding, load
+from indexer.store.index_state import binding, load_index_state
 
 T = TypeVar("T")
 
@@ -59,8 +59,8 @@ def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
     async def question(conn: Connection) -> dict[str, Any]:
         if await binding(conn) is None:
             return {"bound": False}
-        standing = await load(conn, addresses)
-        last = await reorg_journal.newest(conn, 1)
+        standing = await load_index_state(conn, addresses)
+        last = await reorg_journal.latest(conn, 1)
         return {
             "bound": True,
             "epoch": standing.epoch,
@@ -91,7 +91,7 @@ def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
 @json_option
 def list_command(chain: str, limit: int, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
     """List reorgs, the newest first."""
-    reorgs = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.newest(conn, limit))
+    reorgs = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.latest(conn, limit))
     if as_json:
         click.echo(json.dumps({"reorgs": reorgs}))
         return
@@ -111,7 +111,7 @@ def list_command(chain: str, limit: int, data_dir: Path | None, pg_bin: Path | N
 @json_option
 def show(number: int, chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
     """Show one reorg and the rows it orphaned."""
-    found = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.one(conn, number))
+    found = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.get(conn, number))
     if found is None:
         raise ConfigError(f"there is no reorg {number}", "`reya-indexer reorg list` names them")
     if as_json:

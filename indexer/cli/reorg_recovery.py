@@ -15,17 +15,17 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from indexer import config
-from indexer.attest.compare import Verified, ranges, verify
-from indexer.attest.compare import shown as shown_difference
+from indexer.attest.compare import ComparedRange, compare_stored, ranges
+from indexer.attest.compare import as_json as shown_difference
 from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
-from indexer.cli.progress_bars import on_terminal
+from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, errors_as_json, open_pool, open_url, rpc_endpoints
 from indexer.reorg.plan import Plan
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup
 
 DIFFERENCES = 30  # exit code
-MOST_LISTED = 100
+MAX_LISTED = 100
 
 to_block_option = click.option(
     "--to-block", type=click.IntRange(0), metavar="N", help="Last block that is kept. Default: the fork point."
@@ -79,13 +79,13 @@ def plan_command(
     async def work() -> dict[str, Any]:
         async with _recovery(chain, rpc_urls, data_dir, pg_bin) as recovery:
             made = await recovery.plan(to_block)
-            return await _shown(recovery, made)
+            return await _as_json(recovery, made)
 
     answer = _run(as_json, work)
     click.echo(json.dumps(answer)) if as_json else _print_plan(answer, chain, to_block)
 
 
-async def _shown(recovery: Recovery, made: Plan) -> dict[str, Any]:
+async def _as_json(recovery: Recovery, made: Plan) -> dict[str, Any]:
     standing = await recovery.standing()
     tables, exact = await recovery.tables(made)
     before = standing.checkpoint.number if standing.checkpoint else None
@@ -161,7 +161,7 @@ def recover_command(
         async with _recovery(chain, rpc_urls, data_dir, pg_bin) as recovery:
             if dry_run:
                 made = await recovery.check(to_block, confirm)
-                return {"dry_run": True} | await _shown(recovery, made)
+                return {"dry_run": True} | await _as_json(recovery, made)
             made, done = await recovery.recover(to_block, confirm)
             standing = await recovery.standing()
             return {
@@ -236,15 +236,15 @@ async def _verify(recovery: Recovery, first: int | None, last: int | None, heal:
         "from_block": low, "to_block": high, "clamped": last is not None and last > final, "logs": 0, "count": 0,
         "differences": [], "healed": [],
     }  # fmt: skip
-    bad: list[Verified] = []
-    with Bar(console=Console(stderr=True), disable=not on_terminal(), transient=True) as bar:
+    bad: list[ComparedRange] = []
+    with Bar(console=Console(stderr=True), disable=not stderr_is_terminal(), transient=True) as bar:
         task = bar.add_task("compared", total=max(1, high - low + 1))
-        async for part in verify(recovery.conn, recovery.pool, standing, low, high):
+        async for part in compare_stored(recovery.conn, recovery.pool, standing, low, high):
             bar.update(task, completed=part.segment.last - low + 1)
             answer["logs"] += part.logs
             answer["count"] += len(part.differences)
             answer["differences"] += [shown_difference(d) for d in part.differences][
-                : MOST_LISTED - len(answer["differences"])
+                : MAX_LISTED - len(answer["differences"])
             ]
             bad += [part] if part.differences else []
     for part in bad if heal else []:

@@ -13,14 +13,14 @@ from rich.progress import Progress as Bar
 
 from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option
-from indexer.cli.progress_bars import on_terminal
-from indexer.cli.session import checked_connection, ending, open_url
+from indexer.cli.progress_bars import stderr_is_terminal
+from indexer.cli.session import checked_connection, open_url, run_until_signal
 from indexer.config import Deployment
-from indexer.projector.reproject import Reprojected, Reprojection
-from indexer.projector.writer import Done
+from indexer.projector.reproject import Reprojection, ReprojectResult
+from indexer.projector.writer import StepResult
 from indexer.runtime import log_setup
-from indexer.runtime.tuning import BULK, calm_collector, take_turns
-from indexer.store.index_state import binding, load
+from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching
+from indexer.store.index_state import binding, load_index_state
 
 
 @click.command(
@@ -47,35 +47,35 @@ def reproject_command(
     transactions; interrupted, the same command goes on. With --from or --event only those events and what they touch
     are replayed, in one transaction that readers see at once. A running daemon pauses meanwhile.
     """
-    log_setup.configure(log_format, quiet=on_terminal())
-    calm_collector(BULK)
-    take_turns()
+    log_setup.configure(log_format, quiet=stderr_is_terminal())
+    tune_gc(BULK)
+    tune_thread_switching()
     deployment = config.load(chain)
-    done = asyncio.run(ending(_reproject(deployment, first, events, data_dir, pg_bin)))
+    done = asyncio.run(run_until_signal(_reproject(deployment, first, events, data_dir, pg_bin)))
     if done is None:
         click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
         raise click.exceptions.Exit(130)
-    click.echo(json.dumps(done._asdict()) if as_json else _sentence(done))
+    click.echo(json.dumps(done._asdict()) if as_json else _summary(done))
 
 
 async def _reproject(
     deployment: Deployment, first: int | None, events: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None
-) -> Reprojected:
+) -> ReprojectResult:
     url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
     async with AsyncExitStack() as stack:
         conn, side = [await stack.enter_async_context(checked_connection(url, deployment)) for _ in range(2)]
-        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not on_terminal()))
+        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))
         addresses = [c.address for c in deployment.contracts]
-        goal = (await load(conn, addresses)).front if await binding(conn) is not None else 0
+        goal = (await load_index_state(conn, addresses)).front if await binding(conn) is not None else 0
         task = bar.add_task("projected", total=max(goal, 1))
 
-        def tell(done: Done) -> None:
+        def tell(done: StepResult) -> None:
             bar.update(task, completed=done.last)
 
         return await Reprojection(deployment, conn, side, tell).run(first, events)
 
 
-def _sentence(done: Reprojected) -> str:
+def _summary(done: ReprojectResult) -> str:
     how = "all tables" if done.whole else "in one transaction what these events touch"
     return (
         f"projected again, {how}{', resumed' if done.resumed else ''}:"

@@ -13,7 +13,7 @@ import click
 from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
 from indexer.cli.session import open_url
-from indexer.db.connection import A_DAY, connection
+from indexer.db.connection import DAY_S, connection
 from indexer.embedded_pg.server import database_name
 from indexer.errors import IndexerError
 from indexer.runtime import secrets
@@ -51,7 +51,7 @@ def roles_command(
     name = prefix or re.sub(r"\W", "_", database_name(deployment))
     if not _PREFIX.fullmatch(name):
         raise click.BadParameter("lower-case letters, digits and _, at most 56", param_hint="--prefix")
-    roles = store.named(name)
+    roles = store.role_names(name)
     passwords = {
         role: secrets.secret(f"REYA_INDEXER_{duty.upper()}_PASSWORD", blanks=True)
         for duty, role in roles._asdict().items()
@@ -71,7 +71,7 @@ def roles_command(
 
 
 async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_run: bool) -> list[str]:
-    async with connection(url, patience=A_DAY, **_SESSION) as conn:
+    async with connection(url, patience=DAY_S, **_SESSION) as conn:
         try:
             async with conn.transaction():
                 statements = await store.setup(conn, roles, verifiers)

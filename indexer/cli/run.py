@@ -22,21 +22,28 @@ from indexer.cli.options import (
     verbose_option,
     ws_option,
 )
-from indexer.cli.progress_bars import on_terminal, shown
-from indexer.cli.session import end_on_signals, open_pool, open_url, prepare_schema, rpc_endpoints, warn_of_shown
+from indexer.cli.progress_bars import show_progress, stderr_is_terminal
+from indexer.cli.session import (
+    open_pool,
+    open_url,
+    prepare_schema,
+    rpc_endpoints,
+    stop_on_signals,
+    warn_about_visible_secrets,
+)
 from indexer.config import Deployment
 from indexer.db.connection import connect
-from indexer.follow.endpoint_monitor import Keeper
+from indexer.follow.endpoint_monitor import EndpointMonitor
 from indexer.follow.runner import Runner
 from indexer.ops import http
-from indexer.ops.live_status import Live
+from indexer.ops.live_status import LiveStatus
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.runtime import log_setup
-from indexer.runtime.progress import Progress
-from indexer.runtime.tasks import beside
-from indexer.runtime.tuning import FOLLOWING, calm_collector, take_turns
-from indexer.store.provenance import Blame
+from indexer.runtime.progress import DaemonProgress
+from indexer.runtime.tasks import background_task
+from indexer.runtime.tuning import FOLLOWING, tune_gc, tune_thread_switching
+from indexer.store.provenance import EndpointFault
 
 log = structlog.get_logger()
 
@@ -74,8 +81,8 @@ def run_command(
     Without DATABASE_URL it starts its own PostgreSQL. An empty database is migrated and bound to this deployment.
     """
     log_setup.configure(log_format, debug=verbose)
-    calm_collector(FOLLOWING)
-    take_turns()
+    tune_gc(FOLLOWING)
+    tune_thread_switching()
     deployment = config.load(chain)
     if poll_interval is not None:
         deployment = replace(deployment, poll_interval=poll_interval)
@@ -86,7 +93,7 @@ def run_command(
     deployment = replace(deployment, attest=attesting)
     urls = rpc_endpoints(deployment, rpc_urls)
     wakers = deployment.endpoints("WS", ws_urls)
-    warn_of_shown(ws_urls)
+    warn_about_visible_secrets(ws_urls)
     asyncio.run(_run(deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin))
 
 
@@ -94,10 +101,10 @@ async def _run(
     deployment: Deployment, urls: tuple[str, ...], wakers: tuple[str, ...], address: tuple[str, int],
     data_dir: Path | None, pg_bin: Path | None,
 ) -> None:  # fmt: skip
-    progress = Progress()
+    progress = DaemonProgress()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_pool(deployment, urls))
-        live = Live(deployment, progress, pool)
+        live = LiveStatus(deployment, progress, pool)
         if address[1]:
             server = await http.serve(*address, live)
             stack.push_async_callback(server.cleanup)
@@ -107,21 +114,21 @@ async def _run(
         live.url = url
         runner = Runner(deployment, url, pool, progress)
         stack.push_async_callback(runner.close)
-        end_on_signals(runner.stop)
+        stop_on_signals(runner.stop)
         await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
         await runner.open()
         feed = HeadFeed(wakers, deployment.poll_interval, chain_id=deployment.chain_id)
         live.heads = lambda: feed.state
         feed.start()
         stack.push_async_callback(feed.close)
-        keeper = Keeper(pool, feed, partial(connect, url), lambda: runner.engine.anchor)
+        keeper = EndpointMonitor(pool, feed, partial(connect, url), lambda: runner.engine.anchor)
         await keeper.recall()
         stack.push_async_callback(keeper.end)
-        await stack.enter_async_context(beside(runner.watchdog(feed).run()))
-        await stack.enter_async_context(beside(keeper.run()))
+        await stack.enter_async_context(background_task(runner.watchdog(feed).run()))
+        await stack.enter_async_context(background_task(keeper.run()))
         log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)
-        if (on_terminal() and progress.head - progress.projected > 50_000) or not on_terminal():
-            await stack.enter_async_context(shown(progress, lambda: progress.head))
+        if (stderr_is_terminal() and progress.head - progress.projected > 50_000) or not stderr_is_terminal():
+            await stack.enter_async_context(show_progress(progress, lambda: progress.head))
         if deployment.attest.enabled:
             # Endpoints of its own: its cap is no part of the follower's, and its waits hold nobody up.
             own = Pool(
@@ -130,11 +137,11 @@ async def _run(
             )  # fmt: skip
             stack.push_async_callback(own.close)
 
-            def blamed(blame: Blame) -> None:
+            def blamed(blame: EndpointFault) -> None:
                 if blame.endpoint in {reader.name for reader in pool.readers}:
                     pool.set_aside(blame.endpoint, f"{blame.what} in block {blame.block}", "omitting")
 
             auditor = Auditor(deployment, own, progress, partial(connect, url), runner.engine.finality, blamed)
-            await stack.enter_async_context(beside(auditor.run()))
+            await stack.enter_async_context(background_task(auditor.run()))
         await runner.follow(feed)
         log.info("ended", projected=progress.projected)

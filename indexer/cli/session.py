@@ -17,11 +17,11 @@ import structlog
 from indexer.config import Deployment
 from indexer.db.connection import Connection, connection
 from indexer.embedded_pg.server import EmbeddedServer, database_name, default_data_dir
-from indexer.errors import ConfigError, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
+from indexer.errors import ConfigError, ForeignDatabaseError, IndexerError, SchemaNewerError, SchemaOlderError
 from indexer.rpc.pool import Pool
 from indexer.runtime import secrets
 from indexer.runtime.secrets import redact
-from indexer.runtime.tasks import beside
+from indexer.runtime.tasks import background_task
 from indexer.schema import revisions
 from indexer.store.index_state import binding, check_binding
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ...]:
     """The HTTP endpoints; ConfigError names the variable when there are none."""
     urls = deployment.endpoints("RPC", flags)
-    warn_of_shown(flags)
+    warn_about_visible_secrets(flags)
     if not urls:
         raise ConfigError(
             f"no endpoint for {deployment.name}",
@@ -41,7 +41,7 @@ def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ..
     return urls
 
 
-def warn_of_shown(flags: Sequence[str]) -> None:
+def warn_about_visible_secrets(flags: Sequence[str]) -> None:
     """Says that a flag's secret can be read by every user of the machine."""
     for url in (part.strip() for flag in flags for part in flag.split(",")):
         parts = urlsplit(url)
@@ -74,18 +74,18 @@ def errors_as_json(as_json: bool) -> Iterator[None]:
         raise
 
 
-def end_on_signals(stop: asyncio.Event) -> None:
+def stop_on_signals(stop: asyncio.Event) -> None:
     """SIGTERM and SIGINT set `stop`; the running step is finished or rolled back."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
 
-async def ending(work: Coroutine[Any, Any, T]) -> T | None:
+async def run_until_signal(work: Coroutine[Any, Any, T]) -> T | None:
     """The result of the work; None when SIGTERM or SIGINT ended it: its transaction rolls back."""
     stop = asyncio.Event()
-    end_on_signals(stop)
-    async with beside(stop.wait()) as stopped, beside(work) as working:
+    stop_on_signals(stop)
+    async with background_task(stop.wait()) as stopped, background_task(work) as working:
         await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
         return await working if working.done() else None
 
@@ -116,18 +116,18 @@ def prepare_schema(url: str) -> None:
     kind, revision = asyncio.run(_examine(url))
     where = redact(url)
     if kind == "foreign":
-        raise ForeignDatabase(
+        raise ForeignDatabaseError(
             f"{where}: holds tables, but not this program's",
             "Name an empty database, or the right one, in DATABASE_URL; or see `reya-indexer migrate --adopt --check`",
         )
     if kind == "ours" and revision == revisions.head_revision():
         return
     if kind == "ours" and revision not in revisions.known_revisions():
-        raise SchemaNewer(
+        raise SchemaNewerError(
             f"{where}: schema revision {revision} is newer than this release knows", "Run the newer release, or upgrade"
         )
     if kind == "ours" and external_url():
-        raise SchemaOlder(
+        raise SchemaOlderError(
             f"{where}: schema revision {revision}, this release needs {revisions.head_revision()}",
             "Run `reya-indexer migrate` while no indexer runs",
         )
@@ -146,7 +146,7 @@ async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[
     async with connection(url) as conn:
         current = await revisions.classify(conn) == "ours" and await revisions.current_revision(conn)
         if current != revisions.head_revision():
-            raise SchemaOlder("this database is not migrated to this release", "Run `reya-indexer migrate`")
+            raise SchemaOlderError("this database is not migrated to this release", "Run `reya-indexer migrate`")
         bound = await binding(conn)
         if bound is not None:
             check_binding(bound, deployment.name, deployment.chain_id)

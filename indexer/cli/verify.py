@@ -18,29 +18,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from indexer import config
-from indexer.attest.attestor import Attestor, Result
-from indexer.attest.backlog import Work
+from indexer.attest.attestor import Attester, AttestResult
+from indexer.attest.backlog import Backlog
 from indexer.attest.estimate import estimate
 from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
-from indexer.cli.progress_bars import on_terminal
-from indexer.cli.session import checked_connection, ending, errors_as_json, open_pool, open_url, rpc_endpoints
+from indexer.cli.progress_bars import stderr_is_terminal
+from indexer.cli.session import checked_connection, errors_as_json, open_pool, open_url, rpc_endpoints, run_until_signal
 from indexer.config import Deployment
-from indexer.errors import EpochMoved, Impossible, OneEndpoint, Refused, RpcError
+from indexer.errors import EpochChangedError, NoSecondEndpointError, RefusedError, ReplacementUnavailableError, RpcError
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup
 from indexer.store.attestations import Grade, summaries
-from indexer.store.index_state import Standing
+from indexer.store.index_state import IndexState
 
 DIFFER, UNATTESTED = 30, 34  # exit codes
 ASK_FROM = 60.0  # seconds of estimated work from which on it is asked for
-MOST_LISTED = 100
-EVERY = 10.0  # seconds between lines
+MAX_LISTED = 100
+LINE_INTERVAL_S = 10.0  # seconds between lines
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class VerifyOptions:
     deployment: Deployment
     urls: tuple[str, ...]
     data_dir: Path | None
@@ -93,26 +93,26 @@ def verify_command(
     differ and were not healed, 31 not confirmed, 32 no endpoint serves it (or no second one), 34 part of it keeps its
     grade: `reya-indexer status` has the incident.
     """
-    log_setup.configure(log_format, quiet=on_terminal())
+    log_setup.configure(log_format, quiet=stderr_is_terminal())
     deployment = config.load(chain)
     urls, rps = rpc_endpoints(deployment, rpc_urls), attest_rps or deployment.attest.rps
-    options = Options(deployment, urls, data_dir, pg_bin, first, last, grade, heal, again, rps)
+    options = VerifyOptions(deployment, urls, data_dir, pg_bin, first, last, grade, heal, again, rps)
     with errors_as_json(as_json):
         if dry_run or not yes:
-            planned = _or_interrupted(asyncio.run(ending(_planned(options))))
+            planned = _finish_or_interrupted(asyncio.run(run_until_signal(_estimate(options))))
             if dry_run:
-                click.echo(json.dumps(planned) if as_json else _plan_sentence(planned))
+                click.echo(json.dumps(planned) if as_json else _plan_summary(planned))
                 return
             _ask(planned)
-        done = _or_interrupted(asyncio.run(ending(_verify(options))))
-    click.echo(json.dumps(done) if as_json else _sentence(done))
+        done = _finish_or_interrupted(asyncio.run(run_until_signal(_verify(options))))
+    click.echo(json.dumps(done) if as_json else _summary(done))
     if done["count"] and not done["healed"]:
         raise click.exceptions.Exit(DIFFER)
     if done["left"]:
         raise click.exceptions.Exit(UNATTESTED)
 
 
-def _or_interrupted(answer: dict[str, Any] | None) -> dict[str, Any]:
+def _finish_or_interrupted(answer: dict[str, Any] | None) -> dict[str, Any]:
     if answer is None:
         click.echo("interrupted: what was attested stays; the same command goes on from there", err=True)
         raise click.exceptions.Exit(130)
@@ -122,25 +122,25 @@ def _or_interrupted(answer: dict[str, Any] | None) -> dict[str, Any]:
 def _ask(planned: dict[str, Any]) -> None:
     if planned["seconds"] <= ASK_FROM:
         return
-    click.echo(_plan_sentence(planned), err=True)
+    click.echo(_plan_summary(planned), err=True)
     if not sys.stdin.isatty():
-        raise Refused("this takes more than a minute", "Give --yes to confirm it, or a smaller range")
+        raise RefusedError("this takes more than a minute", "Give --yes to confirm it, or a smaller range")
     if not click.confirm("Go on?", err=True):
-        raise Refused("not confirmed", "Nothing was done")
+        raise RefusedError("not confirmed", "Nothing was done")
 
 
-class _Verification:
+class VerifyRun:
     """One run: what is asked for, within what is stored and final."""
 
-    def __init__(self, options: Options, recovery: Recovery) -> None:
+    def __init__(self, options: VerifyOptions, recovery: Recovery) -> None:
         self.options, self.recovery = options, recovery
-        attestor = Attestor(
-            options.deployment, recovery.pool, recovery.conn, _at_once, heal=options.heal, finality=recovery.finality
+        attestor = Attester(
+            options.deployment, recovery.pool, recovery.conn, _no_wait, heal=options.heal, finality=recovery.finality
         )
-        self.work = Work(attestor, options.grade, again=options.again)
+        self.work = Backlog(attestor, options.grade, again=options.again)
         self.first = self.last = self.final = 0
 
-    async def open(self) -> Standing:
+    async def open(self) -> IndexState:
         """Raises Refused when nothing is stored, RpcError when no endpoint answers."""
         standing = await self.recovery.standing()
         assert standing.tip is not None
@@ -157,21 +157,21 @@ class _Verification:
         return standing
 
 
-async def _at_once() -> None:
+async def _no_wait() -> None:
     """Nobody comes first."""
 
 
 @asynccontextmanager
-async def _opened(options: Options, rps: float | None) -> AsyncIterator[_Verification]:
+async def _open_run(options: VerifyOptions, rps: float | None) -> AsyncIterator[VerifyRun]:
     async with open_pool(options.deployment, options.urls, rps) as pool:
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
         async with checked_connection(url, options.deployment) as conn:
-            yield _Verification(options, Recovery(options.deployment, pool, conn))
+            yield VerifyRun(options, Recovery(options.deployment, pool, conn))
 
 
-async def _planned(options: Options) -> dict[str, Any]:
+async def _estimate(options: VerifyOptions) -> dict[str, Any]:
     # A handful of samples: no cap, whose waits would be measured instead of the endpoint.
-    async with _opened(options, None) as verification:
+    async with _open_run(options, None) as verification:
         standing = await verification.open()
         todo = list(verification.work.left(standing, verification.first, verification.last))
         told = {"from_block": verification.first, "to_block": verification.last}
@@ -182,16 +182,16 @@ async def _planned(options: Options) -> dict[str, Any]:
             raise _unserved(error) from error
 
 
-async def _verify(options: Options) -> dict[str, Any]:
-    async with _opened(options, options.rps) as verification:
+async def _verify(options: VerifyOptions) -> dict[str, Any]:
+    async with _open_run(options, options.rps) as verification:
         standing = await verification.open()
-        total = Result(verification.first, verification.last)
+        total = AttestResult(verification.first, verification.last)
         blocks = sum(s.last - s.first + 1 for s in verification.work.left(standing, total.first, total.last))
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
             TimeRemainingColumn(), TextColumn("{task.fields[logs]:,} logs, {task.fields[requests]:,} requests"),
         )  # fmt: skip
-        with Bar(*columns, console=Console(stderr=True), disable=not on_terminal()) as bar:
+        with Bar(*columns, console=Console(stderr=True), disable=not stderr_is_terminal()) as bar:
             task = bar.add_task(options.grade, total=max(1, blocks), logs=0, requests=0)
 
             def tell() -> None:
@@ -199,23 +199,25 @@ async def _verify(options: Options) -> dict[str, Any]:
                 requests = verification.recovery.pool.requests
                 bar.update(task, completed=min(done, blocks), logs=total.logs, requests=requests)
 
-            await _work_off(verification, standing, total, tell)
+            await _drain_backlog(verification, standing, total, tell)
         return await _report(verification, total)
 
 
-async def _work_off(verification: _Verification, standing: Standing, total: Result, tell: Callable[[], None]) -> None:
+async def _drain_backlog(
+    verification: VerifyRun, standing: IndexState, total: AttestResult, tell: Callable[[], None]
+) -> None:
     work, said = verification.work, asyncio.get_running_loop().time()
     while (segment := next(work.left(standing, total.first, total.last), None)) is not None:
         tell()
-        if asyncio.get_running_loop().time() - said > EVERY:
+        if asyncio.get_running_loop().time() - said > LINE_INTERVAL_S:
             said = asyncio.get_running_loop().time()
             log.info("verify", grade=work.grade, at=segment.first, last=total.last, logs=total.logs)
         try:
             total.add(await work.step(standing, segment))
-        except EpochMoved:
+        except EpochChangedError:
             pass  # a reorg or a heal came in between: what is left is looked at again
-        except OneEndpoint:
-            raise Impossible(
+        except NoSecondEndpointError:
+            raise ReplacementUnavailableError(
                 f"no second endpoint for blocks from {segment.first}: all that answer served them",
                 "Give another endpoint with --rpc-url, or --grade proven",
             ) from None
@@ -226,14 +228,14 @@ async def _work_off(verification: _Verification, standing: Standing, total: Resu
     tell()
 
 
-def _unserved(error: RpcError) -> Impossible:
-    return Impossible(
+def _unserved(error: RpcError) -> ReplacementUnavailableError:
+    return ReplacementUnavailableError(
         f"no endpoint serves it: {error.message}",
         "What came before is stored; the same command goes on. Give another endpoint with --rpc-url",
     )
 
 
-async def _report(verification: _Verification, total: Result) -> dict[str, Any]:
+async def _report(verification: VerifyRun, total: AttestResult) -> dict[str, Any]:
     options, conn = verification.options, verification.recovery.conn
     standing = await verification.recovery.standing()
     addresses = [c.address for c in options.deployment.contracts]
@@ -246,16 +248,16 @@ async def _report(verification: _Verification, total: Result) -> dict[str, Any]:
         "blocks": sum(s.last - s.first + 1 for s in total.attested),
         "logs": total.logs,
         "count": len(total.differences),
-        "differences": [d._asdict() for d in total.differences[:MOST_LISTED]],
+        "differences": [d._asdict() for d in total.differences[:MAX_LISTED]],
         "healed": [list(span) for span in total.healed],
-        "blamed": [b._asdict() for b in total.blamed[:MOST_LISTED]],
-        "left": [c._asdict() for c in total.left[:MOST_LISTED]],
+        "blamed": [b._asdict() for b in total.blamed[:MAX_LISTED]],
+        "left": [c._asdict() for c in total.left[:MAX_LISTED]],
         "requests": verification.recovery.pool.requests,
         "attested": {grade: shown._asdict() for grade, shown in grades.items()},
     }
 
 
-def _plan_sentence(planned: dict[str, Any]) -> str:
+def _plan_summary(planned: dict[str, Any]) -> str:
     receipts = f", receipts of about {planned['receipts']:,}" if planned["grade"] == "proven" else ""
     return (
         f"{planned['grade']}: {planned['blocks']:,} of blocks {planned['from_block']} to {planned['to_block']} are left"
@@ -264,7 +266,7 @@ def _plan_sentence(planned: dict[str, Any]) -> str:
     )
 
 
-def _sentence(done: dict[str, Any]) -> str:
+def _summary(done: dict[str, Any]) -> str:
     lines = [
         f"block {one['block']}: {one['what']}" + ("" if one["log_index"] is None else f", log {one['log_index']}")
         for one in done["differences"]

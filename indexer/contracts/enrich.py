@@ -16,15 +16,15 @@ from indexer.config import Deployment
 from indexer.contracts import views
 from indexer.contracts.views import Caller
 from indexer.db.connection import Connection
-from indexer.errors import Unanswered, Unkept, printable
+from indexer.errors import UnstorableAnswerError, ViewUnansweredError, printable
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.runtime.exact_json import to_json
-from indexer.runtime.tasks import together
+from indexer.runtime.tasks import run_all
 from indexer.store import enrichment
-from indexer.store.enrichment import Run
+from indexer.store.enrichment import EnrichmentRun
 
-BATCH = 25  # targets asked for and written together
+BATCH_KEYS = 25  # targets asked for and written together
 Values = dict[str, Any]
 Ask = Callable[[Caller, Mapping[str, Any]], Awaitable[Values]]
 
@@ -83,7 +83,7 @@ async def _position(caller: Caller, key: Mapping[str, Any]) -> Values:
     return {name: str(value) for name, value in zip(_POSITION_VALUES, said, strict=True)}
 
 
-class Kind(NamedTuple):
+class EnrichKind(NamedTuple):
     """`table`: the public table, or our own word. `query`: the keys to ask for. `calls` for each."""
 
     table: str
@@ -93,35 +93,37 @@ class Kind(NamedTuple):
 
 
 # In order: the tiers are those of the owners.
-KINDS: dict[str, Kind] = {
-    "markets": Kind("market_configuration", "SELECT market_id FROM public.market_storage_finalized", _market),
-    "fees": Kind("global_fee_parameters", "SELECT 1 AS id WHERE EXISTS (SELECT FROM public.market_storage)", _fees),
-    "owners": Kind(
+KINDS: dict[str, EnrichKind] = {
+    "markets": EnrichKind("market_configuration", "SELECT market_id FROM public.market_storage_finalized", _market),
+    "fees": EnrichKind(
+        "global_fee_parameters", "SELECT 1 AS id WHERE EXISTS (SELECT FROM public.market_storage)", _fees
+    ),
+    "owners": EnrichKind(
         "account_owner_configuration",
         "SELECT DISTINCT new_owner AS owner_address FROM public.account_owner_updated_snapshot_finalized"
         " WHERE new_owner IS NOT NULL",
         _owner,
     ),
-    "tiers": Kind(
+    "tiers": EnrichKind(
         "fee_tier_parameters",
         "SELECT DISTINCT tier_id FROM public.account_owner_configuration WHERE tier_id IS NOT NULL",
         _tier,
     ),
-    "pools": Kind("pool", "SELECT pool_id FROM public.pool_created_finalized", _pool, 2),
-    "tokens": Kind(
+    "pools": EnrichKind("pool", "SELECT pool_id FROM public.pool_created_finalized", _pool, 2),
+    "tokens": EnrichKind(
         "token",
         'SELECT address FROM public."Asset_finalized" UNION SELECT DISTINCT token FROM public.token_transfer_finalized',
         _token,
         3,
     ),
     # Positions whose last event was a bare match order: nothing states them.
-    "positions": Kind(
+    "positions": EnrichKind(
         "position", "SELECT market_id, account_id FROM public.positions_finalized WHERE realized_pnl IS NULL", _position
     ),
 }
 
 
-async def missing(conn: Connection, kind: Kind, have: set[tuple[str, str]]) -> list[Values]:
+async def missing_keys(conn: Connection, kind: EnrichKind, have: set[tuple[str, str]]) -> list[Values]:
     """The keys of a kind that were not read yet."""
     rows = await conn.fetch(f"SELECT to_jsonb(k)::text AS text, k.* FROM ({kind.query}) k ORDER BY 1")
     return [
@@ -132,10 +134,10 @@ async def missing(conn: Connection, kind: Kind, have: set[tuple[str, str]]) -> l
 
 
 @dataclass(slots=True)
-class Enriched:
+class EnrichResult:
     """`kept`: rows that an application wrote or changed and that were left alone. `left`: targets not asked for yet."""
 
-    run: Run
+    run: EnrichmentRun
     calls: int = 0
     written: Counter[str] = field(default_factory=Counter)
     kept: list[str] = field(default_factory=list)
@@ -154,41 +156,41 @@ class Enrichment:
         self.kinds = [(name, kind) for name, kind in KINDS.items() if name in kinds]
         self._contracts = {c.name: c.address for c in deployment.contracts}
 
-    async def run(self, run: Run) -> Enriched:
+    async def run(self, run: EnrichmentRun) -> EnrichResult:
         """Asks for everything that was not read at the run's block yet, as far as the budget goes. Each batch is
         committed with its answers: interrupted, the next run goes on. Raises StateUnavailable, RpcError, Refused."""
         if not run.resumed:
             await enrichment.begin(self.conn, run)
-        done, have = Enriched(run), await enrichment.have(self.conn, run)
+        done, have = EnrichResult(run), await enrichment.already_read(self.conn, run)
         for name, kind in self.kinds:
-            todo = await missing(self.conn, kind, have)
-            for at in range(0, len(todo), BATCH):
-                part = todo[at : at + min(BATCH, max(0, self.most - done.calls) // kind.calls)]
+            todo = await missing_keys(self.conn, kind, have)
+            for at in range(0, len(todo), BATCH_KEYS):
+                part = todo[at : at + min(BATCH_KEYS, max(0, self.most - done.calls) // kind.calls)]
                 if not part:
                     done.left += len(todo) - at
                     break
                 await self._batch(kind, part, done)
                 self._tell(name, at + len(part), len(todo))
-                if len(part) < min(BATCH, len(todo) - at):
+                if len(part) < min(BATCH_KEYS, len(todo) - at):
                     done.left += len(todo) - at - len(part)
                     break
         if not done.left:
             await enrichment.finish(self.conn)
         return done
 
-    async def _batch(self, kind: Kind, keys: Sequence[Values], done: Enriched) -> None:
-        async def ask(reader: Reader) -> list[tuple[Values, Values | Unanswered]]:
+    async def _batch(self, kind: EnrichKind, keys: Sequence[Values], done: EnrichResult) -> None:
+        async def ask(reader: Reader) -> list[tuple[Values, Values | ViewUnansweredError]]:
             caller = Caller(reader, self._contracts, done.run.number, done.run.hash)
-            answers: list[tuple[Values, Values | Unanswered]] = []
+            answers: list[tuple[Values, Values | ViewUnansweredError]] = []
 
             async def one(key: Values) -> None:
                 try:
                     answers.append((key, await kind.ask(caller, key)))
-                except Unanswered as error:
+                except ViewUnansweredError as error:
                     answers.append((key, error))
 
             try:
-                await together(*(one(key) for key in keys))
+                await run_all(*(one(key) for key in keys))
             finally:  # asked in vain they were asked
                 done.calls += caller.calls
             return answers
@@ -196,11 +198,11 @@ class Enrichment:
         for key, answer in await self.pool.run(ask):
             subject = f"{kind.table} {to_json(key)}"
             try:
-                if isinstance(answer, Unanswered):
+                if isinstance(answer, ViewUnansweredError):
                     raise answer
-                if await enrichment.put(self.conn, kind.table, key, answer, done.run):
+                if await enrichment.save(self.conn, kind.table, key, answer, done.run):
                     done.written[kind.table] += 1
                 else:
                     done.kept.append(subject)
-            except (Unanswered, Unkept) as error:
+            except (ViewUnansweredError, UnstorableAnswerError) as error:
                 done.unanswered.append(f"{subject}: {error.message}")

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 from eth_abi.exceptions import DecodingError, EncodingError
 from web3 import Web3
 
-from indexer.errors import IndexerError, RpcError, RpcRefused, StateUnavailable, Transient, Unanswered
+from indexer.errors import (
+    IndexerError,
+    RpcCallError,
+    RpcError,
+    StateUnavailableError,
+    TransientRpcError,
+    ViewUnansweredError,
+)
 from indexer.rpc.reader import Reader
 
 _CODEC = Web3().codec
@@ -22,10 +29,10 @@ _WORD = 32
 # What a contract's code comes to, in the words of geth and its kin; some revert without saying so.
 _REVERTED = re.compile(r"revert|invalid opcode|out of gas|stack (?:under|over)flow|invalid jump", re.IGNORECASE)
 _STATELESS = re.compile(r"header|block|trie|state|pruned|history", re.IGNORECASE)
-CONCURRENT = 8  # calls under way; how many a second is the pool's to limit
+MAX_CONCURRENT = 8  # calls under way; how many a second is the pool's to limit
 
 
-class View(NamedTuple):
+class ContractView(NamedTuple):
     """`outputs`: static types, flattened, as far as they are wanted: later contracts append fields to their structs.
     `least`: how many of them every generation answers."""
 
@@ -37,27 +44,27 @@ class View(NamedTuple):
 
 
 # netDeposits, marginBalance, realBalance
-COLLATERAL = View("core", "getCollateralInfo", ("uint128", "address"), ("int256",) * 3)
-OWNER = View("core", "getAccountOwner", ("uint128",), ("address",))
+COLLATERAL = ContractView("core", "getCollateralInfo", ("uint128", "address"), ("int256",) * 3)
+OWNER = ContractView("core", "getAccountOwner", ("uint128",), ("address",))
 # base, realizedPnL, last price and its time, fundingValue, baseMultiplier, adlUnwindPrice; brought up to date
-POSITION = View(
+POSITION = ContractView(
     "passive_perp", "getUpdatedPositionInfo", ("uint128", "uint128"),
     ("int256", "int256", "uint256", "uint256", "int256", "uint256", "uint256"),
 )  # fmt: skip
-MARKET_CONFIGURATION = View(
+MARKET_CONFIGURATION = ContractView(
     "passive_perp", "getMarketConfiguration", ("uint128",),
     (*("uint256",) * 3, "bytes32", *("uint256",) * 14),
 )  # fmt: skip
-OWNER_FEES = View(
+OWNER_FEES = ContractView(
     "passive_perp", "getAccountOwnerFeeConfiguration", ("address",), ("uint256", "bool", "bool", "bool")
 )  # fmt: skip
 # ogDiscount, refereeDiscount, referrerRebate, affiliateReferrerRebate, vltzDiscount, spreadDiscount; poolRebate later
-GLOBAL_FEES = View("passive_perp", "getGlobalFeeParameters", (), ("uint256",) * 7, 6)
-TIER_FEES = View("passive_perp", "getFeeTierParameters", ("uint256",), ("uint256",) * 2)
-SHARE_PRICE = View("passive_pool", "getSharePrice", ("uint128",), ("uint256",))
-POOL_BALANCE = View("passive_pool", "getPoolMarginBalance", ("uint128",), ("uint256",))
-TOKEN_NAME, TOKEN_SYMBOL = (View("", name, (), ("string",)) for name in ("name", "symbol"))
-TOKEN_DECIMALS = View("", "decimals", (), ("uint8",))
+GLOBAL_FEES = ContractView("passive_perp", "getGlobalFeeParameters", (), ("uint256",) * 7, 6)
+TIER_FEES = ContractView("passive_perp", "getFeeTierParameters", ("uint256",), ("uint256",) * 2)
+SHARE_PRICE = ContractView("passive_pool", "getSharePrice", ("uint128",), ("uint256",))
+POOL_BALANCE = ContractView("passive_pool", "getPoolMarginBalance", ("uint128",), ("uint256",))
+TOKEN_NAME, TOKEN_SYMBOL = (ContractView("", name, (), ("string",)) for name in ("name", "symbol"))
+TOKEN_DECIMALS = ContractView("", "decimals", (), ("uint8",))
 
 
 class Caller:
@@ -68,47 +75,47 @@ class Caller:
         self.reader, self.contracts, self.number = reader, contracts, number
         self._block = {"blockHash": "0x" + block_hash.hex(), "requireCanonical": True}
         self.calls = 0
-        self._slots = asyncio.Semaphore(CONCURRENT)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
-    async def call(self, view: View, *arguments: Any, address: str = "") -> tuple[Any, ...]:
+    async def call(self, view: ContractView, *arguments: Any, address: str = "") -> tuple[Any, ...]:
         """The decoded outputs, addresses lower-case. `address`: of a contract that the view does not name.
 
         Raises Unanswered; StateUnavailable when the endpoint does not keep the state of this block; other RpcErrors.
         """
         to = address or self.contracts.get(view.contract, "")
         if not to:
-            raise Unanswered(f"the deployment has no contract named {view.contract}")
-        data = encoded(view, arguments)
+            raise ViewUnansweredError(f"the deployment has no contract named {view.contract}")
+        data = encode_call(view, arguments)
         async with self._slots:
             self.calls += 1
             try:
                 answer = await self.reader.endpoint.call("eth_call", [{"to": to, "data": data}, self._block])
-            except (RpcRefused, Transient) as error:
+            except (RpcCallError, TransientRpcError) as error:
                 raise self._told(view, error) from error
-        return decoded(view, answer)
+        return decode_answer(view, answer)
 
-    def _told(self, view: View, error: RpcError) -> IndexerError:
+    def _told(self, view: ContractView, error: RpcError) -> IndexerError:
         if _REVERTED.search(error.message):
-            return Unanswered(f"{view.function}: {error.message}")
-        if isinstance(error, Transient) and not _STATELESS.search(error.message):
+            return ViewUnansweredError(f"{view.function}: {error.message}")
+        if isinstance(error, TransientRpcError) and not _STATELESS.search(error.message):
             return error
-        return StateUnavailable(
+        return StateUnavailableError(
             f"does not serve the state of block {self.number}: {error.message}",
             self.reader.name,
             "Name an archive node in --rpc-url, or let `run` come nearer to the head: newer states are kept",
         )
 
 
-def encoded(view: View, arguments: Sequence[Any]) -> str:
+def encode_call(view: ContractView, arguments: Sequence[Any]) -> str:
     """Calldata, 0x hex. Raises Unanswered for what is no such argument: keys may be an application's."""
     selector = Web3.keccak(text=f"{view.function}({','.join(view.inputs)})")[:4]
     try:
         return "0x" + (selector + _CODEC.encode(view.inputs, arguments)).hex()
     except EncodingError as error:
-        raise Unanswered(f"{view.function}: cannot be asked: {error}") from error
+        raise ViewUnansweredError(f"{view.function}: cannot be asked: {error}") from error
 
 
-def decoded(view: View, answer: Any) -> tuple[Any, ...]:
+def decode_answer(view: ContractView, answer: Any) -> tuple[Any, ...]:
     """Outputs; of an older generation's struct fewer. Raises Unanswered for what is no such answer."""
     try:
         data = bytes.fromhex(answer.removeprefix("0x"))
@@ -117,5 +124,5 @@ def decoded(view: View, answer: Any) -> tuple[Any, ...]:
             types = types[: max(view.least or len(types), min(len(types), len(data) // _WORD))]
         values = _CODEC.decode(types, data)
     except (AttributeError, TypeError, ValueError, OverflowError, DecodingError) as error:
-        raise Unanswered(f"{view.function}: no such answer: {answer!r:.80}") from error
+        raise ViewUnansweredError(f"{view.function}: no such answer: {answer!r:.80}") from error
     return tuple(v.lower() if t == "address" else v for t, v in zip(types, values, strict=True))

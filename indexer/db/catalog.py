@@ -13,25 +13,25 @@ import orjson
 
 SCHEMA = "indexer"  # ours
 
-_FACTS: dict[str, Any] = orjson.loads(Path(__file__).with_name("catalog.json").read_bytes())
-_KINDS: dict[str, str] = _FACTS["kinds"]
+_CATALOG: dict[str, Any] = orjson.loads(Path(__file__).with_name("catalog.json").read_bytes())
+_KINDS: dict[str, str] = _CATALOG["kinds"]
 
 # Table -> column -> numeric, bigint, integer, smallint, text, bool, timestamp or json (lists), and " not null" where
 # it is. Every table that a projection may write.
-COLUMNS: dict[str, dict[str, str]] = _FACTS["columns"]
+COLUMNS: dict[str, dict[str, str]] = _CATALOG["columns"]
 # Table -> primary key columns, in the order of the projections' keys.
-KEYS: dict[str, tuple[str, ...]] = {name: tuple(columns) for name, columns in _FACTS["keys"].items()}
+KEYS: dict[str, tuple[str, ...]] = {name: tuple(columns) for name, columns in _CATALOG["keys"].items()}
 # Table -> names of its indexes beside the primary key.
-INDEXES: dict[str, list[str]] = _FACTS["indexes"]
+INDEXES: dict[str, list[str]] = _CATALOG["indexes"]
 
 # Table that `enrich` writes -> its columns, and the columns of its primary key.
-ENRICHED_COLUMNS: dict[str, list[str]] = _FACTS["enriched"]
-ENRICHED_KEYS: dict[str, list[str]] = _FACTS["enriched_keys"]
+ENRICHED_COLUMNS: dict[str, list[str]] = _CATALOG["enriched"]
+ENRICHED_KEYS: dict[str, list[str]] = _CATALOG["enriched_keys"]
 # Every table of the schema `public`.
 PUBLIC_TABLES = tuple(name for name in _KINDS if not name.startswith(f"{SCHEMA}."))
 
 
-def kind(name: str) -> str:
+def table_kind(name: str) -> str:
     """ "append", "state", "application" or "reserved". KeyError for any other table."""
     return _KINDS[name]
 

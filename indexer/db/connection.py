@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
 
-from indexer.errors import DatabaseUnreachable, WriteIntercepted, printable
+from indexer.errors import DatabaseUnreachableError, WriteInterceptedError, printable
 from indexer.runtime.secrets import redact
 
 Connection = asyncpg.Connection
@@ -29,12 +29,12 @@ SETTINGS = {
     "row_security": "off",  # rows that a policy hides are an error, never fewer rows
     "statement_timeout": "60s",
 }
-PATIENCE = (
+STATEMENT_TIMEOUT_S = (
     75.0  # seconds for a statement, a little more than the server gives it: a server that was stopped ends nothing
 )
-CONNECTING = 20.0  # seconds
-A_DAY = 86_400.0
-PIECE = 1 << 20  # bytes of a COPY sent at once
+CONNECT_TIMEOUT_S = 20.0  # seconds
+DAY_S = 86_400.0
+COPY_BYTES = 1 << 20  # bytes of a COPY sent at once
 
 
 def _number(text: str) -> int | Decimal:
@@ -44,25 +44,27 @@ def _number(text: str) -> int | Decimal:
         return Decimal(text)
 
 
-def _intercepted(error: asyncpg.InsufficientPrivilegeError) -> WriteIntercepted | None:
+def _intercepted(error: asyncpg.InsufficientPrivilegeError) -> WriteInterceptedError | None:
     """The error for row level security that applies to our role; None for any other right that is lacking. Told by the
     function of the server that refused: its message may be in another language."""
     if error.server_source_function != "check_enable_rls":
         return None
     named = re.search(r'"([^"]+)"', str(error))
     table = named[1] if named else "(not named)"
-    return WriteIntercepted(
+    return WriteInterceptedError(
         f"row level security of table {table} applies to this role, and would hide rows from it",
         f'ALTER TABLE "{table}" DISABLE ROW LEVEL SECURITY, or ALTER ROLE ... BYPASSRLS for the role of DATABASE_URL;'
         " `reya-indexer doctor` lists all such tables",
     )
 
 
-def _watched(method: Callable[..., Any]) -> Any:
+def _monitored(method: Callable[..., Any]) -> Any:
     """A method of asyncpg's connection whose first argument says what it does."""
 
     @functools.wraps(method)
-    async def call(self: Watched, what: str, *args: Any, timeout: float | None = None, **options: Any) -> Any:
+    async def call(
+        self: MonitoredConnection, what: str, *args: Any, timeout: float | None = None, **options: Any
+    ) -> Any:
         self.doing = what, time.monotonic()
         try:
             return await method(self, what, *args, timeout=timeout or self.patience, **options)
@@ -76,26 +78,26 @@ def _watched(method: Callable[..., Any]) -> Any:
     return call
 
 
-class Watched(asyncpg.Connection):
+class MonitoredConnection(asyncpg.Connection):
     """A connection that can be asked what it waits for: `doing` is the statement under way and since when (monotonic
     seconds). Each is given up after `patience` seconds, with a TimeoutError."""
 
     doing: tuple[str, float] | None = None
     done_at = 0.0
-    patience = PATIENCE
+    patience = STATEMENT_TIMEOUT_S
 
-    execute = _watched(asyncpg.Connection.execute)
-    executemany = _watched(asyncpg.Connection.executemany)
-    fetch = _watched(asyncpg.Connection.fetch)
-    fetchrow = _watched(asyncpg.Connection.fetchrow)
-    fetchval = _watched(asyncpg.Connection.fetchval)
-    copy_to_table = _watched(asyncpg.Connection.copy_to_table)
+    execute = _monitored(asyncpg.Connection.execute)
+    executemany = _monitored(asyncpg.Connection.executemany)
+    fetch = _monitored(asyncpg.Connection.fetch)
+    fetchrow = _monitored(asyncpg.Connection.fetchrow)
+    fetchval = _monitored(asyncpg.Connection.fetchval)
+    copy_to_table = _monitored(asyncpg.Connection.copy_to_table)
 
 
 @contextlib.contextmanager
 def patient(conn: Connection, seconds: float) -> Iterator[None]:
     """Statements of the body may take as long: the server was told so too."""
-    if not isinstance(conn, Watched):  # one that somebody else opened has no limit of ours
+    if not isinstance(conn, MonitoredConnection):  # one that somebody else opened has no limit of ours
         yield
         return
     before, conn.patience = conn.patience, seconds
@@ -105,18 +107,18 @@ def patient(conn: Connection, seconds: float) -> Iterator[None]:
         conn.patience = before
 
 
-async def connect(url: str, *, patience: float = PATIENCE, **settings: str) -> Watched:
+async def connect(url: str, *, patience: float = STATEMENT_TIMEOUT_S, **settings: str) -> MonitoredConnection:
     """A connection whose numeric values are int (Decimal only when they have a fraction). `patience`: seconds until a
     statement is given up.
 
     Raises DatabaseUnreachable with the redacted URL.
     """
     remedy = "Check DATABASE_URL (postgresql://user:password@host:port/database), the server and your rights there"
-    conn: Watched | None = None
+    conn: MonitoredConnection | None = None
     try:
-        async with asyncio.timeout(CONNECTING):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
             conn = await asyncpg.connect(
-                url, timeout=CONNECTING, command_timeout=patience, connection_class=Watched,
+                url, timeout=CONNECT_TIMEOUT_S, command_timeout=patience, connection_class=MonitoredConnection,
                 server_settings=SETTINGS | settings,
             )  # fmt: skip
             conn.patience = patience
@@ -125,7 +127,7 @@ async def connect(url: str, *, patience: float = PATIENCE, **settings: str) -> W
         if conn is not None:
             conn.terminate()
         cause = printable(_cause(url, error))
-        raise DatabaseUnreachable(f"{redact(url)}: {cause}", remedy) from error
+        raise DatabaseUnreachableError(f"{redact(url)}: {cause}", remedy) from error
     return conn
 
 
@@ -157,7 +159,7 @@ async def close(conn: Connection | None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connection(url: str, *, patience: float = PATIENCE, **settings: str) -> AsyncIterator[Connection]:
+async def connection(url: str, *, patience: float = STATEMENT_TIMEOUT_S, **settings: str) -> AsyncIterator[Connection]:
     """A connection for one block of code."""
     conn = await connect(url, patience=patience, **settings)
     try:
@@ -174,8 +176,8 @@ async def copy(
 
     async def pieces() -> AsyncIterator[bytes]:
         # A file would be read in a thread, piece by piece: beside a thread that computes, each turn waits for it.
-        for at in range(0, len(rows), PIECE):
-            yield rows[at : at + PIECE]
+        for at in range(0, len(rows), COPY_BYTES):
+            yield rows[at : at + COPY_BYTES]
 
     done = await conn.copy_to_table(table, source=pieces(), columns=list(columns), schema_name=schema, format=written)
     return int(done.rsplit(" ", 1)[1])

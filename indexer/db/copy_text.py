@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def as_rows(kinds: Mapping[str, str]) -> str:
+def rowset_sql(kinds: Mapping[str, str]) -> str:
     """What stands for these columns' rows in a FROM clause, as r, when the parameter $1 is their COPY text.
 
     COPY itself cannot replace rows. By way of a temporary table it would be four statements, no faster and a right more

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from indexer.errors import DatabaseUnreachable
+from indexer.errors import DatabaseUnreachableError
 
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     OSError,
@@ -20,7 +20,7 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.TooManyConnectionsError,
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
-DATABASE_TROUBLE: tuple[type[Exception], ...] = (DatabaseUnreachable, asyncpg.PostgresError, *CONNECTION_ERRORS)
+DATABASE_ERRORS: tuple[type[Exception], ...] = (DatabaseUnreachableError, asyncpg.PostgresError, *CONNECTION_ERRORS)
 
 _NAMES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((asyncpg.CannotConnectNowError,), "starting, stopping or recovering"),
@@ -48,22 +48,22 @@ _PASSES = (
 )  # fmt: skip
 
 
-def cause(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """What kept a connection from being made; the error itself where there was one."""
-    return error.__cause__ if isinstance(error, DatabaseUnreachable) and error.__cause__ else error
+    return error.__cause__ if isinstance(error, DatabaseUnreachableError) and error.__cause__ else error
 
 
-def known(error: BaseException) -> str | None:
+def describe(error: BaseException) -> str | None:
     """A name that people can act on; None for what is none of the database's troubles, or a fault of ours."""
-    found = cause(error)
+    found = root_cause(error)
     return next((f"the database: {name}" for types, name in _NAMES if isinstance(found, types)), None)
 
 
-def name_of(error: BaseException) -> str:
+def database_wait_name(error: BaseException) -> str:
     """ "the database: ..."; what stands before the colon never changes, for metrics."""
-    return known(error) or f"the database: {type(cause(error)).__name__}"
+    return describe(error) or f"the database: {type(root_cause(error)).__name__}"
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether a program that is only just starting should wait, rather than end with an error."""
-    return isinstance(cause(error), _PASSES)
+    return isinstance(root_cause(error), _PASSES)

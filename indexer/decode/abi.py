@@ -17,7 +17,7 @@ from eth_hash.auto import keccak
 
 from indexer.decode.codegen import Compiled, compile_event
 from indexer.decode.params import Args, Param
-from indexer.errors import DecodeMismatch
+from indexer.errors import DecodeMismatchError
 
 # Canonical types, as compilers write them. An array of nothing would have any length at no size, and nobody emits it.
 _SIZES = "|".join(str(bits) for bits in range(8, 257, 8))
@@ -27,7 +27,7 @@ _ELEMENTARY = re.compile(
 _SUFFIXES = re.compile(r"(\[([1-9]\d*)?\])*")
 # Longer data in another than the standard encoding is refused: offsets that share a tail can stand for a thousand times
 # the data, which the reference decoder would write out.
-MOST_UNUSUAL = 1 << 16  # bytes
+MAX_UNUSUAL = 1 << 16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class EventAbi:
     def decode(self, topics: Sequence[bytes], data: bytes) -> Args:
         """The arguments by name, in the ABI's order. Raises DecodeMismatch; never anything else on foreign bytes."""
         if len(topics) != self.indexed_count + 1:
-            raise DecodeMismatch(f"{self.name} has {self.indexed_count + 1} topics, the log {len(topics)}")
+            raise DecodeMismatchError(f"{self.name} has {self.indexed_count + 1} topics, the log {len(topics)}")
         if self._compiled is not None:
             quick = self._compiled(topics, data)
             if quick is not None:
                 return quick
-            if len(data) > MOST_UNUSUAL and "[" in self.signature:
-                raise DecodeMismatch(f"{len(data)} bytes that are not the standard encoding of {self.name}")
+            if len(data) > MAX_UNUSUAL and "[" in self.signature:
+                raise DecodeMismatchError(f"{len(data)} bytes that are not the standard encoding of {self.name}")
         return self.decode_by_reference(topics, data)
 
     def decode_by_reference(self, topics: Sequence[bytes], data: bytes) -> Args:
@@ -65,7 +65,7 @@ class EventAbi:
             return {p.name: _topic(p, next(hashed)) if p.indexed else _shape(p, next(values)) for p in self.params}
         except (DecodingError, UnicodeDecodeError, OverflowError, ValueError) as error:
             detail = " ".join(str(error).split())[:200]
-            raise DecodeMismatch(f"data does not fit {self.name}: {detail or type(error).__name__}") from error
+            raise DecodeMismatchError(f"data does not fit {self.name}: {detail or type(error).__name__}") from error
 
 
 def load_abi(path: Path) -> list[EventAbi]:

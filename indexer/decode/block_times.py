@@ -20,10 +20,10 @@ FIELD = "blockTimestamp"
 _DYNAMIC = re.compile(r"\[\]|string|bytes(?!\d)")
 _YEAR_10000 = 253_402_300_800  # seconds
 
-Stamps = Mapping[bytes, int]  # address + topic0 -> where in the data the time stands, bytes
+TimeFields = Mapping[bytes, int]  # address + topic0 -> where in the data the time stands, bytes
 
 
-def stamps_of(contracts: Iterable[Contract]) -> dict[bytes, int]:
+def time_fields_of(contracts: Iterable[Contract]) -> dict[bytes, int]:
     """Every event of stamping contracts that has the time in the head of its data."""
     found: dict[bytes, int] = {}
     for contract in contracts:
@@ -46,7 +46,7 @@ def _head_words(kind: str) -> int | None:
     return None if "[" in kind else kind.count(",") + 1
 
 
-def times(logs: Iterable[Log], stamps: Stamps) -> dict[int, int]:
+def block_times(logs: Iterable[Log], stamps: TimeFields) -> dict[int, int]:
     """Block -> time in seconds, as the first log that tells one says."""
     told: dict[int, int] = {}
     for log in logs:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from indexer.errors import Unsupported
+from indexer.errors import UnsupportedTypeError
 
 if TYPE_CHECKING:
     from indexer.decode.params import Param
@@ -22,17 +22,17 @@ Compiled = Callable[[Sequence[bytes], bytes], "dict[str, Any] | None"]
 _INTEGER = re.compile(r"(u?)int(\d+)")
 _BYTES = re.compile(r"bytes(\d+)")
 _SUFFIX = re.compile(r"\[(\d*)\]")
-MOST_WORDS = 1024  # written out one by one
+MAX_WORDS = 1024  # written out one by one
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AbiShape:
     """A type as the generator sees it: `kind` of an elementary one, `fields` of a tuple, or `item` and `size` of an
     array (size None: as many as the data says)."""
 
     kind: str = ""
-    fields: tuple[tuple[str, Shape], ...] | None = None
-    item: Shape | None = None
+    fields: tuple[tuple[str, AbiShape], ...] | None = None
+    item: AbiShape | None = None
     size: int | None = None
 
     @property
@@ -53,15 +53,15 @@ class Shape:
         return 1 if self.fields is None else sum(field.words for _, field in self.fields)
 
 
-def shape_of(param: Param) -> Shape:
+def shape_of(param: Param) -> AbiShape:
     base = param.type[: param.type.rindex(")") + 1] if param.fields else param.type.split("[")[0]
-    shape = Shape(fields=tuple((f.name, shape_of(f)) for f in param.fields)) if param.fields else Shape(base)
+    shape = AbiShape(fields=tuple((f.name, shape_of(f)) for f in param.fields)) if param.fields else AbiShape(base)
     for size in _SUFFIX.findall(param.type[len(base) :]):
-        shape = Shape(item=shape, size=int(size) if size else None)
+        shape = AbiShape(item=shape, size=int(size) if size else None)
     return shape
 
 
-class _Writer:
+class _SourceWriter:
     """Collects statements. `p` is the position in the data where the next tail must begin: tails follow one another in
     the order of the types, as every encoder writes them; anything else is left to eth-abi."""
 
@@ -99,7 +99,7 @@ class _Writer:
             return f"{v} == 1"
         integer = _INTEGER.fullmatch(kind)
         if integer is None:
-            raise Unsupported
+            raise UnsupportedTypeError
         bits = int(integer[2])
         if not integer[1]:
             self.line(f"if {v} >> 255: {v} -= {1 << 256}")
@@ -109,7 +109,7 @@ class _Writer:
             self.check(f"{v} >> {bits}")
         return v
 
-    def sequence(self, shapes: Sequence[Shape], base: str) -> list[str]:
+    def sequence(self, shapes: Sequence[AbiShape], base: str) -> list[str]:
         """Expressions for values whose heads begin at `base`; their tails, and then `p`, stand behind the heads."""
         words = sum(shape.words for shape in shapes)
         self.check(f"len(d) < {_plus(base, words)}")
@@ -124,7 +124,7 @@ class _Writer:
             at += shape.words
         return parts
 
-    def static(self, shape: Shape, base: str, at: int) -> str:
+    def static(self, shape: AbiShape, base: str, at: int) -> str:
         """A value that stands in the head whole, at word `at` from `base`."""
         if shape.fields is not None:
             parts = []
@@ -132,14 +132,14 @@ class _Writer:
                 parts.append(f"{name!r}: {self.static(field, base, at)}")
                 at += field.words
             return "{" + ", ".join(parts) + "}"
-        if shape.words > MOST_WORDS:
-            raise Unsupported
+        if shape.words > MAX_WORDS:
+            raise UnsupportedTypeError
         if shape.item is not None:
             size, each = shape.size or 0, shape.item.words
             return "[" + ", ".join(self.static(shape.item, base, at + each * i) for i in range(size)) + "]"
         return self.value(shape.kind, _word(base, at))
 
-    def tail(self, shape: Shape) -> str:
+    def tail(self, shape: AbiShape) -> str:
         """A value whose content begins at `p`, which moves behind it."""
         if shape.fields is not None:
             base = self.based()
@@ -162,7 +162,7 @@ class _Writer:
         self.line(f"p += len({whole})")
         return f"{whole}[:{size}]" + (".decode()" if kind == "string" else "")
 
-    def items(self, item: Shape, size: str) -> str:
+    def items(self, item: AbiShape, size: str) -> str:
         """`size` values of an array, whose heads begin at `p`."""
         base, found, i = self.based(), self.name(), self.name()
         self.check(f"len(d) < {base} + {32 * item.words} * {size}")
@@ -196,13 +196,13 @@ def _word(base: str, at: int) -> str:
 
 def compile_event(params: Sequence[Param]) -> Compiled | None:
     """The decoder of an event, None when one of its types is not supported."""
-    writer = _Writer()
+    writer = _SourceWriter()
     try:
         indexed = [p for p in params if p.indexed]
         by_name = {p.name: _topic(writer, p, f"t[{i}]") for i, p in enumerate(indexed, 1)}
         plain = [p for p in params if not p.indexed]
         by_name |= dict(zip((p.name for p in plain), writer.sequence(list(map(shape_of, plain)), "0"), strict=True))
-    except Unsupported:
+    except UnsupportedTypeError:
         return None
     body = [*writer.lines, "return {" + ", ".join(f"{p.name!r}: {by_name[p.name]}" for p in params) + "}"]
     scope: dict[str, Any] = {}
@@ -213,6 +213,6 @@ def compile_event(params: Sequence[Param]) -> Compiled | None:
     return compiled
 
 
-def _topic(writer: _Writer, param: Param, source: str) -> str:
+def _topic(writer: _SourceWriter, param: Param, source: str) -> str:
     hashed = param.fields or param.type in ("string", "bytes") or param.type.endswith("]")
     return source if hashed else writer.value(param.type, source)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from indexer.decode.abi import EventAbi, load_abi
 from indexer.decode.params import Args
-from indexer.errors import DecodeMismatch
+from indexer.errors import DecodeMismatchError
 from indexer.runtime.resources import data_dir
 
 if TYPE_CHECKING:
     from indexer.decode.contract import Contract
 
 
-class Source(NamedTuple):
+class ContractDecoders(NamedTuple):
     """A watched contract as its logs are decoded: `events` by topic0, and those topics as text."""
 
     address: str
@@ -31,7 +31,7 @@ class Registry:
         self.watched = frozenset(c.address for c in contracts)
         self.erc20 = frozenset(c.address for c in contracts if c.erc20)
         self.pool_account = next((c.pool_account for c in contracts if c.pool_account), None)
-        self.sources = {bytes.fromhex(c.address[2:]): _source(c) for c in contracts}  # by address
+        self.sources = {bytes.fromhex(c.address[2:]): _decoders(c) for c in contracts}  # by address
         self._by_shape = {(e.topic0, e.indexed_count): e for c in reversed(contracts) for e in c.events}
 
     def with_shipped_abis(self) -> Registry:
@@ -48,22 +48,24 @@ class Registry:
     def decode(self, address: str, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
         """Event and arguments. Raises DecodeMismatch with the reason when the log has no decoder or does not fit it."""
         if not topics:
-            raise DecodeMismatch("no topics")
+            raise DecodeMismatchError("no topics")
         event = self.find(address, topics[0])
         if event is None:
-            raise DecodeMismatch("unknown topic" if address in self.watched else "address is not watched")
+            raise DecodeMismatchError("unknown topic" if address in self.watched else "address is not watched")
         return event, event.decode(topics, data)
 
     def decode_any(self, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
         """The same by topic0 and number of topics alone, whatever the address."""
         if not topics:
-            raise DecodeMismatch("no topics")
+            raise DecodeMismatchError("no topics")
         event = self._by_shape.get((topics[0], len(topics) - 1))
         if event is None:
-            raise DecodeMismatch("no known event has this topic0 and number of topics")
+            raise DecodeMismatchError("no known event has this topic0 and number of topics")
         return event, event.decode(topics, data)
 
 
-def _source(contract: Contract) -> Source:
+def _decoders(contract: Contract) -> ContractDecoders:
     events = {e.topic0: e for e in contract.events}
-    return Source(contract.address, contract.erc20, events, {topic0: "0x" + topic0.hex() for topic0 in events})
+    return ContractDecoders(
+        contract.address, contract.erc20, events, {topic0: "0x" + topic0.hex() for topic0 in events}
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 from indexer.errors import EmbeddedServerError
 
-OLDEST = 14
+MIN_VERSION = 14
 UNPRIVILEGED = "nobody"
 _NEEDED = ("postgres", "initdb")
 
@@ -50,8 +50,8 @@ def version(folder: Path) -> tuple[int, str]:
     if found is None:
         problem = " ".join((done.stderr or done.stdout).split())[:200]
         raise EmbeddedServerError(f"{folder}/postgres does not run: {problem}", "Check --pg-bin")
-    if int(found[2]) < OLDEST:
-        raise EmbeddedServerError(f"{folder}: PostgreSQL {found[1]}", f"PostgreSQL {OLDEST} or newer is needed")
+    if int(found[2]) < MIN_VERSION:
+        raise EmbeddedServerError(f"{folder}: PostgreSQL {found[1]}", f"PostgreSQL {MIN_VERSION} or newer is needed")
     return int(found[2]), found[1]
 
 
@@ -70,14 +70,14 @@ def server_user() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def give(path: Path) -> None:
+def chown_to_server_user(path: Path) -> None:
     """Makes the server's user the owner."""
     user = server_user()
     if user:
         os.chown(path, user["user"], user["group"])
 
 
-def runnable(folder: Path, data_dir: Path) -> Path:
+def runnable_copy(folder: Path, data_dir: Path) -> Path:
     """A bin folder that the server's user can run: `folder`, else a copy of its installation under `data_dir`.
 
     As root, the virtual environment may lie below a folder that only root can enter. To be called under the data

@@ -15,7 +15,7 @@ from indexer.errors import EmbeddedServerError
 USER = "reya"
 
 
-def initialise(folder: Path, data_dir: Path, remedy: str) -> None:
+def initialize(folder: Path, data_dir: Path, remedy: str) -> None:
     """Makes DATA_DIR/postgres and DATA_DIR/password. To be called under the data folder's lock.
 
     initdb works beside the cluster's place, then a rename: killed half-way it leaves nothing that looks like a
@@ -32,8 +32,8 @@ def initialise(folder: Path, data_dir: Path, remedy: str) -> None:
     fresh = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=data_dir))
     try:
         _secret(handed, password)
-        binaries.give(handed)
-        binaries.give(fresh)
+        binaries.chown_to_server_user(handed)
+        binaries.chown_to_server_user(fresh)
         _initdb(folder, fresh, handed, remedy)
         fresh.rename(data_dir / "postgres")
     finally:

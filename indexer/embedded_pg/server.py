@@ -24,14 +24,14 @@ from urllib.parse import quote
 import asyncpg
 
 from indexer.embedded_pg import binaries
-from indexer.embedded_pg.initdb import USER, check_version, environment, initialise
+from indexer.embedded_pg.initdb import USER, check_version, environment, initialize
 from indexer.embedded_pg.processes import postmaster
 from indexer.embedded_pg.server_log import ServerLog
 from indexer.errors import EmbeddedServerError
 
-START_LIMIT = 60.0  # seconds; crash recovery of a large database may take longer and gets RECOVERY_LIMIT
-RECOVERY_LIMIT = 600.0
-STOP_LIMIT = 60.0
+START_TIMEOUT_S = 60.0  # seconds; crash recovery of a large database may take longer and gets RECOVERY_LIMIT
+RECOVERY_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 60.0
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -95,10 +95,10 @@ class EmbeddedServer:
             if claim is None:
                 return
             with claim:
-                folder = binaries.runnable(binaries.find(self._pg_bin), self.data_dir)
+                folder = binaries.runnable_copy(binaries.find(self._pg_bin), self.data_dir)
                 if not (self.cluster / "PG_VERSION").exists():
                     self._refuse_damaged()
-                    initialise(folder, self.data_dir, self._remedy())
+                    initialize(folder, self.data_dir, self._remedy())
                 check_version(folder, self.cluster)
                 for _ in range(3):
                     log = self._log()
@@ -121,17 +121,19 @@ class EmbeddedServer:
                 raise EmbeddedServerError(
                     f"PostgreSQL (process {running.pid}) is another user's", "Stop it as the user who started it"
                 ) from error
-            until = time.monotonic() + STOP_LIMIT
+            until = time.monotonic() + STOP_TIMEOUT_S
             while postmaster(self.cluster):
                 if time.monotonic() > until:
-                    raise EmbeddedServerError(f"PostgreSQL did not stop in {STOP_LIMIT:.0f} seconds", self._remedy())
+                    raise EmbeddedServerError(
+                        f"PostgreSQL did not stop in {STOP_TIMEOUT_S:.0f} seconds", self._remedy()
+                    )
                 time.sleep(0.05)
             claim = self._claimed()  # waits for the last of its processes
             if claim:
                 claim.close()
             for child in _CHILDREN:
                 if child.pid == running.pid:
-                    child.wait(STOP_LIMIT)
+                    child.wait(STOP_TIMEOUT_S)
             return True
 
     def status(self) -> Status:
@@ -199,7 +201,7 @@ class EmbeddedServer:
         another container on the same volume, would ruin the files. A server whose starter was killed holds it before
         postmaster.pid tells of it.
         """
-        log, until = self._log(), time.monotonic() + STOP_LIMIT
+        log, until = self._log(), time.monotonic() + STOP_TIMEOUT_S
         with contextlib.ExitStack() as on_failure:
             handle = on_failure.enter_context((self.data_dir / "server.lock").open("ab"))
             while not (postmaster(self.cluster) and self._becomes_ready(None, log)):
@@ -278,7 +280,7 @@ class EmbeddedServer:
             if child.poll() is not None if child else running is None:
                 return False
             recovers = child is None or "recovery" in log.text()
-            limit = RECOVERY_LIMIT if recovers else START_LIMIT
+            limit = RECOVERY_TIMEOUT_S if recovers else START_TIMEOUT_S
             if time.monotonic() - started > limit:
                 raise EmbeddedServerError(
                     f"PostgreSQL did not start within {limit:.0f} seconds: {log.reason()}", self._remedy()

@@ -13,33 +13,33 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from indexer.chain.batch import Unit
-from indexer.chain.finality import Final
-from indexer.chain.ranges import Segment, Span, front, joined
-from indexer.chain.types import Anchor
+from indexer.chain.batch import LogBatch
+from indexer.chain.finality import FinalBlock
+from indexer.chain.ranges import BlockRange, ContractRange, contiguous_end, merge_ranges
+from indexer.chain.types import BlockRef
 from indexer.db.connection import Connect, Connection, close
 from indexer.errors import RpcError
-from indexer.ingest.executor import Hands, tasks
-from indexer.ingest.ingestor import Ingested
-from indexer.ingest.worker import Report
-from indexer.ingest.worker_protocol import thawed
-from indexer.projector.pipeline import STEP_LOGS, Stored, Stream, Stretch
-from indexer.projector.writer import Done, Writer
-from indexer.runtime.tasks import beside, together
+from indexer.ingest.executor import IngestExecutor, split_into_tasks
+from indexer.ingest.ingestor import IngestCommit
+from indexer.ingest.worker import CommitReport
+from indexer.ingest.worker_protocol import load_batch
+from indexer.projector.pipeline import STEP_LOGS, DatabaseSource, EndedLogs, ProjectionPipeline
+from indexer.projector.writer import StepResult, Writer
+from indexer.runtime.tasks import background_task, run_all
 from indexer.schema import deferred_indexes
 from indexer.store import lease
-from indexer.store.index_state import Standing
-from indexer.store.raw_logs import Chunk
+from indexer.store.index_state import IndexState
+from indexer.store.raw_logs import StoredLogs
 
-WATCH_EVERY = 1.0  # seconds
+TICK_INTERVAL_S = 1.0  # seconds
 DEFER_BLOCKS = 100_000  # blocks of an initial load from which on keys and indexes are built at its end
 
 
-class Bulk:
+class CatchUp:
     """`committed` is told of every commit; `glance` is called now and then, to keep an eye on the head."""
 
     def __init__(
-        self, hands: Hands, writer: Writer, connect: Connect, committed: Callable[[Done], None],
+        self, hands: IngestExecutor, writer: Writer, connect: Connect, committed: Callable[[StepResult], None],
         glance: Callable[[], Awaitable[object]], unit: int, defer_from: int = DEFER_BLOCKS,
     ) -> None:  # fmt: skip
         """`unit`: blocks that are asked for at once at most, to cut tasks by. `defer_from`: so many blocks to project
@@ -48,10 +48,11 @@ class Bulk:
         self.defer_from = defer_from
         self._committed, self._glance = committed, glance
         self.front = -1  # the end of gapless coverage while it runs
-        self._source: Front | None = None
+        self._source: BufferedSource | None = None
 
     async def run(
-        self, conn: Connection, standing: Standing, segments: Sequence[Segment], final: Final, finalized: int,
+        self, conn: Connection, standing: IndexState, segments: Sequence[ContractRange], final: FinalBlock,
+        finalized: int,
         token: int | None,
     ) -> None:  # fmt: skip
         """Ingests the segments and projects up to `finalized`, all of which must join the `final` block at or above it.
@@ -62,13 +63,17 @@ class Bulk:
         async with self._opened() as reading, self._opened() as watching:
             projecting = token is not None and self.writer.projectable(standing)
             origin = standing.binding.origin
-            front = self._source = Front(reading, standing.coverage, origin, finalized, projecting=projecting)
+            front = self._source = BufferedSource(reading, standing.coverage, origin, finalized, projecting=projecting)
             works = [self._ingest(segments, final, front)]
             if token is not None and projecting:
                 if standing.next_block == origin and finalized - origin + 1 >= self.defer_from:
-                    deferred_indexes.log.info("indexes_deferred", count=await deferred_indexes.defer(conn, token))
-                works.append(Stream(self.writer, conn, reading, standing, token).run(front, self._committed))
-            await self._watched(watching, token, together(*works))
+                    deferred_indexes.log.info(
+                        "indexes_deferred", count=await deferred_indexes.drop_indexes(conn, token)
+                    )
+                works.append(
+                    ProjectionPipeline(self.writer, conn, reading, standing, token).run(front, self._committed)
+                )
+            await self._watched(watching, token, run_all(*works))
 
     @property
     def full_since(self) -> float | None:
@@ -85,23 +90,23 @@ class Bulk:
         if not await deferred_indexes.pending(conn):
             return False
         async with self._opened() as second, self._opened() as watching:
-            await self._watched(watching, token, deferred_indexes.build([conn, second], tell))
+            await self._watched(watching, token, deferred_indexes.build_indexes([conn, second], tell))
         return True
 
     async def _watched(self, watching: Connection, token: int | None, works: Coroutine[Any, Any, None]) -> None:
-        async with beside(self._watch(watching, token)) as watch, beside(works) as work:
+        async with background_task(self._watch(watching, token)) as watch, background_task(works) as work:
             await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
             await (work if work.done() else watch)
 
-    async def _ingest(self, segments: Sequence[Segment], final: Final, front: Front) -> None:
-        async def tell(news: Ingested | Report) -> None:
+    async def _ingest(self, segments: Sequence[ContractRange], final: FinalBlock, front: BufferedSource) -> None:
+        async def tell(news: IngestCommit | CommitReport) -> None:
             segment, logs, unit = _parts(news)
-            seconds = news.seconds if isinstance(news, Ingested) else None
-            self._committed(Done("ingest", segment.first, segment.last, logs, seconds=seconds))
+            seconds = news.seconds if isinstance(news, IngestCommit) else None
+            self._committed(StepResult("ingest", segment.first, segment.last, logs, seconds=seconds))
             await (front.covered(segment) if unit is None else front.take(unit))
             self.front = front.block
 
-        left = deque(tasks(segments, self.hands.width, self.unit))
+        left = deque(split_into_tasks(segments, self.hands.width, self.unit))
 
         async def hand() -> None:
             while left:
@@ -109,20 +114,20 @@ class Bulk:
                 await self.hands.ingest(segment, final, tell)
                 await front.covered(segment)
 
-        await together(*(hand() for _ in range(self.hands.width)))
+        await run_all(*(hand() for _ in range(self.hands.width)))
         await front.complete()
 
     async def _watch(self, conn: Connection, token: int | None) -> None:
         """Ends when another asks for the lease. Keeps ours while no step is committed."""
         held = time.monotonic()
         while True:
-            await asyncio.sleep(WATCH_EVERY)
+            await asyncio.sleep(TICK_INTERVAL_S)
             if await lease.wanted_by(conn) is not None:
                 return
             if time.monotonic() - held > lease.TTL / 3:
                 held = time.monotonic()
                 if token is not None:
-                    await lease.hold(conn, token)
+                    await lease.lock_and_renew(conn, token)
                 with contextlib.suppress(RpcError):  # ingesting meets it too, and knows better whether it matters
                     await self._glance()
 
@@ -135,59 +140,62 @@ class Bulk:
             await close(conn)
 
 
-def _parts(news: Ingested | Report) -> tuple[Segment, int, Unit | None]:
+def _parts(news: IngestCommit | CommitReport) -> tuple[ContractRange, int, LogBatch | None]:
     """Blocks, number of logs, and the unit where it is at hand."""
-    if isinstance(news, Report):
-        return news.segment, news.logs, None if news.body is None else thawed(news.body)
+    if isinstance(news, CommitReport):
+        return news.segment, news.logs, None if news.body is None else load_batch(news.body)
     unit = news.unit
-    return Segment(unit.first, unit.last, unit.addresses), len(unit.logs), unit
+    return ContractRange(unit.first, unit.last, unit.addresses), len(unit.logs), unit
 
 
-MOST_HELD = 4 * STEP_LOGS  # logs kept in memory for the projection; at half of it ingesting waits
+MAX_BUFFERED_LOGS = 4 * STEP_LOGS  # logs kept in memory for the projection; at half of it ingesting waits
 
 
-class Front:
+class BufferedSource:
     """A source of stored blocks. Those that this process ingested last are taken from memory, all others from the
     database; both are the same bytes, because a stretch is handed over only after its commit."""
 
     def __init__(
-        self, conn: Connection, coverage: Mapping[str, Sequence[Span]], origin: int, last: int, *, projecting: bool
+        self, conn: Connection, coverage: Mapping[str, Sequence[BlockRange]], origin: int, last: int, *,
+        projecting: bool
     ) -> None:  # fmt: skip
         """`last`: how far is to be projected at most; `projecting`: whether this process does. Else nothing is held,
         for nobody would come for it."""
         self._projecting = projecting
-        self._stored = Stored(conn, -1)
+        self._stored = DatabaseSource(conn, -1)
         self._coverage, self._origin, self._last = {a: list(s) for a, s in coverage.items()}, origin, last
-        self._held: dict[int, Stretch] = {}  # by first block
+        self._held: dict[int, EndedLogs] = {}  # by first block
         self._complete = False
         self.full_since: float | None = None  # monotonic seconds, while ingesting waits for room
         self._changed = asyncio.Condition()
-        self.block = min(front(self._coverage, origin), last)
+        self.block = min(contiguous_end(self._coverage, origin), last)
 
-    async def covered(self, segment: Segment) -> None:
+    async def covered(self, segment: ContractRange) -> None:
         """Blocks of a segment are ingested now, by whomever."""
-        new = Span(segment.first, segment.last)
+        new = BlockRange(segment.first, segment.last)
         for address in segment.addresses:
-            self._coverage[address] = joined([*self._coverage[address], new])
+            self._coverage[address] = merge_ranges([*self._coverage[address], new])
         async with self._changed:
-            self.block = min(front(self._coverage, self._origin), self._last)
+            self.block = min(contiguous_end(self._coverage, self._origin), self._last)
             self._changed.notify_all()
 
-    async def take(self, unit: Unit) -> None:
+    async def take(self, unit: LogBatch) -> None:
         """The same for a unit at hand, which is held until it is projected. Waits while much is held."""
         if self._projecting and set(unit.addresses) == set(self._coverage):
             end = unit.blocks[-1]
-            stretch = Stretch(Chunk(unit.first, unit.last, unit.logs, unit.times), Anchor(*end[:2], end.timestamp))
+            stretch = EndedLogs(
+                StoredLogs(unit.first, unit.last, unit.logs, unit.times), BlockRef(*end[:2], end.timestamp)
+            )
             async with self._changed:
                 if unit.first == self.block + 1:
                     # Room is waited for only where the projection makes it: of what it can reach already.
                     self.full_since = time.monotonic()
-                    await self._changed.wait_for(lambda: self._logs(self.block) < MOST_HELD // 2)
+                    await self._changed.wait_for(lambda: self._logs(self.block) < MAX_BUFFERED_LOGS // 2)
                     self.full_since = None
                     self._held[unit.first] = stretch
-                elif unit.first > self.block and self._logs(self._last) < MOST_HELD:
+                elif unit.first > self.block and self._logs(self._last) < MAX_BUFFERED_LOGS:
                     self._held[unit.first] = stretch
-        await self.covered(Segment(unit.first, unit.last, unit.addresses))
+        await self.covered(ContractRange(unit.first, unit.last, unit.addresses))
 
     async def complete(self) -> None:
         """Nothing more will be ingested."""
@@ -199,7 +207,7 @@ class Front:
         """Logs held of stretches that begin up to block `last`."""
         return sum(len(stretch.chunk.logs) for first, stretch in self._held.items() if first <= last)
 
-    async def next(self, first: int) -> Stretch | None:
+    async def next(self, first: int) -> EndedLogs | None:
         async with self._changed:
             await self._changed.wait_for(lambda: first <= self.block or self._complete)
             held = self._joined(first)
@@ -210,9 +218,9 @@ class Front:
             self._stored.last = min([self.block, *(start - 1 for start in self._held if start > first)])
         return await self._stored.next(first)
 
-    def _joined(self, first: int) -> Stretch | None:
+    def _joined(self, first: int) -> EndedLogs | None:
         """Held stretches from block `first` on, of about one step together."""
-        found: list[Stretch] = []
+        found: list[EndedLogs] = []
         at, logs = first, 0
         while logs < STEP_LOGS and at in self._held:
             found.append(self._held.pop(at))
@@ -221,5 +229,5 @@ class Front:
             return found[0] if found else None
         chunks = [stretch.chunk for stretch in found]
         times = {number: time for chunk in chunks for number, time in chunk.times.items()}
-        whole = Chunk(first, chunks[-1].last, [log for chunk in chunks for log in chunk.logs], times)
-        return Stretch(whole, found[-1].anchor)
+        whole = StoredLogs(first, chunks[-1].last, [log for chunk in chunks for log in chunk.logs], times)
+        return EndedLogs(whole, found[-1].anchor)

@@ -9,28 +9,28 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from indexer.chain.types import Anchor
+from indexer.chain.types import BlockRef
 from indexer.db.connection import Connect, Connection, close
-from indexer.db.database_errors import DATABASE_TROUBLE
+from indexer.db.database_errors import DATABASE_ERRORS
 from indexer.rpc import health_check
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.store import endpoint_health
 
-KEEP_EVERY = 30.0  # seconds
-LAST_WORDS = 2.0  # seconds that writing the scores may take at the end
+SAVE_INTERVAL_S = 30.0  # seconds
+LAST_SAVE_TIMEOUT_S = 2.0  # seconds that writing the scores may take at the end
 
 log = structlog.get_logger()
 
 
-class Keeper:
+class EndpointMonitor:
     """`connect` opens a connection for each writing: a database in trouble costs scores only. `anchor`: as Sentinel."""
 
     def __init__(
-        self, pool: Pool, feed: HeadFeed, connect: Connect, anchor: Callable[[], Anchor | None]
+        self, pool: Pool, feed: HeadFeed, connect: Connect, anchor: Callable[[], BlockRef | None]
     ) -> None:  # fmt: skip
         self.pool, self.feed, self._connect = pool, feed, connect
-        self._sentinel = health_check.Sentinel(pool, anchor)
+        self._sentinel = health_check.HealthChecker(pool, anchor)
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -40,16 +40,16 @@ class Keeper:
                 await self._sentinel.turn()
             except Exception as error:  # one round less is better than none from now on
                 log.error("sentinel_failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
-            if time.monotonic() - kept >= KEEP_EVERY:
+            if time.monotonic() - kept >= SAVE_INTERVAL_S:
                 kept = time.monotonic()
                 await self.keep()
-            await asyncio.sleep(health_check.EVERY)
+            await asyncio.sleep(health_check.CHECK_INTERVAL_S)
 
     async def recall(self) -> None:
         """Before the first step: who lied to the process before is asked last by this one, too."""
 
         async def read(conn: Connection) -> None:
-            for name, reason, detail, seconds in await endpoint_health.held(conn):
+            for name, reason, detail, seconds in await endpoint_health.active_set_asides(conn):
                 self.pool.recall(name, reason, detail, seconds)
 
         await self._connected(read)
@@ -59,15 +59,15 @@ class Keeper:
         http = {reader.name: reader.endpoint.score for reader in self.pool.readers}
 
         async def write(conn: Connection) -> None:
-            await endpoint_health.keep(conn, "http", http, self.pool.clock())
-            await endpoint_health.keep(conn, "ws", self.feed.scores, self.feed.clock())
+            await endpoint_health.save(conn, "http", http, self.pool.clock())
+            await endpoint_health.save(conn, "ws", self.feed.scores, self.feed.clock())
 
         await self._connected(write)
 
     async def end(self) -> None:
         """Writes them once more, if the database is quick: nobody waits for scores to end."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS):
+            async with asyncio.timeout(LAST_SAVE_TIMEOUT_S):
                 await self.keep()
 
     async def _connected(self, work: Callable[[Connection], Awaitable[None]]) -> None:
@@ -78,5 +78,5 @@ class Keeper:
                 await work(conn)
             finally:
                 await close(conn)
-        except DATABASE_TROUBLE as error:
+        except DATABASE_ERRORS as error:
             log.debug("scores_not_kept", error=" ".join(str(error).split()))

@@ -13,47 +13,47 @@ import asyncpg
 import structlog
 
 from indexer.chain import forks
-from indexer.chain.finality import Final, Finality, Verdict
-from indexer.chain.ranges import Segment, plan
-from indexer.chain.types import Anchor, Heads
+from indexer.chain.finality import FinalBlock, FinalityStatus, FinalityTracker
+from indexer.chain.ranges import ContractRange, plan_missing
+from indexer.chain.types import BlockRef, Heads
 from indexer.config import Deployment
 from indexer.db.connection import Connect, Connection
-from indexer.decode.block_times import stamps_of
-from indexer.errors import EpochMoved, HashConflict, ReorgTooDeep, RpcError, SeamBroken
+from indexer.decode.block_times import time_fields_of
+from indexer.errors import EpochChangedError, ParentMismatchError, ReorgTooDeepError, RpcError, StoredHashMismatchError
 from indexer.follow import state_machine
-from indexer.follow.catch_up import DEFER_BLOCKS, Bulk
-from indexer.follow.maintenance import Upkeep
+from indexer.follow.catch_up import DEFER_BLOCKS, CatchUp
+from indexer.follow.maintenance import Maintenance
 from indexer.follow.state_machine import Mode
-from indexer.follow.step_report import Tally
-from indexer.ingest.executor import Hands, Own
-from indexer.ingest.fetch import fetch_unit
+from indexer.follow.step_report import StepReporter
+from indexer.ingest.executor import IngestExecutor, InlineExecutor
+from indexer.ingest.fetch import fetch_batch
 from indexer.projector import replay
-from indexer.projector.writer import Done, Writer
+from indexer.projector.writer import StepResult, Writer
 from indexer.reorg import claims, replacement
 from indexer.reorg.claims import confirm_stored, final_upto
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.runtime.progress import STARTING, Progress
+from indexer.runtime.progress import STARTING, DaemonProgress
 from indexer.schema import revisions
 from indexer.store import lease
-from indexer.store.index_state import Standing, anchors_between, load, stored_hash
+from indexer.store.index_state import IndexState, block_refs_between, load_index_state, stored_hash
 
-MOST_BEATEN = 20  # conflicts in a row with other ingesting processes before it is an error
-BULK_BLOCKS = 500  # blocks left below finalized from which on ingesting and projecting go side by side
-LOOK_EVERY = 5.0  # seconds between looks at the head while there is known work
+MAX_CONFLICTS = 20  # conflicts in a row with other ingesting processes before it is an error
+MIN_CATCH_UP_BLOCKS = 500  # blocks left below finalized from which on ingesting and projecting go side by side
+LOOK_INTERVAL_S = 5.0  # seconds between looks at the head while there is known work
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class HeadView:
     """One endpoint's head and what finality it gives. `final`: the block that what is final must join, whoever serves
     it; the verdict's numbers alone make nothing final."""
 
     heads: Heads
-    verdict: Verdict
+    verdict: FinalityStatus
     endpoint: str
-    final: Final
+    final: FinalBlock
 
 
 class Engine:
@@ -62,24 +62,24 @@ class Engine:
     `defer_from`: as in Bulk."""
 
     def __init__(
-        self, deployment: Deployment, pool: Pool, progress: Progress, holder: str, connect: Connect,
-        *, first: int | None = None, last: int | None = None, hands: Hands | None = None,
+        self, deployment: Deployment, pool: Pool, progress: DaemonProgress, holder: str, connect: Connect,
+        *, first: int | None = None, last: int | None = None, hands: IngestExecutor | None = None,
         ingest_only: bool = False, defer_from: int = DEFER_BLOCKS,
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.progress, self.holder = deployment, pool, progress, holder
         self.first, self.last, self.ingest_only = first, last, ingest_only
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
-        self.finality = Finality(deployment.finality_depth)
+        self.finality = FinalityTracker(deployment.finality_depth)
         self.writer = Writer(deployment)
         self.follower = state_machine.Follower()
-        self.tally = Tally(progress, pool)
-        self.upkeep = Upkeep(progress)
-        self._stamps = stamps_of(deployment.contracts)
-        hands = hands or Own(pool, connect, self._stamps)
-        self.bulk = Bulk(hands, self.writer, connect, self._committed, self.look, deployment.max_blocks, defer_from)
+        self.tally = StepReporter(progress, pool)
+        self.upkeep = Maintenance(progress)
+        self._stamps = time_fields_of(deployment.contracts)
+        hands = hands or InlineExecutor(pool, connect, self._stamps)
+        self.bulk = CatchUp(hands, self.writer, connect, self._committed, self.look, deployment.max_blocks, defer_from)
         self.token: int | None = None
         self._cut_off: int | None = None  # the token we had when the connection ended
-        self._standing: Standing | None = None
+        self._standing: IndexState | None = None
         self._confirmed: bytes | None = None  # hash of the stored block that this look found on the chain
         self._final_upto = -1  # up to which block that chain is final, by the word of who confirmed the block
         self._named = ""
@@ -87,7 +87,7 @@ class Engine:
         self._extended_at = 0.0
         self._indexed = False  # whether no index is missing, as far as the holder of the lease knows
 
-    async def look(self) -> View:
+    async def look(self) -> HeadView:
         """Reads the head. Raises RpcError when no endpoint answers."""
 
         async def ask(reader: Reader) -> tuple[Heads, str]:
@@ -107,13 +107,13 @@ class Engine:
         self.pool.saw(endpoint, heads.latest)
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
         p.safe, p.finalized, p.finality_source = verdict.safe, verdict.finalized, verdict.reason or verdict.source
-        return View(heads, verdict, endpoint, self.finality.final)
+        return HeadView(heads, verdict, endpoint, self.finality.final)
 
     @property
-    def anchor(self) -> Anchor | None:
+    def anchor(self) -> BlockRef | None:
         """A final block as it is stored: the newest that is known here, else the one the database is bound by."""
         bound = self._standing.binding if self._standing else None
-        return self.upkeep.final or (Anchor(bound.number, bound.hash, 0) if bound else None)
+        return self.upkeep.final or (BlockRef(bound.number, bound.hash, 0) if bound else None)
 
     async def cycle(self, conn: Connection) -> bool:
         """Looks at the head and works for a few seconds. False when there is nothing left to do now.
@@ -122,16 +122,16 @@ class Engine:
         """
         paused = await self.take_lease(conn)
         action: state_machine.Action
-        view: View | None = None
+        view: HeadView | None = None
         if paused:
             action = self.follower.observe(state_machine.Paused(paused))
         else:
             view = await self.look()
             action = self.follower.observe(await self._seen(conn, view))
-        worked, until = False, time.monotonic() + LOOK_EVERY
-        while not isinstance(action, state_machine.Rest | state_machine.Halt):
+        worked, until = False, time.monotonic() + LOOK_INTERVAL_S
+        while not isinstance(action, state_machine.Wait | state_machine.Halt):
             assert view is not None
-            if isinstance(action, state_machine.Look):
+            if isinstance(action, state_machine.Refresh):
                 worked = True
                 if time.monotonic() > until:
                     break
@@ -139,14 +139,14 @@ class Engine:
                 observed: state_machine.Observation = await self._seen(conn, view)
             else:
                 observed = await self._do(conn, view, action)
-                worked = worked or isinstance(observed, state_machine.Seen)
+                worked = worked or isinstance(observed, state_machine.HeadSeen)
                 # A block is confirmed for one look: a look that ends there would confirm it for ever.
-                stepped = isinstance(observed, state_machine.Seen) and not isinstance(action, state_machine.Confirm)
+                stepped = isinstance(observed, state_machine.HeadSeen) and not isinstance(action, state_machine.Confirm)
                 if stepped and time.monotonic() > until:
                     break
             action = self.follower.observe(observed)
         await self._name_wait(conn, action)
-        if isinstance(action, state_machine.Rest) and self.token is not None and not self._indexed:
+        if isinstance(action, state_machine.Wait) and self.token is not None and not self._indexed:
             worked = await self.bulk.build_indexes(conn, self.token, self._building) or worked
             self._indexed = True
         return worked
@@ -161,20 +161,20 @@ class Engine:
         reason = ""
         if isinstance(action, state_machine.Halt):
             reason = f"halted: {action.reason}. {action.remedy}"
-        elif isinstance(action, state_machine.Rest):
+        elif isinstance(action, state_machine.Wait):
             reason = action.reason
         p.mode = mode.value
         if p.wait(reason) and reason:
             log.error("halted", reason=reason) if mode is Mode.HALTED else log.warning("waiting", waiting_for=reason)
         state = reason or mode.value
         if self.token is not None and state != self._named:
-            await lease.name_state(conn, self.token, state)
+            await lease.set_state(conn, self.token, state)
             self._named = state
         if isinstance(action, state_machine.Halt) and self.last is not None:
-            raise ReorgTooDeep(action.reason, action.remedy)
+            raise ReorgTooDeepError(action.reason, action.remedy)
 
-    async def standing(self, conn: Connection) -> Standing:
-        standing = await load(conn, self.addresses)
+    async def standing(self, conn: Connection) -> IndexState:
+        standing = await load_index_state(conn, self.addresses)
         p = self.progress
         p.origin, p.ingested, p.holder = standing.binding.origin, standing.front, self.token is not None
         p.projected = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
@@ -182,14 +182,14 @@ class Engine:
         self._standing = standing
         return standing
 
-    async def _seen(self, conn: Connection, view: View) -> state_machine.Seen:
+    async def _seen(self, conn: Connection, view: HeadView) -> state_machine.HeadSeen:
         standing, head = await self.standing(conn), view.heads.latest
         tip = standing.tip
         if tip is not None and tip.number > head.number:
             log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=tip.number - head.number)
         if self.token is not None:
             await self.upkeep.turn(conn, standing, self.token)
-        return state_machine.Seen(
+        return state_machine.HeadSeen(
             head=head,
             at_head=await stored_hash(conn, head.number),
             tip=tip,
@@ -229,13 +229,13 @@ class Engine:
                 self._extended_at, self._cut_off = time.monotonic(), None
                 log.info("lease_taken", holder=self.holder, token=self.token)
             elif self._cut_off is not None:
-                await lease.check_kept(conn, self._cut_off)
+                await lease.ensure_still_held(conn, self._cut_off)
         elif time.monotonic() - self._extended_at > lease.TTL / 3:
-            await lease.hold(conn, self.token)
+            await lease.lock_and_renew(conn, self.token)
             self._extended_at = time.monotonic()
         return None
 
-    async def _do(self, conn: Connection, view: View, action: state_machine.Action) -> state_machine.Observation:
+    async def _do(self, conn: Connection, view: HeadView, action: state_machine.Action) -> state_machine.Observation:
         """Executes one action; what came of it."""
         started, asked = time.monotonic(), self.pool.requests
         standing, done = self._standing, None
@@ -246,7 +246,7 @@ class Engine:
                     await self._catch_up(conn, standing, view)
                 case state_machine.Project(last):
                     done = await self.writer.project_stored(conn, standing, last, self._final_upto, self._ours)
-                case state_machine.ProjectAgain(last):
+                case state_machine.Reproject(last):
                     await self._project_again(conn, standing, last)
                 case state_machine.Ingest(segment):
                     done = await self._ingest(conn, standing, segment, view.final)
@@ -257,57 +257,59 @@ class Engine:
                         )
                 case _:
                     return await self._handle_fork(conn, standing, view, action)
-        except (SeamBroken, HashConflict) as conflict:
+        except (ParentMismatchError, StoredHashMismatchError) as conflict:
             # A reorg between our looks, or a node that contradicts itself: the fork search tells which.
             log.info("seam_broken", block=conflict.number)
             return state_machine.Conflict(conflict.number, conflict.message)
-        except (EpochMoved, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError) as conflict:
+        except (EpochChangedError, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError) as conflict:
             self._beaten_by_another(conflict)
-            return state_machine.Replaced()
+            return state_machine.StateChanged()
         self._beaten = 0
         if done is not None:
             self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)
         return await self._seen(conn, view)
 
-    async def _project_again(self, conn: Connection, standing: Standing, last: int) -> None:
+    async def _project_again(self, conn: Connection, standing: IndexState, last: int) -> None:
         """A lower origin is healed: its events and what they touch. Other contracts or ABIs may change any row."""
         reason, scope, token = "contracts or ABIs changed since the public tables were written", None, self._ours
         if standing.digest == self.writer.digest:
             reason = "the origin was lowered"
-            scope = await replay.survey_below(conn, self.writer.registry, standing, lambda: lease.hold(conn, token))
+            scope = await replay.plan_replay_below_start(
+                conn, self.writer.registry, standing, lambda: lease.lock_and_renew(conn, token)
+            )
         log.warning("project_again", reason=reason, first=standing.binding.origin, last=last, whole=scope is None)
         if scope is None:
             await self.writer.reset(conn, standing, token)
         else:
             await self.writer.restate(conn, standing, scope, token)
 
-    async def _unconfirmed(self, conn: Connection, standing: Standing) -> Anchor | None:
+    async def _unconfirmed(self, conn: Connection, standing: IndexState) -> BlockRef | None:
         """The stored end of the gapless range, when there is something to project and this look did not compare it."""
         last = standing.next_block - 1
         if standing.front < last or (standing.front == last and self.writer.projectable(standing)):
             return None
-        (front,) = await anchors_between(conn, standing.front, standing.front)
+        (front,) = await block_refs_between(conn, standing.front, standing.front)
         return None if front.hash == self._confirmed else front
 
-    async def _confirm(self, block: Anchor, final: Final) -> bool:
+    async def _confirm(self, block: BlockRef, final: FinalBlock) -> bool:
         upto = await self.pool.run(lambda reader: final_upto(reader, block, final))
         if upto is not None:
             self._confirmed, self._final_upto = block.hash, upto
         return upto is not None
 
     async def _handle_fork(
-        self, conn: Connection, standing: Standing, view: View, action: state_machine.Action
+        self, conn: Connection, standing: IndexState, view: HeadView, action: state_machine.Action
     ) -> state_machine.Observation:
         match action:
-            case state_machine.Search(everyone, _):
-                found = await claims.claims(self.pool, conn, standing, view.final, everyone=everyone)
+            case state_machine.SearchFork(everyone, _):
+                found = await claims.collect_claims(self.pool, conn, standing, view.final, everyone=everyone)
                 return state_machine.Claims(found, everyone)
-            case state_machine.Replace(claim, cause):
+            case state_machine.ReplaceFork(claim, cause):
                 return await self._replace(conn, standing, claim, cause, view.final)
-            case state_machine.SetAside(endpoints, reason):
+            case state_machine.SetEndpointsAside(endpoints, reason):
                 for name in endpoints:
                     self.pool.set_aside(name, reason)
-        return state_machine.Replaced()
+        return state_machine.StateChanged()
 
     @property
     def _ours(self) -> int:
@@ -319,24 +321,24 @@ class Engine:
         next plan leaves it out. Raises the conflict when it comes again and again: then it is none of those."""
         self._beaten += 1
         public = isinstance(conflict, asyncpg.UniqueViolationError) and conflict.schema_name != "indexer"
-        if public or self._beaten > MOST_BEATEN:
+        if public or self._beaten > MAX_CONFLICTS:
             raise conflict
         log.debug("beaten", conflict=" ".join(str(conflict).split()))
 
-    def segments(self, standing: Standing, view: View) -> list[Segment]:
+    def segments(self, standing: IndexState, view: HeadView) -> list[ContractRange]:
         """What is to be ingested now. Without the lease only up to finalized: a fork above needs the projector."""
         goal = view.heads.latest.number if self.last is None else min(self.last, view.heads.latest.number)
         if self.token is None:
             goal = min(goal, view.verdict.finalized)
-        return plan(standing.coverage, standing.binding.origin if self.first is None else self.first, goal)
+        return plan_missing(standing.coverage, standing.binding.origin if self.first is None else self.first, goal)
 
-    def _far_behind(self, standing: Standing, view: View) -> bool:
+    def _far_behind(self, standing: IndexState, view: HeadView) -> bool:
         """Whether much is left to do below finalized, where nothing can be reorged away."""
         finalized = view.verdict.finalized
         lacking = sum(max(0, min(s.last, finalized) - s.first + 1) for s in self.segments(standing, view))
-        return max(lacking, min(standing.front, finalized) - standing.next_block + 1) >= BULK_BLOCKS
+        return max(lacking, min(standing.front, finalized) - standing.next_block + 1) >= MIN_CATCH_UP_BLOCKS
 
-    async def _catch_up(self, conn: Connection, standing: Standing, view: View) -> None:
+    async def _catch_up(self, conn: Connection, standing: IndexState, view: HeadView) -> None:
         finalized, p = view.verdict.finalized, self.progress
         below = [s._replace(last=min(s.last, finalized)) for s in self.segments(standing, view) if s.first <= finalized]
         p.to_ingest, p.bulk_from = p.blocks + sum(s.last - s.first + 1 for s in below), standing.next_block - 1
@@ -345,33 +347,37 @@ class Engine:
             await confirm_stored(self.pool, conn, standing, finalized, view.final)
         await self.bulk.run(conn, standing, below, view.final, finalized, self.token)
 
-    def _committed(self, done: Done) -> None:
+    def _committed(self, done: StepResult) -> None:
         """A commit of the bulk work."""
         self._beaten = 0
         if done.projected:
             self._extended_at = time.monotonic()
         self.tally.bulk(done, self.bulk.front)
 
-    async def _ingest(self, conn: Connection, standing: Standing, segment: Segment, final: Final) -> Done:
+    async def _ingest(
+        self, conn: Connection, standing: IndexState, segment: ContractRange, final: FinalBlock
+    ) -> StepResult:
         before = await stored_hash(conn, segment.first - 1)
-        unit = await self.pool.run(lambda reader: fetch_unit(reader, segment, final, before, self._stamps))
+        unit = await self.pool.run(lambda reader: fetch_batch(reader, segment, final, before, self._stamps))
         return await self.writer.ingest(conn, standing, unit, unit.final, self.token)
 
     async def _replace(
-        self, conn: Connection, standing: Standing, found: forks.Claim, cause: str, final: Final
+        self, conn: Connection, standing: IndexState, found: forks.ForkClaim, cause: str, final: FinalBlock
     ) -> state_machine.Observation:
         """Stages the replacement from the endpoint that claimed it, or from another that claims a fork, and swaps."""
         started, asked, tip = time.monotonic(), self.pool.requests, standing.tip
         assert tip is not None
         try:
-            reorg, upto = await replacement.stage(self.pool, conn, standing, found, cause, final, self._ours)
+            reorg, upto = await replacement.stage_replacement(
+                self.pool, conn, standing, found, cause, final, self._ours
+            )
         except RpcError as error:
             assert found.fork is not None
-            return state_machine.Unserved(found.fork.number + 1, tip.number, error.message)
+            return state_machine.ReplacementUnavailable(found.fork.number + 1, tip.number, error.message)
         done = await self.writer.replace(conn, standing, reorg, upto, self._ours)
         self.progress.reorgs += 1
         self.progress.reorg_depth.observe(reorg.depth)
         old, new = tip.number, reorg.new_tip.number
         log.warning("reorg", fork_point=reorg.fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=cause)
         self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)
-        return state_machine.Replaced()
+        return state_machine.StateChanged()

@@ -6,45 +6,45 @@ import time
 
 import structlog
 
-from indexer.chain.types import Anchor
+from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 from indexer.store import lease
-from indexer.store.incidents import open_incidents
-from indexer.store.index_state import Standing, anchors_below
+from indexer.store.incidents import record
+from indexer.store.index_state import IndexState, block_refs_below
 
-EVERY = 30.0  # seconds
-MOST_IMAGES = 1_000_000  # rows; at the exchange's own pace days without finality
+INTERVAL_S = 30.0  # seconds
+MAX_BEFORE_IMAGES = 1_000_000  # rows; at the exchange's own pace days without finality
 log = structlog.get_logger()
 
 
-class Upkeep:
+class Maintenance:
     """`most_images`: before-images above which an incident is opened. Nothing is ever cut for it."""
 
-    def __init__(self, progress: Progress, most_images: int = MOST_IMAGES) -> None:
+    def __init__(self, progress: DaemonProgress, most_images: int = MAX_BEFORE_IMAGES) -> None:
         self.progress, self.most_images = progress, most_images
-        self.final: Anchor | None = None  # the newest stored block that is final
+        self.final: BlockRef | None = None  # the newest stored block that is final
         self._pruned: int | None = None
         self._next = 0.0
 
-    async def turn(self, conn: Connection, standing: Standing, token: int) -> None:
+    async def turn(self, conn: Connection, standing: IndexState, token: int) -> None:
         """One round, when one is due. Raises LeaseLost."""
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + EVERY
+        self._next = time.monotonic() + INTERVAL_S
         await self.prune(conn, standing, token)
         await self.count_images(conn, standing)
         if standing.floor >= 0:
-            self.final = next(iter(await anchors_below(conn, standing.floor + 1, 1)), None)
+            self.final = next(iter(await block_refs_below(conn, standing.floor + 1, 1)), None)
 
-    async def prune(self, conn: Connection, standing: Standing, token: int) -> None:
+    async def prune(self, conn: Connection, standing: IndexState, token: int) -> None:
         """Headers below the floor; after a start as far back as a long stop may have left them."""
         floor = standing.floor
         first = max(0, floor - 1_000_000) if self._pruned is None else self._pruned
         if floor > first and await prune(conn, first, floor, token):
             self._pruned = floor
 
-    async def count_images(self, conn: Connection, standing: Standing) -> None:
+    async def count_images(self, conn: Connection, standing: IndexState) -> None:
         """Before-images grow while finality stands still: said aloud, because a reorg needs every one of them."""
         counted = await conn.fetchval(
             "SELECT count(*) FROM (SELECT FROM indexer.before_image LIMIT $1) counted", self.most_images + 1
@@ -53,7 +53,7 @@ class Upkeep:
         if counted > self.most_images:
             detail = f"more than {self.most_images} rows since block {standing.floor}: finality stands still"
             log.error("before_images_grow", rows=counted, floor=standing.floor)
-            await open_incidents(
+            await record(
                 conn,
                 [{"kind": "before_images_grow", "subject": "finality", "detail": detail, "first_block": None,
                   "last_block": None, "count": 1}],
@@ -73,7 +73,7 @@ async def prune(conn: Connection, first: int, floor: int, token: int) -> bool:
     invisible here, and its block's row would go.
     """
     async with conn.transaction():
-        await lease.hold(conn, token)
+        await lease.lock_and_renew(conn, token)
         if await conn.fetchval("SELECT true FROM indexer.epoch FOR UPDATE SKIP LOCKED") is None:
             return False
         await conn.execute(

@@ -16,47 +16,55 @@ from weakref import WeakSet
 
 import structlog
 
-from indexer.chain.ranges import plan
-from indexer.chain.types import Anchor, Header
+from indexer.chain.ranges import plan_missing
+from indexer.chain.types import BlockRef, Header
 from indexer.config import Deployment
-from indexer.db.connection import Connection, Watched, close, connect
-from indexer.db.database_errors import DATABASE_TROUBLE, name_of, passes
+from indexer.db.connection import Connection, MonitoredConnection, close, connect
+from indexer.db.database_errors import DATABASE_ERRORS, database_wait_name, is_transient
 from indexer.errors import (
-    BoundElsewhere,
     ConfigError,
-    DatabaseUnreachable,
-    EndpointUnreachable,
+    DatabaseUnreachableError,
+    EndpointUnreachableError,
     IndexerError,
-    NotFinal,
-    ReorgTooDeep,
+    NotFinalError,
+    ReorgTooDeepError,
     RpcError,
-    Stalled,
+    StepStalledError,
+    WrongDeploymentError,
 )
 from indexer.follow.catch_up import DEFER_BLOCKS
-from indexer.follow.engine import Engine, View
-from indexer.follow.stall_detector import Watch
+from indexer.follow.engine import Engine, HeadView
+from indexer.follow.stall_detector import StallDetector
 from indexer.follow.watchdog import Watchdog
-from indexer.ingest.executor import Hands
+from indexer.ingest.executor import IngestExecutor
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 from indexer.store import lease
-from indexer.store.index_state import Binding, Standing, bind, binding, check_binding, lower_origin, stored_hash
+from indexer.store.index_state import (
+    DeploymentBinding,
+    IndexState,
+    bind,
+    binding,
+    check_binding,
+    lower_origin,
+    stored_hash,
+)
 
 log = structlog.get_logger()
-PATIENCE = 600.0  # seconds of uninterrupted trouble after which a backfill gives up; the daemon never does
-ENDPOINT = "an endpoint that answers"
-OPENING = 60.0  # the same, seconds, while any process starts
-GRACE = 2.0  # seconds a running step gets to finish when the process is told to end
+BACKFILL_PATIENCE_S = 600.0  # seconds of uninterrupted trouble after which a backfill gives up; the daemon never does
+ENDPOINT_WAIT = "an endpoint that answers"
+OPEN_TIMEOUT_S = 60.0  # the same, seconds, while any process starts
+GRACE_S = 2.0  # seconds a running step gets to finish when the process is told to end
 
 
 class Runner:
     """One process on one database. The options as in Engine; `url` is a postgresql:// URL."""
 
     def __init__(
-        self, deployment: Deployment, url: str, pool: Pool, progress: Progress,
-        *, first: int | None = None, last: int | None = None, hands: Hands | None = None,
+        self, deployment: Deployment, url: str, pool: Pool, progress: DaemonProgress,
+        *, first: int | None = None, last: int | None = None, hands: IngestExecutor | None = None,
         ingest_only: bool = False, defer_from: int = DEFER_BLOCKS,
     ) -> None:  # fmt: skip
         self.deployment, self.url, self.pool, self.progress = deployment, url, pool, progress
@@ -68,12 +76,12 @@ class Runner:
         self.conn: Connection | None = None
         self.stop = asyncio.Event()
         self.stepping_since: float | None = None  # monotonic seconds
-        self._open: WeakSet[Watched] = WeakSet()
+        self._open: WeakSet[MonitoredConnection] = WeakSet()
         self._step: asyncio.Future[bool] | None = None
         self._stalled = ""
         self._troubled_since: float | None = None
 
-    async def connect(self) -> Watched:
+    async def connect(self) -> MonitoredConnection:
         """A connection that the watchdog knows of. Raises DatabaseUnreachable."""
         conn = await connect(self.url)
         self._open.add(conn)
@@ -81,7 +89,7 @@ class Runner:
 
     def watchdog(self, feed: HeadFeed | None) -> Watchdog:
         """Sees that this process gets on."""
-        watch = Watch(self.deployment.rpc_timeout, self.deployment.poll_interval)
+        watch = StallDetector(self.deployment.rpc_timeout, self.deployment.poll_interval)
         return Watchdog(
             watch, self.progress, self.pool, self.engine.bulk, feed, partial(connect, self.url),
             lambda: self._open, lambda: self.stepping_since, self.begin_again,
@@ -112,12 +120,12 @@ class Runner:
             try:
                 return await work()
             except RpcError as error:
-                await self._trouble(ENDPOINT, error, OPENING)
-            except DATABASE_TROUBLE as error:
-                if not passes(error):
+                await self._trouble(ENDPOINT_WAIT, error, OPEN_TIMEOUT_S)
+            except DATABASE_ERRORS as error:
+                if not is_transient(error):
                     raise
                 await self._drop_connection()
-                await self._trouble(name_of(error), error, OPENING)
+                await self._trouble(database_wait_name(error), error, OPEN_TIMEOUT_S)
 
     async def _check_or_bind(self, conn: Connection) -> None:
         bound = await binding(conn)
@@ -134,14 +142,14 @@ class Runner:
             block = await self._to_bind(view)
             number = block.number
             origin = self.deployment.start_block if first is None else first
-            new = Binding(self.deployment.name, self.deployment.chain_id, number, block.hash, origin)
+            new = DeploymentBinding(self.deployment.name, self.deployment.chain_id, number, block.hash, origin)
             bound = await bind(conn, new)
             log.info("bound", chain=new.name, chain_id=new.chain_id, block=number, origin=origin)
         if first is not None and first < bound.origin:
             await lower_origin(conn, first)
             log.info("origin_lowered", origin=first, before=bound.origin)
 
-    async def _to_bind(self, view: View) -> Anchor:
+    async def _to_bind(self, view: HeadView) -> BlockRef:
         """A final block. A node whose finalized tag is its head proves nothing yet, and a reorg must not leave the
         binding behind: then a block deep below, unless the node has only the newest ones."""
         latest, final = view.heads.latest.number, max(view.verdict.finalized, 0)
@@ -150,24 +158,26 @@ class Runner:
         async def ask(reader: Reader, number: int) -> Header | None:
             header, *witness = await reader.found([number, *view.final.witness])
             if header is not None and witness and view.final.upto(witness[0]) < number:
-                raise NotFinal(f"its block {number} does not join the final block {view.final.number}", reader.name)
+                raise NotFinalError(
+                    f"its block {number} does not join the final block {view.final.number}", reader.name
+                )
             return header
 
         known = view.final
         if known.hash and known.number < latest:
-            return Anchor(known.number, known.hash, 0)
+            return BlockRef(known.number, known.hash, 0)
         for number in (final,) if final < latest else (deep, final):
             header = await self.pool.run(partial(ask, number=number))
             if header is not None:
-                return Anchor(header.number, header.hash, header.timestamp)
-        raise EndpointUnreachable(f"{view.endpoint} has no block {final}", "Use a node that serves history")
+                return BlockRef(header.number, header.hash, header.timestamp)
+        raise EndpointUnreachableError(f"{view.endpoint} has no block {final}", "Use a node that serves history")
 
-    async def _check_bound_block(self, bound: Binding) -> None:
+    async def _check_bound_block(self, bound: DeploymentBinding) -> None:
         header = await self.pool.run(lambda reader: reader.header(bound.number))
         if header is None:
             log.warning("binding_unchecked", block=bound.number, reason="no endpoint serves the block")
         elif header.hash != bound.hash and not await self._shares_history():
-            raise BoundElsewhere(
+            raise WrongDeploymentError(
                 f"this database follows a chain whose block {bound.number} is 0x{bound.hash.hex()}, the endpoint's is"
                 f" 0x{header.hash.hex()}",
                 "Same chain id, other chain: check the endpoint, or name another database in DATABASE_URL",
@@ -192,14 +202,14 @@ class Runner:
                 feed.saw_head(self.progress.head)
                 await feed.wait(self.stop)
 
-    async def backfill(self) -> Standing:
+    async def backfill(self) -> IndexState:
         """Works until first..last is ingested, and projected as far as it is gapless. The standing at the end.
 
         Raises what lasted longer than PATIENCE, ReorgTooDeep, LeaseLost.
         """
         await self._check_end()
         while not self.stop.is_set():
-            worked = await self._guarded(patience=PATIENCE)
+            worked = await self._guarded(patience=BACKFILL_PATIENCE_S)
             if worked is False:
                 assert self.conn is not None
                 standing = await self.engine.standing(self.conn)
@@ -221,20 +231,22 @@ class Runner:
         # A node that lacks the final block may be on an orphaned branch: what it denies proves nothing.
         upto = self.engine.finality.final.upto(next(iter(witness), None))
         if header is not None and header.hash != stored and last <= upto:
-            raise ReorgTooDeep(
+            raise ReorgTooDeepError(
                 f"block {last} is stored with a hash that the chain does not have, below finalized",
                 "Nothing was changed. `reya-indexer reorg plan` shows what a recovery would do",
             )
 
     def _give_up_when_waiting(self) -> None:
         p, engine = self.progress, self.engine
-        if engine.token is not None and p.waiting and p.clock() - p.waiting_since > PATIENCE:
-            raise EndpointUnreachable(f"waited {PATIENCE:.0f} seconds for {p.waiting}", "Give another endpoint as well")
+        if engine.token is not None and p.waiting and p.clock() - p.waiting_since > BACKFILL_PATIENCE_S:
+            raise EndpointUnreachableError(
+                f"waited {BACKFILL_PATIENCE_S:.0f} seconds for {p.waiting}", "Give another endpoint as well"
+            )
 
-    def finished(self, standing: Standing) -> bool:
+    def finished(self, standing: IndexState) -> bool:
         """Whether nothing of the range is left to ingest or, up to the gapless front, to project."""
         engine = self.engine
-        if engine.last is None or engine.first is None or plan(standing.coverage, engine.first, engine.last):
+        if engine.last is None or engine.first is None or plan_missing(standing.coverage, engine.first, engine.last):
             return False
         if engine.ingest_only:
             return True
@@ -248,11 +260,11 @@ class Runner:
             waited_for = self.progress.waiting
             worked = await self._until_stopped(self.engine.cycle(self.conn))
         except RpcError as error:
-            await self._trouble(ENDPOINT, error, patience)
-        except DATABASE_TROUBLE as error:
+            await self._trouble(ENDPOINT_WAIT, error, patience)
+        except DATABASE_ERRORS as error:
             await self._drop_connection()
-            await self._trouble(name_of(error), error, patience)
-        except Stalled as error:
+            await self._trouble(database_wait_name(error), error, patience)
+        except StepStalledError as error:
             await self._drop_connection()
             await self._trouble("a step that goes on", error, patience)
         else:
@@ -269,14 +281,14 @@ class Runner:
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                await asyncio.wait({task}, timeout=GRACE)
+                await asyncio.wait({task}, timeout=GRACE_S)
             if not task.done():
                 task.cancel()  # the transaction rolls back: the step is done again at the next start
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
                 return None
             if task.cancelled() and self._stalled:
-                raise Stalled(self._stalled)
+                raise StepStalledError(self._stalled)
             return task.result()
         finally:
             stopped.cancel()
@@ -292,7 +304,7 @@ class Runner:
         if patience is not None and now - self._troubled_since > patience:
             if isinstance(error, IndexerError):
                 raise error
-            raise DatabaseUnreachable(
+            raise DatabaseUnreachableError(
                 f"no success for {patience:.0f} seconds: {error}", "See the server's log"
             ) from error
         await self._pause(pause or min(0.5 + (now - self._troubled_since) / 4, 10.0))

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from indexer.chain.forks import Claim, Finding, Relation, relate
-from indexer.chain.ranges import Segment
-from indexer.chain.types import Anchor, Header
+from indexer.chain.forks import ClaimKind, ForkClaim, HeadRelation, compare_head
+from indexer.chain.ranges import ContractRange
+from indexer.chain.types import BlockRef, Header
 
 
 class Mode(Enum):
@@ -29,7 +29,7 @@ class Mode(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class HeadSeen:
     """A look at one endpoint's head, beside where the database stands. `at_head`: the hash stored for its number.
 
     `segments`: what coverage lacks. `stale`: the public tables were projected with other contracts, ABIs or origin.
@@ -39,14 +39,14 @@ class Seen:
 
     head: Header
     at_head: bytes | None
-    tip: Anchor | None
+    tip: BlockRef | None
     checkpoint: int
     front: int
     floor: int
     holder: bool
     stale: bool
-    unconfirmed: Anchor | None
-    segments: tuple[Segment, ...]
+    unconfirmed: BlockRef | None
+    segments: tuple[ContractRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class Conflict:
 class Claims:
     """Answers to a search; `everyone`: of all endpoints."""
 
-    claims: tuple[Claim, ...]
+    claims: tuple[ForkClaim, ...]
     everyone: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Unserved:
+class ReplacementUnavailable:
     """Blocks first..last of the replacement were not served in a form that can be believed."""
 
     first: int
@@ -82,22 +82,22 @@ class Unserved:
 
 
 @dataclass(frozen=True, slots=True)
-class Replaced:
+class StateChanged:
     """A swap was committed, or another process came first: look again."""
 
 
-Observation = Seen | Paused | Conflict | Claims | Unserved | Replaced
+Observation = HeadSeen | Paused | Conflict | Claims | ReplacementUnavailable | StateChanged
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Wait:
     """Nothing to do until the next look; `reason` names a wait, "" when everything known is done."""
 
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Refresh:
     """Look at the head again at once."""
 
 
@@ -107,7 +107,7 @@ class Project:
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectAgain:
+class Reproject:
     last: int
 
 
@@ -116,28 +116,28 @@ class Confirm:
     """Compare the stored block with the chain before what was stored up to it is projected: it may have been reorged
     away while nobody looked, and what counts as final now would put orphaned rows below the floor for good."""
 
-    block: Anchor
+    block: BlockRef
 
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    segment: Segment
+    segment: ContractRange
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class SearchFork:
     everyone: bool
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
-class Replace:
-    claim: Claim
+class ReplaceFork:
+    claim: ForkClaim
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
-class SetAside:
+class SetEndpointsAside:
     endpoints: tuple[str, ...]
     reason: str
 
@@ -148,7 +148,7 @@ class Halt:
     remedy: str
 
 
-Action = Rest | Look | Project | ProjectAgain | Confirm | Ingest | Search | Replace | SetAside | Halt
+Action = Wait | Refresh | Project | Reproject | Confirm | Ingest | SearchFork | ReplaceFork | SetEndpointsAside | Halt
 
 
 class Follower:
@@ -160,7 +160,7 @@ class Follower:
         self._cause = ""
         self._conflict: int | None = None
         self._floor = -1
-        self._tip: Anchor | None = None
+        self._tip: BlockRef | None = None
         self._holder = False
 
     def observe(self, seen: Observation) -> Action:
@@ -168,23 +168,23 @@ class Follower:
         match seen:
             case Paused(by):
                 self.mode = Mode.PAUSED
-                return Rest(f"paused: {by}")
-            case Seen():
+                return Wait(f"paused: {by}")
+            case HeadSeen():
                 return self._seen(seen)
             case Conflict(number, why):
                 return self._search(why, number)
             case Claims(claims, everyone):
                 return self._judge(claims, everyone)
-            case Unserved(first, last, why):
+            case ReplacementUnavailable(first, last, why):
                 self.mode = Mode.WAITING
-                return Rest(f"a replacement of blocks {first} to {last} that an endpoint serves: {why}")
-            case Replaced():
+                return Wait(f"a replacement of blocks {first} to {last} that an endpoint serves: {why}")
+            case StateChanged():
                 self.mode = Mode.FOLLOWING
-                return Look()
+                return Refresh()
 
-    def _seen(self, s: Seen) -> Action:
+    def _seen(self, s: HeadSeen) -> Action:
         self._floor, self._tip, self._holder = s.floor, s.tip, s.holder
-        if relate(s.tip, s.head, s.at_head) is Relation.FORK:
+        if compare_head(s.tip, s.head, s.at_head) is HeadRelation.FORK:
             return self._search("the head is not on the stored chain", s.head.number)
         self.mode = Mode.FOLLOWING if s.holder else Mode.STANDBY
         self._conflict = None
@@ -193,44 +193,46 @@ class Follower:
             # What is stored may have been reorged away, also while blocks below it were ingested that did not join it.
             if s.unconfirmed is not None and s.unconfirmed.number > s.floor:
                 return Confirm(s.unconfirmed)
-            return ProjectAgain(s.front) if s.stale else Project(s.front)
-        return Ingest(s.segments[0]) if s.segments else Rest()
+            return Reproject(s.front) if s.stale else Project(s.front)
+        return Ingest(s.segments[0]) if s.segments else Wait()
 
     def _search(self, cause: str, number: int) -> Action:
         if not self._holder or self._tip is None:
             # Rows change only by the holder's hand; it finds the same fork.
             self.mode = Mode.STANDBY
-            return Rest()
+            return Wait()
         self.mode, self._cause, self._conflict = Mode.SEARCHING, cause, number
-        return Search(False, cause)
+        return SearchFork(False, cause)
 
-    def _judge(self, claims: Sequence[Claim], everyone: bool) -> Action:
-        of = {finding: [c for c in claims if c.finding is finding] for finding in Finding}
+    def _judge(self, claims: Sequence[ForkClaim], everyone: bool) -> Action:
+        of = {finding: [c for c in claims if c.finding is finding] for finding in ClaimKind}
         if not everyone:
-            return Replace(of[Finding.FORK][0], self._cause) if of[Finding.FORK] else Search(True, self._cause)
-        if of[Finding.DEEP] and (of[Finding.FORK] or of[Finding.SAME]):
+            return (
+                ReplaceFork(of[ClaimKind.FORK][0], self._cause) if of[ClaimKind.FORK] else SearchFork(True, self._cause)
+            )
+        if of[ClaimKind.DEEP] and (of[ClaimKind.FORK] or of[ClaimKind.SAME]):
             self.mode = Mode.FOLLOWING
-            return SetAside(
-                tuple(c.endpoint for c in of[Finding.DEEP]),
+            return SetEndpointsAside(
+                tuple(c.endpoint for c in of[ClaimKind.DEEP]),
                 f"alone serves another chain below block {max(self._floor, 0)}",
             )
-        if of[Finding.FORK]:
-            return Replace(of[Finding.FORK][0], self._cause)
-        deep = [c for c in of[Finding.DEEP] if not c.behind]
+        if of[ClaimKind.FORK]:
+            return ReplaceFork(of[ClaimKind.FORK][0], self._cause)
+        deep = [c for c in of[ClaimKind.DEEP] if not c.behind]
         if deep:
             return self._halt(
                 f"{deep[0].endpoint} serves another chain than the stored one, from block {max(self._floor, 0)} down",
                 "Nothing was deleted. Compare it with another endpoint; if the chain really changed below finalized,"
                 " `reya-indexer reorg plan` shows what a recovery would do",
             )
-        if of[Finding.SAME] and self._conflict is not None and self._conflict <= self._floor:
+        if of[ClaimKind.SAME] and self._conflict is not None and self._conflict <= self._floor:
             return self._halt(
                 f"block {self._conflict} is stored with a hash that the chain does not have, below finalized",
                 "Nothing was changed. `reya-indexer reorg verify --heal` compares the stored range and repairs it",
             )
         self.mode = Mode.WAITING
         why = "; ".join(c.detail for c in claims if c.detail) or self._cause
-        return Rest(f"endpoints that agree with themselves: {why}")
+        return Wait(f"endpoints that agree with themselves: {why}")
 
     def _halt(self, reason: str, remedy: str) -> Halt:
         self.mode = Mode.HALTED

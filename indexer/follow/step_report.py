@@ -6,19 +6,19 @@ import time
 
 import structlog
 
-from indexer.projector.writer import Done
+from indexer.projector.writer import StepResult
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 
 log = structlog.get_logger()
 
 
-class Tally:
-    def __init__(self, progress: Progress, pool: Pool) -> None:
+class StepReporter:
+    def __init__(self, progress: DaemonProgress, pool: Pool) -> None:
         self.progress, self.pool = progress, pool
         self._last = time.monotonic(), 0  # when the last commit of the bulk work was told of, and requests then
 
-    def bulk(self, done: Done, front: int) -> None:
+    def bulk(self, done: StepResult, front: int) -> None:
         """A commit of the bulk work, whose gapless coverage ends at block `front`."""
         p = self.progress
         if done.projected:
@@ -30,7 +30,7 @@ class Tally:
         self.count(done, now - self._last[0], asked - self._last[1])
         self._last = now, asked
 
-    def count(self, done: Done, elapsed: float, requests: int) -> None:
+    def count(self, done: StepResult, elapsed: float, requests: int) -> None:
         """A commit that took `elapsed` seconds and so many requests."""
         p = self.progress
         p.steps[done.kind] += 1

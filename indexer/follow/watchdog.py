@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterable
 import asyncpg
 import structlog
 
-from indexer.db.connection import PATIENCE, Connect, Watched, close
-from indexer.db.database_errors import DATABASE_TROUBLE, cause
-from indexer.follow.catch_up import Bulk
-from indexer.follow.stall_detector import STATEMENT, Signs, Stuck, Watch
+from indexer.db.connection import STATEMENT_TIMEOUT_S, Connect, MonitoredConnection, close
+from indexer.db.database_errors import DATABASE_ERRORS, root_cause
+from indexer.follow.catch_up import CatchUp
+from indexer.follow.stall_detector import STATEMENT_LIMIT_S, LivenessSignals, Stall, StallDetector
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 
-EVERY = 1.0  # seconds
-ASKING = 5.0  # seconds in which a living server answers
-AGAIN = 20.0  # seconds between two tries to heal the same
+CHECK_INTERVAL_S = 1.0  # seconds
+ASK_TIMEOUT_S = 5.0  # seconds in which a living server answers
+REPEAT_AFTER_S = 20.0  # seconds between two tries to heal the same
 LOST = 300.0  # seconds without progress after which a step is begun again though nothing says why it is stuck
 STOPPED = 10.0  # seconds between two turns: this process was stopped itself, and knows nothing of the time between
 
@@ -42,8 +42,9 @@ class Watchdog:
     `begin_again` ends the step, to be begun anew."""
 
     def __init__(
-        self, watch: Watch, progress: Progress, pool: Pool, bulk: Bulk, feed: HeadFeed | None, connect: Connect,
-        connections: Callable[[], Iterable[Watched]], step: Callable[[], float | None],
+        self, watch: StallDetector, progress: DaemonProgress, pool: Pool, bulk: CatchUp, feed: HeadFeed | None,
+        connect: Connect,
+        connections: Callable[[], Iterable[MonitoredConnection]], step: Callable[[], float | None],
         begin_again: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.watch, self.progress, self.pool, self.bulk, self.feed = watch, progress, pool, bulk, feed
@@ -55,13 +56,13 @@ class Watchdog:
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             try:
                 await self.turn()
             except Exception as error:  # one look less is better than none from now on
                 log.error("watchdog_failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
 
-    async def turn(self) -> list[Stuck]:
+    async def turn(self) -> list[Stall]:
         """One look: what is stuck, after what heals it was begun."""
         now = self.progress.clock()
         late, self._turned = now - self._turned > STOPPED, now
@@ -74,41 +75,41 @@ class Watchdog:
         stuck = self.watch.observe(self._signs(hung, server))
         self._tell(stuck)
         for one in stuck:
-            if self.progress.clock() - self._healed.get(one.name, float("-inf")) >= AGAIN:
+            if self.progress.clock() - self._healed.get(one.name, float("-inf")) >= REPEAT_AFTER_S:
                 self._healed[one.name] = self.progress.clock()
                 self._heal(one, hung, server)
         return stuck
 
-    def _longest(self) -> Watched | None:
+    def _longest(self) -> MonitoredConnection | None:
         """The connection whose statement takes longest, when it is long enough to ask."""
         busy = [conn for conn in self._connections() if conn.doing and not conn.is_closed()]
         longest = min(busy, key=lambda conn: conn.doing[1] if conn.doing else 0.0, default=None)
         if longest is None or longest.doing is None:
             return None
-        if self.progress.clock() - max(longest.doing[1], self._awake_at) < STATEMENT:
+        if self.progress.clock() - max(longest.doing[1], self._awake_at) < STATEMENT_LIMIT_S:
             return None
         return longest
 
-    async def _asked(self, hung: Watched) -> str:
+    async def _asked(self, hung: MonitoredConnection) -> str:
         """What the server does with a statement, asked over another connection."""
         try:
-            async with asyncio.timeout(ASKING):
+            async with asyncio.timeout(ASK_TIMEOUT_S):
                 conn = await self._connect()
                 try:
                     row = await conn.fetchrow(_DOES, hung.get_server_pid())
                 finally:
                     asyncio.ensure_future(close(conn))  # noqa: RUF006 - ends by itself within 5 seconds
-        except DATABASE_TROUBLE as error:
-            if isinstance(cause(error), asyncpg.PostgresError):
+        except DATABASE_ERRORS as error:
+            if isinstance(root_cause(error), asyncpg.PostgresError):
                 return "working"  # it refused us a connection: it speaks
             return "silent"
         if row is None:
             return "silent"  # it does not know the connection any more
         if row[0]:
             return f"lock of {row[1] or 'another session'}"
-        return "working" if hung.patience <= PATIENCE else "working on what takes its time"
+        return "working" if hung.patience <= STATEMENT_TIMEOUT_S else "working on what takes its time"
 
-    def _signs(self, hung: Watched | None, server: str) -> Signs:
+    def _signs(self, hung: MonitoredConnection | None, server: str) -> LivenessSignals:
         p, endpoints = self.progress, [reader.endpoint for reader in self.pool.readers]
         open_requests = [(sent, e.name, method) for e in endpoints for method, sent in e.under_way.values()]
         oldest = min(open_requests, default=None)
@@ -120,14 +121,14 @@ class Watchdog:
             p.last_step_at, p.looked_at, self._awake_at, self.bulk.heard_at, min(held, p.clock()), *running,
             *(conn.done_at for conn in connections), *(e.served_at for e in endpoints),
         ])  # fmt: skip
-        return Signs(
+        return LivenessSignals(
             p.clock(), self._step(), active,
             (oldest[1], oldest[2], max(oldest[0], self._awake_at)) if oldest else None,
             hung.doing if hung is not None else None, server, self.bulk.full_since,
             self.feed.mute if self.feed is not None else "", p.head, p.looked_at,
         )  # fmt: skip
 
-    def _tell(self, stuck: list[Stuck]) -> None:
+    def _tell(self, stuck: list[Stall]) -> None:
         """Names what is stuck once, and what is not any more: a step only when the head was seen since."""
         p, now = self.progress, self.progress.clock()
         for one in stuck:
@@ -141,7 +142,7 @@ class Watchdog:
                 del self._found[name], p.stuck[name]
                 log.info("watchdog_healed", stuck=name)
 
-    def _heal(self, one: Stuck, hung: Watched | None, server: str) -> None:
+    def _heal(self, one: Stall, hung: MonitoredConnection | None, server: str) -> None:
         match one.name:
             case "poll":
                 self.pool.set_aside(one.subject, one.detail, "mute")

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 
-from indexer.chain.batch import Unit
+from indexer.chain.batch import LogBatch
 from indexer.chain.bloom import may_contain
 from indexer.chain.types import Header, Log
-from indexer.errors import Inconsistent, SeamBroken
+from indexer.errors import InconsistentResponseError, ParentMismatchError
 
 
-def confirm_plain(
+def confirm_final_range(
     first: int,
     last: int,
     addresses: Sequence[str],
@@ -20,7 +20,7 @@ def confirm_plain(
     headers: Iterable[Header],
     before: bytes | None,
     times: Mapping[int, int] = MappingProxyType({}),
-) -> Unit:
+) -> LogBatch:
     """A range at or below finalized: `headers` hold at least the first and the last block, and those of all blocks with
     logs that are not in `times` (seconds, confirmed). `before` is the stored hash of block first - 1.
 
@@ -30,46 +30,48 @@ def confirm_plain(
     """
     known = {h.number: h for h in headers}
     if before is not None and known[first].parent_hash != before:
-        raise SeamBroken(first)
+        raise ParentMismatchError(first)
     _agree(known, logs)
     for log in logs:
         if log.block_number not in known:
             time = times.get(log.block_number)
             if time is None:
-                raise Inconsistent(f"no time is known for block {log.block_number}")
+                raise InconsistentResponseError(f"no time is known for block {log.block_number}")
             known[log.block_number] = Header(log.block_number, log.block_hash, b"", time)
     numbers = {g.block_number for g in logs} | {first, last}
-    return Unit(first, last, tuple(addresses), list(logs), [known[n] for n in sorted(numbers)])
+    return LogBatch(first, last, tuple(addresses), list(logs), [known[n] for n in sorted(numbers)])
 
 
-def confirm_chained(
+def confirm_head_range(
     first: int,
     last: int,
     addresses: Sequence[str],
     logs: Sequence[Log],
     headers: Sequence[Header],
     before: bytes | None,
-) -> Unit:
+) -> LogBatch:
     """A range above finalized: `headers` are those of first..last, every one. Raises as confirm_plain does."""
     if [h.number for h in headers] != list(range(first, last + 1)):
-        raise Inconsistent(f"headers of blocks {first} to {last} are not complete")
+        raise InconsistentResponseError(f"headers of blocks {first} to {last} are not complete")
     for parent, child in pairwise(headers):
         if child.parent_hash != parent.hash:
-            raise Inconsistent(f"block {child.number} is not a child of block {parent.number} in the same answer")
+            raise InconsistentResponseError(
+                f"block {child.number} is not a child of block {parent.number} in the same answer"
+            )
     if before is not None and headers[0].parent_hash != before:
-        raise SeamBroken(first)
+        raise ParentMismatchError(first)
     _agree({h.number: h for h in headers}, logs)
-    return Unit(first, last, tuple(addresses), list(logs), list(headers))
+    return LogBatch(first, last, tuple(addresses), list(logs), list(headers))
 
 
 def _agree(headers: dict[int, Header], logs: Iterable[Log]) -> None:
     for log in logs:
         header = headers.get(log.block_number)
         if header and header.hash != log.block_hash:
-            raise Inconsistent(f"log {log.log_index} of block {log.block_number} names another block hash")
+            raise InconsistentResponseError(f"log {log.log_index} of block {log.block_number} names another block hash")
 
 
-def without_logs_though_announced(unit: Unit) -> list[Header]:
+def blocks_with_unmet_bloom(unit: LogBatch) -> list[Header]:
     """Blocks whose bloom announces a watched address but which came without any log of ours.
 
     Nodes answer eth_getLogs for the newest block from an index that may lag behind its header; such an empty answer

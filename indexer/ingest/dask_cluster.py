@@ -9,22 +9,22 @@ import time
 from collections import Counter
 from typing import Any
 
-from indexer.chain.finality import Final
-from indexer.chain.ranges import Segment
+from indexer.chain.finality import FinalBlock
+from indexer.chain.ranges import ContractRange
 from indexer.errors import ConfigError
-from indexer.ingest.executor import Tell
-from indexer.ingest.worker import Report, Setup, Sizes, Task, Worker
-from indexer.ingest.worker_process import sendable
+from indexer.ingest.executor import OnCommit
+from indexer.ingest.worker import CommitReport, LearnedLimitsByEndpoint, Task, Worker, WorkerConfig
+from indexer.ingest.worker_process import picklable_error
 from indexer.rpc.pool import Pool, Traffic
 
-CONNECTING = 20.0  # seconds
+CONNECT_TIMEOUT_S = 20.0  # seconds
 
 
-def work(setup: Setup, sizes: Sizes, task: Task) -> list[Report]:
+def ingest_task(setup: WorkerConfig, sizes: LearnedLimitsByEndpoint, task: Task) -> list[CommitReport]:
     """One task, in a thread of a cluster's worker. What it committed before it fails stays, and is not done again."""
 
-    async def done() -> list[Report]:
-        worker, reports = Worker(setup), list[Report]()
+    async def done() -> list[CommitReport]:
+        worker, reports = Worker(setup), list[CommitReport]()
         worker.learn(sizes)
         try:
             await worker.ingest(*task, reports.append)
@@ -35,16 +35,16 @@ def work(setup: Setup, sizes: Sizes, task: Task) -> list[Report]:
     try:
         return asyncio.run(done())
     except Exception as error:
-        raise sendable(error) from None
+        raise picklable_error(error) from None
 
 
-class Cluster:
+class DaskExecutor:
     """`address` of the scheduler, such as tcp://host:8786. One that dies with a range in hand costs it once more."""
 
-    def __init__(self, setup: Setup, address: str, width: int) -> None:
+    def __init__(self, setup: WorkerConfig, address: str, width: int) -> None:
         self.width, self._setup, self._address = width, setup, address
         self._client: Any = None  # distributed has no types
-        self._sizes: Sizes = {}
+        self._sizes: LearnedLimitsByEndpoint = {}
         self._requests = 0
         self._errors: Counter[str] = Counter()
 
@@ -58,7 +58,9 @@ class Cluster:
             ) from error
         try:
             client: Any = Client
-            self._client = await client(self._address, asynchronous=True, timeout=CONNECTING, set_as_default=False)
+            self._client = await client(
+                self._address, asynchronous=True, timeout=CONNECT_TIMEOUT_S, set_as_default=False
+            )
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"--scheduler {self._address}: {' '.join(str(error).split())}",
@@ -76,11 +78,11 @@ class Cluster:
         size = max((size.size for size in self._sizes.values()), default=mine.size)
         return Traffic(mine.requests + self._requests, self._errors + Counter(mine.errors), size)
 
-    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
+    async def ingest(self, segment: ContractRange, final: FinalBlock, tell: OnCommit) -> None:
         assert self._client is not None, "start() comes first"
-        future = self._client.submit(work, self._setup, self._sizes, Task(segment, final), pure=False, retries=0)
+        future = self._client.submit(ingest_task, self._setup, self._sizes, Task(segment, final), pure=False, retries=0)
         try:
-            reports: list[Report] = await future
+            reports: list[CommitReport] = await future
         finally:
             # Given up here, it is given up there.
             await self._client.cancel([future], force=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from indexer.chain.ranges import Segment, plan, sample
+from indexer.chain.ranges import ContractRange, plan_missing, sample_range
 from indexer.config import Deployment
 from indexer.db.connection import connection
-from indexer.decode.block_times import Stamps, stamps_of
-from indexer.errors import RangeTooLarge
-from indexer.ingest.ingestor import AHEAD, fetch_span
+from indexer.decode.block_times import TimeFields, time_fields_of
+from indexer.errors import RangeTooLargeError
+from indexer.ingest.ingestor import FETCHES_AHEAD, fetch_range
 from indexer.rpc.adaptive_size import TARGET_LOGS
 from indexer.rpc.pool import Pool
 from indexer.store import coverage
@@ -27,16 +27,16 @@ async def estimate(
 ) -> dict[str, Any]:
     """Blocks missing, and about how many logs, requests, bytes on disk and seconds they will take."""
     addresses = tuple(sorted(c.address for c in deployment.contracts))
-    missing = plan(await _covered(url, addresses), first, last)
+    missing = plan_missing(await _covered(url, addresses), first, last)
     blocks = sum(s.last - s.first + 1 for s in missing)
-    logs_per_block, seconds_each, samples = await _sampled(pool, missing, blocks, stamps_of(deployment.contracts))
+    logs_per_block, seconds_each, samples = await _sampled(pool, missing, blocks, time_fields_of(deployment.contracts))
     logs = round(blocks * logs_per_block)
     ceiling = min(deployment.max_blocks, pool.ordered()[0].ranges.ceiling)
     requests = sum(-(-(s.last - s.first + 1) // ceiling) for s in missing)
     requests = max(requests, logs // TARGET_LOGS)
     bounds = {
-        f"bound by {seconds_each * 1000:.0f} ms an answer, {workers * AHEAD} under way": (
-            requests * seconds_each / (workers * AHEAD)
+        f"bound by {seconds_each * 1000:.0f} ms an answer, {workers * FETCHES_AHEAD} under way": (
+            requests * seconds_each / (workers * FETCHES_AHEAD)
         ),
         f"bound by the projection at about {LOGS_PER_SECOND:,} logs a second": logs / LOGS_PER_SECOND,
     }
@@ -57,17 +57,17 @@ async def _covered(url: str, addresses: tuple[str, ...]) -> dict[str, Any]:
 
 
 async def _sampled(
-    pool: Pool, missing: list[Segment], blocks: int, stamps: Stamps
+    pool: Pool, missing: list[ContractRange], blocks: int, stamps: TimeFields
 ) -> tuple[float, float, int]:  # fmt: skip
     """Logs per block, seconds of an answer, and how many samples that is from: evenly over what is missing."""
     logs = read = taken = 0
     spent = 0.0
     for n in range(min(SAMPLES, -(-blocks // SAMPLE_BLOCKS))):
-        segment = sample(missing, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
+        segment = sample_range(missing, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
         try:
             started = time.monotonic()
-            units = await fetch_span(pool, segment, stamps)
-        except RangeTooLarge:
+            units = await fetch_range(pool, segment, stamps)
+        except RangeTooLargeError:
             continue
         spent += (time.monotonic() - started) / len(units)
         logs += sum(len(unit.logs) for unit in units)

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from indexer.chain.finality import Final
-from indexer.chain.ranges import Segment
+from indexer.chain.finality import FinalBlock
+from indexer.chain.ranges import ContractRange
 from indexer.db.connection import Connection, close
-from indexer.decode.block_times import Stamps
-from indexer.ingest.ingestor import Ingested, Ingestor
-from indexer.ingest.worker import Report
+from indexer.decode.block_times import TimeFields
+from indexer.ingest.ingestor import IngestCommit, Ingestor
+from indexer.ingest.worker import CommitReport
 from indexer.rpc.pool import Pool
-from indexer.rpc.rate_limit import spending
+from indexer.rpc.rate_limit import request_purpose
 
-MOST_BLOCKS = 100_000  # of one task
-MOST_TASKS = 100_000  # whatever height a node claims
+MAX_TASK_BLOCKS = 100_000  # of one task
+MAX_TASKS = 100_000  # whatever height a node claims
 TASKS_EACH = 8  # tasks of a worker, when there are not many blocks: the last ones should end together
 
 # Told of each commit: of one's own with its logs, of others' in numbers.
-Tell = Callable[[Ingested | Report], Awaitable[None]]
+OnCommit = Callable[[IngestCommit | CommitReport], Awaitable[None]]
 
 
-class Hands(Protocol):
+class IngestExecutor(Protocol):
     """`width`: tasks that can be done at once; `heard_at`: the last sign of life from elsewhere, monotonic seconds."""
 
     width: int
@@ -30,7 +30,7 @@ class Hands(Protocol):
     @property
     def heard_at(self) -> float: ...
 
-    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
+    async def ingest(self, segment: ContractRange, final: FinalBlock, tell: OnCommit) -> None:
         """Ingests what coverage lacks of a segment, all of it at or below the `final` block.
 
         Raises what `Ingestor.ingest` raises, WrongChain and DatabaseUnreachable; what was told of stays."""
@@ -38,19 +38,19 @@ class Hands(Protocol):
     async def close(self) -> None: ...
 
 
-class Own:
+class InlineExecutor:
     """This process: what it ingests need not be read again to be projected."""
 
     width = 1
     heard_at = 0.0  # nobody is elsewhere
 
-    def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]], stamps: Stamps) -> None:
+    def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]], stamps: TimeFields) -> None:
         self.pool, self._connect, self._stamps = pool, connect, stamps
 
-    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
+    async def ingest(self, segment: ContractRange, final: FinalBlock, tell: OnCommit) -> None:
         conn = await self._connect()
         try:
-            with spending("backfill"):
+            with request_purpose("backfill"):
                 await Ingestor(self.pool, conn, tell, self._stamps).ingest(segment, final)
         finally:
             await close(conn)
@@ -59,12 +59,12 @@ class Own:
         pass
 
 
-def tasks(segments: Sequence[Segment], width: int, unit: int) -> list[Segment]:
+def split_into_tasks(segments: Sequence[ContractRange], width: int, unit: int) -> list[ContractRange]:
     """The segments cut into tasks for so many hands, in chain order: whole multiples of `unit` blocks but the last."""
     if width == 1:
         return list(segments)
     total = sum(s.last - s.first + 1 for s in segments)
-    size = max(min(MOST_BLOCKS, -(-total // (width * TASKS_EACH))), -(-total // MOST_TASKS))
+    size = max(min(MAX_TASK_BLOCKS, -(-total // (width * TASKS_EACH))), -(-total // MAX_TASKS))
     size = -(-size // unit) * unit
     return [
         s._replace(first=at, last=min(at + size - 1, s.last))

@@ -10,27 +10,28 @@ from types import MappingProxyType
 
 import structlog
 
-from indexer.chain.batch import Source, Unit
-from indexer.chain.finality import NOTHING, Final
-from indexer.chain.ranges import Segment
+from indexer.chain.batch import LogBatch, ServedRange
+from indexer.chain.finality import NOTHING_FINAL, FinalBlock
+from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header, Log
-from indexer.decode.block_times import Stamps, times
-from indexer.errors import Inconsistent, Missing, NotFinal, RangeTooLarge, RpcRefused
-from indexer.ingest.confirm import confirm_chained, confirm_plain, without_logs_though_announced
+from indexer.decode.block_times import TimeFields, block_times
+from indexer.errors import InconsistentResponseError, MissingBlockError, NotFinalError, RangeTooLargeError, RpcCallError
+from indexer.ingest.confirm import blocks_with_unmet_bloom, confirm_final_range, confirm_head_range
 from indexer.rpc.reader import Reader
 
 log = structlog.get_logger()
-NO_STAMPS: Stamps = MappingProxyType({})
+NO_TIME_FIELDS: TimeFields = MappingProxyType({})
 CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
 PROBES = 4  # blocks of a range whose times, told by events alone, are compared with their headers
 # Seconds between looks at a block whose bloom announces logs that did not come; about two seconds in all.
-_LOOK_AGAIN = (0.1, 0.2, 0.4, 0.6, 0.8)
+_RETRY_PAUSES_S = (0.1, 0.2, 0.4, 0.6, 0.8)
 
 
-async def fetch_unit(
-    reader: Reader, segment: Segment, final: Final, before: bytes | None, stamps: Stamps = NO_STAMPS,
+async def fetch_batch(
+    reader: Reader, segment: ContractRange, final: FinalBlock, before: bytes | None,
+    stamps: TimeFields = NO_TIME_FIELDS,
     *, plain: bool = False,
-) -> Unit:  # fmt: skip
+) -> LogBatch:  # fmt: skip
     """The first unit of a segment, as large as the endpoint serves. `before` is the stored hash of the block before it,
     None where seams are compared later. `plain`: all of it is at or below finalized.
 
@@ -42,34 +43,36 @@ async def fetch_unit(
         last = min(first + size - 1, segment.last if chained or plain else min(segment.last, final.number))
         try:
             if chained:
-                unit = await fetch_chained(reader, first, last, segment.addresses, before, final)
+                unit = await fetch_head(reader, first, last, segment.addresses, before, final)
             else:
                 unit = await _fetch_final(reader, first, last, segment.addresses, before, stamps, final)
-        except RangeTooLarge:
+        except RangeTooLargeError:
             if first == last:
                 raise
             continue  # the range control heard of it
         reader.ranges.served(last - first + 1, len(unit.logs))
-        return replace(unit, sources=(Source(first, last, reader.name),))
+        return replace(unit, sources=(ServedRange(first, last, reader.name),))
 
 
 async def _fetch_final(
-    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, stamps: Stamps, final: Final
-) -> Unit:  # fmt: skip
+    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, stamps: TimeFields,
+    final: FinalBlock
+) -> LogBatch:  # fmt: skip
     """Asks again where the final block or an end is missing: one name may lead to several nodes, and the next one may
     have it."""
-    for pause in _LOOK_AGAIN:
+    for pause in _RETRY_PAUSES_S:
         try:
-            return await fetch_plain(reader, first, last, addresses, before, stamps, final)
-        except (NotFinal, Missing):
+            return await fetch_final(reader, first, last, addresses, before, stamps, final)
+        except (NotFinalError, MissingBlockError):
             await asyncio.sleep(pause)
-    return await fetch_plain(reader, first, last, addresses, before, stamps, final)
+    return await fetch_final(reader, first, last, addresses, before, stamps, final)
 
 
-async def fetch_plain(
-    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, stamps: Stamps = NO_STAMPS,
-    final: Final = NOTHING,
-) -> Unit:  # fmt: skip
+async def fetch_final(
+    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None,
+    stamps: TimeFields = NO_TIME_FIELDS,
+    final: FinalBlock = NOTHING_FINAL,
+) -> LogBatch:  # fmt: skip
     """A confirmed range at or below finalized: one request, or two where the times of its blocks need more headers.
 
     That the range is final is shown by the answer that holds the logs: it holds the final block as well, so that its
@@ -82,16 +85,16 @@ async def fetch_plain(
     ends = sorted({first, last})
     logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, ends, final)
     if final.number >= 0 and final.upto(witness) < last:
-        raise NotFinal(f"blocks {first} to {last} do not join the final block {final.number}", reader.name)
+        raise NotFinalError(f"blocks {first} to {last} do not join the final block {final.number}", reader.name)
     known = {h.number: h for h in headers}
     lacking = sorted({g.block_number for g in logs} - known.keys())
     confirmed, more = await _timed(reader, lacking, logs, stamps, known) if lacking else ({}, [])
-    unit = confirm_plain(first, last, addresses, logs, [*headers, *more], before, confirmed)
+    unit = confirm_final_range(first, last, addresses, logs, [*headers, *more], before, confirmed)
     return replace(unit, final=final.upto(witness))
 
 
 async def _timed(
-    reader: Reader, lacking: list[int], logs: Sequence[Log], stamps: Stamps, known: Mapping[int, Header]
+    reader: Reader, lacking: list[int], logs: Sequence[Log], stamps: TimeFields, known: Mapping[int, Header]
 ) -> tuple[dict[int, int], list[Header]]:
     """Confirmed times of blocks whose headers are not `known`, and the headers that were read for the others.
 
@@ -102,7 +105,7 @@ async def _timed(
     the highest among them: where a proxy asks several nodes for the calls of one request, its hash tells whose the logs
     are. If one is wrong, or time runs backward along the chain, no event of the range is believed.
     """
-    told, said = times(logs, stamps), _said(logs)
+    told, said = block_times(logs, stamps), _said(logs)
     ends = {n: h.timestamp for n, h in known.items()}
     alone = [n for n in lacking if n in told and said[n] != told[n]]
     probes = alone[:: -max(1, len(alone) // PROBES)]
@@ -127,10 +130,11 @@ def _in_order(at: Mapping[int, int]) -> bool:
     return all(at[below] <= at[above] for below, above in pairwise(sorted(at)))
 
 
-async def fetch_chained(
-    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, final: Final = NOTHING,
+async def fetch_head(
+    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None,
+    final: FinalBlock = NOTHING_FINAL,
     *, proven: bool = False,
-) -> Unit:  # fmt: skip
+) -> LogBatch:  # fmt: skip
     """A confirmed range above finalized: logs and every header in one request. Raises RpcError, or SeamBroken.
 
     A block whose bloom announces a watched address but that came without logs is looked at again, then proven by its
@@ -141,19 +145,19 @@ async def fetch_chained(
     on one chain, and what is stored up to it is final; without it nothing becomes final by this range.
     """
     numbers = range(first, last + 1)
-    for pause in (*_LOOK_AGAIN, None):
+    for pause in (*_RETRY_PAUSES_S, None):
         logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, numbers, final)
-        unit = replace(confirm_chained(first, last, addresses, logs, headers, before), final=final.upto(witness))
-        silent = without_logs_though_announced(unit)
+        unit = replace(confirm_head_range(first, last, addresses, logs, headers, before), final=final.upto(witness))
+        silent = blocks_with_unmet_bloom(unit)
         if not silent or await _proven_silent(reader, silent, addresses, proven):
             return unit
         if pause is not None:
             await asyncio.sleep(pause)
-    raise Inconsistent(f"no logs of block {silent[0].number}, though it has some", reader.name)
+    raise InconsistentResponseError(f"no logs of block {silent[0].number}, though it has some", reader.name)
 
 
 async def _logs_with_headers(
-    reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Sequence[int], final: Final
+    reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Sequence[int], final: FinalBlock
 ) -> tuple[list[Log], list[Header], Header | None]:
     """The logs, the headers of `numbers`, and the witness of what is final: all in one answer."""
     # No call for a block that is read anyway.
@@ -163,7 +167,7 @@ async def _logs_with_headers(
         if beside:
             return logs, headers[: len(numbers)], next(iter(headers[len(numbers) :]), None)
         return logs, headers, next((h for h in headers if h.number == final.number), None)
-    except RangeTooLarge as refusal:
+    except RangeTooLargeError as refusal:
         if first != last:
             raise
         log.info("block_in_parts", block=first, endpoint=reader.name, refusal=refusal.message)
@@ -173,7 +177,7 @@ async def _logs_with_headers(
         # Its parts came one by one, all of the block with this hash: it is that block which must join the final one.
         same, *witness = await reader.found([first, *final.witness])
         if same is None or same.hash != header.hash:
-            raise Inconsistent(f"block {first} changed while its logs were read", reader.name) from refusal
+            raise InconsistentResponseError(f"block {first} changed while its logs were read", reader.name) from refusal
         return logs, [header], next(iter(witness), None)
 
 
@@ -187,7 +191,9 @@ async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Se
     for block in blocks:
         logged = await reader.logged_by_receipts(block)
         if logged is None and proven:
-            raise Inconsistent(f"no receipts to prove that block {block.number} has no logs of ours", reader.name)
+            raise InconsistentResponseError(
+                f"no receipts to prove that block {block.number} has no logs of ours", reader.name
+            )
         if logged is None:
             log.warning("unproven_empty_block", block=block.number, endpoint=reader.name)
         elif logged & watched:
@@ -196,7 +202,7 @@ async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Se
 
 
 async def logs_of_block(
-    reader: Reader, number: int, addresses: Sequence[str], refusal: RangeTooLarge
+    reader: Reader, number: int, addresses: Sequence[str], refusal: RangeTooLargeError
 ) -> tuple[list[Log], Header]:
     """All logs of the addresses in block `number`, in their order, and its header; `refusal` is of all addresses.
 
@@ -210,7 +216,7 @@ async def logs_of_block(
     for address in addresses if not refused else ():
         try:
             logs, of_block = await reader.logs_with_headers(number, number, [address], [number])
-        except RangeTooLarge as error:
+        except RangeTooLargeError as error:
             refused[address] = error
             continue
         served += logs
@@ -219,24 +225,26 @@ async def logs_of_block(
     if refused:
         try:
             found, header = await reader.receipts(number, addresses)
-        except RpcRefused as error:
+        except RpcCallError as error:
             message = f"block {number} has more logs than are served at once, and its receipts are not: {error.message}"
-            raise RangeTooLarge(message, reader.name, results=True) from error
+            raise RangeTooLargeError(message, reader.name, results=True) from error
         headers.append(header)
         _agree(found, served, refused, reader.name)
     return _of_one_block(found, headers, reader.name)
 
 
-def _agree(read: Sequence[Log], served: Sequence[Log], refused: dict[str, RangeTooLarge], endpoint: str) -> None:
+def _agree(read: Sequence[Log], served: Sequence[Log], refused: dict[str, RangeTooLargeError], endpoint: str) -> None:
     """What eth_getLogs served must be in the receipts, all of it and no more, and an address that it had too many logs
     of must be there too: receipts that lack these may lack others."""
     lacking = {bytes.fromhex(a[2:]): error for a, error in refused.items()}
     told = [log for log in read if log.address not in lacking]
     if _places(told) != _places(served):
-        raise Inconsistent("receipts and eth_getLogs disagree about a block's logs", endpoint)
+        raise InconsistentResponseError("receipts and eth_getLogs disagree about a block's logs", endpoint)
     for address in lacking.keys() - {log.address for log in read}:
         if lacking[address].results:
-            raise Inconsistent(f"no logs of 0x{address.hex()} in the receipts, though it has too many", endpoint)
+            raise InconsistentResponseError(
+                f"no logs of 0x{address.hex()} in the receipts, though it has too many", endpoint
+            )
 
 
 def _places(logs: Iterable[Log]) -> list[tuple[int, bytes, bytes]]:
@@ -246,7 +254,7 @@ def _places(logs: Iterable[Log]) -> list[tuple[int, bytes, bytes]]:
 def _of_one_block(logs: Sequence[Log], headers: Sequence[Header], endpoint: str) -> tuple[list[Log], Header]:
     number, known = headers[0].number, {header.hash for header in headers}
     if len(known) > 1 or any(log.block_hash not in known for log in logs):
-        raise Inconsistent(f"block {number} changed while its logs were read", endpoint)
+        raise InconsistentResponseError(f"block {number} changed while its logs were read", endpoint)
     if len({log.log_index for log in logs}) != len(logs):
-        raise Inconsistent(f"a log index of block {number} came twice", endpoint)
+        raise InconsistentResponseError(f"a log index of block {number} came twice", endpoint)
     return sorted(logs, key=lambda log: log.log_index), headers[0]

@@ -12,33 +12,33 @@ from collections.abc import Sequence
 
 import structlog
 
-from indexer.chain.finality import Final
-from indexer.chain.ranges import Segment
+from indexer.chain.finality import FinalBlock
+from indexer.chain.ranges import ContractRange
 from indexer.errors import IndexerError
-from indexer.ingest.executor import Tell
-from indexer.ingest.worker import Done, Report, Setup, Sizes, Task
-from indexer.ingest.worker_fork import Forked
-from indexer.ingest.worker_protocol import packed, received
+from indexer.ingest.executor import OnCommit
+from indexer.ingest.worker import CommitReport, LearnedLimitsByEndpoint, Task, TaskDone, WorkerConfig
+from indexer.ingest.worker_fork import ForkedWorker
+from indexer.ingest.worker_protocol import encode_message, read_message
 from indexer.rpc.pool import Pool, Traffic
 
-MOST_DEATHS = 5  # of workers within one task before it is an error
+MAX_DEATHS = 5  # of workers within one task before it is an error
 PIPE_BYTES = 1 << 22  # read ahead from a worker
-SILENT = 30.0  # seconds without a word from a worker, which sends a beat every five
-ENDING = 3.0  # seconds a worker gets to end by itself
+SILENT_TIMEOUT_S = 30.0  # seconds without a word from a worker, which sends a beat every five
+END_TIMEOUT_S = 3.0  # seconds a worker gets to end by itself
 
 log = structlog.get_logger()
 
 
-class Crew:
+class WorkerPool:
     """`width` processes: those that were `forked`, and new ones. One that dies costs the range that it had in hand once
     more."""
 
-    def __init__(self, setup: Setup, width: int, forked: Sequence[Forked] = ()) -> None:
+    def __init__(self, setup: WorkerConfig, width: int, forked: Sequence[ForkedWorker] = ()) -> None:
         self.width, self._setup, self._forked = width, setup, list(forked)
-        self._idle: asyncio.Queue[Process | Forked | None] = asyncio.Queue()
-        self._all: list[Process | Forked] = []
-        self._sizes: Sizes = {}
-        self._numbers: dict[int, Report] = {}  # the newest report of each process
+        self._idle: asyncio.Queue[Process | ForkedWorker | None] = asyncio.Queue()
+        self._all: list[Process | ForkedWorker] = []
+        self._sizes: LearnedLimitsByEndpoint = {}
+        self._numbers: dict[int, CommitReport] = {}  # the newest report of each process
         self._first_answer = asyncio.Event()
         self._begun = False
         self.heard_at = 0.0
@@ -55,14 +55,14 @@ class Crew:
         sizes = [size.size for report in reports for size in report.sizes.values()]
         return Traffic(mine.requests + sum(r.requests for r in reports), dict(errors), max(sizes, default=mine.size))
 
-    async def ingest(self, segment: Segment, final: Final, tell: Tell) -> None:
-        for _ in range(MOST_DEATHS):
+    async def ingest(self, segment: ContractRange, final: FinalBlock, tell: OnCommit) -> None:
+        for _ in range(MAX_DEATHS):
             # One alone meets the endpoint's limits first; the others begin with what it learnt.
             if self._begun:
                 await self._first_answer.wait()
             self._begun = True
             process = await self._idle.get() or await self._spawned()
-            kept: Process | Forked | None = None
+            kept: Process | ForkedWorker | None = None
             try:
                 outcome = await self._work(process, Task(segment, final), tell)
                 kept = process if outcome is not None else None
@@ -77,33 +77,33 @@ class Crew:
                 return
             log.warning("worker_died", pid=process.pid, code=process.returncode, first=segment.first, last=segment.last)
         raise IndexerError(
-            f"{MOST_DEATHS} workers died on blocks {segment.first} to {segment.last}", "See the log for why"
+            f"{MAX_DEATHS} workers died on blocks {segment.first} to {segment.last}", "See the log for why"
         )
 
-    async def _work(self, process: Process | Forked, task: Task, tell: Tell) -> Done | Exception | None:
+    async def _work(self, process: Process | ForkedWorker, task: Task, tell: OnCommit) -> TaskDone | Exception | None:
         """How the worker's work ended; None when the worker died, or says nothing any more."""
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(ConnectionError):
-            process.stdin.write(packed(self._sizes) + packed(task))
+            process.stdin.write(encode_message(self._sizes) + encode_message(task))
             await process.stdin.drain()
         while True:
             try:
-                async with asyncio.timeout(SILENT):
-                    message = await received(process.stdout)
+                async with asyncio.timeout(SILENT_TIMEOUT_S):
+                    message = await read_message(process.stdout)
             except TimeoutError:
-                log.warning("worker_silent", pid=process.pid, seconds=SILENT)
+                log.warning("worker_silent", pid=process.pid, seconds=SILENT_TIMEOUT_S)
                 return None
             self.heard_at = time.monotonic()
             match message:
-                case Report():
+                case CommitReport():
                     self._sizes, self._numbers[process.pid] = message.sizes, message
                     self._first_answer.set()
                     await tell(message)
-                case Done() | Exception() | None:
+                case TaskDone() | Exception() | None:
                     return message
 
-    async def _spawned(self) -> Process | Forked:
-        process: Process | Forked
+    async def _spawned(self) -> Process | ForkedWorker:
+        process: Process | ForkedWorker
         if self._forked:
             process = self._forked.pop()
             await process.open(PIPE_BYTES)
@@ -112,7 +112,7 @@ class Crew:
                 sys.executable, "-m", "indexer.ingest.worker_process", stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES
             )
         assert process.stdin is not None
-        process.stdin.write(packed(self._setup))
+        process.stdin.write(encode_message(self._setup))
         self._all.append(process)
         return process
 
@@ -120,12 +120,12 @@ class Crew:
         await asyncio.gather(*(_end(process) for process in self._all))
 
 
-async def _end(process: Process | Forked) -> None:
+async def _end(process: Process | ForkedWorker) -> None:
     """The end of its input tells a worker to end; what it had in hand is rolled back."""
     assert process.stdin is not None
     process.stdin.close()
     try:
-        await asyncio.wait_for(process.wait(), ENDING)
+        await asyncio.wait_for(process.wait(), END_TIMEOUT_S)
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 
 from indexer.ingest import worker_process
 
-_LOOK_EVERY = 0.02  # seconds
+_POLL_INTERVAL_S = 0.02  # seconds
 # Bytes that a worker can write ahead of us: one report of a commit. Each turn of our loop may have to wait for a thread
 # that computes, and with the usual 64 KiB a report takes fifty turns.
 _PIPE_BYTES = 1 << 20
 
 
-class Forked:
+class ForkedWorker:
     """A worker and the parent's ends of its pipes: what `crew.py` needs of an asyncio.subprocess.Process."""
 
     stdin: asyncio.StreamWriter
@@ -48,7 +48,7 @@ class Forked:
     async def wait(self) -> int:
         """Its exit code, once it has ended."""
         while (code := self._ended()) is None:  # noqa: ASYNC110 - there is no event that could be waited for
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_POLL_INTERVAL_S)
         return code
 
     def _ended(self) -> int | None:
@@ -72,17 +72,17 @@ class Forked:
         os.kill(self.pid, signal.SIGKILL)
 
 
-def forked(count: int) -> list[Forked]:
+def fork_workers(count: int) -> list[ForkedWorker]:
     """So many workers. To be called before there is an event loop or a thread."""
     sys.stdout.flush()
     sys.stderr.flush()
-    workers: list[Forked] = []
+    workers: list[ForkedWorker] = []
     for _ in range(count):
         workers.append(_fork(workers))
     return workers
 
 
-def _fork(earlier: Sequence[Forked]) -> Forked:
+def _fork(earlier: Sequence[ForkedWorker]) -> ForkedWorker:
     (theirs_in, into), (out_of, theirs_out) = os.pipe(), os.pipe()
     with contextlib.suppress(AttributeError, OSError):  # Linux only, and only as much as a user may have
         fcntl.fcntl(out_of, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -90,7 +90,7 @@ def _fork(earlier: Sequence[Forked]) -> Forked:
     if pid:
         os.close(theirs_in)
         os.close(theirs_out)
-        return Forked(pid, into, out_of)
+        return ForkedWorker(pid, into, out_of)
     code = 1
     try:
         # A worker ends with its input. A sibling that kept the other end of it open would keep it alive.

@@ -12,19 +12,19 @@ import pickle
 import signal
 
 from indexer.errors import IndexerError
-from indexer.ingest.worker import Beat, Done, Setup, Task, Worker
-from indexer.ingest.worker_protocol import packed, received
+from indexer.ingest.worker import Heartbeat, Task, TaskDone, Worker, WorkerConfig
+from indexer.ingest.worker_protocol import encode_message, read_message
 from indexer.runtime import log_setup
-from indexer.runtime.tasks import beside, ended
-from indexer.runtime.tuning import BULK, calm_collector
+from indexer.runtime.tasks import background_task, cancel_and_wait
+from indexer.runtime.tuning import BULK, tune_gc
 
-BEAT_EVERY = 5.0  # seconds
+HEARTBEAT_INTERVAL_S = 5.0  # seconds
 # Beside the projection, which everything waits for: a worker takes what it leaves of the machine. Without, workers run
 # ahead at its expense, and at the end it is alone on all processors.
 NICE = 5
 
 
-def sendable(error: Exception) -> Exception:
+def picklable_error(error: Exception) -> Exception:
     """The error itself where it can be sent, else one of ours with its text."""
     try:
         pickle.loads(pickle.dumps(error))
@@ -42,11 +42,11 @@ async def _serve() -> None:
     os.dup2(2, 1)
 
     def send(message: object) -> None:
-        out.write(packed(message))
+        out.write(encode_message(message))
         out.flush()
 
-    setup = await received(source)
-    if not isinstance(setup, Setup):
+    setup = await read_message(source)
+    if not isinstance(setup, WorkerConfig):
         return
     log_setup.configure(setup.log_format, quiet=True)
     if setup.hand_over:
@@ -55,27 +55,27 @@ async def _serve() -> None:
 
     async def beat() -> None:
         while True:
-            await asyncio.sleep(BEAT_EVERY)
-            send(Beat())
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            send(Heartbeat())
 
     async def do(task: Task) -> None:
         try:
-            async with beside(beat()):
+            async with background_task(beat()):
                 await worker.ingest(*task, send)
         except Exception as error:
-            send(sendable(error))
+            send(picklable_error(error))
         else:
-            send(Done())
+            send(TaskDone())
 
     try:
-        while (message := await received(source)) is not None:
+        while (message := await read_message(source)) is not None:
             if isinstance(message, Task):
                 work = asyncio.create_task(do(message))
             else:
                 worker.learn(message)
     finally:
         if work is not None:
-            await ended(work)
+            await cancel_and_wait(work)
         await worker.close()
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     """Entry point of `python -m indexer.ingest.worker_process`, and of a fork. Reads from 0 and writes to 1."""
     # Ctrl-C goes to the whole process group; who started this one decides when it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    calm_collector(BULK)
+    tune_gc(BULK)
     asyncio.run(_serve())
 
 

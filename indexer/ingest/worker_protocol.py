@@ -10,16 +10,16 @@ import marshal
 import pickle
 from typing import Any
 
-from indexer.chain.batch import Unit
+from indexer.chain.batch import LogBatch
 from indexer.chain.types import made_header, made_log
 
 
-def packed(message: object) -> bytes:
+def encode_message(message: object) -> bytes:
     body = pickle.dumps(message)
     return len(body).to_bytes(4) + body
 
 
-async def received(source: asyncio.StreamReader) -> Any:
+async def read_message(source: asyncio.StreamReader) -> Any:
     """The next message; None at the end, also in the middle of one."""
     try:
         return pickle.loads(await source.readexactly(int.from_bytes(await source.readexactly(4))))
@@ -27,12 +27,12 @@ async def received(source: asyncio.StreamReader) -> Any:
         return None
 
 
-def frozen(unit: Unit) -> bytes:
+def dump_batch(unit: LogBatch) -> bytes:
     """A unit as bytes; marshal writes plain tuples at a third of pickle's cost."""
     logs, blocks = list(map(tuple, unit.logs)), list(map(tuple, unit.blocks))
     return marshal.dumps((unit.first, unit.last, unit.addresses, logs, blocks))
 
 
-def thawed(body: bytes) -> Unit:
+def load_batch(body: bytes) -> LogBatch:
     first, last, addresses, logs, blocks = marshal.loads(body)
-    return Unit(first, last, addresses, list(map(made_log, logs)), list(map(made_header, blocks)))
+    return LogBatch(first, last, addresses, list(map(made_log, logs)), list(map(made_header, blocks)))

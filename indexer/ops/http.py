@@ -10,9 +10,9 @@ from importlib.resources import files
 
 from aiohttp import web
 
-from indexer.errors import PortInUse
+from indexer.errors import PortInUseError
 from indexer.ops import metrics
-from indexer.ops.live_status import Live
+from indexer.ops.live_status import LiveStatus
 
 PAGE = files("indexer.ops").joinpath("page.html").read_text(encoding="utf-8")
 
@@ -36,7 +36,7 @@ HEADERS = {
 }
 
 
-def application(live: Live) -> web.Application:
+def application(live: LiveStatus) -> web.Application:
     """/live: the process answers. /ready: 200 when the rows are fresh, else 503 with the reasons. /status: the document
     of `reya-indexer status --json` and what only the process knows."""
     collected = metrics.registry(live)
@@ -75,7 +75,7 @@ def application(live: Live) -> web.Application:
     return app
 
 
-async def serve(host: str, port: int, live: Live) -> web.AppRunner:
+async def serve(host: str, port: int, live: LiveStatus) -> web.AppRunner:
     """Serves until `cleanup()`. Raises PortInUse."""
     runner = web.AppRunner(application(live), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -85,7 +85,7 @@ async def serve(host: str, port: int, live: Live) -> web.AppRunner:
         await runner.cleanup()
         if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
             raise
-        raise PortInUse(
+        raise PortInUseError(
             f"--http-port: {host}:{port} cannot be bound: {error.strerror or error}",
             "Stop the other process or name another port; 0 serves none",
         ) from error

@@ -16,17 +16,17 @@ import structlog
 
 from indexer import __version__
 from indexer.config import Deployment
-from indexer.db.connection import PATIENCE, Connection, close, connect
-from indexer.ops.status import NO_HEADS, Heads, Seldom, costly, document
+from indexer.db.connection import STATEMENT_TIMEOUT_S, Connection, close, connect
+from indexer.ops.status import NO_HEADS, Heads, SlowPart, build_status, slow_part
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.runtime.progress import Progress, wait_name
-from indexer.runtime.tasks import ended
+from indexer.runtime.progress import DaemonProgress, wait_name
+from indexer.runtime.tasks import cancel_and_wait
 
 FRESH = 2.0  # seconds
 LIMIT = 3.0  # seconds
-LONGEST_READ = 60.0  # seconds; then the connection is given up
-SELDOM = 30.0  # seconds between looks at what is costly, and at least TIMES_COST as long as the last one took
+MAX_READ_S = 60.0  # seconds; then the connection is given up
+SLOW_INTERVAL_S = 30.0  # seconds between looks at what is costly, and at least TIMES_COST as long as the last one took
 TIMES_COST = 20
 SAMPLES, SAMPLE_EVERY = 150, 2.0  # of the history; seconds
 READING = {"statement_timeout": "20s", "lock_timeout": "2s"}
@@ -34,10 +34,10 @@ READING = {"statement_timeout": "20s", "lock_timeout": "2s"}
 log = structlog.get_logger()
 
 
-class Live:
+class LiveStatus:
     """`url` is None until the database is known; `heads` tells how heads are noticed."""
 
-    def __init__(self, deployment: Deployment, progress: Progress, pool: Pool) -> None:
+    def __init__(self, deployment: Deployment, progress: DaemonProgress, pool: Pool) -> None:
         self.deployment, self.progress, self.pool = deployment, progress, pool
         self.url: str | None = None
         self.heads: Callable[[], str] = lambda: "none yet"
@@ -47,7 +47,7 @@ class Live:
         self._conn: Connection | None = None
         self._reading: asyncio.Task[None] | None = None
         self._sampling: asyncio.Task[None] | None = None
-        self._seldom: Seldom = {}
+        self._seldom: SlowPart = {}
         self._seldom_due = 0.0
         self._samples: deque[tuple[float, ...]] = deque(maxlen=SAMPLES)
         self._started = time.time()
@@ -56,7 +56,7 @@ class Live:
         self._sampling = asyncio.create_task(self._sample())
 
     async def close(self) -> None:
-        await ended(*(task for task in (self._sampling, self._reading) if task is not None))
+        await cancel_and_wait(*(task for task in (self._sampling, self._reading) if task is not None))
         await close(self._conn)
 
     async def refresh(self) -> None:
@@ -77,9 +77,9 @@ class Live:
 
     async def _read(self, url: str) -> None:
         try:
-            async with asyncio.timeout(LONGEST_READ):
+            async with asyncio.timeout(MAX_READ_S):
                 if self._conn is None:
-                    self._conn = await connect(url, patience=PATIENCE, **READING)
+                    self._conn = await connect(url, patience=STATEMENT_TIMEOUT_S, **READING)
                 self.stored = await self._document(self._conn) | {"as_of": round(time.time(), 3)}
             self.read_at, self._trouble = time.monotonic(), None
         except Exception as error:  # whatever the database says, the signals go on
@@ -91,10 +91,10 @@ class Live:
     async def _document(self, conn: Connection) -> dict[str, Any]:
         began = time.monotonic()
         if began >= self._seldom_due:
-            self._seldom = await costly(conn, self.deployment)
+            self._seldom = await slow_part(conn, self.deployment)
             now = time.monotonic()
-            self._seldom_due = now + max(SELDOM, TIMES_COST * (now - began))
-        return await document(conn, self.deployment, self._heads(), self._seldom)
+            self._seldom_due = now + max(SLOW_INTERVAL_S, TIMES_COST * (now - began))
+        return await build_status(conn, self.deployment, self._heads(), self._seldom)
 
     def _heads(self) -> Heads:
         p = self.progress
@@ -147,10 +147,10 @@ class Live:
 
 def endpoints(pool: Pool) -> list[dict[str, Any]]:
     """What the process knows of each endpoint."""
-    return [_told(pool, reader, turn == 0) for turn, reader in enumerate(pool.ordered())]
+    return [_describe(pool, reader, turn == 0) for turn, reader in enumerate(pool.ordered())]
 
 
-def _told(pool: Pool, reader: Reader, current: bool) -> dict[str, Any]:
+def _describe(pool: Pool, reader: Reader, current: bool) -> dict[str, Any]:
     endpoint, calls = reader.endpoint, dict[str, dict[str, int]]()
     for (method, outcome), count in endpoint.outcomes.items():
         calls.setdefault(method, {})[outcome] = count

@@ -11,7 +11,7 @@ Kind = Literal["gauge", "counter", "histogram"]
 PREFIX = "reya_indexer_"
 
 
-class Told(NamedTuple):
+class Metric(NamedTuple):
     """`says` in one sentence, with the unit; a counter's name goes without `_total`."""
 
     name: str
@@ -25,86 +25,90 @@ class Told(NamedTuple):
         return PREFIX + self.name + ("_total" if self.kind == "counter" else "")
 
 
-SECTIONS: dict[str, tuple[Told, ...]] = {
+SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Where it stands": (
-        Told("block", "gauge", ("kind",), "block numbers: head, safe, finalized, ingested, projected, origin; absent"
+        Metric("block", "gauge", ("kind",), "block numbers: head, safe, finalized, ingested, projected, origin; absent"
              " while unknown"),
-        Told("lag_blocks", "gauge", ("tag",), "how many blocks the rows are behind latest, safe or finalized"),
-        Told("lag_seconds", "gauge", (), "the same for latest, in seconds of chain time"),
-        Told("attested_block", "gauge", ("grade",), "attested without a gap from the origin up to this block"),
-        Told("attested_lag_blocks", "gauge", ("grade",), "how many final blocks lack the grade; absent while none has"
+        Metric("lag_blocks", "gauge", ("tag",), "how many blocks the rows are behind latest, safe or finalized"),
+        Metric("lag_seconds", "gauge", (), "the same for latest, in seconds of chain time"),
+        Metric("attested_block", "gauge", ("grade",), "attested without a gap from the origin up to this block"),
+        Metric("attested_lag_blocks", "gauge", ("grade",), "how many final blocks lack the grade; absent while none has"
              " it"),
-        Told("attesting", "gauge", (), "1 when this process attests, also while it stands by"),
-        Told("attested_newest_block", "gauge", ("grade",), "end of the newest attested range"),
-        Told("attested_blocks", "counter", ("grade",), "blocks attested"),
-        Told("attest_requests", "counter", (), "HTTP requests to attest"),
-        Told("attest_healed", "counter", (), "ranges whose stored logs were healed"),
-        Told("attest_unprovable", "counter", (), "blocks that were looked at and kept their grade"),
-        Told("attest_faults", "counter", ("endpoint",), "logs that an endpoint had wrong"),
-        Told("uncovered_blocks", "gauge", ("contract",), "blocks from the origin to the head that are not ingested"),
-        Told("head_age_seconds", "gauge", (), "age of the newest block known, by this machine's clock"),
-        Told("look_age_seconds", "gauge", (), "since an endpoint last told the head"),
-        Told("step_age_seconds", "gauge", (), "since the last commit of this process; absent before the first"),
+        Metric("attesting", "gauge", (), "1 when this process attests, also while it stands by"),
+        Metric("attested_newest_block", "gauge", ("grade",), "end of the newest attested range"),
+        Metric("attested_blocks", "counter", ("grade",), "blocks attested"),
+        Metric("attest_requests", "counter", (), "HTTP requests to attest"),
+        Metric("attest_healed", "counter", (), "ranges whose stored logs were healed"),
+        Metric("attest_unprovable", "counter", (), "blocks that were looked at and kept their grade"),
+        Metric("attest_faults", "counter", ("endpoint",), "logs that an endpoint had wrong"),
+        Metric("uncovered_blocks", "gauge", ("contract",), "blocks from the origin to the head that are not ingested"),
+        Metric("head_age_seconds", "gauge", (), "age of the newest block known, by this machine's clock"),
+        Metric("look_age_seconds", "gauge", (), "since an endpoint last told the head"),
+        Metric("step_age_seconds", "gauge", (), "since the last commit of this process; absent before the first"),
     ),
     "What it does": (
-        Told("info", "gauge", ("version", "chain"), "1; which program on which deployment"),
-        Told("ready", "gauge", (), "1 when /ready answers 200"),
-        Told("state", "gauge", ("state",), "1 for what the process is doing, 0 for the others"),
-        Told("lease_held", "gauge", (), "1 when this process is the projector, 0 for a standby"),
-        Told("waiting_seconds", "gauge", ("name",), "how long the named wait lasts; absent when nothing is waited for"),
-        Told("waits", "counter", ("name",), "waits that began, by name"),
-        Told("waited_seconds", "counter", ("name",), "seconds of waits that ended, by name"),
-        Told("errors", "counter", ("class",), "errors that were waited out, by class"),
-        Told("stuck", "gauge", ("name",), "1 for what the watchdog finds stuck now"),
-        Told("found_stuck", "counter", ("name",), "times that something was found stuck"),
-        Told("status_age_seconds", "gauge", (), "since the database was last read for these metrics"),
+        Metric("info", "gauge", ("version", "chain"), "1; which program on which deployment"),
+        Metric("ready", "gauge", (), "1 when /ready answers 200"),
+        Metric("state", "gauge", ("state",), "1 for what the process is doing, 0 for the others"),
+        Metric("lease_held", "gauge", (), "1 when this process is the projector, 0 for a standby"),
+        Metric("waiting_seconds", "gauge", ("name",),
+               "how long the named wait lasts; absent when nothing is waited for"),
+        Metric("waits", "counter", ("name",), "waits that began, by name"),
+        Metric("waited_seconds", "counter", ("name",), "seconds of waits that ended, by name"),
+        Metric("errors", "counter", ("class",), "errors that were waited out, by class"),
+        Metric("stuck", "gauge", ("name",), "1 for what the watchdog finds stuck now"),
+        Metric("found_stuck", "counter", ("name",), "times that something was found stuck"),
+        Metric("status_age_seconds", "gauge", (), "since the database was last read for these metrics"),
     ),
     "Work": (
-        Told("steps", "counter", ("kind",), "commits: ingest, project, forward (both at once), rollback, heal"),
-        Told("step_blocks", "histogram", ("kind",), "blocks of one commit: the sizes of ranges"),
-        Told("commit_seconds", "histogram", ("kind",), "seconds from a transaction's begin to its commit"),
-        Told("logs", "counter", (), "raw logs ingested"),
-        Told("events", "counter", (), "logs projected"),
-        Told("rows", "counter", ("table",), "rows written, by table"),
+        Metric("steps", "counter", ("kind",), "commits: ingest, project, forward (both at once), rollback, heal"),
+        Metric("step_blocks", "histogram", ("kind",), "blocks of one commit: the sizes of ranges"),
+        Metric("commit_seconds", "histogram", ("kind",), "seconds from a transaction's begin to its commit"),
+        Metric("logs", "counter", (), "raw logs ingested"),
+        Metric("events", "counter", (), "logs projected"),
+        Metric("rows", "counter", ("table",), "rows written, by table"),
     ),
     "Reorgs": (
-        Told("reorgs", "counter", (), "rollbacks since the start"),
-        Told("reorg_depth_blocks", "histogram", (), "blocks that a reorg took back"),
-        Told("head_regressions", "counter", (), "looks at a head lower than the one before: lagging nodes, mostly"),
-        Told("before_images", "gauge", (), "rows kept to take unfinalized blocks back"),
+        Metric("reorgs", "counter", (), "rollbacks since the start"),
+        Metric("reorg_depth_blocks", "histogram", (), "blocks that a reorg took back"),
+        Metric("head_regressions", "counter", (), "looks at a head lower than the one before: lagging nodes, mostly"),
+        Metric("before_images", "gauge", (), "rows kept to take unfinalized blocks back"),
     ),
     "Endpoints": (
-        Told("rpc_requests", "counter", ("endpoint",), "HTTP requests"),
-        Told("rpc_calls", "counter", ("endpoint", "method", "outcome"), "JSON-RPC calls; outcome: ok, or"
+        Metric("rpc_requests", "counter", ("endpoint",), "HTTP requests"),
+        Metric("rpc_calls", "counter", ("endpoint", "method", "outcome"), "JSON-RPC calls; outcome: ok, or"
              " the error's class, which counts for every call of its batch"),
-        Told("endpoint_failed_work", "counter", ("endpoint", "class"), "pieces of work that it failed, by the error's"
+        Metric("endpoint_failed_work", "counter", ("endpoint", "class"), "pieces of work that it failed, by the error's"
              " class; another endpoint or another try did them. Inconsistent: its answers contradict each other"),
-        Told("endpoint_range_blocks", "gauge", ("endpoint",), "blocks asked for in one eth_getLogs now"),
-        Told("endpoint_aside_seconds", "gauge", ("endpoint", "reason"), "for how long it is asked last; absent when not"
+        Metric("endpoint_range_blocks", "gauge", ("endpoint",), "blocks asked for in one eth_getLogs now"),
+        Metric("endpoint_aside_seconds", "gauge", ("endpoint", "reason"),
+        "for how long it is asked last; absent when not"
              " set aside"),
-        Told("endpoint_well", "gauge", ("endpoint",), "1 unless it is set aside"),
-        Told("endpoint_head", "gauge", ("endpoint",), "newest block it showed"),
-        Told("endpoint_lag_blocks", "gauge", ("endpoint",), "blocks behind the best of all"),
-        Told("endpoint_error_rate", "gauge", ("endpoint",), "share of requests that failed lately, 0 to 1"),
-        Told("endpoint_latency_seconds", "gauge", ("endpoint",), "time of an answer, smoothed"),
-        Told("endpoint_disagreements", "counter", ("endpoint",), "times it contradicted what is final or others serve"),
-        Told("endpoint_omissions", "counter", ("endpoint",), "times it was found to leave logs out"),
-        Told("endpoint_limited", "counter", ("endpoint",), "requests that it refused for their rate"),
-        Told("endpoint_failures", "counter", ("endpoint",), "requests without a usable answer"),
-        Told("endpoint_set_aside", "counter", ("endpoint",), "times it was set aside"),
-        Told("rpc_spent", "counter", ("purpose",), "HTTP requests by purpose"),
-        Told("rpc_budget_waited_seconds", "counter", ("purpose",), "time that requests waited for their budget"),
-        Told("rpc_budget", "gauge", ("purpose",), "most HTTP requests a second for a purpose; absent without a cap"),
-        Told("endpoint_current", "gauge", ("endpoint",), "1 for the endpoint that is asked first"),
+        Metric("endpoint_well", "gauge", ("endpoint",), "1 unless it is set aside"),
+        Metric("endpoint_head", "gauge", ("endpoint",), "newest block it showed"),
+        Metric("endpoint_lag_blocks", "gauge", ("endpoint",), "blocks behind the best of all"),
+        Metric("endpoint_error_rate", "gauge", ("endpoint",), "share of requests that failed lately, 0 to 1"),
+        Metric("endpoint_latency_seconds", "gauge", ("endpoint",), "time of an answer, smoothed"),
+        Metric("endpoint_disagreements", "counter", ("endpoint",),
+                "times it contradicted what is final or others serve"),
+        Metric("endpoint_omissions", "counter", ("endpoint",), "times it was found to leave logs out"),
+        Metric("endpoint_limited", "counter", ("endpoint",), "requests that it refused for their rate"),
+        Metric("endpoint_failures", "counter", ("endpoint",), "requests without a usable answer"),
+        Metric("endpoint_set_aside", "counter", ("endpoint",), "times it was set aside"),
+        Metric("rpc_spent", "counter", ("purpose",), "HTTP requests by purpose"),
+        Metric("rpc_budget_waited_seconds", "counter", ("purpose",), "time that requests waited for their budget"),
+        Metric("rpc_budget", "gauge", ("purpose",), "most HTTP requests a second for a purpose; absent without a cap"),
+        Metric("endpoint_current", "gauge", ("endpoint",), "1 for the endpoint that is asked first"),
     ),
     "Alarms": (
-        Told("incidents_open", "gauge", ("kind",), "open incidents"),
-        Told("undecoded_logs", "gauge", ("reason",), "logs of watched contracts that no ABI reads, all time"),
-        Told("proxy_upgrades", "gauge", ("contract",), "Upgraded events of a watched proxy, all time"),
-        Told("proxy_upgraded_timestamp_seconds", "gauge", ("contract",), "time of the last one's block, unix seconds"),
+        Metric("incidents_open", "gauge", ("kind",), "open incidents"),
+        Metric("undecoded_logs", "gauge", ("reason",), "logs of watched contracts that no ABI reads, all time"),
+        Metric("proxy_upgrades", "gauge", ("contract",), "Upgraded events of a watched proxy, all time"),
+        Metric("proxy_upgraded_timestamp_seconds", "gauge", ("contract",),
+                "time of the last one's block, unix seconds"),
     ),
 }  # fmt: skip
-CATALOGUE: dict[str, Told] = {told.name: told for section in SECTIONS.values() for told in section}
+CATALOG: dict[str, Metric] = {told.name: told for section in SECTIONS.values() for told in section}
 
 # Of the standard collector; on other systems than Linux they are absent.
 PROCESS = {

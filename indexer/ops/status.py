@@ -9,26 +9,26 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from indexer.chain.finality import Finality
-from indexer.chain.ranges import missing
+from indexer.chain.finality import FinalityTracker
+from indexer.chain.ranges import gaps_in
 from indexer.config import Deployment
 from indexer.db.catalog import COLUMNS, SCHEMA, schema_and_name, sql_name
 from indexer.db.connection import Connection, connection
-from indexer.errors import IndexerError, SchemaOlder
+from indexer.errors import IndexerError, SchemaOlderError
 from indexer.rpc.pool import Pool
 from indexer.schema import deferred_indexes, revisions
 from indexer.store import attestations, incidents, provenance, reorg_journal
 from indexer.store.incidents import unproven
-from indexer.store.index_state import Standing, binding, check_binding, load
+from indexer.store.index_state import IndexState, binding, check_binding, load_index_state
 
 EXACT_ROWS = 1_000_000  # above it the planner's estimate is shown, because count(*) reads the table
 LAST_REORGS = 5
-MOST_INCIDENTS = 200  # shown; all are counted
+MAX_INCIDENTS = 200  # shown; all are counted
 _UNDECODED = "SELECT reason, sum(count) FROM indexer.undecoded GROUP BY 1 ORDER BY 1"
 
 
 Heads = dict[str, Any]
-Seldom = dict[str, Any]
+SlowPart = dict[str, Any]
 NO_HEADS: Heads = {"head": None, "safe": None, "finalized": None, "head_time": None, "endpoint_error": None}
 
 
@@ -37,30 +37,30 @@ async def status(deployment: Deployment, url: str, urls: Sequence[str]) -> dict[
     heads = await _heads(deployment, urls)
     async with connection(url) as conn:
         if await revisions.classify(conn) != "ours":
-            raise SchemaOlder("this database holds no index yet", "Start `reya-indexer run` or `backfill` first")
-        return await document(conn, deployment, heads)
+            raise SchemaOlderError("this database holds no index yet", "Start `reya-indexer run` or `backfill` first")
+        return await build_status(conn, deployment, heads)
 
 
-async def document(
-    conn: Connection, deployment: Deployment, heads: Heads, seldom: Seldom | None = None
+async def build_status(
+    conn: Connection, deployment: Deployment, heads: Heads, seldom: SlowPart | None = None
 ) -> dict[str, Any]:
     """The status from a database that is ours. `seldom`: its costly part, when what the caller has is fresh enough."""
     bound = await binding(conn)
     if bound is None:
         return {"chain": deployment.name, "bound": False, **heads}
     check_binding(bound, deployment.name, deployment.chain_id)
-    standing = await load(conn, [c.address for c in deployment.contracts])
+    standing = await load_index_state(conn, [c.address for c in deployment.contracts])
     stored = await _stored(conn, deployment, standing, heads)
     return {
         "chain": deployment.name,
         "bound": True,
         **heads,
         **stored,
-        **(await costly(conn, deployment) if seldom is None else seldom),
+        **(await slow_part(conn, deployment) if seldom is None else seldom),
     }
 
 
-async def costly(conn: Connection, deployment: Deployment) -> Seldom:
+async def slow_part(conn: Connection, deployment: Deployment) -> SlowPart:
     """What takes longer the more is stored, not for every second: `rows` of the tables, `attested` by grade."""
     bound = await binding(conn)
     if bound is None:
@@ -80,7 +80,7 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
         return NO_HEADS | {"endpoint_error": str(error) or "no answer within 10 seconds"}
     finally:
         await pool.close()
-    verdict = Finality(deployment.finality_depth).observe(heads)
+    verdict = FinalityTracker(deployment.finality_depth).observe(heads)
     return NO_HEADS | {
         "head": heads.latest.number,
         "safe": verdict.safe,
@@ -89,7 +89,7 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
     }
 
 
-async def _stored(conn: Connection, deployment: Deployment, standing: Standing, heads: Heads) -> dict[str, Any]:
+async def _stored(conn: Connection, deployment: Deployment, standing: IndexState, heads: Heads) -> dict[str, Any]:
     origin, checkpoint = standing.binding.origin, standing.checkpoint
     lag = heads["head"] - checkpoint.number if heads["head"] is not None and checkpoint else None
     seconds = heads["head_time"] - checkpoint.timestamp if heads["head_time"] is not None and checkpoint else None
@@ -113,7 +113,7 @@ async def _stored(conn: Connection, deployment: Deployment, standing: Standing, 
         ),
         "epoch": standing.epoch,
         "reorgs": await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal"),
-        "last_reorgs": await reorg_journal.newest(conn, LAST_REORGS),
+        "last_reorgs": await reorg_journal.latest(conn, LAST_REORGS),
         "projector": lease["holder"] if lease and lease["valid"] else None,
         "state": lease["state"] if lease and lease["valid"] else None,
         "coverage": _coverage(deployment, standing, heads["head"]),
@@ -122,7 +122,7 @@ async def _stored(conn: Connection, deployment: Deployment, standing: Standing, 
         "undecoded_logs": {row[0]: row[1] for row in await conn.fetch(_UNDECODED)},
         "upgrades": await _upgrades(conn, deployment),
         "incidents_open": await incidents.by_kind(conn),
-        "incidents": await incidents.open_now(conn, MOST_INCIDENTS),
+        "incidents": await incidents.open_now(conn, MAX_INCIDENTS),
     }
 
 
@@ -136,7 +136,7 @@ async def _attested(conn: Connection, deployment: Deployment, origin: int) -> di
     }  # fmt: skip
 
 
-def _coverage(deployment: Deployment, standing: Standing, head: int | None) -> list[dict[str, Any]]:
+def _coverage(deployment: Deployment, standing: IndexState, head: int | None) -> list[dict[str, Any]]:
     origin = standing.binding.origin
     goal = head if head is not None else standing.tip.number if standing.tip else origin - 1
     return [
@@ -144,7 +144,7 @@ def _coverage(deployment: Deployment, standing: Standing, head: int | None) -> l
             "contract": contract.name,
             "address": contract.address,
             "covered": [list(s) for s in standing.coverage[contract.address]],
-            "gaps": [list(s) for s in missing(standing.coverage[contract.address], origin, goal)],
+            "gaps": [list(s) for s in gaps_in(standing.coverage[contract.address], origin, goal)],
         }
         for contract in deployment.contracts
     ]

@@ -17,7 +17,7 @@ Stated = Mapping[str, Any]  # the contract's PerpPosition struct, decoded
 UNSTATED: tuple[int | None, ...] = (None,) * 6
 
 
-def tdiv(a: int, b: int) -> int:
+def trunc_div(a: int, b: int) -> int:
     """a / b towards zero, as Solidity divides."""
     quotient = abs(a) // abs(b)
     return quotient if (a < 0) == (b < 0) else -quotient
@@ -76,7 +76,7 @@ class Trackers(NamedTuple):
 NO_TRACKER, NO_TRACKERS = Tracker(), Trackers()
 
 
-class Outcome(NamedTuple):
+class TradeResult(NamedTuple):
     """What one execution gives: PnL columns (None where nothing is realised or an input is not known), the average
     entry price and the session after it. `proven`: nothing that should be known is unknown."""
 
@@ -99,7 +99,7 @@ def stated_fields(x: Stated) -> tuple[int | None, ...]:
     )  # fmt: skip
 
 
-def align(position: Position | None, x: Stated) -> Position:
+def apply_statement(position: Position | None, x: Stated) -> Position:
     """The position as the chain states it. What we know of its entry is kept where both agree, or where it was
     auto-deleveraged to this very base; else it is forgotten: executions are missing."""
     base, fields = x["base"], stated_fields(x)
@@ -118,18 +118,18 @@ def align(position: Position | None, x: Stated) -> Position:
     return position
 
 
-def execute(
+def apply_execution(
     position: Position | None, size: int, price: int, before: Stated | None, after: Stated | None, market: Trackers
-) -> tuple[Position, Outcome]:  # fmt: skip
+) -> tuple[Position, TradeResult]:  # fmt: skip
     """An execution of signed `size` at `price` on one side of it.
 
     `before`, `after`: the position as the chain states it, brought up to date and after the execution. `market`: the
     trackers that the transaction tells, used where no position is stated.
     """
     if before is None and after is None and market is NO_TRACKERS:
-        return _execute_untold(position or Position(), size, price)
+        return _execute_unstated(position or Position(), size, price)
     if before is not None:
-        position = align(position, before)
+        position = apply_statement(position, before)
         closing = Tracker(position.stated[3], position.stated[4])
     else:
         position = position or _first_seen(size, after)
@@ -145,16 +145,16 @@ def execute(
     position = _after(position, after, market)
     known = position.base == 0 or position.price is not None
     complete = known and not contradicted and (not realises or (variation is not None and funding is not None))
-    return position, Outcome(variation, funding, position.price, position.session, not size or complete)
+    return position, TradeResult(variation, funding, position.price, position.session, not size or complete)
 
 
-def _execute_untold(position: Position, size: int, price: int) -> tuple[Position, Outcome]:
+def _execute_unstated(position: Position, size: int, price: int) -> tuple[Position, TradeResult]:
     """The same where no event tells anything but the execution, as of most match orders. What is realised lacks the
     funding then, so that it is not complete."""
     variation, funding, realises = _fill(position, size, price, NO_TRACKER, None, None)
     position.stated = UNSTATED
     complete = not realises and (position.base == 0 or position.price is not None)
-    return position, Outcome(variation, funding, position.price, position.session, not size or complete)
+    return position, TradeResult(variation, funding, position.price, position.session, not size or complete)
 
 
 def _first_seen(size: int, after: Stated | None) -> Position:
@@ -220,7 +220,7 @@ def _live(position: Position, multiplier: int | None) -> int:
     was = position.multiplier
     if not was or multiplier is None or multiplier >= was:
         return position.base
-    return tdiv(position.base * multiplier, was)
+    return trunc_div(position.base * multiplier, was)
 
 
 def _slack(position: Position) -> int:
@@ -253,7 +253,7 @@ def _average(held: int | None, weight: int, added: int | None, size: int) -> int
 def _realised(position: Position, size: int, price: int, closing: Tracker) -> tuple[int | None, int | None]:
     """Price variation and funding PnL of closing `size` units."""
     signed = size if position.base > 0 else -size
-    variation = None if position.price is None else tdiv(signed * (price - position.price), E18)
+    variation = None if position.price is None else trunc_div(signed * (price - position.price), E18)
     if position.funding is None or closing.funding is None or not closing.multiplier:
         return variation, None
-    return variation, tdiv(-signed * (closing.funding - position.funding), closing.multiplier)
+    return variation, trunc_div(-signed * (closing.funding - position.funding), closing.multiplier)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from indexer.projections.events import Event, StateKey, Transaction
-from indexer.projections.write_set import Ledger
+from indexer.projections.write_set import WriteSet
 
 EVENTS = ("AccountOwnerUpdated", "AccountCreated")
 SNAPSHOT = "account_owner_updated_snapshot"
@@ -19,7 +19,7 @@ def keys(event: Event) -> Iterable[StateKey]:
     yield SNAPSHOT, (event.args["accountId"],)
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     account = event.args["accountId"]
     if event.name == "AccountCreated":
         if ledger.get(SNAPSHOT, (account,)) is None:

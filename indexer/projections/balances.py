@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.projections.events import PLACE, Event, StateKey, Transaction
-from indexer.projections.row_encoder import Layout
-from indexer.projections.write_set import Ledger
+from indexer.projections.events import ORIGIN_COLUMNS, Event, StateKey, Transaction
+from indexer.projections.row_encoder import RowLayout
+from indexer.projections.write_set import WriteSet
 
 EVENTS = (
     "AccountCollateralSharesUpdated",
@@ -18,9 +18,9 @@ EVENTS = (
     "TransferBetweenMarginAccounts",
     "AutoExchangeTriggered",
 )
-_ENTRY = Layout.plain(
+_ENTRY = RowLayout.plain(
     "margin_accounts_balance_entries",
-    ("id", "account_id", "collateral", "amount", "type", "counterparty_account_id", "sender", *PLACE),
+    ("id", "account_id", "collateral", "amount", "type", "counterparty_account_id", "sender", *ORIGIN_COLUMNS),
 )
 
 
@@ -29,11 +29,11 @@ def keys(event: Event) -> Iterable[StateKey]:
         yield "account_balances", (event.args["accountId"], event.args["collateral"])
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     _APPLY[event.name or ""](ledger, event)
 
 
-def _shares(ledger: Ledger, event: Event) -> None:
+def _shares(ledger: WriteSet, event: Event) -> None:
     account, collateral, delta = event.args["accountId"], event.args["collateral"], event.args["sharesDelta"]
     entry = {"id": event.id, "account_id": account, "collateral": collateral, "amount": delta} | event.position()
     ledger.append("account_collateral_balance_entries", entry, event)
@@ -43,33 +43,33 @@ def _shares(ledger: Ledger, event: Event) -> None:
 
 
 def _margin(
-    ledger: Ledger, event: Event, n: int, kind: str, *, account: int, collateral: str, amount: int, other: int | None
+    ledger: WriteSet, event: Event, n: int, kind: str, *, account: int, collateral: str, amount: int, other: int | None
 ) -> None:
     # The first row of a log has the log's id, the others -1, -2, ...: several rows share one unique_id.
     id_, sender = f"{event.id}-{n}" if n else event.id, event.args.get("sender")
     ledger.append_values(_ENTRY, (id_, account, collateral, amount, kind, other, sender, *event.place), event)
 
 
-def _deposited(ledger: Ledger, event: Event) -> None:
+def _deposited(ledger: WriteSet, event: Event) -> None:
     a = event.args
     _margin(ledger, event, 0, "deposit", account=a["accountId"], collateral=a["collateral"],
             amount=a["collateralAmount"], other=None)  # fmt: skip
 
 
-def _withdrawn(ledger: Ledger, event: Event) -> None:
+def _withdrawn(ledger: WriteSet, event: Event) -> None:
     a = event.args
     _margin(ledger, event, 0, "withdrawal", account=a["accountId"], collateral=a["collateral"],
             amount=-a["collateralAmount"], other=None)  # fmt: skip
 
 
-def _transfer(ledger: Ledger, event: Event) -> None:
+def _transfer(ledger: WriteSet, event: Event) -> None:
     a, amount = event.args, event.args["collateralAmount"]
     source, destination = a["sourceAccountId"], a["destinationAccountId"]
     for n, (account, other, signed) in enumerate(((source, destination, -amount), (destination, source, amount))):
         _margin(ledger, event, n, "transfer", account=account, collateral=a["collateral"], amount=signed, other=other)
 
 
-def _auto_exchange(ledger: Ledger, event: Event) -> None:
+def _auto_exchange(ledger: WriteSet, event: Event) -> None:
     given, result = event.args["input"], event.args["output"]
     liquidated, liquidator = given["accountId"], given["liquidatorAccountId"]
     out, quote = given["collateral"], given["inCollateral"]

@@ -14,13 +14,18 @@ from typing import Any, NamedTuple
 
 from indexer.chain.types import Log
 from indexer.decode.registry import Registry
-from indexer.errors import DecodeMismatch
+from indexer.errors import DecodeMismatchError
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 StateKey = tuple[str, Key]
 Values = tuple[Any, ...]
-PLACE = ("transaction_hash", "block_timestamp", "block_number", "unique_id")  # columns that say where a row comes from
+ORIGIN_COLUMNS = (
+    "transaction_hash",
+    "block_timestamp",
+    "block_number",
+    "unique_id",
+)  # columns that say where a row comes from
 LOGS_PER_BLOCK = 100_000  # unique_id = block number * 100000 + log index
 _LAST_SECOND = 253_402_300_799  # 9999-12-31: beyond it Python has no datetime
 
@@ -75,7 +80,7 @@ class Event:
 
     def position(self, *, transaction: bool = True) -> Row:
         """The columns of PLACE and their values."""
-        row: Row = dict(zip(PLACE, self.place, strict=True))
+        row: Row = dict(zip(ORIGIN_COLUMNS, self.place, strict=True))
         if not transaction:
             del row["transaction_hash"]
         return row
@@ -119,7 +124,7 @@ class Transaction:
         self.events = events
         self.names = names = {e.name for e in events}
         self.liquidated_by_bid = _liquidated(events) if "AccountExecutedLiquidationBid" in names else _NONE
-        self.told_again = _told_again(events) if "PassivePerpOrderAndPositionUpdate" in names else _NONE
+        self.told_again = _superseded(events) if "PassivePerpOrderAndPositionUpdate" in names else _NONE
         self.statements = _stated(events, self.told_again) if "PositionDataUpdated" in names else _NOTHING_STATED
         self._markets = _markets(events) if "MarketDataUpdated" in names else _NO_MARKETS
 
@@ -138,7 +143,7 @@ def _liquidated(events: Iterable[Event]) -> frozenset[int]:
     )
 
 
-def _told_again(events: Iterable[Event]) -> frozenset[int]:
+def _superseded(events: Iterable[Event]) -> frozenset[int]:
     """An update belongs to the nearest earlier, still unpaired match order of equal (market, account, base). Pairing
     by value alone would merge two equal fills into one row."""
     unpaired: dict[tuple[int, int, int], list[int]] = {}
@@ -163,7 +168,7 @@ def _stated(events: Iterable[Event], told_again: frozenset[int]) -> Statements:
         if e.name == "PositionDataUpdated":
             pending.setdefault((e.args["marketId"], e.args["accountId"]), []).append(e)
         elif pending and e.name in EXECUTIONS and e.log_index not in told_again:
-            for account in sides(e):
+            for account in parties(e):
                 stated = pending.pop((e.args["marketId"], account), None)
                 if stated:
                     of[e.log_index, account] = [s.args["positionData"] for s in stated]
@@ -179,7 +184,7 @@ def _markets(events: Iterable[Event]) -> dict[int, list[tuple[int, Row]]]:
     return found
 
 
-def sides(execution: Event) -> tuple[int, ...]:
+def parties(execution: Event) -> tuple[int, ...]:
     """The accounts of an execution: the taker or liquidated one first. 0 is no account: auto-deleveraging and the
     closing of a market have nobody on the other side."""
     account, other = execution.args["accountId"], execution.args.get("counterpartyAccountId", execution.pool)
@@ -187,15 +192,15 @@ def sides(execution: Event) -> tuple[int, ...]:
 
 
 # What makes another account than the deployment's pool the other side of a match order.
-_POOL_TOLD = frozenset({"MarketDataUpdated", "AccountExecutedLiquidationBid"})
+_NAMES_POOL = frozenset({"MarketDataUpdated", "AccountExecutedLiquidationBid"})
 
 
-def name_pools(events: Sequence[Event], default: int | None) -> None:
+def assign_pool_counterparty(events: Sequence[Event], default: int | None) -> None:
     """Sets `pool` of the match orders among whole transactions: the pool account that MarketDataUpdated of the market
     names in the same transaction, else `default`, the deployment's. Not where a liquidation bid was executed: then the
     other side is a keeper that no log names.
     """
-    told = {e.transaction_hash for e in events if e.name in _POOL_TOLD}
+    told = {e.transaction_hash for e in events if e.name in _NAMES_POOL}
     for e in events:
         if e.name == "PassivePerpMatchOrder":
             e.pool = default
@@ -248,7 +253,7 @@ def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int])
             topic0, name, reason, detail = source.texts[topics[0]], abi.name, "", ""
             try:
                 args = abi.decode(topics, data)
-            except DecodeMismatch as mismatch:
+            except DecodeMismatchError as mismatch:
                 name, args, reason, detail = None, {}, "does not fit", str(mismatch)
         events.append(
             Event(
@@ -265,5 +270,5 @@ def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int])
                 detail,
             )
         )
-    name_pools(events, registry.pool_account)
+    assign_pool_counterparty(events, registry.pool_account)
     return events

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from eth_hash.auto import keccak
 
 from indexer.projections.events import Event, Row, StateKey, Transaction
-from indexer.projections.write_set import Ledger
+from indexer.projections.write_set import WriteSet
 
 FLAGS = {"FeatureFlagAllowAllSet": ("allow_all", "allowAll"), "FeatureFlagDenyAllSet": ("deny_all", "denyAll")}
 EVENTS = ("MarketDataUpdated", "MarketRegistered", "MarketUpdated", *FLAGS)
@@ -33,7 +33,7 @@ def keys(event: Event) -> Iterable[StateKey]:
         yield "indexer.market_feature", (_market_id(event),)
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     if event.name == "MarketDataUpdated":
         _trackers(ledger, event)
     elif event.name in FLAGS:
@@ -47,7 +47,7 @@ def _market_id(event: Event) -> int:
     return market_id
 
 
-def _trackers(ledger: Ledger, event: Event) -> None:
+def _trackers(ledger: WriteSet, event: Event) -> None:
     data = {name.removesuffix("_DEPRECATED"): value for name, value in event.args["marketData"].items()}
     shared: Row = {
         "market_data_id": data["id"],
@@ -77,7 +77,7 @@ def _trackers(ledger: Ledger, event: Event) -> None:
     ledger.put("market_trackers", (data["id"],), row, event)
 
 
-def _storage(ledger: Ledger, event: Event) -> None:
+def _storage(ledger: WriteSet, event: Event) -> None:
     market_id = _market_id(event)
     known = ledger.get("market_storage", (market_id,)) or {}
     if event.name == "MarketRegistered":
@@ -103,7 +103,7 @@ def _storage(ledger: Ledger, event: Event) -> None:
     ledger.put("indexer.market_feature", (market_id,), feature, event)
 
 
-def _flag(ledger: Ledger, event: Event) -> None:
+def _flag(ledger: WriteSet, event: Event) -> None:
     column, argument = FLAGS[event.name or ""]
     key = (event.address, "0x" + event.args["feature"].hex())
     known = ledger.get("indexer.feature_flag", key) or {"allow_all": False, "deny_all": False}

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from indexer.projections import positions
-from indexer.projections.accounting import Outcome, Stated
-from indexer.projections.events import PLACE, Event, Row, StateKey, Transaction, sides
-from indexer.projections.row_encoder import Layout
-from indexer.projections.write_set import Ledger
+from indexer.projections.accounting import Stated, TradeResult
+from indexer.projections.events import ORIGIN_COLUMNS, Event, Row, StateKey, Transaction, parties
+from indexer.projections.row_encoder import RowLayout
+from indexer.projections.write_set import WriteSet
 
 # Core's LiquidationType. Backstop = 2 is published; 0 and 1 follow V3's order, 3 is what V3's ADL maps to.
 MATCH_ORDER, DUTCH, RANKED, BACKSTOP, ADL = -1, 0, 1, 2, 3
@@ -26,7 +26,7 @@ EVENTS = ("PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "Passive
 # Values in the order that `_write` makes them in. Those of COMMON every generation has; the columns of `orders` are
 # named as they are, and `order_history` has some of them, one under another name.
 COMMON = (
-    "id", "market_id", "account_id", "created_at", *PLACE, "executed_base", "price", "fee", "is_match_order",
+    "id", "market_id", "account_id", "created_at", *ORIGIN_COLUMNS, "executed_base", "price", "fee", "is_match_order",
     "liquidation_type", "protocol_fee_credit", "referrer_fee_credit", "referrer_account_id", "position_session",
 )  # fmt: skip
 AMM = ("exchange_fee_credit", "pool_fee_credit")
@@ -36,14 +36,14 @@ V3 = (
     "counterparty_exchange_id", "account_order_id", "counterparty_order_id", "me_nonce", "event_sequence_number",
 )  # fmt: skip
 _HISTORY = {
-    **{n: n for n in ("id", "market_id", "account_id", "created_at", *PLACE)},
+    **{n: n for n in ("id", "market_id", "account_id", "created_at", *ORIGIN_COLUMNS)},
     "order_base": "executed_base", "price": "price", "fee": "fee",
     **{n: n for n in ("type", "processed", "r_pnl", "price_variation_pnl", "funding_pnl", "average_entry_price")},
 }  # fmt: skip
 
 
-def _layout(own: tuple[str, ...]) -> Layout:
-    return Layout({"orders": {name: name for name in (*COMMON, *own)}, "order_history": _HISTORY})
+def _layout(own: tuple[str, ...]) -> RowLayout:
+    return RowLayout({"orders": {name: name for name in (*COMMON, *own)}, "order_history": _HISTORY})
 
 
 _OF_AMM, _OF_UPDATE, _OF_V3 = _layout(AMM), _layout(UPDATE), _layout(V3)
@@ -53,7 +53,7 @@ class Order(NamedTuple):
     """One side's execution as its event tells it. `kind`: order_history's type. `own`: the values of the columns that
     only this generation has, as `layout` names them."""
 
-    layout: Layout
+    layout: RowLayout
     kind: str
     base: int
     price: int
@@ -68,12 +68,12 @@ class Order(NamedTuple):
 
 def keys(event: Event) -> Iterable[StateKey]:
     found: list[StateKey] = [("account_owner_updated_snapshot", (event.args["accountId"],))]
-    for account in sides(event):
+    for account in parties(event):
         found += positions.keys_of(event.args["marketId"], account)
     return found
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     if event.name == "PassivePerpMatchOrder":
         if event.log_index not in tx.told_again:
             _write(ledger, tx, event, _match_order(tx, event), {})
@@ -105,7 +105,7 @@ def _of_amm(fees: Row) -> tuple[int, int | None]:
     return fees["exchangeFeeCredit"], payments[0] if payments else None
 
 
-def _update(ledger: Ledger, tx: Transaction, event: Event) -> Order:
+def _update(ledger: WriteSet, tx: Transaction, event: Event) -> Order:
     args, fees = event.args, event.args["matchOrderFees"]
     kind = MATCH_ORDER if args["isMatchOrder"] else args["liquidationType"]
     if kind == DUTCH and args["accountId"] in tx.liquidated_by_bid:
@@ -120,7 +120,7 @@ def _update(ledger: Ledger, tx: Transaction, event: Event) -> Order:
     )  # fmt: skip
 
 
-def _execution_v3(ledger: Ledger, event: Event) -> Order:
+def _execution_v3(ledger: WriteSet, event: Event) -> Order:
     args, payload = event.args, event.args["payload"]
     fees, execution_type = payload["fees"], payload["executionType"]
     before, after = payload["accountPositionBefore"]["base"], payload["accountPositionAfter"]["base"]
@@ -143,24 +143,24 @@ def _execution_v3(ledger: Ledger, event: Event) -> Order:
     )  # fmt: skip
 
 
-def _is_backstop(ledger: Ledger, account_id: int) -> bool:
+def _is_backstop(ledger: WriteSet, account_id: int) -> bool:
     return any(row and row["account_id"] == account_id for row in ledger.table("indexer.backstop_account"))
 
 
-def _trade(ledger: Ledger, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]) -> Outcome:
+def _trade(ledger: WriteSet, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]) -> TradeResult:
     """Both positions of the execution; what the taker's or liquidated one realised."""
-    account, *others = sides(event)
+    account, *others = parties(event)
     size, price = order.base, order.price
-    outcome = positions.trade(ledger, tx, event, account, size, price, stated.get("before"), stated.get("after"))
+    outcome = positions.record_trade(ledger, tx, event, account, size, price, stated.get("before"), stated.get("after"))
     for other in others:
         before, after = stated.get("other_before"), stated.get("other_after")
-        positions.trade(ledger, tx, event, other, -size, price, before, after)
+        positions.record_trade(ledger, tx, event, other, -size, price, before, after)
     if "other_after" in stated and event.args["counterpartyAccountId"] == account:  # one account on both sides
-        positions.state(ledger, event, account, stated["other_after"])
+        positions.record_statement(ledger, event, account, stated["other_after"])
     return outcome
 
 
-def _write(ledger: Ledger, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]) -> None:
+def _write(ledger: WriteSet, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]) -> None:
     market, account = event.args["marketId"], event.args["accountId"]
     outcome = _trade(ledger, tx, event, order, stated)
     values = (
@@ -177,7 +177,7 @@ def _write(ledger: Ledger, tx: Transaction, event: Event, order: Order, stated: 
         _rebate(ledger, event, order, owner)
 
 
-def _liquidation(ledger: Ledger, event: Event, order: Order, owner: str | None) -> None:
+def _liquidation(ledger: WriteSet, event: Event, order: Order, owner: str | None) -> None:
     row = {
         "id": event.id,
         "account_id": event.args["accountId"],
@@ -193,7 +193,7 @@ def _liquidation(ledger: Ledger, event: Event, order: Order, owner: str | None) 
     ledger.append("liquidation_history_details", row, event)
 
 
-def _rebate(ledger: Ledger, event: Event, order: Order, owner: str | None) -> None:
+def _rebate(ledger: WriteSet, event: Event, order: Order, owner: str | None) -> None:
     row = {
         "id": event.id,
         "referrer_account_id": order.referrer,

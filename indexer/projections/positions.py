@@ -13,22 +13,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from indexer.projections.accounting import NO_TRACKERS, Outcome, Position, Stated, Tracker, Trackers, align, execute
-from indexer.projections.events import LOGS_PER_BLOCK, PLACE, Event, StateKey, Transaction
-from indexer.projections.row_encoder import NUMERIC_LIMIT, Layout
-from indexer.projections.write_set import Ledger
+from indexer.projections.accounting import (
+    NO_TRACKERS,
+    Position,
+    Stated,
+    Tracker,
+    Trackers,
+    TradeResult,
+    apply_execution,
+    apply_statement,
+)
+from indexer.projections.events import LOGS_PER_BLOCK, ORIGIN_COLUMNS, Event, StateKey, Transaction
+from indexer.projections.row_encoder import NUMERIC_LIMIT, RowLayout
+from indexer.projections.write_set import WriteSet
 
 EVENTS = ("PositionDataUpdated",)
 _LAST_BLOCK = 2**63 // LOGS_PER_BLOCK  # above it unique_id is no bigint
 _STATED = ("realized_pnl", "last_price", "last_price_timestamp", "funding_value", "base_multiplier", "adl_unwind_price")
 # Values in the order that `_put` makes them in. Both tables have most of them, some under other names.
-_BOTH = ("market_id", "account_id", "base", *_STATED, *PLACE, "average_entry_price", "average_entry_funding_value")
+_BOTH = (
+    "market_id",
+    "account_id",
+    "base",
+    *_STATED,
+    *ORIGIN_COLUMNS,
+    "average_entry_price",
+    "average_entry_funding_value",
+)
 _NAMED_OTHERWISE = {
     "last_price_timestamp": "position_data_last_price_data_timestamp",
     "average_entry_price": "average_entry_price_off_chain_tracker",
     "average_entry_funding_value": "funding_value_off_chain_tracker",
 }
-ROWS = Layout({
+ROWS = RowLayout({
     "positions": {name: name for name in (*_BOTH, "session", "last_trade_sequence_number")},
     "position_raw": {_NAMED_OTHERWISE.get(name, name): name for name in (*_BOTH, "realized_pnl_latest_snapshot")},
 })  # fmt: skip
@@ -43,21 +60,21 @@ def keys_of(market: int, account: int) -> tuple[StateKey]:
     return (("positions", (market, account)),)
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     if event.log_index not in tx.statements.taken:
-        state(ledger, event, event.args["accountId"], event.args["positionData"])
+        record_statement(ledger, event, event.args["accountId"], event.args["positionData"])
 
 
-def state(ledger: Ledger, event: Event, account: int, stated: Stated) -> None:
+def record_statement(ledger: WriteSet, event: Event, account: int, stated: Stated) -> None:
     """The position as the event states it."""
     known = _read(ledger, event, account)
-    _write(ledger, known, event, account, align(known.position if known else None, stated))
+    _write(ledger, known, event, account, apply_statement(known.position if known else None, stated))
 
 
-def trade(
-    ledger: Ledger, tx: Transaction, event: Event, account: int, size: int, price: int,
+def record_trade(
+    ledger: WriteSet, tx: Transaction, event: Event, account: int, size: int, price: int,
     before: Stated | None, after: Stated | None,
-) -> Outcome:  # fmt: skip
+) -> TradeResult:  # fmt: skip
     """One side of an execution. `before`, `after`: what the event itself states of the position."""
     stated = tx.statements.of
     pending = stated.get((event.log_index, account)) if stated else None
@@ -65,7 +82,9 @@ def trade(
         before = before if before is not None else _first(pending, size, after)
         after = after if after is not None else pending[-1]
     known = _read(ledger, event, account, size)
-    position, outcome = execute(known.position if known else None, size, price, before, after, _trackers(tx, event))
+    position, outcome = apply_execution(
+        known.position if known else None, size, price, before, after, _trackers(tx, event)
+    )
     _write(ledger, known, event, account, position, event.args.get("eventSequenceNumber"))
     return outcome
 
@@ -100,14 +119,14 @@ class Draft:
     sequence: int | None
 
 
-def settle(ledger: Ledger) -> None:
+def flush_drafts(ledger: WriteSet) -> None:
     """Makes rows of the drafts. A position that a step changes many times is made a row once."""
     for draft in ledger.drafts.values():
         _put(ledger, draft)
     ledger.drafts.clear()
 
 
-def _read(ledger: Ledger, event: Event, account: int, size: int = 0) -> Draft | None:
+def _read(ledger: WriteSet, event: Event, account: int, size: int = 0) -> Draft | None:
     """The position, which the event is about to change by `size`."""
     place = event.args["marketId"], account
     draft: Draft | None = ledger.drafts.get(place)
@@ -124,7 +143,7 @@ def _read(ledger: Ledger, event: Event, account: int, size: int = 0) -> Draft | 
     return Draft(event, account, position, sequence)
 
 
-def _may_draft(ledger: Ledger, event: Event, base: int, size: int = 0) -> bool:
+def _may_draft(ledger: WriteSet, event: Event, base: int, size: int = 0) -> bool:
     """Whether nobody wants the rows in between and they are sure to fit: of a position only the base is a sum, all else
     is bounded by the words of events."""
     fits = abs(base) + abs(size) < NUMERIC_LIMIT and event.block_number < _LAST_BLOCK
@@ -132,7 +151,7 @@ def _may_draft(ledger: Ledger, event: Event, base: int, size: int = 0) -> bool:
 
 
 def _write(
-    ledger: Ledger, draft: Draft | None, event: Event, account: int, position: Position, sequence: int | None = None
+    ledger: WriteSet, draft: Draft | None, event: Event, account: int, position: Position, sequence: int | None = None
 ) -> None:  # fmt: skip
     """The position after the event; `draft` is what was read of it. `sequence`: None keeps that."""
     if draft is None:
@@ -149,7 +168,7 @@ def _write(
         _put(ledger, draft)
 
 
-def _put(ledger: Ledger, draft: Draft) -> None:
+def _put(ledger: WriteSet, draft: Draft) -> None:
     event, account, position = draft.event, draft.account, draft.position
     market = event.args["marketId"]
     values = (

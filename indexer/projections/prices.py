@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.projections.accounting import E18, tdiv
+from indexer.projections.accounting import E18, trunc_div
 from indexer.projections.events import Event, Row, StateKey, Transaction
-from indexer.projections.write_set import Ledger
+from indexer.projections.write_set import WriteSet
 
 EVENTS = ("PoolPSlippageUpdated",)
 
@@ -20,11 +20,11 @@ def keys(event: Event) -> Iterable[StateKey]:
     yield "pool_price_history", (market, event.block_number)
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     market, oracle = event.args["marketId"], event.args["oraclePrice"]
     row: Row = {
         "market_id": market,
-        "pool_price": oracle + tdiv(oracle * event.args["premiumIndex"], E18),
+        "pool_price": oracle + trunc_div(oracle * event.args["premiumIndex"], E18),
         "oracle_price": oracle,
         "block_timestamp": event.time,
         "block_number": event.block_number,

@@ -19,11 +19,11 @@ from indexer.projections import (
     undecoded,
 )
 from indexer.projections.events import Event, Row, StateKey, Transaction, transactions
-from indexer.projections.row_encoder import Layout
-from indexer.projections.write_set import Kept, Ledger
+from indexer.projections.row_encoder import RowLayout
+from indexer.projections.write_set import StateRow, WriteSet
 
 _Keys = Callable[[Event], Iterable[StateKey]]
-_Apply = Callable[[Ledger, Transaction, Event], None]
+_Apply = Callable[[WriteSet, Transaction, Event], None]
 
 _MODULES: tuple[ModuleType, ...] = (
     accounts,
@@ -46,7 +46,7 @@ for _module in _MODULES:
 
 # State rows that are a row in each of several tables, by the first one, whose key is theirs: the layout of the values
 # that the ledger keeps of them.
-TOGETHER: dict[str, Layout] = {positions.ROWS.name: positions.ROWS}
+SHARED_LAYOUTS: dict[str, RowLayout] = {positions.ROWS.name: positions.ROWS}
 
 # Read whole: a handful of rows that any liquidation may need.
 WHOLE_TABLES = ("indexer.backstop_account",)
@@ -55,21 +55,21 @@ WHOLE_TABLES = ("indexer.backstop_account",)
 @cache
 def tables_of(name: str) -> tuple[str, ...]:
     """The tables of the state rows of this name."""
-    return tuple(TOGETHER[name].tables) if name in TOGETHER else (name,)
+    return tuple(SHARED_LAYOUTS[name].tables) if name in SHARED_LAYOUTS else (name,)
 
 
-def rows_of(name: str, kept: Kept) -> tuple[Row | None, ...]:
+def split_row(name: str, kept: StateRow) -> tuple[Row | None, ...]:
     """A state row as a row of each of these tables."""
     if kept is None:
         return (None,) * len(tables_of(name))
-    return TOGETHER[name].rows(kept) if name in TOGETHER else (kept,)
+    return SHARED_LAYOUTS[name].rows(kept) if name in SHARED_LAYOUTS else (kept,)
 
 
-def kept_of(name: str, rows: Sequence[Row | None]) -> Kept:
+def merge_rows(name: str, rows: Sequence[Row | None]) -> StateRow:
     """What `rows_of` takes apart."""
-    if name not in TOGETHER or rows[0] is None:
+    if name not in SHARED_LAYOUTS or rows[0] is None:
         return rows[0]
-    return tuple((rows[n] or {}).get(column) for n, column in TOGETHER[name].sources)
+    return tuple((rows[n] or {}).get(column) for n, column in SHARED_LAYOUTS[name].sources)
 
 
 def state_keys(events: Iterable[Event]) -> set[StateKey]:
@@ -81,11 +81,11 @@ def state_keys(events: Iterable[Event]) -> set[StateKey]:
     return wanted
 
 
-def project(ledger: Ledger, events: Iterable[Event], only: Callable[[Event], bool] | None = None) -> None:
+def project(ledger: WriteSet, events: Iterable[Event], only: Callable[[Event], bool] | None = None) -> None:
     """Writes the rows of events in chain order into the ledger. Whole transactions only; `only` leaves out events whose
     rows are not wanted, while the others of their transaction still see them."""
     for tx in transactions(events):
         for event in tx.events if only is None else filter(only, tx.events):
             for apply in _APPLY.get(event.name, ()):
                 apply(ledger, tx, event)
-    positions.settle(ledger)
+    positions.flush_drafts(ledger)

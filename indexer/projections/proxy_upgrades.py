@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from indexer.projections.events import Event, StateKey, Transaction
-from indexer.projections.write_set import Ledger
+from indexer.projections.write_set import WriteSet
 
 EVENTS = ("Upgraded",)
 TABLE = "indexer.proxy_upgrade"
@@ -16,7 +16,7 @@ def keys(event: Event) -> Iterable[StateKey]:
     yield TABLE, (event.address,)
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     known = ledger.get(TABLE, (event.address,))
     row = {
         "address": event.address,

@@ -16,7 +16,7 @@ from indexer.runtime.exact_json import to_json
 Row = dict[str, Any]
 Kinds = Mapping[str, str]  # column -> "numeric", "text not null", ...
 NUMERIC_LIMIT = 10**78  # numeric(78,0)
-MOST_WRITERS = 4096  # generated functions kept
+MAX_ENCODERS = 4096  # generated functions kept
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 # Kind -> the class of a value that is not None, and what else must hold of a value v. A bool is no integer to
 # PostgreSQL's COPY. Four characters have a meaning in COPY's text; looking for each is faster than any one look at all.
@@ -41,10 +41,10 @@ _TEXT = {
     "timestamp": "{v} = iso({v})",
     "json": "{v} = escaped(to_json({v}))",
 }
-Write = Callable[[Sequence[Any]], "tuple[str, ...] | None"]
+Encoder = Callable[[Sequence[Any]], "tuple[str, ...] | None"]
 
 
-class Layout:
+class RowLayout:
     """Rows that are made together, of one table or of several that share values: `names` of the values in their order,
     and by table the value that each column holds. Columns that are not named are NULL.
 
@@ -67,7 +67,7 @@ class Layout:
         self.rows = _rows(self)  # values -> a row for each table
 
     @classmethod
-    def plain(cls, table: str, columns: Iterable[str]) -> Layout:
+    def plain(cls, table: str, columns: Iterable[str]) -> RowLayout:
         """Of one table, whose values are named as its columns."""
         return cls({table: {column: column for column in columns}})
 
@@ -75,7 +75,7 @@ class Layout:
         return self.rows(values)[list(self.tables).index(table)]
 
 
-def _rows(layout: Layout) -> Callable[[Sequence[Any]], tuple[Row, ...]]:
+def _rows(layout: RowLayout) -> Callable[[Sequence[Any]], tuple[Row, ...]]:
     at = {name: f"v{n}" for n, name in enumerate(layout.names)}
     rows = [
         "{" + ", ".join(f"{column!r}: {at[name]}" for column, name in columns.items()) + "}"
@@ -92,22 +92,22 @@ def _unpacked(names: Iterable[str]) -> str:
     return "".join(f"{name}, " for name in names) or "()"
 
 
-class Lines:
+class RowEncoder:
     """Writes rows of tables with these `columns`, by table."""
 
     def __init__(self, columns: Mapping[str, Kinds]) -> None:
         self.columns = columns
-        self._plain: dict[tuple[str, tuple[str, ...]], Layout] = {}
-        self._writers: dict[tuple[Layout, tuple[type, ...]], Write] = {}
+        self._plain: dict[tuple[str, tuple[str, ...]], RowLayout] = {}
+        self._writers: dict[tuple[RowLayout, tuple[type, ...]], Encoder] = {}
 
-    def plain(self, table: str, columns: tuple[str, ...]) -> Layout:
+    def plain(self, table: str, columns: tuple[str, ...]) -> RowLayout:
         """The layout of one table's rows with these columns."""
         layout = self._plain.get((table, columns))
         if layout is None:
-            layout = self._plain[table, columns] = Layout.plain(table, columns)
+            layout = self._plain[table, columns] = RowLayout.plain(table, columns)
         return layout
 
-    def write(self, layout: Layout, values: Sequence[Any]) -> tuple[str, ...] | None:
+    def write(self, layout: RowLayout, values: Sequence[Any]) -> tuple[str, ...] | None:
         """A line of COPY text for each table of the layout; None when any of the rows does not fit.
 
         Raises KeyError for a column that its table does not have.
@@ -115,7 +115,7 @@ class Lines:
         classes = tuple(map(type, values))
         write = self._writers.get((layout, classes))
         if write is None:
-            if len(self._writers) >= MOST_WRITERS:
+            if len(self._writers) >= MAX_ENCODERS:
                 self._writers.clear()
             write = self._writers[layout, classes] = _compiled(self.columns, layout, classes)
         return write(values)
@@ -132,7 +132,7 @@ def _fits(kind: str, value: Any) -> bool:
     return value.__class__ is _CLASS[plain] and (plain not in _HOLDS or _HOLDS[plain](value))
 
 
-def _compiled(columns: Mapping[str, Kinds], layout: Layout, classes: Sequence[type]) -> Write:
+def _compiled(columns: Mapping[str, Kinds], layout: RowLayout, classes: Sequence[type]) -> Encoder:
     """The function that writes values of these classes."""
     at = {name: n for n, name in enumerate(layout.names)}
     uses: dict[tuple[int, str], int] = {}  # (value, kind) -> how many fields it is in
@@ -161,7 +161,7 @@ def _nothing_fits(values: Sequence[Any]) -> None:
     return None
 
 
-def _generated(count: int, uses: Mapping[tuple[int, str], int], lines: Sequence[str]) -> Write:
+def _generated(count: int, uses: Mapping[tuple[int, str], int], lines: Sequence[str]) -> Encoder:
     used = {n for n, _ in uses}
     conditions = [_FITS[kind].format(v=f"v{n}") for n, kind in uses if kind in _FITS]
     taken = _unpacked(f"v{n}" if n in used else "_" for n in range(count))
@@ -176,9 +176,9 @@ def _generated(count: int, uses: Mapping[tuple[int, str], int], lines: Sequence[
             texts[n] = f'v{n} = f"{{v{n}}}"'
     source += [f"    {text}" for text in texts.values()]
     source.append(f"    return ({', '.join(lines)},)")
-    scope: dict[str, Any] = {"BACKSLASH": "\\", "escaped": escaped, "to_json": to_json, "iso": _iso}
+    scope: dict[str, Any] = {"BACKSLASH": "\\", "escaped": escape_copy_text, "to_json": to_json, "iso": _iso}
     exec("\n".join(source), scope)
-    write: Write = scope["write"]
+    write: Encoder = scope["write"]
     return write
 
 
@@ -187,5 +187,5 @@ def _iso(value: datetime) -> str:
     return value.isoformat()
 
 
-def escaped(text: str) -> str:
+def escape_copy_text(text: str) -> str:
     return text.translate(_ESCAPES)

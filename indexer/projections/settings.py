@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from indexer.projections.events import Event, Row, StateKey, Transaction
-from indexer.projections.write_set import Ledger
+from indexer.projections.write_set import WriteSet
 
 EVENTS = (
     "CollateralParentConfigurationUpdated",
@@ -72,12 +72,12 @@ def _key(event: Event) -> StateKey:
             return "pool_created", (args["poolId"],)
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     table, key = _key(event)
     ledger.put(table, key, _row(ledger, event, ledger.get(table, key)), event)
 
 
-def _row(ledger: Ledger, event: Event, known: Row | None) -> Row:
+def _row(ledger: WriteSet, event: Event, known: Row | None) -> Row:
     args = event.args
     place = event.position(transaction=False)
     match event.name:

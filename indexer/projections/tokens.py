@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.projections.events import PLACE, Event, StateKey, Transaction
-from indexer.projections.row_encoder import Layout
-from indexer.projections.write_set import Ledger
+from indexer.projections.events import ORIGIN_COLUMNS, Event, StateKey, Transaction
+from indexer.projections.row_encoder import RowLayout
+from indexer.projections.write_set import WriteSet
 
 EVENTS = ("Transfer", "ShareBalanceUpdated")
-_TRANSFER = Layout.plain(
-    "token_transfer", ("id", "token", "from_address", "to_address", "amount", "created_at", *PLACE)
+_TRANSFER = RowLayout.plain(
+    "token_transfer", ("id", "token", "from_address", "to_address", "amount", "created_at", *ORIGIN_COLUMNS)
 )
 
 
@@ -25,7 +25,7 @@ def keys(event: Event) -> Iterable[StateKey]:
     return ()
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     args = event.args
     if event.name == "ShareBalanceUpdated":
         row = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from indexer.projections.events import Event, StateKey, Transaction
-from indexer.projections.write_set import Ledger
+from indexer.projections.write_set import WriteSet
 
 TABLE = "indexer.undecoded"
 
@@ -17,7 +17,7 @@ def keys(event: Event) -> Iterable[StateKey]:
     yield TABLE, (event.address, event.topic0, event.reason)
 
 
-def apply(ledger: Ledger, tx: Transaction, event: Event) -> None:
+def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     key = (event.address, event.topic0, event.reason)
     known = ledger.get(TABLE, key)
     if known is None:

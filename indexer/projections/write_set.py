@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from indexer.projections.events import Event, Key, Row, StateKey, Values
-from indexer.projections.row_encoder import Layout, Lines
+from indexer.projections.row_encoder import RowEncoder, RowLayout
 
-Kept = Any  # a state row: Row, or the Values of one that several tables have; None where there is none
+StateRow = Any  # a state row: Row, or the Values of one that several tables have; None where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Incident:
 
 
 # A new row of a table, as values, and its line of COPY text. A plain tuple: there is one for each row that is written.
-Appended = tuple[Layout, Values, str]
+Appended = tuple[RowLayout, Values, str]
 
 
 @dataclass(slots=True)
-class Ledger:
+class WriteSet:
     """Collects what one step changes. `lines` knows the tables' columns.
 
     `state` holds the state rows loaded for this step (None: no such row). Of blocks above `floor`, the value that a row
@@ -45,8 +45,8 @@ class Ledger:
     when the step ends.
     """
 
-    lines: Lines
-    state: dict[StateKey, Kept]
+    lines: RowEncoder
+    state: dict[StateKey, StateRow]
     floor: int
     tokens: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     rusd: str | None = None
@@ -54,16 +54,16 @@ class Ledger:
     appended: dict[str, list[Appended]] = field(default_factory=lambda: defaultdict(list))
     changed: dict[StateKey, tuple[str, ...]] = field(default_factory=dict)
     created: set[StateKey] = field(default_factory=set)
-    before: dict[tuple[int, StateKey], Kept] = field(default_factory=dict)
+    before: dict[tuple[int, StateKey], StateRow] = field(default_factory=dict)
     incidents: list[Incident] = field(default_factory=list)
     drafts: dict[tuple[int, int], Any] = field(default_factory=dict)
-    _tables: dict[str, dict[Key, Kept]] = field(default_factory=dict)
+    _tables: dict[str, dict[Key, StateRow]] = field(default_factory=dict)
 
-    def get(self, table: str, key: Key) -> Kept:
+    def get(self, table: str, key: Key) -> StateRow:
         """A state row. KeyError when the projection's `keys` did not name it: guessing would drop what is stored."""
         return self.state[table, key]
 
-    def table(self, table: str) -> Iterable[Kept]:
+    def table(self, table: str) -> Iterable[StateRow]:
         """All rows of a table that is read whole (`projections.WHOLE_TABLES`)."""
         if table not in self._tables:
             self._tables[table] = {key: row for (name, key), row in self.state.items() if name == table}
@@ -77,7 +77,7 @@ class Ledger:
         """Adds a row that nothing changes later."""
         self.append_values(self.lines.plain(table, tuple(row)), tuple(row.values()), event)
 
-    def append_values(self, layout: Layout, values: Values, event: Event) -> None:
+    def append_values(self, layout: RowLayout, values: Values, event: Event) -> None:
         """The same for a row in each table of a layout: rows of the most frequent events are never made dicts."""
         lines = self.lines.write(layout, values)
         if lines is not None:
@@ -93,11 +93,11 @@ class Ledger:
         """Sets a state row. A value that fits no column leaves the previous row and opens an incident."""
         self._put(self.lines.plain(table, tuple(row)), key, tuple(row.values()), row, event)
 
-    def put_values(self, layout: Layout, key: Key, values: Values, event: Event) -> None:
+    def put_values(self, layout: RowLayout, key: Key, values: Values, event: Event) -> None:
         """The same for one that is a row in each table of the layout. It is set in all of them or in none."""
         self._put(layout, key, values, values, event)
 
-    def _put(self, layout: Layout, key: Key, values: Values, kept: Kept, event: Event) -> None:
+    def _put(self, layout: RowLayout, key: Key, values: Values, kept: StateRow, event: Event) -> None:
         lines = self.lines.write(layout, values)
         if lines is None:
             self._misfits(layout, values, event)
@@ -116,7 +116,7 @@ class Ledger:
     def incident(self, kind: str, subject: str, detail: str, event: Event) -> None:
         self.incidents.append(Incident(kind, subject, detail, event.block_number))
 
-    def _misfits(self, layout: Layout, values: Values, event: Event) -> None:
+    def _misfits(self, layout: RowLayout, values: Values, event: Event) -> None:
         """The incident of each row of the layout that does not fit its table."""
         for table, row in zip(layout.tables, layout.rows(values), strict=True):
             column = self.lines.misfit(table, row)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from indexer.projections.events import StateKey
 
 
-class Touched:
+class DependencyGroups:
     """Union-find over state rows. `link` every event's rows, `mark` those of changed events, then ask."""
 
     def __init__(self) -> None:

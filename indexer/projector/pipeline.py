@@ -12,23 +12,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from indexer.chain.types import Anchor
+from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
 from indexer.projections.events import Event, StateKey, events_of
 from indexer.projections.project import WHOLE_TABLES, state_keys
-from indexer.projections.write_set import Kept
-from indexer.projector.rows import Output, empty_tables, fill, load_state
-from indexer.projector.writer import Done, Writer, stored_anchor
-from indexer.runtime.tasks import beside
+from indexer.projections.write_set import StateRow
+from indexer.projector.rows import PreparedRows, empty_tables, load_state, project_and_prepare
+from indexer.projector.writer import StepResult, Writer, stored_block_ref
+from indexer.runtime.tasks import background_task
 from indexer.store import raw_logs
-from indexer.store.index_state import Standing
-from indexer.store.raw_logs import Chunk
+from indexer.store.index_state import IndexState
+from indexer.store.raw_logs import StoredLogs
 
 STEP_LOGS = 5_000  # logs of one step
-CARRIED_ROWS = 20_000  # state rows of each of the two generations kept in memory
+CACHE_ROWS = 20_000  # state rows of each of the two generations kept in memory
 
 
-class Unwritten:
+class AbsentKeyFilter:
     """State rows that cannot be there: of tables that were empty when this began, those that were not written since.
 
     One byte a slot, whatever is loaded: two rows that share a slot cost a look into the database, nothing else.
@@ -49,7 +49,7 @@ class Unwritten:
             written[hash(key) % slots] = 1
 
 
-class Carried:
+class StateCache:
     """State rows kept from step to step, the ones used last. `rows` has those of the step at hand.
 
     Two generations: when the younger is full it becomes the older one, and what is used from there comes back. The
@@ -58,12 +58,12 @@ class Carried:
     """
 
     def __init__(self) -> None:
-        self.rows: dict[StateKey, Kept] = {}
-        self._older: dict[StateKey, Kept] = {}
+        self.rows: dict[StateKey, StateRow] = {}
+        self._older: dict[StateKey, StateRow] = {}
 
     def lacking(self, keys: set[StateKey]) -> set[StateKey]:
         """Those of the keys of a step whose rows are not here; all others are in `rows` then."""
-        if len(self.rows) > CARRIED_ROWS:
+        if len(self.rows) > CACHE_ROWS:
             self._older = self.rows
             self.rows = {key: row for key, row in self._older.items() if key[0] in WHOLE_TABLES}
         lacking = keys.difference(self.rows)
@@ -74,57 +74,57 @@ class Carried:
         return lacking
 
 
-class Stretch(NamedTuple):
+class EndedLogs(NamedTuple):
     """Stored blocks to be projected next, and the anchor they end on."""
 
-    chunk: Chunk
-    anchor: Anchor
+    chunk: StoredLogs
+    anchor: BlockRef
 
 
-class Source(Protocol):
-    async def next(self, first: int) -> Stretch | None:
+class BatchSource(Protocol):
+    async def next(self, first: int) -> EndedLogs | None:
         """The stored blocks from `first` on, of about STEP_LOGS logs. Waits for them; None when no more will come."""
 
 
-class Stored:
+class DatabaseSource:
     """Reads them from the database, up to block `last`."""
 
     def __init__(self, conn: Connection, last: int) -> None:
         self.conn, self.last = conn, last
 
-    async def next(self, first: int) -> Stretch | None:
+    async def next(self, first: int) -> EndedLogs | None:
         if first > self.last:
             return None
         chunk = await raw_logs.read(self.conn, first, self.last, STEP_LOGS)
-        return Stretch(chunk, await stored_anchor(self.conn, chunk.last))
+        return EndedLogs(chunk, await stored_block_ref(self.conn, chunk.last))
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    stretch: Stretch
-    output: Output
+    stretch: EndedLogs
+    output: PreparedRows
 
 
-class Stream:
+class ProjectionPipeline:
     """`side` is a second connection, for reading beside the writing one."""
 
-    def __init__(self, writer: Writer, conn: Connection, side: Connection, standing: Standing, token: int) -> None:
+    def __init__(self, writer: Writer, conn: Connection, side: Connection, standing: IndexState, token: int) -> None:
         self.writer, self.conn, self.side, self.standing, self.token = writer, conn, side, standing, token
-        self._carried = Carried()
+        self._carried = StateCache()
         self._whole: set[str] = set()
-        self._unwritten = Unwritten()
+        self._unwritten = AbsentKeyFilter()
 
-    async def run(self, source: Source, committed: Callable[[Done], None]) -> None:
+    async def run(self, source: BatchSource, committed: Callable[[StepResult], None]) -> None:
         """Projects all that the source has, a transaction a step; tells of each once it is committed.
 
         Raises EpochMoved, LeaseLost; what was told of stays.
         """
-        self._unwritten = Unwritten(await empty_tables(self.side))
+        self._unwritten = AbsentKeyFilter(await empty_tables(self.side))
         step = await self._prepare(source, self.standing.next_block)
         while step is not None:
             chunk, anchor = step.stretch
             # What is prepared beside a commit that then fails is dropped with this stream.
-            async with beside(self._prepare(source, anchor.number + 1)) as following:
+            async with background_task(self._prepare(source, anchor.number + 1)) as following:
                 done = await self.writer.commit(self.conn, self.standing, chunk, anchor, step.output, self.token)
                 self.standing = self.standing.projected(
                     anchor, max(self.standing.floor, anchor.number), self.writer.digest
@@ -132,18 +132,18 @@ class Stream:
                 committed(done)
                 step = await following
 
-    async def _prepare(self, source: Source, first: int) -> _Step | None:
+    async def _prepare(self, source: BatchSource, first: int) -> _Step | None:
         stretch = await source.next(first)
         if stretch is None:
             return None
         events, keys = await asyncio.to_thread(self._decode, stretch.chunk)
         await self._load(keys)
         ledger = self.writer.ledger(self._carried.rows, stretch.anchor.number)
-        output = await fill(ledger, events)
+        output = await project_and_prepare(ledger, events)
         self._unwritten.wrote(ledger.changed)
         return _Step(stretch, output)
 
-    def _decode(self, chunk: Chunk) -> tuple[list[Event], set[StateKey]]:
+    def _decode(self, chunk: StoredLogs) -> tuple[list[Event], set[StateKey]]:
         events = events_of(self.writer.registry, chunk.logs, chunk.times)
         return events, state_keys(events)
 

@@ -5,29 +5,29 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 
-from indexer.chain.batch import Unit
-from indexer.db.catalog import KEYS, kind, sql_name
+from indexer.chain.batch import LogBatch
+from indexer.db.catalog import KEYS, sql_name, table_kind
 from indexer.db.connection import Connection
 from indexer.projections.events import LOGS_PER_BLOCK, Row, StateKey, events_of
-from indexer.projections.project import kept_of, project, state_keys, tables_of
-from indexer.projections.write_set import Kept
+from indexer.projections.project import merge_rows, project, state_keys, tables_of
+from indexer.projections.write_set import StateRow
 from indexer.projector.rollback import APPENDED
 from indexer.projector.rows import load_state
 from indexer.projector.writer import Writer
 from indexer.store import raw_logs
-from indexer.store.index_state import Standing
+from indexer.store.index_state import IndexState
 
 _READ_LOGS = 20_000
 
 
-class Forecast:
+class ChangePreview:
     """Counts for keeping blocks up to `keep`: `removed()` once, `add` for each unit of the replacement."""
 
-    def __init__(self, conn: Connection, writer: Writer, standing: Standing, keep: int) -> None:
+    def __init__(self, conn: Connection, writer: Writer, standing: IndexState, keep: int) -> None:
         self.conn, self.writer, self.standing, self.keep = conn, writer, standing, keep
         self.exact = not standing.below_images(keep)
         self.projected = standing.checkpoint is not None and keep <= standing.checkpoint.number
-        self._state: dict[StateKey, Kept] = {}
+        self._state: dict[StateKey, StateRow] = {}
         self._written: set[StateKey] = set()
         self._appended: defaultdict[str, int] = defaultdict(int)
         self._raw = self._blocks = 0
@@ -63,7 +63,7 @@ class Forecast:
             found[table, tuple(named[c] for c in KEYS[table])] = json.loads(row) if row else None
         for name, key in found:
             rows = [found.get((table, key)) for table in tables_of(name)]
-            self._state[name, key] = kept_of(name, rows)
+            self._state[name, key] = merge_rows(name, rows)
         return [table for table, _ in found]
 
     async def _touched(self) -> list[str]:
@@ -73,9 +73,9 @@ class Forecast:
             chunk = await raw_logs.read(self.conn, first, tip, _READ_LOGS)
             keys |= state_keys(events_of(self.writer.registry, chunk.logs, chunk.times))
             first = chunk.last + 1
-        return [table for name, _ in keys if kind(name) == "state" for table in tables_of(name)]
+        return [table for name, _ in keys if table_kind(name) == "state" for table in tables_of(name)]
 
-    async def add(self, unit: Unit) -> None:
+    async def add(self, unit: LogBatch) -> None:
         """Counts what projecting the unit would write."""
         self._raw += len(unit.logs)
         self._blocks += len(unit.blocks)

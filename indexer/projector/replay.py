@@ -18,20 +18,20 @@ from indexer.db.connection import Connection
 from indexer.decode.registry import Registry
 from indexer.projections.events import Event, StateKey, events_of
 from indexer.projections.project import WHOLE_TABLES, project, state_keys
-from indexer.projections.write_set import Kept, Ledger
-from indexer.projector.impact import Touched
+from indexer.projections.write_set import StateRow, WriteSet
+from indexer.projector.impact import DependencyGroups
 from indexer.projector.rollback import APPENDED
-from indexer.projector.rows import forget, load_state, render, write
+from indexer.projector.rows import delete_state, load_state, prepare, write_rows
 from indexer.runtime.failpoints import hit
 from indexer.store import effects, raw_logs
-from indexer.store.index_state import Standing
+from indexer.store.index_state import IndexState
 
-MOST_REPLAYED = 200_000  # events replayed in one transaction; beyond it everything is projected again in many
+MAX_REPLAYED = 200_000  # events replayed in one transaction; beyond it everything is projected again in many
 _READ_LOGS = 20_000
 _READ_BLOCKS = 2_000
 
 
-class Part(NamedTuple):
+class HistoryPart(NamedTuple):
     """Blocks first..last of the history as it will be: what is stored, or what is staged to take its place."""
 
     first: int
@@ -40,13 +40,13 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class ReplayScope:
     """What is replayed: the rows of `roots`' parts from the events of `blocks` (ascending), and all of `changed`.
 
     Rows of append tables are written again from block `rewrite_from` on; below it nothing they depend on changed.
     """
 
-    touched: Touched
+    touched: DependencyGroups
     roots: frozenset[StateKey]
     changed: frozenset[int]
     blocks: list[int]
@@ -59,21 +59,22 @@ class Scope:
         )
 
 
-def keys_of(registry: Registry, chunk: raw_logs.Chunk) -> set[StateKey]:
+def keys_of(registry: Registry, chunk: raw_logs.StoredLogs) -> set[StateKey]:
     """The state rows that projecting stored logs reads or changes."""
     return state_keys(events_of(registry, chunk.logs, chunk.times))
 
 
-async def survey(
-    conn: Connection, registry: Registry, parts: Sequence[Part], changed: frozenset[int], gone: Iterable[StateKey],
+async def plan_replay(
+    conn: Connection, registry: Registry, parts: Sequence[HistoryPart], changed: frozenset[int],
+    gone: Iterable[StateKey],
     rewrite_from: int, still_ours: Callable[[], Awaitable[None]],
-) -> Scope | None:  # fmt: skip
+) -> ReplayScope | None:  # fmt: skip
     """What a change of blocks `changed` touches; `gone` are the rows of the events they had. None: everything.
 
     `parts` are the history from the origin up to the last block to be replayed. `still_ours` is called now and then,
     to keep the lease.
     """
-    touched = Touched()
+    touched = DependencyGroups()
     async for events in _read(conn, registry, parts, still_ours):
         for event in events:
             keys = state_keys((event,))
@@ -81,34 +82,34 @@ async def survey(
             if event.block_number in changed:
                 touched.mark(keys)
     touched.mark(gone)
-    if touched.tables() & set(WHOLE_TABLES) or touched.events() > MOST_REPLAYED:
+    if touched.tables() & set(WHOLE_TABLES) or touched.events() > MAX_REPLAYED:
         return None
-    scope = Scope(touched, touched.roots(), changed, [], rewrite_from)
+    scope = ReplayScope(touched, touched.roots(), changed, [], rewrite_from)
     async for events in _read(conn, registry, parts, still_ours):
-        scope.blocks.extend(sorted({e.block_number for e in events if scope.holds(e) or _sets_whole(e)}))
+        scope.blocks.extend(sorted({e.block_number for e in events if scope.holds(e) or _writes_whole_table(e)}))
     return scope
 
 
-async def survey_below(
-    conn: Connection, registry: Registry, standing: Standing, still_ours: Callable[[], Awaitable[None]]
-) -> Scope | None:  # fmt: skip
+async def plan_replay_below_start(
+    conn: Connection, registry: Registry, standing: IndexState, still_ours: Callable[[], Awaitable[None]]
+) -> ReplayScope | None:  # fmt: skip
     """What the blocks below the origin of the last projection touch, now that they are stored. None: everything."""
     assert standing.checkpoint is not None and standing.projected_origin is not None
     below = await conn.fetch(
         "SELECT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 LIMIT $3",
         standing.binding.origin,
         standing.projected_origin - 1,
-        MOST_REPLAYED + 1,
+        MAX_REPLAYED + 1,
     )
-    if len(below) > MOST_REPLAYED:
+    if len(below) > MAX_REPLAYED:
         return None
     changed = frozenset(row["block_number"] for row in below)
-    parts = [Part(standing.binding.origin, standing.checkpoint.number, False)]
-    return await survey(conn, registry, parts, changed, (), standing.binding.origin, still_ours)
+    parts = [HistoryPart(standing.binding.origin, standing.checkpoint.number, False)]
+    return await plan_replay(conn, registry, parts, changed, (), standing.binding.origin, still_ours)
 
 
 async def _read(
-    conn: Connection, registry: Registry, parts: Sequence[Part], still_ours: Callable[[], Awaitable[None]]
+    conn: Connection, registry: Registry, parts: Sequence[HistoryPart], still_ours: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[list[Event]]:  # fmt: skip
     for part in parts:
         first = part.first
@@ -120,22 +121,22 @@ async def _read(
 
 
 async def replay(
-    conn: Connection, registry: Registry, scope: Scope, ledger_of: Callable[[dict[StateKey, Kept]], Ledger]
+    conn: Connection, registry: Registry, scope: ReplayScope, ledger_of: Callable[[dict[StateKey, StateRow]], WriteSet]
 ) -> dict[str, int]:  # fmt: skip
     """Forgets the touched rows and projects their events again, in the caller's transaction. Rows written by table.
     Raises WriteIntercepted.
 
     `ledger_of` makes a ledger over a state, with a floor above which it keeps before-images.
     """
-    await forget(conn, scope.touched.rows())
+    await delete_state(conn, scope.touched.rows())
     hit("heal.forgotten")
     counts: Counter[str] = Counter()
-    whole: dict[StateKey, Kept] = {}
+    whole: dict[StateKey, StateRow] = {}
     for start in range(0, len(scope.blocks), _READ_BLOCKS):
         chunk = await raw_logs.read_blocks(conn, scope.blocks[start : start + _READ_BLOCKS])
         events = events_of(registry, chunk.logs, chunk.times)
         wanted = {e.unique_id for e in events if scope.holds(e)}
-        used = [e for e in events if e.unique_id in wanted or _sets_whole(e)]
+        used = [e for e in events if e.unique_id in wanted or _writes_whole_table(e)]
         for key in state_keys(used):
             if key[0] in WHOLE_TABLES:
                 whole.setdefault(key, None)
@@ -144,19 +145,19 @@ async def replay(
         chosen = {e.unique_id for e in used}
         project(ledger, events, lambda e, chosen=chosen: e.unique_id in chosen)  # type: ignore[misc]
         whole = {key: row for key, row in ledger.state.items() if key[0] in WHOLE_TABLES}
-        _keep(ledger, scope, wanted)
+        _retain_only(ledger, scope, wanted)
         await _drop_appended(conn, [i for i in wanted if i >= scope.rewrite_from * 100_000])
-        counts.update(await write(conn, render(ledger)))
+        counts.update(await write_rows(conn, prepare(ledger)))
         hit("heal.replayed")
     return dict(counts)
 
 
-def _sets_whole(event: Event) -> bool:
+def _writes_whole_table(event: Event) -> bool:
     """Whether the event writes a table that other events read whole: its value then must be known while replaying."""
     return any(table in WHOLE_TABLES for table, _ in state_keys((event,)))
 
 
-def _keep(ledger: Ledger, scope: Scope, wanted: set[int]) -> None:
+def _retain_only(ledger: WriteSet, scope: ReplayScope, wanted: set[int]) -> None:
     """Leaves in the ledger only what the replay is to write."""
     ledger.changed = {key: line for key, line in ledger.changed.items() if scope.touched.part_of(key) in scope.roots}
     ledger.before = {at: row for at, row in ledger.before.items() if at[1] in ledger.changed}

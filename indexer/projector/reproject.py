@@ -9,18 +9,18 @@ import structlog
 
 from indexer.config import Deployment
 from indexer.db.connection import Connection
-from indexer.errors import Refused
-from indexer.projector.pipeline import Stored, Stream
-from indexer.projector.replay import MOST_REPLAYED, Part, Scope, survey
-from indexer.projector.writer import Done, Writer
+from indexer.errors import RefusedError
+from indexer.projector.pipeline import DatabaseSource, ProjectionPipeline
+from indexer.projector.replay import MAX_REPLAYED, HistoryPart, ReplayScope, plan_replay
+from indexer.projector.writer import StepResult, Writer
 from indexer.store import lease
-from indexer.store.index_state import Standing, binding, load
-from indexer.store.lease import alone, named
+from indexer.store.index_state import IndexState, binding, load_index_state
+from indexer.store.lease import exclusive_lease, holder_name
 
 log = structlog.get_logger()
 
 
-class Reprojected(NamedTuple):
+class ReprojectResult(NamedTuple):
     """`whole`: all tables were emptied and projected again, else `events` were replayed. `resumed`: an interrupted one
     was continued."""
 
@@ -35,7 +35,7 @@ class Reprojection:
     """One command's work. `side` is a second connection, for reading; `tell` hears of each step."""
 
     def __init__(
-        self, deployment: Deployment, conn: Connection, side: Connection, tell: Callable[[Done], None]
+        self, deployment: Deployment, conn: Connection, side: Connection, tell: Callable[[StepResult], None]
     ) -> None:
         self.conn, self.side, self._tell = conn, side, tell
         self.writer = Writer(deployment)
@@ -43,31 +43,31 @@ class Reprojection:
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self._events = self._rows = 0
 
-    async def run(self, first: int | None, names: Iterable[str]) -> Reprojected:
+    async def run(self, first: int | None, names: Iterable[str]) -> ReprojectResult:
         """Everything; or the events of these names, of blocks from `first` on, and all that they touch.
 
         Where that is more than one transaction should hold, everything. Raises Refused when nothing was projected yet
         or another recovery works, LeaseLost.
         """
         if await binding(self.conn) is None:
-            raise Refused("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
+            raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         topics = self._topics(names)
-        async with alone(self.conn, named("reprojection")) as token:
-            standing = await load(self.conn, self.addresses)
+        async with exclusive_lease(self.conn, holder_name("reprojection")) as token:
+            standing = await load_index_state(self.conn, self.addresses)
             if await self.conn.fetchval("SELECT reprojecting_to FROM indexer.checkpoint") is not None:
                 log.info("resumed", projected=standing.next_block - 1)
                 return await self._rest(standing, token, resumed=True)
             if standing.checkpoint is None:
-                raise Refused("nothing was projected yet", "Start `reya-indexer run` or `backfill` first")
+                raise RefusedError("nothing was projected yet", "Start `reya-indexer run` or `backfill` first")
             if (topics or first is not None) and self.writer.projectable(standing):
                 scope = await self._scope(standing, first or 0, topics, token)
                 if scope is not None:
                     rows = await self.writer.restate(self.conn, standing, scope, token)
                     events = scope.touched.events()
-                    return Reprojected(False, False, events, sum(rows.values()), standing.checkpoint.number)
+                    return ReprojectResult(False, False, events, sum(rows.values()), standing.checkpoint.number)
                 log.warning("project_again", reason="too much is touched to be replayed in one transaction")
             await self.writer.reset(self.conn, standing, token, asked=True)
-            return await self._rest(await load(self.conn, self.addresses), token, resumed=False)
+            return await self._rest(await load_index_state(self.conn, self.addresses), token, resumed=False)
 
     def _topics(self, names: Iterable[str]) -> frozenset[bytes]:
         known: dict[str, set[bytes]] = {}
@@ -76,10 +76,12 @@ class Reprojection:
                 known.setdefault(event.name, set()).add(event.topic0)
         for name in (names := tuple(names)):
             if name not in known:
-                raise Refused(f"no watched contract has an event {name!r}", f"Known: {', '.join(sorted(known))}")
+                raise RefusedError(f"no watched contract has an event {name!r}", f"Known: {', '.join(sorted(known))}")
         return frozenset(topic for name in names for topic in known[name])
 
-    async def _scope(self, standing: Standing, first: int, topics: frozenset[bytes], token: int) -> Scope | None:
+    async def _scope(
+        self, standing: IndexState, first: int, topics: frozenset[bytes], token: int
+    ) -> ReplayScope | None:
         """What the events touch; None when it is more than one transaction should hold."""
         found = await self.side.fetch(
             "SELECT DISTINCT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2"
@@ -87,32 +89,32 @@ class Reprojection:
             max(first, standing.binding.origin),
             standing.next_block - 1,
             list(topics),
-            MOST_REPLAYED + 1,
+            MAX_REPLAYED + 1,
         )
-        if len(found) > MOST_REPLAYED:
+        if len(found) > MAX_REPLAYED:
             return None
         changed = frozenset(row["block_number"] for row in found)
-        parts = [Part(standing.binding.origin, standing.next_block - 1, False)]
-        return await survey(
+        parts = [HistoryPart(standing.binding.origin, standing.next_block - 1, False)]
+        return await plan_replay(
             self.side, self.writer.registry, parts, changed, (), min(changed, default=0),
-            lambda: lease.hold(self.side, token),
+            lambda: lease.lock_and_renew(self.side, token),
         )  # fmt: skip
 
-    async def _rest(self, standing: Standing, token: int, *, resumed: bool) -> Reprojected:
+    async def _rest(self, standing: IndexState, token: int, *, resumed: bool) -> ReprojectResult:
         """Projects what is stored, up to the gapless front: at speed below the floor, with before-images above it."""
         floor = standing.floor
 
-        def told(done: Done) -> None:
+        def told(done: StepResult) -> None:
             self._events += done.logs
             self._rows += sum(done.rows.values())
             self._tell(done)
 
-        stream = Stream(self.writer, self.conn, self.side, standing, token)
-        await stream.run(Stored(self.side, min(standing.front, floor)), told)
-        standing = await load(self.conn, self.addresses)
+        stream = ProjectionPipeline(self.writer, self.conn, self.side, standing, token)
+        await stream.run(DatabaseSource(self.side, min(standing.front, floor)), told)
+        standing = await load_index_state(self.conn, self.addresses)
         while standing.next_block <= standing.front:
             told(await self.writer.project_stored(self.conn, standing, standing.front, floor, token))
-            standing = await load(self.conn, self.addresses)
+            standing = await load_index_state(self.conn, self.addresses)
         # One that ends below where it began has less coverage now: there is nothing to go on with.
         await self.conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = NULL")
-        return Reprojected(True, resumed, self._events, self._rows, standing.next_block - 1)
+        return ReprojectResult(True, resumed, self._events, self._rows, standing.next_block - 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from indexer.chain.ranges import Span
-from indexer.db.catalog import COLUMNS, KEYS, kind, sql_name
+from indexer.chain.ranges import BlockRange
+from indexer.db.catalog import COLUMNS, KEYS, sql_name, table_kind
 from indexer.db.connection import Connection
 from indexer.projections.events import LOGS_PER_BLOCK
 from indexer.projector.rows import upsert
@@ -13,7 +13,7 @@ from indexer.store import attestations, coverage, effects, enrichment, provenanc
 from indexer.store.raw_logs import LOG_COLUMNS
 
 # Every append row carries unique_id = block * 100000 + log index, and it is indexed.
-APPENDED = tuple(name for name in COLUMNS if kind(name) == "append")
+APPENDED = tuple(name for name in COLUMNS if table_kind(name) == "append")
 assert all("unique_id" in COLUMNS[name] for name in APPENDED)
 
 MAX_BLOCK = 2**62
@@ -30,9 +30,9 @@ async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[st
     """
     counts = await _archive_logs(conn, "block_number > $2", fork, reorg)
     counts |= await _archive(conn, {"indexer.block": "number > $2"}, fork, reorg)
-    await coverage.cut_above(conn, fork)
+    await coverage.truncate_above(conn, fork)
     await provenance.truncate_above(conn, fork)
-    await attestations.void(conn, [Span(fork + 1, MAX_BLOCK)], None, "rollback")
+    await attestations.void(conn, [BlockRange(fork + 1, MAX_BLOCK)], None, "rollback")
     await conn.execute(
         "UPDATE indexer.checkpoint c SET number = b.number, hash = b.hash, timestamp = b.timestamp,"
         " updated_at = clock_timestamp() FROM indexer.block b WHERE b.number = $1 AND c.number > $1",
@@ -145,7 +145,7 @@ async def restore_state(conn: Connection, fork: int) -> dict[str, int]:
 
 async def reset_projections(conn: Connection) -> None:
     """Empties every projected table and the checkpoint; raw logs and what applications wrote stay (rule 9)."""
-    projected = [sql_name(n) for n in COLUMNS if kind(n) in ("append", "state")]
+    projected = [sql_name(n) for n in COLUMNS if table_kind(n) in ("append", "state")]
     await conn.execute(f"TRUNCATE {', '.join(projected)}, indexer.before_image")
     # The floor stays: what was final is final, and a search for a fork must not read every anchor there is.
     await conn.execute(

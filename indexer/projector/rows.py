@@ -12,31 +12,31 @@ from operator import itemgetter
 
 import asyncpg
 
-from indexer.db.catalog import COLUMNS, KEYS, kind, schema_and_name, sql_name
+from indexer.db.catalog import COLUMNS, KEYS, schema_and_name, sql_name, table_kind
 from indexer.db.connection import Connection, copy
-from indexer.db.copy_text import as_rows, sql_type
-from indexer.errors import DamagedStore
+from indexer.db.copy_text import rowset_sql, sql_type
+from indexer.errors import StoreDamagedError
 from indexer.projections.events import Event, Key, Row, StateKey
-from indexer.projections.project import TOGETHER, WHOLE_TABLES, project, rows_of, tables_of
-from indexer.projections.write_set import Incident, Kept, Ledger
+from indexer.projections.project import SHARED_LAYOUTS, WHOLE_TABLES, project, split_row, tables_of
+from indexer.projections.write_set import Incident, StateRow, WriteSet
 from indexer.runtime.exact_json import to_json
 from indexer.store import effects
-from indexer.store.incidents import open_incidents
+from indexer.store.incidents import record
 
-WORTH_A_THREAD = 500  # events
+MIN_THREADED_ROWS = 500  # events
 _JSON = {name: [c for c, kind in columns.items() if kind == "json"] for name, columns in COLUMNS.items()}
 
 
 async def load_state(
     conn: Connection, keys: Iterable[StateKey], whole: Iterable[str] = WHOLE_TABLES
-) -> dict[StateKey, Kept]:
+) -> dict[StateKey, StateRow]:
     """The named state rows (None where there is none), and the small tables `whole` with all their rows.
 
     Raises DamagedStore where a state row of several tables is in some of them only: whatever is made of it would be a
     guess, and the others' next row a second one of its key.
     """
     wanted: dict[str, list[Key]] = defaultdict(list)
-    state: dict[StateKey, Kept] = {}
+    state: dict[StateKey, StateRow] = {}
     for table, key in keys:
         wanted[table].append(key)
         state[table, key] = None
@@ -48,13 +48,13 @@ async def load_state(
         columns = [[str(part) for part in column] for column in zip(*table_keys, strict=True)]
         rows = await conn.fetch(_loads(table), *columns)
         key_of = _key_of(table)
-        if table not in TOGETHER:
+        if table not in SHARED_LAYOUTS:
             state.update(((table, key_of(row)), row_of(table, row)) for row in rows)
             continue
         for row in rows:
             *values, found = row
             if found < len(tables_of(table)):
-                raise DamagedStore(
+                raise StoreDamagedError(
                     f"one of {' and '.join(tables_of(table))} lacks a row that the other has",
                     "Run `reya-indexer reproject`, and look who deletes rows there",
                 )
@@ -77,17 +77,17 @@ def _loads(name: str) -> str:
         same = " AND ".join(f't{n}."{c}" = k."{c}"::{sql_type(COLUMNS[name][c])}' for c in keys)
         joins += f" {'LEFT ' if len(tables) > 1 else ''}JOIN {sql_name(table)} t{n} ON {same}"
     picked = ", ".join(f't0."{c}"' for c in COLUMNS[name])
-    if name in TOGETHER:
+    if name in SHARED_LAYOUTS:
         # The values of its layout, and how many of its tables have the row.
         found = "num_nonnulls({})".format(", ".join(f't{n}."{keys[0]}"' for n in range(len(tables))))
-        picked = ", ".join([*(f't{n}."{column}"' for n, column in TOGETHER[name].sources), found])
+        picked = ", ".join([*(f't{n}."{column}"' for n, column in SHARED_LAYOUTS[name].sources), found])
         joins += f" WHERE {found} > 0"
     return f"SELECT {picked} FROM unnest({arrays}) AS k({_quoted(keys)}){joins}"
 
 
 @cache
 def _lines(table: str) -> str:
-    return as_rows(COLUMNS[table])
+    return rowset_sql(COLUMNS[table])
 
 
 @cache
@@ -100,7 +100,7 @@ def _key_of(table: str) -> Callable[[asyncpg.Record], Key]:
 
 async def empty_tables(conn: Connection) -> frozenset[str]:
     """The state tables that have no row."""
-    names = [name for name in COLUMNS if kind(name) == "state"]
+    names = [name for name in COLUMNS if table_kind(name) == "state"]
     looks = ", ".join(f"NOT EXISTS (SELECT FROM {sql_name(name)})" for name in names)
     row = await conn.fetchrow(f"SELECT {looks}")
     empty = {name for name, empty in zip(names, row or (), strict=True) if empty}
@@ -116,7 +116,7 @@ def row_of(table: str, record: asyncpg.Record) -> Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class PreparedRows:
     """What a step writes, ready for the server: nothing in it refers to the ledger, which may go on with later events.
 
     `copies`: COPY text of new rows by table, appended ones and state rows that had none before; `upserts`: the same of
@@ -129,7 +129,7 @@ class Output:
     incidents: list[Row]
 
 
-def render(ledger: Ledger) -> Output:
+def prepare(ledger: WriteSet) -> PreparedRows:
     """What the ledger collected. A state row changed many times counts once."""
     lines: dict[str, list[str]] = defaultdict(list)
     for table, rows in ledger.appended.items():
@@ -142,9 +142,9 @@ def render(ledger: Ledger) -> Output:
     images = [
         {"block_number": number, "table_name": table, "key": _named(table, key), "row": row}
         for (number, (name, key)), kept in ledger.before.items()
-        for table, row in zip(tables_of(name), rows_of(name, kept), strict=True)
+        for table, row in zip(tables_of(name), split_row(name, kept), strict=True)
     ]
-    return Output(
+    return PreparedRows(
         {table: (len(some), "".join(some).encode()) for table, some in lines.items() if some},
         {table: (len(some), "".join(some)) for table, some in changed.items()},
         (len(images), to_json(images)),
@@ -152,18 +152,18 @@ def render(ledger: Ledger) -> Output:
     )
 
 
-async def fill(ledger: Ledger, events: list[Event]) -> Output:
+async def project_and_prepare(ledger: WriteSet, events: list[Event]) -> PreparedRows:
     """Projects the events into the ledger and renders it. Long work is done in a thread, while the server is busy with
     something else; nobody else may touch the ledger meanwhile."""
 
-    def work() -> Output:
+    def work() -> PreparedRows:
         project(ledger, events)
-        return render(ledger)
+        return prepare(ledger)
 
-    return work() if len(events) < WORTH_A_THREAD else await asyncio.to_thread(work)
+    return work() if len(events) < MIN_THREADED_ROWS else await asyncio.to_thread(work)
 
 
-async def write(conn: Connection, output: Output) -> dict[str, int]:
+async def write_rows(conn: Connection, output: PreparedRows) -> dict[str, int]:
     """Writes what a step changed. Rows written by table. Raises WriteIntercepted when a row is not taken."""
     counts: dict[str, int] = {}
     for table, (count, encoded) in output.copies.items():
@@ -182,11 +182,11 @@ async def write(conn: Connection, output: Output) -> dict[str, int]:
         # A rollback restores what it finds here, and cannot know of an image that was dropped.
         await effects.require(conn, "indexer.before_image", "inserted", effects.counted(added), output.images[0])
     if output.incidents:
-        await open_incidents(conn, output.incidents)
+        await record(conn, output.incidents)
     return counts
 
 
-async def forget(conn: Connection, keys: Iterable[StateKey]) -> None:
+async def delete_state(conn: Connection, keys: Iterable[StateKey]) -> None:
     """Deletes state rows and what is kept to restore them, as if nothing had ever written them."""
     by_table: dict[str, list[Row]] = defaultdict(list)
     for name, key in keys:

@@ -9,35 +9,35 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from indexer.chain.batch import Source, Unit
-from indexer.chain.ranges import Span, joined
-from indexer.chain.types import Anchor, Header
+from indexer.chain.batch import LogBatch, ServedRange
+from indexer.chain.ranges import BlockRange, merge_ranges
+from indexer.chain.types import BlockRef, Header
 from indexer.config import Deployment
 from indexer.db.catalog import COLUMNS
 from indexer.db.connection import Connection, patient
 from indexer.decode.registry import Registry
 from indexer.projections.events import Event, StateKey, events_of
 from indexer.projections.project import state_keys
-from indexer.projections.row_encoder import Lines
-from indexer.projections.write_set import Kept, Ledger
+from indexer.projections.row_encoder import RowEncoder
+from indexer.projections.write_set import StateRow, WriteSet
 from indexer.projector import rollback
-from indexer.projector.replay import Scope, replay
-from indexer.projector.rows import Output, fill, load_state, write
+from indexer.projector.replay import ReplayScope, replay
+from indexer.projector.rows import PreparedRows, load_state, project_and_prepare, write_rows
 from indexer.runtime.failpoints import hit
-from indexer.runtime.tasks import beside
+from indexer.runtime.tasks import background_task
 from indexer.store import attestations, coverage, epoch, lease, provenance, raw_logs, reorg_journal, staging
 from indexer.store.effects import counted, require
-from indexer.store.index_state import Standing
-from indexer.store.provenance import Blame
+from indexer.store.index_state import IndexState
+from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
 
-CHUNK_LOGS = 20_000  # logs projected in one transaction: bounds memory and the time readers wait for a lock
+MAX_STEP_LOGS = 20_000  # logs projected in one transaction: bounds memory and the time readers wait for a lock
 
-LONGEST_STATEMENT = 600  # seconds, inside a swap, whose size is the reorg's
+MAX_STATEMENT_S = 600  # seconds, inside a swap, whose size is the reorg's
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StepResult:
     """What one step committed. `rows` by table, public and state; `logs` read or stored; `seconds` from its
     transaction's begin to its commit, None where another process committed it."""
 
@@ -62,20 +62,22 @@ class Writer:
         self.digest = deployment.digest
         self.safe = -1
         self._tokens = {t.address: (t.name, t.symbol) for t in deployment.tokens}
-        self._lines = Lines(COLUMNS)
+        self._lines = RowEncoder(COLUMNS)
         self._rusd = next((c.address for c in deployment.contracts if c.name == "rusd"), None)
 
-    def projectable(self, standing: Standing) -> bool:
+    def projectable(self, standing: IndexState) -> bool:
         """Whether the public tables were projected with today's contracts and ABIs, from today's origin."""
         made_with = (standing.digest, standing.projected_origin)
         return standing.checkpoint is None or made_with == (self.digest, standing.binding.origin)
 
-    def joins(self, standing: Standing, unit: Unit) -> bool:
+    def joins(self, standing: IndexState, unit: LogBatch) -> bool:
         """Whether a unit continues both coverage of every contract and the projection: one transaction for both."""
         complete = set(unit.addresses) == set(standing.coverage)
         return complete and self.projectable(standing) and standing.front + 1 == standing.next_block == unit.first
 
-    async def ingest(self, conn: Connection, standing: Standing, unit: Unit, finalized: int, token: int | None) -> Done:
+    async def ingest(
+        self, conn: Connection, standing: IndexState, unit: LogBatch, finalized: int, token: int | None
+    ) -> StepResult:
         """Stores a confirmed unit; with the lease, projects it too when it joins.
 
         Raises HashConflict, EpochMoved, LeaseLost or asyncpg.ExclusionViolationError; then nothing was written.
@@ -87,51 +89,52 @@ class Writer:
         async with conn.transaction():
             hit("ingest.begun")
             if projected and token is not None:
-                await lease.hold(conn, token)
-            await epoch.share(conn, standing.epoch)
-            await raw_logs.keep(conn, unit)
+                await lease.lock_and_renew(conn, token)
+            await epoch.lock_shared(conn, standing.epoch)
+            await raw_logs.commit_batch(conn, unit)
             hit("ingest.stored")
             if projected and token is not None:
-                anchor = _anchor(unit.blocks[-1])
+                anchor = _block_ref(unit.blocks[-1])
                 events = events_of(self.registry, unit.logs, unit.times)
                 rows = await self._project(conn, standing, unit.first, anchor, events, finalized)
-                await lease.hold(conn, token)  # the lease counts from the commit, however long the step took
+                await lease.lock_and_renew(conn, token)  # the lease counts from the commit, however long the step took
             hit("ingest.before_commit")
         hit("ingest.committed")
         kind, seconds = "forward" if projected else "ingest", time.monotonic() - began
-        return Done(kind, unit.first, unit.last, len(unit.logs), rows, projected, seconds)
+        return StepResult(kind, unit.first, unit.last, len(unit.logs), rows, projected, seconds)
 
     async def project_stored(
-        self, conn: Connection, standing: Standing, last: int, finalized: int, token: int, limit: int = CHUNK_LOGS
-    ) -> Done:
+        self, conn: Connection, standing: IndexState, last: int, finalized: int, token: int, limit: int = MAX_STEP_LOGS
+    ) -> StepResult:
         """Projects stored raw logs after the checkpoint, about `limit` of them, no further than block `last`."""
         began = time.monotonic()
         async with conn.transaction():
-            await lease.hold(conn, token)
-            await epoch.share(conn, standing.epoch)
+            await lease.lock_and_renew(conn, token)
+            await epoch.lock_shared(conn, standing.epoch)
             chunk = await raw_logs.read(conn, standing.next_block, last, limit)
-            anchor = await stored_anchor(conn, chunk.last)
+            anchor = await stored_block_ref(conn, chunk.last)
             hit("project.read")
             events = events_of(self.registry, chunk.logs, chunk.times)
             rows = await self._project(conn, standing, chunk.first, anchor, events, finalized)
-            await lease.hold(conn, token)
+            await lease.lock_and_renew(conn, token)
             hit("project.before_commit")
-        return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
+        return StepResult("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
 
     async def commit(
-        self, conn: Connection, standing: Standing, chunk: raw_logs.Chunk, anchor: Anchor, output: Output, token: int
-    ) -> Done:  # fmt: skip
+        self, conn: Connection, standing: IndexState, chunk: raw_logs.StoredLogs, anchor: BlockRef,
+        output: PreparedRows, token: int
+    ) -> StepResult:  # fmt: skip
         """Writes a step that was computed beforehand from stored logs, at or below finalized. Raises EpochMoved."""
         began = time.monotonic()
         async with conn.transaction():
-            await lease.hold(conn, token)
-            await epoch.share(conn, standing.epoch)
+            await lease.lock_and_renew(conn, token)
+            await epoch.lock_shared(conn, standing.epoch)
             rows = await self._write(conn, standing, chunk.first, anchor, max(standing.floor, anchor.number), output)
-            await lease.hold(conn, token)
+            await lease.lock_and_renew(conn, token)
             hit("project.before_commit")
-        return Done("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
+        return StepResult("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
 
-    async def reset(self, conn: Connection, standing: Standing, token: int, *, asked: bool = False) -> None:
+    async def reset(self, conn: Connection, standing: IndexState, token: int, *, asked: bool = False) -> None:
         """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9). `asked`
         by hand: until it is projected again as far, `reproject` goes on with it instead of beginning anew."""
         async with self._alone(conn, standing, token):
@@ -140,15 +143,15 @@ class Writer:
             await self._reset(conn, standing)
             hit("reset.before_commit")
 
-    async def _reset(self, conn: Connection, standing: Standing) -> None:
+    async def _reset(self, conn: Connection, standing: IndexState) -> None:
         await rollback.reset_projections(conn)
         last = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
         await _log_commit(conn, "reproject", standing.binding.origin, last, 0)
 
     async def replace(
-        self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, token: int,
-        scope: Scope | None = None,
-    ) -> Done:  # fmt: skip
+        self, conn: Connection, standing: IndexState, reorg: Reorg, finalized: int, token: int,
+        scope: ReplayScope | None = None,
+    ) -> StepResult:  # fmt: skip
         """A reorg's swap: everything above the fork point goes, what is staged comes, in one commit (rule 6).
 
         From the floor on, before-images give the state at the fork point. Below it `scope` says what to replay for
@@ -158,16 +161,16 @@ class Writer:
         fork, last = reorg.fork, reorg.new_tip.number
         await raw_logs.ensure_partitions(conn, fork.number + 1, last)
         # What is staged does not change any more: its first chunk is decoded while the server takes the old rows back.
-        staged = await raw_logs.read(conn, fork.number + 1, last, CHUNK_LOGS, staged=True)
+        staged = await raw_logs.read(conn, fork.number + 1, last, MAX_STEP_LOGS, staged=True)
         decoding = asyncio.to_thread(events_of, self.registry, staged.logs, staged.times)
-        async with beside(decoding) as decoded, self._alone(conn, standing, token, new_epoch=True):
-            number = await reorg_journal.next_number(conn)
+        async with background_task(decoding) as decoded, self._alone(conn, standing, token, new_epoch=True):
+            number = await reorg_journal.reserve_id(conn)
             removed = await self._restore(conn, standing, fork, number, scope)
             hit("replace.undone")
             if last > fork.number:
                 contracts = await coverage.add(conn, reorg.addresses, fork.number + 1, last)
-                await provenance.record_served(conn, Source(fork.number + 1, last, reorg.endpoint), contracts)
-                logs = await staging.take_over(conn, fork.number + 1, last)
+                await provenance.record_served(conn, ServedRange(fork.number + 1, last, reorg.endpoint), contracts)
+                logs = await staging.promote(conn, fork.number + 1, last)
             hit("replace.moved")
             after, rows = standing.cut(fork), {}
 
@@ -186,13 +189,13 @@ class Writer:
             )
             hit("replace.before_commit")
         hit("replace.committed")
-        return Done("rollback", fork.number + 1, last, logs, rows, bool(rows), time.monotonic() - started)
+        return StepResult("rollback", fork.number + 1, last, logs, rows, bool(rows), time.monotonic() - started)
 
     async def _restore(
-        self, conn: Connection, standing: Standing, fork: Anchor, number: int, scope: Scope | None
+        self, conn: Connection, standing: IndexState, fork: BlockRef, number: int, scope: ReplayScope | None
     ) -> dict[str, int]:
         """Everything but append rows as it was at the fork point; counts of what was removed or restored."""
-        await raw_logs.keep_anchor(conn, fork)
+        await raw_logs.upsert_block_ref(conn, fork)
         counts: dict[str, int] = {}
         if not standing.below_images(fork.number):
             counts = await rollback.restore_state(conn, fork.number)
@@ -201,9 +204,9 @@ class Writer:
         return counts | await rollback.remove_chain_above(conn, fork.number, number)
 
     async def heal(
-        self, conn: Connection, standing: Standing, healing: Reorg, scope: Scope | None, token: int,
-        blames: Sequence[Blame] = (),
-    ) -> Done:  # fmt: skip
+        self, conn: Connection, standing: IndexState, healing: Reorg, scope: ReplayScope | None, token: int,
+        blames: Sequence[EndpointFault] = (),
+    ) -> StepResult:  # fmt: skip
         """Swaps the staged blocks of a range below everything that a reorg may change, and replays what they touch.
 
         `healing.fork` is the block before the range, `healing.old_tip` its last block as stored, `healing.new_tip` on
@@ -213,10 +216,10 @@ class Writer:
         started = time.monotonic()
         first, last = healing.fork.number + 1, healing.new_tip.number
         async with self._alone(conn, standing, token, new_epoch=True):
-            number = await reorg_journal.next_number(conn)
+            number = await reorg_journal.reserve_id(conn)
             changed = await staging.changed_blocks(conn, first, last, healing.addresses)
             removed = await rollback.remove_blocks(conn, changed, healing.addresses, number)
-            logs = await staging.take_over_blocks(conn, changed)
+            logs = await staging.promote_blocks(conn, changed)
             await self._disown(conn, healing, changed)
             await provenance.record_faults(conn, blames, number)
             hit("heal.moved")
@@ -232,19 +235,19 @@ class Writer:
             )
             hit("heal.before_commit")
         hit("heal.committed")
-        return Done("heal", first, last, logs, rows, bool(rows), time.monotonic() - started)
+        return StepResult("heal", first, last, logs, rows, bool(rows), time.monotonic() - started)
 
     async def _disown(self, conn: Connection, healing: Reorg, changed: Sequence[int]) -> None:
         """The changed blocks are another endpoint's now, and what was attested of them is void."""
-        spans = joined(Span(number, number) for number in changed)
+        spans = merge_ranges(BlockRange(number, number) for number in changed)
         contracts = sorted((await coverage.contract_ids(conn, healing.addresses)).values())
         await attestations.void(conn, spans, contracts, "heal")
         for span in spans:
             await provenance.record_served(
-                conn, Source(span.first, span.last, healing.endpoint), contracts, merge=False
+                conn, ServedRange(span.first, span.last, healing.endpoint), contracts, merge=False
             )
 
-    async def restate(self, conn: Connection, standing: Standing, scope: Scope, token: int) -> dict[str, int]:
+    async def restate(self, conn: Connection, standing: IndexState, scope: ReplayScope, token: int) -> dict[str, int]:
         """Replays a scope; from then on the tables count from today's origin. Rows written by table."""
         async with self._alone(conn, standing, token, new_epoch=True):
             rows = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
@@ -255,25 +258,25 @@ class Writer:
 
     @contextlib.asynccontextmanager
     async def _alone(
-        self, conn: Connection, standing: Standing, token: int, *, new_epoch: bool = False
+        self, conn: Connection, standing: IndexState, token: int, *, new_epoch: bool = False
     ) -> AsyncIterator[None]:
         """A transaction of the projector with nobody else ingesting; longer than others may last."""
         async with conn.transaction():
-            await conn.execute(f"SET LOCAL statement_timeout = '{LONGEST_STATEMENT}s'")
-            await lease.hold(conn, token)
-            await epoch.take(conn, standing.epoch)
+            await conn.execute(f"SET LOCAL statement_timeout = '{MAX_STATEMENT_S}s'")
+            await lease.lock_and_renew(conn, token)
+            await epoch.lock_exclusive(conn, standing.epoch)
             if new_epoch:
-                await epoch.move(conn)
-            with patient(conn, LONGEST_STATEMENT + 15):
+                await epoch.bump(conn)
+            with patient(conn, MAX_STATEMENT_S + 15):
                 yield
-            await lease.hold(conn, token)
+            await lease.lock_and_renew(conn, token)
 
-    def ledger(self, state: dict[StateKey, Kept], floor: int) -> Ledger:
+    def ledger(self, state: dict[StateKey, StateRow], floor: int) -> WriteSet:
         """An empty ledger over loaded state rows, which keeps before-images of blocks above `floor`."""
-        return Ledger(self._lines, state, floor, self._tokens, self._rusd, self.deployment.accounting)
+        return WriteSet(self._lines, state, floor, self._tokens, self._rusd, self.deployment.accounting)
 
     async def _project_replacement(
-        self, conn: Connection, standing: Standing, reorg: Reorg, finalized: int, chunk: raw_logs.Chunk,
+        self, conn: Connection, standing: IndexState, reorg: Reorg, finalized: int, chunk: raw_logs.StoredLogs,
         decoded: Awaitable[list[Event]], take_rows_back: Callable[[], Awaitable[None]],
     ) -> dict[str, int]:  # fmt: skip
         """Takes the old append rows back and projects the replacement in chunks, when the projection reached the fork
@@ -286,9 +289,9 @@ class Writer:
             if meanwhile:
                 events = await decoded
             else:
-                chunk = await raw_logs.read(conn, standing.next_block, reorg.new_tip.number, CHUNK_LOGS)
+                chunk = await raw_logs.read(conn, standing.next_block, reorg.new_tip.number, MAX_STEP_LOGS)
                 events = events_of(self.registry, chunk.logs, chunk.times)
-            anchor = await stored_anchor(conn, chunk.last)
+            anchor = await stored_block_ref(conn, chunk.last)
             total.update(await self._project(conn, standing, chunk.first, anchor, events, finalized, meanwhile))
             floor = await _floor(conn, standing.floor, finalized, anchor.number)
             standing, meanwhile = standing.projected(anchor, floor, self.digest), None
@@ -297,7 +300,7 @@ class Writer:
         return dict(total)
 
     async def _project(
-        self, conn: Connection, standing: Standing, first: int, anchor: Anchor, events: list[Event], finalized: int,
+        self, conn: Connection, standing: IndexState, first: int, anchor: BlockRef, events: list[Event], finalized: int,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, int]:  # fmt: skip
         """Public rows, before-images, checkpoint, commit log of blocks first..anchor; in the caller's transaction.
@@ -307,15 +310,15 @@ class Writer:
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
         floor = await _floor(conn, standing.floor, finalized, anchor.number)
         ledger = self.ledger(await load_state(conn, state_keys(events)), floor)
-        async with beside(fill(ledger, events)) as output:
+        async with background_task(project_and_prepare(ledger, events)) as output:
             if meanwhile:
                 await meanwhile()
             return await self._write(conn, standing, first, anchor, floor, await output)
 
     async def _write(
-        self, conn: Connection, standing: Standing, first: int, anchor: Anchor, floor: int, output: Output
+        self, conn: Connection, standing: IndexState, first: int, anchor: BlockRef, floor: int, output: PreparedRows
     ) -> dict[str, int]:  # fmt: skip
-        rows = await write(conn, output)
+        rows = await write_rows(conn, output)
         hit("project.written")
         moved = await conn.execute(
             "UPDATE indexer.checkpoint SET number = $1, hash = $2, timestamp = $3, origin = $4, digest = $5,"
@@ -351,11 +354,11 @@ async def _log_commit(conn: Connection, kind: str, first: int, last: int, rows: 
     )
 
 
-async def stored_anchor(conn: Connection, number: int) -> Anchor:
+async def stored_block_ref(conn: Connection, number: int) -> BlockRef:
     row = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block WHERE number = $1", number)
     assert row is not None, "ends of coverage and blocks with logs are stored"
-    return Anchor(*row)
+    return BlockRef(*row)
 
 
-def _anchor(header: Header) -> Anchor:
-    return Anchor(header.number, header.hash, header.timestamp)
+def _block_ref(header: Header) -> BlockRef:
+    return BlockRef(header.number, header.hash, header.timestamp)

@@ -11,25 +11,25 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.chain.types import Anchor
+from indexer.chain.types import BlockRef
 from indexer.config import Deployment
 from indexer.db.connection import Connection
-from indexer.errors import Impossible, IndexerError, Refused
+from indexer.errors import IndexerError, RefusedError, ReplacementUnavailableError
 from indexer.reorg.claims import highest_common
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.store.index_state import Standing, anchors_below, chained_anchors
+from indexer.store.index_state import IndexState, block_refs_below, chained_block_refs
 
 _WINDOW = 20_000  # stored blocks compared at once on the way down
 
 
 @dataclass(frozen=True, slots=True)
-class Saying:
+class EndpointReport:
     """What one endpoint says: its head, the highest stored block on its chain, or the error."""
 
     endpoint: str
-    head: Anchor | None
-    fork: Anchor | None
+    head: BlockRef | None
+    fork: BlockRef | None
     error: str = ""
 
     def shown(self) -> dict[str, Any]:
@@ -47,12 +47,12 @@ class Plan:
     """Keep everything up to `keep`, take the rest from `endpoint`'s chain up to block `upto`."""
 
     plan_hash: str
-    fork: Anchor
-    keep: Anchor
-    tip: Anchor
+    fork: BlockRef
+    keep: BlockRef
+    tip: BlockRef
     upto: int
     endpoint: str
-    sayings: tuple[Saying, ...]
+    sayings: tuple[EndpointReport, ...]
 
     @property
     def empty(self) -> bool:
@@ -60,25 +60,25 @@ class Plan:
         return self.keep.number == self.tip.number
 
 
-async def sayings(pool: Pool, conn: Connection, standing: Standing) -> tuple[Saying, ...]:
+async def collect_reports(pool: Pool, conn: Connection, standing: IndexState) -> tuple[EndpointReport, ...]:
     """Every endpoint's fork point, however deep; the search goes below what is final."""
 
-    async def ask(reader: Reader) -> Saying:
+    async def ask(reader: Reader) -> EndpointReport:
         latest = (await reader.heads()).latest
-        head = Anchor(latest.number, latest.hash, latest.timestamp)
-        return Saying(reader.name, head, await _fork_point(reader, conn, standing, head))
+        head = BlockRef(latest.number, latest.hash, latest.timestamp)
+        return EndpointReport(reader.name, head, await _fork_point(reader, conn, standing, head))
 
     answers = await pool.each(ask)
     return tuple(
-        Saying(reader.name, None, None, answer.message) if isinstance(answer, IndexerError) else answer
+        EndpointReport(reader.name, None, None, answer.message) if isinstance(answer, IndexerError) else answer
         for reader, answer in zip(pool.ordered(), answers, strict=True)
     )
 
 
-async def _fork_point(reader: Reader, conn: Connection, standing: Standing, head: Anchor) -> Anchor | None:
+async def _fork_point(reader: Reader, conn: Connection, standing: IndexState, head: BlockRef) -> BlockRef | None:
     assert standing.tip is not None
     below = min(standing.tip.number, head.number) + 1
-    while anchors := await anchors_below(conn, below, _WINDOW):
+    while anchors := await block_refs_below(conn, below, _WINDOW):
         fork = await highest_common(reader, anchors, standing)
         if fork is not None:
             return fork
@@ -86,12 +86,12 @@ async def _fork_point(reader: Reader, conn: Connection, standing: Standing, head
     return None
 
 
-async def make(
-    deployment: Deployment, pool: Pool, conn: Connection, standing: Standing, to_block: int | None
+async def make_plan(
+    deployment: Deployment, pool: Pool, conn: Connection, standing: IndexState, to_block: int | None
 ) -> Plan:  # fmt: skip
     """The plan to keep blocks up to `to_block`, the fork point unless told. Raises Impossible, Refused, RpcError."""
-    said = await sayings(pool, conn, standing)
-    chosen = chosen_of(said)
+    said = await collect_reports(pool, conn, standing)
+    chosen = choose_endpoint(said)
     tip = standing.tip
     assert chosen.fork is not None and chosen.head is not None and tip is not None
     keep = chosen.fork
@@ -99,24 +99,24 @@ async def make(
         keep = await _kept(pool, standing, chosen, to_block)
     base = _base(deployment, standing, keep)
     plan_hash = ""
-    async for _, plan_hash in hashes(base, keep, chained_anchors(conn, keep.number)):  # noqa: B007 - the last one
+    async for _, plan_hash in plan_hashes(base, keep, chained_block_refs(conn, keep.number)):  # noqa: B007 - the last one
         pass
     upto = keep.number if keep.number == tip.number else min(chosen.head.number, max(tip.number, keep.number + 1))
     return Plan(plan_hash, chosen.fork, keep, tip, upto, chosen.endpoint, said)
 
 
-def chosen_of(said: Iterable[Saying]) -> Saying:
+def choose_endpoint(said: Iterable[EndpointReport]) -> EndpointReport:
     """The endpoint that is believed: of the fork point that most of them name, the first. Raises Impossible."""
     said = tuple(said)
     answered = [s for s in said if s.head is not None]
     if not answered:
-        raise Impossible(
+        raise ReplacementUnavailableError(
             f"no endpoint answers: {'; '.join(s.error for s in said)}",
             "Give an endpoint that serves this chain's history",
         )
     known = [s for s in answered if s.fork is not None]
     if not known:
-        raise Impossible(
+        raise ReplacementUnavailableError(
             f"no stored block is on the chain of {answered[0].endpoint}",
             "It is another chain, or its whole history changed: index into a new database",
         )
@@ -125,27 +125,27 @@ def chosen_of(said: Iterable[Saying]) -> Saying:
     return next(s for s in known if s.fork and votes[s.fork.number] == most)
 
 
-async def _kept(pool: Pool, standing: Standing, chosen: Saying, number: int) -> Anchor:
+async def _kept(pool: Pool, standing: IndexState, chosen: EndpointReport, number: int) -> BlockRef:
     assert chosen.fork is not None and standing.tip is not None
     if number > standing.tip.number:
-        raise Refused(
+        raise RefusedError(
             f"--to-block {number} is above the highest stored block {standing.tip.number}", "Name a lower one"
         )
     if number > chosen.fork.number:
-        raise Refused(
+        raise RefusedError(
             f"--to-block {number} is above the fork point {chosen.fork.number}: blocks between are not on the chain",
             "Leave --to-block out, or name a block at or below the fork point",
         )
     if number < standing.binding.origin:
-        raise Refused(
+        raise RefusedError(
             f"--to-block {number} is below the origin {standing.binding.origin}: nothing would be kept",
             "Index into a new database instead",
         )
     (header,) = await pool.run(lambda reader: reader.headers([number]), prefer=chosen.endpoint)
-    return Anchor(header.number, header.hash, header.timestamp)
+    return BlockRef(header.number, header.hash, header.timestamp)
 
 
-def _base(deployment: Deployment, standing: Standing, keep: Anchor) -> bytes:
+def _base(deployment: Deployment, standing: IndexState, keep: BlockRef) -> bytes:
     """What a plan is bound to besides the blocks it takes back."""
     bound = standing.binding
     parts = (
@@ -154,8 +154,8 @@ def _base(deployment: Deployment, standing: Standing, keep: Anchor) -> bytes:
     return hashlib.sha256("\n".join(map(str, parts)).encode()).digest()
 
 
-async def hashes(
-    base: bytes, keep: Anchor, above: AsyncIterator[tuple[int, bytes, bool]]
+async def plan_hashes(
+    base: bytes, keep: BlockRef, above: AsyncIterator[tuple[int, bytes, bool]]
 ) -> AsyncIterator[tuple[int, str]]:
     """(tip, plan hash) for every stored block that may have been the tip when the plan was made, ascending.
 
@@ -176,9 +176,11 @@ def _with_tip(running: hashlib._Hash, number: int, hash_: bytes) -> str:
     return last.hexdigest()
 
 
-async def still_holds(deployment: Deployment, conn: Connection, standing: Standing, keep: Anchor, said: str) -> bool:
+async def still_holds(
+    deployment: Deployment, conn: Connection, standing: IndexState, keep: BlockRef, said: str
+) -> bool:
     """Whether the hash is that of this plan, made now or when fewer blocks were stored."""
     base, found = _base(deployment, standing, keep), False
-    async for _, plan_hash in hashes(base, keep, chained_anchors(conn, keep.number)):
+    async for _, plan_hash in plan_hashes(base, keep, chained_block_refs(conn, keep.number)):
         found = found or plan_hash == said.lower().removeprefix("0x")
     return found

@@ -8,27 +8,27 @@ from typing import Any
 
 import structlog
 
-from indexer.chain.batch import Unit
-from indexer.chain.finality import Final, Finality, Verdict
-from indexer.chain.ranges import Segment
-from indexer.chain.types import Anchor
+from indexer.chain.batch import LogBatch
+from indexer.chain.finality import FinalBlock, FinalityStatus, FinalityTracker
+from indexer.chain.ranges import ContractRange
+from indexer.chain.types import BlockRef
 from indexer.config import Deployment
 from indexer.db.connection import Connection
-from indexer.errors import Impossible, Refused, RpcError
-from indexer.projector.impact import Touched
-from indexer.projector.preview import Forecast
-from indexer.projector.replay import Part, Scope, keys_of, survey
-from indexer.projector.writer import Done, Writer, stored_anchor
+from indexer.errors import RefusedError, ReplacementUnavailableError, RpcError
+from indexer.projector.impact import DependencyGroups
+from indexer.projector.preview import ChangePreview
+from indexer.projector.replay import HistoryPart, ReplayScope, keys_of, plan_replay
+from indexer.projector.writer import StepResult, Writer, stored_block_ref
 from indexer.reorg import replacement
 from indexer.reorg.claims import final_upto
-from indexer.reorg.plan import Plan, make, still_holds
+from indexer.reorg.plan import Plan, make_plan, still_holds
 from indexer.reorg.replacement import read_replacement
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import lease, raw_logs, staging
-from indexer.store.index_state import Standing, binding, load, stored_hash
-from indexer.store.lease import alone, named
-from indexer.store.provenance import Blame
+from indexer.store.index_state import IndexState, binding, load_index_state, stored_hash
+from indexer.store.lease import exclusive_lease, holder_name
+from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
 
 log = structlog.get_logger()
@@ -42,24 +42,24 @@ class Recovery:
     """
 
     def __init__(
-        self, deployment: Deployment, pool: Pool, conn: Connection, finality: Finality | None = None
+        self, deployment: Deployment, pool: Pool, conn: Connection, finality: FinalityTracker | None = None
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.conn = deployment, pool, conn
-        self.finality, self._looks = finality or Finality(deployment.finality_depth), finality is None
+        self.finality, self._looks = finality or FinalityTracker(deployment.finality_depth), finality is None
         self.writer = Writer(deployment)
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
-        self.holder = named("reorg recovery")
+        self.holder = holder_name("reorg recovery")
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> IndexState:
         """Raises Refused when nothing is stored."""
-        standing = await load(self.conn, self.addresses) if await binding(self.conn) is not None else None
+        standing = await load_index_state(self.conn, self.addresses) if await binding(self.conn) is not None else None
         if standing is None or standing.tip is None:
-            raise Refused("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
+            raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         return standing
 
     async def plan(self, to_block: int | None) -> Plan:
         """Raises Impossible, Refused, RpcError."""
-        return await make(self.deployment, self.pool, self.conn, await self.standing(), to_block)
+        return await make_plan(self.deployment, self.pool, self.conn, await self.standing(), to_block)
 
     async def tables(self, made: Plan) -> tuple[dict[str, dict[str, int]], bool]:
         """By table: rows removed (or put back), rows inserted and the difference; and whether the counts are exact.
@@ -70,8 +70,8 @@ class Recovery:
             return {}, True
         standing = await self.standing()
 
-        async def forecast(reader: Reader) -> Forecast:
-            fresh = Forecast(self.conn, self.writer, standing, made.keep.number)
+        async def forecast(reader: Reader) -> ChangePreview:
+            fresh = ChangePreview(self.conn, self.writer, standing, made.keep.number)
             fresh.gone = await fresh.removed()
             addresses = standing.covered_above(made.keep.number)
             await read_replacement(reader, made.keep, made.upto, addresses, fresh.add)
@@ -93,17 +93,17 @@ class Recovery:
         try:
             return await self.pool.run(work, prefer=made.endpoint)
         except RpcError as error:
-            raise Impossible(
+            raise ReplacementUnavailableError(
                 f"no endpoint serves blocks {made.keep.number + 1} to {made.upto}: {error.message}",
                 "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
             ) from error
 
-    async def recover(self, to_block: int | None, confirmed: str) -> tuple[Plan, Done | None]:
+    async def recover(self, to_block: int | None, confirmed: str) -> tuple[Plan, StepResult | None]:
         """Executes the confirmed plan: above the floor by before-images, below it by replay. None: nothing to do.
 
         Raises Refused when the plan is not the confirmed one, Impossible when no endpoint serves the replacement.
         """
-        async with alone(self.conn, self.holder) as token:
+        async with exclusive_lease(self.conn, self.holder) as token:
             made = await self.check(to_block, confirmed)
             if made.empty:
                 return made, None
@@ -119,22 +119,22 @@ class Recovery:
         """The plan as it is now, when the hash confirms it or its state with fewer blocks. Raises Refused."""
         made = await self.plan(to_block)
         if not await still_holds(self.deployment, self.conn, await self.standing(), made.keep, confirmed):
-            raise Refused(
+            raise RefusedError(
                 f"{confirmed} is not the hash of the plan to keep block {made.keep.number} now",
                 "Nothing was changed. The chain, the database or the flags differ: run `reya-indexer reorg plan` again",
             )
         return made
 
-    async def look(self) -> Verdict:
+    async def look(self) -> FinalityStatus:
         """What is final, by a look at the head. Raises RpcError."""
         return self.finality.observe(await self.pool.run(lambda reader: reader.heads()))
 
-    async def _final(self) -> Final:
+    async def _final(self) -> FinalBlock:
         if self._looks:
             await self.look()
         return self.finality.final
 
-    async def _final_upto(self, end: Anchor, final: Final, prefer: str = "") -> int:
+    async def _final_upto(self, end: BlockRef, final: FinalBlock, prefer: str = "") -> int:
         """Up to which block the chain that ends on `end` is final; -1 where no endpoint shows it: nothing becomes final
         then."""
         try:
@@ -143,15 +143,17 @@ class Recovery:
             return -1
         return -1 if upto is None else upto
 
-    async def _stage(self, standing: Standing, made: Plan, token: int) -> Reorg:
+    async def _stage(self, standing: IndexState, made: Plan, token: int) -> Reorg:
         async def stage(reader: Reader) -> Reorg:
             cause = f"reorg recover, kept block {made.keep.number}"
-            return await replacement.stage_from(reader, self.conn, standing, made.keep, made.upto, cause, token)
+            return await replacement.stage_replacement_from(
+                reader, self.conn, standing, made.keep, made.upto, cause, token
+            )
 
         reorg: Reorg = await self._served(stage, made)
         return reorg
 
-    async def _scope_above(self, standing: Standing, reorg: Reorg, token: int) -> Scope | None:
+    async def _scope_above(self, standing: IndexState, reorg: Reorg, token: int) -> ReplayScope | None:
         """What to replay to have the state at the fork point, where no before-images are."""
         fork = reorg.fork.number
         if not standing.below_images(fork) or not self.writer.projectable(standing):
@@ -162,30 +164,36 @@ class Recovery:
             chunk = await raw_logs.read(self.conn, first, last, 20_000)
             gone |= keys_of(self.writer.registry, chunk)
             first = chunk.last + 1
-        parts = [Part(standing.binding.origin, fork, False)]
-        return await survey(
-            self.conn, self.writer.registry, parts, frozenset(), gone, fork + 1, lambda: lease.hold(self.conn, token)
+        parts = [HistoryPart(standing.binding.origin, fork, False)]
+        return await plan_replay(
+            self.conn,
+            self.writer.registry,
+            parts,
+            frozenset(),
+            gone,
+            fork + 1,
+            lambda: lease.lock_and_renew(self.conn, token),
         )
 
-    async def _project(self, final: Final, token: int) -> None:
+    async def _project(self, final: FinalBlock, token: int) -> None:
         """What a heal of everything left to project."""
         standing, finalized = await self.standing(), -1
         if self.writer.projectable(standing) and standing.next_block <= standing.front:
-            finalized = await self._final_upto(await stored_anchor(self.conn, standing.front), final)
+            finalized = await self._final_upto(await stored_block_ref(self.conn, standing.front), final)
         while self.writer.projectable(standing) and standing.next_block <= standing.front:
             done = await self.writer.project_stored(self.conn, standing, standing.front, finalized, token)
             log.info("projected", first=done.first, last=done.last, front=standing.front, rows=sum(done.rows.values()))
             standing = await self.standing()
 
     async def heal(
-        self, segment: Segment, cause: str, unit: Unit | None = None, blames: Sequence[Blame] = ()
-    ) -> Done:  # fmt: skip
+        self, segment: ContractRange, cause: str, unit: LogBatch | None = None, blames: Sequence[EndpointFault] = ()
+    ) -> StepResult:  # fmt: skip
         """Makes a covered range of final blocks equal to the chain, rows and all. Raises Refused, Impossible.
 
         `unit`: every header and log of the segment, proven; without it they are read from an endpoint and believed.
         `blames` are stored with the heal.
         """
-        async with alone(self.conn, self.holder) as token:
+        async with exclusive_lease(self.conn, self.holder) as token:
             standing, final = await self.standing(), await self._final()
             if unit is None:
                 healing = await self._stage_range(segment, cause, token)
@@ -196,16 +204,16 @@ class Recovery:
             await self._project(final, token)
             return done
 
-    async def _stage_unit(self, unit: Unit, cause: str, token: int) -> Reorg:
+    async def _stage_unit(self, unit: LogBatch, cause: str, token: int) -> Reorg:
         await staging.clear(self.conn, token)
         await staging.add(self.conn, unit, token)
         below, tip = unit.blocks[0], unit.blocks[-1]
-        fork = Anchor(below.number - 1, below.parent_hash, below.timestamp)
-        new = Anchor(tip.number, tip.hash, tip.timestamp)
+        fork = BlockRef(below.number - 1, below.parent_hash, below.timestamp)
+        new = BlockRef(tip.number, tip.hash, tip.timestamp)
         old = await stored_hash(self.conn, tip.number)
         return Reorg(fork, new._replace(hash=old or new.hash), new, unit.addresses, unit.sources[0].endpoint, cause)
 
-    async def _stage_range(self, segment: Segment, cause: str, token: int) -> Reorg:
+    async def _stage_range(self, segment: ContractRange, cause: str, token: int) -> Reorg:
         async def stage(reader: Reader) -> Reorg:
             first = segment.first
             before = (
@@ -213,7 +221,7 @@ class Recovery:
                 if first
                 else (await reader.headers([0]))[0]._replace(number=-1, hash=b"\0" * 32)
             )
-            fork = Anchor(before.number, before.hash, before.timestamp)
+            fork = BlockRef(before.number, before.hash, before.timestamp)
             await staging.clear(self.conn, token)
             keep = functools.partial(staging.add, self.conn, token=token)
             tip = await read_replacement(reader, fork, segment.last, segment.addresses, keep)
@@ -223,26 +231,26 @@ class Recovery:
         try:
             return await self.pool.run(stage)
         except RpcError as error:
-            raise Impossible(
+            raise ReplacementUnavailableError(
                 f"no endpoint serves blocks {segment.first} to {segment.last}: {error.message}",
                 "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
             ) from error
 
-    async def _scope_within(self, standing: Standing, segment: Segment, token: int) -> Scope | None:
+    async def _scope_within(self, standing: IndexState, segment: ContractRange, token: int) -> ReplayScope | None:
         numbers = await staging.changed_blocks(self.conn, segment.first, segment.last, segment.addresses)
         projected = standing.next_block - 1
         if not self.writer.projectable(standing):
             return None
         changed = frozenset(n for n in numbers if n <= projected)
         if not changed:
-            return Scope(Touched(), frozenset(), changed, [], segment.first)
+            return ReplayScope(DependencyGroups(), frozenset(), changed, [], segment.first)
         chunk = await raw_logs.read_blocks(self.conn, sorted(changed), strict=False)
         parts = [
-            Part(standing.binding.origin, segment.first - 1, False),
-            Part(segment.first, min(segment.last, projected), True),
-            Part(segment.last + 1, projected, False),
+            HistoryPart(standing.binding.origin, segment.first - 1, False),
+            HistoryPart(segment.first, min(segment.last, projected), True),
+            HistoryPart(segment.last + 1, projected, False),
         ]
-        return await survey(
+        return await plan_replay(
             self.conn, self.writer.registry, parts, changed, keys_of(self.writer.registry, chunk), min(changed),
-            lambda: lease.hold(self.conn, token),
+            lambda: lease.lock_and_renew(self.conn, token),
         )  # fmt: skip

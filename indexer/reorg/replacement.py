@@ -5,50 +5,52 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 
-from indexer.chain.batch import Unit
-from indexer.chain.finality import Final
-from indexer.chain.forks import Claim, Finding
-from indexer.chain.types import Anchor
+from indexer.chain.batch import LogBatch
+from indexer.chain.finality import FinalBlock
+from indexer.chain.forks import ClaimKind, ForkClaim
+from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
-from indexer.errors import Inconsistent, NotFinal, RangeTooLarge, SeamBroken
-from indexer.ingest.fetch import fetch_chained
+from indexer.errors import InconsistentResponseError, NotFinalError, ParentMismatchError, RangeTooLargeError
+from indexer.ingest.fetch import fetch_head
 from indexer.reorg.claims import claim, final_upto
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import staging
-from indexer.store.index_state import Standing
+from indexer.store.index_state import IndexState
 from indexer.store.reorg_journal import Reorg
 
-STAGED_BLOCKS = 200  # blocks per request and staging step: bounds memory, whatever the depth
+MAX_STAGED_BLOCKS = 200  # blocks per request and staging step: bounds memory, whatever the depth
 
 
 async def read_replacement(
-    reader: Reader, fork: Anchor, last: int, addresses: Sequence[str], keep: Callable[[Unit], Awaitable[None]]
-) -> Anchor:
+    reader: Reader, fork: BlockRef, last: int, addresses: Sequence[str], keep: Callable[[LogBatch], Awaitable[None]]
+) -> BlockRef:
     """Reads and validates blocks fork + 1 .. last, chained to the fork point, each unit given to `keep`. Its end.
 
     Raises RpcError; Inconsistent when the blocks do not follow each other.
     """
-    tip, size = fork, STAGED_BLOCKS
+    tip, size = fork, MAX_STAGED_BLOCKS
     while tip.number < last:
         upto = min(tip.number + size, last)
         try:
-            unit = await fetch_chained(reader, tip.number + 1, upto, addresses, tip.hash, proven=True)
-        except SeamBroken as broken:
-            raise Inconsistent(f"block {broken.number} changed while the replacement was read", reader.name) from broken
-        except RangeTooLarge:
+            unit = await fetch_head(reader, tip.number + 1, upto, addresses, tip.hash, proven=True)
+        except ParentMismatchError as broken:
+            raise InconsistentResponseError(
+                f"block {broken.number} changed while the replacement was read", reader.name
+            ) from broken
+        except RangeTooLargeError:
             if size == 1:
                 raise
             size = max(1, (upto - tip.number) // 2)
             continue
         await keep(unit)
         end = unit.blocks[-1]
-        tip = Anchor(end.number, end.hash, end.timestamp)
+        tip = BlockRef(end.number, end.hash, end.timestamp)
     return tip
 
 
-async def stage(
-    pool: Pool, conn: Connection, standing: Standing, found: Claim, cause: str, final: Final, token: int
+async def stage_replacement(
+    pool: Pool, conn: Connection, standing: IndexState, found: ForkClaim, cause: str, final: FinalBlock, token: int
 ) -> tuple[Reorg, int]:  # fmt: skip
     """Reads the replacement into staging from the endpoint that claimed it, else from another that claims a fork; and
     up to which block the chain that it ends is final, by the word of who served it.
@@ -60,26 +62,28 @@ async def stage(
 
     async def from_one(reader: Reader) -> tuple[Reorg, int]:
         said = found if reader.name == found.endpoint else await claim(reader, conn, standing)
-        if said.finding is not Finding.FORK or said.fork is None or said.head is None:
-            raise Inconsistent(said.detail or f"serves no such fork ({said.finding.value})", reader.name)
+        if said.finding is not ClaimKind.FORK or said.fork is None or said.head is None:
+            raise InconsistentResponseError(said.detail or f"serves no such fork ({said.finding.value})", reader.name)
         last = min(said.head.number, max(tip.number, said.fork.number + 1))
-        reorg = await stage_from(reader, conn, standing, said.fork, last, cause, token)
-        if await staging.starts_as_stored(conn, said.fork.number + 1):
+        reorg = await stage_replacement_from(reader, conn, standing, said.fork, last, cause, token)
+        if await staging.first_block_unchanged(conn, said.fork.number + 1):
             # The chain came back while we read: a swap would archive rows that never were orphaned.
-            raise Inconsistent("serves the stored chain again", reader.name)
+            raise InconsistentResponseError("serves the stored chain again", reader.name)
         upto = await final_upto(reader, reorg.new_tip, final)
         if upto is None:
-            raise Inconsistent(f"block {last} changed after the replacement was read", reader.name)
+            raise InconsistentResponseError(f"block {last} changed after the replacement was read", reader.name)
         if final.hash and upto < 0 and said.fork.number < final.number:
             # It denies a block that another endpoint called final: its branch is the orphaned one.
-            raise NotFinal(f"its fork from block {said.fork.number} lacks the final block {final.number}", reader.name)
+            raise NotFinalError(
+                f"its fork from block {said.fork.number} lacks the final block {final.number}", reader.name
+            )
         return reorg, upto
 
     return await pool.run(from_one, prefer=found.endpoint)
 
 
-async def stage_from(
-    reader: Reader, conn: Connection, standing: Standing, fork: Anchor, last: int, cause: str, token: int
+async def stage_replacement_from(
+    reader: Reader, conn: Connection, standing: IndexState, fork: BlockRef, last: int, cause: str, token: int
 ) -> Reorg:  # fmt: skip
     """Blocks fork + 1 .. last of one endpoint, staged, for the contracts that are covered above the fork point."""
     assert standing.tip is not None

@@ -16,7 +16,7 @@ REACH = 8  # times as many blocks as an answer covered: further it tells nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class LearnedLimits:
     """What an endpoint taught, as JSON values, for other processes. Limits are None where none was met."""
 
     ceiling: int
@@ -25,7 +25,7 @@ class Learnt:
     max_bytes: int | None = None
 
 
-class RangeControl:
+class AdaptiveRange:
     """`size`: blocks to ask for next; between 1 and the ceiling, which only ever sinks."""
 
     def __init__(self, ceiling: int) -> None:
@@ -63,10 +63,10 @@ class RangeControl:
         self.max_logs = min((n for n in (self.max_logs, max_logs) if n), default=None)
         self.max_bytes = min((n for n in (self.max_bytes, max_bytes) if n), default=None)
 
-    def snapshot(self) -> Learnt:
-        return Learnt(self.ceiling, self.size, self.max_logs, self.max_bytes)
+    def snapshot(self) -> LearnedLimits:
+        return LearnedLimits(self.ceiling, self.size, self.max_logs, self.max_bytes)
 
-    def restore(self, learnt: Learnt) -> None:
+    def restore(self, learnt: LearnedLimits) -> None:
         """Goes on from what another control of the same endpoint learnt; nothing learnt here is forgotten."""
         self.learn(learnt.ceiling, max_logs=learnt.max_logs, max_bytes=learnt.max_bytes)
         self.size = max(1, min(learnt.size, self.ceiling))
@@ -149,17 +149,17 @@ class RangeControl:
             self._rose, self.size = size > self.size, size
 
 
-PATIENCE = 32  # answers before a longer batch is tried again; doubled with every refusal
+ANSWERS_BEFORE_GROWTH = 32  # answers before a longer batch is tried again; doubled with every refusal
 LONG = 8  # calls; a shorter batch that got no answer failed for another reason than its length
 
 
-class BatchControl:
+class AdaptiveBatch:
     """`size`: calls to put into a batch; 1 means one by one. The ceiling only ever sinks."""
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = max(1, ceiling)
         self.size = self.ceiling
-        self._patience, self._answers = PATIENCE, 0
+        self._patience, self._answers = ANSWERS_BEFORE_GROWTH, 0
 
     def learn(self, ceiling: int) -> None:
         """A limit that is known: from a message, or from another process."""

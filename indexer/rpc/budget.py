@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
 
-from indexer.rpc.rate_limit import PURPOSES, Bucket, Purpose, purpose
+from indexer.rpc.rate_limit import PURPOSES, RequestPurpose, TokenBucket, current_purpose
 
 BURST = 5.0  # seconds of a budget that may be spent at once
 
@@ -19,18 +19,18 @@ class Budgets:
     BURST seconds."""
 
     def __init__(
-        self, caps: Mapping[Purpose, float] | None = None, clock: Callable[[], float] = time.monotonic
+        self, caps: Mapping[RequestPurpose, float] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:  # fmt: skip
         self.caps, self._clock = dict(caps or {}), clock
-        self.spent: Counter[Purpose] = Counter()
+        self.spent: Counter[RequestPurpose] = Counter()
         self.held_until = 0.0  # until when a budget keeps somebody waiting
-        self.waited: dict[Purpose, float] = dict.fromkeys(self.caps, 0.0)  # seconds
-        self._buckets = {on: Bucket(rps, max(1.0, rps * BURST)) for on, rps in self.caps.items()}
+        self.waited: dict[RequestPurpose, float] = dict.fromkeys(self.caps, 0.0)  # seconds
+        self._buckets = {on: TokenBucket(rps, max(1.0, rps * BURST)) for on, rps in self.caps.items()}
         self._gates = {on: asyncio.Lock() for on in self.caps}
 
     async def take(self) -> None:
         """Waits until the purpose at hand may make one request more. A caller that is cancelled takes nothing."""
-        on = purpose()
+        on = current_purpose()
         bucket = self._buckets.get(on)
         if bucket is not None:
             async with self._gates[on]:
@@ -43,7 +43,7 @@ class Budgets:
         self.spent[on] += 1
 
 
-class Turns:
+class PriorityLock:
     """A lock whose waiters come by the urgency of their purpose, then first come, first served."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Turns:
             self._held = True
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (PURPOSES.index(purpose()), next(self._order), turn))
+        heapq.heappush(self._waiting, (PURPOSES.index(current_purpose()), next(self._order), turn))
         try:
             await turn
         except asyncio.CancelledError:

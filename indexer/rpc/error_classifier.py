@@ -10,8 +10,15 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from indexer.errors import BatchRefused, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
-from indexer.rpc.error_hints import OF_RESULTS, blocks, wait
+from indexer.errors import (
+    BatchUnsupportedError,
+    RangeTooLargeError,
+    RateLimitedError,
+    RpcCallError,
+    RpcError,
+    TransientRpcError,
+)
+from indexer.rpc.error_hints import OF_RESULTS, retry_after, suggested_blocks
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
@@ -108,20 +115,20 @@ def classify(
     rate = _RATE.search(words) is not None
     ranged = _RANGE.search(words) is not None
     if status == 429:
-        return RateLimited(text, endpoint, _retry_after(words, headers or {}, now, backoff))
+        return RateLimitedError(text, endpoint, _retry_after(words, headers or {}, now, backoff))
     if not rate and _BATCH.search(words):
-        return BatchRefused(text, endpoint)
+        return BatchUnsupportedError(text, endpoint)
     if not ranged and (rate or code in (-32005, -32029, 429)):
-        return RateLimited(text, endpoint, _retry_after(words, headers or {}, now, backoff))
+        return RateLimitedError(text, endpoint, _retry_after(words, headers or {}, now, backoff))
     if code in (_NO_METHOD, _UNKNOWN_TAG) or _TAG.search(words):
-        return RpcRefused(text, endpoint, code or status)
+        return RpcCallError(text, endpoint, code or status)
     if _LAGS.search(words):
-        return Transient(text, endpoint)
+        return TransientRpcError(text, endpoint)
     if status == 413 or ranged:
-        return RangeTooLarge(text, endpoint, blocks(words), results=OF_RESULTS.search(words) is not None)
+        return RangeTooLargeError(text, endpoint, suggested_blocks(words), results=OF_RESULTS.search(words) is not None)
     if status >= 500 or status == 408 or code == -32603 or _LATER.search(words):
-        return Transient(text, endpoint)
-    return RpcRefused(text, endpoint, code or status)
+        return TransientRpcError(text, endpoint)
+    return RpcCallError(text, endpoint, code or status)
 
 
 def pruned(message: str) -> bool:
@@ -137,7 +144,7 @@ def _retry_after(words: str, headers: Mapping[str, str], now: float | None, back
     else:
         named = _until(value, headers.get("Date", ""), now) if value else None
     if named is None:
-        named = wait(words) if backoff is None else backoff
+        named = retry_after(words) if backoff is None else backoff
     return None if named is None else max(0.0, min(named, LONGEST))
 
 

@@ -46,7 +46,7 @@ _GO_WAIT = _any(r"(?:retry|again|wait)(?: (?:in|after|for))? (?:(\d{1,6})h)?(?:(
 _SECONDS = {"ms": 0.001, "mil": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hou": 3600.0}
 
 
-def blocks(message: str) -> int | None:
+def suggested_blocks(message: str) -> int | None:
     """How many blocks the message says would work; None when it names no number.
 
     A window that the node computed for the request counts first; of several numbers the smallest, which is safe.
@@ -61,12 +61,12 @@ def blocks(message: str) -> int | None:
     return _smallest(message, patterns)
 
 
-def results(message: str) -> int | None:
+def max_results(message: str) -> int | None:
     """How many logs an answer may have."""
     return _smallest(message, _RESULTS)
 
 
-def size(message: str) -> int | None:
+def max_bytes(message: str) -> int | None:
     """How many bytes an answer may have; megabytes count as millions, which is safe."""
     if not OF_RESULTS.search(message) and "answer" not in message:
         return None
@@ -75,17 +75,17 @@ def size(message: str) -> int | None:
     return min((n for n in found if n > 0), default=None)
 
 
-def calls(message: str) -> int | None:
+def max_batch_calls(message: str) -> int | None:
     """How many calls a batch may have; 1 where no batches are taken."""
     return 1 if _NO_BATCHES.search(message) else _smallest(message, _CALLS)
 
 
-def of_length(message: str) -> bool:
+def is_about_batch_length(message: str) -> bool:
     """Whether a refusal speaks of batches, and not of what a batch would answer with."""
     return _OF_LENGTH.search(message) is not None
 
 
-def wait(message: str) -> float | None:
+def retry_after(message: str) -> float | None:
     """After how many seconds the message says to ask again."""
     mixed = _GO_WAIT.search(message)
     if mixed:

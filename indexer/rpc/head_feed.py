@@ -17,17 +17,17 @@ import orjson
 import structlog
 
 from indexer.errors import printable
-from indexer.rpc.health import FAILING, Score
-from indexer.rpc.pool import names
-from indexer.rpc.transport import scrub
+from indexer.rpc.health import FAILING_S, EndpointHealth
+from indexer.rpc.pool import display_names
+from indexer.rpc.transport import redact_text
 
 log = structlog.get_logger()
 Woken = Literal["notified", "polled", "stopped"]
-RELAXED = 5.0  # times the poll interval: how often is looked while a socket speaks
-RECONNECT_AFTER = 0.5  # seconds; doubled, up to 30, while a socket says nothing
-HANDSHAKE = 10.0  # seconds until a socket is open and asked
-MUTE_FOR = 45.0  # seconds after which a socket that stays mute is no news any more: polling has taken over
-LEAST_PAUSE = 0.05  # seconds between looks, or a tenth of the poll interval: however many heads are announced
+RELAXED_POLL_S = 5.0  # times the poll interval: how often is looked while a socket speaks
+RECONNECT_PAUSE_S = 0.5  # seconds; doubled, up to 30, while a socket says nothing
+HANDSHAKE_TIMEOUT_S = 10.0  # seconds until a socket is open and asked
+MUTE_AFTER_S = 45.0  # seconds after which a socket that stays mute is no news any more: polling has taken over
+MIN_PAUSE_S = 0.05  # seconds between looks, or a tenth of the poll interval: however many heads are announced
 
 
 class HeadFeed:
@@ -40,8 +40,8 @@ class HeadFeed:
     ) -> None:  # fmt: skip
         self.urls, self.poll_interval, self.mute_after, self.clock = tuple(urls), poll_interval, mute_after, clock
         self.chain_id = chain_id
-        self.names = names(self.urls)
-        self.scores = {name: Score() for name in self.names}
+        self.names = display_names(self.urls)
+        self.scores = {name: EndpointHealth() for name in self.names}
         self._connected = ""  # whose socket is open
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._unannounced: float | None = None  # when polling saw a head that the open socket has not announced
@@ -88,7 +88,7 @@ class HeadFeed:
     @property
     def mute(self) -> str:
         """The endpoint whose socket was found mute, until one speaks again or polling has long taken over."""
-        if self._mute is not None and self.clock() - self._mute[1] > MUTE_FOR:
+        if self._mute is not None and self.clock() - self._mute[1] > MUTE_AFTER_S:
             self._mute = None
         return self._mute[0] if self._mute else ""
 
@@ -100,7 +100,7 @@ class HeadFeed:
         name, socket = self._connected, self._socket
         self._unannounced, self._mute = None, (name, now)
         why = f"no head announced for {self.mute_after:g} s while it moved"
-        self.scores[name].put_aside(now, "mute", why, MUTE_FOR)
+        self.scores[name].put_aside(now, "mute", why, MUTE_AFTER_S)
         log.warning("websocket_mute", endpoint=name, seconds=self.mute_after)
         if socket is not None:
             with contextlib.suppress(Exception):
@@ -109,11 +109,11 @@ class HeadFeed:
 
     async def wait(self, stop: asyncio.Event) -> Woken:
         """Until a head is announced, the interval is over, or `stop` is set."""
-        hurried = min(LEAST_PAUSE, self.poll_interval / 10) - (self.clock() - self._waited_at)
+        hurried = min(MIN_PAUSE_S, self.poll_interval / 10) - (self.clock() - self._waited_at)
         if hurried > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), hurried)
-        pause = self.poll_interval * (RELAXED if self._alive() else 1)
+        pause = self.poll_interval * (RELAXED_POLL_S if self._alive() else 1)
         waits = {asyncio.create_task(self._woken.wait()), asyncio.create_task(stop.wait())}
         try:
             await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
@@ -129,7 +129,7 @@ class HeadFeed:
         return "notified" if notified else "polled"
 
     async def _listen(self) -> None:
-        pause, turn = RECONNECT_AFTER, 0
+        pause, turn = RECONNECT_PAUSE_S, 0
         async with aiohttp.ClientSession() as session:
             while True:
                 url, name = self.urls[turn % len(self.urls)], self.names[turn % len(self.urls)]
@@ -138,23 +138,23 @@ class HeadFeed:
                     await self._subscribe(session, url, name)
                     reason = "closed"
                 except Exception as error:  # whatever a socket does, polling goes on
-                    reason = printable(scrub(" ".join(f"{type(error).__name__}: {error}".split())[:200], url))
+                    reason = printable(redact_text(" ".join(f"{type(error).__name__}: {error}".split())[:200], url))
                 self._connected, self._socket, self._unannounced = "", None, None
                 score, now = self.scores[name], self.clock()
                 score.failed(now, reason)
-                score.put_aside(now, "failing", reason, FAILING + pause)
+                score.put_aside(now, "failing", reason, FAILING_S + pause)
                 log.info("websocket_lost", endpoint=name, error=reason)
                 if self._spoke_at is not None:
-                    pause = RECONNECT_AFTER
+                    pause = RECONNECT_PAUSE_S
                 self._spoke_at = None
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 30.0)
 
     async def _subscribe(self, session: aiohttp.ClientSession, url: str, name: str) -> None:
-        async with asyncio.timeout(HANDSHAKE):
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             socket = await session.ws_connect(url, heartbeat=20, max_msg_size=2**20)
         async with socket:
-            async with asyncio.timeout(HANDSHAKE):
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 if self.chain_id is not None:
                     await socket.send_json({"jsonrpc": "2.0", "id": 0, "method": "eth_chainId", "params": []})
                 await socket.send_json({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["newHeads"]})

@@ -20,15 +20,15 @@ SEVERITY: dict[Reason, int] = {
 # Outlive a restart. The others are looked at anew at each start, or hold for one purpose, which is not stored.
 LASTING: tuple[Reason, ...] = ("mute", "omitting", "contradicting")
 COUNTS = ("requests", "failures", "limited", "disagreements", "omissions", "set_aside")
-ASIDE, LONGEST_ASIDE = 60.0, 900.0  # seconds; doubled each time it comes to the same again
-FAILING = 5.0  # seconds after a failed unit
-HALF_LIFE = 120.0  # seconds in which an outcome counts half in the error rate
+SET_ASIDE_S, MAX_SET_ASIDE_S = 60.0, 900.0  # seconds; doubled each time it comes to the same again
+FAILING_S = 5.0  # seconds after a failed unit
+HALF_LIFE_S = 120.0  # seconds in which an outcome counts half in the error rate
 LAG_BLOCKS, LAG_SECONDS = 4, 4.0  # behind the best of the others by as much, in blocks and in their time: it lags
 FRESH = 60.0  # seconds for which a head that was seen says something about the others
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class SetAside:
     """Why and until when an endpoint is asked last; `purpose`: only for that one, where the reason is what it lacks."""
 
     reason: Reason
@@ -41,7 +41,7 @@ class Aside:
 
 
 @dataclass(slots=True)
-class Score:
+class EndpointHealth:
     """`head`, when it was seen, and `lag` behind the best of the others in blocks; None until known. `error_rate` is a
     weighted share of requests that got no usable answer, `latency` seconds, smoothed."""
 
@@ -51,7 +51,7 @@ class Score:
     chain_id: int | None = None
     latency: float | None = None
     last_error: str = ""
-    aside: Aside | None = None
+    aside: SetAside | None = None
     _good: float = 0.0
     _bad: float = 0.0
     _weighed_at: float = 0.0
@@ -83,7 +83,7 @@ class Score:
 
     def _weigh(self, now: float) -> None:
         if now > self._weighed_at:
-            faded = 0.5 ** ((now - self._weighed_at) / HALF_LIFE)
+            faded = 0.5 ** ((now - self._weighed_at) / HALF_LIFE_S)
             self._good, self._bad, self._weighed_at = self._good * faded, self._bad * faded, now
 
     def saw(self, head: Header, now: float, best: Header | None) -> bool:
@@ -97,23 +97,23 @@ class Score:
 
     def put_aside(
         self, now: float, reason: Reason, detail: str, seconds: float | None = None, purpose: str | None = None
-    ) -> Aside | None:  # fmt: skip
+    ) -> SetAside | None:  # fmt: skip
         """None when it is set aside already, for as much. Without `seconds` each time in a row lasts twice as long."""
         was = self.aside
         if was and was.holds(now, purpose or "") and SEVERITY[was.reason] >= SEVERITY[reason]:
             return None
         # Twice in a row: for the same, not long after it came back.
-        again = was is not None and was.reason == reason and now - was.until < 4 * ASIDE
+        again = was is not None and was.reason == reason and now - was.until < 4 * SET_ASIDE_S
         self._streak = self._streak + 1 if again else 0
-        for_seconds = min(ASIDE * 2**self._streak, LONGEST_ASIDE) if seconds is None else seconds
-        self.aside = Aside(reason, detail, now + for_seconds, purpose)
+        for_seconds = min(SET_ASIDE_S * 2**self._streak, MAX_SET_ASIDE_S) if seconds is None else seconds
+        self.aside = SetAside(reason, detail, now + for_seconds, purpose)
         if reason != "failing":
             self.counts["set_aside"] += 1
         return self.aside
 
     def recalled(self, now: float, reason: Reason, detail: str, seconds: float) -> None:
         """Set aside by an earlier process, which counted it."""
-        self.aside = Aside(reason, detail, now + min(seconds, LONGEST_ASIDE))
+        self.aside = SetAside(reason, detail, now + min(seconds, MAX_SET_ASIDE_S))
 
     def well_again(self, now: float, *reasons: Reason) -> bool:
         """Ends being set aside for one of the reasons; whether it was."""

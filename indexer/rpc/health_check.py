@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from indexer.chain.types import Anchor, Header
+from indexer.chain.types import BlockRef, Header
 from indexer.errors import RpcError
 from indexer.rpc.pool import Pool
-from indexer.rpc.rate_limit import spending
+from indexer.rpc.rate_limit import request_purpose
 from indexer.rpc.reader import Reader
 
-EVERY = 15.0  # seconds
+CHECK_INTERVAL_S = 15.0  # seconds
 
 
 class Probe(NamedTuple):
@@ -28,16 +28,16 @@ class Probe(NamedTuple):
     kept: Header | None
 
 
-class Sentinel:
+class HealthChecker:
     """`anchor`: a final block as it is stored, None while there is none."""
 
-    def __init__(self, pool: Pool, anchor: Callable[[], Anchor | None]) -> None:
+    def __init__(self, pool: Pool, anchor: Callable[[], BlockRef | None]) -> None:
         self.pool, self._anchor = pool, anchor
 
     async def turn(self) -> None:
         """One round over all endpoints. Never raises an endpoint's error."""
         anchor = self._anchor()
-        with spending("probe"):
+        with request_purpose("probe"):
             found = await asyncio.gather(*(self._probe(reader, anchor) for reader in self.pool.readers))
         ours = [probe for probe in found if probe is not None and self._ours(probe)]
         for probe in (*ours, *ours):  # twice: each beside what all the others showed
@@ -45,7 +45,7 @@ class Sentinel:
         if anchor is not None:
             self._compare(anchor, [p for p in ours if p.head.number >= anchor.number])
 
-    async def _probe(self, reader: Reader, anchor: Anchor | None) -> Probe | None:
+    async def _probe(self, reader: Reader, anchor: BlockRef | None) -> Probe | None:
         try:
             return Probe(reader, *await reader.probe(None if anchor is None else anchor.number))
         except RpcError as error:
@@ -59,7 +59,7 @@ class Sentinel:
             self.pool.set_aside(probe.reader.name, told, "wrong chain")
         return probe.chain_id == self.pool.chain_id
 
-    def _compare(self, anchor: Anchor, probes: list[Probe]) -> None:
+    def _compare(self, anchor: BlockRef, probes: list[Probe]) -> None:
         """Who denies a stored final block is set aside while another confirms it. When all deny it, the follower must
         judge: that may be a reorg below finalized, and it asks every endpoint itself."""
         confirmed = any(p.kept is not None and p.kept.hash == anchor.hash for p in probes)

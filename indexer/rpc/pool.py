@@ -16,20 +16,28 @@ from typing import TypeVar
 import structlog
 
 from indexer.chain.types import Header
-from indexer.errors import EndpointUnreachable, Inconsistent, RateLimited, RpcError, RpcRefused, Transient, WrongChain
+from indexer.errors import (
+    EndpointUnreachableError,
+    InconsistentResponseError,
+    RateLimitedError,
+    RpcCallError,
+    RpcError,
+    TransientRpcError,
+    WrongChainError,
+)
 from indexer.rpc.budget import Budgets
 from indexer.rpc.error_classifier import pruned
-from indexer.rpc.health import FAILING, FRESH, Reason
-from indexer.rpc.rate_limit import Purpose, purpose, spending
+from indexer.rpc.health import FAILING_S, FRESH, Reason
+from indexer.rpc.rate_limit import RequestPurpose, current_purpose, request_purpose
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import Endpoint
 from indexer.runtime.secrets import redact
 
 T = TypeVar("T")
 log = structlog.get_logger()
-CHECK_EVERY = 60.0  # seconds between questions for the chain id
+CHECK_INTERVAL_S = 60.0  # seconds between questions for the chain id
 FUTURE = 60.0  # seconds that a head may be ahead of this machine's clock
-CHECK_AGAIN = 5.0  # the same where each answer comes over a new connection
+RECHECK_INTERVAL_S = 5.0  # the same where each answer comes over a new connection
 _BLAMED: dict[Reason, str] = {"contradicting": "disagreements", "omitting": "omissions", "wrong chain": "disagreements"}
 
 
@@ -55,7 +63,7 @@ class Pool:
 
     def __init__(
         self, urls: Sequence[str], chain_id: int, *, max_blocks: int = 2000, timeout: float = 20.0,
-        rps: float | None = None, budgets: Mapping[Purpose, float] | Budgets | None = None,
+        rps: float | None = None, budgets: Mapping[RequestPurpose, float] | Budgets | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """`max_blocks` an eth_getLogs at first, `timeout` in seconds, `rps`: the most requests a second to each,
@@ -64,7 +72,7 @@ class Pool:
         self.budgets = budgets if isinstance(budgets, Budgets) else Budgets(budgets)
         self.readers = [
             Reader(Endpoint(url, timeout=timeout, rps=rps, name=name, budgets=self.budgets), max_blocks)
-            for url, name in zip(urls, names(urls), strict=True)
+            for url, name in zip(urls, display_names(urls), strict=True)
         ]
         self._by_name = {reader.name: reader for reader in self.readers}
         self._checked: dict[Reader, _Check] = {}
@@ -105,7 +113,7 @@ class Pool:
                 raise outcome
         failures = [str(o) for o in outcomes if isinstance(o, RpcError)]
         if not self._checked:
-            raise EndpointUnreachable(
+            raise EndpointUnreachableError(
                 f"no endpoint answers: {'; '.join(failures)}", "Check --rpc-url or the environment, and the network"
             )
         for failure in failures:
@@ -118,7 +126,7 @@ class Pool:
         found = await reader.chain_id()
         self.found_chain(reader, found)
         if found != self.chain_id:
-            raise WrongChain(
+            raise WrongChainError(
                 f"{reader.name} serves chain {found}, the deployment is chain {self.chain_id}",
                 "Give an endpoint of that chain, or another --chain",
             )
@@ -147,9 +155,9 @@ class Pool:
                 return
             try:
                 await self._check(reader)
-            except WrongChain as error:
+            except WrongChainError as error:
                 self.set_aside(reader.name, error.message, "wrong chain")
-                raise Transient(
+                raise TransientRpcError(
                     f"serves chain {reader.endpoint.score.chain_id}, not {self.chain_id}", reader.name
                 ) from error
 
@@ -159,10 +167,10 @@ class Pool:
             return False
         since = self.clock() - check.at
         if endpoint.connections == check.connections:
-            return since < CHECK_EVERY
+            return since < CHECK_INTERVAL_S
         # One that closes the connection after each answer is not asked twice for everything.
         lasting = endpoint.requests < 20 or 2 * endpoint.connections < endpoint.requests
-        return not lasting and since < CHECK_AGAIN
+        return not lasting and since < RECHECK_INTERVAL_S
 
     def set_aside(
         self, name: str, detail: str, reason: Reason = "contradicting", seconds: float | None = None,
@@ -206,18 +214,18 @@ class Pool:
         else:
             self.well_again(name, "lagging")
 
-    def ordered(self, on: Purpose | None = None) -> list[Reader]:
+    def ordered(self, on: RequestPurpose | None = None) -> list[Reader]:
         """Endpoints as they would be asked now, for a purpose."""
         turns = [self.readers[(self._current + turn) % len(self.readers)] for turn in range(len(self.readers))]
-        now, what = self.clock(), on or purpose()
+        now, what = self.clock(), on or current_purpose()
         return sorted(turns, key=lambda reader: reader.endpoint.score.severity(now, what))
 
     async def each(
-        self, question: Callable[[Reader], Awaitable[T]], purpose: Purpose | None = None
+        self, question: Callable[[Reader], Awaitable[T]], purpose: RequestPurpose | None = None
     ) -> list[T | RpcError]:
         """The answer of every endpoint, in order of preference; its error where it gave none."""
         answers: list[T | RpcError] = []
-        with spending(purpose):
+        with request_purpose(purpose):
             for reader in self.ordered():
                 try:
                     await self.ensure_checked(reader)
@@ -227,12 +235,14 @@ class Pool:
                     answers.append(error)
         return answers
 
-    async def run(self, unit: Callable[[Reader], Awaitable[T]], prefer: str = "", purpose: Purpose | None = None) -> T:
+    async def run(
+        self, unit: Callable[[Reader], Awaitable[T]], prefer: str = "", purpose: RequestPurpose | None = None
+    ) -> T:
         """Does a unit of work on one endpoint; what fails there is done whole on the next. Raises the last RpcError.
 
         `prefer` names the endpoint to ask first; `purpose`: whose budget pays.
         """
-        with spending(purpose):
+        with request_purpose(purpose):
             return await self._run(unit, prefer)
 
     async def _run(self, unit: Callable[[Reader], Awaitable[T]], prefer: str) -> T:
@@ -262,16 +272,16 @@ class Pool:
         """What a failed unit says of the endpoint. Of answers that contradict each other no single call knows: they are
         counted here or nowhere."""
         reader.endpoint.failed_work[type(error).__name__] += 1
-        if isinstance(error, RateLimited | Inconsistent):
+        if isinstance(error, RateLimitedError | InconsistentResponseError):
             return
-        if isinstance(error, RpcRefused | Transient) and pruned(error.message):
-            self.set_aside(reader.name, error.message, "pruned", purpose=purpose())
-        elif isinstance(error, Transient):
-            self.set_aside(reader.name, error.message, "failing", FAILING)
+        if isinstance(error, RpcCallError | TransientRpcError) and pruned(error.message):
+            self.set_aside(reader.name, error.message, "pruned", purpose=current_purpose())
+        elif isinstance(error, TransientRpcError):
+            self.set_aside(reader.name, error.message, "failing", FAILING_S)
             self._checked.pop(reader, None)  # what comes back may be another
 
 
-def names(urls: Sequence[str]) -> list[str]:
+def display_names(urls: Sequence[str]) -> list[str]:
     """Names of endpoints for people, without secrets, each once: two keys at one provider are two endpoints."""
     seen: Counter[str] = Counter()
     found = []

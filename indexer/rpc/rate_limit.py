@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Literal, get_args
 
-SHORTEST, LONGEST = 0.1, 5.0  # of a quiet for which the endpoint named no time
+MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0  # of a quiet for which the endpoint named no time
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket: `rps` requests a second. In t seconds at most rps * t + burst pass; with a burst of one they are
     evenly spaced."""
 
@@ -40,13 +40,13 @@ class Bucket:
             self._at = now
 
 
-class Quiet:
+class Backoff:
     """Times in which nothing is sent, because an answer said so: shared by all callers of the endpoint."""
 
     def __init__(self) -> None:
         self.until = float("-inf")
         self._since = float("-inf")
-        self._pause = SHORTEST
+        self._pause = MIN_PAUSE_S
 
     def wait(self, now: float) -> float:
         return max(0.0, self.until - now)
@@ -58,26 +58,26 @@ class Quiet:
             self.until = max(self.until, now + retry_after)
         elif sent >= self._since:
             self.until = max(self.until, now + self._pause)
-            self._pause, self._since = min(LONGEST, 2 * self._pause), now
+            self._pause, self._since = min(MAX_PAUSE_S, 2 * self._pause), now
 
     def answered(self, sent: float) -> None:
         """A request sent after the last quiet began was answered: the next quiet is short again."""
         if sent >= self._since:
-            self._pause = SHORTEST
+            self._pause = MIN_PAUSE_S
 
 
-Purpose = Literal["follow", "probe", "backfill", "attest"]
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)  # the more urgent first
-_purpose: ContextVar[Purpose] = ContextVar("purpose", default="follow")
+RequestPurpose = Literal["follow", "probe", "backfill", "attest"]
+PURPOSES: tuple[RequestPurpose, ...] = get_args(RequestPurpose)  # the more urgent first
+_purpose: ContextVar[RequestPurpose] = ContextVar("purpose", default="follow")
 
 
-def purpose() -> Purpose:
+def current_purpose() -> RequestPurpose:
     """What is being asked for now."""
     return _purpose.get()
 
 
 @contextlib.contextmanager
-def spending(on: Purpose | None) -> Iterator[None]:
+def request_purpose(on: RequestPurpose | None) -> Iterator[None]:
     """Requests of the body, and of tasks begun in it, are for this; None: for what they were for anyway."""
     if on is None:
         yield

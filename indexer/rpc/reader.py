@@ -9,10 +9,18 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from indexer.chain.types import Header, Heads, Log
-from indexer.errors import Inconsistent, IndexerError, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
+from indexer.errors import (
+    InconsistentResponseError,
+    IndexerError,
+    RangeTooLargeError,
+    RateLimitedError,
+    RpcCallError,
+    RpcError,
+    TransientRpcError,
+)
 from indexer.rpc import error_hints, receipts, wire
-from indexer.rpc.adaptive_size import Learnt, RangeControl
-from indexer.rpc.receipts import BlockReceipts, Sealed, logs_of_receipts
+from indexer.rpc.adaptive_size import AdaptiveRange, LearnedLimits
+from indexer.rpc.receipts import BlockReceipts, SealedHeader, logs_of_receipts
 from indexer.rpc.transport import Call, Endpoint
 
 T = TypeVar("T")
@@ -26,7 +34,7 @@ class Reader:
 
     def __init__(self, endpoint: Endpoint, max_blocks: int = 2000) -> None:
         self.endpoint, self.name = endpoint, endpoint.name
-        self.ranges = RangeControl(max_blocks)
+        self.ranges = AdaptiveRange(max_blocks)
         self._probing = asyncio.Lock()
         self._refused = {"safe": 0, "finalized": 0}  # looks for which a refused tag is not asked for again
 
@@ -36,7 +44,7 @@ class Reader:
 
     def learn(self, learnt: Mapping[str, Any]) -> None:
         """Goes on from what `learnt` of the same endpoint told elsewhere; limits tighten only."""
-        self.ranges.restore(Learnt(**learnt["ranges"]))
+        self.ranges.restore(LearnedLimits(**learnt["ranges"]))
         self.endpoint.lengths.learn(learnt["batch"])
 
     async def chain_id(self) -> int:
@@ -49,8 +57,8 @@ class Reader:
         self._refused = {tag: max(0, looks - 1) for tag, looks in self._refused.items()}
         try:
             results = await self.endpoint.batch([_header_call(tag) for tag in tags])
-        except (RpcRefused, Transient) as error:
-            if isinstance(error, Transient) and not _NO_BLOCK.search(error.message):
+        except (RpcCallError, TransientRpcError) as error:
+            if isinstance(error, TransientRpcError) and not _NO_BLOCK.search(error.message):
                 raise
             return await self._heads_apart()
         return self._heads(dict(zip(tags, results, strict=True)))
@@ -61,8 +69,8 @@ class Reader:
         for tag in self._refused:
             try:
                 found[tag] = await self.endpoint.call(*_header_call(tag))
-            except (RpcRefused, Transient) as error:
-                if isinstance(error, Transient) and not _NO_BLOCK.search(error.message):
+            except (RpcCallError, TransientRpcError) as error:
+                if isinstance(error, TransientRpcError) and not _NO_BLOCK.search(error.message):
                     raise
                 self._refused[tag] = LOOKS_WITHOUT_TAG
         return self._heads(found)
@@ -126,16 +134,16 @@ class Reader:
         wanted, blocks = list(numbers), last - first + 1
         calls = [_header_call(n) for n in (*wanted, *beside)]
         if self.ranges.refuses(blocks):
-            raise RangeTooLarge(f"{blocks} blocks were refused before", self.name, self.ranges.ceiling)
+            raise RangeTooLargeError(f"{blocks} blocks were refused before", self.name, self.ranges.ceiling)
         asked = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
         try:
             results, size = await self.endpoint.weighed([("eth_getLogs", [asked]), *calls])
-        except (RateLimited, Inconsistent):
+        except (RateLimitedError, InconsistentResponseError):
             raise
-        except Transient:
+        except TransientRpcError:
             self.ranges.failed(blocks)
             raise
-        except RangeTooLarge as refusal:
+        except RangeTooLargeError as refusal:
             self._learn_from(refusal, blocks)
             raise
         self.ranges.weighed(blocks, size)
@@ -148,20 +156,20 @@ class Reader:
             )
         )
 
-    def _learn_from(self, refusal: RangeTooLarge, blocks: int) -> None:
+    def _learn_from(self, refusal: RangeTooLargeError, blocks: int) -> None:
         """Limits that the refusal names, before the next request can be under way. From a number of logs follows about
         how many blocks to ask for: they hold at least as many."""
-        logs = error_hints.results(refusal.message)
-        self.ranges.learn(max_logs=logs, max_bytes=error_hints.size(refusal.message))
+        logs = error_hints.max_results(refusal.message)
+        self.ranges.learn(max_logs=logs, max_bytes=error_hints.max_bytes(refusal.message))
         if logs and refusal.hint is None:
             refusal.hint = max(1, blocks * self.ranges.target // logs)
         if blocks > 1:
             self.ranges.refused(blocks, refusal.hint, results=refusal.results)
 
-    async def sealed(self, numbers: Sequence[int]) -> list[Sealed]:
+    async def sealed(self, numbers: Sequence[int]) -> list[SealedHeader]:
         """Whole headers, each with the hash that its fields have, in the order asked for."""
         results = await self.endpoint.batch([_header_call(n) for n in numbers])
-        return self._named(lambda: [receipts.sealed(r, n) for r, n in zip(results, numbers, strict=True)])
+        return self._named(lambda: [receipts.sealed_header(r, n) for r, n in zip(results, numbers, strict=True)])
 
     async def block_receipts(
         self, headers: Sequence[Header], addresses: Collection[str]
@@ -186,11 +194,13 @@ class Reader:
         """
         try:
             result = await self.endpoint.call("eth_getBlockReceipts", [hex(header.number)])
-        except RpcRefused as error:
+        except RpcCallError as error:
             if error.code == -32601:
                 return None
-            raise Inconsistent(f"no receipts of block {header.number}: {error.message}", self.name) from error
-        return self._named(lambda: receipts.logged(result, header))
+            raise InconsistentResponseError(
+                f"no receipts of block {header.number}: {error.message}", self.name
+            ) from error
+        return self._named(lambda: receipts.addresses_logged(result, header))
 
     def _named(self, parse: Callable[[], T]) -> T:
         """Errors of the parser say which endpoint sent the answer."""
@@ -202,7 +212,7 @@ class Reader:
         except IndexerError:
             raise
         except (TypeError, ValueError, OverflowError) as error:
-            raise Transient(f"unreadable answer: {error}", self.name) from error
+            raise TransientRpcError(f"unreadable answer: {error}", self.name) from error
 
 
 def _found(result: Any, block: int | str) -> Header | None:

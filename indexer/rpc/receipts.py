@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from indexer.chain.header_hash import FIELDS, LATER, header_hash
 from indexer.chain.receipts_root import Receipt, ReceiptLog
 from indexer.chain.types import Header, Log
-from indexer.errors import Inconsistent, Transient
+from indexer.errors import InconsistentResponseError, TransientRpcError
 from indexer.rpc.wire import data, quantity
 from indexer.rpc.wire import header as read_header
 from indexer.rpc.wire import logs as parse_logs
@@ -19,7 +19,7 @@ from indexer.rpc.wire import logs as parse_logs
 _ANY = 2**256
 
 
-class Sealed(NamedTuple):
+class SealedHeader(NamedTuple):
     """A header with what proves it: `computed` is the hash of its fields, to be compared with `header.hash`."""
 
     header: Header
@@ -38,14 +38,14 @@ class BlockReceipts(NamedTuple):
     in_place: bool
 
 
-def sealed(result: Any, number: int) -> Sealed:
+def sealed_header(result: Any, number: int) -> SealedHeader:
     """From a block object. Raises Transient, or Inconsistent when it is not block `number`."""
     header = read_header(result, number)
     values: dict[str, bytes | int] = {name: _value(result.get(name), name, size) for name, size in FIELDS}
     values |= {name: _value(result[name], name, size) for name, size in LATER if result.get(name) is not None}
     root = values["receiptsRoot"]
     assert isinstance(root, bytes)
-    return Sealed(header, root, header_hash(values))
+    return SealedHeader(header, root, header_hash(values))
 
 
 def _value(value: Any, name: str, size: int | None) -> bytes | int:
@@ -58,11 +58,11 @@ def receipts(result: Any, header: Header, addresses: Collection[str]) -> BlockRe
     Raises Inconsistent when it has none, or those of another block; Transient when they are unreadable.
     """
     if not isinstance(result, list):
-        raise Inconsistent(f"no receipts of block {header.number}")
+        raise InconsistentResponseError(f"no receipts of block {header.number}")
     watched = {bytes.fromhex(a[2:]) for a in addresses}
     placed = sorted(((_position(receipt, header), receipt) for receipt in result), key=lambda pair: pair[0])
     if [position for position, _ in placed] != list(range(len(placed))):
-        raise Inconsistent(
+        raise InconsistentResponseError(
             f"the receipts of block {header.number} are not those of transactions 0 to {len(placed) - 1}"
         )
     found: list[Receipt] = []
@@ -83,9 +83,9 @@ def receipts(result: Any, header: Header, addresses: Collection[str]) -> BlockRe
 
 def _position(receipt: Any, header: Header) -> int:
     if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
-        raise Transient(f"a receipt is no object with logs: {receipt!r:.80}")
+        raise TransientRpcError(f"a receipt is no object with logs: {receipt!r:.80}")
     if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
-        raise Inconsistent(f"receipts of another block than {header.number} of this hash")
+        raise InconsistentResponseError(f"receipts of another block than {header.number} of this hash")
     return quantity(receipt.get("transactionIndex"), "transactionIndex", 2**31)
 
 
@@ -105,10 +105,10 @@ def _receipt(receipt: dict[str, Any], logs: list[ReceiptLog]) -> Receipt:
 
 def _log(entry: Any) -> ReceiptLog:
     if not isinstance(entry, dict):
-        raise Transient(f"a log is no object: {entry!r:.80}")
+        raise TransientRpcError(f"a log is no object: {entry!r:.80}")
     topics = entry.get("topics")
     if not isinstance(topics, list) or len(topics) > 4:
-        raise Transient(f"topics are not a list of at most four: {topics!r:.80}")
+        raise TransientRpcError(f"topics are not a list of at most four: {topics!r:.80}")
     return ReceiptLog(
         data(entry.get("address"), "address", 20),
         tuple([data(topic, "topic", 32) for topic in topics]),
@@ -124,17 +124,17 @@ def logs_of_receipts(result: Any, header: Header, addresses: Collection[str]) ->
     a header names no number of them.
     """
     if not isinstance(result, list) or not result:
-        raise Inconsistent(f"no receipts of block {header.number}")
+        raise InconsistentResponseError(f"no receipts of block {header.number}")
     entries: list[Any] = []
     transactions: set[int] = set()
     for receipt in result:
         if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
-            raise Transient(f"a receipt is no object with logs: {receipt!r:.80}")
+            raise TransientRpcError(f"a receipt is no object with logs: {receipt!r:.80}")
         if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
-            raise Inconsistent(f"receipts of another block than {header.number} of this hash")
+            raise InconsistentResponseError(f"receipts of another block than {header.number} of this hash")
         index = quantity(receipt.get("transactionIndex"), "transactionIndex", 2**31)
         if index in transactions:
-            raise Inconsistent(f"the receipt of transaction {index} of block {header.number} came twice")
+            raise InconsistentResponseError(f"the receipt of transaction {index} of block {header.number} came twice")
         transactions.add(index)
         _check_owned(receipt, index)
         entries += receipt["logs"]
@@ -143,30 +143,30 @@ def logs_of_receipts(result: Any, header: Header, addresses: Collection[str]) ->
     # All are parsed, so that a doubled index is found wherever it is.
     logs = parse_logs(entries, header.number, header.number, everyone)
     if any(log.block_hash != header.hash for log in logs):
-        raise Inconsistent(f"a log of another block than {header.number} of this hash in its receipts")
+        raise InconsistentResponseError(f"a log of another block than {header.number} of this hash in its receipts")
     return [log for log in logs if log.address in watched]
 
 
 def _check_owned(receipt: dict[str, Any], index: int) -> None:
     for entry in receipt["logs"]:
         if not isinstance(entry, dict):
-            raise Transient(f"a log is no object: {entry!r:.80}")
+            raise TransientRpcError(f"a log is no object: {entry!r:.80}")
         if quantity(entry.get("transactionIndex"), "transactionIndex", 2**31) != index:
-            raise Inconsistent(f"a log of another transaction in the receipt of transaction {index}")
+            raise InconsistentResponseError(f"a log of another transaction in the receipt of transaction {index}")
 
 
-def logged(result: Any, header: Header) -> set[bytes]:
+def addresses_logged(result: Any, header: Header) -> set[bytes]:
     """The addresses of all logs in a block's receipts. Raises Inconsistent when they are not this block's."""
     if not isinstance(result, list) or not result:
-        raise Inconsistent(f"no receipts of block {header.number}")
+        raise InconsistentResponseError(f"no receipts of block {header.number}")
     addresses: set[bytes] = set()
     for receipt in result:
         if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
-            raise Transient(f"a receipt is no object with logs: {receipt!r:.80}")
+            raise TransientRpcError(f"a receipt is no object with logs: {receipt!r:.80}")
         if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
-            raise Inconsistent(f"receipts of another block than {header.number} of this hash")
+            raise InconsistentResponseError(f"receipts of another block than {header.number} of this hash")
         for entry in receipt["logs"]:
             if not isinstance(entry, dict):
-                raise Transient(f"a log is no object: {entry!r:.80}")
+                raise TransientRpcError(f"a log is no object: {entry!r:.80}")
             addresses.add(data(entry.get("address"), "address", 20))
     return addresses

@@ -26,22 +26,30 @@ from tenacity import (
 from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
-from indexer.errors import BatchRefused, Inconsistent, RangeTooLarge, RateLimited, RpcError, RpcRefused, Transient
+from indexer.errors import (
+    BatchUnsupportedError,
+    InconsistentResponseError,
+    RangeTooLargeError,
+    RateLimitedError,
+    RpcCallError,
+    RpcError,
+    TransientRpcError,
+)
 from indexer.rpc import error_hints
-from indexer.rpc.adaptive_size import BatchControl
-from indexer.rpc.budget import Budgets, Turns
+from indexer.rpc.adaptive_size import AdaptiveBatch
+from indexer.rpc.budget import Budgets, PriorityLock
 from indexer.rpc.error_classifier import classify
-from indexer.rpc.health import Score
-from indexer.rpc.rate_limit import Bucket, Quiet, purpose
-from indexer.rpc.wire import parsed
+from indexer.rpc.health import EndpointHealth
+from indexer.rpc.rate_limit import Backoff, TokenBucket, current_purpose
+from indexer.rpc.wire import parse_json
 from indexer.runtime.secrets import redact
 
 Call = tuple[str, Sequence[Any]]
 
-ATTEMPTS = 4
-LONGEST_WAIT = 5.0  # seconds a call waits because a node said so; for longer it is left to other endpoints
+MAX_ATTEMPTS = 4
+MAX_WAIT_S = 5.0  # seconds a call waits because a node said so; for longer it is left to other endpoints
 READ_AHEAD = 1 << 19  # bytes of an answer that the socket may be ahead of us
-MOST_COOKIES = 32  # a balanced endpoint keeps us on one backend by them; a hostile one must not fill the memory
+MAX_COOKIES = 32  # a balanced endpoint keeps us on one backend by them; a hostile one must not fill the memory
 # Refusals that single calls would meet too; any other refusal of a whole batch may be one of batches as such.
 _NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -52,11 +60,11 @@ _backoff = wait_random_exponential(multiplier=0.15, max=3)
 def _wait(state: RetryCallState) -> float:
     """Jittered and exponential, seconds; a node's own Retry-After comes first."""
     error = state.outcome.exception() if state.outcome else None
-    named = error.retry_after if isinstance(error, RateLimited) else None
+    named = error.retry_after if isinstance(error, RateLimitedError) else None
     return max(named or 0.0, _backoff(state))
 
 
-class _Patience(stop_base):
+class _StopAfterTimeout(stop_base):
     """Stops where the node asks for more than LONGEST_WAIT, or after `timeout` seconds; `queued` ones do not count."""
 
     def __init__(self, timeout: float) -> None:
@@ -64,12 +72,12 @@ class _Patience(stop_base):
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        if isinstance(error, RateLimited) and (error.retry_after or 0.0) > LONGEST_WAIT:
+        if isinstance(error, RateLimitedError) and (error.retry_after or 0.0) > MAX_WAIT_S:
             return True
         return (retry_state.seconds_since_start or 0.0) - self.queued >= self.timeout
 
 
-def scrub(text: str, url: str) -> str:
+def redact_text(text: str, url: str) -> str:
     """`text` without the secrets of `url`: errors of HTTP clients and of nodes quote URLs and keys."""
     parts = urlsplit(url)
     secrets = {*parts.path.split("/"), *(v for _, v in parse_qsl(parts.query)), parts.username, parts.password}
@@ -107,7 +115,7 @@ class Endpoint:
     ) -> None:  # fmt: skip
         self.url, self.name = url, name or redact(url)
         self.timeout, self.max_response = timeout, max_response
-        self.lengths = BatchControl(max_batch)
+        self.lengths = AdaptiveBatch(max_batch)
         self._served = 0  # the longest batch that was answered as one
         self.requests = 0
         self.errors: Counter[str] = Counter()  # by class, also those that another try overcame
@@ -116,10 +124,10 @@ class Endpoint:
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)
-        self._gate, self._budgets = Turns(), budgets or Budgets()
-        self._bucket = None if rps is None else Bucket(rps)
-        self._quiet = Quiet()
-        self.score = Score()
+        self._gate, self._budgets = PriorityLock(), budgets or Budgets()
+        self._bucket = None if rps is None else TokenBucket(rps)
+        self._quiet = Backoff()
+        self.score = EndpointHealth()
         self.connections = 0  # opened so far; behind a new one may be another machine
         self.under_way: dict[int, tuple[str, float]] = {}  # first id -> method and monotonic time, but for probes
         self.served_at = self.held_until = 0.0  # when it answered last, but for probes; until when a cap holds us
@@ -156,17 +164,19 @@ class Endpoint:
         """One batch; None when shorter ones are to be asked for."""
         try:
             answered = await self._retried(part, single=False)
-        except BatchRefused as refusal:
+        except BatchUnsupportedError as refusal:
             said = refusal.message.removeprefix(f"{self.name}: ")
-            self.lengths.refused(len(part), error_hints.calls(said), length=error_hints.of_length(said))
+            self.lengths.refused(
+                len(part), error_hints.max_batch_calls(said), length=error_hints.is_about_batch_length(said)
+            )
             return None
-        except RangeTooLarge:
+        except RangeTooLargeError:
             if len(part) == 1 or any(method != "eth_getBlockByNumber" for method, _ in part):
                 raise
             self.lengths.refused(len(part), length=False)  # headers alone were too much: no range is to blame
             return None
-        except Transient as error:
-            if not isinstance(error, RateLimited | Inconsistent):
+        except TransientRpcError as error:
+            if not isinstance(error, RateLimitedError | InconsistentResponseError):
                 self.lengths.failed(len(part))
             raise
         self.lengths.served(len(part))
@@ -190,9 +200,9 @@ class Endpoint:
 
     async def _retried(self, calls: Sequence[Call], *, single: bool) -> Results:
         """Tries again after Transient, a few times and not much longer than `timeout`: then another endpoint's turn."""
-        patience = _Patience(self.timeout)
-        stop = stop_any(stop_after_attempt(ATTEMPTS), patience)
-        retrying = AsyncRetrying(retry=retry_if_exception_type(Transient), wait=_wait, stop=stop, reraise=True)
+        patience = _StopAfterTimeout(self.timeout)
+        stop = stop_any(stop_after_attempt(MAX_ATTEMPTS), patience)
+        retrying = AsyncRetrying(retry=retry_if_exception_type(TransientRpcError), wait=_wait, stop=stop, reraise=True)
         return await retrying(self._send, calls, single, patience)
 
     async def _pass(self) -> None:
@@ -204,8 +214,8 @@ class Endpoint:
             while True:
                 now = time.monotonic()
                 quiet = self._quiet.wait(now)
-                if quiet > LONGEST_WAIT:
-                    raise RateLimited(f"asks for {quiet:.0f} more seconds without requests", self.name, quiet)
+                if quiet > MAX_WAIT_S:
+                    raise RateLimitedError(f"asks for {quiet:.0f} more seconds without requests", self.name, quiet)
                 wait = max(quiet, self._bucket.wait(now) if self._bucket else 0.0)
                 if wait <= 0:
                     break
@@ -214,7 +224,7 @@ class Endpoint:
             if self._bucket:
                 self._bucket.take(now)
 
-    async def _send(self, calls: Sequence[Call], single: bool, patience: _Patience) -> Results:
+    async def _send(self, calls: Sequence[Call], single: bool, patience: _StopAfterTimeout) -> Results:
         came = time.monotonic()
         await self._budgets.take()
         await self._pass()
@@ -222,7 +232,7 @@ class Endpoint:
         patience.queued += sent - came
         first = self._next_id
         self._next_id += len(calls)
-        asked = purpose() != "probe"
+        asked = current_purpose() != "probe"
         if asked:
             self.under_way[first] = calls[0][0], sent
         try:
@@ -231,10 +241,10 @@ class Endpoint:
             now = time.monotonic()
             self.errors[type(error).__name__] += 1
             self.outcomes.update((method, type(error).__name__) for method, _ in calls)
-            if isinstance(error, RateLimited):
+            if isinstance(error, RateLimitedError):
                 self._quiet.limited(now, sent, error.retry_after or None)
-            if isinstance(error, Transient):
-                self.score.failed(now, error.message, limited=isinstance(error, RateLimited))
+            if isinstance(error, TransientRpcError):
+                self.score.failed(now, error.message, limited=isinstance(error, RateLimitedError))
             else:  # a refusal is an answer
                 self.score.answered(now, now - sent)
             raise
@@ -266,18 +276,18 @@ class Endpoint:
     ) -> RpcError:  # fmt: skip
         """What one answer for a whole batch of `count` calls means. Nodes refuse batches so, each in other words."""
         if not isinstance(entry, dict) or entry.get("error") is None:
-            return Transient(f"no list for a batch: {entry!r:.80}", self.name)
+            return TransientRpcError(f"no list for a batch: {entry!r:.80}", self.name)
         error = self._error(entry["error"], status, headers)
-        if isinstance(error, RpcRefused):
+        if isinstance(error, RpcCallError):
             about_batches = status not in _NOT_ABOUT_BATCHES
             if about_batches and count <= self._served:
                 self._served = 0  # one odd moment is tried again; said twice in a row, it is believed
-                return Transient(error.message)
+                return TransientRpcError(error.message)
         else:
             # "Internal error" is a refusal too, unless as long a batch was served before: then it is trouble that ends.
-            passes = isinstance(error, RateLimited) or status >= 500 or status == 408 or count <= self._served
-            about_batches = isinstance(error, Transient) and not passes
-        return BatchRefused(error.message) if about_batches else error
+            passes = isinstance(error, RateLimitedError) or status >= 500 or status == 408 or count <= self._served
+            about_batches = isinstance(error, TransientRpcError) and not passes
+        return BatchUnsupportedError(error.message) if about_batches else error
 
     def _in_order(self, answer: list[Any], first: int, count: int) -> list[Any]:
         by_id: dict[int, Any] = {}
@@ -286,18 +296,18 @@ class Endpoint:
             if not isinstance(number, int):
                 raise self._of_batch(entry, count)
             if number in by_id:
-                raise Inconsistent("an answer came twice in one batch", self.name)
+                raise InconsistentResponseError("an answer came twice in one batch", self.name)
             by_id[number] = entry
         missing = sum(i not in by_id for i in range(first, first + count))
         if missing:
             for entry in answer:
                 self._result(entry)
-            raise Transient(f"{missing} of {count} answers are missing in a batch", self.name)
+            raise TransientRpcError(f"{missing} of {count} answers are missing in a batch", self.name)
         return [self._result(by_id[i]) for i in range(first, first + count)]
 
     async def _post(self, body: bytes) -> _Answer:
         session = self._session = self._session or self._opened()
-        if len(session.cookie_jar) > MOST_COOKIES:
+        if len(session.cookie_jar) > MAX_COOKIES:
             session.cookie_jar.clear()
         try:
             # Not to wherever an answer sends us: what is asked for, and the key in the URL, are for this host.
@@ -305,21 +315,23 @@ class Endpoint:
                 text = await self._read(answer)
                 status, headers = answer.status, answer.headers
         except TimeoutError as error:
-            raise Transient(f"no answer within {self.timeout:g} seconds", self.name) from error
+            raise TransientRpcError(f"no answer within {self.timeout:g} seconds", self.name) from error
         except (aiohttp.ClientError, OSError) as error:
-            text_of = scrub(" ".join(str(error).split())[:200], self.url)
-            raise Transient(f"{type(error).__name__}: {text_of}", self.name) from None
+            text_of = redact_text(" ".join(str(error).split())[:200], self.url)
+            raise TransientRpcError(f"{type(error).__name__}: {text_of}", self.name) from None
         if status in _REDIRECTS:
             where = redact(headers.get("Location", ""))
-            raise RpcRefused(f"redirects to {where}: give the URL that answers itself", self.name, status)
+            raise RpcCallError(f"redirects to {where}: give the URL that answers itself", self.name, status)
         return self._answer(text, status, headers)
 
     def _answer(self, text: bytes, status: int, headers: Mapping[str, str]) -> _Answer:
         try:
-            found = parsed(text)
+            found = parse_json(text)
         except ValueError as error:
             if status == 200:
-                raise Transient(f"the answer is not JSON, or too much of it: {error!s:.80}", self.name) from error
+                raise TransientRpcError(
+                    f"the answer is not JSON, or too much of it: {error!s:.80}", self.name
+                ) from error
             found = None
         if status != 200 and not (
             (isinstance(found, list) and status != 429) or (isinstance(found, dict) and found.get("error"))
@@ -345,18 +357,18 @@ class Endpoint:
             size += len(part)
             if size > self.max_response:
                 # Bounded, so that one answer cannot take the machine's memory.
-                raise RangeTooLarge(f"the answer exceeds {self.max_response} bytes", self.name, results=True)
+                raise RangeTooLargeError(f"the answer exceeds {self.max_response} bytes", self.name, results=True)
             parts.append(part)
         return b"".join(parts)
 
     def _result(self, entry: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
         if not isinstance(entry, dict):
-            raise Transient(f"an answer is no object: {entry!r:.80}", self.name)
+            raise TransientRpcError(f"an answer is no object: {entry!r:.80}", self.name)
         error = entry.get("error")
         if error is not None:
             raise self._error(error, status, headers)
         if "result" not in entry:
-            raise Transient("an answer has neither result nor error", self.name)
+            raise TransientRpcError("an answer has neither result nor error", self.name)
         return entry["result"]
 
     def _error(self, error: Any, status: int, headers: Mapping[str, str] | None) -> RpcError:
@@ -371,7 +383,7 @@ class Endpoint:
     def _classified(
         self, code: int, message: str, status: int, headers: Mapping[str, str] | None, backoff: float | None = None
     ) -> RpcError:
-        said = scrub(message, self.url)
+        said = redact_text(message, self.url)
         return classify(code, said, self.name, status, headers, now=time.time(), backoff=backoff)
 
 

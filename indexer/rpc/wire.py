@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from indexer.chain.types import Header, Log, made_log
-from indexer.errors import Inconsistent, Missing, Transient
+from indexer.errors import InconsistentResponseError, MissingBlockError, TransientRpcError
 
 LOGS_PER_BLOCK = 100_000
 YEAR_10000 = 253_402_300_800  # seconds; neither datetime nor we go on from there
@@ -27,35 +27,35 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+")
 def quantity(value: Any, what: str, below: int = 2**63) -> int:
     """A hex quantity `below` a bound; a bigint ends at 63 bits. JSON numbers are refused: floats to many parsers."""
     if not isinstance(value, str) or len(value) > 66 or not _HEX.fullmatch(value):
-        raise Transient(f"{what} is not a hex quantity: {value!r:.80}")
+        raise TransientRpcError(f"{what} is not a hex quantity: {value!r:.80}")
     number = int(value, 16)
     if number >= below:
-        raise Transient(f"{what} is too large: {value}")
+        raise TransientRpcError(f"{what} is too large: {value}")
     return number
 
 
 def data(value: Any, what: str, size: int | None = None) -> bytes:
     """0x hex of whole bytes, of `size` bytes when given."""
     if not isinstance(value, str) or not value.startswith("0x"):
-        raise Transient(f"{what} is not 0x hex: {value!r:.80}")
+        raise TransientRpcError(f"{what} is not 0x hex: {value!r:.80}")
     try:
         raw = unhexlify(value[2:])
     except ValueError as error:
-        raise Transient(f"{what} is not 0x hex: {value!r:.80}") from error
+        raise TransientRpcError(f"{what} is not 0x hex: {value!r:.80}") from error
     if size is not None and len(raw) != size:
-        raise Transient(f"{what} has {len(raw)} bytes, not {size}")
+        raise TransientRpcError(f"{what} has {len(raw)} bytes, not {size}")
     return raw
 
 
 def header(result: Any, number: int | None = None) -> Header:
     """A header from a block object. Raises Missing, Transient; Inconsistent when it is not block `number`."""
     if result is None:
-        raise Missing(f"block {number} is missing" if number is not None else "a block is missing")
+        raise MissingBlockError(f"block {number} is missing" if number is not None else "a block is missing")
     if not isinstance(result, dict):
-        raise Transient(f"a block is no object: {result!r:.80}")
+        raise TransientRpcError(f"a block is no object: {result!r:.80}")
     found = quantity(result.get("number"), "block number", 2**63 // LOGS_PER_BLOCK)  # unique_id is a bigint
     if number is not None and found != number:
-        raise Inconsistent(f"asked for block {number}, got block {found}")
+        raise InconsistentResponseError(f"asked for block {number}, got block {found}")
     bloom = result.get("logsBloom")
     return Header(
         found,
@@ -73,11 +73,11 @@ def logs(result: Any, first: int, last: int, addresses: Collection[str]) -> list
     range, two hashes for one block.
     """
     if not isinstance(result, list):
-        raise Transient(f"eth_getLogs did not answer with a list: {result!r:.80}")
+        raise TransientRpcError(f"eth_getLogs did not answer with a list: {result!r:.80}")
     try:
         return _read(result, _Texts(first, last, addresses))
     except TypeError as error:
-        raise Transient(f"a field of a log is neither text nor absent: {error}") from error
+        raise TransientRpcError(f"a field of a log is neither text nor absent: {error}") from error
 
 
 _FIELDS = (
@@ -96,10 +96,10 @@ def _read(result: list[Any], read: _Texts) -> list[Log]:
     transaction_index_text: Any = ()
     for entry in result:
         if entry.__class__ is not dict:
-            raise Transient(f"a log is no object: {entry!r:.80}")
+            raise TransientRpcError(f"a log is no object: {entry!r:.80}")
         get = entry.get
         if get("removed"):
-            raise Inconsistent("a removed log in an answer of eth_getLogs")
+            raise InconsistentResponseError("a removed log in an answer of eth_getLogs")
         try:
             fields = _fields(entry)
         except KeyError:
@@ -116,7 +116,7 @@ def _read(result: list[Any], read: _Texts) -> list[Log]:
             hash_, position = data(sent, "transactionHash", 32), read.position(sent_index)
             transaction_text, transaction_index_text = sent, sent_index
         if topics.__class__ is not list or len(topics) > 4:
-            raise Transient(f"topics are not a list of at most four: {topics!r:.80}")
+            raise TransientRpcError(f"topics are not a list of at most four: {topics!r:.80}")
         index = index_of(index_text)
         if index is None:
             index = read.index(index_text, number)
@@ -148,9 +148,9 @@ class _Texts:
         at = quantity(number, "blockNumber")
         read = data(block_hash, "blockHash", 32)
         if not self._first <= at <= self._last:
-            raise Inconsistent(f"a log of block {at} in an answer about {self._first} to {self._last}")
+            raise InconsistentResponseError(f"a log of block {at} in an answer about {self._first} to {self._last}")
         if self._hashes.setdefault(at, read) != read:
-            raise Inconsistent(f"two hashes for block {at} in one answer")
+            raise InconsistentResponseError(f"two hashes for block {at} in one answer")
         return read, at, _optional_time(stamp)
 
     def index(self, text: Any, number: int) -> int:
@@ -159,7 +159,7 @@ class _Texts:
         index = quantity(text, "logIndex")
         if index >= LOGS_PER_BLOCK:
             # unique_id = block * 100000 + index would collide with the next block's.
-            raise Inconsistent(
+            raise InconsistentResponseError(
                 f"block {number} has a log index of {index}: unique_id has room for 100,000 logs a block"
             )
         self.indices[text] = index
@@ -174,7 +174,7 @@ class _Texts:
     def address(self, text: Any) -> bytes:
         address = data(text, "address", 20)
         if address not in self._watched:
-            raise Inconsistent(f"a log of 0x{address.hex()}, which was not asked for")
+            raise InconsistentResponseError(f"a log of 0x{address.hex()}, which was not asked for")
         self.addresses[text] = address
         return address
 
@@ -195,8 +195,8 @@ def _optional_time(stamp: Any) -> int | None:
     return time if time < YEAR_10000 else None
 
 
-def _pending() -> Inconsistent:
-    return Inconsistent("a log without its block: it is pending")
+def _pending() -> InconsistentResponseError:
+    return InconsistentResponseError("a log without its block: it is pending")
 
 
 def _sorted(logs: list[Log]) -> list[Log]:
@@ -204,17 +204,19 @@ def _sorted(logs: list[Log]) -> list[Log]:
     logs.sort(key=lambda g: (g.block_number, g.log_index))
     for below, above in pairwise(logs):
         if below[:2] == above[:2]:
-            raise Inconsistent(f"log {above.log_index} of block {above.block_number} came twice")
+            raise InconsistentResponseError(f"log {above.log_index} of block {above.block_number} came twice")
     return logs
 
 
-SMALL = 2 << 20  # bytes; up to it nothing grows beyond 40 MiB, and an answer of usual size need not be looked through
+SMALL_BODY = (
+    2 << 20
+)  # bytes; up to it nothing grows beyond 40 MiB, and an answer of usual size need not be looked through
 BYTES_EACH_VALUE, BYTES_EACH_CONTAINER = 20, 40  # a log has one value in 60 bytes, one container in 250
 
 
-def parsed(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """The JSON value. Raises ValueError: not JSON, nested too deep, or too many values for its size."""
-    if len(body) > SMALL:
+    if len(body) > SMALL_BODY:
         values = body.count(b",")
         containers = body.count(b"[") + body.count(b"{")
         if values * BYTES_EACH_VALUE > len(body) or containers * BYTES_EACH_CONTAINER > len(body):

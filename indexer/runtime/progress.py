@@ -14,7 +14,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 DEPTHS = (1, 2, 4, 8, 16, 32, 64, 256, 1_024, 16_384)
 
 
-class Spread:
+class Histogram:
     """`bounds` ascending; a value counts in the first range whose bound it does not exceed."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -39,7 +39,7 @@ ATTEST_OFF, ATTEST_STARTING = "off", "starting"
 
 
 @dataclass(slots=True)
-class Gauges:
+class AttestProgress:
     """`up_to` and `newest` by grade, block numbers, -1 until known. `state`: "attesting", "done", or what it waits for.
     `blocks` attested since the start, by grade; `blamed`: faults by endpoint."""
 
@@ -62,7 +62,7 @@ def wait_name(reason: str) -> str:
 
 
 @dataclass(slots=True)
-class Progress:
+class DaemonProgress:
     """Block numbers are -1 until known; times are monotonic seconds."""
 
     clock: Callable[[], float] = time.monotonic
@@ -93,14 +93,14 @@ class Progress:
     reorgs: int = 0
     regressions: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    attest: Gauges = field(default_factory=Gauges)
+    attest: AttestProgress = field(default_factory=AttestProgress)
     stuck: dict[str, str] = field(default_factory=dict)  # what the watchdog found, by name, until it is healed
     found_stuck: Counter[str] = field(default_factory=Counter)
     waits: Counter[str] = field(default_factory=Counter)  # by name, begun
     waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by name, seconds, ended ones
-    step_blocks: defaultdict[str, Spread] = field(default_factory=lambda: defaultdict(lambda: Spread(BLOCKS)))
-    commit_seconds: defaultdict[str, Spread] = field(default_factory=lambda: defaultdict(lambda: Spread(SECONDS)))
-    reorg_depth: Spread = field(default_factory=lambda: Spread(DEPTHS))
+    step_blocks: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(lambda: Histogram(BLOCKS)))
+    commit_seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(lambda: Histogram(SECONDS)))
+    reorg_depth: Histogram = field(default_factory=lambda: Histogram(DEPTHS))
 
     def __post_init__(self) -> None:
         self.waiting_since = self.clock()

@@ -11,28 +11,28 @@ T = TypeVar("T")
 
 
 @contextlib.asynccontextmanager
-async def beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+async def background_task(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
     """Work that goes on while the body does something else; it ends with the body. A thread that it waits for cannot be
     ended: what such a thread writes to must belong to it alone."""
     task = asyncio.create_task(work)
     try:
         yield task
     finally:
-        await ended(task)
+        await cancel_and_wait(task)
 
 
-async def ended(*tasks: asyncio.Task[Any]) -> None:
+async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
     """Cancels tasks and waits for their end; what came of them does not matter any more."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def together(*works: Coroutine[Any, Any, None]) -> None:
+async def run_all(*works: Coroutine[Any, Any, None]) -> None:
     """All of them; the first error ends the others and is raised as it is."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         for finished in asyncio.as_completed(tasks):
             await finished
     finally:
-        await ended(*tasks)
+        await cancel_and_wait(*tasks)

@@ -11,7 +11,7 @@ BULK = 200_000
 TURN = 0.001  # seconds
 
 
-def calm_collector(objects: int) -> None:
+def tune_gc(objects: int) -> None:
     """Looks once so many more objects were made than freed: what a step allocates is freed without it, and each look
     at that costs more than it finds. Not never: tasks are cycles, and theirs are the logs of whole answers. What was
     imported so far is not looked at again."""
@@ -19,7 +19,7 @@ def calm_collector(objects: int) -> None:
     gc.set_threshold(objects, 5, 20)
 
 
-def take_turns() -> None:
+def tune_thread_switching() -> None:
     """While a thread computes the next step, the loop sends the last one: some forty answers of the server, and after
     each it waits for its turn. With turns of 5 ms, the default, the server was idle a tenth of the time."""
     sys.setswitchinterval(TURN)

@@ -60,13 +60,13 @@ async def names(conn: Connection) -> Names:
     return frozenset(row[0] for row in await conn.fetch("SELECT name FROM indexer.adopted"))
 
 
-async def remember(conn: Connection, taken: Iterable[str]) -> None:
+async def record(conn: Connection, taken: Iterable[str]) -> None:
     """In the transaction that adopts."""
     await conn.execute(CREATE)
     await conn.executemany("INSERT INTO indexer.adopted (name) VALUES ($1)", [(name,) for name in sorted(taken)])
 
 
-def without(statement: str, taken: Names) -> str:
+def filter_statement(statement: str, taken: Names) -> str:
     """A migration's statement, or what is run instead of one that would touch a relation of others."""
     if not taken:
         return statement
@@ -94,7 +94,7 @@ def _table_of(index: str) -> str:
     return max((name for name in PUBLIC_TABLES if index.startswith(f"{name}_")), key=len, default="")
 
 
-async def state(conn: Connection, taken: Names) -> list[str]:
+async def catalog_snapshot(conn: Connection, taken: Names) -> list[str]:
     """Everything that the catalogs say of these relations, rights on them apart."""
     oids = await conn.fetch(
         "SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname = ANY($1::text[])"
@@ -104,9 +104,9 @@ async def state(conn: Connection, taken: Names) -> list[str]:
     return [row["line"] for row in await conn.fetch(_STATE, [row["oid"] for row in oids])]
 
 
-async def verify(conn: Connection, taken: Names, before: list[str]) -> None:
+async def ensure_unchanged(conn: Connection, taken: Names, before: list[str]) -> None:
     """Raises IndexerError when a step changed an adopted relation: the caller's transaction is to be rolled back."""
-    after = await state(conn, taken)
+    after = await catalog_snapshot(conn, taken)
     if changed := sorted(set(before) ^ set(after)):
         raise IndexerError(
             f"a step would change a table that this program did not make: {changed[0]}",

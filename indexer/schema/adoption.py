@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
-from indexer.db.catalog import kind, quoted, sql_name
+from indexer.db.catalog import quoted, sql_name, table_kind
 from indexer.db.connection import Connection
 from indexer.schema.adopted_tables import Names
 from indexer.schema.tables.metadata import public
@@ -23,7 +23,7 @@ from indexer.schema.views.all_views import VIEWS
 PROJECTED = ("append", "state")
 
 
-class Difference(NamedTuple):
+class SchemaDifference(NamedTuple):
     """`blocks`: the program cannot work so. `remedy`: SQL for the owner of the table, where there is some."""
 
     table: str
@@ -50,7 +50,7 @@ class Constraint(NamedTuple):
 
 
 @dataclass
-class Found:
+class ExistingRelation:
     """A relation as it is. `keys`: columns of unique indexes, None among them for an expression, a condition or a
     check that waits for the commit; `leading`: columns of every index of all rows."""
 
@@ -104,11 +104,12 @@ UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = to_regnamespace('inde
 _TRIGGERS = "SELECT tgrelid AS oid, tgname AS name FROM pg_trigger WHERE tgrelid = ANY($1::oid[]) AND NOT tgisinternal"
 
 
-async def read(conn: Connection, names: list[str]) -> dict[str, Found]:
+async def read(conn: Connection, names: list[str]) -> dict[str, ExistingRelation]:
     """Those relations of these names that there are."""
     rows = await conn.fetch(_RELATIONS, names)
     by_oid = {
-        row["oid"]: Found(row["kind"], row["secured"], unlogged=row["unlogged"], bounded=row["bounded"]) for row in rows
+        row["oid"]: ExistingRelation(row["kind"], row["secured"], unlogged=row["unlogged"], bounded=row["bounded"])
+        for row in rows
     }
     oids = list(by_oid)
     for row in await conn.fetch(_COLUMNS, oids):
@@ -129,79 +130,85 @@ async def read(conn: Connection, names: list[str]) -> dict[str, Found]:
     return {row["name"]: by_oid[row["oid"]] for row in rows}
 
 
-async def compare(conn: Connection, only: Names | None = None) -> list[Difference]:
+async def compare(conn: Connection, only: Names | None = None) -> list[SchemaDifference]:
     """Every difference from the contract, those that block first. `only`: of tables that were adopted earlier, whose
     rows are ours by now."""
     wanted = [*public.tables, *VIEWS] if only is None else sorted(only)
-    found, differences = await read(conn, wanted), list[Difference]()
+    found, differences = await read(conn, wanted), list[SchemaDifference]()
     for name in wanted:
         there = found.get(name)
         if there is None and only is not None:
-            needed = name in public.tables and kind(name) in PROJECTED
-            differences.append(Difference(name, "was adopted and is gone", needed))
+            needed = name in public.tables and table_kind(name) in PROJECTED
+            differences.append(SchemaDifference(name, "was adopted and is gone", needed))
         elif there is None:
             if name in public.tables:
-                differences.append(Difference(name, "is missing: it will be made"))
+                differences.append(SchemaDifference(name, "is missing: it will be made"))
         elif name not in public.tables:
-            differences.append(Difference(name, "is there already: this program's view of that name is not made"))
+            differences.append(SchemaDifference(name, "is there already: this program's view of that name is not made"))
         else:
             differences += table_differences(public.tables[name], there)
             # Row security would make the look an error instead of the difference that it is told as already.
-            if only is None and kind(name) in PROJECTED and there.kind in "rp" and not there.row_security:
+            if only is None and table_kind(name) in PROJECTED and there.kind in "rp" and not there.row_security:
                 differences += await _rows(conn, name)
     if only is None and (taken := await conn.fetchval(_IN_OUR_SCHEMA)):
         what = f"holds {taken} of others: everything in it is this program's, and goes with it"
         differences.append(
-            Difference("(schema indexer)", what, True, "ALTER SCHEMA indexer RENAME TO indexer_of_others;")
+            SchemaDifference("(schema indexer)", what, True, "ALTER SCHEMA indexer RENAME TO indexer_of_others;")
         )
     if only is None and not await conn.fetchval(_IN_UTC):
-        differences.append(Difference("(database)", "its time zone becomes UTC for new sessions"))
+        differences.append(SchemaDifference("(database)", "its time zone becomes UTC for new sessions"))
     return sorted(differences, key=lambda one: not one.blocks)
 
 
-async def present(conn: Connection) -> Names:
+async def existing_names(conn: Connection) -> Names:
     """Relations of others under names of ours."""
     return frozenset(await read(conn, [*public.tables, *VIEWS]))
 
 
-async def _rows(conn: Connection, name: str) -> list[Difference]:
+async def _rows(conn: Connection, name: str) -> list[SchemaDifference]:
     if not await conn.fetchval(f"SELECT EXISTS (SELECT FROM {sql_name(name)})"):
         return []
     what = "has rows of another writer: all rows of this table must be projections of the chain"
-    return [Difference(name, what, True, f"TRUNCATE {sql_name(name)}; -- they are projected again from the chain")]
+    return [
+        SchemaDifference(name, what, True, f"TRUNCATE {sql_name(name)}; -- they are projected again from the chain")
+    ]
 
 
-def table_differences(table: Table, found: Found) -> list[Difference]:
+def table_differences(table: Table, found: ExistingRelation) -> list[SchemaDifference]:
     """Pure: a described table against what is there under its name."""
-    if kind(table.name) not in PROJECTED:
+    if table_kind(table.name) not in PROJECTED:
         if found.kind not in "rp":
-            return [Difference(table.name, "is no table; nothing of this program needs it")]
+            return [SchemaDifference(table.name, "is no table; nothing of this program needs it")]
         return [one._replace(blocks=False) for one in _columns(table, found)]
     if found.kind not in "rp":
-        return [Difference(table.name, "is no table: projections cannot write it", True)]
+        return [SchemaDifference(table.name, "is no table: projections cannot write it", True)]
     return [*_columns(table, found), *_keys(table, found), *_indexes(table, found), *_obstacles(table, found)]
 
 
-def _columns(table: Table, found: Found) -> Iterator[Difference]:
+def _columns(table: Table, found: ExistingRelation) -> Iterator[SchemaDifference]:
     alter = f"ALTER TABLE {sql_name(table.name)}"
     for column in table.columns:
         name, wanted = f'"{column.name}"', type_name(column.type)
         there = found.columns.get(column.name)
         if there is None:
             ending = "" if column.nullable else " NOT NULL"
-            yield Difference(table.name, f"has no column {name}", True, f"{alter} ADD COLUMN {name} {wanted}{ending};")
+            yield SchemaDifference(
+                table.name, f"has no column {name}", True, f"{alter} ADD COLUMN {name} {wanted}{ending};"
+            )
             continue
         if there.type != wanted:
             remedy = f"{alter} ALTER COLUMN {name} TYPE {wanted} USING {name}::{wanted};"
-            fits = holds(there.type, wanted)
-            yield Difference(table.name, f"{name} is {there.type}, not {wanted}", not fits, "" if fits else remedy)
+            fits = can_store(there.type, wanted)
+            yield SchemaDifference(
+                table.name, f"{name} is {there.type}, not {wanted}", not fits, "" if fits else remedy
+            )
         if there.generated:
-            yield Difference(table.name, f"{name} is generated: it cannot be written", True)
+            yield SchemaDifference(table.name, f"{name} is generated: it cannot be written", True)
         if there.not_null and column.nullable:
             remedy = f"{alter} ALTER COLUMN {name} DROP NOT NULL;"
-            yield Difference(table.name, f"{name} is NOT NULL: what is not known is NULL", True, remedy)
+            yield SchemaDifference(table.name, f"{name} is NOT NULL: what is not known is NULL", True, remedy)
         if not there.not_null and not column.nullable:
-            yield Difference(table.name, f"{name} may be NULL here; it never will be")
+            yield SchemaDifference(table.name, f"{name} may be NULL here; it never will be")
     for extra in found.columns.keys() - table.columns.keys():
         there = found.columns[extra]
         if there.not_null and not there.default:
@@ -209,11 +216,11 @@ def _columns(table: Table, found: Found) -> Iterator[Difference]:
                 f'column "{extra}" must be given and is none of ours',
                 f"{alter} ALTER COLUMN {quoted(extra)}",
             )
-            yield Difference(table.name, what, True, f"{remedy} DROP NOT NULL;")
+            yield SchemaDifference(table.name, what, True, f"{remedy} DROP NOT NULL;")
         else:
-            lost = kind(table.name) in PROJECTED
+            lost = table_kind(table.name) in PROJECTED
             what = f'column "{extra}" is none of ours'
-            yield Difference(table.name, what + (": its values go when rows are projected again" if lost else ""))
+            yield SchemaDifference(table.name, what + (": its values go when rows are projected again" if lost else ""))
 
 
 def type_name(type_: Any) -> str:
@@ -223,7 +230,7 @@ def type_name(type_: Any) -> str:
     return re.sub(r", (\d)", r",\1", spelt.lower())
 
 
-def holds(found: str, wanted: str) -> bool:
+def can_store(found: str, wanted: str) -> bool:
     """Whether a column of one type takes and gives back every value of the other, unchanged.
 
     Not so: numeric with a scale, which gives back decimals for integers; text of limited length.
@@ -240,7 +247,7 @@ def holds(found: str, wanted: str) -> bool:
     return found in wider.get(wanted, ()) or (wanted == "numeric(78,0)" and size is not None and int(size[1]) >= 78)
 
 
-def _keys(table: Table, found: Found) -> Iterator[Difference]:
+def _keys(table: Table, found: ExistingRelation) -> Iterator[SchemaDifference]:
     """The key that rows are found by, and no key beyond ours: it would refuse rows."""
     wanted = [column.name for column in table.primary_key.columns]
     ours = [set(wanted), *({c.name for c in i.columns} for i in table.indexes if i.unique)]
@@ -249,15 +256,15 @@ def _keys(table: Table, found: Found) -> Iterator[Difference]:
         remedy = f"ALTER TABLE {sql_name(table.name)} ADD PRIMARY KEY ({columns});"
         if found.primary:
             remedy = f"CREATE UNIQUE INDEX ON {sql_name(table.name)} ({columns});"
-        yield Difference(table.name, f"has no unique key on {columns}", True, remedy)
+        yield SchemaDifference(table.name, f"has no unique key on {columns}", True, remedy)
     for key in found.keys:
         known = {name for name in key if name is not None}
         if None in key or not any(one <= known for one in ours):
             columns = ", ".join("an expression or condition" if name is None else name for name in key)
-            yield Difference(table.name, f"a unique index on {columns} would refuse rows", True)
+            yield SchemaDifference(table.name, f"a unique index on {columns} would refuse rows", True)
 
 
-def _indexes(table: Table, found: Found) -> Iterator[Difference]:
+def _indexes(table: Table, found: ExistingRelation) -> Iterator[SchemaDifference]:
     """Append rows are taken back by unique_id; what else is missing makes consumers wait."""
     for index in sorted(table.indexes, key=lambda one: str(one.name)):
         columns = [column.name for column in index.columns]
@@ -266,30 +273,30 @@ def _indexes(table: Table, found: Found) -> Iterator[Difference]:
         unique = "UNIQUE " if index.unique else ""
         spelt = ", ".join(f'"{name}"' for name in columns)
         remedy = f'CREATE {unique}INDEX "{index.name}" ON {sql_name(table.name)} ({spelt});'
-        needed = columns == ["unique_id"] and kind(table.name) == "append"
+        needed = columns == ["unique_id"] and table_kind(table.name) == "append"
         why = "a rollback would read the whole table" if needed else "queries of consumers use it"
-        yield Difference(table.name, f"has no index on {spelt}: {why}", needed, remedy)
+        yield SchemaDifference(table.name, f"has no index on {spelt}: {why}", needed, remedy)
 
 
-def _obstacles(table: Table, found: Found) -> Iterator[Difference]:
+def _obstacles(table: Table, found: ExistingRelation) -> Iterator[SchemaDifference]:
     kinds, name = {"f": "foreign key", "c": "check", "x": "exclusion"}, sql_name(table.name)
     for one in found.constraints:
         what = f"{kinds[one.kind]} {one.name} of {one.place} ({one.definition}) could refuse what the chain says"
-        yield Difference(table.name, what, True, f"ALTER TABLE {one.place} DROP CONSTRAINT {quoted(one.name)};")
+        yield SchemaDifference(table.name, what, True, f"ALTER TABLE {one.place} DROP CONSTRAINT {quoted(one.name)};")
     for rule in found.rules:
         what = f"rule {rule} does something else instead of a change, or beside it"
-        yield Difference(table.name, what, True, f"DROP RULE {quoted(rule)} ON {name};")
+        yield SchemaDifference(table.name, what, True, f"DROP RULE {quoted(rule)} ON {name};")
     if found.unlogged:
         what = "is UNLOGGED: a crash of the server empties it"
-        yield Difference(table.name, what, True, f"ALTER TABLE {name} SET LOGGED;")
+        yield SchemaDifference(table.name, what, True, f"ALTER TABLE {name} SET LOGGED;")
     if found.bounded:
         what = "is partitioned, or a partition: a row that has no place there would be refused"
         remedy = f"CREATE TABLE {sql_name(table.name + '_default')} PARTITION OF {name} DEFAULT;"
-        yield Difference(table.name, what, True, remedy if found.kind == "p" else "")
+        yield SchemaDifference(table.name, what, True, remedy if found.kind == "p" else "")
     if found.row_security:
-        yield Difference(
+        yield SchemaDifference(
             table.name, "has row security, which could hide rows", True,
             f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY;",
         )  # fmt: skip
     for trigger in found.triggers:
-        yield Difference(table.name, f"trigger {trigger} runs for each change; it must not change rows")
+        yield SchemaDifference(table.name, f"trigger {trigger} runs for each change; it must not change rows")

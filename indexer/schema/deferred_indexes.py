@@ -15,11 +15,11 @@ from functools import partial
 import asyncpg
 import structlog
 
-from indexer.db.catalog import COLUMNS, INDEXES, kind, sql_name
-from indexer.db.connection import A_DAY, Connection, patient
-from indexer.errors import SchemaOlder
+from indexer.db.catalog import COLUMNS, INDEXES, sql_name, table_kind
+from indexer.db.connection import DAY_S, Connection, patient
+from indexer.errors import SchemaOlderError
 from indexer.runtime.failpoints import hit
-from indexer.runtime.tasks import together
+from indexer.runtime.tasks import run_all
 from indexer.schema import adopted_tables
 from indexer.store import lease
 
@@ -37,7 +37,7 @@ _MINE = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'indexe
 log = structlog.get_logger()
 
 
-def _ours(table: str) -> list[str]:
+def _our_indexes(table: str) -> list[str]:
     """The indexes that our migrations made: another's are not touched."""
     return [f"{table}_pkey", *INDEXES[table]]
 
@@ -47,7 +47,7 @@ async def pending(conn: Connection) -> list[str]:
     return [row["name"] for row in await conn.fetch("SELECT name FROM indexer.deferred_index ORDER BY name")]
 
 
-async def defer(conn: Connection, token: int) -> int:
+async def drop_indexes(conn: Connection, token: int) -> int:
     """Drops the keys and indexes of append tables that are empty; how many. Raises LeaseLost.
 
     0 where somebody's reading holds the tables, something depends on a key, or they are another role's: the load then
@@ -58,10 +58,10 @@ async def defer(conn: Connection, token: int) -> int:
         return 0
     try:
         async with conn.transaction():
-            await lease.hold(conn, token)
+            await lease.lock_and_renew(conn, token)
             await conn.execute("SET LOCAL lock_timeout = '2s'")
             dropped, taken = 0, await adopted_tables.names(conn)
-            for table in (name for name in COLUMNS if kind(name) == "append" and name not in taken):
+            for table in (name for name in COLUMNS if table_kind(name) == "append" and name not in taken):
                 if not await conn.fetchval(f"SELECT EXISTS (SELECT FROM {sql_name(table)})"):
                     dropped += await _drop(conn, table)
             return dropped
@@ -71,7 +71,7 @@ async def defer(conn: Connection, token: int) -> int:
 
 
 async def _drop(conn: Connection, table: str) -> int:
-    found = await conn.fetch(_FOUND, sql_name(table), _ours(table))
+    found = await conn.fetch(_FOUND, sql_name(table), _our_indexes(table))
     for row in found:
         drop, again = f"DROP INDEX {row['sql_name']}", None
         if row["conname"] is not None:
@@ -90,7 +90,7 @@ async def _drop(conn: Connection, table: str) -> int:
     return len(found)
 
 
-async def build(conns: Sequence[Connection], tell: Callable[[str, int], None]) -> None:
+async def build_indexes(conns: Sequence[Connection], tell: Callable[[str, int], None]) -> None:
     """Builds what is pending, on as many connections at once as are given, each key or index with its row's deletion in
     a transaction. `tell`: the name, and how many are left.
 
@@ -99,12 +99,12 @@ async def build(conns: Sequence[Connection], tell: Callable[[str, int], None]) -
     """
     waiting = await pending(conns[0])
     if waiting and not await conns[0].fetchval(_MINE):
-        raise SchemaOlder(
+        raise SchemaOlderError(
             "keys and indexes that an initial load put off are not built yet, and this role does not own the tables",
             "Run `reya-indexer backfill` once as their owner",
         )
     # A key locks its table, first for reading only: two keys of one table at once would be a deadlock.
-    table_of = {name: table for table in COLUMNS for name in _ours(table)}
+    table_of = {name: table for table in COLUMNS for name in _our_indexes(table)}
     by_table: dict[str, list[str]] = {}
     for name in waiting:
         by_table.setdefault(table_of.get(name, name), []).append(name)
@@ -118,7 +118,7 @@ async def build(conns: Sequence[Connection], tell: Callable[[str, int], None]) -
                 left -= 1
                 await _build(conn, name, building)
 
-    await together(*(work(conn) for conn in conns))
+    await run_all(*(work(conn) for conn in conns))
 
 
 async def _build(conn: Connection, name: str, building: Callable[[], None]) -> None:
@@ -131,7 +131,7 @@ async def _build(conn: Connection, name: str, building: Callable[[], None]) -> N
         if row is None:  # another process built it while we waited
             return
         building()
-        with patient(conn, A_DAY):
+        with patient(conn, DAY_S):
             await conn.execute(row["definition"])
             if row["constraint_definition"] is not None:
                 await conn.execute(row["constraint_definition"])

@@ -26,25 +26,25 @@ from sqlalchemy.pool import NullPool
 from indexer.db import connection
 from indexer.db.catalog import quoted, sql_name
 from indexer.errors import (
-    AdoptionRefused,
-    DatabaseUnreachable,
-    ForeignDatabase,
+    AdoptionRefusedError,
+    DatabaseUnreachableError,
+    ForeignDatabaseError,
     IndexerError,
-    SchemaNewer,
-    SchemaOlder,
+    SchemaNewerError,
+    SchemaOlderError,
 )
 from indexer.runtime.resources import data_dir
 from indexer.runtime.secrets import redact
 from indexer.schema import adopted_tables, adoption, deferred_indexes, roles
-from indexer.schema.adoption import Difference
+from indexer.schema.adoption import SchemaDifference
 from indexer.schema.revisions import LOCK, classify, current_revision, foreign_table, head_revision, known_revisions
-from indexer.schema.tables.internal_schema import SCHEMA
-from indexer.schema.tables.metadata import own, public
+from indexer.schema.tables.internal_schema import SCHEMA, internal
+from indexer.schema.tables.metadata import public
 from indexer.schema.views.all_views import VIEWS
 
 log = structlog.get_logger()
 
-METADATA = [public, own]
+METADATA = [public, internal]
 # A step may work on a large table, and a second starter waits for the first: longer limits than a working session's.
 _SESSION = {"lock_timeout": "300s", "statement_timeout": "0", "search_path": "public"}
 _PARTITION = re.compile(r"raw_log_p\d+")
@@ -90,7 +90,7 @@ async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[Asyn
     """
 
     async def session() -> asyncpg.Connection:
-        return await connection.connect(url, patience=connection.A_DAY, **_SESSION)
+        return await connection.connect(url, patience=connection.DAY_S, **_SESSION)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=session, poolclass=NullPool)
     try:
@@ -99,12 +99,12 @@ async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[Asyn
             raw = await _raw(conn)
             await _refuse(url, raw, adopting)
             await _become_owner(raw)
-            taken = await (adoption.present(raw) if adopting else adopted_tables.names(raw))
+            taken = await (adoption.existing_names(raw) if adopting else adopted_tables.names(raw))
             _spare(conn, taken)
-            before = await adopted_tables.state(raw, taken)
+            before = await adopted_tables.catalog_snapshot(raw, taken)
             yield conn
             if conn.in_transaction():
-                await adopted_tables.verify(raw, taken, before)
+                await adopted_tables.ensure_unchanged(raw, taken, before)
     except DBAPIError as error:
         raise _refusal(url, error) from error
     finally:
@@ -117,7 +117,7 @@ async def _raw(conn: AsyncConnection) -> Any:
 
 async def _become_owner(conn: Any) -> None:
     """Where roles were set up, who is more than the owner makes things as the owner: else they were not its own."""
-    found = await roles.of(conn)
+    found = await roles.existing_roles(conn)
     if found and await conn.fetchval("SELECT pg_has_role($1, 'MEMBER') AND current_user <> $1", found.owner):
         await conn.execute(f"SET LOCAL ROLE {quoted(found.owner)}")
 
@@ -126,7 +126,7 @@ def _spare(conn: AsyncConnection, taken: adopted_tables.Names) -> None:
     """From here on no statement of this session touches a relation of others."""
 
     def replace(_: object, __: object, statement: str, parameters: Any, *___: object) -> tuple[str, Any]:
-        kept = adopted_tables.without(statement, taken)
+        kept = adopted_tables.filter_statement(statement, taken)
         if kept != statement:
             log.debug("left_out", statement=" ".join(statement.split())[:120], instead=kept)
         return kept, parameters
@@ -137,7 +137,7 @@ def _spare(conn: AsyncConnection, taken: adopted_tables.Names) -> None:
 
 async def _grant(conn: Any) -> None:
     """The roles' rights on what the steps made."""
-    if (found := await roles.of(conn)) is not None:
+    if (found := await roles.existing_roles(conn)) is not None:
         for statement in await roles.grants(conn, found):
             await conn.execute(statement)
 
@@ -146,26 +146,30 @@ async def _build_deferred(conn: AsyncConnection) -> None:
     """What an initial load put off: a step finds the tables as the steps before it left them."""
     raw = await _raw(conn)
     if await raw.fetchval("SELECT to_regclass('indexer.deferred_index')") is not None:
-        await deferred_indexes.build([raw], lambda name, left: log.info("building_index", index=name, left=left))
+        await deferred_indexes.build_indexes(
+            [raw], lambda name, left: log.info("building_index", index=name, left=left)
+        )
 
 
 def _refusal(url: str, error: DBAPIError) -> IndexerError:
     cause = " ".join(str(error.orig.__cause__ if error.orig else error).split())
     if error.connection_invalidated:
-        return DatabaseUnreachable(f"{redact(url)}: connection lost: {cause}", "Nothing was changed; migrate again")
+        return DatabaseUnreachableError(
+            f"{redact(url)}: connection lost: {cause}", "Nothing was changed; migrate again"
+        )
     remedy = "Nothing was changed. The role needs CREATE on the database and on its schema public"
     return IndexerError(f"{redact(url)}: {cause}", remedy)
 
 
 async def _refuse(url: str, conn: Any, adopting: bool) -> None:
     if await classify(conn) == "foreign" and not adopting:
-        raise ForeignDatabase(
+        raise ForeignDatabaseError(
             f"{redact(url)}: {await foreign_table(conn)} is not a table of this program",
             "Name an empty database, or the right one, in DATABASE_URL; or see `reya-indexer migrate --adopt --check`",
         )
     revision = await current_revision(conn)
     if revision is not None and revision not in known_revisions():
-        raise SchemaNewer(
+        raise SchemaNewerError(
             f"{redact(url)}: schema revision {revision} is newer than this release knows",
             f"Run the newer release; this one knows up to {head_revision()}",
         )
@@ -194,18 +198,18 @@ async def upgrade_async(url: str, revision: str = "head") -> None:
         await _grant(raw)
 
 
-def _refuse_blocked(url: str, differences: list[Difference]) -> None:
+def _refuse_blocked(url: str, differences: list[SchemaDifference]) -> None:
     """Raises AdoptionRefused for what the program cannot work with."""
     blocking = [one for one in differences if one.blocks]
     if blocking:
         first, more = blocking[0], f" and {len(blocking) - 1} more" if len(blocking) > 1 else ""
-        raise AdoptionRefused(
+        raise AdoptionRefusedError(
             f"{redact(url)}: {first.table}: {first.what}{more}",
             f"Nothing was changed. {first.remedy or 'Change it'}; `reya-indexer migrate --adopt --check` lists all",
         )
 
 
-def adopt(url: str, *, dry_run: bool) -> list[Difference]:
+def adopt(url: str, *, dry_run: bool) -> list[SchemaDifference]:
     """Makes a database of others ours too: what is missing is made, what is there stays as it is.
 
     How it differs from the contract. Nothing is done on a dry run or when a difference blocks. Raises IndexerError for
@@ -214,7 +218,7 @@ def adopt(url: str, *, dry_run: bool) -> list[Difference]:
     return asyncio.run(adopt_async(url, dry_run=dry_run))
 
 
-async def adopt_async(url: str, *, dry_run: bool) -> list[Difference]:
+async def adopt_async(url: str, *, dry_run: bool) -> list[SchemaDifference]:
     async with transaction(url, adopting=True) as conn:
         raw = await _raw(conn)
         if await classify(raw) == "ours":
@@ -224,12 +228,12 @@ async def adopt_async(url: str, *, dry_run: bool) -> list[Difference]:
             raise IndexerError(
                 f"{redact(url)}: is this program's already", "`reya-indexer migrate` keeps it up to date"
             )
-        differences, taken = await adoption.compare(raw), await adoption.present(raw)
+        differences, taken = await adoption.compare(raw), await adoption.existing_names(raw)
         if dry_run or any(one.blocks for one in differences):
             await conn.rollback()
             return differences
         await conn.run_sync(lambda sync: command.upgrade(_config(connection=sync), "head"))
-        await adopted_tables.remember(raw, taken)
+        await adopted_tables.record(raw, taken)
         await _grant(raw)
         return differences
 
@@ -266,7 +270,7 @@ async def check_async(url: str) -> list[str]:
         raw = await _raw(conn)
         revision = await current_revision(raw)
         if revision != head_revision():
-            raise SchemaOlder(
+            raise SchemaOlderError(
                 f"{redact(url)}: schema revision {revision or 'none'}, this release needs {head_revision()}",
                 "Run `reya-indexer migrate`",
             )

@@ -66,7 +66,7 @@ _ABOUT = {
 }
 
 
-class Relation(NamedTuple):
+class PrismaRelation(NamedTuple):
     """`table.column` names the one-column primary key of `target`; Prisma reads it as the field `field`."""
 
     table: str
@@ -78,23 +78,29 @@ class Relation(NamedTuple):
 _OWNER, _STORAGE = "account_owner_updated_snapshot", "market_storage"
 
 RELATIONS = (
-    Relation(_OWNER, "new_owner", "WalletDetails", "wallet_details"),
-    Relation(_OWNER, "new_owner", "WalletDiscordLink", "wallet_discord_link"),
-    Relation(_OWNER, "new_owner", "account_owner_configuration", "configuration"),
-    *(Relation(table, "account_id", _OWNER, "owner") for table in ("order_history", "orders")),
-    *(Relation(table, "account_id", _OWNER, "owner") for table in ("position_raw", "positions", "account_balances")),
-    *(Relation(table, "market_id", _STORAGE, "market") for table in ("order_history", "orders")),
-    *(Relation(table, "market_id", _STORAGE, "market") for table in ("position_raw", "positions")),
-    *(Relation(table, "market_id", _STORAGE, "market") for table in ("pool_price_snapshot", "pool_price_history")),
-    Relation("market_trackers", "market_data_id", _STORAGE, "market"),
-    Relation("account_balances", "collateral", "Asset", "asset"),
+    PrismaRelation(_OWNER, "new_owner", "WalletDetails", "wallet_details"),
+    PrismaRelation(_OWNER, "new_owner", "WalletDiscordLink", "wallet_discord_link"),
+    PrismaRelation(_OWNER, "new_owner", "account_owner_configuration", "configuration"),
+    *(PrismaRelation(table, "account_id", _OWNER, "owner") for table in ("order_history", "orders")),
+    *(
+        PrismaRelation(table, "account_id", _OWNER, "owner")
+        for table in ("position_raw", "positions", "account_balances")
+    ),
+    *(PrismaRelation(table, "market_id", _STORAGE, "market") for table in ("order_history", "orders")),
+    *(PrismaRelation(table, "market_id", _STORAGE, "market") for table in ("position_raw", "positions")),
+    *(
+        PrismaRelation(table, "market_id", _STORAGE, "market")
+        for table in ("pool_price_snapshot", "pool_price_history")
+    ),
+    PrismaRelation("market_trackers", "market_data_id", _STORAGE, "market"),
+    PrismaRelation("account_balances", "collateral", "Asset", "asset"),
 )
 
 Line = tuple[str, str, str]  # field, type, attributes
 
 
 def prisma_schema(
-    tables: MetaData = public, views: MetaData | None = None, relations: Sequence[Relation] = RELATIONS
+    tables: MetaData = public, views: MetaData | None = None, relations: Sequence[PrismaRelation] = RELATIONS
 ) -> str:
     """The text of schema.prisma, formatted as `prisma format` does. Raises TypeError for a type Prisma does not have.
 
@@ -114,7 +120,7 @@ def identifier(name: str) -> str:
     return re.sub(r"\W", "_", re.sub(r"^[^A-Za-z]+", "", name), flags=re.ASCII) or f"x{name}"
 
 
-def _model(table: Table, relations: Sequence[Relation]) -> str:
+def _model(table: Table, relations: Sequence[PrismaRelation]) -> str:
     lines = [*_columns(table, "@id"), *_relations(table, relations)]
     indexes = sorted(table.indexes, key=lambda index: (not index.unique, str(index.name)))
     below = [*_key(table, "@@id"), *filter(None, map(_index, indexes))]
@@ -205,7 +211,7 @@ def _index(index: Index) -> str | None:
     return f'@@{"unique" if index.unique else "index"}([{", ".join(fields)}], map: "{index.name}")'
 
 
-def _relations(table: Table, relations: Sequence[Relation]) -> Iterator[Line]:
+def _relations(table: Table, relations: Sequence[PrismaRelation]) -> Iterator[Line]:
     for relation in relations:
         if relation.table == table.name:
             (key,) = table.metadata.tables[relation.target].primary_key.columns

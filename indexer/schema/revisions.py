@@ -7,7 +7,7 @@ from typing import Literal
 
 from indexer.db.catalog import SCHEMA
 from indexer.db.connection import Connection, connection
-from indexer.errors import SchemaNewer, SchemaOlder
+from indexer.errors import SchemaNewerError, SchemaOlderError
 from indexer.runtime.resources import data_dir
 
 Kind = Literal["empty", "foreign", "ours"]
@@ -62,10 +62,10 @@ async def require_head(conn: Connection) -> None:
     if revision == head_revision():
         return
     if revision is not None and revision in known_revisions():
-        raise SchemaOlder(
+        raise SchemaOlderError(
             f"schema revision {revision}, this release needs {head_revision()}", "Run `reya-indexer migrate`"
         )
-    raise SchemaNewer(f"schema revision {revision} is newer than this release knows", "Run the newer release")
+    raise SchemaNewerError(f"schema revision {revision} is newer than this release knows", "Run the newer release")
 
 
 async def revision_of(url: str) -> str | None:

@@ -18,9 +18,9 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from indexer.db.catalog import kind, quoted
+from indexer.db.catalog import quoted, table_kind
 from indexer.db.connection import Connection
-from indexer.errors import ForeignDatabase, IndexerError
+from indexer.errors import ForeignDatabaseError, IndexerError
 from indexer.schema import adopted_tables
 from indexer.schema.revisions import LOCK, classify, foreign_table
 from indexer.schema.tables.internal_schema import SCHEMA
@@ -80,18 +80,18 @@ class Roles(NamedTuple):
     reader: str
 
 
-def named(prefix: str) -> Roles:
+def role_names(prefix: str) -> Roles:
     return Roles(f"{prefix}_owner", f"{prefix}_writer", f"{prefix}_reader")
 
 
-async def of(conn: Connection) -> Roles | None:
+async def existing_roles(conn: Connection) -> Roles | None:
     """The roles of a database, where they were set up: its schema `indexer` belongs to the owner."""
     owner = await conn.fetchval(
         "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE oid = to_regnamespace('indexer')"
     )
     if owner is None or not owner.endswith("_owner"):
         return None
-    roles = named(owner.removesuffix("_owner"))
+    roles = role_names(owner.removesuffix("_owner"))
     known = await conn.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = ANY($1::text[])", list(roles))
     return roles if known == len(roles) else None
 
@@ -106,10 +106,10 @@ async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) ->
     """
     await conn.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
     if await classify(conn) == "foreign":
-        raise ForeignDatabase(
+        raise ForeignDatabaseError(
             f"{await foreign_table(conn)} is not a table of this program", "Run `reya-indexer migrate --adopt` first"
         )
-    others = await of(conn)
+    others = await existing_roles(conn)
     if others not in (None, roles):
         raise IndexerError(f"the roles of this database are {', '.join(others or ())}", "Give their --prefix")
     if more := await conn.fetch(_MORE, roles.owner, [roles.writer, roles.reader]):
@@ -196,7 +196,7 @@ async def grants(conn: Connection, roles: Roles, *, everything: bool = False) ->
     return statements
 
 
-async def lacking(conn: Connection) -> list[str]:
+async def missing_rights(conn: Connection) -> list[str]:
     """What the session's role, whatever its name, lacks of a writer's rights; a line for each thing."""
     me, taken, lines = Roles("owner", "writer", "reader"), await adopted_tables.names(conn), list[str]()
     for row in await conn.fetch(_RELATIONS):
@@ -224,7 +224,7 @@ def _wanted(row: Any, roles: Roles, theirs: bool) -> Rights | None:
         return {roles.writer: _own_rights(row), roles.reader: read}
     if row["kind"] == "S" or not (name in public.tables or name in VIEWS):
         return None
-    projected = kind(name) if name in public.tables and row["kind"] != "v" else ""
+    projected = table_kind(name) if name in public.tables and row["kind"] != "v" else ""
     written = {"append": _TAKE_BACK, "state": _CHANGE | {"TRUNCATE"}}.get(projected, set())
     owned = written | _READ | (_CHANGE if name in ENRICHED else set[str]())  # `enrich` is the owner's
     return {roles.writer: written, roles.reader: _READ} | ({roles.owner: owned} if theirs else {})

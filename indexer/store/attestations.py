@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from indexer.chain.ranges import Span, covered, front, joined
+from indexer.chain.ranges import BlockRange, contiguous_end, covered_ranges, merge_ranges
 from indexer.db.connection import Connection
 from indexer.store import coverage
 
@@ -38,7 +38,7 @@ class Attested(NamedTuple):
     `newest`: the highest attested range; `blocks`: how many in all."""
 
     up_to: int
-    newest: Span | None
+    newest: BlockRange | None
     blocks: int
 
 
@@ -52,7 +52,7 @@ async def add(conn: Connection, one: Attestation) -> None:
     )  # fmt: skip
 
 
-async def void(conn: Connection, spans: Sequence[Span], contracts: Sequence[int] | None, why: str) -> None:
+async def void(conn: Connection, spans: Sequence[BlockRange], contracts: Sequence[int] | None, why: str) -> None:
     """Takes back what is attested of these blocks, for these contracts (ids; None: all), in the transaction that
     changes their logs. Spans of which nothing was attested leave no row."""
     await conn.execute(
@@ -87,7 +87,7 @@ SELECT contracts, lower(span) AS first, upper(span) - 1 AS last FROM (
 
 async def load(
     conn: Connection, addresses: Sequence[str], grades: Sequence[Grade], above: int = -1
-) -> dict[str, list[Span]]:  # fmt: skip
+) -> dict[str, list[BlockRange]]:  # fmt: skip
     """Blocks attested with one of the grades, by contract; sorted, those that touch joined. Attestations that end
     below block `above` are left out."""
     known = await conn.fetch(
@@ -95,25 +95,27 @@ async def load(
         [bytes.fromhex(a[2:]) for a in addresses],
     )
     rows = await conn.fetch(_HOLDING, list(grades), above)
-    of_set: dict[tuple[int, ...], list[Span]] = defaultdict(list)
+    of_set: dict[tuple[int, ...], list[BlockRange]] = defaultdict(list)
     for contracts, first, last in rows:
-        of_set[tuple(contracts)].append(Span(first, last))
-    made: dict[tuple[tuple[int, ...], ...], list[Span]] = {}  # mostly one for all contracts
-    held: dict[str, list[Span]] = {}
+        of_set[tuple(contracts)].append(BlockRange(first, last))
+    made: dict[tuple[tuple[int, ...], ...], list[BlockRange]] = {}  # mostly one for all contracts
+    held: dict[str, list[BlockRange]] = {}
     for id_, address in known:
         sets = tuple(contracts for contracts in of_set if id_ in contracts)
         if sets not in made:
-            made[sets] = joined(span for contracts in sets for span in of_set[contracts])
+            made[sets] = merge_ranges(span for contracts in sets for span in of_set[contracts])
         held["0x" + address.hex()] = made[sets]
     return {address: held.get(address, []) for address in addresses}
 
 
-def summary(held: Mapping[str, Sequence[Span]], origin: int) -> Attested:
+def summary(held: Mapping[str, Sequence[BlockRange]], origin: int) -> Attested:
     """Of what `load` told, for all its contracts together."""
     last = max((s.last for spans in held.values() for s in spans), default=origin - 1)
-    whole = joined(Span(s.first, s.last) for s in covered(held, origin, last) if len(s.addresses) == len(held))
+    whole = merge_ranges(
+        BlockRange(s.first, s.last) for s in covered_ranges(held, origin, last) if len(s.addresses) == len(held)
+    )
     blocks = sum(s.last - s.first + 1 for s in whole)
-    return Attested(front(held, origin), whole[-1] if whole else None, blocks)
+    return Attested(contiguous_end(held, origin), whole[-1] if whole else None, blocks)
 
 
 async def summaries(conn: Connection, addresses: Sequence[str], origin: int) -> dict[Grade, Attested]:

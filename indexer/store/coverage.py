@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from indexer.chain.ranges import Span
+from indexer.chain.ranges import BlockRange
 from indexer.db.connection import Connection
 
 
@@ -21,16 +21,16 @@ async def contract_ids(conn: Connection, addresses: Iterable[str]) -> dict[str, 
     return {"0x" + row["address"].hex(): row["id"] for row in rows}
 
 
-async def load(conn: Connection, addresses: Sequence[str]) -> dict[str, list[Span]]:
+async def load(conn: Connection, addresses: Sequence[str]) -> dict[str, list[BlockRange]]:
     """Coverage by address, sorted; an empty list for a contract never ingested."""
     rows = await conn.fetch(
         "SELECT c.address, lower(v.blocks) AS first, upper(v.blocks) - 1 AS last FROM indexer.coverage v"
         " JOIN indexer.contract c ON c.id = v.contract_id WHERE c.address = ANY($1::bytea[]) ORDER BY 2",
         [bytes.fromhex(a[2:]) for a in addresses],
     )
-    covered: dict[str, list[Span]] = {a: [] for a in addresses}
+    covered: dict[str, list[BlockRange]] = {a: [] for a in addresses}
     for row in rows:
-        covered["0x" + row["address"].hex()].append(Span(row["first"], row["last"]))
+        covered["0x" + row["address"].hex()].append(BlockRange(row["first"], row["last"]))
     return covered
 
 
@@ -49,10 +49,10 @@ async def add(conn: Connection, addresses: Sequence[str], first: int, last: int)
         first,
         last,
     )
-    merged = {i: Span(first, last) for i in ids}
+    merged = {i: BlockRange(first, last) for i in ids}
     for row in touching:
         span = merged[row["contract_id"]]
-        merged[row["contract_id"]] = Span(min(span.first, row["first"]), max(span.last, row["last"]))
+        merged[row["contract_id"]] = BlockRange(min(span.first, row["first"]), max(span.last, row["last"]))
     await conn.execute(
         "INSERT INTO indexer.coverage (contract_id, blocks)"
         " SELECT i, int8range(f, l, '[]') FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS u(i, f, l)",
@@ -63,7 +63,7 @@ async def add(conn: Connection, addresses: Sequence[str], first: int, last: int)
     return ids
 
 
-async def cut_above(conn: Connection, number: int) -> None:
+async def truncate_above(conn: Connection, number: int) -> None:
     """Uncovers every block above `number`, for all contracts: what a rollback does."""
     await conn.execute("DELETE FROM indexer.coverage WHERE lower(blocks) > $1", number)
     await conn.execute(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from indexer.db.catalog import COLUMNS, SCHEMA, quoted, schema_and_name, sql_name
 from indexer.db.connection import Connection
-from indexer.errors import WriteIntercepted
+from indexer.errors import WriteInterceptedError
 
 # What comes between a statement and the rows of a table: row triggers that may drop or change a row before it is
 # written (not those of replication, which do not fire here), and rules.
@@ -76,7 +76,7 @@ async def require(conn: Connection, table: str, verb: str, done: int, expected: 
     found = [one for one in await hindrances(conn, [sql_name(table)]) if one.active]
     cause = ", ".join(f"{one.kind} {one.name}".strip() for one in found) or "a trigger or row level security"
     remedy = "; ".join(one.remedy for one in found) or "See what else changes this table"
-    raise WriteIntercepted(
+    raise WriteInterceptedError(
         f"{verb} {done} of {expected} rows of {plain}: the others were withheld by {cause}. Nothing was committed",
         f"{remedy}. `reya-indexer doctor` lists every such table",
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from indexer.db.connection import Connection
-from indexer.rpc.health import COUNTS, LASTING, Reason, Score
+from indexer.rpc.health import COUNTS, LASTING, EndpointHealth, Reason
 
 Kind = Literal["http", "ws"]
 
@@ -35,7 +35,7 @@ SELECT endpoint, kind, state, reason, aside_until, chain_id, head, head_seen_at,
 """
 
 
-async def keep(conn: Connection, kind: Kind, scores: Mapping[str, Score], now: float) -> None:
+async def save(conn: Connection, kind: Kind, scores: Mapping[str, EndpointHealth], now: float) -> None:
     """Writes how endpoints are now, and adds what was counted since the last time. `now`: of the scores' clock."""
     async with conn.transaction():
         news = {name: score.news() for name, score in scores.items()}
@@ -44,7 +44,7 @@ async def keep(conn: Connection, kind: Kind, scores: Mapping[str, Score], now: f
         score.told(news[name])
 
 
-def _row(name: str, kind: Kind, score: Score, news: Counter[str], now: float) -> tuple[object, ...]:
+def _row(name: str, kind: Kind, score: EndpointHealth, news: Counter[str], now: float) -> tuple[object, ...]:
     aside = score.aside if score.aside and now < score.aside.until else None
     return (
         name, kind, score.state(now),
@@ -61,7 +61,7 @@ def _row(name: str, kind: Kind, score: Score, news: Counter[str], now: float) ->
     )  # fmt: skip
 
 
-async def held(conn: Connection) -> list[tuple[str, Reason, str, float]]:
+async def active_set_asides(conn: Connection) -> list[tuple[str, Reason, str, float]]:
     """Name, reason, its words and the seconds left, of endpoints that are set aside for what outlives a restart."""
     rows = await conn.fetch(
         "SELECT endpoint, state, COALESCE(reason, ''), extract(epoch FROM aside_until - clock_timestamp())::float8"
@@ -71,6 +71,6 @@ async def held(conn: Connection) -> list[tuple[str, Reason, str, float]]:
     return [(name, reason, said, seconds) for name, reason, said, seconds in rows]
 
 
-async def stored(conn: Connection) -> list[dict[str, Any]]:
+async def load(conn: Connection) -> list[dict[str, Any]]:
     """All of them as they were written last; times with their zone."""
     return [dict(row) for row in await conn.fetch(_READ)]

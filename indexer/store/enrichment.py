@@ -16,12 +16,12 @@ import asyncpg
 from indexer import errors
 from indexer.db.catalog import ENRICHED_COLUMNS, ENRICHED_KEYS, sql_name
 from indexer.db.connection import Connection
-from indexer.errors import Refused, Unkept
+from indexer.errors import RefusedError, UnstorableAnswerError
 from indexer.runtime.exact_json import to_json
 from indexer.store import epoch
 
 
-class Run(NamedTuple):
+class EnrichmentRun(NamedTuple):
     """The block that is read at, and the epoch it stands in; `resumed`: an unfinished run goes on."""
 
     number: int
@@ -31,18 +31,18 @@ class Run(NamedTuple):
     resumed: bool
 
 
-async def pinned(conn: Connection) -> Run:
+async def pin_block(conn: Connection) -> EnrichmentRun:
     """A new run: at the last finalized block that is projected. Raises Refused when there is none yet."""
     row = await conn.fetchrow(
         "SELECT b.number, b.hash, b.timestamp, e.value FROM indexer.checkpoint c"
         " JOIN indexer.block b ON b.number = c.rollback_floor, indexer.epoch e WHERE c.number >= c.rollback_floor"
     )
     if row is None:
-        raise Refused("no projected block is final yet", "Let `run` or `backfill` reach the finalized block first")
-    return Run(row["number"], row["hash"], row["timestamp"], row["value"], resumed=False)
+        raise RefusedError("no projected block is final yet", "Let `run` or `backfill` reach the finalized block first")
+    return EnrichmentRun(row["number"], row["hash"], row["timestamp"], row["value"], resumed=False)
 
 
-async def resumable(conn: Connection) -> Run | None:
+async def resumable(conn: Connection) -> EnrichmentRun | None:
     """The unfinished run, when its block still is one of the chain's."""
     row = await conn.fetchrow(
         "SELECT r.block_number, r.block_hash, r.block_timestamp, e.value FROM indexer.enrichment_run r, indexer.epoch e"
@@ -51,10 +51,10 @@ async def resumable(conn: Connection) -> Run | None:
     )
     if row is None:
         return None
-    return Run(row["block_number"], row["block_hash"], row["block_timestamp"], row["value"], resumed=True)
+    return EnrichmentRun(row["block_number"], row["block_hash"], row["block_timestamp"], row["value"], resumed=True)
 
 
-async def begin(conn: Connection, run: Run) -> None:
+async def begin(conn: Connection, run: EnrichmentRun) -> None:
     await conn.execute(
         "INSERT INTO indexer.enrichment_run (block_number, block_hash, block_timestamp) VALUES ($1, $2, $3)"
         " ON CONFLICT (single) DO UPDATE SET block_number = $1, block_hash = $2, block_timestamp = $3,"
@@ -69,7 +69,7 @@ async def finish(conn: Connection) -> None:
     await conn.execute("UPDATE indexer.enrichment_run SET finished_at = clock_timestamp()")
 
 
-async def have(conn: Connection, run: Run) -> set[tuple[str, str]]:
+async def already_read(conn: Connection, run: EnrichmentRun) -> set[tuple[str, str]]:
     """(table, key as JSON text of the server) of what was read at this run's block already."""
     rows = await conn.fetch(
         "SELECT table_name, key::text FROM indexer.enrichment WHERE block_number = $1 AND block_hash = $2",
@@ -79,25 +79,31 @@ async def have(conn: Connection, run: Run) -> set[tuple[str, str]]:
     return {(row[0], row[1]) for row in rows}
 
 
-async def put(conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: Run) -> bool:
+async def save(
+    conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: EnrichmentRun
+) -> bool:
     """Keeps what was read, with its block; in a public table, too, when it is one. False: another's row is there.
 
     Raises Unkept for one row, Refused for what ends the run: the block may have been taken back, rights, the table.
     """
     try:
         async with conn.transaction():
-            await epoch.share(conn, run.epoch)
-            return await _put(conn, table, key, values, run)
-    except errors.EpochMoved as error:
-        raise Refused("blocks were rolled back or healed meanwhile", "The same command goes on from there") from error
+            await epoch.lock_shared(conn, run.epoch)
+            return await _save(conn, table, key, values, run)
+    except errors.EpochChangedError as error:
+        raise RefusedError(
+            "blocks were rolled back or healed meanwhile", "The same command goes on from there"
+        ) from error
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-        raise Unkept(f"cannot be kept: {error}") from error
+        raise UnstorableAnswerError(f"cannot be kept: {error}") from error
     except asyncpg.SyntaxOrAccessError as error:
         remedy = "Run it as the owner (`db roles`); of an adopted table `migrate --adopt --check` tells what differs"
-        raise Refused(f"{table}: {error}", remedy) from error
+        raise RefusedError(f"{table}: {error}", remedy) from error
 
 
-async def _put(conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: Run) -> bool:
+async def _save(
+    conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: EnrichmentRun
+) -> bool:
     written = to_json(values)
     if table in ENRICHED_KEYS:
         row = {**key, **values, "block_timestamp": run.timestamp, "block_number": run.number}

@@ -4,7 +4,7 @@ commit, who rolls back or heals takes it alone; so nothing that was planned befo
 from __future__ import annotations
 
 from indexer.db.connection import Connection
-from indexer.errors import EpochMoved
+from indexer.errors import EpochChangedError
 
 
 async def current(conn: Connection) -> int:
@@ -12,18 +12,18 @@ async def current(conn: Connection) -> int:
     return value
 
 
-async def share(conn: Connection, planned: int) -> None:
+async def lock_shared(conn: Connection, planned: int) -> None:
     """Holds the epoch to the end of the caller's transaction. Raises EpochMoved when it is not the planned one."""
     if await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE") != planned:
-        raise EpochMoved
+        raise EpochChangedError
 
 
-async def take(conn: Connection, planned: int) -> None:
+async def lock_exclusive(conn: Connection, planned: int) -> None:
     """The same with nobody else ingesting."""
     if await conn.fetchval("SELECT value FROM indexer.epoch FOR UPDATE") != planned:
-        raise EpochMoved
+        raise EpochChangedError
 
 
-async def move(conn: Connection) -> None:
+async def bump(conn: Connection) -> None:
     """In a transaction that took it."""
     await conn.execute("UPDATE indexer.epoch SET value = value + 1")

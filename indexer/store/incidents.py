@@ -74,7 +74,7 @@ async def unproven(conn: Connection, addresses: Iterable[str]) -> dict[str, Any]
     return dict(row) if row else None
 
 
-async def open_incidents(conn: Connection, incidents: list[dict[str, Any]]) -> None:
+async def record(conn: Connection, incidents: list[dict[str, Any]]) -> None:
     """Opens incidents {kind, subject, detail, first_block, last_block, count}; an open one of equal subject counts."""
     await conn.execute(
         "INSERT INTO indexer.incident (kind, subject, detail, first_block, last_block, count)"

@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from indexer.chain.ranges import Span, front
-from indexer.chain.types import Anchor
+from indexer.chain.ranges import BlockRange, contiguous_end
+from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
-from indexer.errors import BoundElsewhere
+from indexer.errors import WrongDeploymentError
 from indexer.store import coverage
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class DeploymentBinding:
     """Which deployment the database belongs to (rule 14), and from which block coverage counts."""
 
     name: str
@@ -25,25 +25,25 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class IndexState:
     """`checkpoint`: the public tables are the projection up to it, made with `digest` from `projected_origin`.
 
     `tip`: the highest stored block. `floor`: below it nothing can be rolled back.
     """
 
-    binding: Binding
-    checkpoint: Anchor | None
+    binding: DeploymentBinding
+    checkpoint: BlockRef | None
     projected_origin: int | None
     digest: str | None
     floor: int
     epoch: int
-    coverage: dict[str, list[Span]]
-    tip: Anchor | None
+    coverage: dict[str, list[BlockRange]]
+    tip: BlockRef | None
 
     @property
     def front(self) -> int:
         """The end of the gapless coverage of all watched contracts, counted from the origin."""
-        return front(self.coverage, self.binding.origin)
+        return contiguous_end(self.coverage, self.binding.origin)
 
     @property
     def next_block(self) -> int:
@@ -59,13 +59,13 @@ class Standing:
         """Whether public rows were written above `number` for which no before-images exist."""
         return self.checkpoint is not None and number < min(self.floor, self.checkpoint.number)
 
-    def projected(self, anchor: Anchor, floor: int, digest: str) -> Standing:
+    def projected(self, anchor: BlockRef, floor: int, digest: str) -> IndexState:
         """The standing after a step that ends on `anchor`."""
         return replace(self, checkpoint=anchor, projected_origin=self.binding.origin, digest=digest, floor=floor)
 
-    def cut(self, fork: Anchor) -> Standing:
+    def cut(self, fork: BlockRef) -> IndexState:
         """The standing after everything above the fork point was taken back, in the next epoch."""
-        return Standing(
+        return IndexState(
             self.binding,
             fork if self.checkpoint is not None and self.checkpoint.number > fork.number else self.checkpoint,
             self.projected_origin,
@@ -73,19 +73,19 @@ class Standing:
             min(self.floor, fork.number),
             self.epoch + 1,
             {
-                address: [Span(s.first, min(s.last, fork.number)) for s in spans if s.first <= fork.number]
+                address: [BlockRange(s.first, min(s.last, fork.number)) for s in spans if s.first <= fork.number]
                 for address, spans in self.coverage.items()
             },
             fork,
         )
 
 
-async def binding(conn: Connection) -> Binding | None:
+async def binding(conn: Connection) -> DeploymentBinding | None:
     row = await conn.fetchrow("SELECT name, chain_id, bound_number, bound_hash, origin FROM indexer.deployment")
-    return Binding(*row) if row else None
+    return DeploymentBinding(*row) if row else None
 
 
-async def bind(conn: Connection, new: Binding) -> Binding:
+async def bind(conn: Connection, new: DeploymentBinding) -> DeploymentBinding:
     """Binds the database at its first write. Raises BoundElsewhere when it belongs to another deployment."""
     await conn.execute(
         "INSERT INTO indexer.deployment (name, chain_id, bound_number, bound_hash, origin)"
@@ -102,15 +102,15 @@ async def bind(conn: Connection, new: Binding) -> Binding:
     return bound
 
 
-def check_binding(bound: Binding, name: str, chain_id: int) -> None:
+def check_binding(bound: DeploymentBinding, name: str, chain_id: int) -> None:
     if (bound.name, bound.chain_id) != (name, chain_id):
-        raise BoundElsewhere(
+        raise WrongDeploymentError(
             f"this database belongs to {bound.name} (chain {bound.chain_id}), not to {name} (chain {chain_id})",
             "One database serves one deployment: name another database in DATABASE_URL, or the right --chain",
         )
 
 
-async def load(conn: Connection, addresses: Sequence[str]) -> Standing:
+async def load_index_state(conn: Connection, addresses: Sequence[str]) -> IndexState:
     """Everything a cycle decides on. The database must be bound."""
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         bound = await binding(conn)
@@ -123,15 +123,15 @@ async def load(conn: Connection, addresses: Sequence[str]) -> Standing:
         covered = await coverage.load(conn, addresses)
     assert row is not None, "the migration made the row"
     number, hash_, timestamp, origin, digest, floor, epoch = row
-    return Standing(
+    return IndexState(
         binding=bound,
-        checkpoint=None if number is None else Anchor(number, hash_, timestamp),
+        checkpoint=None if number is None else BlockRef(number, hash_, timestamp),
         projected_origin=origin,
         digest=digest,
         floor=-1 if floor is None else floor,
         epoch=epoch,
         coverage=covered,
-        tip=Anchor(*tip) if tip else None,
+        tip=BlockRef(*tip) if tip else None,
     )
 
 
@@ -140,23 +140,23 @@ async def stored_hash(conn: Connection, number: int) -> bytes | None:
     return value
 
 
-async def anchors_between(conn: Connection, first: int, last: int) -> list[Anchor]:
+async def block_refs_between(conn: Connection, first: int, last: int) -> list[BlockRef]:
     """Stored blocks in first..last, ascending."""
     rows = await conn.fetch(
         "SELECT number, hash, timestamp FROM indexer.block WHERE number BETWEEN $1 AND $2 ORDER BY 1", first, last
     )
-    return [Anchor(*row) for row in rows]
+    return [BlockRef(*row) for row in rows]
 
 
-async def anchors_below(conn: Connection, number: int, limit: int) -> list[Anchor]:
+async def block_refs_below(conn: Connection, number: int, limit: int) -> list[BlockRef]:
     """The `limit` highest stored blocks below `number`, ascending."""
     rows = await conn.fetch(
         "SELECT number, hash, timestamp FROM indexer.block WHERE number < $1 ORDER BY 1 DESC LIMIT $2", number, limit
     )
-    return [Anchor(*row) for row in reversed(rows)]
+    return [BlockRef(*row) for row in reversed(rows)]
 
 
-async def chained_anchors(conn: Connection, above: int) -> AsyncIterator[tuple[int, bytes, bool]]:
+async def chained_block_refs(conn: Connection, above: int) -> AsyncIterator[tuple[int, bytes, bool]]:
     """Number, hash and whether it has logs, of every stored block above `above`, ascending; memory is flat."""
     async with conn.transaction(readonly=True):
         async for row in conn.cursor(

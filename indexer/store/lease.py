@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 import structlog
 
 from indexer.db.connection import Connection
-from indexer.errors import LeaseLost, Refused
+from indexer.errors import LeaseLostError, RefusedError
 
 TTL = 30  # seconds
 _BACKEND = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
@@ -54,7 +54,7 @@ async def acquire(conn: Connection, holder: str) -> int | None:
         return token
 
 
-async def hold(conn: Connection, token: int) -> None:
+async def lock_and_renew(conn: Connection, token: int) -> None:
     """Locks the lease to the end of the caller's transaction and extends it. Raises LeaseLost when it changed hands."""
     kept = await conn.fetchval(
         "UPDATE indexer.lease SET expires_at = clock_timestamp() + make_interval(secs => $2)"
@@ -66,14 +66,14 @@ async def hold(conn: Connection, token: int) -> None:
         raise _lost()
 
 
-async def check_kept(conn: Connection, token: int) -> None:
+async def ensure_still_held(conn: Connection, token: int) -> None:
     """Raises LeaseLost when the lease changed hands since it had this token."""
     if await conn.fetchval("SELECT token FROM indexer.lease") != token:
         raise _lost()
 
 
-def _lost() -> LeaseLost:
-    return LeaseLost(
+def _lost() -> LeaseLostError:
+    return LeaseLostError(
         "another process is the projector now",
         "Two daemons run on this database: stop one; `reya-indexer status` names the holder",
     )
@@ -116,36 +116,36 @@ async def wanted_by(conn: Connection) -> str | None:
     return asked
 
 
-async def name_state(conn: Connection, token: int, state: str) -> None:
+async def set_state(conn: Connection, token: int, state: str) -> None:
     """What the holder is doing, for `status`."""
     await conn.execute("UPDATE indexer.lease SET state = $2 WHERE token = $1", token, state)
 
 
-PATIENCE = 90.0  # seconds until a daemon that was asked to pause must have done so
+REQUEST_TIMEOUT_S = 90.0  # seconds until a daemon that was asked to pause must have done so
 log = structlog.get_logger()
 
 
-def named(command: str) -> str:
+def holder_name(command: str) -> str:
     """A holder's name, its own for each process."""
     return f"{command} {socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 @contextlib.asynccontextmanager
-async def alone(conn: Connection, holder: str) -> AsyncIterator[int]:
+async def exclusive_lease(conn: Connection, holder: str) -> AsyncIterator[int]:
     """The lease, asked for in its row. Its token.
 
     Raises Refused when another such command works, or the holder does not pause in time.
     """
     other = await request(conn, holder)
     if other is not None:
-        raise Refused(f"{other} is at work on this database", "Wait until it has ended")
+        raise RefusedError(f"{other} is at work on this database", "Wait until it has ended")
     token = None
     try:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + REQUEST_TIMEOUT_S
         while (token := await acquire(conn, holder)) is None:
             if time.monotonic() > until:
-                raise Refused(
-                    f"the projector did not pause within {PATIENCE:.0f} seconds",
+                raise RefusedError(
+                    f"the projector did not pause within {REQUEST_TIMEOUT_S:.0f} seconds",
                     "See `reya-indexer status` for its name; stop that process and try again",
                 )
             await asyncio.sleep(0.1)

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from indexer.chain.batch import Source
+from indexer.chain.batch import ServedRange
 from indexer.db.connection import Connection
-from indexer.store.incidents import open_incidents
+from indexer.store.incidents import record
 
 
-async def record_served(conn: Connection, source: Source, contracts: Sequence[int], *, merge: bool = True) -> None:
+async def record_served(conn: Connection, source: ServedRange, contracts: Sequence[int], *, merge: bool = True) -> None:
     """In the transaction that writes the logs; `contracts` are ids, ascending.
 
     Merged with what ends before it: a row for a run of blocks, not for each. Not to be merged is what was read again
@@ -36,7 +36,7 @@ async def truncate_above(conn: Connection, number: int) -> None:
     await conn.execute("UPDATE indexer.served SET last_block = $1 WHERE last_block > $1", number)
 
 
-async def serving_endpoints(conn: Connection, contracts: Sequence[int], first: int, last: int) -> list[Source]:
+async def serving_endpoints(conn: Connection, contracts: Sequence[int], first: int, last: int) -> list[ServedRange]:
     """Who served blocks first..last of any of the contracts, the oldest first: of two the later one counts."""
     rows = await conn.fetch(
         "SELECT GREATEST(first_block, $2), LEAST(last_block, $3), endpoint FROM indexer.served"
@@ -45,10 +45,10 @@ async def serving_endpoints(conn: Connection, contracts: Sequence[int], first: i
         first,
         last,
     )
-    return [Source(*row) for row in rows]
+    return [ServedRange(*row) for row in rows]
 
 
-class Blame(NamedTuple):
+class EndpointFault(NamedTuple):
     """`endpoint` was wrong about a log of a block, as `what` says: its header and what `proven_by` served prove it.
 
     Role "served": what was stored came from it; "asked": it answered so when the stored logs were compared.
@@ -62,17 +62,17 @@ class Blame(NamedTuple):
     proven_by: str
 
 
-async def record_faults(conn: Connection, blames: Sequence[Blame], reorg: int | None = None) -> None:
+async def record_faults(conn: Connection, blames: Sequence[EndpointFault], reorg: int | None = None) -> None:
     """Each endpoint's incident with it. `reorg`: the journal's number of the heal."""
     await conn.executemany(
         "INSERT INTO indexer.blame (endpoint, role, block_number, log_index, what, proven_by, reorg_id)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7)",
         [(*blame, reorg) for blame in blames],
     )
-    by_endpoint: dict[str, list[Blame]] = defaultdict(list)
+    by_endpoint: dict[str, list[EndpointFault]] = defaultdict(list)
     for blame in blames:
         by_endpoint[blame.endpoint].append(blame)
-    await open_incidents(
+    await record(
         conn,
         [
             {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from indexer.chain.batch import Unit
-from indexer.chain.types import Anchor, Header, Log
+from indexer.chain.batch import LogBatch
+from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.connection import Connection, copy
 from indexer.db.copy_binary import block_rows, log_rows
-from indexer.errors import DamagedStore, HashConflict, SeamBroken
+from indexer.errors import ParentMismatchError, StoreDamagedError, StoredHashMismatchError
 from indexer.store import coverage, effects, provenance
 
 PARTITION_BLOCKS = 10_000_000  # as the function that makes them has it
@@ -19,7 +19,7 @@ _LOG_COLUMNS = (
 LOG_COLUMNS = ", ".join(_LOG_COLUMNS)
 
 
-class Chunk(NamedTuple):
+class StoredLogs(NamedTuple):
     """Stored logs of whole blocks first..last in chain order, and the times (seconds) of the blocks that have logs."""
 
     first: int
@@ -36,7 +36,7 @@ async def ensure_partitions(conn: Connection, first: int, last: int) -> None:
             await conn.execute("SELECT indexer.make_raw_log_partition($1)", n)
 
 
-async def keep(conn: Connection, unit: Unit) -> None:
+async def commit_batch(conn: Connection, unit: LogBatch) -> None:
     """Coverage, raw logs and blocks of a confirmed unit, and who served them, in the caller's transaction.
 
     Raises asyncpg.ExclusionViolationError when any of it is ingested already, SeamBroken when it does not join a stored
@@ -51,25 +51,25 @@ async def keep(conn: Connection, unit: Unit) -> None:
     )
     for number, stored, parent in neighbours:
         if number < unit.first and unit.blocks[0].parent_hash not in (b"", stored):
-            raise SeamBroken(unit.first)
+            raise ParentMismatchError(unit.first)
         if number > unit.last and parent not in (None, unit.blocks[-1].hash):
-            raise SeamBroken(number)
-    await store(conn, unit.logs, unit.blocks)
+            raise ParentMismatchError(number)
+    await insert_batch(conn, unit.logs, unit.blocks)
 
 
-async def store(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header]) -> None:
+async def insert_batch(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header]) -> None:
     """Writes logs and their blocks. Raises HashConflict when a block is stored with another hash (rule 2)."""
     rows = {b.number: b for b in blocks}
     stored = await conn.fetch("SELECT number, hash FROM indexer.block WHERE number = ANY($1::bigint[])", list(rows))
     for known in stored:
         if known["hash"] != rows[known["number"]].hash:
-            raise HashConflict(known["number"])
+            raise StoredHashMismatchError(known["number"])
     known_numbers = {known["number"] for known in stored}
     await copy_blocks(conn, "block", [b for b in rows.values() if b.number not in known_numbers])
     await copy_logs(conn, "raw_log", logs)
 
 
-async def keep_anchor(conn: Connection, anchor: Anchor) -> None:
+async def upsert_block_ref(conn: Connection, anchor: BlockRef) -> None:
     """Stores a block of the chain that a rollback ends on: one that has no row yet, or, before the first block that is
     ingested, the row of a fork."""
     await conn.execute(
@@ -96,7 +96,7 @@ async def copy_logs(conn: Connection, table: str, logs: Sequence[Log]) -> None:
 
 async def read(
     conn: Connection, first: int, last: int, limit: int, *, staged: bool = False, strict: bool = True
-) -> Chunk:
+) -> StoredLogs:
     """The stored logs from block `first`, about `limit` of them but always whole blocks, up to block `last`.
 
     `staged`: of those that wait to take the stored ones' place. Raises DamagedStore for logs whose block has no row,
@@ -118,22 +118,22 @@ async def read(
             return await read(conn, first, cut, 100_000, staged=staged, strict=strict)
         rows, last = whole, cut - 1
         last = min(last, rows[-1]["block_number"])
-    return await _chunk(conn, first, last, rows, "staged_block" if staged else "block", strict)
+    return await _stored_logs(conn, first, last, rows, "staged_block" if staged else "block", strict)
 
 
-async def read_blocks(conn: Connection, numbers: Sequence[int], *, strict: bool = True) -> Chunk:
+async def read_blocks(conn: Connection, numbers: Sequence[int], *, strict: bool = True) -> StoredLogs:
     """The stored logs of these blocks, ascending and not empty. Raises as `read` does."""
     rows = await conn.fetch(
         f"SELECT {LOG_COLUMNS} FROM indexer.raw_log WHERE block_number = ANY($1::bigint[])"
         " ORDER BY block_number, log_index",
         list(numbers),
     )
-    return await _chunk(conn, numbers[0], numbers[-1], rows, "block", strict)
+    return await _stored_logs(conn, numbers[0], numbers[-1], rows, "block", strict)
 
 
-async def _chunk(
+async def _stored_logs(
     conn: Connection, first: int, last: int, rows: Sequence[Any], blocks: str, strict: bool
-) -> Chunk:  # fmt: skip
+) -> StoredLogs:  # fmt: skip
     numbers = sorted({r["block_number"] for r in rows})
     times = await conn.fetch(
         f"SELECT number, hash, timestamp FROM indexer.{blocks} WHERE number = ANY($1::bigint[])", numbers
@@ -142,7 +142,7 @@ async def _chunk(
     seconds = {t["number"]: t["timestamp"] for t in times}
     for orphan in [n for n in numbers if n not in hashes]:
         if strict:
-            raise DamagedStore(
+            raise StoreDamagedError(
                 f"block {orphan} has logs but no row of its own in the database",
                 f"`reya-indexer reorg verify --from {orphan} --to {orphan} --heal` reads it again",
             )
@@ -151,4 +151,4 @@ async def _chunk(
         Log(n, i, a, h, t, tuple(topics[k : k + 32] for k in range(0, len(topics), 32)), data, hashes[n])
         for n, i, a, h, t, topics, data in rows
     ]
-    return Chunk(first, last, logs, seconds)
+    return StoredLogs(first, last, logs, seconds)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.chain.types import Anchor
+from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
 from indexer.runtime.exact_json import to_json
 
@@ -18,9 +18,9 @@ class Reorg:
     `endpoint` served it; `cause` says what revealed it.
     """
 
-    fork: Anchor
-    old_tip: Anchor
-    new_tip: Anchor
+    fork: BlockRef
+    old_tip: BlockRef
+    new_tip: BlockRef
     addresses: tuple[str, ...]
     endpoint: str
     cause: str
@@ -31,7 +31,7 @@ class Reorg:
         return self.old_tip.number - self.fork.number
 
 
-async def next_number(conn: Connection) -> int:
+async def reserve_id(conn: Connection) -> int:
     """The number of the reorg that begins: known before its row, because the archive refers to it."""
     number: int = await conn.fetchval("SELECT nextval(pg_get_serial_sequence('indexer.reorg_journal', 'id'))")
     return number
@@ -67,12 +67,12 @@ def _entry(row: Any) -> dict[str, Any]:
     return entry
 
 
-async def newest(conn: Connection, limit: int) -> list[dict[str, Any]]:
+async def latest(conn: Connection, limit: int) -> list[dict[str, Any]]:
     """The newest reorgs first, JSON-ready."""
     return [_entry(row) for row in await conn.fetch(f"{_ENTRY} ORDER BY id DESC LIMIT $1", limit)]
 
 
-async def one(conn: Connection, number: int) -> dict[str, Any] | None:
+async def get(conn: Connection, number: int) -> dict[str, Any] | None:
     """A reorg and, by table, the rows it orphaned."""
     row = await conn.fetchrow(f"{_ENTRY} WHERE id = $1", number)
     if row is None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from indexer.chain.batch import Unit
+from indexer.chain.batch import LogBatch
 from indexer.db.connection import Connection
-from indexer.errors import Inconsistent
+from indexer.errors import InconsistentResponseError
 from indexer.store import effects, lease, raw_logs
 from indexer.store.raw_logs import LOG_COLUMNS
 
@@ -18,19 +18,19 @@ from indexer.store.raw_logs import LOG_COLUMNS
 async def clear(conn: Connection, token: int) -> None:
     """Forgets what an earlier, interrupted reorg staged. Raises LeaseLost."""
     async with conn.transaction():
-        await lease.hold(conn, token)
+        await lease.lock_and_renew(conn, token)
         await conn.execute("TRUNCATE indexer.staged_block, indexer.staged_log")
 
 
-async def add(conn: Connection, unit: Unit, token: int) -> None:
+async def add(conn: Connection, unit: LogBatch, token: int) -> None:
     """Stages a unit. Raises LeaseLost."""
     async with conn.transaction():
-        await lease.hold(conn, token)
+        await lease.lock_and_renew(conn, token)
         await raw_logs.copy_blocks(conn, "staged_block", unit.blocks)
         await raw_logs.copy_logs(conn, "staged_log", unit.logs)
 
 
-async def starts_as_stored(conn: Connection, first: int) -> bool:
+async def first_block_unchanged(conn: Connection, first: int) -> bool:
     """Whether the staged block `first` is the stored one: then nothing parts there, and it is no replacement."""
     same: bool = await conn.fetchval(
         "SELECT EXISTS (SELECT FROM indexer.staged_block JOIN indexer.block USING (number, hash) WHERE number = $1)",
@@ -39,7 +39,7 @@ async def starts_as_stored(conn: Connection, first: int) -> bool:
     return same
 
 
-async def take_over(conn: Connection, first: int, last: int) -> int:
+async def promote(conn: Connection, first: int, last: int) -> int:
     """Moves what is staged for blocks first..last into its place, inside the caller's transaction. How many logs.
 
     Raises Inconsistent when it is not what was staged for this range: then a crash emptied it.
@@ -48,7 +48,9 @@ async def take_over(conn: Connection, first: int, last: int) -> int:
         "SELECT min(number), max(number), count(*), (SELECT count(*) FROM indexer.staged_log) FROM indexer.staged_block"
     ) or (None, None, 0, 0)
     if (low, high) != (first, last):
-        raise Inconsistent(f"blocks {low} to {high} are staged instead of {first} to {last}", "the staging tables")
+        raise InconsistentResponseError(
+            f"blocks {low} to {high} are staged instead of {first} to {last}", "the staging tables"
+        )
     await _move(conn, "block", "SELECT * FROM indexer.staged_block", blocks)
     return await _move(conn, "raw_log", "SELECT * FROM indexer.staged_log", logs)
 
@@ -75,7 +77,7 @@ async def changed_blocks(conn: Connection, first: int, last: int, addresses: Seq
     return [row["number"] for row in rows]
 
 
-async def take_over_blocks(conn: Connection, numbers: Sequence[int]) -> int:
+async def promote_blocks(conn: Connection, numbers: Sequence[int]) -> int:
     """The same for single blocks, whose stored rows are gone already. How many logs."""
     of_blocks = "SELECT * FROM indexer.staged_block WHERE number = ANY($1::bigint[])"
     of_logs = "SELECT * FROM indexer.staged_log WHERE block_number = ANY($1::bigint[])"

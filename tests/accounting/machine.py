@@ -8,7 +8,7 @@ import random
 import time
 
 from indexer import config
-from indexer.attest.compare import ranges, verify
+from indexer.attest.compare import compare_stored, ranges
 from indexer.db.connection import connection
 from indexer.projector.reproject import Reprojection
 from indexer.reorg.recovery import Recovery
@@ -169,7 +169,7 @@ class History:
             async with connection(self.url) as conn:
                 recovery = Recovery(DEVNET, pool, conn)
                 standing = await recovery.standing()
-                parts = [p async for p in verify(conn, pool, standing, above + 1, self.final) if p.differences]
+                parts = [p async for p in compare_stored(conn, pool, standing, above + 1, self.final) if p.differences]
                 assert parts, "nothing was found to be missing"
                 for part in parts:
                     for segment in ranges(part.segment, part.differences):

@@ -6,7 +6,7 @@ import pytest
 
 from indexer.contracts import views
 from indexer.contracts.views import Caller
-from indexer.errors import StateUnavailable, Unanswered
+from indexer.errors import StateUnavailableError, ViewUnansweredError
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from tests.support.anvil.compiler import contracts
@@ -30,14 +30,14 @@ async def test_views_are_called_at_a_blocks_hash() -> None:
             assert await caller.call(views.COLLATERAL, 7, TOKEN) == (-7, number - 1, 3)  # of that block, not the latest
             assert await caller.call(views.POSITION, 1, 2) == (-1, 2, 3, 4, -5, 6, 7)
             assert await caller.call(views.TOKEN_NAME, address=TOKEN) == ("Reya’s dollar",)
-            with pytest.raises(Unanswered, match="AccountNotFound"):
+            with pytest.raises(ViewUnansweredError, match="AccountNotFound"):
                 await caller.call(views.OWNER, 0)
-            with pytest.raises(Unanswered, match="no contract named passive_pool"):
+            with pytest.raises(ViewUnansweredError, match="no contract named passive_pool"):
                 await caller.call(views.SHARE_PRICE, 1)
-            with pytest.raises(Unanswered, match="no such answer"):  # nothing is deployed there
+            with pytest.raises(ViewUnansweredError, match="no such answer"):  # nothing is deployed there
                 await caller.call(views.TOKEN_DECIMALS, address="0x" + "d" * 40)
             other = Caller(reader, {"core": CORE}, number, b"\x11" * 32)
-            with pytest.raises(StateUnavailable, match="does not serve the state of block"):
+            with pytest.raises(StateUnavailableError, match="does not serve the state of block"):
                 await other.call(views.OWNER, 1)
 
         try:

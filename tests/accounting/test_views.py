@@ -14,7 +14,7 @@ from indexer.cli import check as cli
 from indexer.cli import enrich as enriching
 from indexer.contracts.enrich import KINDS
 from indexer.db.connection import connection
-from indexer.errors import Refused, StateUnavailable
+from indexer.errors import RefusedError, StateUnavailableError
 from indexer.store import enrichment
 from tests.accounting.contracts import ContractNode
 from tests.accounting.machine import DEVNET, History
@@ -73,7 +73,7 @@ async def enrich(
     """In this process."""
     monkeypatch.setenv("DATABASE_URL", history.url)
     urls = tuple(node.url for node in nodes) or (history.node.url,)
-    options = enriching.Options(DEVNET, urls, kinds or list(KINDS), 500.0, most, restart, None, None)
+    options = enriching.EnrichOptions(DEVNET, urls, kinds or list(KINDS), 500.0, most, restart, None, None)
     return await enriching._enrich(options, dry_run)
 
 
@@ -81,7 +81,7 @@ async def check(history: History, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     """In this process: what `check --strict --rpc-url` answers with."""
     monkeypatch.setenv("DATABASE_URL", history.url)
     endpoints = (history.node.url,)
-    return await cli._check(cli.Options(DEVNET, 10, False, True, endpoints, 100, None, None, None))
+    return await cli._check(cli.CheckOptions(DEVNET, 10, False, True, endpoints, 100, None, None, None))
 
 
 async def test_rows_are_what_the_contracts_say_each_drifted_answer_is_found_and_no_answer_is_none(
@@ -250,7 +250,7 @@ async def test_what_cannot_be_asked_or_kept_is_told_and_all_else_is_read(
         names = await conn.fetch("SELECT \"values\" ->> 'name' FROM indexer.enrichment WHERE table_name = 'token'")
         assert {row[0] for row in names} == {"a\ufffdb"}
         await conn.execute("ALTER TABLE market_configuration DROP COLUMN price_spacing; DELETE FROM indexer.enrichment")
-    with pytest.raises(Refused, match=r"market_configuration: .*price_spacing.*--adopt --check"):
+    with pytest.raises(RefusedError, match=r"market_configuration: .*price_spacing.*--adopt --check"):
         await enrich(history, monkeypatch, "markets")
 
 
@@ -262,10 +262,10 @@ async def test_calls_asked_in_vain_count_and_who_waits_for_old_state_is_told_how
         stateless.stateless = True
         done = await enrich(history, monkeypatch, "owners", most=2, nodes=(stateless, node))
         assert (done["calls"], len(node.asked)) == (2 + 2, 2) and done["left"] > 0
-        with pytest.raises(StateUnavailable) as caught:
+        with pytest.raises(StateUnavailableError) as caught:
             await enrich(history, monkeypatch, "owners", nodes=(stateless,))
         assert "--restart" in str(caught.value)
-        with pytest.raises(StateUnavailable) as caught:
+        with pytest.raises(StateUnavailableError) as caught:
             await enrich(history, monkeypatch, "owners", restart=True, nodes=(stateless,))
         assert "--restart" not in str(caught.value)
 
@@ -274,9 +274,9 @@ async def test_nothing_is_kept_of_a_block_that_may_have_been_taken_back(
     history: History, node: ContractNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     async with connection(history.url) as conn:
-        run = await enrichment.pinned(conn)
+        run = await enrichment.pin_block(conn)
         await conn.execute("UPDATE indexer.epoch SET value = value + 1")
-        with pytest.raises(Refused, match=r"healed meanwhile.*same command"):
-            await enrichment.put(conn, "fee_tier_parameters", {"tier_id": 1}, {"taker_fee": 1}, run)
+        with pytest.raises(RefusedError, match=r"healed meanwhile.*same command"):
+            await enrichment.save(conn, "fee_tier_parameters", {"tier_id": 1}, {"taker_fee": 1}, run)
     assert not any((await public_rows(history)).values())
     assert (await enrich(history, monkeypatch, "tiers", "owners"))["written"]

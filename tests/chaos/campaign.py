@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from indexer.config import load
-from indexer.runtime.tasks import ended
+from indexer.runtime.tasks import cancel_and_wait
 from tests.chaos import loading
 from tests.chaos.case import Case
 from tests.chaos.databases import Databases
@@ -67,7 +67,7 @@ class Episode:
             self.addresses = frozenset(c.address for c in load(str(self.config)).contracts)
             self.url = await stack.enter_async_context(self._database())
             growing = asyncio.create_task(self.net.grow())
-            stack.push_async_callback(ended, growing)
+            stack.push_async_callback(cancel_and_wait, growing)
             faults = list(self.faults)
             if self.mode == "backfill first":
                 await self._load_first([faults.pop(0) for one in self.faults[:1] if one.of_backfill])
@@ -77,7 +77,7 @@ class Episode:
             if beside is not None:
                 await beside.finished()
                 self.origin = 0
-            await ended(growing)
+            await cancel_and_wait(growing)
             await self._finish(daemon)
 
     # -- processes
@@ -122,7 +122,7 @@ class Episode:
             await self._until(daemon, lambda: self.observer.last.projected >= at, CAUGHT_UP, "caught up")
             yield daemon
         finally:
-            await ended(looking)
+            await cancel_and_wait(looking)
             daemon.kill()
             Daemon.started.remove(daemon)
 

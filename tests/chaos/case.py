@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from indexer.runtime.tasks import ended
+from indexer.runtime.tasks import cancel_and_wait
 from tests.chaos.faults import KINDS
 from tests.chaos.kinds import Place
 from tests.chaos.schedule import Fault
@@ -83,7 +83,7 @@ class Case:
             await self._until(lambda: self.over, HEAL)
         finally:
             broken = watching.done()
-            await ended(watching)
+            await cancel_and_wait(watching)
         if broken:
             watching.result()
         if self.place.met_at is None:

@@ -18,8 +18,8 @@ import structlog
 
 from indexer.config import Deployment
 from indexer.db.connection import connect, connection
-from indexer.db.database_errors import DATABASE_TROUBLE
-from indexer.errors import EndpointUnreachable, LeaseLost, RpcError
+from indexer.db.database_errors import DATABASE_ERRORS
+from indexer.errors import EndpointUnreachableError, LeaseLostError, RpcError
 from indexer.follow import catch_up, maintenance
 from indexer.follow import engine as engines
 from indexer.follow.engine import Engine
@@ -29,12 +29,12 @@ from indexer.projector import pipeline, writer
 from indexer.reorg import claims
 from indexer.rpc import transport
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 from indexer.store.index_state import lower_origin
 from tests.waiting import PATIENCE
 
-NO_ENDPOINT = (RpcError, EndpointUnreachable)
-BORNE = (*NO_ENDPOINT, LeaseLost, *DATABASE_TROUBLE)
+NO_ENDPOINT = (RpcError, EndpointUnreachableError)
+BORNE = (*NO_ENDPOINT, LeaseLostError, *DATABASE_ERRORS)
 
 
 class Checkpoint(NamedTuple):
@@ -133,7 +133,7 @@ class Process:
     async def start(self) -> bool:
         """False when no endpoint answers well enough to begin."""
         pool = Pool(self.endpoints, self.deployment.chain_id, max_blocks=self.deployment.max_blocks, timeout=PATIENCE)
-        runner = _Busy(self.deployment, self.url, pool, Progress())
+        runner = _Busy(self.deployment, self.url, pool, DaemonProgress())
         try:
             await pool.open()
             await runner.open()
@@ -153,7 +153,7 @@ class Process:
         assert runner is not None
         try:
             return bool(await runner._guarded(None))
-        except LeaseLost:
+        except LeaseLostError:
             self.errors["LeaseLost"] += 1
             await self.stop()
             return False
@@ -226,9 +226,9 @@ class Process:
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, LeaseLost):
+        if isinstance(error, LeaseLostError):
             await self.stop()
-        elif isinstance(error, DATABASE_TROUBLE):
+        elif isinstance(error, DATABASE_ERRORS):
             await runner._drop_connection()
         if error is not None and not isinstance(error, BORNE):
             raise error
@@ -258,9 +258,15 @@ class Process:
         try:
             for first, last in ranges:
                 worker = _Worker(
-                    self.deployment, pool, Progress(), "worker", partial(connect, self.url), first=first, last=last
+                    self.deployment,
+                    pool,
+                    DaemonProgress(),
+                    "worker",
+                    partial(connect, self.url),
+                    first=first,
+                    last=last,
                 )
-                with contextlib.suppress(*NO_ENDPOINT, *DATABASE_TROUBLE):
+                with contextlib.suppress(*NO_ENDPOINT, *DATABASE_ERRORS):
                     while await worker.cycle(conn):
                         pass
         finally:

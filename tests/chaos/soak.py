@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.measure import family
 from indexer.config import load
-from indexer.runtime.tasks import ended
+from indexer.runtime.tasks import cancel_and_wait
 from tests.chaos.databases import Databases
 from tests.chaos.growing import Growing
 from tests.chaos.signals import Observer
@@ -101,13 +101,13 @@ class Soak:
         tasks = [asyncio.create_task(work) for work in (self.net.grow(BEAT), observer.run(), self._page(port))]
         try:
             await self._sample(daemon, observer)
-            await ended(*tasks)
+            await cancel_and_wait(*tasks)
             self.net.settle(0)
             await wait_synced(self.url, self.net.tip.number, self.net.tip.hex)
             code, _ = daemon.terminate()
             assert code == 0, f"exit {code} on SIGTERM: {log.read_text()[-2000:]}"
         finally:
-            await ended(*tasks)
+            await cancel_and_wait(*tasks)
             daemon.kill()
             Daemon.started.remove(daemon)
 

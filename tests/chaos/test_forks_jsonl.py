@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from indexer.chain.forks import ForkSearch, Outcome
-from indexer.chain.types import Anchor
+from indexer.chain.forks import ForkSearch, ForkSearchOutcome
+from indexer.chain.types import BlockRef
 from indexer.config import load
 from tests.chaos.databases import Databases
 from tests.chaos.network import CHAIN_ID
@@ -62,11 +62,11 @@ def test_the_fork_search_finds_where_each_import_forked(record: dict[str, Any]) 
     imported = Imported(record)
     tree, stored, forked = imported.tree, imported.tree.genesis, 0
     for head in imported.heads():
-        anchors = [Anchor(b.number, b.hash, b.timestamp) for b in tree.path(stored.hash)[: head.number + 1]]
+        anchors = [BlockRef(b.number, b.hash, b.timestamp) for b in tree.path(stored.hash)[: head.number + 1]]
         search = ForkSearch(anchors)
         while wanted := search.ask():
             search.tell({n: tree.ancestor(head.hash, n).hash for n in wanted})
-        assert search.outcome is Outcome.COMMON
+        assert search.outcome is ForkSearchOutcome.COMMON
         fork = tree.fork_point(stored.hash, head.hash)
         assert (search.fork.number, search.fork.hash) == (fork.number, fork.hash)
         forked += fork is not stored

@@ -14,7 +14,7 @@ from indexer.check import recompute
 from indexer.config import Deployment
 from indexer.db import connection
 from indexer.projector.writer import Writer
-from indexer.store.index_state import load
+from indexer.store.index_state import load_index_state
 from tests.support.oracle.base import TABLES, Row
 from tests.support.oracle.compare import LEVELS, differences, fetch_database, fetch_level
 from tests.support.oracle.recompute import recompute as recomputed
@@ -156,10 +156,10 @@ async def _commit_log(conn: Any) -> list[str]:
 async def checked(url: str, deployment: Deployment, *, strict: bool = False) -> list[str]:
     """What `reya-indexer check --recompute` finds; `strict`: also where the chain contradicts itself."""
     async with connection.connection(url) as conn:
-        standing = await load(conn, [c.address for c in deployment.contracts])
-        drifts = await recompute.identities(conn, lambda name: None)
+        standing = await load_index_state(conn, [c.address for c in deployment.contracts])
+        drifts = await recompute.find_violations(conn, lambda name: None)
         writer = Writer(deployment)
-        followed, moved = await recompute.positions(conn, writer, standing, lambda block: None)
+        followed, moved = await recompute.reconcile_positions(conn, writer, standing, lambda block: None)
         _, wrong = await recompute.recompute(conn, writer, standing, lambda block: None)
     told = followed.contradictions if strict else []
     return [f"check: {drift}" for drift in (*drifts, *moved, *wrong, *told)]

@@ -13,9 +13,9 @@ from aiohttp import web
 
 from indexer import config
 from indexer.ops import http
-from indexer.ops.live_status import Live
+from indexer.ops.live_status import LiveStatus
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 from tests.ops.chromium import Tab, chromium
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode, free_port
@@ -50,17 +50,17 @@ def document() -> dict[str, Any]:
 
 
 class Served:
-    def __init__(self, live: Live, url: str, runner: web.AppRunner) -> None:
+    def __init__(self, live: LiveStatus, url: str, runner: web.AppRunner) -> None:
         self.live, self.url, self.runner = live, url, runner
 
 
 @asynccontextmanager
 async def served() -> AsyncIterator[Served]:
-    progress = Progress(head=1_000, safe=990, finalized=980, projected=399, holder=True)
+    progress = DaemonProgress(head=1_000, safe=990, finalized=980, projected=399, holder=True)
     progress.head_time, progress.projected_time = 5_000, 4_000
     progress.wait("")
     progress.mode = "following"
-    live = Live(config.load("devnet"), progress, Pool(("http://one.example/KEY", "http://two.example"), 1))
+    live = LiveStatus(config.load("devnet"), progress, Pool(("http://one.example/KEY", "http://two.example"), 1))
     live.stored |= document()
     runner = await http.serve("127.0.0.1", 0, live)
     live.start()

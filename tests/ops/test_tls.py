@@ -17,7 +17,7 @@ from aiohttp import web
 
 from indexer.db.connection import connection
 from indexer.embedded_pg.server import EmbeddedServer
-from indexer.errors import DatabaseUnreachable, Transient
+from indexer.errors import DatabaseUnreachableError, TransientRpcError
 from indexer.rpc.transport import Endpoint
 from tests.ops.conftest import DEBIAN_POSTGRES, program
 from tests.support.daemon import environment, run
@@ -101,7 +101,7 @@ async def test_verify_full_needs_the_right_authority_and_the_right_name(
         "no TLS": f"{encrypted.format(host='localhost')}?sslmode=disable",
     }
     for why, url in refused.items():
-        with pytest.raises(DatabaseUnreachable) as caught:
+        with pytest.raises(DatabaseUnreachableError) as caught:
             async with connection(url):
                 pass
         said = "encryption" if why == "no TLS" else "certificate verify failed"
@@ -114,7 +114,7 @@ async def test_verify_full_is_not_taken_back_by_a_server_without_tls(
     plain = server.url("postgres")
     async with connection(plain):
         pass
-    with pytest.raises(DatabaseUnreachable, match="SSL"):
+    with pytest.raises(DatabaseUnreachableError, match="SSL"):
         async with connection(f"{plain}?sslmode=verify-full&sslrootcert={authority.ca}"):
             pass
 
@@ -151,7 +151,7 @@ async def test_an_endpoint_is_verified_against_the_system_or_a_private_authority
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     port = runner.addresses[0][1]
     endpoint = Endpoint(f"https://localhost:{port}/")
-    with pytest.raises(Transient, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(TransientRpcError, match="CERTIFICATE_VERIFY_FAILED"):
         await endpoint.call("eth_chainId", [])
     await endpoint.close()
     for host, fits in (("localhost", True), ("127.0.0.1", False)):

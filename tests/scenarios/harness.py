@@ -18,7 +18,7 @@ from indexer.db.connection import Connection, connect
 from indexer.follow.runner import Runner
 from indexer.follow.state_machine import Mode
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 from tests.chaos.truth import CONFIG, Truth
 from tests.support.oracle.base import TABLES
 from tests.support.simchain.chain import Block, SimLog, SimTx, Tree
@@ -56,7 +56,7 @@ class Daemon:
 
     def __init__(self, url: str, nodes: Sequence[SimNode], deployment: Deployment, **limits: Any) -> None:
         self.pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
-        self.progress = Progress()
+        self.progress = DaemonProgress()
         self.auditors: list[Auditor] = []
         self.runner: Runner = _Busy(deployment, url, self.pool, self.progress, **limits)
 

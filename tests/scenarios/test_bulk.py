@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from indexer.chain.batch import Unit
-from indexer.chain.ranges import Segment
+from indexer.chain.batch import LogBatch
+from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header, Log
 from indexer.follow import catch_up, engine
-from indexer.follow.catch_up import Front
+from indexer.follow.catch_up import BufferedSource
 from indexer.ingest import ingestor
 from indexer.projector import pipeline
 from tests.scenarios.harness import Stage
@@ -56,15 +56,15 @@ async def test_a_stale_projection_waits_for_the_past_of_a_new_contract(stage: St
     await stage.equals(stage.main)
 
 
-def unit(first: int, last: int, logs: int) -> Unit:
+def unit(first: int, last: int, logs: int) -> LogBatch:
     made = [Log(first, i, b"\1" * 20, b"\2" * 32, 0, (), b"", b"\3" * 32) for i in range(logs)]
     ends = [Header(n, b"%32d" % n, b"%32d" % (n - 1), n) for n in (first, last)]
-    return Unit(first, last, ("0x" + "01" * 20,), made, ends)
+    return LogBatch(first, last, ("0x" + "01" * 20,), made, ends)
 
 
 async def test_units_out_of_order_never_block_the_one_that_moves_the_front() -> None:
     nowhere: Any = None  # a database that must not be asked
-    held = Front(nowhere, {"0x" + "01" * 20: []}, 0, 100, projecting=True)
+    held = BufferedSource(nowhere, {"0x" + "01" * 20: []}, 0, 100, projecting=True)
     async with guard("room for a unit"):
         await held.take(unit(20, 29, 8))
         await held.take(unit(30, 39, 8))
@@ -76,7 +76,7 @@ async def test_units_out_of_order_never_block_the_one_that_moves_the_front() -> 
         assert found is not None and found.chunk.first == 20 and found.anchor.number >= 29
     waiting = asyncio.create_task(held.take(unit(50, 59, 9)))
     await asyncio.sleep(0.05)
-    await held.covered(Segment(50, 99, ("0x" + "01" * 20,)))
+    await held.covered(ContractRange(50, 99, ("0x" + "01" * 20,)))
     await held.complete()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)

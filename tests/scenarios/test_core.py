@@ -7,25 +7,25 @@ from dataclasses import replace
 
 import pytest
 
-from indexer.attest.compare import Difference, differences
+from indexer.attest.compare import LogDifference, differences
 from indexer.chain.bloom import mask
-from indexer.chain.forks import Claim, Finding, ForkSearch, Outcome
-from indexer.chain.ranges import Segment
-from indexer.chain.types import Anchor, Header, Log
+from indexer.chain.forks import ClaimKind, ForkClaim, ForkSearch, ForkSearchOutcome
+from indexer.chain.ranges import ContractRange
+from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.catalog import COLUMNS
-from indexer.errors import Inconsistent, SeamBroken
+from indexer.errors import InconsistentResponseError, ParentMismatchError
 from indexer.follow import state_machine
-from indexer.follow.state_machine import Claims, Conflict, Follower, Mode, Seen
-from indexer.ingest.confirm import confirm_chained, confirm_plain, without_logs_though_announced
+from indexer.follow.state_machine import Claims, Conflict, Follower, HeadSeen, Mode
+from indexer.ingest.confirm import blocks_with_unmet_bloom, confirm_final_range, confirm_head_range
 from indexer.projections.events import Event
 from indexer.projections.project import project, state_keys
-from indexer.projections.row_encoder import Lines
-from indexer.projections.write_set import Ledger
+from indexer.projections.row_encoder import RowEncoder
+from indexer.projections.write_set import WriteSet
 from indexer.rpc import receipts, wire
 
 CORE = bytes.fromhex("c33d0a4fc05af98447126f1680ca7316de29e5d4")
 WATCHED = ["0x" + CORE.hex()]
-REST, SEARCH = state_machine.Rest, state_machine.Search
+REST, SEARCH = state_machine.Wait, state_machine.SearchFork
 
 
 def digest(number: int, fork: str = "a") -> bytes:
@@ -36,29 +36,31 @@ def header(number: int, fork: str = "a", parent: str = "", bloom: bytes = b"") -
     return Header(number, digest(number, fork), digest(number - 1, parent or fork), 1000 + number, bloom)
 
 
-def anchor(number: int, fork: str = "a") -> Anchor:
-    return Anchor(number, digest(number, fork), 1000 + number)
+def anchor(number: int, fork: str = "a") -> BlockRef:
+    return BlockRef(number, digest(number, fork), 1000 + number)
 
 
 def log(number: int, fork: str = "a", index: int = 0) -> Log:
     return Log(number, index, CORE, b"\1" * 32, 0, (b"\2" * 32,), b"", digest(number, fork), 1000 + number)
 
 
-def seen(number: int, fork: str = "a", at_head: bytes | None = None, **other: object) -> Seen:
+def seen(number: int, fork: str = "a", at_head: bytes | None = None, **other: object) -> HeadSeen:
     """The head; what is stored is fork a up to 100, final up to 60, projected."""
-    standing = Seen(
+    standing = HeadSeen(
         header(number, fork), digest(number) if number <= 100 and at_head is None else at_head, anchor(100), 100, 100,
         60, True, False, None, (),
     )  # fmt: skip
     return replace(standing, **other)  # type: ignore[arg-type]
 
 
-def forked(number: int, endpoint: str = "one") -> Claim:
-    return Claim(endpoint, Finding.FORK, anchor(number), anchor(105, "b"))
+def forked(number: int, endpoint: str = "one") -> ForkClaim:
+    return ForkClaim(endpoint, ClaimKind.FORK, anchor(number), anchor(105, "b"))
 
 
-def found(finding: Finding, endpoint: str = "one") -> Claim:
-    return Claim(endpoint, finding, anchor(100) if finding is Finding.SAME else None, anchor(100), f"{endpoint} says")
+def found(finding: ClaimKind, endpoint: str = "one") -> ForkClaim:
+    return ForkClaim(
+        endpoint, finding, anchor(100) if finding is ClaimKind.SAME else None, anchor(100), f"{endpoint} says"
+    )
 
 
 def play(
@@ -72,7 +74,7 @@ def play(
     return follower
 
 
-def search(anchors: list[Anchor], chain: dict[int, bytes]) -> ForkSearch:
+def search(anchors: list[BlockRef], chain: dict[int, bytes]) -> ForkSearch:
     made = ForkSearch(anchors)
     while wanted := made.ask():
         made.tell({n: chain.get(n) for n in wanted})
@@ -89,8 +91,8 @@ def fork_above(number: int, head: int) -> dict[int, bytes]:
 def test_s01_core() -> None:
     play(
         (seen(100, "b"), SEARCH),
-        (Claims((forked(99),), False), state_machine.Replace),
-        (state_machine.Replaced(), state_machine.Look),
+        (Claims((forked(99),), False), state_machine.ReplaceFork),
+        (state_machine.StateChanged(), state_machine.Refresh),
     )
     assert search(STORED, fork_above(99, 100)).fork == anchor(99)
 
@@ -113,24 +115,24 @@ def test_s03_core() -> None:
     play((replace(seen(75), at_head=None), REST), follower=follower)
     # Below what is final in the middle of a search: neither a halt nor a delete.
     play(
-        (Conflict(101, "seam"), SEARCH), (Claims((found(Finding.LAGGING),), False), SEARCH),
-        (Claims((found(Finding.LAGGING), found(Finding.UNCLEAR)), True), REST), follower=follower,
+        (Conflict(101, "seam"), SEARCH), (Claims((found(ClaimKind.LAGGING),), False), SEARCH),
+        (Claims((found(ClaimKind.LAGGING), found(ClaimKind.UNCLEAR)), True), REST), follower=follower,
     )  # fmt: skip
     assert follower.mode is Mode.WAITING
 
 
 def test_s04_core() -> None:
     headers = [header(n, "b") for n in range(97, 101)]
-    with pytest.raises(Inconsistent):
-        confirm_chained(97, 100, WATCHED, [log(98, "a")], headers, digest(96, "b"))
-    with pytest.raises(Inconsistent):
-        confirm_plain(97, 100, WATCHED, [log(100, "a")], [headers[0], headers[-1]], digest(96, "b"))
-    with pytest.raises(Inconsistent):  # the chain changed between two headers of one answer
-        confirm_chained(97, 100, WATCHED, [], [*headers[:2], header(99, "c"), header(100, "c")], digest(96, "b"))
-    with pytest.raises(SeamBroken):  # the chain changed between two pages
-        confirm_chained(97, 100, WATCHED, [], headers, digest(96, "a"))
-    with pytest.raises(Inconsistent):
-        receipts.logged([{"blockHash": "0x" + digest(98, "a").hex(), "logs": []}], header(98, "b"))
+    with pytest.raises(InconsistentResponseError):
+        confirm_head_range(97, 100, WATCHED, [log(98, "a")], headers, digest(96, "b"))
+    with pytest.raises(InconsistentResponseError):
+        confirm_final_range(97, 100, WATCHED, [log(100, "a")], [headers[0], headers[-1]], digest(96, "b"))
+    with pytest.raises(InconsistentResponseError):  # the chain changed between two headers of one answer
+        confirm_head_range(97, 100, WATCHED, [], [*headers[:2], header(99, "c"), header(100, "c")], digest(96, "b"))
+    with pytest.raises(ParentMismatchError):  # the chain changed between two pages
+        confirm_head_range(97, 100, WATCHED, [], headers, digest(96, "a"))
+    with pytest.raises(InconsistentResponseError):
+        receipts.addresses_logged([{"blockHash": "0x" + digest(98, "a").hex(), "logs": []}], header(98, "b"))
 
 
 def test_s05_core() -> None:
@@ -138,33 +140,35 @@ def test_s05_core() -> None:
     blocks, headers = {98: (digest(98), 1098)}, [header(98)]
     both = [log(98, index=4), log(98, index=7)]
     assert differences(blocks, both, headers, both) == []
-    assert differences(blocks, both[:1], headers, both) == [Difference(98, "missing log", 7)]
+    assert differences(blocks, both[:1], headers, both) == [LogDifference(98, "missing log", 7)]
     moved = [both[0], log(98, index=9)]
     assert differences(blocks, moved, headers, both) == [
-        Difference(98, "missing log", 7), Difference(98, "foreign log", 9)
+        LogDifference(98, "missing log", 7), LogDifference(98, "foreign log", 9)
     ]  # fmt: skip
 
 
 def test_s06_core() -> None:
     bloom = mask(CORE).to_bytes(256, "big")
-    early = confirm_chained(100, 101, WATCHED, [], [header(100, bloom=bytes(256)), header(101, bloom=bloom)], None)
-    assert [b.number for b in without_logs_though_announced(early)] == [101]
-    late = confirm_chained(101, 101, WATCHED, [log(101)], [header(101, bloom=bloom)], None)
-    assert without_logs_though_announced(late) == []
+    early = confirm_head_range(100, 101, WATCHED, [], [header(100, bloom=bytes(256)), header(101, bloom=bloom)], None)
+    assert [b.number for b in blocks_with_unmet_bloom(early)] == [101]
+    late = confirm_head_range(101, 101, WATCHED, [log(101)], [header(101, bloom=bloom)], None)
+    assert blocks_with_unmet_bloom(late) == []
     # The proof: a receipt of that block with a log of ours, or with none.
     address = {"address": "0x" + CORE.hex()}, {"address": "0x" + "77" * 20}
-    logged = [receipts.logged([{"blockHash": "0x" + digest(101).hex(), "logs": [a]}], header(101)) for a in address]
+    logged = [
+        receipts.addresses_logged([{"blockHash": "0x" + digest(101).hex(), "logs": [a]}], header(101)) for a in address
+    ]
     assert [CORE in addresses for addresses in logged] == [True, False]
-    with pytest.raises(Inconsistent):
-        receipts.logged([], header(101))
+    with pytest.raises(InconsistentResponseError):
+        receipts.addresses_logged([], header(101))
 
 
 def event(block: int, index: int, name: str, **args: object) -> Event:
     return Event(block, 1000 + block, index, "0x" + "11" * 32, WATCHED[0], "0x", name, dict(args))
 
 
-def ledger(*events: Event, floor: int = 60) -> Ledger:
-    made = Ledger(Lines(COLUMNS), dict.fromkeys(state_keys(events)), floor)
+def ledger(*events: Event, floor: int = 60) -> WriteSet:
+    made = WriteSet(RowEncoder(COLUMNS), dict.fromkeys(state_keys(events)), floor)
     project(made, events)
     return made
 
@@ -183,25 +187,25 @@ def test_s07_core() -> None:
 
 def test_s08_core() -> None:
     """A worker without the lease neither searches nor replaces; whoever was beaten looks again."""
-    segment = Segment(91, 100, tuple(WATCHED))
+    segment = ContractRange(91, 100, tuple(WATCHED))
     worker = play(
         (seen(100, segments=(segment,), holder=False), state_machine.Ingest),
-        (state_machine.Replaced(), state_machine.Look),
+        (state_machine.StateChanged(), state_machine.Refresh),
     )
     play((Conflict(96, "stored with another hash"), REST), follower=worker)
     assert worker.mode is Mode.STANDBY
-    with pytest.raises(SeamBroken):
-        confirm_chained(91, 100, WATCHED, [], [header(n) for n in range(91, 101)], digest(90, "b"))
+    with pytest.raises(ParentMismatchError):
+        confirm_head_range(91, 100, WATCHED, [], [header(n) for n in range(91, 101)], digest(90, "b"))
 
 
 def test_s09_core() -> None:
     # The chain moves in the middle of the search: nothing is concluded, and everyone is asked.
     moving = ForkSearch(STORED)
     moving.tell({n: digest(n, "a" if n == 99 else "b") for n in moving.ask()})
-    assert moving.outcome is Outcome.INCONCLUSIVE
+    assert moving.outcome is ForkSearchOutcome.INCONCLUSIVE
     turns: list[tuple[state_machine.Observation, type[state_machine.Action]]] = [
-        (seen(100, "b"), SEARCH), (Claims((found(Finding.UNCLEAR),), False), SEARCH),
-        (Claims((found(Finding.UNCLEAR),), True), REST),
+        (seen(100, "b"), SEARCH), (Claims((found(ClaimKind.UNCLEAR),), False), SEARCH),
+        (Claims((found(ClaimKind.UNCLEAR),), True), REST),
     ]  # fmt: skip
     assert play(*turns).mode is Mode.WAITING
     # And back to the stored chain: the next look finds nothing to do. Twenty times, without end or delete.
@@ -215,7 +219,7 @@ def test_s10_core() -> None:
     """What a restart forgets of the follower changes nothing: the same look leads to the same action."""
     observations: list[state_machine.Observation] = [
         seen(100, "b"), seen(101), seen(80), seen(100, checkpoint=80), seen(100, stale=True),
-        seen(100, checkpoint=80, unconfirmed=anchor(100)), seen(101, segments=(Segment(101, 101, ("x",)),)),
+        seen(100, checkpoint=80, unconfirmed=anchor(100)), seen(101, segments=(ContractRange(101, 101, ("x",)),)),
         Conflict(101, "seam"),
     ]  # fmt: skip
     rng, lived = random.Random(10), Follower()
@@ -228,31 +232,31 @@ def test_s10_core() -> None:
 
 
 def test_s11_core() -> None:
-    deep, same, fork = found(Finding.DEEP), found(Finding.SAME, "two"), forked(97, "two")
+    deep, same, fork = found(ClaimKind.DEEP), found(ClaimKind.SAME, "two"), forked(97, "two")
     asked = (Conflict(101, "seam"), SEARCH), (Claims((deep,), False), SEARCH)
     start = (seen(101), REST)
-    halted = play(start, *asked, (Claims((deep, found(Finding.DEEP, "two")), True), state_machine.Halt))
+    halted = play(start, *asked, (Claims((deep, found(ClaimKind.DEEP, "two")), True), state_machine.Halt))
     assert halted.mode is Mode.HALTED
     for other in (same, fork):
         action = play(start, *asked).observe(Claims((deep, other), True))
-        assert isinstance(action, state_machine.SetAside) and action.endpoints == ("one",)
+        assert isinstance(action, state_machine.SetEndpointsAside) and action.endpoints == ("one",)
     # One that merely lags or does not answer is no witness for the stored chain.
-    for other in (found(Finding.LAGGING, "two"), found(Finding.UNCLEAR, "two")):
+    for other in (found(ClaimKind.LAGGING, "two"), found(ClaimKind.UNCLEAR, "two")):
         play(start, *asked, (Claims((deep, other), True), state_machine.Halt))
     # A stored hash below finalized that nobody has: named, not searched for ever.
-    play(start, (Conflict(50, "stored with another hash"), SEARCH), (Claims((found(Finding.SAME),), False), SEARCH),
-         (Claims((found(Finding.SAME),), True), state_machine.Halt))  # fmt: skip
-    assert search(STORED, fork_above(59, 100)).outcome is Outcome.BELOW_RETAINED
+    play(start, (Conflict(50, "stored with another hash"), SEARCH), (Claims((found(ClaimKind.SAME),), False), SEARCH),
+         (Claims((found(ClaimKind.SAME),), True), state_machine.Halt))  # fmt: skip
+    assert search(STORED, fork_above(59, 100)).outcome is ForkSearchOutcome.BELOW_RETAINED
 
 
 def test_s12_core() -> None:
     """The head is far above; what is stored is compared by number."""
     assert search(STORED, fork_above(95, 200_000)).fork == anchor(95)
-    late = seen(200_000, "b", segments=(Segment(101, 200_000, ("x",)),))
+    late = seen(200_000, "b", segments=(ContractRange(101, 200_000, ("x",)),))
     play(
         (late, state_machine.Ingest),
         (Conflict(101, "seam"), SEARCH),
-        (Claims((forked(95),), False), state_machine.Replace),
+        (Claims((forked(95),), False), state_machine.ReplaceFork),
     )
     # Stored but not projected yet: the tip is confirmed before a row follows from it.
     unprojected = replace(late, checkpoint=80, unconfirmed=anchor(100))
@@ -263,11 +267,11 @@ def test_s12_core() -> None:
 
 def test_s13_core() -> None:
     waiting = play(
-        (seen(100, "b"), SEARCH), (Claims((forked(97),), False), state_machine.Replace),
-        (state_machine.Unserved(98, 100, "pruned"), REST),
+        (seen(100, "b"), SEARCH), (Claims((forked(97),), False), state_machine.ReplaceFork),
+        (state_machine.ReplacementUnavailable(98, 100, "pruned"), REST),
     )  # fmt: skip
     assert waiting.mode is Mode.WAITING
-    play((seen(100, "b"), SEARCH), (Claims((forked(97),), False), state_machine.Replace), follower=waiting)
+    play((seen(100, "b"), SEARCH), (Claims((forked(97),), False), state_machine.ReplaceFork), follower=waiting)
 
 
 def test_s14_core() -> None:
@@ -328,5 +332,5 @@ def entry(number: int, index: int, **other: object) -> dict[str, object]:
 )
 def test_s22_core(extra: dict[str, object]) -> None:
     assert len(wire.logs([entry(99, 0), entry(98, 0)], 97, 100, WATCHED)) == 2
-    with pytest.raises(Inconsistent):
+    with pytest.raises(InconsistentResponseError):
         wire.logs([entry(98, 0), extra], 97, 100, WATCHED)

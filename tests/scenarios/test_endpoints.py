@@ -13,15 +13,15 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from indexer.db.connection import connect, connection
-from indexer.errors import RangeTooLarge
+from indexer.errors import RangeTooLargeError
 from indexer.follow import stall_detector, watchdog
-from indexer.follow.endpoint_monitor import Keeper
+from indexer.follow.endpoint_monitor import EndpointMonitor
 from indexer.ops.http import application
-from indexer.ops.live_status import Live
+from indexer.ops.live_status import LiveStatus
 from indexer.rpc import head_feed, transport
 from indexer.rpc.head_feed import HeadFeed
-from indexer.rpc.health_check import Sentinel
-from indexer.runtime.tasks import beside
+from indexer.rpc.health_check import HealthChecker
+from indexer.runtime.tasks import background_task
 from tests.scenarios.harness import CHAIN_ID, Daemon, Stage
 from tests.support.daemon import wait_row
 from tests.support.simchain.node import Fault, Say
@@ -39,14 +39,14 @@ async def test_s03_who_serves_a_lower_head_is_marked_and_the_other_one_serves(st
     stage.nodes[1].head = tip.hash
     await daemon.poll(3)
     await stage.stands_at(stage.main)
-    await Sentinel(daemon.pool, lambda: daemon.runner.engine.anchor).turn()
+    await HealthChecker(daemon.pool, lambda: daemon.runner.engine.anchor).turn()
     score = daemon.pool.readers[0].endpoint.score
     assert (score.state(daemon.pool.clock()), score.lag) == ("lagging", 33)
     await daemon.settle()
     await stage.untouched(tip)
     assert daemon.progress.regressions == 1
     lagging.lag, lagging.head = 0, tip.hash
-    await Sentinel(daemon.pool, lambda: daemon.runner.engine.anchor).turn()
+    await HealthChecker(daemon.pool, lambda: daemon.runner.engine.anchor).turn()
     assert score.state(daemon.pool.clock()) == "well"
 
 
@@ -93,9 +93,9 @@ async def test_who_was_set_aside_for_a_lie_is_asked_last_after_a_restart_too(sta
     assert "omitting" not in states and daemon.pool.aside(liar.url) == 0
 
 
-def keeper(daemon: Daemon, url: str) -> Keeper:
+def keeper(daemon: Daemon, url: str) -> EndpointMonitor:
     """As `run` makes it."""
-    return Keeper(daemon.pool, HeadFeed([], 1), partial(connect, url), lambda: daemon.runner.engine.anchor)
+    return EndpointMonitor(daemon.pool, HeadFeed([], 1), partial(connect, url), lambda: daemon.runner.engine.anchor)
 
 
 # -- S18
@@ -128,7 +128,7 @@ def limited(most: int) -> Any:
     async def read(self: transport.Endpoint, answer: Any) -> bytes:
         body = await whole(self, answer)
         if len(body) > most and b'"topics"' in body and b"cumulativeGasUsed" not in body:
-            raise RangeTooLarge(f"the answer exceeds {most} bytes", self.name, results=True)
+            raise RangeTooLargeError(f"the answer exceeds {most} bytes", self.name, results=True)
         return body
 
     return read
@@ -222,7 +222,7 @@ async def test_s21_an_endpoint_of_another_chain_joins_after_the_start(stage: Sta
     other = stage.fork("testnet", 30, 200)
     stage.nodes[1].chain_id, stage.nodes[1].head = 1, other.hash
     await stage.nodes[1].start()
-    await Sentinel(daemon.pool, lambda: daemon.runner.engine.anchor).turn()
+    await HealthChecker(daemon.pool, lambda: daemon.runner.engine.anchor).turn()
     score = daemon.pool.readers[1].endpoint.score
     assert (score.state(daemon.pool.clock()), score.chain_id) == ("wrong chain", 1)
     stage.nodes[0].offline = True
@@ -261,9 +261,11 @@ async def test_s21_an_endpoint_that_turns_into_another_chain_behind_its_name(sta
 async def watched(daemon: Daemon, feed: HeadFeed) -> AsyncIterator[TestClient[Any, Any]]:
     """The daemon's own loop with its watchdog; a client of its HTTP port."""
     async with (
-        TestClient(TestServer(application(Live(daemon.runner.deployment, daemon.progress, daemon.pool)))) as client,
-        beside(daemon.runner.watchdog(feed).run()),
-        beside(daemon.runner.follow(feed)),
+        TestClient(
+            TestServer(application(LiveStatus(daemon.runner.deployment, daemon.progress, daemon.pool)))
+        ) as client,
+        background_task(daemon.runner.watchdog(feed).run()),
+        background_task(daemon.runner.follow(feed)),
     ):
         yield client
 
@@ -310,7 +312,7 @@ async def test_s23_stuck_poll(stage: Stage, soon: None, monkeypatch: pytest.Monk
         await until(client, 200)
         stage.nodes[0].fail_next = ["hang"] * 100
         stage.nodes[1].gate = asyncio.Event()
-        monkeypatch.setattr(stall_detector.Watch, "limit", property(once(daemon, "poll", 1.0)))
+        monkeypatch.setattr(stall_detector.StallDetector, "limit", property(once(daemon, "poll", 1.0)))
         stage.show(tip)
         body = await until(client, 503, "poll")
         assert f"{stage.nodes[0].url} has not answered eth_getBlockByNumber" in body

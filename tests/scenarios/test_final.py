@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from indexer.attest import auditor as auditors
-from indexer.chain.finality import Final
-from indexer.chain.ranges import Segment
-from indexer.chain.types import Anchor
-from indexer.errors import NotFinal
+from indexer.chain.finality import FinalBlock
+from indexer.chain.ranges import ContractRange
+from indexer.chain.types import BlockRef
+from indexer.errors import NotFinalError
 from indexer.follow import engine
 from indexer.follow.state_machine import Mode
-from indexer.ingest.fetch import fetch_unit
+from indexer.ingest.fetch import fetch_batch
 from indexer.reorg.claims import final_upto
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
@@ -159,9 +159,11 @@ async def test_orphans_stored_before_they_were_denied_do_not_become_final(young:
     stuck, orphans = young.nodes[1], young.tree[young.nodes[1].head]
     daemon = await young.start(0, 1, settled=False)
     (only,) = (r for r in daemon.pool.readers if r.name == stuck.url)
-    with pytest.raises(NotFinal):
-        await fetch_unit(only, Segment(2, 3, tuple(sorted(ADDRESSES))), Final(6, young.at(young.main, 6).hash), None)
-    assert await final_upto(only, Anchor(3, orphans.hash, 0), Final(6, young.at(young.main, 6).hash)) == -1
+    with pytest.raises(NotFinalError):
+        await fetch_batch(
+            only, ContractRange(2, 3, tuple(sorted(ADDRESSES))), FinalBlock(6, young.at(young.main, 6).hash), None
+        )
+    assert await final_upto(only, BlockRef(3, orphans.hash, 0), FinalBlock(6, young.at(young.main, 6).hash)) == -1
     await daemon.settle()
     await young.equals(young.main, [(1, 2)])
     assert await young.value("SELECT rollback_floor FROM indexer.checkpoint") == FINAL
@@ -177,12 +179,12 @@ async def test_without_a_tag_the_head_of_who_serves_a_range_tells_what_is_final(
     await pool.open()
     reader: Reader = pool.readers[0]
     try:
-        segment = Segment(4, 5, tuple(sorted(ADDRESSES)))
+        segment = ContractRange(4, 5, tuple(sorted(ADDRESSES)))
         if borne_out:
-            assert (await fetch_unit(reader, segment, Final(5, depth=3), None)).final == 5
+            assert (await fetch_batch(reader, segment, FinalBlock(5, depth=3), None)).final == 5
         else:
-            with pytest.raises(NotFinal):
-                await fetch_unit(reader, segment, Final(5, depth=3), None)
+            with pytest.raises(NotFinalError):
+                await fetch_batch(reader, segment, FinalBlock(5, depth=3), None)
     finally:
         await pool.close()
 
@@ -190,11 +192,11 @@ async def test_without_a_tag_the_head_of_who_serves_a_range_tells_what_is_final(
 async def test_the_final_block_costs_no_request_and_no_call_where_it_is_read_anyway(young: Stage) -> None:
     node, pool = young.nodes[0], Pool([young.nodes[0].url], CHAIN_ID)
     await pool.open()
-    final, addresses = Final(6, young.at(young.main, 6).hash), tuple(sorted(ADDRESSES))
+    final, addresses = FinalBlock(6, young.at(young.main, 6).hash), tuple(sorted(ADDRESSES))
     try:
         for (first, last), headers in {(2, 6): 2, (2, 5): 3, (7, 9): 4}.items():
             asked, calls = node.http_requests, node.requests["eth_getBlockByNumber"]
-            await fetch_unit(pool.readers[0], Segment(first, last, addresses), final, None)
+            await fetch_batch(pool.readers[0], ContractRange(first, last, addresses), final, None)
             spent = (node.http_requests - asked, node.requests["eth_getBlockByNumber"] - calls)
             assert spent == (1, headers), (first, last)
     finally:

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from indexer.chain.finality import Final
-from indexer.chain.ranges import Segment
+from indexer.chain.finality import FinalBlock
+from indexer.chain.ranges import ContractRange
 from indexer.db.connection import connection
-from indexer.errors import EpochMoved, ReorgTooDeep
+from indexer.errors import EpochChangedError, ReorgTooDeepError
 from indexer.follow.state_machine import Mode
 from indexer.ingest import fetch
-from indexer.ingest.fetch import fetch_unit
+from indexer.ingest.fetch import fetch_batch
 from indexer.reorg import claims
 from indexer.reorg.recovery import Recovery
 from indexer.store import raw_logs
-from indexer.store.index_state import load
+from indexer.store.index_state import load_index_state
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.support.daemon import LOCKED_OUT, wait_row
 from tests.support.simchain.chain import SimLog
@@ -77,8 +77,8 @@ async def test_s07_same_transaction_in_both_forks(place: str, owner: str, stage:
 async def in_flight(stage: Stage, worker: Daemon) -> tuple[Any, Any]:
     """Where the worker believes to stand, and blocks 91..100 as it read them."""
     standing = await worker.runner.engine.standing(worker.conn)
-    segment = Segment(91, 100, tuple(sorted(ADDRESSES)))
-    return standing, await worker.pool.run(lambda reader: fetch_unit(reader, segment, Final(60), None))
+    segment = ContractRange(91, 100, tuple(sorted(ADDRESSES)))
+    return standing, await worker.pool.run(lambda reader: fetch_batch(reader, segment, FinalBlock(60), None))
 
 
 async def test_s08_reorg_while_a_backfill_of_the_same_range_is_in_flight(stage: Stage) -> None:
@@ -88,7 +88,7 @@ async def test_s08_reorg_while_a_backfill_of_the_same_range_is_in_flight(stage: 
     b = stage.fork("b", 85, 20)
     stage.show(b)
     await daemon.settle()
-    with pytest.raises(EpochMoved):
+    with pytest.raises(EpochChangedError):
         await worker.runner.engine.writer.ingest(worker.conn, standing, unit, 60, None)
     await worker.poll()  # plans anew: nothing of it is left to do
     await stage.equals(b, [(85, 5)])
@@ -100,7 +100,7 @@ async def test_s08_reorg_between_the_validation_of_a_range_and_its_commit(
     stage.show(stage.at(stage.main, 90), 0)
     daemon, worker = await stage.start(0), await stage.start(1, settled=False)
     standing, unit = await in_flight(stage, worker)
-    stored, go_on, store = asyncio.Event(), asyncio.Event(), raw_logs.store
+    stored, go_on, store = asyncio.Event(), asyncio.Event(), raw_logs.insert_batch
 
     async def slowly(conn: Any, *args: Any) -> None:
         await store(conn, *args)
@@ -227,7 +227,7 @@ async def test_s11_a_backfill_ends_with_its_own_code(stage: Stage) -> None:
     await (await stage.start()).stop()
     stage.show(stage.fork("b", 70, 60, tip=tip))
     backfill = await stage.start(settled=False, first=0, last=125)
-    with pytest.raises(ReorgTooDeep) as caught:
+    with pytest.raises(ReorgTooDeepError) as caught:
         await backfill.poll()
     assert caught.value.exit_code == 70 and caught.value.remedy
     await stage.untouched(tip)
@@ -290,7 +290,7 @@ async def test_s12_the_floor_is_a_stored_block(stage: Stage, monkeypatch: pytest
     stage.nodes[0].finalized = stage.nodes[1].finalized = 70
     await first.settle()
     async with connection(stage.url) as conn:
-        standing = await load(conn, sorted(ADDRESSES))
+        standing = await load_index_state(conn, sorted(ADDRESSES))
     assert (standing.floor,) in await stage.fetch("SELECT number FROM indexer.block")
     b = stage.fork("b", 85, 20)
     stage.show(b)

@@ -12,7 +12,7 @@ import pytest
 from indexer.config import load
 from indexer.db.connection import connection
 from indexer.embedded_pg.server import EmbeddedServer
-from indexer.errors import WriteIntercepted
+from indexer.errors import WriteInterceptedError
 from indexer.ops.doctor.database_checks import examine_database
 from tests.chaos.databases import Databases
 from tests.chaos.truth import CONFIG
@@ -57,13 +57,13 @@ class Played(Stage):
             for name in names
         }
 
-    async def refuses(self, table: str) -> WriteIntercepted:
+    async def refuses(self, table: str) -> WriteInterceptedError:
         """The next step ends the daemon with an error that names the table, and nothing has changed."""
         before, at = (
             await self.everything(),
             await self.fetch("SELECT number, hash, rollback_floor FROM indexer.checkpoint"),
         )
-        with pytest.raises(WriteIntercepted, match=table) as caught:
+        with pytest.raises(WriteInterceptedError, match=table) as caught:
             await self.daemon.poll(5)
         assert await self.everything() == before
         assert await self.fetch("SELECT number, hash, rollback_floor FROM indexer.checkpoint") == at

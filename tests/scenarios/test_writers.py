@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from indexer.db.connection import connection
-from indexer.errors import LeaseLost
+from indexer.errors import LeaseLostError
 from indexer.follow import maintenance
 from indexer.projector import writer
 from indexer.reorg import claims
@@ -98,7 +98,7 @@ async def test_s14_two_writers_that_stage_a_replacement(stage: Stage, monkeypatc
 
     async def replace(*args: Any) -> Any:
         go_on.set()
-        with pytest.raises(LeaseLost) as caught:
+        with pytest.raises(LeaseLostError) as caught:
             await first
         assert caught.value.exit_code == 75
         assert await stage.value("SELECT max(number) FROM indexer.staged_block") == 96
@@ -133,7 +133,7 @@ async def test_s14_a_holder_stopped_before_its_transaction_is_refused_in_it(
     await two.settle()
     await stage.equals(newer, [(93, 7)])
     go_on.set()
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         await first
     await stage.equals(newer, [(93, 7)])
 
@@ -144,16 +144,16 @@ async def test_s14_a_step_longer_than_the_lease_does_not_lose_it(url: str, monke
         token = await lease.acquire(one, "one")
         assert token is not None
         async with one.transaction():
-            await lease.hold(one, token)
+            await lease.lock_and_renew(one, token)
             looks = [await lease.acquire(two, "two")]
             await one.execute("SELECT pg_sleep(1.2)")
             assert await one.fetchval("SELECT expires_at < clock_timestamp() FROM indexer.lease")
             looks.append(await lease.acquire(two, "two"))
             monkeypatch.setattr(lease, "TTL", 3600)
-            await lease.hold(one, token)
+            await lease.lock_and_renew(one, token)
         looks.append(await lease.acquire(two, "two"))
         assert looks == [None, None, None]
-        await lease.hold(one, token)
+        await lease.lock_and_renew(one, token)
 
 
 async def test_s14_a_backfill_and_the_daemon_on_one_range(stage: Stage) -> None:
@@ -174,7 +174,7 @@ async def test_s14_headers_are_not_forgotten_under_an_uncommitted_log(
     others = [c.name for c in DEVNET.contracts if c.name != "rusd"]
     daemon = await stage.start(without=others)
     worker = await stage.start(1, settled=False)
-    stored, go_on, store = asyncio.Event(), asyncio.Event(), raw_logs.store
+    stored, go_on, store = asyncio.Event(), asyncio.Event(), raw_logs.insert_batch
 
     async def slowly(conn: Any, *args: Any) -> None:
         await store(conn, *args)

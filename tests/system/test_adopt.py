@@ -17,13 +17,13 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from indexer import config
 from indexer.cli.migrate import migrate_command
 from indexer.db.connection import connection
-from indexer.errors import AdoptionRefused, ForeignDatabase, IndexerError
+from indexer.errors import AdoptionRefusedError, ForeignDatabaseError, IndexerError
 from indexer.follow.runner import Runner
 from indexer.projector.reproject import Reprojection
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 from indexer.schema import adopted_tables, adoption, migrate, revisions
-from indexer.schema.deferred_indexes import defer
+from indexer.schema.deferred_indexes import drop_indexes
 from indexer.schema.tables.metadata import public
 from indexer.schema.views.all_views import VIEWS
 from indexer.store import enrichment, lease
@@ -140,7 +140,7 @@ async def everything(url: str) -> list[str]:
         names = await conn.fetch(
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
         )
-        lines = await adopted_tables.state(conn, frozenset(row[0] for row in names))
+        lines = await adopted_tables.catalog_snapshot(conn, frozenset(row[0] for row in names))
         return lines + [
             row[0] for row in await conn.fetch("SELECT nspname FROM pg_namespace WHERE nspname = 'indexer'")
         ]
@@ -149,7 +149,9 @@ async def everything(url: str) -> list[str]:
 async def theirs(url: str) -> list[str]:
     """The same of what was there before, and rows of applications."""
     async with connection(url) as conn:
-        lines = await adopted_tables.state(conn, await adopted_tables.names(conn) | {"Users", "_prisma_migrations"})
+        lines = await adopted_tables.catalog_snapshot(
+            conn, await adopted_tables.names(conn) | {"Users", "_prisma_migrations"}
+        )
         for name in ('"Users"', '"WalletDetails"', "swaps"):
             lines += [row[0] for row in await conn.fetch(f"SELECT t.xmin || ' ' || t FROM public.{name} t")]
         return lines
@@ -170,7 +172,7 @@ def test_what_differs_is_told_and_what_can_be_worked_with_is_adopted(
     url = fresh_database()
     asyncio.run(made_by_others(url, HARMLESS))
     before = asyncio.run(everything(url))
-    with pytest.raises(ForeignDatabase, match="--adopt --check"):
+    with pytest.raises(ForeignDatabaseError, match="--adopt --check"):
         run(url, monkeypatch)
     told = json.loads(run(url, monkeypatch, "--adopt", "--check", "--json"))
     assert not told["adopted"] and not any(one["blocks"] for one in told["differences"])
@@ -236,11 +238,11 @@ async def test_an_adopted_table_that_was_changed_since_is_told_and_stops_a_migra
     assert any("priced" in line for line in await migrate.check_async(url))
     assert any("priced" in one.what for one in await migrate.adopt_async(url, dry_run=True))
     await migrate.downgrade_async(url, "0014")
-    with pytest.raises(AdoptionRefused, match=r"priced.*DROP CONSTRAINT"):
+    with pytest.raises(AdoptionRefusedError, match=r"priced.*DROP CONSTRAINT"):
         await migrate.upgrade_async(url)
     async with connection(url) as conn:
         await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT priced; DROP TABLE public.positions CASCADE")
-    with pytest.raises(AdoptionRefused, match="positions: was adopted and is gone"):
+    with pytest.raises(AdoptionRefusedError, match="positions: was adopted and is gone"):
         await migrate.upgrade_async(url)
 
 
@@ -251,7 +253,7 @@ def test_what_cannot_be_worked_with_is_refused_with_its_own_code_and_nothing_is_
     asyncio.run(made_by_others(url, BLOCKING[0][0], BLOCKING[2][0]))
     before = asyncio.run(everything(url))
     for arguments in (["--adopt"], ["--adopt", "--check"], ["--adopt", "--json"]):
-        with pytest.raises(AdoptionRefused, match="2 differences block") as caught:
+        with pytest.raises(AdoptionRefusedError, match="2 differences block") as caught:
             run(url, monkeypatch, *arguments)
         assert caught.value.exit_code == 23
         assert '"me_nonce"' in caught.value.__notes__[0].replace('\\"', '"')
@@ -260,7 +262,7 @@ def test_what_cannot_be_worked_with_is_refused_with_its_own_code_and_nothing_is_
 
 
 def run_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    with pytest.raises(AdoptionRefused) as caught:
+    with pytest.raises(AdoptionRefusedError) as caught:
         run(url, monkeypatch, "--adopt")
     return caught.value.__notes__[0]
 
@@ -299,7 +301,7 @@ async def test_the_indexer_works_on_adopted_tables_as_on_its_own(
         node.finalized = node.safe = final.number
         pool = Pool([node.url], CHAIN)
         await pool.open()
-        runner = Runner(deployment, actors.writer, pool, Progress(), first=0, last=final.number)
+        runner = Runner(deployment, actors.writer, pool, DaemonProgress(), first=0, last=final.number)
         await runner.open()
         await runner.backfill()
         await runner.close()
@@ -320,15 +322,15 @@ async def test_the_indexer_works_on_adopted_tables_as_on_its_own(
         assert await conn.fetchval("SELECT count(*) FROM orders_finalized") > 0
         assert await conn.fetchval('SELECT count(*) FROM "WalletDetails"') == 1
     async with connection(actors.owner) as owner, connection(actors.writer) as writer:
-        read = await enrichment.pinned(owner)
-        assert await enrichment.put(owner, "fee_tier_parameters", {"tier_id": 7}, {"taker_fee": 3}, read)
+        read = await enrichment.pin_block(owner)
+        assert await enrichment.save(owner, "fee_tier_parameters", {"tier_id": 7}, {"taker_fee": 3}, read)
         assert await owner.fetchval("SELECT tag FROM fee_tier_parameters") == "t"
         await enrichment.forget_above(writer, read.number - 1)
         assert not await owner.fetch("SELECT FROM fee_tier_parameters")
     async with connection(url) as conn:
         # An initial load does not put off the indexes of others.
         await conn.execute("TRUNCATE public.orders, public.token_transfer; UPDATE indexer.lease SET holder = NULL")
-        assert await defer(conn, await lease.acquire(conn, "test") or 0) == 2
+        assert await drop_indexes(conn, await lease.acquire(conn, "test") or 0) == 2
     assert await theirs(url) == before
 
 

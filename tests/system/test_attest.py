@@ -18,16 +18,16 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
-from indexer.attest.log_set import CHANGED, LEFT_OUT, MADE_UP, WRONG_INDEX, Fault, digest, faults
-from indexer.chain.batch import Source
-from indexer.chain.ranges import Span
+from indexer.attest.log_set import CHANGED, LEFT_OUT, MADE_UP, WRONG_INDEX, LogFault, diff_logs, digest
+from indexer.chain.batch import ServedRange
+from indexer.chain.ranges import BlockRange
 from indexer.chain.types import Log
 from indexer.cli.main import cli
 from indexer.db.connection import connection
 from indexer.schema import migrate
 from indexer.store import attestations, coverage, provenance
 from indexer.store.attestations import ANY, PROVEN, Attestation, Grade
-from indexer.store.provenance import Blame
+from indexer.store.provenance import EndpointFault
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import PROGRAM, Daemon, environment, get, wait_synced
@@ -58,7 +58,7 @@ async def test_what_holds_is_what_was_attested_and_not_made_void_since(seed: int
         ids = await coverage.contract_ids(conn, [A, B])
         for _ in range(60):
             first = rng.randrange(80)
-            blocks = Span(first, first + rng.randrange(20))
+            blocks = BlockRange(first, first + rng.randrange(20))
             addresses = rng.choice([(A,), (B,), (A, B)])
             if rng.random() < 0.3:
                 async with conn.transaction():
@@ -92,7 +92,7 @@ async def test_an_attestation_ends_with_its_anchor(fresh_database: Databases) ->
     async with connection(url) as conn:
         await attestations.add(conn, attested(0, 9, (A,), "proven", b"\1" * 32))
         await conn.execute("INSERT INTO indexer.block VALUES (9, $1, NULL, 0)", b"\1" * 32)
-        assert await attestations.load(conn, [A], PROVEN) == {A: [Span(0, 9)]}
+        assert await attestations.load(conn, [A], PROVEN) == {A: [BlockRange(0, 9)]}
         await conn.execute("UPDATE indexer.block SET hash = $1", b"\2" * 32)
         assert await attestations.load(conn, [A], PROVEN) == {A: []}
 
@@ -104,7 +104,7 @@ async def test_nothing_of_it_is_ever_changed(table: str, fresh_database: Databas
     async with connection(url) as conn:
         await attestations.add(conn, attested(0, 9, (A,), "proven"))
         async with conn.transaction():
-            await provenance.record_faults(conn, [Blame("here", "served", 5, 1, LEFT_OUT, "there")], 7)
+            await provenance.record_faults(conn, [EndpointFault("here", "served", 5, 1, LEFT_OUT, "there")], 7)
         for statement in (f"UPDATE indexer.{table} SET at = at", f"DELETE FROM indexer.{table}",
                           f"TRUNCATE indexer.{table}"):  # fmt: skip
             with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
@@ -118,15 +118,24 @@ async def test_who_served_is_a_row_a_run_and_the_newest_counts(fresh_database: D
     await migrate.upgrade_async(url)
     async with connection(url) as conn:
         for block in range(5):
-            await provenance.record_served(conn, Source(block, block, "one"), [1, 2])
-        await provenance.record_served(conn, Source(5, 9, "two"), [1, 2])
-        await provenance.record_served(conn, Source(3, 3, "two"), [1], merge=False)
-        await provenance.record_served(conn, Source(10, 12, "two"), [1, 2])
+            await provenance.record_served(conn, ServedRange(block, block, "one"), [1, 2])
+        await provenance.record_served(conn, ServedRange(5, 9, "two"), [1, 2])
+        await provenance.record_served(conn, ServedRange(3, 3, "two"), [1], merge=False)
+        await provenance.record_served(conn, ServedRange(10, 12, "two"), [1, 2])
         assert await conn.fetchval("SELECT count(*) FROM indexer.served") == 3
-        assert await provenance.serving_endpoints(conn, [1], 3, 3) == [Source(3, 3, "one"), Source(3, 3, "two")]
-        assert await provenance.serving_endpoints(conn, [2], 3, 5) == [Source(3, 4, "one"), Source(5, 5, "two")]
+        assert await provenance.serving_endpoints(conn, [1], 3, 3) == [
+            ServedRange(3, 3, "one"),
+            ServedRange(3, 3, "two"),
+        ]
+        assert await provenance.serving_endpoints(conn, [2], 3, 5) == [
+            ServedRange(3, 4, "one"),
+            ServedRange(5, 5, "two"),
+        ]
         await provenance.truncate_above(conn, 6)
-        assert await provenance.serving_endpoints(conn, [2], 0, 99) == [Source(0, 4, "one"), Source(5, 6, "two")]
+        assert await provenance.serving_endpoints(conn, [2], 0, 99) == [
+            ServedRange(0, 4, "one"),
+            ServedRange(5, 6, "two"),
+        ]
 
 
 def test_faults_are_told_from_two_lists_of_logs() -> None:
@@ -135,10 +144,10 @@ def test_faults_are_told_from_two_lists_of_logs() -> None:
 
     said = [log(1, 0, b"same"), log(1, 9, b"moved"), log(2, 0, b"other"), log(3, 0, b"none such")]
     true = [log(1, 0, b"same"), log(1, 1, b"moved"), log(2, 0, b"true"), log(4, 2, b"missed")]
-    assert faults(said, true) == [
-        Fault(1, 1, WRONG_INDEX), Fault(2, 0, CHANGED), Fault(3, 0, MADE_UP), Fault(4, 2, LEFT_OUT),
+    assert diff_logs(said, true) == [
+        LogFault(1, 1, WRONG_INDEX), LogFault(2, 0, CHANGED), LogFault(3, 0, MADE_UP), LogFault(4, 2, LEFT_OUT),
     ]  # fmt: skip
-    assert faults(true, true) == [] and len({digest(said), digest(true), digest(true[:-1])}) == 3
+    assert diff_logs(true, true) == [] and len({digest(said), digest(true), digest(true[:-1])}) == 3
 
 
 # -- the command

@@ -22,10 +22,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from indexer.chain.finality import Final
-from indexer.chain.ranges import Segment
+from indexer.chain.finality import FinalBlock
+from indexer.chain.ranges import ContractRange
 from indexer.ingest import process_pool
-from indexer.ingest.worker import Setup
+from indexer.ingest.worker import WorkerConfig
 from indexer.schema.migrate import upgrade_async
 from tests.chaos.truth import Truth
 from tests.scenarios.harness import ADDRESSES
@@ -285,9 +285,9 @@ async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once
     url = fresh_database()
     await upgrade_async(url)
     addresses = tuple(sorted(ADDRESSES))
-    workers = process_pool.Crew(Setup(url, (chain.node.url,), 89346162, 100, {}), 1)
+    workers = process_pool.WorkerPool(WorkerConfig(url, (chain.node.url,), 89346162, 100, {}), 1)
     await workers.start()
-    told: list[Segment] = []
+    told: list[ContractRange] = []
 
     async def tell(news: Any) -> None:
         told.append(news.segment)
@@ -304,7 +304,7 @@ async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once
     monkeypatch.setattr(workers, "_spawned", patiently)
     try:
         async with guard("the end of ingesting"):
-            await workers.ingest(Segment(0, BLOCKS - 1, addresses), Final(BLOCKS - 1), tell)
+            await workers.ingest(ContractRange(0, BLOCKS - 1, addresses), FinalBlock(BLOCKS - 1), tell)
         assert len(workers._all) == 2 and workers._all[0].returncode == -signal.SIGKILL
     finally:
         await workers.close()

@@ -139,7 +139,7 @@ async def test_a_signal_ends_it_cleanly_whatever_it_waits_for(
 
 
 def test_what_an_end_may_wait_for_takes_less_than_five_seconds_in_all() -> None:
-    assert runner.GRACE + endpoint_monitor.LAST_WORDS < 5
+    assert runner.GRACE_S + endpoint_monitor.LAST_SAVE_TIMEOUT_S < 5
 
 
 async def test_it_answers_live_ready_metrics_and_status_and_waits_for_a_node_that_is_away(

@@ -20,12 +20,12 @@ from structlog.testing import capture_logs
 
 from indexer.db import connection
 from indexer.embedded_pg.server import EmbeddedServer
-from indexer.errors import DatabaseUnreachable
+from indexer.errors import DatabaseUnreachableError
 from indexer.follow import runner as runner_module
 from indexer.follow import stall_detector, watchdog
 from indexer.ops.status import status
 from indexer.rpc.head_feed import HeadFeed
-from indexer.runtime.tasks import beside
+from indexer.runtime.tasks import background_task
 from tests.chaos.databases import Databases
 from tests.chaos.pgfaults import FILLER, FULL, fill, paused, small_disk
 from tests.scenarios.harness import DEVNET, Daemon, Stage
@@ -255,7 +255,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "STATEMENT", 0.5)
     monkeypatch.setattr(watchdog, "ASKING", PATIENCE)
     monkeypatch.setattr(stall_detector, "SLOW", PATIENCE)
-    monkeypatch.setattr(stall_detector.Watch, "limit", property(lambda self: PATIENCE))
+    monkeypatch.setattr(stall_detector.StallDetector, "limit", property(lambda self: PATIENCE))
     monkeypatch.setattr(connection, "CONNECTING", PATIENCE)
     monkeypatch.setitem(connection.SETTINGS, "lock_timeout", "10s")
 
@@ -263,7 +263,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.asynccontextmanager
 async def running(daemon: Daemon) -> AsyncIterator[None]:
     feed = HeadFeed([], 0.05)
-    async with beside(daemon.runner.watchdog(feed).run()), beside(daemon.runner.follow(feed)):
+    async with background_task(daemon.runner.watchdog(feed).run()), background_task(daemon.runner.follow(feed)):
         yield
 
 
@@ -355,7 +355,7 @@ async def test_a_start_waits_for_a_server_that_is_just_starting(
         nonlocal tries
         tries += 1
         if tries < 4:
-            raise DatabaseUnreachable("x") from asyncpg.CannotConnectNowError("starting up")
+            raise DatabaseUnreachableError("x") from asyncpg.CannotConnectNowError("starting up")
 
     async def pause(seconds: float) -> None:
         clock.now += seconds
@@ -364,10 +364,10 @@ async def test_a_start_waits_for_a_server_that_is_just_starting(
     await daemon.runner.prepare(work)
     assert tries == 4 and daemon.progress.waiting == "the database: starting, stopping or recovering"
     tries = -100
-    with pytest.raises(DatabaseUnreachable):
+    with pytest.raises(DatabaseUnreachableError):
         await daemon.runner.prepare(work)
-    assert clock.now - 1000 < runner_module.OPENING * 1.5
-    with pytest.raises(DatabaseUnreachable):
+    assert clock.now - 1000 < runner_module.OPEN_TIMEOUT_S * 1.5
+    with pytest.raises(DatabaseUnreachableError):
         monkeypatch.setattr(daemon.runner, "url", "postgresql://u:p@127.0.0.1:1/db")
         await daemon.runner.open()
     await daemon.stop()

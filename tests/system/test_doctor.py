@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from indexer.db.connection import connect
-from indexer.follow.endpoint_monitor import Keeper
+from indexer.follow.endpoint_monitor import EndpointMonitor
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.schema.migrate import upgrade_async
@@ -159,7 +159,9 @@ async def test_scores_are_stored_add_up_over_restarts_and_are_shown_without_secr
         for _ in range(2):  # two lives of a daemon
             pool = Pool(urls, CHAIN_ID)
             await pool.open()
-            keeper = Keeper(pool, HeadFeed([f"{one.ws_url}?key={SECRET}"], 1), partial(connect, url), lambda: None)
+            keeper = EndpointMonitor(
+                pool, HeadFeed([f"{one.ws_url}?key={SECRET}"], 1), partial(connect, url), lambda: None
+            )
             await keeper._sentinel.turn()
             pool.set_aside(two.url, "left out log 3 of block 7", "omitting")
             await keeper.keep()
@@ -184,7 +186,9 @@ async def test_a_database_in_trouble_costs_scores_only() -> None:
     async with StubNode(CHAIN_ID) as node:
         pool = Pool([node.url], CHAIN_ID)
         await pool.open()
-        keeper = Keeper(pool, HeadFeed([], 1), partial(connect, "postgresql://u:p@127.0.0.1:1/x"), lambda: None)
+        keeper = EndpointMonitor(
+            pool, HeadFeed([], 1), partial(connect, "postgresql://u:p@127.0.0.1:1/x"), lambda: None
+        )
         await keeper.keep()
         assert pool.readers[0].endpoint.score.news()["requests"] == 1  # told when it is back
         await pool.close()

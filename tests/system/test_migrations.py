@@ -20,11 +20,18 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from indexer.cli.migrate import migrate_command
-from indexer.db.catalog import COLUMNS, KEYS, kind, sql_name
+from indexer.db.catalog import COLUMNS, KEYS, sql_name, table_kind
 from indexer.db.connection import connection
-from indexer.errors import DatabaseUnreachable, ForeignDatabase, IndexerError, SchemaNewer, SchemaOlder
+from indexer.errors import (
+    DatabaseUnreachableError,
+    ForeignDatabaseError,
+    IndexerError,
+    SchemaNewerError,
+    SchemaOlderError,
+)
 from indexer.schema import migrate, revisions
-from indexer.schema.tables.metadata import TABLES, own, public
+from indexer.schema.tables.internal_schema import internal
+from indexer.schema.tables.metadata import TABLES, public
 from indexer.schema.views.all_views import VIEWS
 from indexer.store import coverage
 
@@ -119,7 +126,7 @@ async def test_migrations_make_exactly_what_the_metadata_describes(fresh_databas
     async with connection(described) as conn:
         await conn.execute("CREATE SCHEMA indexer")
         dialect: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
-        for table in (*own.sorted_tables, *public.sorted_tables):
+        for table in (*internal.sorted_tables, *public.sorted_tables):
             await conn.execute(str(CreateTable(table).compile(dialect=dialect)))
             for index in table.indexes:
                 await conn.execute(str(CreateIndex(index).compile(dialect=dialect)))
@@ -238,19 +245,19 @@ async def test_classify_tells_empty_ours_and_foreign(fresh_database: Databases) 
         await conn.execute('CREATE TABLE public."Users" (id int)')
         assert await revisions.classify(conn) == "foreign"
     before = await _catalog(foreign)
-    with pytest.raises(ForeignDatabase, match=r"public\.Users"):
+    with pytest.raises(ForeignDatabaseError, match=r"public\.Users"):
         await migrate.upgrade_async(foreign)
     assert await _catalog(foreign) == before
 
 
 async def test_a_newer_or_older_schema_is_named(fresh_database: Databases) -> None:
     url = fresh_database()
-    with pytest.raises(SchemaOlder):
+    with pytest.raises(SchemaOlderError):
         await migrate.check_async(url)
     async with _migrated(url) as conn:
         await conn.execute("UPDATE indexer.alembic_version SET version_num = '9999'")
     for attempt in (migrate.upgrade_async(url), migrate.downgrade_async(url, "base"), migrate.check_async(url)):
-        with pytest.raises(SchemaNewer, match="9999"):
+        with pytest.raises(SchemaNewerError, match="9999"):
             await attempt
     with pytest.raises(IndexerError, match="no schema revision 'x'"):
         await migrate.upgrade_async(url, "x")
@@ -279,7 +286,7 @@ def test_the_command_migrates_checks_and_asks_before_it_drops(
         return result.exit_code, result.output
 
     head = revisions.head_revision()
-    with pytest.raises(SchemaOlder):
+    with pytest.raises(SchemaOlderError):
         run("--check")
     code, output = run("--json")
     assert code == 0 and {"from": None, "to": head, "head": head}.items() <= json.loads(output).items()
@@ -310,7 +317,7 @@ async def test_a_role_without_rights_is_told_which_it_needs(fresh_database: Data
 
 
 async def test_an_unreachable_database_is_named_without_its_password() -> None:
-    with pytest.raises(DatabaseUnreachable) as caught:
+    with pytest.raises(DatabaseUnreachableError) as caught:
         await migrate.upgrade_async("postgresql://user:secret@127.0.0.1:1/db?sslmode=disable")
     assert "127.0.0.1:1" in str(caught.value) and "secret" not in str(caught.value)
 
@@ -319,8 +326,8 @@ def test_every_projected_table_has_what_the_store_needs() -> None:
     for name, table in TABLES.items():
         assert KEYS[name]
         assert set(COLUMNS[name]) == {column.name for column in table.columns}
-        if kind(name) == "append":
+        if table_kind(name) == "append":
             leading = [next(iter(index.columns)).name for index in table.indexes]
             assert "unique_id" in leading, f"{name}: a rollback would scan the whole table"
             assert table.info["block"] in ("block_number", "unique_id / 100000")
-    assert {kind(name) for name in public.tables} == {"append", "state", "application", "reserved"}
+    assert {table_kind(name) for name in public.tables} == {"append", "state", "application", "reserved"}

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.queries import fill, plan_of, variants, wrong_indexes
 from indexer import config
-from indexer.chain.batch import Unit
+from indexer.chain.batch import LogBatch
 from indexer.chain.types import Header, Log
 from indexer.db.connection import Connection, connection
 from indexer.embedded_pg.server import EmbeddedServer
@@ -22,7 +22,7 @@ from indexer.projector.writer import Writer
 from indexer.schema import migrate
 from indexer.schema.tables.metadata import public
 from indexer.store import lease
-from indexer.store.index_state import Binding, bind, load
+from indexer.store.index_state import DeploymentBinding, bind, load_index_state
 from tests.support.oracle.base import Row
 from tests.support.oracle.compare import differences, fetch_database
 from tests.support.oracle.queries import ANSWERS, Answer, Facts, Near
@@ -141,14 +141,14 @@ def history(tree: Tree) -> Block:
     return tip
 
 
-def unit(blocks: list[Block], addresses: tuple[str, ...]) -> Unit:
+def unit(blocks: list[Block], addresses: tuple[str, ...]) -> LogBatch:
     headers = [Header(b.number, b.hash, b.parent, b.timestamp) for b in blocks]
     logs = [
         Log(b.number, n, bytes.fromhex(g.address[2:]), tx.hash, at, tuple(g.topics), g.data, b.hash, b.timestamp)
         for b in blocks
         for n, at, tx, g in b
     ]
-    return Unit(blocks[0].number, blocks[-1].number, addresses, logs, headers)
+    return LogBatch(blocks[0].number, blocks[-1].number, addresses, logs, headers)
 
 
 async def index(url: str, tree: Tree, tip: Block) -> None:
@@ -158,12 +158,12 @@ async def index(url: str, tree: Tree, tip: Block) -> None:
     addresses = tuple(sorted(c.address for c in deployment.contracts))
     path = tree.path(tip.hash)
     async with connection(url) as conn:
-        await bind(conn, Binding(deployment.name, deployment.chain_id, 0, tree.genesis.hash, 0))
+        await bind(conn, DeploymentBinding(deployment.name, deployment.chain_id, 0, tree.genesis.hash, 0))
         token = await lease.acquire(conn, "test")
         writer = Writer(deployment)
         for start in range(0, len(path), PAGE):
             some = unit(path[start : start + PAGE], addresses)
-            await writer.ingest(conn, await load(conn, addresses), some, tip.number - 20, token)
+            await writer.ingest(conn, await load_index_state(conn, addresses), some, tip.number - 20, token)
 
 
 class Filled(NamedTuple):

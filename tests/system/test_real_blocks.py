@@ -14,7 +14,7 @@ from indexer.chain.bloom import may_contain
 from indexer.db.catalog import sql_name
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 from indexer.schema import migrate
 from indexer.schema.tables.metadata import TABLES
 from tests.support.replay import ReplayNode
@@ -67,7 +67,7 @@ async def test_every_transfer_of_the_real_blocks_is_a_row_and_nothing_else_is(
         async with ReplayNode(42161, [block]) as node:
             pool = Pool([node.url], 42161, max_blocks=2000)
             await pool.open()
-            runner = Runner(chain, url, pool, Progress(), first=number, last=number)
+            runner = Runner(chain, url, pool, DaemonProgress(), first=number, last=number)
             await runner.open()
             standing = await runner.backfill()
             assert standing.checkpoint is not None and standing.checkpoint.number == number

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from indexer.schema.tables.metadata import own
+from indexer.schema.tables.internal_schema import internal
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode
 from tests.support.daemon import Daemon, run, wait_synced
@@ -67,7 +67,7 @@ async def test_orphaned_rows_are_kept_and_the_journal_cannot_be_rewritten(
     assert [row["id"] for row in shown["orphaned"]["order_history"]] == doomed
     kept = {table: len(rows) for table, rows in shown["orphaned"].items()}
     assert kept == {t: n for t, n in listed["rows_removed"].items() if t in kept} and kept["indexer.block"] == 6
-    assert set(shown["orphaned"]["indexer.raw_log"][0]) == {c.name for c in own.tables["indexer.raw_log"].columns}
+    assert set(shown["orphaned"]["indexer.raw_log"][0]) == {c.name for c in internal.tables["indexer.raw_log"].columns}
     state = json.loads(run("reorg", "status", "--json", env=env).stdout)
     assert (state["epoch"], state["reorgs"], state["last"]["id"]) == (1, 1, listed["id"])
     assert str(fork) in run("reorg", "list", env=env).stdout and doomed[0] in run("reorg", "show", "1", env=env).stdout

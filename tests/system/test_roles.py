@@ -17,13 +17,14 @@ from click.testing import CliRunner, Result
 from indexer import config
 from indexer.cli import roles as cli
 from indexer.cli.db import db_group
-from indexer.db.catalog import kind, sql_name
+from indexer.db.catalog import sql_name, table_kind
 from indexer.db.connection import Connection, connection
 from indexer.embedded_pg.server import EmbeddedServer
-from indexer.errors import ForeignDatabase, IndexerError, SchemaOlder
+from indexer.errors import ForeignDatabaseError, IndexerError, SchemaOlderError
 from indexer.ops.doctor.database_checks import examine_database
 from indexer.schema import deferred_indexes, migrate, roles
-from indexer.schema.tables.metadata import own, public
+from indexer.schema.tables.internal_schema import internal
+from indexer.schema.tables.metadata import public
 from indexer.schema.views.all_views import VIEWS
 from indexer.store import enrichment, lease, raw_logs
 from tests.support.daemon import run
@@ -97,7 +98,7 @@ def actors(server: EmbeddedServer) -> Iterator[Cast]:
 def cast(url: str, prefix: str) -> Cast:
     """Roles that can log in."""
     assert command(url, "--prefix", prefix, env=secrets(prefix)).exit_code == 0
-    named = roles.named(prefix)
+    named = roles.role_names(prefix)
     urls = [as_role(url, role, f"{duty}-{prefix}") for duty, role in named._asdict().items()]
     return Cast(named, url, *urls)
 
@@ -281,7 +282,7 @@ async def test_roles_do_not_take_a_database_of_others(fresh_database: Callable[[
     url = fresh_database()
     async with connection(url) as conn:
         await conn.execute("CREATE TABLE public.orders (id text)")
-    with pytest.raises(ForeignDatabase, match=r"public\.orders.*--adopt"):
+    with pytest.raises(ForeignDatabaseError, match=r"public\.orders.*--adopt"):
         await asyncio.to_thread(command, url, "--prefix", prefix)
 
 
@@ -316,7 +317,7 @@ async def test_the_reader_reads_what_is_public_and_nothing_else(actors: Cast) ->
                 f"UPDATE {sql_name(name)} SET {column} = {column}", f"TRUNCATE {sql_name(name)}",
             )  # fmt: skip
         await refused(conn, 'UPDATE "WalletDetails" SET name = NULL', "INSERT INTO trades (id) VALUES ('1')")
-        for table in own.sorted_tables:
+        for table in internal.sorted_tables:
             if table.name not in ("checkpoint", "commit_log"):
                 await refused(conn, f"SELECT * FROM indexer.{table.name}")
             await refused(conn, f"DELETE FROM indexer.{table.name}", f"TRUNCATE indexer.{table.name}")
@@ -330,9 +331,9 @@ async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applicatio
             table = sql_name(name)
             await refused(conn, f"ALTER TABLE {table} ADD COLUMN x int", f"DROP TABLE {table}",
                           f"CREATE INDEX ON {table} (ctid)", f"ALTER TABLE {table} DISABLE TRIGGER ALL")  # fmt: skip
-            if kind(name) in ("application", "reserved"):
+            if table_kind(name) in ("application", "reserved"):
                 await refused(conn, f"INSERT INTO {table} DEFAULT VALUES", f"DELETE FROM {table}", f"TRUNCATE {table}")
-            if kind(name) == "append":
+            if table_kind(name) == "append":
                 await refused(conn, f"UPDATE {table} SET unique_id = 1")
         await refused(
             conn, 'UPDATE "ConditionalOrders" SET status = \'x\'', 'UPDATE "WalletDiscordLink" SET rank = \'x\'',
@@ -342,15 +343,15 @@ async def test_the_writer_changes_no_schema_no_journal_and_nothing_of_applicatio
             "CREATE SCHEMA mine",
         )  # fmt: skip
         for name in APPENDED_ONLY:
-            column = f'"{list(own.tables[f"indexer.{name}"].columns)[-1].name}"'
+            column = f'"{list(internal.tables[f"indexer.{name}"].columns)[-1].name}"'
             await refused(conn, f"DELETE FROM indexer.{name}", f"TRUNCATE indexer.{name}",
                           f"UPDATE indexer.{name} SET {column} = {column}")  # fmt: skip
 
 
 async def test_the_writer_takes_back_what_the_owner_enriched_and_nothing_of_applications(actors: Cast) -> None:
-    key, read = {"tier_id": 7}, enrichment.Run(50, b"\x01" * 32, 1_700_000_000, 0, resumed=False)
+    key, read = {"tier_id": 7}, enrichment.EnrichmentRun(50, b"\x01" * 32, 1_700_000_000, 0, resumed=False)
     async with connection(actors.owner) as owner, connection(actors.writer) as writer:
-        assert await enrichment.put(owner, "fee_tier_parameters", key, {"taker_fee": 3}, read)
+        assert await enrichment.save(owner, "fee_tier_parameters", key, {"taker_fee": 3}, read)
         await owner.execute("INSERT INTO fee_tier_parameters (tier_id, block_number) VALUES (8, 60)")
         await enrichment.forget_above(writer, 50)
         assert len(await owner.fetch("SELECT FROM fee_tier_parameters")) == 2
@@ -382,13 +383,13 @@ async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(actors
 
 async def test_the_writer_keeps_indexes_and_says_who_can_build_those_put_off(actors: Cast) -> None:
     async with connection(actors.writer) as conn, connection(actors.owner) as owner:
-        assert await deferred_indexes.defer(conn, await lease.acquire(conn, "writer") or 0) == 0
+        assert await deferred_indexes.drop_indexes(conn, await lease.acquire(conn, "writer") or 0) == 0
         await conn.execute("UPDATE indexer.lease SET holder = NULL")
-        assert await deferred_indexes.defer(owner, await lease.acquire(owner, "owner") or 0) > 10
-        with pytest.raises(SchemaOlder, match="once as their owner"):
-            await deferred_indexes.build([conn], lambda *_: None)
-        await deferred_indexes.build([owner], lambda *_: None)
-        await deferred_indexes.build([conn], lambda *_: None)
+        assert await deferred_indexes.drop_indexes(owner, await lease.acquire(owner, "owner") or 0) > 10
+        with pytest.raises(SchemaOlderError, match="once as their owner"):
+            await deferred_indexes.build_indexes([conn], lambda *_: None)
+        await deferred_indexes.build_indexes([owner], lambda *_: None)
+        await deferred_indexes.build_indexes([conn], lambda *_: None)
     assert await migrate.check_async(actors.owner) == []
 
 

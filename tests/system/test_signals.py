@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from indexer.db.connection import connection
 from indexer.embedded_pg.server import EmbeddedServer
-from indexer.errors import DatabaseUnreachable
+from indexer.errors import DatabaseUnreachableError
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import Daemon, get, run, wait_synced
@@ -110,6 +110,6 @@ async def test_verify_full_is_not_given_up_for_a_server_without_tls(server: Embe
     async with connection(url):
         pass
     for wish in ("sslmode=verify-full", "sslmode=require", f"sslmode=verify-full&sslrootcert={authority}"):
-        with pytest.raises(DatabaseUnreachable):
+        with pytest.raises(DatabaseUnreachableError):
             async with connection(f"{url}?{wish}"):
                 pass

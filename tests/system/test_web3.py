@@ -10,7 +10,7 @@ from web3.exceptions import LogTopicError, MismatchedABI
 
 from indexer import config
 from indexer.decode.registry import Registry
-from indexer.errors import DecodeMismatch
+from indexer.errors import DecodeMismatchError
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from tests.support.anvil.driver import Driver
@@ -62,7 +62,7 @@ async def test_our_reader_and_decoder_agree_with_web3() -> None:
             address = "0x" + log.address.hex()
             try:
                 event, args = registry.decode(address, log.topics, log.data)
-            except DecodeMismatch:
+            except DecodeMismatchError:
                 continue
             contract = next(c for c in deployment.contracts if c.address == address)
             abi = [e for name in contract.abis for e in json.loads((ROOT / f"abis/{name}.json").read_text())]

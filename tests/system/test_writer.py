@@ -9,15 +9,15 @@ from collections.abc import Callable
 import pytest
 
 from indexer import config
-from indexer.attest.compare import ranges, verify
-from indexer.db.catalog import kind, sql_name
+from indexer.attest.compare import compare_stored, ranges
+from indexer.db.catalog import sql_name, table_kind
 from indexer.db.connection import Connection, connection
 from indexer.errors import IndexerError
 from indexer.follow.runner import Runner
 from indexer.projector.reproject import Reprojection
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import Progress
+from indexer.runtime.progress import DaemonProgress
 from indexer.schema import migrate
 from indexer.schema.tables.metadata import public
 from tests.scenarios.harness import Daemon
@@ -35,7 +35,7 @@ __all__ = ["prefix"]
 async def applications(conn: Connection) -> None:
     """Rows in every table that an application fills."""
     for name, table in public.tables.items():
-        if kind(name) not in ("application", "reserved"):
+        if table_kind(name) not in ("application", "reserved"):
             continue
         values = []
         for column in table.columns:
@@ -53,7 +53,7 @@ async def theirs(url: str) -> dict[str, list[str]]:
         return {
             name: [row[0] for row in await conn.fetch(f"SELECT t.xmin || ' ' || t.ctid || t FROM {sql_name(name)} t")]
             for name in public.tables
-            if kind(name) in ("application", "reserved")
+            if table_kind(name) in ("application", "reserved")
         }
 
 
@@ -65,7 +65,7 @@ async def equals(url: str, tree: Tree, tip: Block) -> None:
 async def live(url: str, pool: Pool, node: SimNode, tree: Tree, final: Block, tip: Block) -> Block:
     """A history in bulk, by a process that would put indexes off; then the head with two reorgs. The last tip."""
     deployment, rng = config.load("devnet"), random.Random("live")
-    runner = Runner(deployment, url, pool, Progress(), first=0, last=final.number, defer_from=1)
+    runner = Runner(deployment, url, pool, DaemonProgress(), first=0, last=final.number, defer_from=1)
     await runner.open()
     await runner.backfill()
     await runner.close()
@@ -86,7 +86,7 @@ async def recover(url: str, pool: Pool, final: int) -> None:
     async with connection(url) as conn, connection(url) as side:
         recovery = Recovery(deployment, pool, conn)
         standing = await recovery.standing()
-        bad = [part async for part in verify(conn, pool, standing, 0, final) if part.differences]
+        bad = [part async for part in compare_stored(conn, pool, standing, 0, final) if part.differences]
         assert bad
         for segment in [s for part in bad for s in ranges(part.segment, part.differences)]:
             await recovery.heal(segment, "test")

@@ -18,7 +18,7 @@ from indexer.cli.main import cli
 from indexer.config import load
 from indexer.decode.abi import load_abi
 from indexer.decode.registry import Registry
-from indexer.errors import DecodeMismatch
+from indexer.errors import DecodeMismatchError
 from indexer.runtime.resources import data_dir
 
 EMITS = Path(__file__).parents[1] / "data" / "reya_cronos_emits.jsonl"
@@ -158,7 +158,7 @@ def test_foreign_bytes_never_raise_anything_but_a_mismatch(data: bytes, words: l
         for event in load_abi(path):
             try:
                 args = event.decode([event.topic0, *words], data)
-            except DecodeMismatch as mismatch:
+            except DecodeMismatchError as mismatch:
                 assert str(mismatch)
             else:
                 assert list(args) == [p.name for p in event.params]

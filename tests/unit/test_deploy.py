@@ -13,7 +13,7 @@ import click
 import yaml
 
 from indexer.cli.main import cli
-from indexer.errors import LeaseLost, ReorgTooDeep, SchemaNewer, SchemaOlder
+from indexer.errors import LeaseLostError, ReorgTooDeepError, SchemaNewerError, SchemaOlderError
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -53,8 +53,8 @@ def test_the_systemd_unit_starts_the_program_hardened_and_gives_up_where_a_start
     program, *arguments = service["ExecStart"].split()
     assert program.endswith("/bin/reya-indexer") and parsed(arguments)["http_host"] == "127.0.0.1"
     final = set(map(int, service["RestartPreventExitStatus"].split()))
-    assert {SchemaNewer.exit_code, SchemaOlder.exit_code, ReorgTooDeep.exit_code} <= final
-    assert LeaseLost.exit_code not in final and 11 not in final and 18 not in final
+    assert {SchemaNewerError.exit_code, SchemaOlderError.exit_code, ReorgTooDeepError.exit_code} <= final
+    assert LeaseLostError.exit_code not in final and 11 not in final and 18 not in final
     for name in ("NoNewPrivileges", "DynamicUser", "ProtectHome", "PrivateTmp", "MemoryDenyWriteExecute"):
         assert service[name] == "yes"
     assert service["ProtectSystem"] == "strict" and service["CapabilityBoundingSet"] == ""

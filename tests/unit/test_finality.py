@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.chain.finality import Finality, Verdict
+from indexer.chain.finality import FinalityStatus, FinalityTracker
 from indexer.chain.types import Header, Heads
 
 DEPTH = 10
@@ -18,19 +18,19 @@ def heads(latest: int, finalized: int | None = None, safe: int | None = None) ->
     return Heads(header(latest), *(None if n is None else header(n) for n in (safe, finalized)))
 
 
-def seen(*looks: tuple[int, int | None]) -> list[Verdict]:
-    finality = Finality(DEPTH)
+def seen(*looks: tuple[int, int | None]) -> list[FinalityStatus]:
+    finality = FinalityTracker(DEPTH)
     return [finality.observe(heads(latest, tag)) for latest, tag in looks]
 
 
 def test_a_tag_that_follows_at_a_distance_is_believed() -> None:
     for verdict, tag in zip(seen((100, 50), (200, 150), (300, 290)), (50, 150, 290), strict=True):
-        assert verdict == Verdict(tag, tag, "tag", "")
+        assert verdict == FinalityStatus(tag, tag, "tag", "")
 
 
 def test_without_a_tag_the_depth_counts_and_the_reason_says_so() -> None:
     (verdict,) = seen((100, None))
-    assert verdict == Verdict(90, 90, "depth", "the node has no finalized tag")
+    assert verdict == FinalityStatus(90, 90, "depth", "the node has no finalized tag")
 
 
 def test_a_young_chain_without_a_tag_has_nothing_final() -> None:
@@ -67,7 +67,7 @@ def test_a_tag_that_once_was_below_the_head_starts_the_evidence_anew() -> None:
 
 
 def test_what_happened_before_this_process_is_no_evidence() -> None:
-    assert seen((10_000, 5))[0] == Verdict(5, 5, "tag", "")
+    assert seen((10_000, 5))[0] == FinalityStatus(5, 5, "tag", "")
 
 
 def test_a_lagging_node_takes_back_nothing_that_was_final() -> None:
@@ -76,7 +76,7 @@ def test_a_lagging_node_takes_back_nothing_that_was_final() -> None:
 
 
 def test_the_safe_tag_is_dropped_together_with_a_disbelieved_finalized_tag() -> None:
-    finality = Finality(DEPTH)
+    finality = FinalityTracker(DEPTH)
     assert finality.observe(heads(100, 80, 95)).safe == 95
     verdict = finality.observe(heads(130, 80, 125))
     assert (verdict.finalized, verdict.safe) == (120, 120)
@@ -89,7 +89,7 @@ def test_the_safe_tag_is_dropped_together_with_a_disbelieved_finalized_tag() -> 
 def test_safe_lies_between_finalized_and_latest_and_finalized_only_sinks_with_latest(
     depth: int, looks: list[tuple[int, int | None, int | None]]
 ) -> None:
-    finality, highest = Finality(depth), -1
+    finality, highest = FinalityTracker(depth), -1
     for latest, tag, safe in looks:
         verdict = finality.observe(heads(latest, tag, safe))
         assert -1 <= verdict.finalized <= verdict.safe <= latest
@@ -101,9 +101,9 @@ def test_safe_lies_between_finalized_and_latest_and_finalized_only_sinks_with_la
 
 @given(st.integers(0, 20), st.lists(st.tuples(st.integers(1, 5), st.integers(1, 30))))
 def test_a_tag_that_moves_below_the_head_is_believed_for_ever(depth: int, steps: list[tuple[int, int]]) -> None:
-    finality, latest, tag = Finality(depth), 100, 10
+    finality, latest, tag = FinalityTracker(depth), 100, 10
     for ahead, distance in steps:
         latest += ahead
         tag = max(tag + 1, latest - distance)
         latest = max(latest, tag + 1)
-        assert finality.observe(heads(latest, tag)) == Verdict(tag, tag, "tag", "")
+        assert finality.observe(heads(latest, tag)) == FinalityStatus(tag, tag, "tag", "")

@@ -17,16 +17,16 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.chain.ranges import Segment
+from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header
-from indexer.errors import RateLimited, RpcError, RpcRefused, Transient
-from indexer.ingest.executor import tasks
+from indexer.errors import RateLimitedError, RpcCallError, RpcError, TransientRpcError
+from indexer.ingest.executor import split_into_tasks
 from indexer.rpc import error_hints, rate_limit, transport
 from indexer.rpc.error_classifier import classify
-from indexer.rpc.head_feed import LEAST_PAUSE, HeadFeed
+from indexer.rpc.head_feed import MIN_PAUSE_S, HeadFeed
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import Endpoint
-from indexer.rpc.wire import SMALL, parsed
+from indexer.rpc.wire import SMALL_BODY, parse_json
 from tests.support.simchain.chain import SimLog, SimTx, Tree
 from tests.support.simchain.view import View
 from tests.support.stubnode import StubNode
@@ -191,7 +191,7 @@ def test_any_refusal_is_one_error_with_a_wait_of_a_minute_at_most(
 ) -> None:
     error = classify(code, message, "http://a", status, {"Retry-After": after, "Date": date}, now=0.0)
     assert str(error).isprintable()
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimitedError):
         assert error.retry_after is None or 0 <= error.retry_after <= 60
     body = orjson.dumps({"id": 0, "error": {"code": code, "message": message, "data": extra}}, default=str)
     assert isinstance(asked("chain id", lambda sent: body, status), RpcError)
@@ -204,12 +204,12 @@ def test_words_made_to_keep_the_patterns_busy_do_not() -> None:
         text = (piece * 2000)[:100_000]
         classify(-32000, text, "http://a")
         for read in (
-            error_hints.blocks,
-            error_hints.results,
-            error_hints.size,
-            error_hints.calls,
-            error_hints.of_length,
-            error_hints.wait,
+            error_hints.suggested_blocks,
+            error_hints.max_results,
+            error_hints.max_bytes,
+            error_hints.max_batch_calls,
+            error_hints.is_about_batch_length,
+            error_hints.retry_after,
         ):
             read(text[:2000])
     assert time.process_time() - started < 5
@@ -220,11 +220,11 @@ def test_words_made_to_keep_the_patterns_busy_do_not() -> None:
 
 @pytest.mark.parametrize("piece", [b"[],", b"{},", b"1,", b'"",', b'{"a":{}},'])
 def test_a_body_of_nothing_but_values_is_refused_before_it_is_read(piece: bytes) -> None:
-    body = b"[" + piece * (8 * SMALL // len(piece)) + b"0]"
+    body = b"[" + piece * (8 * SMALL_BODY // len(piece)) + b"0]"
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="values and"):
-            parsed(body)
+            parse_json(body)
         assert tracemalloc.get_traced_memory()[1] < 1 << 16
     finally:
         tracemalloc.stop()
@@ -236,17 +236,17 @@ def test_bodies_as_nodes_send_them_are_far_from_that_bound() -> None:
     bare = {"address": ADDRESS, "topics": [], "data": "0x", "blockNumber": "0x1", "blockHash": logs[0]["blockHash"],
             "transactionHash": "0x" + "00" * 32, "transactionIndex": "0x0", "logIndex": "0x0"}  # fmt: skip
     for entries in (logs, receipts, [bare], [VIEW.do_eth_getBlockByNumber("0x2")]):
-        many = orjson.dumps(entries * (3 * SMALL // len(orjson.dumps(entries))))
-        assert len(many) > SMALL and len(parsed(many)) > 100
+        many = orjson.dumps(entries * (3 * SMALL_BODY // len(orjson.dumps(entries))))
+        assert len(many) > SMALL_BODY and len(parse_json(many)) > 100
 
 
 @pytest.mark.parametrize("depth", [2000, 100_000])
 def test_a_body_nested_deep_is_no_json_to_us(depth: int) -> None:
     for one in (b"[", b'{"a":'):
         with pytest.raises(ValueError):
-            parsed(one * depth)
+            parse_json(one * depth)
     with pytest.raises(ValueError):
-        parsed(b"[" * depth + b"]" * depth)
+        parse_json(b"[" * depth + b"]" * depth)
 
 
 @asynccontextmanager
@@ -323,7 +323,7 @@ async def test_cookies_do_not_pile_up() -> None:
         endpoint = Endpoint(url.replace("127.0.0.1", "localhost"))
         for _ in range(20):
             await endpoint.call("eth_chainId", [])
-        assert endpoint._session is not None and len(endpoint._session.cookie_jar) <= transport.MOST_COOKIES + 10
+        assert endpoint._session is not None and len(endpoint._session.cookie_jar) <= transport.MAX_COOKIES + 10
         await endpoint.close()
 
 
@@ -341,7 +341,7 @@ async def test_a_redirect_is_not_followed_to_another_host() -> None:
 
         async with serving(away) as url:
             endpoint = Endpoint(url)
-            with pytest.raises(RpcRefused, match="redirects to") as told:
+            with pytest.raises(RpcCallError, match="redirects to") as told:
                 await endpoint.call("eth_chainId", [])
             assert not reached and "SECRET" not in str(told.value)
             await endpoint.close()
@@ -349,7 +349,7 @@ async def test_a_redirect_is_not_followed_to_another_host() -> None:
 
 @pytest.mark.parametrize("width", [2, 8])
 def test_a_head_of_any_height_makes_no_endless_list_of_tasks(width: int) -> None:
-    parts = tasks([Segment(0, 2**62, (ADDRESS,))], width, 2000)
+    parts = split_into_tasks([ContractRange(0, 2**62, (ADDRESS,))], width, 2000)
     assert len(parts) <= 100_001 and parts[-1].last == 2**62
     assert all(a.last + 1 == b.first for a, b in pairwise(parts))
 
@@ -370,7 +370,7 @@ def test_words_of_a_node_cannot_write_over_other_lines(words: str) -> None:
     body = orjson.dumps({"id": 0, "error": {"code": -32000, "message": words}})
     error = asked("chain id", lambda sent: body)
     assert isinstance(error, RpcError) and str(error).isprintable()
-    assert str(Transient(words)).isprintable()
+    assert str(TransientRpcError(words)).isprintable()
 
 
 # -- sockets
@@ -388,7 +388,7 @@ async def test_a_flood_of_heads_does_not_make_us_flood_the_endpoints() -> None:
         passed = time.monotonic() - started
         flooding.cancel()
         await asyncio.gather(flooding, return_exceptions=True)
-        assert passed >= (looks - 1) * LEAST_PAUSE * 0.9, "however many heads were announced"
+        assert passed >= (looks - 1) * MIN_PAUSE_S * 0.9, "however many heads were announced"
         await feed.close()
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.chain.batch import Unit
+from indexer.chain.batch import LogBatch
 from indexer.chain.types import Header, Log
-from indexer.errors import Inconsistent, RangeTooLarge, RpcError, Transient
-from indexer.ingest.fetch import fetch_chained, fetch_plain
+from indexer.errors import InconsistentResponseError, RangeTooLargeError, RpcError, TransientRpcError
+from indexer.ingest.fetch import fetch_final, fetch_head
 from indexer.rpc import transport
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import logs_of_receipts
@@ -56,7 +56,7 @@ async def connected(cap: int | None = 5) -> AsyncIterator[tuple[SimNode, Reader,
         await reader.endpoint.close()
 
 
-def complete(unit: Unit, block: Block) -> None:
+def complete(unit: LogBatch, block: Block) -> None:
     assert [(g.log_index, "0x" + g.address.hex()) for g in unit.logs] == [
         (index, entry.address) for index, _, _, entry in block if entry.address != UNWATCHED
     ]
@@ -64,7 +64,7 @@ def complete(unit: Unit, block: Block) -> None:
     assert unit.blocks[0].hash == block.hash
 
 
-@pytest.mark.parametrize("fetch", [fetch_plain, fetch_chained])
+@pytest.mark.parametrize("fetch", [fetch_final, fetch_head])
 @pytest.mark.parametrize("cap", [12, 5, 1])
 async def test_a_block_with_more_logs_than_are_served_at_once_is_fetched_whole(fetch: Any, cap: int) -> None:
     async with connected(cap) as (node, reader, block):
@@ -76,23 +76,23 @@ async def test_a_block_with_more_logs_than_are_served_at_once_is_fetched_whole(f
 
 async def test_with_one_contract_the_receipts_are_asked_for_at_once() -> None:
     async with connected() as (node, reader, block):
-        unit = await fetch_plain(reader, 1, 1, [BUSY], None)
+        unit = await fetch_final(reader, 1, 1, [BUSY], None)
         assert [g.log_index for g in unit.logs] == [i for i, _, _, entry in block if entry.address == BUSY]
         assert node.requests["eth_getLogs"] == 1 and node.requests["eth_getBlockReceipts"] == 1
 
 
 async def test_several_blocks_are_not_put_together() -> None:
     async with connected() as (node, reader, _):
-        with pytest.raises(RangeTooLarge):
-            await fetch_plain(reader, 1, 2, ALL, None)
+        with pytest.raises(RangeTooLargeError):
+            await fetch_final(reader, 1, 2, ALL, None)
         assert node.requests["eth_getLogs"] == 1
 
 
 async def test_without_receipts_the_block_is_refused() -> None:
     async with connected() as (node, reader, _):
         node.missing_methods = {"eth_getBlockReceipts"}
-        with pytest.raises(RangeTooLarge, match="block 1 has more logs than are served at once, and its receipts"):
-            await fetch_plain(reader, 1, 1, ALL, None)
+        with pytest.raises(RangeTooLargeError, match="block 1 has more logs than are served at once, and its receipts"):
+            await fetch_final(reader, 1, 1, ALL, None)
 
 
 async def test_receipts_that_lack_a_log_that_was_served_or_all_of_a_contract_are_not_believed() -> None:
@@ -100,8 +100,8 @@ async def test_receipts_that_lack_a_log_that_was_served_or_all_of_a_contract_are
         async with connected() as (node, reader, block):
             node.omit = {(block.hash, index) for index, _, _, entry in block if entry.address == address}
             node.omit_receipts, node.omit_mode = True, "ranges"
-            with pytest.raises(Inconsistent, match="receipts"):
-                await fetch_plain(reader, 1, 1, ALL, None)
+            with pytest.raises(InconsistentResponseError, match="receipts"):
+                await fetch_final(reader, 1, 1, ALL, None)
 
 
 @pytest.mark.parametrize("at", range(1, 5))
@@ -119,8 +119,8 @@ async def test_a_fork_between_the_parts_is_noticed(at: int) -> None:
 
         node.on_request = switch
         try:
-            unit = await fetch_plain(reader, 1, 1, ALL, None)
-        except Inconsistent as error:
+            unit = await fetch_final(reader, 1, 1, ALL, None)
+        except InconsistentResponseError as error:
             assert "changed" in str(error) or "disagree" in str(error)
         else:  # every part was of the other block
             assert {g.block_hash for g in unit.logs} == {other.hash} and len(unit.logs) == 2
@@ -135,7 +135,7 @@ async def test_a_node_that_refuses_addresses_for_their_bytes_is_read_by_receipts
                 raise Refusal(-32008, "Response is too big", "Exceeded max limit of 4000")
 
         node.on_request = refuse
-        complete(await fetch_plain(reader, 1, 1, ALL, None), block)
+        complete(await fetch_final(reader, 1, 1, ALL, None), block)
         assert reader.ranges.max_bytes == 4000
 
 
@@ -174,7 +174,7 @@ def test_receipts_give_the_watched_logs_in_order() -> None:
     ],
 )
 def test_receipts_that_contradict_themselves_are_inconsistent(change: Any, said: str) -> None:
-    with pytest.raises(Inconsistent, match=said):
+    with pytest.raises(InconsistentResponseError, match=said):
         read(change)
 
 
@@ -190,7 +190,7 @@ def test_receipts_that_contradict_themselves_are_inconsistent(change: Any, said:
     ],
 )
 def test_unreadable_receipts_are_transient(change: Any) -> None:
-    with pytest.raises(Transient):
+    with pytest.raises(TransientRpcError):
         read(change)
 
 

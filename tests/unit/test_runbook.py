@@ -12,9 +12,9 @@ import yaml
 
 from indexer import errors
 from indexer.cli.main import EXIT_CODES
-from indexer.db.database_errors import name_of
+from indexer.db.database_errors import database_wait_name
 from indexer.follow.state_machine import Mode
-from indexer.ops.metric_catalog import CATALOGUE, PROCESS
+from indexer.ops.metric_catalog import CATALOG, PROCESS
 from indexer.runtime.progress import STARTING, wait_name
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def waits() -> dict[str, Path]:
             if ast.unparse(node.func).endswith(("progress.wait", "p.wait")) or _called(node) in ("_trouble", "Rest"):
                 # What is wrong with the database is worded by one function, behind the same words always.
                 of_database = ast.unparse(node.args[0]) == "name_of(error)"
-                words = {wait_name(name_of(OSError()))} if of_database else _words(node.args[0], module)
+                words = {wait_name(database_wait_name(OSError()))} if of_database else _words(node.args[0], module)
                 found |= {wait_name(word).strip(): path for word in words if word}
     return found
 
@@ -130,7 +130,7 @@ def test_every_state_and_every_wait_has_an_entry() -> None:
 
 
 def test_every_exit_code_has_an_entry() -> None:
-    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.Halting)]
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.FatalError)]
     codes = {c.exit_code for c in classes} | {2, 30, 33}
     told = set(map(int, re.findall(r"^\| (\d+) \|", RUNBOOK, re.M)))
     assert codes <= told
@@ -139,7 +139,7 @@ def test_every_exit_code_has_an_entry() -> None:
 
 @pytest.mark.parametrize("path", [RULES, CASES, DASHBOARD], ids=lambda p: p.name)
 def test_rules_and_dashboard_ask_for_metrics_that_exist(path: Path) -> None:
-    exported = {f"{told.exported}{part}" for told in CATALOGUE.values()
+    exported = {f"{told.exported}{part}" for told in CATALOG.values()
                 for part in (("_bucket", "_sum", "_count") if told.kind == "histogram" else ("",))}  # fmt: skip
     asked = set(re.findall(r"\b(?:reya_indexer|process)_[a-z_]+", path.read_text())) - {"reya_indexer"}
     assert asked and asked <= exported | set(PROCESS), asked - exported - set(PROCESS)

@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from indexer import config
 from indexer.cli.db import libpq_environment
-from indexer.cli.session import warn_of_shown
+from indexer.cli.session import warn_about_visible_secrets
 from indexer.db.connection import connect
-from indexer.errors import ConfigError, DatabaseUnreachable
+from indexer.errors import ConfigError, DatabaseUnreachableError
 from indexer.runtime import secrets
 
 
@@ -62,7 +62,7 @@ def test_a_url_becomes_what_postgresqls_programs_read(url: str, expected: dict[s
 
 @pytest.mark.parametrize("password", ["sec/ret", "se@c/ret", "sec#ret", "sec:ret/x", "s%zzret"])
 async def test_an_error_does_not_tell_a_password_that_is_not_escaped(password: str) -> None:
-    with pytest.raises(DatabaseUnreachable) as told:
+    with pytest.raises(DatabaseUnreachableError) as told:
         await connect(f"postgresql://user:{password}@127.0.0.1:1/db")
     said = str(told.value).split("Check DATABASE_URL")[0]
     assert not any(part in said for part in ("sec", "se@", "ret")), said
@@ -70,6 +70,8 @@ async def test_an_error_does_not_tell_a_password_that_is_not_escaped(password: s
 
 def test_a_secret_in_a_flag_is_warned_of_without_telling_it() -> None:
     with capture_logs() as lines:
-        warn_of_shown(("https://node.example/v2/0123456789abcdef", "http://127.0.0.1:8545", "https://u:pw@b.example"))
+        warn_about_visible_secrets(
+            ("https://node.example/v2/0123456789abcdef", "http://127.0.0.1:8545", "https://u:pw@b.example")
+        )
     assert [line["endpoint"] for line in lines] == ["https://node.example/…", "https://b.example"]
     assert "0123456789abcdef" not in str(lines) and "pw" not in str(lines)

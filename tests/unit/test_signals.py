@@ -16,10 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from indexer import config
 from indexer.chain.types import Header
 from indexer.ops import http, live_status, metrics
-from indexer.ops.live_status import Live
-from indexer.ops.metric_catalog import CATALOGUE, PREFIX, PROCESS
+from indexer.ops.live_status import LiveStatus
+from indexer.ops.metric_catalog import CATALOG, PREFIX, PROCESS
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import Progress, Spread, wait_name
+from indexer.runtime.progress import DaemonProgress, Histogram, wait_name
 from tests.waiting import PATIENCE
 
 STORED: dict[str, Any] = {
@@ -34,9 +34,9 @@ STORED: dict[str, Any] = {
 }
 
 
-def told(urls: tuple[str, ...] = ("http://n.example/KEY-ONE", "http://n.example/KEY-TWO")) -> Live:
+def told(urls: tuple[str, ...] = ("http://n.example/KEY-ONE", "http://n.example/KEY-TWO")) -> LiveStatus:
     """A daemon in the middle of its life, with two endpoints of one host."""
-    progress = Progress(head=100, safe=96, finalized=92, ingested=98, projected=90, origin=1, head_time=1_000)
+    progress = DaemonProgress(head=100, safe=96, finalized=92, ingested=98, projected=90, origin=1, head_time=1_000)
     progress.wait("")
     progress.wait("a replacement of blocks 5 to 9 that an endpoint serves: pruned")
     progress.looked_at = progress.last_step_at = progress.clock()
@@ -48,7 +48,7 @@ def told(urls: tuple[str, ...] = ("http://n.example/KEY-ONE", "http://n.example/
     gauges = progress.attest
     gauges.state, gauges.newest["proven"], gauges.blocks["proven"] = "", 88, 4
     gauges.blamed["http://n.example/…"] = 1
-    made = Live(config.load("devnet"), progress, Pool(urls, 1, budgets={"attest": 5}))
+    made = LiveStatus(config.load("devnet"), progress, Pool(urls, 1, budgets={"attest": 5}))
     for reader in made.pool.readers:
         reader.endpoint.requests = 5
         reader.endpoint.outcomes["eth_getLogs", "ok"] = 4
@@ -61,7 +61,7 @@ def told(urls: tuple[str, ...] = ("http://n.example/KEY-ONE", "http://n.example/
     return made
 
 
-def samples(made: Live) -> dict[str, Any]:
+def samples(made: LiveStatus) -> dict[str, Any]:
     text = metrics.render(metrics.registry(made)).decode()
     found = [s for family in text_string_to_metric_families(text) for s in family.samples]
     keys = Counter((s.name, tuple(sorted(s.labels.items()))) for s in found)
@@ -76,9 +76,9 @@ def test_every_metric_of_the_catalogue_is_collected_and_no_other() -> None:
     text = metrics.render(metrics.registry(told())).decode()
     families = {f.name: f for f in text_string_to_metric_families(text)}
     ours = {name.removeprefix(PREFIX): f for name, f in families.items() if name.startswith(PREFIX)}
-    assert set(ours) == set(CATALOGUE)
+    assert set(ours) == set(CATALOG)
     for name, family in ours.items():
-        told_of = CATALOGUE[name]
+        told_of = CATALOG[name]
         assert (family.type, family.documentation) == (told_of.kind, told_of.says)
         assert family.samples, name
         for sample in family.samples:
@@ -105,7 +105,7 @@ def test_the_numbers_are_those_of_the_process_and_of_its_last_look_at_the_databa
 
 
 def test_what_is_not_known_is_absent_and_not_zero() -> None:
-    made = Live(config.load("devnet"), Progress(), Pool(("http://n.example",), 1))
+    made = LiveStatus(config.load("devnet"), DaemonProgress(), Pool(("http://n.example",), 1))
     found = samples(made)
     for name in ("attested_lag_blocks", "look_age_seconds", "step_age_seconds", "head_age_seconds"):
         assert PREFIX + name not in found
@@ -114,7 +114,7 @@ def test_what_is_not_known_is_absent_and_not_zero() -> None:
 
 
 def test_a_spread_counts_values_up_to_each_bound() -> None:
-    spread = Spread((1, 2.5))
+    spread = Histogram((1, 2.5))
     for value in (0.5, 1, 2, 3, 9):
         spread.observe(value)
     assert spread.buckets() == [("1", 2), ("2.5", 3), ("+Inf", 5)] and spread.total == 15.5
@@ -124,7 +124,7 @@ def test_a_wait_has_one_name_whatever_numbers_and_reasons_are_in_it() -> None:
     assert wait_name("paused: reorg recovery host:7") == "paused"
     assert wait_name("blocks 17 to 19 that are away: why") == "blocks N to N that are away"
     now = [100.0]
-    progress = Progress(clock=lambda: now[0])
+    progress = DaemonProgress(clock=lambda: now[0])
     progress.wait("the database")
     now[0] = 107.5
     progress.wait("")

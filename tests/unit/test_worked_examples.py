@@ -14,8 +14,8 @@ import pytest
 from indexer import config
 from indexer.chain.types import Log
 from indexer.projections.events import Row, StateKey, events_of
-from indexer.projections.project import project, rows_of, state_keys
-from indexer.projections.write_set import Kept
+from indexer.projections.project import project, split_row, state_keys
+from indexer.projections.write_set import StateRow
 from indexer.projector.writer import Writer
 from tests.support.anvil.emission import Abis, Emission
 from tests.support.oracle.recompute import recompute
@@ -100,7 +100,7 @@ class ByProjection:
     """Tables in memory, as the indexer projects them."""
 
     def __init__(self) -> None:
-        self.writer, self.state = Writer(DEVNET), dict[StateKey, Kept]()
+        self.writer, self.state = Writer(DEVNET), dict[StateKey, StateRow]()
         self.block = 0
 
     def feed(self, emissions: list[Emission]) -> dict[str, list[Row]]:
@@ -116,7 +116,7 @@ class ByProjection:
         ledger = self.writer.ledger(self.state, self.block)
         project(ledger, events)
         positions = [
-            rows_of(name, kept)[0] or {} for (name, _), kept in self.state.items() if name == "positions" and kept
+            split_row(name, kept)[0] or {} for (name, _), kept in self.state.items() if name == "positions" and kept
         ]
         return {"positions": positions} | {table: ledger.rows(table) for table in ledger.appended}
 

@@ -11,9 +11,9 @@ import asyncpg
 
 from indexer.config import Deployment
 from indexer.db.connection import SETTINGS, Connection, connection
-from indexer.db.database_errors import name_of
-from indexer.errors import BoundElsewhere, DatabaseUnreachable, WriteIntercepted
-from indexer.ops.doctor.findings import Finding, Findings
+from indexer.db.database_errors import database_wait_name
+from indexer.errors import DatabaseUnreachableError, WriteInterceptedError, WrongDeploymentError
+from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
 from indexer.runtime.secrets import redact
 from indexer.schema import revisions
 from indexer.store import effects
@@ -33,9 +33,9 @@ WHERE lower(split_part(c.setting, '=', 1)) = 'timezone' AND (d.datname IS NULL O
 _UTC = ("utc", "etc/utc", "gmt", "etc/gmt", "uct", "zulu")
 
 
-async def examine_database(deployment: Deployment, url: str) -> list[Finding]:
+async def examine_database(deployment: Deployment, url: str) -> list[DoctorFinding]:
     """Findings; the first one only, where no connection can be had."""
-    found = Findings(redact(url))
+    found = DoctorFindings(redact(url))
     try:
         async with connection(url) as conn:
             for look in (
@@ -52,18 +52,18 @@ async def examine_database(deployment: Deployment, url: str) -> list[Finding]:
             ):
                 try:
                     await look(conn, found, deployment)
-                except WriteIntercepted as error:
+                except WriteInterceptedError as error:
                     found.fix(look.__name__.strip("_"), error.message, error.remedy)
                 except asyncpg.PostgresError as error:
                     found.note(
                         look.__name__.strip("_"), " ".join(str(error).split()), "Give the role the right to look"
                     )
-    except DatabaseUnreachable as error:
-        found.fix("answers", f"{name_of(error)}: {error.message}", error.remedy)
+    except DatabaseUnreachableError as error:
+        found.fix("answers", f"{database_wait_name(error)}: {error.message}", error.remedy)
     return found.found
 
 
-async def _version(conn: Connection, found: Findings, _: Deployment) -> None:
+async def _version(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     number = int(await conn.fetchval("SHOW server_version_num"))
     text = await conn.fetchval("SHOW server_version")
     if number < OLDEST:
@@ -75,7 +75,7 @@ async def _version(conn: Connection, found: Findings, _: Deployment) -> None:
         found.fix("encoding", encoding, "Make the database with ENCODING 'UTF8'")
 
 
-async def _writable(conn: Connection, found: Findings, _: Deployment) -> None:
+async def _writable(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     standby, read_only = await conn.fetchrow(
         "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'"
     ) or (False, False)
@@ -87,7 +87,7 @@ async def _writable(conn: Connection, found: Findings, _: Deployment) -> None:
         found.good("writable", "yes")
 
 
-async def _schema(conn: Connection, found: Findings, deployment: Deployment) -> None:
+async def _schema(conn: Connection, found: DoctorFindings, deployment: Deployment) -> None:
     kind, head = await revisions.classify(conn), revisions.head_revision()
     if kind == "foreign":
         found.fix(
@@ -113,11 +113,11 @@ async def _schema(conn: Connection, found: Findings, deployment: Deployment) -> 
         try:
             check_binding(bound, deployment.name, deployment.chain_id)
             found.good("deployment", f"{bound.name}, chain {bound.chain_id}, from block {bound.origin}")
-        except BoundElsewhere as error:
+        except WrongDeploymentError as error:
             found.fix("deployment", error.message, error.remedy)
 
 
-async def _rights(conn: Connection, found: Findings, _: Deployment) -> None:
+async def _rights(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     role = await conn.fetchval("SELECT current_user")
     lacking = []
     if await revisions.classify(conn) != "ours":
@@ -126,7 +126,7 @@ async def _rights(conn: Connection, found: Findings, _: Deployment) -> None:
     else:
         from indexer.schema import roles  # here, because SQLAlchemy comes with it
 
-        lacking += await roles.lacking(conn)
+        lacking += await roles.missing_rights(conn)
     if lacking:
         more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
         remedy = f"`reya-indexer db roles` makes a writer that has them; or GRANT them to {role}"
@@ -135,7 +135,7 @@ async def _rights(conn: Connection, found: Findings, _: Deployment) -> None:
         found.good("rights", f"role {role} may do what it must")
 
 
-async def _hindrances(conn: Connection, found: Findings, _: Deployment) -> None:
+async def _hindrances(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     """What would end a step, or change its rows unseen, long before the first reorg shows it."""
     if await revisions.classify(conn) != "ours":
         return
@@ -155,7 +155,7 @@ async def _hindrances(conn: Connection, found: Findings, _: Deployment) -> None:
         found.good("triggers", "no row security, rule or trigger comes between the indexer and its tables")
 
 
-async def _durable(conn: Connection, found: Findings, _: Deployment) -> None:
+async def _durable(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     for name in ("fsync", "full_page_writes"):
         if await conn.fetchval("SELECT current_setting($1)", name) != "on":
             found.fix(
@@ -165,7 +165,7 @@ async def _durable(conn: Connection, found: Findings, _: Deployment) -> None:
         found.note("synchronous_commit", "off: a crash forgets the newest commits; the indexer reads them again")
 
 
-async def _connections(conn: Connection, found: Findings, _: Deployment) -> None:
+async def _connections(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     limits = await conn.fetchrow(
         "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,"
         " (SELECT datconnlimit FROM pg_database WHERE datname = current_database()),"
@@ -183,7 +183,7 @@ async def _connections(conn: Connection, found: Findings, _: Deployment) -> None
         found.good("connections", f"{free} are free")
 
 
-async def _session(conn: Connection, found: Findings, _: Deployment) -> None:
+async def _session(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     """Our own limits must hold: a pooler, or a trigger at login, may drop them."""
     told = {
         name: await conn.fetchval(
@@ -198,7 +198,7 @@ async def _session(conn: Connection, found: Findings, _: Deployment) -> None:
         found.good("settings", "time-outs and time zone of the session are as asked for")
 
 
-async def _time(conn: Connection, found: Findings, _: Deployment) -> None:
+async def _time(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     wrong = [
         (role, database, zone) for role, database, zone in await conn.fetch(_OVERRIDES) if zone.lower() not in _UTC
     ]
@@ -212,7 +212,7 @@ async def _time(conn: Connection, found: Findings, _: Deployment) -> None:
         found.note("clock", f"the server's is {apart:+.1f} s apart from this machine's", "Set both by NTP")
 
 
-async def _disk(conn: Connection, found: Findings, _: Deployment) -> None:
+async def _disk(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     size = await conn.fetchval("SELECT pg_database_size(current_database())")
     said = f"the database has {size / 2**30:.2f} GiB"
     folder = await conn.fetchval("SELECT current_setting('data_directory', true)")

@@ -13,11 +13,11 @@ import orjson
 
 from indexer.chain.types import Header, Heads
 from indexer.config import Deployment
-from indexer.errors import RangeTooLarge, RpcError, RpcRefused, printable
-from indexer.ops.doctor.findings import Finding, Findings
+from indexer.errors import RangeTooLargeError, RpcCallError, RpcError, printable
+from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
 from indexer.rpc.error_classifier import pruned
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import Endpoint, scrub
+from indexer.rpc.transport import Endpoint, redact_text
 
 SPAN = 1000  # blocks over which the block time is measured
 OLD_HEAD, CLOCK = 60, 15  # seconds: a head so old, or so far in the future, is said
@@ -30,10 +30,10 @@ class EndpointDoctor:
     def __init__(self, deployment: Deployment, url: str, name: str) -> None:
         self.deployment, self._url = deployment, url
         self.reader = Reader(Endpoint(url, timeout=deployment.rpc_timeout, name=name), deployment.max_blocks)
-        self.found = Findings(name)
+        self.found = DoctorFindings(name)
         self.final: Header | None = None
 
-    async def examine(self) -> list[Finding]:
+    async def examine(self) -> list[DoctorFinding]:
         """Every look; one that fails is a finding and ends none of the others."""
         try:
             if await self._chain():
@@ -142,7 +142,7 @@ class EndpointDoctor:
         asked = {"blockHash": "0x" + header.hash.hex(), "address": addresses}
         try:
             by_hash = await self.reader.endpoint.call("eth_getLogs", [asked])
-        except RpcRefused as error:
+        except RpcCallError as error:
             self.found.note("getLogs by hash", error.message)
             return
         if not isinstance(by_hash, list) or len(by_hash) != len(logs):
@@ -174,7 +174,7 @@ class EndpointDoctor:
             blocks = min(ranges.size, last + 1)
             try:
                 await self.reader.logs_with_headers(last - blocks + 1, last, addresses, [])
-            except RangeTooLarge:
+            except RangeTooLargeError:
                 if blocks == 1:
                     self.found.note("limits", "refuses the newest block alone: it is read in parts")
                     return
@@ -213,9 +213,9 @@ class EndpointDoctor:
                             "Set [rpc] rps in the deployment's file")  # fmt: skip
 
 
-async def examine_socket(deployment: Deployment, url: str, name: str) -> list[Finding]:
+async def examine_socket(deployment: Deployment, url: str, name: str) -> list[DoctorFinding]:
     """A WebSocket endpoint: whether it opens, is of this chain and takes a subscription."""
-    found = Findings(name)
+    found = DoctorFindings(name)
     try:
         async with asyncio.timeout(15), aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
             chain = await _asked(socket, 1, "eth_chainId", [])
@@ -226,7 +226,7 @@ async def examine_socket(deployment: Deployment, url: str, name: str) -> list[Fi
                 await _asked(socket, 2, "eth_subscribe", ["newHeads"])
                 found.good("newHeads", "subscribed")
     except (OSError, TimeoutError, ValueError, aiohttp.ClientError) as error:
-        said = printable(scrub(" ".join(f"{type(error).__name__}: {error}".split())[:200], url))
+        said = printable(redact_text(" ".join(f"{type(error).__name__}: {error}".split())[:200], url))
         found.note("answers", said, "Heads are polled without it")
     return found.found
 

@@ -9,7 +9,7 @@ Level = Literal["good", "note", "fix"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """`subject`: an endpoint or the database; `remedy` is empty where nothing is to be done."""
 
     subject: str
@@ -19,17 +19,17 @@ class Finding:
     remedy: str = ""
 
 
-class Findings:
+class DoctorFindings:
     """Of one subject, in the order of the looks."""
 
     def __init__(self, subject: str) -> None:
-        self.subject, self.found = subject, list[Finding]()
+        self.subject, self.found = subject, list[DoctorFinding]()
 
     def good(self, check: str, said: str) -> None:
-        self.found.append(Finding(self.subject, check, "good", said))
+        self.found.append(DoctorFinding(self.subject, check, "good", said))
 
     def note(self, check: str, said: str, remedy: str = "") -> None:
-        self.found.append(Finding(self.subject, check, "note", said, remedy))
+        self.found.append(DoctorFinding(self.subject, check, "note", said, remedy))
 
     def fix(self, check: str, said: str, remedy: str) -> None:
-        self.found.append(Finding(self.subject, check, "fix", said, remedy))
+        self.found.append(DoctorFinding(self.subject, check, "fix", said, remedy))

@@ -41,13 +41,13 @@ def row_id() -> Column[Any]:
     return text("id", key=True)
 
 
-def position(*, transaction: bool = True) -> list[Column[Any]]:
+def origin(*, transaction: bool = True) -> list[Column[Any]]:
     """Where a row comes from; unique_id = block number * 100000 + log index."""
     at = [numeric("block_timestamp"), numeric("block_number", null=False), Column("unique_id", BigInteger)]
     return [text("transaction_hash", null=False), *at] if transaction else at
 
 
-def unique_position(table: str, *, unique: bool = True) -> Index:
+def unique_origin(table: str, *, unique: bool = True) -> Index:
     """The index on unique_id: identity of a log's row, and the way a rollback finds what is above the fork."""
     return Index(f"{table}_unique_id_{'key' if unique else 'idx'}", "unique_id", unique=unique)
 
@@ -59,7 +59,7 @@ def index(table: str, *columns: str) -> Index:
 def append_table(name: str, *parts: Column[Any] | Index, unique: bool = True, block: str = "block_number") -> Table:
     """A table of rows keyed by `id`. `block`: the SQL expression of a row's block number."""
     return Table(
-        name, public, row_id(), *parts, unique_position(name, unique=unique), info={"kind": "append", "block": block}
+        name, public, row_id(), *parts, unique_origin(name, unique=unique), info={"kind": "append", "block": block}
     )
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, CheckConstraint, Column, Integer, LargeBinary, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
-from indexer.schema.tables.internal_schema import own, single_row
+from indexer.schema.tables.internal_schema import internal, single_row
 
 # The binding (rule 14): which deployment this database belongs to, and from where coverage counts (the origin).
 deployment = Table(
     "deployment",
-    own,
+    internal,
     single_row(),
     Column("name", Text, nullable=False),
     Column("chain_id", BigInteger, nullable=False),
@@ -27,7 +27,7 @@ deployment = Table(
 # How far the public tables are the projection of the chain: block and hash. NULL before the first step.
 checkpoint = Table(
     "checkpoint",
-    own,
+    internal,
     single_row(),
     Column("number", BigInteger, nullable=True),
     Column("hash", LargeBinary, nullable=True),
@@ -49,7 +49,7 @@ checkpoint = Table(
 # statement and its row's deletion are one transaction: a load that was killed leaves what is still to be built.
 deferred_index = Table(
     "deferred_index",
-    own,
+    internal,
     Column("name", Text, primary_key=True),
     Column("definition", Text, nullable=False),
     Column("constraint_definition", Text, nullable=True),
@@ -57,7 +57,7 @@ deferred_index = Table(
 # Bumped by every rollback. Ingest holds it FOR SHARE to its commit, a reorg FOR UPDATE (rule 10).
 epoch = Table(
     "epoch",
-    own,
+    internal,
     single_row(),
     Column("value", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("single", name="epoch_one_row"),
@@ -65,7 +65,7 @@ epoch = Table(
 # Who projects. `token` grows with every change of hands and is compared inside each projecting transaction.
 lease = Table(
     "lease",
-    own,
+    internal,
     single_row(),
     Column("holder", Text, nullable=True),
     Column("token", BigInteger, nullable=False, server_default=text("0")),
@@ -82,7 +82,7 @@ lease = Table(
 # State rows as they were before a block above finalized changed them. `row` NULL: the row did not exist.
 before_image = Table(
     "before_image",
-    own,
+    internal,
     Column("block_number", BigInteger, primary_key=True),
     Column("table_name", Text, primary_key=True),
     Column("key", JSONB, primary_key=True),

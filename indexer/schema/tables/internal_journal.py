@@ -24,11 +24,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
-from indexer.schema.tables.internal_schema import log_body, now, own
+from indexer.schema.tables.internal_schema import internal, log_body, now
 
 incident = Table(
     "incident",
-    own,
+    internal,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("kind", Text, nullable=False),
     Column("subject", Text, nullable=False),
@@ -43,7 +43,7 @@ incident = Table(
 # What `check` found: a row that is not what it must be, with the block up to which was projected then.
 drift = Table(
     "drift",
-    own,
+    internal,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("found_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     Column("block_number", BigInteger, nullable=False),
@@ -54,7 +54,7 @@ drift = Table(
 # One row per committed step: what streams and consumers will read.
 commit_log = Table(
     "commit_log",
-    own,
+    internal,
     Column("seq", BigInteger, Identity(always=True), primary_key=True),
     Column("epoch", BigInteger, nullable=False),
     # forward; rollback: the range was taken back; reproject: every row is void, forwards follow; heal: any row of these
@@ -68,7 +68,7 @@ commit_log = Table(
 )
 reorg_journal = Table(
     "reorg_journal",
-    own,
+    internal,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("epoch", BigInteger, nullable=False),
     Column("fork_point", BigInteger, nullable=False),
@@ -87,7 +87,7 @@ reorg_journal = Table(
 # What endpoints were like, over restarts and for every process that asks them. Names are without secrets.
 endpoint_score = Table(
     "endpoint_score",
-    own,
+    internal,
     Column("endpoint", Text, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("state", Text, nullable=False),
@@ -111,7 +111,7 @@ endpoint_score = Table(
 # What reorgs took away, as it was. Append-only like the journal: a trigger refuses UPDATE, DELETE and TRUNCATE.
 orphaned_row = Table(
     "orphaned_row",
-    own,
+    internal,
     Column("id", BigInteger, Identity(always=True)),
     Column("reorg_id", BigInteger, nullable=False),
     Column("table_name", Text, nullable=False),
@@ -121,7 +121,7 @@ orphaned_row = Table(
 # The same for raw logs, as bytes: they are half of what a reorg takes away, and JSON would take twice the time.
 orphaned_log = Table(
     "orphaned_log",
-    own,
+    internal,
     Column("reorg_id", BigInteger, primary_key=True, autoincrement=False),
     Column("block_number", BigInteger, primary_key=True, autoincrement=False),
     Column("log_index", Integer, primary_key=True, autoincrement=False),
@@ -131,7 +131,7 @@ orphaned_log = Table(
 # merged on write; `contracts` are ids in indexer.contract, ascending.
 served = Table(
     "served",
-    own,
+    internal,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("endpoint", Text, nullable=False),
     Column("contracts", ARRAY(Integer), nullable=False),
@@ -143,7 +143,7 @@ served = Table(
 # contracts: written in the transaction of the rollback or heal that changed their logs.
 attestation = Table(
     "attestation",
-    own,
+    internal,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("first_block", BigInteger, nullable=False),
     Column("last_block", BigInteger, nullable=False),
@@ -168,7 +168,7 @@ attestation = Table(
 # when it was asked to confirm what is stored.
 blame = Table(
     "blame",
-    own,
+    internal,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("endpoint", Text, nullable=False),
     Column("role", Text, nullable=False),

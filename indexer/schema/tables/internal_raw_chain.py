@@ -9,11 +9,11 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Identity, Integer, LargeBinary, Table, text
 from sqlalchemy.dialects.postgresql import INT8RANGE, ExcludeConstraint
 
-from indexer.schema.tables.internal_schema import log_body, own
+from indexer.schema.tables.internal_schema import internal, log_body
 
 contract = Table(
     "contract",
-    own,
+    internal,
     Column("id", Integer, Identity(always=True), primary_key=True),
     Column("address", LargeBinary, nullable=False, unique=True),
 )
@@ -21,7 +21,7 @@ contract = Table(
 # range impossible (rule 10); adjacent ranges are merged on write, so the table stays small.
 coverage = Table(
     "coverage",
-    own,
+    internal,
     Column("contract_id", Integer, ForeignKey(contract.c.id), nullable=False),
     Column("blocks", INT8RANGE, nullable=False),
     ExcludeConstraint(
@@ -34,7 +34,7 @@ coverage = Table(
 )
 raw_log = Table(
     "raw_log",
-    own,
+    internal,
     Column("block_number", BigInteger, primary_key=True),
     Column("log_index", Integer, primary_key=True),
     *log_body(),
@@ -43,7 +43,7 @@ raw_log = Table(
 # Blocks with logs, anchors (ends of ranges) and the unfinalized window.
 block = Table(
     "block",
-    own,
+    internal,
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("hash", LargeBinary, nullable=False),
     Column("parent_hash", LargeBinary, nullable=True),
@@ -52,7 +52,7 @@ block = Table(
 # The replacement of a reorg while it is read. Unlogged: after a crash it is read again.
 staged_block = Table(
     "staged_block",
-    own,
+    internal,
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("hash", LargeBinary, nullable=False),
     Column("parent_hash", LargeBinary, nullable=True),
@@ -61,7 +61,7 @@ staged_block = Table(
 )
 staged_log = Table(
     "staged_log",
-    own,
+    internal,
     Column("block_number", BigInteger, primary_key=True),
     Column("log_index", Integer, primary_key=True),
     *log_body(),

@@ -10,7 +10,7 @@ from sqlalchemy import Boolean, Column, Integer, LargeBinary, MetaData, func, te
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 SCHEMA = "indexer"
-own = MetaData(schema=SCHEMA)
+internal = MetaData(schema=SCHEMA)
 
 
 def now() -> Column[object]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, LargeBinary, Numeric, Table, Text, func
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
-from indexer.schema.tables.internal_schema import now, own, single_row
+from indexer.schema.tables.internal_schema import internal, now, single_row
 
 # What `enrich` read of the contracts' state, and of which block. `table_name`: the public table whose row `key` has
 # `values` (all of its columns), or one of our own words for values without a public column. No projection reads it.
 enrichment = Table(
     "enrichment",
-    own,
+    internal,
     Column("table_name", Text, primary_key=True),
     Column("key", JSONB, primary_key=True),
     Column("values", JSONB, nullable=False),
@@ -26,7 +26,7 @@ enrichment = Table(
 # The block that the last `enrich` reads at; without `finished_at` the next one goes on there.
 enrichment_run = Table(
     "enrichment_run",
-    own,
+    internal,
     single_row(),
     Column("block_number", BigInteger, nullable=False),
     Column("block_hash", LargeBinary, nullable=False),
@@ -38,7 +38,7 @@ enrichment_run = Table(
 # State rows of our own, kept by projections like public state rows (before-images included).
 undecoded = Table(
     "undecoded",
-    own,
+    internal,
     Column("address", Text, primary_key=True),
     Column("topic0", Text, primary_key=True),
     Column("reason", Text, primary_key=True),
@@ -50,7 +50,7 @@ undecoded = Table(
 # The last upgrade of each watched proxy and how many there were; `block_time` in seconds.
 proxy_upgrade = Table(
     "proxy_upgrade",
-    own,
+    internal,
     Column("address", Text, primary_key=True),
     Column("implementation", Text, nullable=False),
     Column("count", Numeric(78, 0), nullable=False),
@@ -60,7 +60,7 @@ proxy_upgrade = Table(
 )
 feature_flag = Table(
     "feature_flag",
-    own,
+    internal,
     Column("address", Text, primary_key=True),
     Column("feature", Text, primary_key=True),
     Column("allow_all", Boolean, nullable=False),
@@ -70,7 +70,7 @@ feature_flag = Table(
 # keccak256(abi.encode(keccak256("marketEnabled"), id)): PostgreSQL cannot compute it, the "Market" view joins it.
 market_feature = Table(
     "market_feature",
-    own,
+    internal,
     Column("market_id", Numeric(78, 0), primary_key=True),
     Column("feature", Text, nullable=False),
     info={"kind": "state"},
@@ -78,7 +78,7 @@ market_feature = Table(
 # Which accounts are backstop accounts, by collateral pool (BackstopLPConfigurationUpdated).
 backstop_account = Table(
     "backstop_account",
-    own,
+    internal,
     Column("collateral_pool_id", Numeric(78, 0), primary_key=True),
     Column("account_id", Numeric(78, 0), nullable=False),
     info={"kind": "state"},

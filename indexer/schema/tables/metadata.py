@@ -25,9 +25,9 @@ from indexer.schema.tables import (
     public_trading,
 )
 from indexer.schema.tables.columns import public
-from indexer.schema.tables.internal_schema import own
+from indexer.schema.tables.internal_schema import internal
 
-__all__ = ["ENRICHED", "TABLES", "facts", "own", "public"]
+__all__ = ["ENRICHED", "TABLES", "catalog_content", "internal", "public"]
 # Importing them filled `public` and `own`.
 FAMILIES = (
     public_accounts, public_application, public_reserved, public_settings, public_trading,
@@ -46,7 +46,7 @@ _KINDS: tuple[tuple[type[Any], str], ...] = (
 
 
 def _every() -> Iterator[tuple[str, Table]]:
-    for metadata in (public, own):
+    for metadata in (public, internal):
         for table in metadata.sorted_tables:
             yield (f"{table.schema}.{table.name}" if table.schema else table.name), table
 
@@ -65,7 +65,7 @@ ENRICHED = ("market_configuration", "global_fee_parameters", "account_owner_conf
 TABLES: dict[str, Table] = {name: table for name, table in _every() if _KIND_OF.get(name) in ("append", "state")}
 
 
-def facts() -> dict[str, Any]:
+def catalog_content() -> dict[str, Any]:
     """What catalog.json holds: kinds of tables; columns, keys and indexes of those that projections write; columns of
     those that `enrich` writes."""
     return {

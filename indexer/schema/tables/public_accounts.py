@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from sqlalchemy import Index
 
-from indexer.schema.tables.columns import append_table, index, numeric, numerics, position, state_table, text, timestamp
+from indexer.schema.tables.columns import append_table, index, numeric, numerics, origin, state_table, text, timestamp
 
 account_owner_updated_history = append_table(
-    "account_owner_updated_history", numeric("account_id"), text("new_owner"), *position()
+    "account_owner_updated_history", numeric("account_id"), text("new_owner"), *origin()
 )
 
 account_owner_updated_snapshot = state_table(
     "account_owner_updated_snapshot",
     numeric("account_id", key=True),
     text("new_owner"),
-    *position(),
+    *origin(),
     index("account_owner_updated_snapshot", "new_owner"),
 )
 
 account_collateral_balance_entries = append_table(
-    "account_collateral_balance_entries", numeric("account_id"), text("collateral"), numeric("amount"), *position()
+    "account_collateral_balance_entries", numeric("account_id"), text("collateral"), numeric("amount"), *origin()
 )
 
 account_balances = state_table(
@@ -42,7 +42,7 @@ margin_accounts_balance_entries = append_table(
     text("type"),
     numeric("counterparty_account_id"),
     text("sender"),
-    *position(),
+    *origin(),
     unique=False,
 )
 
@@ -51,7 +51,7 @@ lp_account_balance_entries = append_table(
     numeric("pool_id"),
     text("account"),
     *numerics("share_delta", "new_share_balance", "token_delta"),
-    *position(),
+    *origin(),
 )
 
 lp_unified_account_balance_entries = append_table(
@@ -62,7 +62,7 @@ lp_unified_account_balance_entries = append_table(
     text("token"),
     *numerics("token_delta_in_quote", "action_metadata_action"),
     text("action_metadata_on_behalf_of"),
-    *position(),
+    *origin(),
     # Named by hand: the columns' names together are longer than PostgreSQL's 63 characters.
     Index("lp_unified_account_balance_entries_action_idx", "action_metadata_action", "action_metadata_on_behalf_of"),
 )
@@ -73,13 +73,13 @@ auto_exchange = append_table(
     text("collateral_out_address"),
     text("collateral_in_address"),
     *numerics("collateral_amount_to_liquidator", "quote_amount_to_insurance_fund", "quote_amount_to_account"),
-    *position(),
+    *origin(),
 )
 
 token_transfer = append_table(
     "token_transfer",
     *(text(name) for name in ("token", "from_address", "to_address")),
     numeric("amount"),
-    *position(),
+    *origin(),
     timestamp("created_at"),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from sqlalchemy import Column, Integer
 from sqlalchemy.dialects.postgresql import JSONB
 
-from indexer.schema.tables.columns import numeric, numerics, position, state_table, text, timestamp
+from indexer.schema.tables.columns import numeric, numerics, origin, state_table, text, timestamp
 
 asset = state_table(
     "Asset",
@@ -23,7 +23,7 @@ asset = state_table(
 )
 
 pool_created = state_table(
-    "pool_created", numeric("pool_id", key=True), text("quote_token"), numeric("account_id"), *position()
+    "pool_created", numeric("pool_id", key=True), text("quote_token"), numeric("account_id"), *origin()
 )
 
 collateral_configuration = state_table(
@@ -32,7 +32,7 @@ collateral_configuration = state_table(
     text("collateral_address", key=True),
     *numerics("price_haircut", "auto_exchange_discount"),
     text("oracle_node_id"),
-    *position(transaction=False),
+    *origin(transaction=False),
 )
 
 liquidation_configuration = state_table(
@@ -40,14 +40,14 @@ liquidation_configuration = state_table(
     numeric("collateral_pool_id", key=True),
     *numerics("bid_keeper_fee", "queue_duration_in_seconds", "max_orders_in_bid", "max_bids_in_queue"),
     *numerics("bid_score_weight", "backstop_keeper_fee", "adl_execution_keeper_fee", "d_dutch_min", "d_max"),
-    *position(transaction=False),
+    *origin(transaction=False),
 )
 
 risk_multipliers_configuration = state_table(
     "risk_multipliers_configuration",
     numeric("collateral_pool_id", key=True),
     *numerics("im_multiplier", "mmr_multiplier", "dutch_multiplier", "adl_multiplier", "im_buffer_multiplier"),
-    *position(transaction=False),
+    *origin(transaction=False),
 )
 
 risk_matrix = state_table(
@@ -55,7 +55,7 @@ risk_matrix = state_table(
     numeric("collateral_pool_id", key=True),
     numeric("risk_block_id", key=True),
     Column("risk_matrix", JSONB),
-    *position(transaction=False),
+    *origin(transaction=False),
 )
 
 # The name is the schema's.
@@ -64,7 +64,7 @@ auto_exchange_configrations = state_table(
     numeric("collateral_pool_id", key=True),
     *numerics("total_auto_exchange_threshold_in_usd", "negative_collateral_balances_multiplier"),
     numeric("quote_buffer_percentage"),
-    *position(transaction=False),
+    *origin(transaction=False),
 )
 
 spot_market_definitions = state_table(
@@ -74,5 +74,5 @@ spot_market_definitions = state_table(
     *numerics("config_oracle_deviation", "config_minimum_order_base", "config_base_spacing", "config_price_spacing"),
     text("config_oracle_node_id"),
     numeric("event_sequence_number"),
-    *position(),
+    *origin(),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Numeric, SmallInteger
 
-from indexer.schema.tables.columns import append_table, index, numeric, numerics, position, state_table, text, timestamp
+from indexer.schema.tables.columns import append_table, index, numeric, numerics, origin, state_table, text, timestamp
 
 # One row per execution, for the taker or the liquidated account. The PnL columns need accounting over history.
 order_history = append_table(
@@ -17,7 +17,7 @@ order_history = append_table(
     Column("processed", Boolean, nullable=False),
     *numerics("r_pnl", "price_variation_pnl", "funding_pnl", "average_entry_price"),
     text("source"),
-    *position(),
+    *origin(),
     timestamp("created_at"),
     index("order_history", "block_timestamp"),
     index("order_history", "account_id", "block_timestamp"),
@@ -37,7 +37,7 @@ orders = append_table(
     *numerics("pool_fee_credit", "maker_fee_credit", "maker_fee_debit"),
     *numerics("referrer_account_id", "exchange_id", "counterparty_exchange_id"),
     *numerics("account_order_id", "counterparty_order_id", "me_nonce", "event_sequence_number"),
-    *position(),
+    *origin(),
     timestamp("created_at"),
     index("orders", "me_nonce", "event_sequence_number"),
     index("orders", "account_id", "block_timestamp"),
@@ -64,7 +64,7 @@ rebate_fee_history = append_table(
     numeric("referee_account_id"),
     text("token"),
     *numerics("amount", "market_id"),
-    *position(),
+    *origin(),
 )
 
 # unique_id is no identity here: one execution states the positions of both of its sides.
@@ -75,7 +75,7 @@ position_raw = state_table(
     *numerics("base", "realized_pnl", "realized_pnl_latest_snapshot", "average_entry_price_off_chain_tracker"),
     *numerics("funding_value_off_chain_tracker", "last_price", "position_data_last_price_data_timestamp"),
     *numerics("funding_value", "base_multiplier", "adl_unwind_price"),
-    *position(),
+    *origin(),
     index("position_raw", "account_id"),
 )
 
@@ -117,7 +117,7 @@ market_trackers = state_table(
     *numerics("long_trackers_base_multiplier", "long_trackers_adl_unwind_price", "short_trackers_funding_value"),
     *numerics("short_trackers_base_multiplier", "short_trackers_adl_unwind_price", "open_interest"),
     *numerics("mark_price", "mark_price_timestamp", "funding_rate_timestamp", "event_sequence_number"),
-    *position(transaction=False),
+    *origin(transaction=False),
 )
 
 market_trackers_history = append_table(
@@ -128,7 +128,7 @@ market_trackers_history = append_table(
     *numerics("long_trackers_funding_value", "long_trackers_base_multiplier", "long_trackers_adl_unwind_price"),
     *numerics("short_trackers_funding_value", "short_trackers_base_multiplier", "short_trackers_adl_unwind_price"),
     numeric("open_interest"),
-    *position(transaction=False),
+    *origin(transaction=False),
 )
 
 market_storage = state_table(
@@ -136,5 +136,5 @@ market_storage = state_table(
     numeric("market_id", key=True),
     *(text(name) for name in ("quote_collateral", "instrument_address", "name")),
     *numerics("risk_block_id", "collateral_pool_id"),
-    *position(transaction=False),
+    *origin(transaction=False),
 )

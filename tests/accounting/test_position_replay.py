@@ -1,0 +1,121 @@
+"""`check` follows positions: clean on a history that is whole, and whatever is done to a row or kept back is found."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from indexer.chain.types import Log
+from indexer.check import recompute
+from indexer.check.position_replay import Reconciliation
+from indexer.db.connection import connection
+from indexer.projections.events import StateKey, events_of, transactions
+from indexer.projections.project import project, split_row, state_keys
+from indexer.projections.write_set import StateRow
+from indexer.projector.writer import Writer
+from indexer.store.index_state import load_index_state
+from tests.accounting.desk import Desk
+from tests.accounting.histories import STEPS as HAPPENINGS
+from tests.accounting.machine import ADDRESSES, DEVNET, History
+from tests.chaos.databases import Databases
+from tests.support.anvil.emission import Abis
+
+STEPS = [
+    ("amm_order", 0, 0), ("amm_order", 0, 2), ("amm_order", 0, 3), ("book_order", 1, 0), ("equal_fills", 2, 1),
+    ("price_and_funding", 0, 15), ("stated_match_order", 1, 3), ("deleveraging", 2, 4), ("amm_order", 2, 3),
+    ("book_order", 3, 6), ("several_fills", 4, 0), ("liquidation", 2, 3), ("book_order", 0, 8),
+]  # fmt: skip
+
+
+@pytest.fixture
+async def history(databases: Databases) -> AsyncIterator[History]:
+    made = History(await databases.make(), 11)
+    await made.open()
+    try:
+        for step in STEPS:
+            await made.do(*step)
+        await made.do("compare", 0, 0)
+        await made.process.stop()
+        yield made
+    finally:
+        await made.close()
+        await databases.drop(made.url)
+
+
+async def followed(url: str) -> tuple[Reconciliation, set[str]]:
+    """What was counted, and the checks that found something."""
+    async with connection(url) as conn:
+        standing = await load_index_state(conn, sorted(ADDRESSES))
+        told, drifts = await recompute.reconcile_positions(conn, Writer(DEVNET), standing, lambda block: None)
+    return told, {drift.check for drift in drifts}
+
+
+POSITIONS, ROWS = "positions are their executions", "every execution has its row"
+SPOILT = {
+    "UPDATE order_history SET r_pnl = r_pnl + 1000000, price_variation_pnl = price_variation_pnl + 1000000":
+        {"realized PnL of closed sessions"},
+    "UPDATE positions SET base = base + 1000000 WHERE base > 0": {POSITIONS, "one-sided open interest"},
+    "UPDATE positions SET realized_pnl = realized_pnl + 1 WHERE account_id = 2": {POSITIONS},
+    "DELETE FROM positions WHERE account_id = 2 AND market_id = 1": {POSITIONS, "one-sided open interest"},
+    "INSERT INTO positions (market_id, account_id, base) VALUES (9, 9, 0)": {POSITIONS},
+    "DELETE FROM order_history WHERE unique_id = (SELECT max(unique_id) FROM order_history)": {ROWS},
+    # The other half of a pair has no row of its own: that of another log is put there.
+    "UPDATE order_history SET unique_id = unique_id - 1 WHERE unique_id = (SELECT min(unique_id) FROM order_history)":
+        {ROWS},
+}  # fmt: skip
+
+
+async def test_whatever_is_done_to_a_row_is_found(history: History) -> None:
+    told, found = await followed(history.url)
+    assert found == set() and told.contradictions == []
+    counted = told.counted
+    assert counted.compared > 40 and counted.sessions >= 3 and counted.markets == 2
+    async with connection(history.url) as conn:
+        for statement, checks in SPOILT.items():
+            # Undone afterwards: each is found alone.
+            await conn.execute("CREATE SCHEMA kept; CREATE TABLE kept.p AS TABLE positions")
+            await conn.execute("CREATE TABLE kept.h AS TABLE order_history")
+            await conn.execute(statement)
+            _, found = await followed(history.url)
+            assert found == checks, statement
+            await conn.execute(
+                "TRUNCATE positions, order_history; INSERT INTO positions TABLE kept.p;"
+                " INSERT INTO order_history TABLE kept.h; DROP SCHEMA kept CASCADE"
+            )
+    assert (await followed(history.url))[1] == set()
+
+
+async def test_an_event_that_is_missing_is_a_contradiction_of_the_chain_and_not_of_the_rows(history: History) -> None:
+    history.desk.fill(1, history.desk.accounts[0], history.desk.accounts[1], 10**18)  # happens, and no log tells it
+    for step in (("book_order", 0, 0), ("book_order", 2, 0)):
+        await history.do(*step)
+    await history._follow()
+    told, found = await followed(history.url)
+    assert found == set()
+    assert told.counted.contradictions > 0 and all("base" in c.detail for c in told.contradictions[:1])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_long_history_adds_up(seed: int) -> None:
+    """No database: thousands of executions projected and followed. What the desk's own books realised in each session
+    is what the rows say, however often the position was funded and deleveraged around it."""
+    rng, writer = random.Random(seed), Writer(DEVNET)
+    desk, names = Desk(Abis("devnet"), rng, markets=3, accounts=12), sorted(HAPPENINGS)
+    logs = [
+        Log(block, n, bytes.fromhex(e.address[2:]), block.to_bytes(32), 0, e.topics, e.data, b"\x01" * 32)
+        for block in range(1, 500)
+        for n, e in enumerate(HAPPENINGS[rng.choice(names)](desk, rng.randrange(500), rng.randrange(500)))
+    ]
+    events = events_of(writer.registry, logs, {block: block for block in range(500)})
+    state: dict[StateKey, StateRow] = dict.fromkeys(state_keys(events))
+    ledger = writer.ledger(state, 500)
+    project(ledger, events)
+    told, pnl = Reconciliation(), {row["unique_id"]: row["r_pnl"] for row in ledger.rows("order_history")}
+    for tx in transactions(events):
+        told.add(tx, pnl)
+    told.rows_without_execution(pnl)
+    rows = [split_row(name, kept)[0] or {} for (name, _), kept in state.items() if name == "positions" and kept]
+    assert (told.drifts, told.compare(rows), told.open_interest(rows), told.contradictions) == ([], [], [], [])
+    assert told.counted.compared > 1_000 and told.counted.sessions > 30 and told.counted.markets == 3

@@ -1,0 +1,430 @@
+"""One endpoint over a real socket: what it does wrong is survived, retried within limits, or named."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from indexer.errors import (
+    BatchUnsupportedError,
+    InconsistentResponseError,
+    RangeTooLargeError,
+    RateLimitedError,
+    RpcCallError,
+    RpcError,
+    TransientRpcError,
+)
+from indexer.rpc import transport
+from indexer.rpc.reader import Reader
+from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
+from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, TRUNCATED, Hang, Say, StubNode, hash_of, log_of
+from tests.waiting import guard
+
+CHAIN_ID: transport.Call = ("eth_chainId", [])
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+
+
+@asynccontextmanager
+async def connected(**settings: Any) -> AsyncIterator[tuple[StubNode, Endpoint]]:
+    async with StubNode() as node:
+        endpoint = Endpoint(node.url, **settings)
+        try:
+            yield node, endpoint
+        finally:
+            await endpoint.close()
+
+
+def numbers(count: int) -> list[transport.Call]:
+    return [("eth_getBlockByNumber", [hex(n), False]) for n in range(count)]
+
+
+async def served_hashes(endpoint: Endpoint, count: int) -> None:
+    assert [r["hash"] for r in await endpoint.batch(numbers(count))] == [hash_of(n) for n in range(count)]
+
+
+async def test_a_batch_is_one_request_and_its_results_come_in_order() -> None:
+    async with connected() as (node, endpoint):
+        node.mangle = lambda answer: answer[::-1]
+        await served_hashes(endpoint, 5)
+        assert endpoint.requests == len(node.requests) == 1
+        assert endpoint.outcomes == {("eth_getBlockByNumber", "ok"): 5}
+
+
+async def test_no_calls_are_no_request() -> None:
+    async with connected() as (node, endpoint):
+        assert await endpoint.batch([]) == []
+        assert node.requests == []
+
+
+async def test_long_batches_are_split_at_max_batch() -> None:
+    async with connected(max_batch=40) as (node, endpoint):
+        await served_hashes(endpoint, 100)
+        assert [len(r) for r in node.requests] == [40, 40, 20]
+
+
+@pytest.mark.parametrize("way", ["error", "400", "text", "item", "internal"])
+async def test_a_node_that_refuses_batches_is_asked_one_by_one_for_good(way: Any) -> None:
+    async with connected() as (node, endpoint):
+        node.refuses_batches = way
+        await served_hashes(endpoint, 5)
+        node.requests.clear()
+        await served_hashes(endpoint, 7)
+        assert len(node.requests) == 7 and all(isinstance(r, dict) for r in node.requests)
+
+
+async def test_a_node_that_limits_batches_still_gets_batches() -> None:
+    async with connected() as (node, endpoint):
+        node.max_batch = 10
+        await served_hashes(endpoint, 100)
+        assert endpoint.lengths.size == 10
+        assert len(node.requests) < 30
+
+
+async def test_the_limit_that_a_node_names_is_met_at_once() -> None:
+    async with connected() as (node, endpoint):
+        node.max_batch, node.batch_message = 100, "batch limit {cap} exceeded. Requested batch of size: {count}"
+        await served_hashes(endpoint, 101)
+        await served_hashes(endpoint, 101)
+        assert [len(r) for r in node.requests if isinstance(r, list)] == [101, 100, 1, 100, 1]
+        assert (endpoint.lengths.size, endpoint.lengths.ceiling) == (100, 100)
+
+
+async def test_batches_under_way_together_are_shortened_once_and_all_answered() -> None:
+    async with connected() as (node, endpoint):
+        node.max_batch, node.batch_message = 70, "batch too large"
+        await asyncio.gather(*(served_hashes(endpoint, 101) for _ in range(6)))
+        assert endpoint.lengths.size == 101 // 4
+
+
+async def test_a_node_that_hangs_up_on_long_batches_gets_shorter_ones_and_longer_ones_again() -> None:
+    async with connected(max_batch=64) as (node, endpoint):
+        node.script = [Hang(0)] * MAX_ATTEMPTS
+        with pytest.raises(TransientRpcError):
+            await endpoint.batch(numbers(64))
+        assert (endpoint.lengths.size, endpoint.lengths.ceiling) == (32, 64)
+        for _ in range(6 * 32):
+            await endpoint.batch(numbers(1) * endpoint.lengths.size)
+        assert endpoint.lengths.size == 64
+
+
+async def test_after_a_bad_hour_batches_are_tried_again() -> None:
+    async with connected() as (node, endpoint):
+        node.refuses_batches = "internal"
+        await served_hashes(endpoint, 5)
+        assert (endpoint.lengths.size, endpoint.lengths.ceiling) == (1, 250)
+        node.refuses_batches = ""
+        for _ in range(20):
+            await served_hashes(endpoint, 5)
+        assert endpoint.lengths.size > 1
+        node.requests.clear()
+        await served_hashes(endpoint, 5)
+        assert len(node.requests) == 1
+
+
+async def test_headers_that_are_too_much_for_one_answer_come_in_shorter_batches() -> None:
+    async with connected(max_response=30_000) as (_, endpoint):
+        await served_hashes(endpoint, 100)
+        assert 1 < endpoint.lengths.size < 100 and endpoint.lengths.ceiling == 250
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_however_many_fetch_at_once_a_size_is_refused_once(named: bool) -> None:
+    async with connected() as (node, endpoint):
+        node.cap, node.length = 20, 4001
+        node.cap_message = "block range too large, maximum {cap}" if named else "block range is too wide"
+        reader = Reader(endpoint, max_blocks=320)
+
+        async def fetch(first: int, last: int) -> None:
+            while first <= last:
+                end = min(last, first + reader.ranges.size - 1)
+                try:
+                    await reader.logs_with_headers(first, end, [ADDRESS], [first])
+                except RangeTooLargeError as refusal:
+                    reader.ranges.refused(end - first + 1, refusal.hint, results=refusal.results)
+                else:
+                    reader.ranges.served(end - first + 1, 0)
+                    first = end + 1
+
+        await asyncio.gather(*(fetch(n * 400, n * 400 + 399) for n in range(10)))
+        assert node.refused == (1 if named else 4)
+        assert node.getlogs.count(20) == 200
+        assert reader.learnt()["ranges"]["ceiling"] == 20
+        other = Reader(endpoint, max_blocks=320)
+        other.learn(reader.learnt())
+        assert other.ranges.size == 20
+
+
+async def test_a_refusal_of_many_logs_names_about_how_many_blocks_to_ask_for() -> None:
+    async with connected() as (node, endpoint):
+        node.cap, node.cap_message = 20, "query returned more than 10000 results"
+        reader = Reader(endpoint)
+        with pytest.raises(RangeTooLargeError) as caught:
+            await reader.logs_with_headers(0, 99, [ADDRESS], [])
+        assert caught.value.results and caught.value.hint == 10
+        assert (reader.ranges.size, reader.ranges.ceiling) == (10, 2000)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_refused_key_is_not_taken_for_a_refusal_of_batches(status: int) -> None:
+    async with connected() as (node, endpoint):
+        node.script = [Say(status, "invalid project id")]
+        with pytest.raises(RpcCallError, match="invalid project id"):
+            await endpoint.batch(numbers(5))
+        assert endpoint.lengths.size == 250 and len(node.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Say(429, '{"jsonrpc":"2.0","id":null,"error":{"code":429,"message":"Too Many Requests"}}'),
+        Say(200, '{"jsonrpc":"2.0","id":null,"error":{"code":-32005,"message":"rate limit exceeded"}}'),
+        Say(429, '[{"jsonrpc":"2.0","id":0,"error":{"code":429,"message":"x"}}]'),
+        Say(503, '{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"overloaded"}}'),
+        Say(500, '{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"unheard of"}}'),
+        Say(200, "{}"), Say(200, "null"), Say(200, "[]"), Say(200, ""), Say(200, '[{"id":[],"result":1}]'),
+        HTML, BAD_GATEWAY, TRUNCATED, Hang(0),
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_passing_trouble_is_tried_again_and_batches_go_on(trouble: Say | Hang) -> None:
+    async with connected() as (node, endpoint):
+        node.script = [trouble, trouble]
+        await served_hashes(endpoint, 5)
+        assert endpoint.lengths.size == 250
+        assert len(node.requests) == 3
+
+
+async def test_internal_error_for_a_batch_that_was_served_before_is_passing_trouble() -> None:
+    async with connected() as (node, endpoint):
+        await served_hashes(endpoint, 5)
+        node.script = [Say(200, '{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Internal error"}}')]
+        await served_hashes(endpoint, 5)
+        assert endpoint.lengths.size == 250
+
+
+@pytest.mark.parametrize("trouble", [HTML, BAD_GATEWAY, TRUNCATED, Hang(0), Say(429), Say(500)], ids=str)
+async def test_retries_are_bounded(trouble: Say | Hang) -> None:
+    async with connected() as (node, endpoint):
+        node.script = [trouble] * 50
+        with pytest.raises(TransientRpcError) as caught:
+            await endpoint.call(*CHAIN_ID)
+        assert len(node.requests) == MAX_ATTEMPTS
+        assert caught.value.endpoint == endpoint.name
+        assert "\n" not in str(caught.value)
+
+
+async def test_a_hanging_node_is_given_up_after_about_its_time_out() -> None:
+    async with connected(timeout=0.15) as (node, endpoint):
+        node.script = [Hang(3600)] * 9
+        async with guard("the time-out"):
+            with pytest.raises(TransientRpcError, match=r"no answer within 0\.15 seconds"):
+                await endpoint.call(*CHAIN_ID)
+        assert len(node.requests) <= 2
+
+
+async def test_a_closed_port_is_transient() -> None:
+    async with connected() as (node, endpoint):
+        await node.stop()
+        with pytest.raises(TransientRpcError):
+            await endpoint.call(*CHAIN_ID)
+        await node.start()
+        assert await endpoint.call(*CHAIN_ID) == hex(1729)
+
+
+@pytest.mark.parametrize("trouble", [HTML, BAD_GATEWAY, Hang(0), Say(403, "Forbidden")], ids=str)
+async def test_an_error_names_its_endpoint_without_the_key(trouble: Say | Hang) -> None:
+    async with StubNode() as node:
+        endpoint = Endpoint(f"{node.url}/?token=hidden")
+        node.script = [trouble] * MAX_ATTEMPTS
+        with pytest.raises(RpcError, match=node.url) as caught:
+            await endpoint.call(*CHAIN_ID)
+        assert "hidden" not in str(caught.value)
+        await endpoint.close()
+
+
+async def test_what_is_no_url_is_an_rpc_error() -> None:
+    endpoint = Endpoint("nonsense")
+    with pytest.raises(RpcError):
+        await endpoint.call(*CHAIN_ID)
+    await endpoint.close()
+
+
+async def test_a_retry_waits_as_long_as_the_node_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept, sleep = list[float](), asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    async with connected() as (node, endpoint):
+        node.script = [Say(429, "slow down", {"Retry-After": "0.2"})]
+        started = time.monotonic()
+        await endpoint.call(*CHAIN_ID)
+        assert time.monotonic() - started >= 0.2 and sum(slept) < 1
+
+
+async def test_a_rate_limit_that_stays_names_its_wait() -> None:
+    async with connected() as (node, endpoint):
+        node.script = [Say(429, "slow down", {"Retry-After": "0"})] * 9
+        with pytest.raises(RateLimitedError) as caught:
+            await endpoint.call(*CHAIN_ID)
+        assert caught.value.retry_after == 0
+
+
+def without_the_second(answer: Any) -> Any:
+    return [answer[0], *answer[2:]]
+
+
+def with_the_first_twice(answer: Any) -> Any:
+    return [answer[0], *answer]
+
+
+@pytest.mark.parametrize(
+    ("mangle", "kind", "said"),
+    [
+        (without_the_second, TransientRpcError, "1 of 3 answers are missing"),
+        (with_the_first_twice, InconsistentResponseError, "twice"),
+    ],
+)
+async def test_a_batch_with_an_answer_too_few_or_too_many_is_tried_again_then_named(
+    mangle: Callable[[Any], Any], kind: type[RpcError], said: str
+) -> None:
+    async with connected() as (node, endpoint):
+        node.mangle = mangle
+        with pytest.raises(kind, match=said):
+            await endpoint.batch(numbers(3))
+        assert len(node.requests) == MAX_ATTEMPTS
+        node.mangle = lambda answer: answer
+        await served_hashes(endpoint, 3)
+
+
+@pytest.mark.parametrize("singly", [False, True])
+async def test_a_range_too_large_among_answers_that_are_fine_is_named_with_its_hint(singly: bool) -> None:
+    async with connected() as (node, endpoint):
+        node.cap, node.refuses_batches = 20, "error" if singly else ""
+        reader = Reader(endpoint)
+        with pytest.raises(RangeTooLargeError) as caught:
+            await reader.logs_with_headers(0, 50, [ADDRESS], [0, 50])
+        assert caught.value.hint == 20
+        assert node.refused == 1  # not tried again: it would be refused again
+        assert len(asyncio.all_tasks()) <= 6  # nothing of ours goes on behind the error's back
+        logs, headers = await reader.logs_with_headers(0, 19, [ADDRESS], [0, 19])
+        assert logs == [] and [h.number for h in headers] == [0, 19]
+
+
+async def test_one_by_one_the_first_error_ends_the_other_calls() -> None:
+    async with connected() as (node, endpoint):
+        endpoint.lengths.learn(1)
+        node.cap = 1
+        calls = [("eth_getLogs", [{"fromBlock": "0x0", "toBlock": "0x9", "address": []}]), *numbers(100)]
+        with pytest.raises(RangeTooLargeError):
+            await endpoint.batch(calls)
+        asked = len(node.requests)
+        await asyncio.sleep(0.05)
+        assert asked < 60 and len(node.requests) <= asked + 8  # what was under way may still arrive
+
+
+async def test_an_oversized_answer_is_a_range_too_large() -> None:
+    async with connected(max_response=20_000) as (node, endpoint):
+        node.logs = [log_of(n) for n in range(100)]
+        with pytest.raises(RangeTooLargeError, match="exceeds 20000 bytes"):
+            await Reader(endpoint).logs_with_headers(0, 99, [ADDRESS], [])
+        logs, _ = await Reader(endpoint).logs_with_headers(0, 9, [ADDRESS], [])
+        assert len(logs) == 10
+
+
+async def test_an_unknown_refusal_of_logs_stays_a_refusal() -> None:
+    async with connected() as (node, endpoint):
+        node.cap, node.cap_message = 20, "something nobody has heard of"
+        with pytest.raises(RpcCallError, match="nobody has heard of"):
+            await Reader(endpoint).logs_with_headers(0, 50, [ADDRESS], [0, 50])
+
+
+@pytest.mark.parametrize(
+    ("logs", "said"),
+    [
+        ([{**log_of(5), "removed": True}], "removed"),
+        ([log_of(5), log_of(5)], "twice"),
+        ([log_of(5), log_of(5, 1, fork="b")], "two hashes"),
+    ],
+)
+async def test_logs_that_contradict_themselves_name_the_endpoint(logs: list[Any], said: str) -> None:
+    async with connected() as (node, endpoint):
+        node.logs = logs
+        with pytest.raises(InconsistentResponseError, match=said) as caught:
+            await Reader(endpoint).logs_with_headers(0, 50, [ADDRESS], [])
+        assert caught.value.endpoint == endpoint.name
+
+
+async def test_a_range_without_an_answer_is_asked_for_smaller_next() -> None:
+    async with connected() as (node, endpoint):
+        reader = Reader(endpoint, max_blocks=64)
+        node.script = [BAD_GATEWAY] * MAX_ATTEMPTS
+        with pytest.raises(TransientRpcError):
+            await reader.logs_with_headers(0, 63, [ADDRESS], [])
+        assert (reader.ranges.size, reader.ranges.ceiling) == (32, 64)
+
+
+async def test_a_rate_limit_does_not_shrink_the_range() -> None:
+    async with connected() as (node, endpoint):
+        reader = Reader(endpoint, max_blocks=64)
+        node.script = [Say(429)] * MAX_ATTEMPTS
+        with pytest.raises(RateLimitedError):
+            await reader.logs_with_headers(0, 63, [ADDRESS], [])
+        assert reader.ranges.size == 64
+
+
+@pytest.mark.parametrize("batches", ["", "error"])
+@pytest.mark.parametrize(
+    ("safe", "finalized", "expected"),
+    [
+        (90, 80, (90, 80)),
+        ("null", "null", (None, None)),
+        ("refused", "refused", (None, None)),
+        ("refused", 7, (None, 7)),
+    ],
+)
+async def test_heads_are_latest_and_the_tags_that_the_node_has(
+    safe: Any, finalized: Any, expected: tuple[int | None, int | None], batches: Any
+) -> None:
+    async with connected() as (node, endpoint):
+        node.safe, node.finalized, node.refuses_batches = safe, finalized, batches
+        reader = Reader(endpoint)
+        for _ in range(3):
+            heads = await reader.heads()
+            assert heads.latest.number == 100
+            tags = (heads.safe and heads.safe.number, heads.finalized and heads.finalized.number)
+            assert tags == expected
+
+
+async def test_a_tag_that_the_node_refuses_is_not_asked_for_at_every_look() -> None:
+    async with connected() as (node, endpoint):
+        node.safe = node.finalized = "refused"
+        reader = Reader(endpoint)
+        await reader.heads()
+        node.requests.clear()
+        for _ in range(20):
+            await reader.heads()
+        assert len(node.requests) == 20
+
+
+async def test_a_block_that_the_node_does_not_have_is_none_alone_and_transient_among_others() -> None:
+    async with connected() as (_, endpoint):
+        reader = Reader(endpoint)
+        assert await reader.header(500) is None
+        with pytest.raises(TransientRpcError, match="missing"):
+            await reader.headers([5, 500])
+
+
+def test_a_refused_batch_is_no_transient_error() -> None:
+    assert not issubclass(BatchUnsupportedError, TransientRpcError)
