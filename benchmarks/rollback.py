@@ -107,7 +107,7 @@ class Bench:
         for some in slices(path if self.tip.number else [self.tree.genesis, *path], size):
             standing = await load_index_state(self.conn, self.addresses)
             finalized = some[-1].number if final else -1
-            await self.writer.ingest(self.conn, standing, unit(some, self.addresses), finalized, self.token)
+            await self.writer.commit_batch(self.conn, standing, unit(some, self.addresses), finalized, self.token)
         self.tip = last
 
     def branch(self, depth: int, density: float) -> list[Block]:
@@ -131,7 +131,7 @@ class Bench:
         worked, staged = cpu(backend), time.monotonic()
         standing = await load_index_state(self.conn, self.addresses)
         done = Reorg(_anchor(fork), _anchor(self.tip), _anchor(new), self.addresses, "benchmark", "benchmark")
-        await self.writer.replace(self.conn, standing, done, -1, self.token)
+        await self.writer.apply_reorg(self.conn, standing, done, -1, self.token)
         worked, swapped = cpu(backend) - worked, time.monotonic()
         self.tip = new
         removed: str = await self.conn.fetchval(

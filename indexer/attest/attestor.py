@@ -45,8 +45,8 @@ class AttestResult:
     first: int
     last: int
     attested: list[BlockRange] = field(default_factory=list)
-    kept: list[BlockRange] = field(default_factory=list)
-    left: list[ProofFailure] = field(default_factory=list)
+    unproven: list[BlockRange] = field(default_factory=list)
+    reasons: list[ProofFailure] = field(default_factory=list)
     differences: list[LogDifference] = field(default_factory=list)
     healed: list[BlockRange] = field(default_factory=list)
     blamed: list[EndpointFault] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Attester:
         self, deployment: Deployment, pool: Pool, conn: Connection, breathe: YieldToFollower, *, heal: bool = True,
         finality: FinalityTracker | None = None,
     ) -> None:  # fmt: skip
-        self.deployment, self.pool, self.conn, self.breathe, self.heal = deployment, pool, conn, breathe, heal
+        self.deployment, self.pool, self.conn, self.yield_to_follower, self.heal = deployment, pool, conn, breathe, heal
         self._finality = finality
 
     async def prove(self, standing: IndexState, segment: ContractRange) -> AttestResult | None:
@@ -80,11 +80,11 @@ class Attester:
         end = await self._end(segment)
         if end is None:
             return None
-        proof = await prove(self.pool.ordered(), self.conn, segment._replace(last=end), self.breathe)
-        result = AttestResult(segment.first, end, left=[c for c in proof.complaints if c.block in proof.unproven])
-        result.kept = merge_ranges(BlockRange(number, number) for number in proof.unproven)
+        proof = await prove(self.pool.ordered(), self.conn, segment._replace(last=end), self.yield_to_follower)
+        result = AttestResult(segment.first, end, reasons=[c for c in proof.complaints if c.block in proof.unproven])
+        result.unproven = merge_ranges(BlockRange(number, number) for number in proof.unproven)
         result.differences = _differences(proof)
-        await self.complain(proof.complaints)
+        await self.record_failures(proof.complaints)
         if result.differences:
             log.error("logs_differ", first=segment.first, last=end, differences=len(result.differences))
             if self.heal:
@@ -92,7 +92,9 @@ class Attester:
             return result
         hashes = {s.header.number: s.header.hash for s in proof.headers}
         spans = [BlockRange(run.first, run.last) for run in proof.proven()]
-        await self.keep(standing, proof.segment, spans, "proven", proof.stored, hashes, proof.endpoints, result)
+        await self.record_attestation(
+            standing, proof.segment, spans, "proven", proof.stored, hashes, proof.endpoints, result
+        )
         result.proved = {*proof.endpoints} - {c.endpoint for c in proof.complaints}
         return result
 
@@ -107,7 +109,7 @@ class Attester:
         )
         return found
 
-    async def keep(
+    async def record_attestation(
         self, standing: IndexState, segment: ContractRange, spans: Sequence[BlockRange], grade: Grade,
         stored: StoredRange,
         hashes: Mapping[int, bytes], endpoints: Sequence[str], result: AttestResult,
@@ -127,7 +129,7 @@ class Attester:
                 )  # fmt: skip
         result.attested += spans
 
-    async def complain(self, complaints: Sequence[ProofFailure]) -> None:
+    async def record_failures(self, complaints: Sequence[ProofFailure]) -> None:
         """Stores why an endpoint proves nothing: an incident for each of its reasons."""
         by_subject: dict[str, list[ProofFailure]] = defaultdict(list)
         for complaint in complaints:
@@ -164,8 +166,8 @@ class Attester:
                 # A transaction of these blocks is stored in another one too, which then is wrong as well.
                 detail = f"blocks {first} to {last} are healed with others that are not final yet: {error.detail}"
                 await self.incident("heal_waits", f"block {first}", detail, [first, last])
-                result.kept.append(BlockRange(first, last))
-                result.left.append(ProofFailure("", first, "heal", detail))
+                result.unproven.append(BlockRange(first, last))
+                result.reasons.append(ProofFailure("", first, "heal", detail))
                 continue
             log.warning("healed", first=first, last=last, differences=len(wrong), cause=cause)
             result.healed.append(BlockRange(first, last))

@@ -68,7 +68,7 @@ class Auditor:
         try:
             with request_purpose("attest"):
                 while True:
-                    if not await self.turn():
+                    if not await self.run_once():
                         await asyncio.sleep(min(LOOK_INTERVAL_S * 2**self._troubles, MAX_PAUSE_S))
         finally:
             await self.close()
@@ -78,7 +78,7 @@ class Auditor:
         conn, self._conn, self._proving, self._checking = self._conn, None, None, None
         await close(conn)
 
-    async def turn(self) -> bool:
+    async def run_once(self) -> bool:
         """One piece, when others do not come first. Whether there was any. Trouble is named, and for the next turn."""
         waits = self._waits()
         if waits:
@@ -150,11 +150,11 @@ class Auditor:
             return False
         if work is self._proving:
             self._proved_at = time.monotonic()
-            self._checking.took(result.attested, segment.addresses)
+            self._checking.mark_attested(result.attested, segment.addresses)
             self._fruitless = 0 if result.attested or result.healed else self._fruitless + 1
             if self._fruitless >= MAX_FRUITLESS:
                 # Roots that are labels, or no receipts anywhere: what is left here would only cost requests.
-                work.put_aside([BlockRange(0, segment.last)])
+                work.skip([BlockRange(0, segment.last)])
         self._count(work, result)
         self._tell(standing, "attesting")
         return True
@@ -162,15 +162,15 @@ class Auditor:
     def _next(self, standing: IndexState) -> tuple[Backlog, ContractRange] | None:
         """New blocks are proven first; then the history is cross-checked, the oldest blocks first."""
         assert self._proving is not None and self._checking is not None
-        origin, last = standing.binding.origin, min(self.progress.finalized, standing.front)
+        origin, last = standing.binding.origin, min(self.progress.finalized, standing.contiguous_end)
         recent = max(origin, self.progress.finalized - self.deployment.attest.recent_blocks + 1)
-        new = next(self._proving.left(standing, recent, last), None)
+        new = next(self._proving.remaining(standing, recent, last), None)
         enough = new is not None and last - new.first + 1 >= MIN_PIECE_BLOCKS
         if new is not None and (enough or time.monotonic() - self._proved_at > BUSY_WAIT_S):
             return self._proving, new
         # What is about to be proven need not be cross-checked; what could not be is.
         below = new.first - 1 if new is not None else last
-        history = None if self._alone else next(self._checking.left(standing, origin, below), None)
+        history = None if self._alone else next(self._checking.remaining(standing, origin, below), None)
         return None if history is None else (self._checking, history)
 
     def _forget_aside(self) -> None:
@@ -185,7 +185,7 @@ class Auditor:
         g = self.gauges
         g.blocks[work.grade] += sum(s.last - s.first + 1 for s in result.attested)
         g.healed += len(result.healed)
-        g.unprovable += sum(s.last - s.first + 1 for s in result.kept)
+        g.unprovable += sum(s.last - s.first + 1 for s in result.unproven)
         for blame in result.blamed:
             g.blamed[blame.endpoint] += 1
             self._blamed(blame)
@@ -195,6 +195,6 @@ class Auditor:
     def _tell(self, standing: IndexState, state: str) -> None:
         for work in (self._proving, self._checking):
             assert work is not None
-            reached = work.reached(standing.binding.origin)
+            reached = work.extent(standing.binding.origin)
             self.gauges.up_to[work.grade], self.gauges.newest[work.grade] = reached
         self._state(state)

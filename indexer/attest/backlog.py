@@ -17,7 +17,7 @@ class Backlog:
     """Of one grade, for the deployment's contracts. `again`: what was attested before does not count."""
 
     def __init__(self, attestor: Attester, grade: Grade, *, again: bool = False) -> None:
-        self.attestor, self.grade, self.again = attestor, grade, again
+        self.attestor, self.grade, self.ignore_previous = attestor, grade, again
         self.addresses = [c.address for c in attestor.deployment.contracts]
         self._held = {a: RangeSet() for a in self.addresses}
         self._settled = {a: RangeSet() for a in self.addresses}  # held, or put aside
@@ -28,7 +28,7 @@ class Backlog:
         """Reads what holds, when that may have shrunk: attestations of other processes are seen at the next time."""
         conn = self.attestor.conn
         mark: int = await conn.fetchval("SELECT COALESCE(max(id), 0) FROM indexer.attestation WHERE grade = 'void'")
-        if mark != self._mark and not self.again:
+        if mark != self._mark and not self.ignore_previous:
             grades = PROVEN if self.grade == "proven" else ANY
             loaded = await attestations.load(conn, self.addresses, grades)
             self._held = {address: RangeSet(spans) for address, spans in loaded.items()}
@@ -39,7 +39,7 @@ class Backlog:
         """Nothing is put aside any more."""
         self._settled = {address: RangeSet(spans) for address, spans in self._held.items()}
 
-    def left(self, standing: IndexState, first: int, last: int) -> Iterator[ContractRange]:
+    def remaining(self, standing: IndexState, first: int, last: int) -> Iterator[ContractRange]:
         """What of first..last is ingested and neither held nor put aside, in chain order."""
         for part in covered_ranges(standing.coverage, first, last):
             at = part.first
@@ -57,19 +57,19 @@ class Backlog:
         ends = [gap.last if gap.first == first else gap.first - 1 for gap in open_.values()]
         return ContractRange(first, min(ends), tuple(sorted(a for a, gap in open_.items() if gap.first == first)))
 
-    def reached(self, origin: int) -> tuple[int, int]:
+    def extent(self, origin: int) -> tuple[int, int]:
         """Attested without a gap from the origin up to which block, and the end of the newest attested range."""
         gaps = [next(spans.gaps(origin, 2**62)) for spans in self._held.values()]
         return min(gap.first for gap in gaps) - 1, min(spans.end for spans in self._held.values())
 
-    def took(self, spans: Iterable[BlockRange], addresses: Sequence[str]) -> None:
+    def mark_attested(self, spans: Iterable[BlockRange], addresses: Sequence[str]) -> None:
         """Notes what was attested, here or with a better grade."""
         for span in spans:
             for address in addresses:
                 self._held[address].add(span)
                 self._settled[address].add(span)
 
-    def put_aside(self, spans: Iterable[BlockRange]) -> None:
+    def skip(self, spans: Iterable[BlockRange]) -> None:
         """What could not be done is not tried again until `try_again`."""
         for span in spans:
             for settled in self._settled.values():
@@ -80,19 +80,19 @@ class Backlog:
         if self.grade == "proven":
             result = await self.attestor.prove(standing, segment)
             if result is None:
-                result = AttestResult(segment.first, segment.last, kept=[BlockRange(segment.first, segment.last)])
+                result = AttestResult(segment.first, segment.last, unproven=[BlockRange(segment.first, segment.last)])
                 detail = f"no stored block from {segment.first} on to chain headers to"
-                result.left = [ProofFailure("", segment.first, "no anchor", detail)]
+                result.reasons = [ProofFailure("", segment.first, "no anchor", detail)]
         else:
             result = await cross_check(self.attestor, standing, segment)
-        self.took(result.attested, segment.addresses)
+        self.mark_attested(result.attested, segment.addresses)
         if result.proved:
             await self._resolve(result)
         # What keeps its grade, and what differs after it was healed or must not be healed: or it would be for ever.
-        self.put_aside(result.kept)
+        self.skip(result.unproven)
         if result.differences and not result.healed:
-            self.put_aside([BlockRange(result.first, result.last)])
-        self.put_aside(span for span in result.healed if span in self._healed)
+            self.skip([BlockRange(result.first, result.last)])
+        self.skip(span for span in result.healed if span in self._healed)
         self._healed |= set(result.healed)
         return result
 

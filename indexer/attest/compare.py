@@ -63,7 +63,7 @@ async def compare_stored(
         while at <= whole.last:
             rest = ContractRange(at, whole.last, whole.addresses)
             try:
-                done = await pool.run(lambda reader, rest=rest: compare(reader, conn, rest))  # type: ignore[misc]
+                done = await pool.with_failover(lambda reader, rest=rest: compare(reader, conn, rest))  # type: ignore[misc]
             except RpcError as error:
                 raise ReplacementUnavailableError(
                     f"no endpoint serves blocks from {at}: {error.message}",

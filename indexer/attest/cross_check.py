@@ -33,7 +33,7 @@ async def cross_check(attestor: Attester, standing: IndexState, segment: Contrac
     for reader in attestor.pool.ordered():
         if reader.name in servers:
             continue
-        await attestor.breathe()
+        await attestor.yield_to_follower()
         try:
             seen = await compare(reader, conn, part)
         except RpcError as error:
@@ -53,8 +53,8 @@ async def cross_check(attestor: Attester, standing: IndexState, segment: Contrac
             await _keep(attestor, standing, seen, [BlockRange(part.first, part.last)], [*servers, *agreed], result)
             return result
     if strange:
-        await attestor.complain(strange)
-        return AttestResult(part.first, part.last, kept=[BlockRange(part.first, part.last)], left=strange)
+        await attestor.record_failures(strange)
+        return AttestResult(part.first, part.last, unproven=[BlockRange(part.first, part.last)], reasons=strange)
     if trouble is not None:
         raise trouble
     raise NoSecondEndpointError
@@ -72,7 +72,9 @@ async def _keep(
     result: AttestResult,
 ) -> None:  # fmt: skip
     hashes = {a.number: a.hash for a in seen.stored.anchors}
-    await attestor.keep(standing, seen.segment, spans, "cross-checked", seen.stored, hashes, endpoints, result)
+    await attestor.record_attestation(
+        standing, seen.segment, spans, "cross-checked", seen.stored, hashes, endpoints, result
+    )
 
 
 async def _disputed(
@@ -98,8 +100,8 @@ async def _disputed(
     if open_:
         detail = f"{seen.endpoint} has other logs than stored in block {open_[0]}, and no receipts decide"
         await attestor.incident("endpoints_disagree", seen.endpoint, detail, open_)
-        result.kept += [BlockRange(number, number) for number in open_]
-        result.left.append(ProofFailure(seen.endpoint, open_[0], "disagrees", detail))
+        result.unproven += [BlockRange(number, number) for number in open_]
+        result.reasons.append(ProofFailure(seen.endpoint, open_[0], "disagrees", detail))
     spans = [BlockRange(run.first, run.last) for run in ranges_without(seen.segment, disputed)]
     await _keep(attestor, standing, seen, spans, [*servers, seen.endpoint], result)
     return result

@@ -59,7 +59,7 @@ async def _sampled(pool: Pool, todo: Sequence[ContractRange], blocks: int) -> tu
         for reader in readers:
             started = time.monotonic()
             try:
-                headers = await reader.sealed(range(part.first, part.last + 1))
+                headers = await reader.sealed_headers(range(part.first, part.last + 1))
             except RpcError as error:
                 trouble = error
                 continue

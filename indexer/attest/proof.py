@@ -95,7 +95,7 @@ async def _read_headers(readers: Sequence[Reader], conn: Connection, proof: Proo
             while complaint is None and len(found) <= segment.last - segment.first:
                 at = segment.first + len(found)
                 await breathe()
-                more = await reader.sealed(range(at, min(at + HEADERS, segment.last + 1)))
+                more = await reader.sealed_headers(range(at, min(at + HEADERS, segment.last + 1)))
                 complaint, before = _chained(reader.name, more, before, known), more[-1].header.hash
                 found += more
         except RpcError as error:

@@ -32,7 +32,7 @@ class FinalBlock(NamedTuple):
         """The block to ask for in the same request; none while nothing is final."""
         return [] if self.number < 0 else [self.number if self.hash else "latest"]
 
-    def upto(self, witness: Header | None) -> int:
+    def final_up_to(self, witness: Header | None) -> int:
         """Up to which block the chain in the answer is final; -1 for a node that does not have the final block."""
         if witness is None or self.number < 0:
             return -1

@@ -118,7 +118,7 @@ class ForkClaim:
     below a block known to be final, so that what it denies is its own lag: a node stuck on an orphaned branch."""
 
     endpoint: str
-    finding: ClaimKind
+    kind: ClaimKind
     fork: BlockRef | None = None
     head: BlockRef | None = None
     detail: str = ""

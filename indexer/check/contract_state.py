@@ -78,7 +78,7 @@ async def compare(deployment: Deployment, pool: Pool, sample: Sample, tell: Call
         answers.drifts.sort()
         return answers
 
-    return await pool.run(ask)
+    return await pool.with_failover(ask)
 
 
 def _subject(row: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ class PositionReplay:
     multiplier: int | None = None
     session: int | None = None
     opened: int | None = None
-    slack: int = 0
+    tolerance: int = 0
     unsure: bool = False  # a row about it fits no column
 
     def take(self, stated: Stated) -> None:
@@ -96,12 +96,12 @@ class Reconciliation:
         """`pnl`: r_pnl of order_history by unique_id; executions take theirs out. One without a row is a drift."""
         for event in tx.events:
             if event.name == "PositionDataUpdated":
-                if event.log_index not in tx.statements.taken:
+                if event.log_index not in tx.statements.consumed:
                     position = self._of(event, event.args["accountId"])
                     self._catch_up(event, event.args["accountId"], position, event.args["positionData"])
             elif event.name == "MarketDataUpdated":
                 self.markets[event.args["marketData"]["id"]] = event.args["marketData"]
-            elif event.name in EXECUTIONS and event.log_index not in tx.told_again:
+            elif event.name in EXECUTIONS and event.log_index not in tx.superseded:
                 if event.unique_id not in pnl and event.id not in self.unfit:
                     self.drifts.append(Drift("every execution has its row", event.id, "no row in order_history"))
                 self._execution(tx, event, pnl.pop(event.unique_id, None))
@@ -123,7 +123,7 @@ class Reconciliation:
         market = tx.market_data(event.args["marketId"], event.log_index)
         for n, account in enumerate(parties(event)):
             fill = Fill(size, price, pnl, market) if n == 0 else Fill(-size, price, None, market)
-            pending = tx.statements.of.get((event.log_index, account), [])
+            pending = tx.statements.by_execution.get((event.log_index, account), [])
             before, after = _around(pending, told[2 * n : 2 * n + 2], fill.size)
             position = self._of(event, account)
             if before is not None:
@@ -174,7 +174,7 @@ class Reconciliation:
         if closes and (base == 0 or (base > 0) != (held > 0)):
             self._close(event, account, position, realized)
         if base != 0 and (held == 0 or (base > 0) != (held > 0)):
-            position.session, position.opened, position.slack = 0, realized, 0
+            position.session, position.opened, position.tolerance = 0, realized, 0
         if after is not None:
             position.take(after)
         else:
@@ -186,13 +186,13 @@ class Reconciliation:
             return
         self.counted.sessions += 1
         chain = realized - position.opened
-        if abs(chain - position.session) > position.slack:
+        if abs(chain - position.session) > position.tolerance:
             detail = f"r_pnl adds up to {position.session}, the chain realised {chain}, until {event.id}"
             self.drifts.append(Drift("realized PnL of closed sessions", _subject(event, account), detail))
 
     def _expect(self, event: Event, account: int, position: PositionReplay, meant: int, stated: int, base: int) -> None:
         room = (abs(base) + abs(position.base)) // E18 + 4
-        position.slack += 2 * room
+        position.tolerance += 2 * room
         self.counted.compared += 1
         if abs(meant - stated) > room:
             self._contradict(event, account, position, f"realized PnL {stated}, should be {meant}")

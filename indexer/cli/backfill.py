@@ -162,7 +162,7 @@ def backfill_command(
 
 async def _last_block(pool: Pool, options: BackfillOptions) -> int:
     """The last block of the range, at or below finalized. Raises ConfigError when the range begins above it."""
-    heads = await pool.run(lambda reader: reader.heads())
+    heads = await pool.with_failover(lambda reader: reader.heads())
     verdict = FinalityTracker(options.deployment.finality_depth).observe(heads)
     tags = {"latest": heads.latest.number, "safe": verdict.safe, "finalized": verdict.finalized}
     wanted = tags[options.last] if isinstance(options.last, str) else options.last
@@ -193,7 +193,7 @@ async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -
     progress, started = DaemonProgress(), time.monotonic()
     async with AsyncExitStack() as stack:
         for worker in workers:
-            stack.push_async_callback(worker.end_unused)
+            stack.push_async_callback(worker.reap_unused)
         askers = 1 + (1 if options.workers is None else options.workers)
         share = options.rps if options.rps is None else options.rps / askers
         pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
@@ -260,7 +260,7 @@ def _executor(
 
 def _report(standing: IndexState, progress: DaemonProgress, first: int, last: int) -> dict[str, Any]:
     projected = standing.checkpoint.number if standing.checkpoint else None
-    gap = {"first": standing.front + 1, "last": first - 1} if standing.front + 1 < first else None
+    gap = {"first": standing.contiguous_end + 1, "last": first - 1} if standing.contiguous_end + 1 < first else None
     assert not plan_missing(standing.coverage, first, last)
     return {
         "from_block": first,

@@ -108,7 +108,7 @@ async def _check(options: CheckOptions) -> dict[str, Any]:
                 Writer(deployment),
                 await load_index_state(conn, [c.address for c in deployment.contracts]),
             )
-            if not writer.projectable(standing):
+            if not writer.projection_is_current(standing):
                 raise RefusedError(
                     "contracts, ABIs or projections changed since the tables were written",
                     "Let `reya-indexer run` or `reproject` project them again first",

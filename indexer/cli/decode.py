@@ -47,7 +47,7 @@ def decode_log(registry: Registry, address: str, topics: list[bytes], data: byte
     """One log as the JSON-ready object described in the command's help."""
     line: dict[str, Any] = {"address": address, "topic0": "0x" + topics[0].hex() if topics else None}
     try:
-        event, args = registry.decode_any(topics, data) if any_address else registry.decode(address, topics, data)
+        event, args = registry.decode_by_shape(topics, data) if any_address else registry.decode(address, topics, data)
     except DecodeMismatchError as mismatch:
         return line | {"event": None, "signature": None, "args": None, "reason": str(mismatch)}
     return line | {"event": event.name, "signature": event.signature, "args": printable(args)}

@@ -123,7 +123,7 @@ async def _estimate(conn: Connection, run: EnrichmentRun, options: EnrichOptions
 
 def _as_json(done: EnrichResult) -> dict[str, Any]:
     return {"block": done.run.number, "hash": "0x" + done.run.hash.hex(), "resumed": done.run.resumed,
-            "calls": done.calls, "written": dict(done.written), "kept": done.kept, "unanswered": done.unanswered,
+            "calls": done.calls, "written": dict(done.written), "kept": done.left_alone, "unanswered": done.unanswered,
             "left": done.left}  # fmt: skip
 
 

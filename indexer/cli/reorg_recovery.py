@@ -86,8 +86,8 @@ def plan_command(
 
 
 async def _as_json(recovery: Recovery, made: Plan) -> dict[str, Any]:
-    standing = await recovery.standing()
-    tables, exact = await recovery.tables(made)
+    standing = await recovery.state()
+    tables, exact = await recovery.count_changes(made)
     before = standing.checkpoint.number if standing.checkpoint else None
     after = before
     if before is not None and not made.empty:
@@ -98,7 +98,7 @@ async def _as_json(recovery: Recovery, made: Plan) -> dict[str, Any]:
         "to_block": made.keep.number,
         "to_block_hash": "0x" + made.keep.hash.hex(),
         "nothing_to_do": made.empty,
-        "below_finalized": standing.below_images(made.keep.number),
+        "below_finalized": standing.predates_before_images(made.keep.number),
         "tables": tables,
         "exact": exact,
         "tip": made.tip.number,
@@ -106,7 +106,7 @@ async def _as_json(recovery: Recovery, made: Plan) -> dict[str, Any]:
         "checkpoint": {"before": before, "after": after},
         "epoch": standing.epoch,
         "endpoint": made.endpoint,
-        "endpoints": [s.shown() for s in made.sayings],
+        "endpoints": [s.as_json() for s in made.reports],
     }
 
 
@@ -163,7 +163,7 @@ def recover_command(
                 made = await recovery.check(to_block, confirm)
                 return {"dry_run": True} | await _as_json(recovery, made)
             made, done = await recovery.recover(to_block, confirm)
-            standing = await recovery.standing()
+            standing = await recovery.state()
             return {
                 "dry_run": False,
                 "plan_hash": made.plan_hash,
@@ -227,7 +227,7 @@ def verify_command(
 
 
 async def _verify(recovery: Recovery, first: int | None, last: int | None, heal: bool) -> dict[str, Any]:
-    standing = await recovery.standing()
+    standing = await recovery.state()
     assert standing.tip is not None
     final = min((await recovery.look()).finalized, standing.tip.number)
     low = standing.binding.origin if first is None else first

@@ -66,7 +66,7 @@ async def _reproject(
         conn, side = [await stack.enter_async_context(checked_connection(url, deployment)) for _ in range(2)]
         bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))
         addresses = [c.address for c in deployment.contracts]
-        goal = (await load_index_state(conn, addresses)).front if await binding(conn) is not None else 0
+        goal = (await load_index_state(conn, addresses)).contiguous_end if await binding(conn) is not None else 0
         task = bar.add_task("projected", total=max(goal, 1))
 
         def tell(done: StepResult) -> None:

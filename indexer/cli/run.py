@@ -121,9 +121,9 @@ async def _run(
         live.heads = lambda: feed.state
         feed.start()
         stack.push_async_callback(feed.close)
-        keeper = EndpointMonitor(pool, feed, partial(connect, url), lambda: runner.engine.anchor)
-        await keeper.recall()
-        stack.push_async_callback(keeper.end)
+        keeper = EndpointMonitor(pool, feed, partial(connect, url), lambda: runner.engine.final_ref)
+        await keeper.restore()
+        stack.push_async_callback(keeper.save_once_more)
         await stack.enter_async_context(background_task(runner.watchdog(feed).run()))
         await stack.enter_async_context(background_task(keeper.run()))
         log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)

@@ -142,7 +142,7 @@ class VerifyRun:
 
     async def open(self) -> IndexState:
         """Raises Refused when nothing is stored, RpcError when no endpoint answers."""
-        standing = await self.recovery.standing()
+        standing = await self.recovery.state()
         assert standing.tip is not None
         self.final = min((await self.recovery.look()).finalized, standing.tip.number)
         self.first = standing.binding.origin if self.options.first is None else self.options.first
@@ -173,7 +173,7 @@ async def _estimate(options: VerifyOptions) -> dict[str, Any]:
     # A handful of samples: no cap, whose waits would be measured instead of the endpoint.
     async with _open_run(options, None) as verification:
         standing = await verification.open()
-        todo = list(verification.work.left(standing, verification.first, verification.last))
+        todo = list(verification.work.remaining(standing, verification.first, verification.last))
         told = {"from_block": verification.first, "to_block": verification.last}
         try:
             conn, pool = verification.recovery.conn, verification.recovery.pool
@@ -186,7 +186,7 @@ async def _verify(options: VerifyOptions) -> dict[str, Any]:
     async with _open_run(options, options.rps) as verification:
         standing = await verification.open()
         total = AttestResult(verification.first, verification.last)
-        blocks = sum(s.last - s.first + 1 for s in verification.work.left(standing, total.first, total.last))
+        blocks = sum(s.last - s.first + 1 for s in verification.work.remaining(standing, total.first, total.last))
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
             TimeRemainingColumn(), TextColumn("{task.fields[logs]:,} logs, {task.fields[requests]:,} requests"),
@@ -195,7 +195,7 @@ async def _verify(options: VerifyOptions) -> dict[str, Any]:
             task = bar.add_task(options.grade, total=max(1, blocks), logs=0, requests=0)
 
             def tell() -> None:
-                done = sum(s.last - s.first + 1 for s in (*total.attested, *total.kept))
+                done = sum(s.last - s.first + 1 for s in (*total.attested, *total.unproven))
                 requests = verification.recovery.pool.requests
                 bar.update(task, completed=min(done, blocks), logs=total.logs, requests=requests)
 
@@ -207,7 +207,7 @@ async def _drain_backlog(
     verification: VerifyRun, standing: IndexState, total: AttestResult, tell: Callable[[], None]
 ) -> None:
     work, said = verification.work, asyncio.get_running_loop().time()
-    while (segment := next(work.left(standing, total.first, total.last), None)) is not None:
+    while (segment := next(work.remaining(standing, total.first, total.last), None)) is not None:
         tell()
         if asyncio.get_running_loop().time() - said > LINE_INTERVAL_S:
             said = asyncio.get_running_loop().time()
@@ -223,7 +223,7 @@ async def _drain_backlog(
             ) from None
         except RpcError as error:
             raise _unserved(error) from error
-        standing = await verification.recovery.standing()
+        standing = await verification.recovery.state()
         await work.refresh()
     tell()
 
@@ -237,7 +237,7 @@ def _unserved(error: RpcError) -> ReplacementUnavailableError:
 
 async def _report(verification: VerifyRun, total: AttestResult) -> dict[str, Any]:
     options, conn = verification.options, verification.recovery.conn
-    standing = await verification.recovery.standing()
+    standing = await verification.recovery.state()
     addresses = [c.address for c in options.deployment.contracts]
     grades = await summaries(conn, addresses, standing.binding.origin)
     return {
@@ -251,7 +251,7 @@ async def _report(verification: VerifyRun, total: AttestResult) -> dict[str, Any
         "differences": [d._asdict() for d in total.differences[:MAX_LISTED]],
         "healed": [list(span) for span in total.healed],
         "blamed": [b._asdict() for b in total.blamed[:MAX_LISTED]],
-        "left": [c._asdict() for c in total.left[:MAX_LISTED]],
+        "left": [c._asdict() for c in total.reasons[:MAX_LISTED]],
         "requests": verification.recovery.pool.requests,
         "attested": {grade: shown._asdict() for grade, shown in grades.items()},
     }

@@ -140,7 +140,7 @@ class EnrichResult:
     run: EnrichmentRun
     calls: int = 0
     written: Counter[str] = field(default_factory=Counter)
-    kept: list[str] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
     left: int = 0
 
@@ -195,7 +195,7 @@ class Enrichment:
                 done.calls += caller.calls
             return answers
 
-        for key, answer in await self.pool.run(ask):
+        for key, answer in await self.pool.with_failover(ask):
             subject = f"{kind.table} {to_json(key)}"
             try:
                 if isinstance(answer, ViewUnansweredError):
@@ -203,6 +203,6 @@ class Enrichment:
                 if await enrichment.save(self.conn, kind.table, key, answer, done.run):
                     done.written[kind.table] += 1
                 else:
-                    done.kept.append(subject)
+                    done.left_alone.append(subject)
             except (ViewUnansweredError, UnstorableAnswerError) as error:
                 done.unanswered.append(f"{subject}: {error.message}")

@@ -65,7 +65,7 @@ def _monitored(method: Callable[..., Any]) -> Any:
     async def call(
         self: MonitoredConnection, what: str, *args: Any, timeout: float | None = None, **options: Any
     ) -> Any:
-        self.doing = what, time.monotonic()
+        self.current_statement = what, time.monotonic()
         try:
             return await method(self, what, *args, timeout=timeout or self.patience, **options)
         except asyncpg.InsufficientPrivilegeError as error:
@@ -73,7 +73,7 @@ def _monitored(method: Callable[..., Any]) -> Any:
                 raise intercepted from error
             raise
         finally:
-            self.doing, self.done_at = None, time.monotonic()
+            self.current_statement, self.done_at = None, time.monotonic()
 
     return call
 
@@ -82,7 +82,7 @@ class MonitoredConnection(asyncpg.Connection):
     """A connection that can be asked what it waits for: `doing` is the statement under way and since when (monotonic
     seconds). Each is given up after `patience` seconds, with a TimeoutError."""
 
-    doing: tuple[str, float] | None = None
+    current_statement: tuple[str, float] | None = None
     done_at = 0.0
     patience = STATEMENT_TIMEOUT_S
 

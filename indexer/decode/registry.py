@@ -20,7 +20,7 @@ class ContractDecoders(NamedTuple):
     address: str
     erc20: bool
     events: dict[bytes, EventAbi]
-    texts: dict[bytes, str]
+    topic_texts: dict[bytes, str]
 
 
 class Registry:
@@ -31,7 +31,7 @@ class Registry:
         self.watched = frozenset(c.address for c in contracts)
         self.erc20 = frozenset(c.address for c in contracts if c.erc20)
         self.pool_account = next((c.pool_account for c in contracts if c.pool_account), None)
-        self.sources = {bytes.fromhex(c.address[2:]): _decoders(c) for c in contracts}  # by address
+        self.by_address = {bytes.fromhex(c.address[2:]): _decoders(c) for c in contracts}  # by address
         self._by_shape = {(e.topic0, e.indexed_count): e for c in reversed(contracts) for e in c.events}
 
     def with_shipped_abis(self) -> Registry:
@@ -42,7 +42,7 @@ class Registry:
         return self
 
     def find(self, address: str, topic0: bytes) -> EventAbi | None:
-        source = self.sources.get(bytes.fromhex(address[2:]))
+        source = self.by_address.get(bytes.fromhex(address[2:]))
         return source.events.get(topic0) if source else None
 
     def decode(self, address: str, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
@@ -54,7 +54,7 @@ class Registry:
             raise DecodeMismatchError("unknown topic" if address in self.watched else "address is not watched")
         return event, event.decode(topics, data)
 
-    def decode_any(self, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
+    def decode_by_shape(self, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
         """The same by topic0 and number of topics alone, whatever the address."""
         if not topics:
             raise DecodeMismatchError("no topics")

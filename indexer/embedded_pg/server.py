@@ -91,7 +91,7 @@ class EmbeddedServer:
     def start(self) -> None:
         """Starts it unless it runs; returns when it accepts connections. Two programs at once get one server."""
         with self._locked():
-            claim = self._claimed()
+            claim = self._acquire_server_lock()
             if claim is None:
                 return
             with claim:
@@ -128,7 +128,7 @@ class EmbeddedServer:
                         f"PostgreSQL did not stop in {STOP_TIMEOUT_S:.0f} seconds", self._remedy()
                     )
                 time.sleep(0.05)
-            claim = self._claimed()  # waits for the last of its processes
+            claim = self._acquire_server_lock()  # waits for the last of its processes
             if claim:
                 claim.close()
             for child in _CHILDREN:
@@ -193,7 +193,7 @@ class EmbeddedServer:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
-    def _claimed(self) -> IO[bytes] | None:
+    def _acquire_server_lock(self) -> IO[bytes] | None:
         """The right to run processes in this cluster; None when a server runs and is ready, or becomes so meanwhile.
 
         It is a locked file, which every process of the server inherits and which the kernel frees when the last of

@@ -44,10 +44,10 @@ class CatchUp:
     ) -> None:  # fmt: skip
         """`unit`: blocks that are asked for at once at most, to cut tasks by. `defer_from`: so many blocks to project
         into empty tables are an initial load, that does without indexes until its end."""
-        self.hands, self.writer, self.connect, self.unit = hands, writer, connect, unit
+        self.executor, self.writer, self.connect, self.max_blocks = hands, writer, connect, unit
         self.defer_from = defer_from
-        self._committed, self._glance = committed, glance
-        self.front = -1  # the end of gapless coverage while it runs
+        self._committed, self._on_tick = committed, glance
+        self.source = -1  # the end of gapless coverage while it runs
         self._source: BufferedSource | None = None
 
     async def run(
@@ -61,7 +61,7 @@ class CatchUp:
         Raises what ingesting and projecting raise: RpcError, SeamBroken, HashConflict, EpochMoved, LeaseLost.
         """
         async with self._opened() as reading, self._opened() as watching:
-            projecting = token is not None and self.writer.projectable(standing)
+            projecting = token is not None and self.writer.projection_is_current(standing)
             origin = standing.binding.origin
             front = self._source = BufferedSource(reading, standing.coverage, origin, finalized, projecting=projecting)
             works = [self._ingest(segments, final, front)]
@@ -73,28 +73,28 @@ class CatchUp:
                 works.append(
                     ProjectionPipeline(self.writer, conn, reading, standing, token).run(front, self._committed)
                 )
-            await self._watched(watching, token, run_all(*works))
+            await self._until_stopped(watching, token, run_all(*works))
 
     @property
-    def full_since(self) -> float | None:
+    def blocked_since(self) -> float | None:
         """Since when ingesting waits for the projection, monotonic seconds; None while it does not."""
-        return self._source.full_since if self._source else None
+        return self._source.blocked_since if self._source else None
 
     @property
-    def heard_at(self) -> float:
+    def last_heartbeat_at(self) -> float:
         """The last sign of life from workers elsewhere, monotonic seconds."""
-        return self.hands.heard_at
+        return self.executor.last_heartbeat_at
 
     async def build_indexes(self, conn: Connection, token: int, tell: Callable[[str, int], None]) -> bool:
         """Builds what an initial load put off; whether there was any. Ends early when another asks for the lease."""
         if not await deferred_indexes.pending(conn):
             return False
         async with self._opened() as second, self._opened() as watching:
-            await self._watched(watching, token, deferred_indexes.build_indexes([conn, second], tell))
+            await self._until_stopped(watching, token, deferred_indexes.build_indexes([conn, second], tell))
         return True
 
-    async def _watched(self, watching: Connection, token: int | None, works: Coroutine[Any, Any, None]) -> None:
-        async with background_task(self._watch(watching, token)) as watch, background_task(works) as work:
+    async def _until_stopped(self, watching: Connection, token: int | None, works: Coroutine[Any, Any, None]) -> None:
+        async with background_task(self._tick(watching, token)) as watch, background_task(works) as work:
             await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
             await (work if work.done() else watch)
 
@@ -103,21 +103,21 @@ class CatchUp:
             segment, logs, unit = _parts(news)
             seconds = news.seconds if isinstance(news, IngestCommit) else None
             self._committed(StepResult("ingest", segment.first, segment.last, logs, seconds=seconds))
-            await (front.covered(segment) if unit is None else front.take(unit))
-            self.front = front.block
+            await (front.mark_covered(segment) if unit is None else front.offer(unit))
+            self.source = front.block
 
-        left = deque(split_into_tasks(segments, self.hands.width, self.unit))
+        left = deque(split_into_tasks(segments, self.executor.parallelism, self.max_blocks))
 
         async def hand() -> None:
             while left:
                 segment = left.popleft()
-                await self.hands.ingest(segment, final, tell)
-                await front.covered(segment)
+                await self.executor.ingest(segment, final, tell)
+                await front.mark_covered(segment)
 
-        await run_all(*(hand() for _ in range(self.hands.width)))
-        await front.complete()
+        await run_all(*(hand() for _ in range(self.executor.parallelism)))
+        await front.close()
 
-    async def _watch(self, conn: Connection, token: int | None) -> None:
+    async def _tick(self, conn: Connection, token: int | None) -> None:
         """Ends when another asks for the lease. Keeps ours while no step is committed."""
         held = time.monotonic()
         while True:
@@ -129,7 +129,7 @@ class CatchUp:
                 if token is not None:
                     await lease.lock_and_renew(conn, token)
                 with contextlib.suppress(RpcError):  # ingesting meets it too, and knows better whether it matters
-                    await self._glance()
+                    await self._on_tick()
 
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[Connection]:
@@ -164,13 +164,13 @@ class BufferedSource:
         self._projecting = projecting
         self._stored = DatabaseSource(conn, -1)
         self._coverage, self._origin, self._last = {a: list(s) for a, s in coverage.items()}, origin, last
-        self._held: dict[int, EndedLogs] = {}  # by first block
+        self._buffered: dict[int, EndedLogs] = {}  # by first block
         self._complete = False
-        self.full_since: float | None = None  # monotonic seconds, while ingesting waits for room
+        self.blocked_since: float | None = None  # monotonic seconds, while ingesting waits for room
         self._changed = asyncio.Condition()
         self.block = min(contiguous_end(self._coverage, origin), last)
 
-    async def covered(self, segment: ContractRange) -> None:
+    async def mark_covered(self, segment: ContractRange) -> None:
         """Blocks of a segment are ingested now, by whomever."""
         new = BlockRange(segment.first, segment.last)
         for address in segment.addresses:
@@ -179,7 +179,7 @@ class BufferedSource:
             self.block = min(contiguous_end(self._coverage, self._origin), self._last)
             self._changed.notify_all()
 
-    async def take(self, unit: LogBatch) -> None:
+    async def offer(self, unit: LogBatch) -> None:
         """The same for a unit at hand, which is held until it is projected. Waits while much is held."""
         if self._projecting and set(unit.addresses) == set(self._coverage):
             end = unit.blocks[-1]
@@ -189,15 +189,15 @@ class BufferedSource:
             async with self._changed:
                 if unit.first == self.block + 1:
                     # Room is waited for only where the projection makes it: of what it can reach already.
-                    self.full_since = time.monotonic()
+                    self.blocked_since = time.monotonic()
                     await self._changed.wait_for(lambda: self._logs(self.block) < MAX_BUFFERED_LOGS // 2)
-                    self.full_since = None
-                    self._held[unit.first] = stretch
+                    self.blocked_since = None
+                    self._buffered[unit.first] = stretch
                 elif unit.first > self.block and self._logs(self._last) < MAX_BUFFERED_LOGS:
-                    self._held[unit.first] = stretch
-        await self.covered(ContractRange(unit.first, unit.last, unit.addresses))
+                    self._buffered[unit.first] = stretch
+        await self.mark_covered(ContractRange(unit.first, unit.last, unit.addresses))
 
-    async def complete(self) -> None:
+    async def close(self) -> None:
         """Nothing more will be ingested."""
         async with self._changed:
             self._complete = True
@@ -205,7 +205,7 @@ class BufferedSource:
 
     def _logs(self, last: int) -> int:
         """Logs held of stretches that begin up to block `last`."""
-        return sum(len(stretch.chunk.logs) for first, stretch in self._held.items() if first <= last)
+        return sum(len(stretch.chunk.logs) for first, stretch in self._buffered.items() if first <= last)
 
     async def next(self, first: int) -> EndedLogs | None:
         async with self._changed:
@@ -215,15 +215,15 @@ class BufferedSource:
                 self._changed.notify_all()
                 return held
             # What begins later waits; the database has what is before it.
-            self._stored.last = min([self.block, *(start - 1 for start in self._held if start > first)])
+            self._stored.last = min([self.block, *(start - 1 for start in self._buffered if start > first)])
         return await self._stored.next(first)
 
     def _joined(self, first: int) -> EndedLogs | None:
         """Held stretches from block `first` on, of about one step together."""
         found: list[EndedLogs] = []
         at, logs = first, 0
-        while logs < STEP_LOGS and at in self._held:
-            found.append(self._held.pop(at))
+        while logs < STEP_LOGS and at in self._buffered:
+            found.append(self._buffered.pop(at))
             at, logs = found[-1].chunk.last + 1, logs + len(found[-1].chunk.logs)
         if len(found) < 2:
             return found[0] if found else None

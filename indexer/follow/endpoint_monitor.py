@@ -30,33 +30,33 @@ class EndpointMonitor:
         self, pool: Pool, feed: HeadFeed, connect: Connect, anchor: Callable[[], BlockRef | None]
     ) -> None:  # fmt: skip
         self.pool, self.feed, self._connect = pool, feed, connect
-        self._sentinel = health_check.HealthChecker(pool, anchor)
+        self._health_checker = health_check.HealthChecker(pool, anchor)
 
     async def run(self) -> None:
         """Until it is cancelled."""
         kept = 0.0
         while True:
             try:
-                await self._sentinel.turn()
+                await self._health_checker.check_all()
             except Exception as error:  # one round less is better than none from now on
                 log.error("sentinel_failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
             if time.monotonic() - kept >= SAVE_INTERVAL_S:
                 kept = time.monotonic()
-                await self.keep()
+                await self.save()
             await asyncio.sleep(health_check.CHECK_INTERVAL_S)
 
-    async def recall(self) -> None:
+    async def restore(self) -> None:
         """Before the first step: who lied to the process before is asked last by this one, too."""
 
         async def read(conn: Connection) -> None:
             for name, reason, detail, seconds in await endpoint_health.active_set_asides(conn):
-                self.pool.recall(name, reason, detail, seconds)
+                self.pool.restore_set_aside(name, reason, detail, seconds)
 
         await self._connected(read)
 
-    async def keep(self) -> None:
+    async def save(self) -> None:
         """Writes the scores."""
-        http = {reader.name: reader.endpoint.score for reader in self.pool.readers}
+        http = {reader.name: reader.endpoint.health for reader in self.pool.readers}
 
         async def write(conn: Connection) -> None:
             await endpoint_health.save(conn, "http", http, self.pool.clock())
@@ -64,11 +64,11 @@ class EndpointMonitor:
 
         await self._connected(write)
 
-    async def end(self) -> None:
+    async def save_once_more(self) -> None:
         """Writes them once more, if the database is quick: nobody waits for scores to end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SAVE_TIMEOUT_S):
-                await self.keep()
+                await self.save()
 
     async def _connected(self, work: Callable[[Connection], Awaitable[None]]) -> None:
         """Never raises: the follower meets the same trouble, and names it."""

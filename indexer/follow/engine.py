@@ -51,7 +51,7 @@ class HeadView:
     it; the verdict's numbers alone make nothing final."""
 
     heads: Heads
-    verdict: FinalityStatus
+    finality: FinalityStatus
     endpoint: str
     final: FinalBlock
 
@@ -72,50 +72,52 @@ class Engine:
         self.finality = FinalityTracker(deployment.finality_depth)
         self.writer = Writer(deployment)
         self.follower = state_machine.Follower()
-        self.tally = StepReporter(progress, pool)
-        self.upkeep = Maintenance(progress)
+        self.reporter = StepReporter(progress, pool)
+        self.maintenance = Maintenance(progress)
         self._stamps = time_fields_of(deployment.contracts)
         hands = hands or InlineExecutor(pool, connect, self._stamps)
-        self.bulk = CatchUp(hands, self.writer, connect, self._committed, self.look, deployment.max_blocks, defer_from)
+        self.catch_up = CatchUp(
+            hands, self.writer, connect, self._committed, self.read_heads, deployment.max_blocks, defer_from
+        )
         self.token: int | None = None
-        self._cut_off: int | None = None  # the token we had when the connection ended
-        self._standing: IndexState | None = None
+        self._lost_token: int | None = None  # the token we had when the connection ended
+        self._state: IndexState | None = None
         self._confirmed: bytes | None = None  # hash of the stored block that this look found on the chain
         self._final_upto = -1  # up to which block that chain is final, by the word of who confirmed the block
         self._named = ""
-        self._beaten = 0
+        self._conflicts = 0
         self._extended_at = 0.0
-        self._indexed = False  # whether no index is missing, as far as the holder of the lease knows
+        self._indexes_complete = False  # whether no index is missing, as far as the holder of the lease knows
 
-    async def look(self) -> HeadView:
+    async def read_heads(self) -> HeadView:
         """Reads the head. Raises RpcError when no endpoint answers."""
 
         async def ask(reader: Reader) -> tuple[Heads, str]:
             return await reader.heads(), reader.name
 
-        heads, endpoint = await self.pool.run(ask)
+        heads, endpoint = await self.pool.with_failover(ask)
         verdict = self.finality.observe(heads)
         self.writer.safe = verdict.safe
         # What this finality calls final may replace stored blocks: they must be found on the chain after it.
         self._confirmed, self._final_upto = None, -1
         p = self.progress
         if p.waiting == STARTING:
-            p.wait("")
+            p.set_wait("")
         if heads.latest.number < p.head:
             p.regressions += 1
         p.looked_at = p.clock()
-        self.pool.saw(endpoint, heads.latest)
+        self.pool.observe_head(endpoint, heads.latest)
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
         p.safe, p.finalized, p.finality_source = verdict.safe, verdict.finalized, verdict.reason or verdict.source
         return HeadView(heads, verdict, endpoint, self.finality.final)
 
     @property
-    def anchor(self) -> BlockRef | None:
+    def final_ref(self) -> BlockRef | None:
         """A final block as it is stored: the newest that is known here, else the one the database is bound by."""
-        bound = self._standing.binding if self._standing else None
-        return self.upkeep.final or (BlockRef(bound.number, bound.hash, 0) if bound else None)
+        bound = self._state.binding if self._state else None
+        return self.maintenance.final or (BlockRef(bound.number, bound.hash, 0) if bound else None)
 
-    async def cycle(self, conn: Connection) -> bool:
+    async def run_cycle(self, conn: Connection) -> bool:
         """Looks at the head and works for a few seconds. False when there is nothing left to do now.
 
         Raises RpcError, connection errors of asyncpg, LeaseLost.
@@ -126,7 +128,7 @@ class Engine:
         if paused:
             action = self.follower.observe(state_machine.Paused(paused))
         else:
-            view = await self.look()
+            view = await self.read_heads()
             action = self.follower.observe(await self._seen(conn, view))
         worked, until = False, time.monotonic() + LOOK_INTERVAL_S
         while not isinstance(action, state_machine.Wait | state_machine.Halt):
@@ -135,7 +137,7 @@ class Engine:
                 worked = True
                 if time.monotonic() > until:
                     break
-                view = await self.look()
+                view = await self.read_heads()
                 observed: state_machine.Observation = await self._seen(conn, view)
             else:
                 observed = await self._do(conn, view, action)
@@ -146,13 +148,13 @@ class Engine:
                     break
             action = self.follower.observe(observed)
         await self._name_wait(conn, action)
-        if isinstance(action, state_machine.Wait) and self.token is not None and not self._indexed:
-            worked = await self.bulk.build_indexes(conn, self.token, self._building) or worked
-            self._indexed = True
+        if isinstance(action, state_machine.Wait) and self.token is not None and not self._indexes_complete:
+            worked = await self.catch_up.build_indexes(conn, self.token, self._building) or worked
+            self._indexes_complete = True
         return worked
 
     def _building(self, name: str, left: int) -> None:
-        if self.progress.wait(f"indexes deferred during the initial load: {left} left to build"):
+        if self.progress.set_wait(f"indexes deferred during the initial load: {left} left to build"):
             log.info("building_index", index=name, left=left)
 
     async def _name_wait(self, conn: Connection, action: state_machine.Action) -> None:
@@ -164,7 +166,7 @@ class Engine:
         elif isinstance(action, state_machine.Wait):
             reason = action.reason
         p.mode = mode.value
-        if p.wait(reason) and reason:
+        if p.set_wait(reason) and reason:
             log.error("halted", reason=reason) if mode is Mode.HALTED else log.warning("waiting", waiting_for=reason)
         state = reason or mode.value
         if self.token is not None and state != self._named:
@@ -173,39 +175,39 @@ class Engine:
         if isinstance(action, state_machine.Halt) and self.last is not None:
             raise ReorgTooDeepError(action.reason, action.remedy)
 
-    async def standing(self, conn: Connection) -> IndexState:
+    async def load_state(self, conn: Connection) -> IndexState:
         standing = await load_index_state(conn, self.addresses)
         p = self.progress
-        p.origin, p.ingested, p.holder = standing.binding.origin, standing.front, self.token is not None
+        p.origin, p.ingested, p.holder = standing.binding.origin, standing.contiguous_end, self.token is not None
         p.projected = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
         p.projected_time = standing.checkpoint.timestamp if standing.checkpoint else 0
-        self._standing = standing
+        self._state = standing
         return standing
 
     async def _seen(self, conn: Connection, view: HeadView) -> state_machine.HeadSeen:
-        standing, head = await self.standing(conn), view.heads.latest
+        standing, head = await self.load_state(conn), view.heads.latest
         tip = standing.tip
         if tip is not None and tip.number > head.number:
             log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=tip.number - head.number)
         if self.token is not None:
-            await self.upkeep.turn(conn, standing, self.token)
+            await self.maintenance.run_if_due(conn, standing, self.token)
         return state_machine.HeadSeen(
             head=head,
             at_head=await stored_hash(conn, head.number),
             tip=tip,
             checkpoint=standing.next_block - 1,
-            front=standing.front,
+            contiguous_end=standing.contiguous_end,
             floor=standing.floor,
             holder=self.token is not None,
-            stale=not self.writer.projectable(standing),
+            stale=not self.writer.projection_is_current(standing),
             unconfirmed=await self._unconfirmed(conn, standing),
-            segments=tuple(self.segments(standing, view)),
+            ranges=tuple(self.ranges_to_ingest(standing, view)),
         )
 
     def disconnected(self) -> None:
         """The connection is gone, and the lease with it. Who finds another holder then was fenced and must end: it may
         have been stopped in the middle of a step, while that one went on."""
-        self._cut_off, self.token = self.token or self._cut_off, None
+        self._lost_token, self.token = self.token or self._lost_token, None
 
     async def take_lease(self, conn: Connection) -> str | None:
         """Takes the lease when it is free; extends ours, so that it does not expire while the chain is silent.
@@ -223,13 +225,13 @@ class Engine:
             return wanted
         if self.token is None:
             self.token, self._named = await lease.acquire(conn, self.holder), ""
-            self._indexed = False
+            self._indexes_complete = False
             if self.token is not None:
                 await revisions.require_head(conn)  # a standby of the release before an upgrade must not write
-                self._extended_at, self._cut_off = time.monotonic(), None
+                self._extended_at, self._lost_token = time.monotonic(), None
                 log.info("lease_taken", holder=self.holder, token=self.token)
-            elif self._cut_off is not None:
-                await lease.ensure_still_held(conn, self._cut_off)
+            elif self._lost_token is not None:
+                await lease.ensure_still_held(conn, self._lost_token)
         elif time.monotonic() - self._extended_at > lease.TTL / 3:
             await lease.lock_and_renew(conn, self.token)
             self._extended_at = time.monotonic()
@@ -238,14 +240,14 @@ class Engine:
     async def _do(self, conn: Connection, view: HeadView, action: state_machine.Action) -> state_machine.Observation:
         """Executes one action; what came of it."""
         started, asked = time.monotonic(), self.pool.requests
-        standing, done = self._standing, None
+        standing, done = self._state, None
         assert standing is not None
         try:
             match action:
                 case state_machine.Project() | state_machine.Ingest() if self._far_behind(standing, view):
                     await self._catch_up(conn, standing, view)
                 case state_machine.Project(last):
-                    done = await self.writer.project_stored(conn, standing, last, self._final_upto, self._ours)
+                    done = await self.writer.project_stored(conn, standing, last, self._final_upto, self._held_token)
                 case state_machine.Reproject(last):
                     await self._project_again(conn, standing, last)
                 case state_machine.Ingest(segment):
@@ -264,14 +266,14 @@ class Engine:
         except (EpochChangedError, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError) as conflict:
             self._beaten_by_another(conflict)
             return state_machine.StateChanged()
-        self._beaten = 0
+        self._conflicts = 0
         if done is not None:
-            self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)
+            self.reporter.report(done, time.monotonic() - started, self.pool.requests - asked)
         return await self._seen(conn, view)
 
     async def _project_again(self, conn: Connection, standing: IndexState, last: int) -> None:
         """A lower origin is healed: its events and what they touch. Other contracts or ABIs may change any row."""
-        reason, scope, token = "contracts or ABIs changed since the public tables were written", None, self._ours
+        reason, scope, token = "contracts or ABIs changed since the public tables were written", None, self._held_token
         if standing.digest == self.writer.digest:
             reason = "the origin was lowered"
             scope = await replay.plan_replay_below_start(
@@ -279,20 +281,22 @@ class Engine:
             )
         log.warning("project_again", reason=reason, first=standing.binding.origin, last=last, whole=scope is None)
         if scope is None:
-            await self.writer.reset(conn, standing, token)
+            await self.writer.reset_projection(conn, standing, token)
         else:
-            await self.writer.restate(conn, standing, scope, token)
+            await self.writer.commit_replay(conn, standing, scope, token)
 
     async def _unconfirmed(self, conn: Connection, standing: IndexState) -> BlockRef | None:
         """The stored end of the gapless range, when there is something to project and this look did not compare it."""
         last = standing.next_block - 1
-        if standing.front < last or (standing.front == last and self.writer.projectable(standing)):
+        if standing.contiguous_end < last or (
+            standing.contiguous_end == last and self.writer.projection_is_current(standing)
+        ):
             return None
-        (front,) = await block_refs_between(conn, standing.front, standing.front)
+        (front,) = await block_refs_between(conn, standing.contiguous_end, standing.contiguous_end)
         return None if front.hash == self._confirmed else front
 
     async def _confirm(self, block: BlockRef, final: FinalBlock) -> bool:
-        upto = await self.pool.run(lambda reader: final_upto(reader, block, final))
+        upto = await self.pool.with_failover(lambda reader: final_upto(reader, block, final))
         if upto is not None:
             self._confirmed, self._final_upto = block.hash, upto
         return upto is not None
@@ -312,54 +316,58 @@ class Engine:
         return state_machine.StateChanged()
 
     @property
-    def _ours(self) -> int:
+    def _held_token(self) -> int:
         assert self.token is not None, "the machine lets only the holder write rows"
         return self.token
 
     def _beaten_by_another(self, conflict: Exception) -> None:
         """Another process committed the same range, or a block row of it, first: nothing of ours was written, and the
         next plan leaves it out. Raises the conflict when it comes again and again: then it is none of those."""
-        self._beaten += 1
+        self._conflicts += 1
         public = isinstance(conflict, asyncpg.UniqueViolationError) and conflict.schema_name != "indexer"
-        if public or self._beaten > MAX_CONFLICTS:
+        if public or self._conflicts > MAX_CONFLICTS:
             raise conflict
         log.debug("beaten", conflict=" ".join(str(conflict).split()))
 
-    def segments(self, standing: IndexState, view: HeadView) -> list[ContractRange]:
+    def ranges_to_ingest(self, standing: IndexState, view: HeadView) -> list[ContractRange]:
         """What is to be ingested now. Without the lease only up to finalized: a fork above needs the projector."""
         goal = view.heads.latest.number if self.last is None else min(self.last, view.heads.latest.number)
         if self.token is None:
-            goal = min(goal, view.verdict.finalized)
+            goal = min(goal, view.finality.finalized)
         return plan_missing(standing.coverage, standing.binding.origin if self.first is None else self.first, goal)
 
     def _far_behind(self, standing: IndexState, view: HeadView) -> bool:
         """Whether much is left to do below finalized, where nothing can be reorged away."""
-        finalized = view.verdict.finalized
-        lacking = sum(max(0, min(s.last, finalized) - s.first + 1) for s in self.segments(standing, view))
-        return max(lacking, min(standing.front, finalized) - standing.next_block + 1) >= MIN_CATCH_UP_BLOCKS
+        finalized = view.finality.finalized
+        lacking = sum(max(0, min(s.last, finalized) - s.first + 1) for s in self.ranges_to_ingest(standing, view))
+        return max(lacking, min(standing.contiguous_end, finalized) - standing.next_block + 1) >= MIN_CATCH_UP_BLOCKS
 
     async def _catch_up(self, conn: Connection, standing: IndexState, view: HeadView) -> None:
-        finalized, p = view.verdict.finalized, self.progress
-        below = [s._replace(last=min(s.last, finalized)) for s in self.segments(standing, view) if s.first <= finalized]
+        finalized, p = view.finality.finalized, self.progress
+        below = [
+            s._replace(last=min(s.last, finalized))
+            for s in self.ranges_to_ingest(standing, view)
+            if s.first <= finalized
+        ]
         p.to_ingest, p.bulk_from = p.blocks + sum(s.last - s.first + 1 for s in below), standing.next_block - 1
-        self._indexed = False
+        self._indexes_complete = False
         if self.token is not None:
             await confirm_stored(self.pool, conn, standing, finalized, view.final)
-        await self.bulk.run(conn, standing, below, view.final, finalized, self.token)
+        await self.catch_up.run(conn, standing, below, view.final, finalized, self.token)
 
     def _committed(self, done: StepResult) -> None:
         """A commit of the bulk work."""
-        self._beaten = 0
+        self._conflicts = 0
         if done.projected:
             self._extended_at = time.monotonic()
-        self.tally.bulk(done, self.bulk.front)
+        self.reporter.report_bulk(done, self.catch_up.source)
 
     async def _ingest(
         self, conn: Connection, standing: IndexState, segment: ContractRange, final: FinalBlock
     ) -> StepResult:
         before = await stored_hash(conn, segment.first - 1)
-        unit = await self.pool.run(lambda reader: fetch_batch(reader, segment, final, before, self._stamps))
-        return await self.writer.ingest(conn, standing, unit, unit.final, self.token)
+        unit = await self.pool.with_failover(lambda reader: fetch_batch(reader, segment, final, before, self._stamps))
+        return await self.writer.commit_batch(conn, standing, unit, unit.final, self.token)
 
     async def _replace(
         self, conn: Connection, standing: IndexState, found: forks.ForkClaim, cause: str, final: FinalBlock
@@ -369,15 +377,15 @@ class Engine:
         assert tip is not None
         try:
             reorg, upto = await replacement.stage_replacement(
-                self.pool, conn, standing, found, cause, final, self._ours
+                self.pool, conn, standing, found, cause, final, self._held_token
             )
         except RpcError as error:
             assert found.fork is not None
             return state_machine.ReplacementUnavailable(found.fork.number + 1, tip.number, error.message)
-        done = await self.writer.replace(conn, standing, reorg, upto, self._ours)
+        done = await self.writer.apply_reorg(conn, standing, reorg, upto, self._held_token)
         self.progress.reorgs += 1
         self.progress.reorg_depth.observe(reorg.depth)
         old, new = tip.number, reorg.new_tip.number
         log.warning("reorg", fork_point=reorg.fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=cause)
-        self.tally.count(done, time.monotonic() - started, self.pool.requests - asked)
+        self.reporter.report(done, time.monotonic() - started, self.pool.requests - asked)
         return state_machine.StateChanged()

@@ -22,12 +22,12 @@ class Maintenance:
     """`most_images`: before-images above which an incident is opened. Nothing is ever cut for it."""
 
     def __init__(self, progress: DaemonProgress, most_images: int = MAX_BEFORE_IMAGES) -> None:
-        self.progress, self.most_images = progress, most_images
+        self.progress, self.max_before_images = progress, most_images
         self.final: BlockRef | None = None  # the newest stored block that is final
         self._pruned: int | None = None
         self._next = 0.0
 
-    async def turn(self, conn: Connection, standing: IndexState, token: int) -> None:
+    async def run_if_due(self, conn: Connection, standing: IndexState, token: int) -> None:
         """One round, when one is due. Raises LeaseLost."""
         if time.monotonic() < self._next:
             return
@@ -47,11 +47,11 @@ class Maintenance:
     async def count_images(self, conn: Connection, standing: IndexState) -> None:
         """Before-images grow while finality stands still: said aloud, because a reorg needs every one of them."""
         counted = await conn.fetchval(
-            "SELECT count(*) FROM (SELECT FROM indexer.before_image LIMIT $1) counted", self.most_images + 1
+            "SELECT count(*) FROM (SELECT FROM indexer.before_image LIMIT $1) counted", self.max_before_images + 1
         )
         self.progress.before_images = counted
-        if counted > self.most_images:
-            detail = f"more than {self.most_images} rows since block {standing.floor}: finality stands still"
+        if counted > self.max_before_images:
+            detail = f"more than {self.max_before_images} rows since block {standing.floor}: finality stands still"
             log.error("before_images_grow", rows=counted, floor=standing.floor)
             await record(
                 conn,

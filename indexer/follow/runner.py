@@ -91,11 +91,11 @@ class Runner:
         """Sees that this process gets on."""
         watch = StallDetector(self.deployment.rpc_timeout, self.deployment.poll_interval)
         return Watchdog(
-            watch, self.progress, self.pool, self.engine.bulk, feed, partial(connect, self.url),
-            lambda: self._open, lambda: self.stepping_since, self.begin_again,
+            watch, self.progress, self.pool, self.engine.catch_up, feed, partial(connect, self.url),
+            lambda: self._open, lambda: self.stepping_since, self.restart_step,
         )  # fmt: skip
 
-    def begin_again(self, why: str) -> None:
+    def restart_step(self, why: str) -> None:
         """Ends the step under way; its transaction rolls back, and the next one begins with a new connection."""
         if self._step is not None and not self._step.done():
             self._stalled = why
@@ -103,7 +103,7 @@ class Runner:
 
     async def prepare(self, work: Callable[[], Awaitable[None]]) -> None:
         """Does what needs the database before it is opened; trouble that passes is waited for. Raises its errors."""
-        await self._persist(work)
+        await self._retry_at_start(work)
 
     async def open(self) -> None:
         """Connects, checks the binding against config and chain, binds an empty database. Raises Halting errors, and
@@ -113,19 +113,19 @@ class Runner:
             self.conn = self.conn or await self.connect()
             await self._check_or_bind(self.conn)
 
-        await self._persist(work)
+        await self._retry_at_start(work)
 
-    async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _retry_at_start(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self.stop.is_set():
             try:
                 return await work()
             except RpcError as error:
-                await self._trouble(ENDPOINT_WAIT, error, OPEN_TIMEOUT_S)
+                await self._wait_out(ENDPOINT_WAIT, error, OPEN_TIMEOUT_S)
             except DATABASE_ERRORS as error:
                 if not is_transient(error):
                     raise
                 await self._drop_connection()
-                await self._trouble(database_wait_name(error), error, OPEN_TIMEOUT_S)
+                await self._wait_out(database_wait_name(error), error, OPEN_TIMEOUT_S)
 
     async def _check_or_bind(self, conn: Connection) -> None:
         bound = await binding(conn)
@@ -133,13 +133,13 @@ class Runner:
             check_binding(bound, self.deployment.name, self.deployment.chain_id)
             await self._check_bound_block(bound)
         first = self.engine.first
-        view = await self.engine.look()
+        view = await self.engine.read_heads()
         if first is not None and first > view.heads.latest.number:
             raise ConfigError(
                 f"--from-block {first} is above the head {view.heads.latest.number}", "Name a lower block"
             )
         if bound is None:
-            block = await self._to_bind(view)
+            block = await self._choose_binding_block(view)
             number = block.number
             origin = self.deployment.start_block if first is None else first
             new = DeploymentBinding(self.deployment.name, self.deployment.chain_id, number, block.hash, origin)
@@ -149,15 +149,15 @@ class Runner:
             await lower_origin(conn, first)
             log.info("origin_lowered", origin=first, before=bound.origin)
 
-    async def _to_bind(self, view: HeadView) -> BlockRef:
+    async def _choose_binding_block(self, view: HeadView) -> BlockRef:
         """A final block. A node whose finalized tag is its head proves nothing yet, and a reorg must not leave the
         binding behind: then a block deep below, unless the node has only the newest ones."""
-        latest, final = view.heads.latest.number, max(view.verdict.finalized, 0)
+        latest, final = view.heads.latest.number, max(view.finality.finalized, 0)
         deep = max(latest - self.deployment.finality_depth, 0)
 
         async def ask(reader: Reader, number: int) -> Header | None:
             header, *witness = await reader.found([number, *view.final.witness])
-            if header is not None and witness and view.final.upto(witness[0]) < number:
+            if header is not None and witness and view.final.final_up_to(witness[0]) < number:
                 raise NotFinalError(
                     f"its block {number} does not join the final block {view.final.number}", reader.name
                 )
@@ -167,13 +167,13 @@ class Runner:
         if known.hash and known.number < latest:
             return BlockRef(known.number, known.hash, 0)
         for number in (final,) if final < latest else (deep, final):
-            header = await self.pool.run(partial(ask, number=number))
+            header = await self.pool.with_failover(partial(ask, number=number))
             if header is not None:
                 return BlockRef(header.number, header.hash, header.timestamp)
         raise EndpointUnreachableError(f"{view.endpoint} has no block {final}", "Use a node that serves history")
 
     async def _check_bound_block(self, bound: DeploymentBinding) -> None:
-        header = await self.pool.run(lambda reader: reader.header(bound.number))
+        header = await self.pool.with_failover(lambda reader: reader.header(bound.number))
         if header is None:
             log.warning("binding_unchecked", block=bound.number, reason="no endpoint serves the block")
         elif header.hash != bound.hash and not await self._shares_history():
@@ -189,17 +189,17 @@ class Runner:
         lowest = await self.conn.fetchrow("SELECT number, hash FROM indexer.block ORDER BY number LIMIT 1")
         if lowest is None:
             return False
-        header = await self.pool.run(partial(Reader.header, number=lowest["number"]))
+        header = await self.pool.with_failover(partial(Reader.header, number=lowest["number"]))
         return header is not None and header.hash == lowest["hash"]
 
     async def follow(self, feed: HeadFeed) -> None:
         """Follows the head until `stop` is set. Raises LeaseLost."""
         while not self.stop.is_set():
-            worked = await self._guarded(patience=None)
+            worked = await self._run_cycle(patience=None)
             if worked is False and self.progress.waiting:
                 await self._pause(1.0)  # a fork that is waited for costs every endpoint a search at each look
             elif worked is False:
-                feed.saw_head(self.progress.head)
+                feed.observe_polled_head(self.progress.head)
                 await feed.wait(self.stop)
 
     async def backfill(self) -> IndexState:
@@ -209,27 +209,31 @@ class Runner:
         """
         await self._check_end()
         while not self.stop.is_set():
-            worked = await self._guarded(patience=BACKFILL_PATIENCE_S)
+            worked = await self._run_cycle(patience=BACKFILL_PATIENCE_S)
             if worked is False:
                 assert self.conn is not None
-                standing = await self.engine.standing(self.conn)
+                standing = await self.engine.load_state(self.conn)
                 if self.finished(standing):
                     return standing
                 self._give_up_when_waiting()
-                if self.engine.token is None and self.progress.wait("the projector's lease, held by another process"):
+                if self.engine.token is None and self.progress.set_wait(
+                    "the projector's lease, held by another process"
+                ):
                     log.info("waiting", reason=self.progress.waiting)
                 await self._pause(0.3)
         assert self.conn is not None
-        return await self.engine.standing(self.conn)
+        return await self.engine.load_state(self.conn)
 
     async def _check_end(self) -> None:
         """The end of the range, where it is stored, must be on the chain: "it is there already" would be a lie else."""
         last = self.engine.last
         if self.conn is None or last is None or (stored := await stored_hash(self.conn, last)) is None:
             return
-        header, *witness = await self.pool.run(lambda reader: reader.found([last, *self.engine.finality.final.witness]))
+        header, *witness = await self.pool.with_failover(
+            lambda reader: reader.found([last, *self.engine.finality.final.witness])
+        )
         # A node that lacks the final block may be on an orphaned branch: what it denies proves nothing.
-        upto = self.engine.finality.final.upto(next(iter(witness), None))
+        upto = self.engine.finality.final.final_up_to(next(iter(witness), None))
         if header is not None and header.hash != stored and last <= upto:
             raise ReorgTooDeepError(
                 f"block {last} is stored with a hash that the chain does not have, below finalized",
@@ -250,23 +254,25 @@ class Runner:
             return False
         if engine.ingest_only:
             return True
-        return engine.writer.projectable(standing) and standing.next_block > min(standing.front, engine.last)
+        return engine.writer.projection_is_current(standing) and standing.next_block > min(
+            standing.contiguous_end, engine.last
+        )
 
-    async def _guarded(self, patience: float | None) -> bool | None:
+    async def _run_cycle(self, patience: float | None) -> bool | None:
         """One cycle; None when there was trouble or the end. Trouble is named, logged once and waited for."""
         try:
             if self.conn is None:
                 self.conn = await self.connect()
             waited_for = self.progress.waiting
-            worked = await self._until_stopped(self.engine.cycle(self.conn))
+            worked = await self._until_stopped(self.engine.run_cycle(self.conn))
         except RpcError as error:
-            await self._trouble(ENDPOINT_WAIT, error, patience)
+            await self._wait_out(ENDPOINT_WAIT, error, patience)
         except DATABASE_ERRORS as error:
             await self._drop_connection()
-            await self._trouble(database_wait_name(error), error, patience)
+            await self._wait_out(database_wait_name(error), error, patience)
         except StepStalledError as error:
             await self._drop_connection()
-            await self._trouble("a step that goes on", error, patience)
+            await self._wait_out("a step that goes on", error, patience)
         else:
             if worked is not None and self._troubled_since is not None:
                 log.info("recovered", waited_for=waited_for)
@@ -294,12 +300,12 @@ class Runner:
             stopped.cancel()
             self._step = self.stepping_since = None
 
-    async def _trouble(self, name: str, error: Exception, patience: float | None, pause: float = 0.0) -> None:
+    async def _wait_out(self, name: str, error: Exception, patience: float | None, pause: float = 0.0) -> None:
         now = self.progress.clock()
         if self._troubled_since is None:
             self._troubled_since = now
         self.progress.errors[type(error).__name__] += 1
-        if self.progress.wait(name):
+        if self.progress.set_wait(name):
             log.warning("waiting", waiting_for=name, error=" ".join(str(error).split()))
         if patience is not None and now - self._troubled_since > patience:
             if isinstance(error, IndexerError):

@@ -59,7 +59,7 @@ class HeadPace:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=400)
 
-    def saw(self, now: float, head: int) -> None:
+    def observe(self, now: float, head: int) -> None:
         if not self._seen or head > self._seen[-1][1]:
             self._seen.append((now, head))
 
@@ -72,12 +72,12 @@ class HeadPace:
         return (last - first) / (high - low)
 
     @property
-    def steady(self) -> bool:
+    def is_known(self) -> bool:
         return len(self._seen) > MOVES and self._seen[-1][0] - self._seen[0][0] >= MIN_MOVES_SEEN
 
-    def still(self, looked: float) -> tuple[float, float] | None:
+    def stalled_for(self, looked: float) -> tuple[float, float] | None:
         """Seconds from the last new head to the last look, and how many were to be expected, where that is too long."""
-        if not self.steady:
+        if not self.is_known:
             return None
         times = [at for at, _ in self._seen]
         longest = max(b - a for a, b in pairwise(times))
@@ -101,7 +101,7 @@ class StallDetector:
     def observe(self, signs: LivenessSignals) -> list[Stall]:
         """What is stuck now, each name once."""
         if signs.head >= 0:
-            self.pace.saw(signs.now, signs.head)
+            self.pace.observe(signs.now, signs.head)
         found = []
         if signs.mute:
             told = f"{signs.mute} announces no head though it moves; polling goes on, the socket is opened anew"
@@ -109,7 +109,7 @@ class StallDetector:
         step = self._step(signs)
         if step is not None:
             found.append(step)
-        still = self.pace.still(signs.looked)
+        still = self.pace.stalled_for(signs.looked)
         if still is not None and step is None:
             found.append(Stall("head", f"no new block for {still[0]:.0f} s, one was expected within {still[1]:.0f} s"))
         return found

@@ -41,12 +41,12 @@ class HeadSeen:
     at_head: bytes | None
     tip: BlockRef | None
     checkpoint: int
-    front: int
+    contiguous_end: int
     floor: int
     holder: bool
     stale: bool
     unconfirmed: BlockRef | None
-    segments: tuple[ContractRange, ...]
+    ranges: tuple[ContractRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class Follower:
             case Conflict(number, why):
                 return self._search(why, number)
             case Claims(claims, everyone):
-                return self._judge(claims, everyone)
+                return self._decide_on_claims(claims, everyone)
             case ReplacementUnavailable(first, last, why):
                 self.mode = Mode.WAITING
                 return Wait(f"a replacement of blocks {first} to {last} that an endpoint serves: {why}")
@@ -189,12 +189,12 @@ class Follower:
         self.mode = Mode.FOLLOWING if s.holder else Mode.STANDBY
         self._conflict = None
         # What was projected before stays readable until the past of a new contract is there.
-        if s.holder and (s.front >= s.checkpoint if s.stale else s.front > s.checkpoint):
+        if s.holder and (s.contiguous_end >= s.checkpoint if s.stale else s.contiguous_end > s.checkpoint):
             # What is stored may have been reorged away, also while blocks below it were ingested that did not join it.
             if s.unconfirmed is not None and s.unconfirmed.number > s.floor:
                 return Confirm(s.unconfirmed)
-            return Reproject(s.front) if s.stale else Project(s.front)
-        return Ingest(s.segments[0]) if s.segments else Wait()
+            return Reproject(s.contiguous_end) if s.stale else Project(s.contiguous_end)
+        return Ingest(s.ranges[0]) if s.ranges else Wait()
 
     def _search(self, cause: str, number: int) -> Action:
         if not self._holder or self._tip is None:
@@ -204,8 +204,8 @@ class Follower:
         self.mode, self._cause, self._conflict = Mode.SEARCHING, cause, number
         return SearchFork(False, cause)
 
-    def _judge(self, claims: Sequence[ForkClaim], everyone: bool) -> Action:
-        of = {finding: [c for c in claims if c.finding is finding] for finding in ClaimKind}
+    def _decide_on_claims(self, claims: Sequence[ForkClaim], everyone: bool) -> Action:
+        of = {finding: [c for c in claims if c.kind is finding] for finding in ClaimKind}
         if not everyone:
             return (
                 ReplaceFork(of[ClaimKind.FORK][0], self._cause) if of[ClaimKind.FORK] else SearchFork(True, self._cause)

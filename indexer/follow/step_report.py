@@ -18,7 +18,7 @@ class StepReporter:
         self.progress, self.pool = progress, pool
         self._last = time.monotonic(), 0  # when the last commit of the bulk work was told of, and requests then
 
-    def bulk(self, done: StepResult, front: int) -> None:
+    def report_bulk(self, done: StepResult, front: int) -> None:
         """A commit of the bulk work, whose gapless coverage ends at block `front`."""
         p = self.progress
         if done.projected:
@@ -27,10 +27,10 @@ class StepReporter:
             p.blocks += done.last - done.first + 1
             p.ingested = front
         now, asked = time.monotonic(), self.pool.requests
-        self.count(done, now - self._last[0], asked - self._last[1])
+        self.report(done, now - self._last[0], asked - self._last[1])
         self._last = now, asked
 
-    def count(self, done: StepResult, elapsed: float, requests: int) -> None:
+    def report(self, done: StepResult, elapsed: float, requests: int) -> None:
         """A commit that took `elapsed` seconds and so many requests."""
         p = self.progress
         p.steps[done.kind] += 1

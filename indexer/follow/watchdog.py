@@ -47,8 +47,8 @@ class Watchdog:
         connections: Callable[[], Iterable[MonitoredConnection]], step: Callable[[], float | None],
         begin_again: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.watch, self.progress, self.pool, self.bulk, self.feed = watch, progress, pool, bulk, feed
-        self._connect, self._connections, self._step, self._begin_again = connect, connections, step, begin_again
+        self.detector, self.progress, self.pool, self.catch_up, self.feed = watch, progress, pool, bulk, feed
+        self._connect, self._connections, self._step, self._restart_step = connect, connections, step, begin_again
         self._turned = self._awake_at = progress.clock()
         self._found: dict[str, float] = {}  # name -> when
         self._healed: dict[str, float] = {}  # name -> when it was tried last
@@ -58,39 +58,39 @@ class Watchdog:
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             try:
-                await self.turn()
+                await self.check_once()
             except Exception as error:  # one look less is better than none from now on
                 log.error("watchdog_failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
 
-    async def turn(self) -> list[Stall]:
+    async def check_once(self) -> list[Stall]:
         """One look: what is stuck, after what heals it was begun."""
         now = self.progress.clock()
         late, self._turned = now - self._turned > STOPPED, now
         if late:
             self._awake_at = now
         if self.feed is not None:
-            await self.feed.watch()
+            await self.feed.check_mute()
         hung = self._longest()
-        server = await self._asked(hung) if hung else ""
-        stuck = self.watch.observe(self._signs(hung, server))
-        self._tell(stuck)
+        server = await self._ask_server(hung) if hung else ""
+        stuck = self.detector.observe(self._signs(hung, server))
+        self._report(stuck)
         for one in stuck:
             if self.progress.clock() - self._healed.get(one.name, float("-inf")) >= REPEAT_AFTER_S:
                 self._healed[one.name] = self.progress.clock()
-                self._heal(one, hung, server)
+                self._recover(one, hung, server)
         return stuck
 
     def _longest(self) -> MonitoredConnection | None:
         """The connection whose statement takes longest, when it is long enough to ask."""
-        busy = [conn for conn in self._connections() if conn.doing and not conn.is_closed()]
-        longest = min(busy, key=lambda conn: conn.doing[1] if conn.doing else 0.0, default=None)
-        if longest is None or longest.doing is None:
+        busy = [conn for conn in self._connections() if conn.current_statement and not conn.is_closed()]
+        longest = min(busy, key=lambda conn: conn.current_statement[1] if conn.current_statement else 0.0, default=None)
+        if longest is None or longest.current_statement is None:
             return None
-        if self.progress.clock() - max(longest.doing[1], self._awake_at) < STATEMENT_LIMIT_S:
+        if self.progress.clock() - max(longest.current_statement[1], self._awake_at) < STATEMENT_LIMIT_S:
             return None
         return longest
 
-    async def _asked(self, hung: MonitoredConnection) -> str:
+    async def _ask_server(self, hung: MonitoredConnection) -> str:
         """What the server does with a statement, asked over another connection."""
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
@@ -115,20 +115,21 @@ class Watchdog:
         oldest = min(open_requests, default=None)
         connections = list(self._connections())
         # A statement under way is progress until the server says otherwise, and so is waiting for a cap of ours.
-        running = [p.clock() for conn in connections if conn.doing and hung is None]
+        running = [p.clock() for conn in connections if conn.current_statement and hung is None]
         held = max(self.pool.budgets.held_until, *(e.held_until for e in endpoints))
         active = max([
-            p.last_step_at, p.looked_at, self._awake_at, self.bulk.heard_at, min(held, p.clock()), *running,
+            p.last_step_at, p.looked_at, self._awake_at, self.catch_up.last_heartbeat_at, min(held, p.clock()),
+            *running,
             *(conn.done_at for conn in connections), *(e.served_at for e in endpoints),
         ])  # fmt: skip
         return LivenessSignals(
             p.clock(), self._step(), active,
             (oldest[1], oldest[2], max(oldest[0], self._awake_at)) if oldest else None,
-            hung.doing if hung is not None else None, server, self.bulk.full_since,
+            hung.current_statement if hung is not None else None, server, self.catch_up.blocked_since,
             self.feed.mute if self.feed is not None else "", p.head, p.looked_at,
         )  # fmt: skip
 
-    def _tell(self, stuck: list[Stall]) -> None:
+    def _report(self, stuck: list[Stall]) -> None:
         """Names what is stuck once, and what is not any more: a step only when the head was seen since."""
         p, now = self.progress, self.progress.clock()
         for one in stuck:
@@ -142,14 +143,14 @@ class Watchdog:
                 del self._found[name], p.stuck[name]
                 log.info("watchdog_healed", stuck=name)
 
-    def _heal(self, one: Stall, hung: MonitoredConnection | None, server: str) -> None:
+    def _recover(self, one: Stall, hung: MonitoredConnection | None, server: str) -> None:
         match one.name:
             case "poll":
                 self.pool.set_aside(one.subject, one.detail, "mute")
-                self._begin_again(one.detail)
+                self._restart_step(one.detail)
             case "statement" if server == "silent" and hung is not None:
                 with contextlib.suppress(Exception):
                     hung.terminate()
-                self._begin_again(one.detail)
+                self._restart_step(one.detail)
             case "queue" | "step" if one.seconds > LOST:
-                self._begin_again(one.detail)
+                self._restart_step(one.detail)

@@ -25,7 +25,7 @@ def ingest_task(setup: WorkerConfig, sizes: LearnedLimitsByEndpoint, task: Task)
 
     async def done() -> list[CommitReport]:
         worker, reports = Worker(setup), list[CommitReport]()
-        worker.learn(sizes)
+        worker.import_limits(sizes)
         try:
             await worker.ingest(*task, reports.append)
         finally:
@@ -42,7 +42,7 @@ class DaskExecutor:
     """`address` of the scheduler, such as tcp://host:8786. One that dies with a range in hand costs it once more."""
 
     def __init__(self, setup: WorkerConfig, address: str, width: int) -> None:
-        self.width, self._setup, self._address = width, setup, address
+        self.parallelism, self._setup, self._address = width, setup, address
         self._client: Any = None  # distributed has no types
         self._sizes: LearnedLimitsByEndpoint = {}
         self._requests = 0
@@ -68,7 +68,7 @@ class DaskExecutor:
             ) from error
 
     @property
-    def heard_at(self) -> float:
+    def last_heartbeat_at(self) -> float:
         """Now: a task says nothing before its end, and the scheduler watches its workers."""
         return time.monotonic()
 

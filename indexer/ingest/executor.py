@@ -25,10 +25,10 @@ OnCommit = Callable[[IngestCommit | CommitReport], Awaitable[None]]
 class IngestExecutor(Protocol):
     """`width`: tasks that can be done at once; `heard_at`: the last sign of life from elsewhere, monotonic seconds."""
 
-    width: int
+    parallelism: int
 
     @property
-    def heard_at(self) -> float: ...
+    def last_heartbeat_at(self) -> float: ...
 
     async def ingest(self, segment: ContractRange, final: FinalBlock, tell: OnCommit) -> None:
         """Ingests what coverage lacks of a segment, all of it at or below the `final` block.
@@ -41,8 +41,8 @@ class IngestExecutor(Protocol):
 class InlineExecutor:
     """This process: what it ingests need not be read again to be projected."""
 
-    width = 1
-    heard_at = 0.0  # nobody is elsewhere
+    parallelism = 1
+    last_heartbeat_at = 0.0  # nobody is elsewhere
 
     def __init__(self, pool: Pool, connect: Callable[[], Awaitable[Connection]], stamps: TimeFields) -> None:
         self.pool, self._connect, self._stamps = pool, connect, stamps

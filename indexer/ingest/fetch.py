@@ -84,13 +84,13 @@ async def fetch_final(
     """
     ends = sorted({first, last})
     logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, ends, final)
-    if final.number >= 0 and final.upto(witness) < last:
+    if final.number >= 0 and final.final_up_to(witness) < last:
         raise NotFinalError(f"blocks {first} to {last} do not join the final block {final.number}", reader.name)
     known = {h.number: h for h in headers}
     lacking = sorted({g.block_number for g in logs} - known.keys())
     confirmed, more = await _timed(reader, lacking, logs, stamps, known) if lacking else ({}, [])
     unit = confirm_final_range(first, last, addresses, logs, [*headers, *more], before, confirmed)
-    return replace(unit, final=final.upto(witness))
+    return replace(unit, final=final.final_up_to(witness))
 
 
 async def _timed(
@@ -147,7 +147,9 @@ async def fetch_head(
     numbers = range(first, last + 1)
     for pause in (*_RETRY_PAUSES_S, None):
         logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, numbers, final)
-        unit = replace(confirm_head_range(first, last, addresses, logs, headers, before), final=final.upto(witness))
+        unit = replace(
+            confirm_head_range(first, last, addresses, logs, headers, before), final=final.final_up_to(witness)
+        )
         silent = blocks_with_unmet_bloom(unit)
         if not silent or await _proven_silent(reader, silent, addresses, proven):
             return unit
@@ -189,7 +191,7 @@ async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Se
     """
     watched = {bytes.fromhex(a[2:]) for a in addresses}
     for block in blocks:
-        logged = await reader.logged_by_receipts(block)
+        logged = await reader.addresses_in_receipts(block)
         if logged is None and proven:
             raise InconsistentResponseError(
                 f"no receipts to prove that block {block.number} has no logs of ours", reader.name

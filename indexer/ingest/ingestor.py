@@ -179,6 +179,6 @@ async def fetch_range(
         async def fetched(reader: Reader, part: ContractRange = rest) -> LogBatch:
             return await fetch_batch(reader, part, final, None, stamps, plain=True)
 
-        units.append(await pool.run(fetched))
+        units.append(await pool.with_failover(fetched))
         rest = rest._replace(first=units[-1].last + 1)
     return units

@@ -34,18 +34,18 @@ class WorkerPool:
     more."""
 
     def __init__(self, setup: WorkerConfig, width: int, forked: Sequence[ForkedWorker] = ()) -> None:
-        self.width, self._setup, self._forked = width, setup, list(forked)
+        self.parallelism, self._setup, self._forked = width, setup, list(forked)
         self._idle: asyncio.Queue[Process | ForkedWorker | None] = asyncio.Queue()
         self._all: list[Process | ForkedWorker] = []
         self._sizes: LearnedLimitsByEndpoint = {}
         self._numbers: dict[int, CommitReport] = {}  # the newest report of each process
         self._first_answer = asyncio.Event()
         self._begun = False
-        self.heard_at = 0.0
+        self.last_heartbeat_at = 0.0
 
     async def start(self) -> None:
         """Starts the processes; they get ready by themselves."""
-        for _ in range(self.width):
+        for _ in range(self.parallelism):
             self._idle.put_nowait(await self._spawned())
 
     def traffic(self, own: Pool) -> Traffic:
@@ -93,7 +93,7 @@ class WorkerPool:
             except TimeoutError:
                 log.warning("worker_silent", pid=process.pid, seconds=SILENT_TIMEOUT_S)
                 return None
-            self.heard_at = time.monotonic()
+            self.last_heartbeat_at = time.monotonic()
             match message:
                 case CommitReport():
                     self._sizes, self._numbers[process.pid] = message.sizes, message

@@ -96,7 +96,7 @@ class Worker:
             await close(conn)
             raise
 
-    def learn(self, sizes: LearnedLimitsByEndpoint) -> None:
+    def import_limits(self, sizes: LearnedLimitsByEndpoint) -> None:
         for reader in self.pool.readers:
             if reader.name in sizes:
                 reader.ranges.restore(sizes[reader.name])

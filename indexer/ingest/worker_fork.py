@@ -57,7 +57,7 @@ class ForkedWorker:
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
-    async def end_unused(self) -> None:
+    async def reap_unused(self) -> None:
         """Ends it unless somebody opened it, whose it is then."""
         if not self._opened:
             for end in self.ends:

@@ -72,7 +72,7 @@ async def _serve() -> None:
             if isinstance(message, Task):
                 work = asyncio.create_task(do(message))
             else:
-                worker.learn(message)
+                worker.import_limits(message)
     finally:
         if work is not None:
             await cancel_and_wait(work)

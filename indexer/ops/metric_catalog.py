@@ -17,7 +17,7 @@ class Metric(NamedTuple):
     name: str
     kind: Kind
     labels: tuple[str, ...]
-    says: str
+    help: str
 
     @property
     def exported(self) -> str:
@@ -133,7 +133,7 @@ def markdown() -> str:
     lines = [HEAD]
     for title, section in SECTIONS.items():
         lines += [f"## {title}", "", "| name | kind | labels | says |", "|---|---|---|---|"]
-        lines += [f"| `{t.exported}` | {t.kind} | {', '.join(t.labels)} | {t.says} |" for t in section]
+        lines += [f"| `{t.exported}` | {t.kind} | {', '.join(t.labels)} | {t.help} |" for t in section]
         lines.append("")
     lines += ["## The process", "", "| name | says |", "|---|---|"]
     lines += [f"| `{name}` | {says} |" for name, says in PROCESS.items()]

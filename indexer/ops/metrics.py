@@ -135,7 +135,7 @@ Sample = tuple[tuple[str, ...], float]  # values of the labels, in the catalogue
 def family(name: str, samples: Iterable[Sample]) -> Metric:
     told = CATALOG[name]
     make = CounterMetricFamily if told.kind == "counter" else GaugeMetricFamily
-    made = make(PREFIX + name, told.says, labels=told.labels)
+    made = make(PREFIX + name, told.help, labels=told.labels)
     for labels, value in samples:
         made.add_metric(labels, value)
     return made
@@ -143,7 +143,7 @@ def family(name: str, samples: Iterable[Sample]) -> Metric:
 
 def histogram(name: str, spreads: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
     told = CATALOG[name]
-    made = HistogramMetricFamily(PREFIX + name, told.says, labels=told.labels)
+    made = HistogramMetricFamily(PREFIX + name, told.help, labels=told.labels)
     for labels, spread in spreads:
         made.add_metric(labels, spread.buckets(), spread.total)
     return made
@@ -175,7 +175,7 @@ COUNTS = ("disagreements", "omissions", "limited", "failures", "set_aside")
 
 def endpoint_scores(pool: Pool) -> Iterable[Metric]:
     """Label `endpoint` is its URL without secrets."""
-    scores, now = {reader.name: reader.endpoint.score for reader in pool.readers}, pool.clock()
+    scores, now = {reader.name: reader.endpoint.health for reader in pool.readers}, pool.clock()
     held = {name: s.aside for name, s in scores.items() if s.aside is not None and now < s.aside.until}
     heads = {name: s.head.number for name, s in scores.items() if s.head is not None}
     best = max(heads.values(), default=0)

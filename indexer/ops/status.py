@@ -75,7 +75,7 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
     try:
         async with asyncio.timeout(10):
             await pool.open()
-            heads = await pool.run(lambda reader: reader.heads())
+            heads = await pool.with_failover(lambda reader: reader.heads())
     except (IndexerError, TimeoutError) as error:
         return NO_HEADS | {"endpoint_error": str(error) or "no answer within 10 seconds"}
     finally:
@@ -98,7 +98,7 @@ async def _stored(conn: Connection, deployment: Deployment, standing: IndexState
     )
     return {
         "origin": origin,
-        "ingested": standing.front if standing.front >= origin else None,
+        "ingested": standing.contiguous_end if standing.contiguous_end >= origin else None,
         "projected": checkpoint.number if checkpoint else None,
         "projected_hash": "0x" + checkpoint.hash.hex() if checkpoint else None,
         "lag_blocks": None if lag is None else max(0, lag),

@@ -45,11 +45,11 @@ class Position:
         self.price, self.funding, self.snapshot = price, funding, realized
         self.session += 1
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """It is flat: no average. The snapshot stays: the session's realized PnL is read against it."""
         self.price = self.funding = None
 
-    def forget(self) -> None:
+    def discard_entry(self) -> None:
         """What was known of the session is void."""
         self.price = self.funding = self.snapshot = None
 
@@ -109,9 +109,9 @@ def apply_statement(position: Position | None, x: Stated) -> Position:
     same_side = _sign(base) == _sign(position.base)
     if live != position.base and abs(base - live) <= _slack(position) and (same_side or base == 0):
         if base == 0:
-            position.leave()  # deleveraged to nothing: the session ended, and nothing of it is missing
+            position.close()  # deleveraged to nothing: the session ended, and nothing of it is missing
     elif base != position.base:
-        position.forget()
+        position.discard_entry()
         if base and not same_side:
             position.session += 1
     position.base, position.stated = base, fields
@@ -174,7 +174,7 @@ def _fill(
     if realises:
         variation, funding = _realised(position, min(abs(size), abs(held)), price, closing)
         if abs(size) >= abs(held):
-            position.leave()
+            position.close()
         if abs(size) > abs(held):
             position.open(price, opening, opened)
     elif size and held == 0:
@@ -197,7 +197,7 @@ def _after(position: Position, after: Stated | None, market: Trackers) -> Positi
             position.stated = (None, None, None, side.funding, side.multiplier, side.unwind)
         return position
     if after["base"] != position.base:
-        position.forget()
+        position.discard_entry()
         if _sign(after["base"]) != _sign(position.base):
             position.session += 1
     position.base, position.stated = after["base"], stated_fields(after)
@@ -237,7 +237,7 @@ def _deleverage(position: Position, size: int, after: Stated | None, multiplier:
         live = after["base"] - size
     position.base = live
     if live == 0:
-        position.leave()
+        position.close()
 
 
 def _sign(value: int) -> int:

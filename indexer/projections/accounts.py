@@ -23,9 +23,9 @@ def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     account = event.args["accountId"]
     if event.name == "AccountCreated":
         if ledger.get(SNAPSHOT, (account,)) is None:
-            row = {"account_id": account, "new_owner": event.args["owner"]} | event.position()
+            row = {"account_id": account, "new_owner": event.args["owner"]} | event.origin_columns()
             ledger.put(SNAPSHOT, (account,), row, event)
         return
-    row = {"account_id": account, "new_owner": event.args["newOwner"]} | event.position()
+    row = {"account_id": account, "new_owner": event.args["newOwner"]} | event.origin_columns()
     ledger.append("account_owner_updated_history", {"id": event.id} | row, event)
     ledger.put(SNAPSHOT, (account,), row, event)

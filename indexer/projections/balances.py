@@ -35,7 +35,7 @@ def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
 
 def _shares(ledger: WriteSet, event: Event) -> None:
     account, collateral, delta = event.args["accountId"], event.args["collateral"], event.args["sharesDelta"]
-    entry = {"id": event.id, "account_id": account, "collateral": collateral, "amount": delta} | event.position()
+    entry = {"id": event.id, "account_id": account, "collateral": collateral, "amount": delta} | event.origin_columns()
     ledger.append("account_collateral_balance_entries", entry, event)
     balance = ((ledger.get("account_balances", (account, collateral)) or {}).get("balance") or 0) + delta
     row = {"account_id": account, "collateral": collateral, "balance": balance, "delta": delta}
@@ -47,7 +47,7 @@ def _margin(
 ) -> None:
     # The first row of a log has the log's id, the others -1, -2, ...: several rows share one unique_id.
     id_, sender = f"{event.id}-{n}" if n else event.id, event.args.get("sender")
-    ledger.append_values(_ENTRY, (id_, account, collateral, amount, kind, other, sender, *event.place), event)
+    ledger.append_values(_ENTRY, (id_, account, collateral, amount, kind, other, sender, *event.origin_values), event)
 
 
 def _deposited(ledger: WriteSet, event: Event) -> None:
@@ -86,7 +86,7 @@ def _auto_exchange(ledger: WriteSet, event: Event) -> None:
         "collateral_amount_to_liquidator": sold,
         "quote_amount_to_insurance_fund": fund,
         "quote_amount_to_account": received,
-    } | event.position()
+    } | event.origin_columns()
     ledger.append("auto_exchange", row, event)
     moves = (
         ("auto_exchange_withdrawal", liquidated, liquidator, out, -sold),

@@ -50,7 +50,7 @@ class Event:
     reason: str = ""
     detail: str = ""
     pool: int | None = None
-    _place: Values | None = None
+    _origin: Values | None = None
 
     @property
     def id(self) -> str:
@@ -71,16 +71,16 @@ class Event:
         return _calendar(self.block_time)
 
     @property
-    def place(self) -> Values:
+    def origin_values(self) -> Values:
         """The values of PLACE. Each row of the event has them, and the positions that it moves."""
-        place = self._place
+        place = self._origin
         if place is None:
-            place = self._place = self.transaction_hash, self.time, self.block_number, self.unique_id
+            place = self._origin = self.transaction_hash, self.time, self.block_number, self.unique_id
         return place
 
-    def position(self, *, transaction: bool = True) -> Row:
+    def origin_columns(self, *, transaction: bool = True) -> Row:
         """The columns of PLACE and their values."""
-        row: Row = dict(zip(ORIGIN_COLUMNS, self.place, strict=True))
+        row: Row = dict(zip(ORIGIN_COLUMNS, self.origin_values, strict=True))
         if not transaction:
             del row["transaction_hash"]
         return row
@@ -100,8 +100,8 @@ class Statements(NamedTuple):
     """`of`: (log index of an execution, account) -> the positions stated for it, in log order. `taken`: the log indices
     of all of these."""
 
-    of: Mapping[tuple[int, int], list[Row]]
-    taken: Collection[int]
+    by_execution: Mapping[tuple[int, int], list[Row]]
+    consumed: Collection[int]
 
 
 _NONE: frozenset[int] = frozenset()
@@ -118,14 +118,14 @@ class Transaction:
     which PositionDataUpdated belong to which execution.
     """
 
-    __slots__ = ("_markets", "events", "liquidated_by_bid", "names", "statements", "told_again")
+    __slots__ = ("_markets", "events", "liquidated_by_bid", "names", "statements", "superseded")
 
     def __init__(self, events: list[Event]) -> None:
         self.events = events
         self.names = names = {e.name for e in events}
         self.liquidated_by_bid = _liquidated(events) if "AccountExecutedLiquidationBid" in names else _NONE
-        self.told_again = _superseded(events) if "PassivePerpOrderAndPositionUpdate" in names else _NONE
-        self.statements = _stated(events, self.told_again) if "PositionDataUpdated" in names else _NOTHING_STATED
+        self.superseded = _superseded(events) if "PassivePerpOrderAndPositionUpdate" in names else _NONE
+        self.statements = _stated(events, self.superseded) if "PositionDataUpdated" in names else _NOTHING_STATED
         self._markets = _markets(events) if "MarketDataUpdated" in names else _NO_MARKETS
 
     def market_data(self, market: int, log_index: int) -> Row | None:
@@ -237,7 +237,7 @@ def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int])
     A log without a decoder, or that does not fit it, is an event without a name and with a reason.
     """
     events: list[Event] = []
-    sources = registry.sources
+    sources = registry.by_address
     hash_, transaction = b"", ""
     for block, index, address, transaction_hash, _, topics, data, *_ in logs:
         source = sources.get(address)
@@ -250,7 +250,7 @@ def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int])
             topic0, reason = ("0x" + topics[0].hex(), "unknown topic") if topics else ("", "no topics")
             name, args, detail = None, {}, reason
         else:
-            topic0, name, reason, detail = source.texts[topics[0]], abi.name, "", ""
+            topic0, name, reason, detail = source.topic_texts[topics[0]], abi.name, "", ""
             try:
                 args = abi.decode(topics, data)
             except DecodeMismatchError as mismatch:

@@ -57,7 +57,7 @@ def _trackers(ledger: WriteSet, event: Event) -> None:
         "last_mtm_price": data["lastMTM"]["price"],
         "last_mtm_timestamp": data["lastMTM"]["timestamp"],
         "open_interest": data["openInterest"],
-    } | event.position(transaction=False)
+    } | event.origin_columns(transaction=False)
     for side in ("long", "short"):
         trackers = data[f"{side}Trackers"]
         shared[f"{side}_trackers_funding_value"] = trackers["fundingValue"]
@@ -97,7 +97,7 @@ def _storage(ledger: WriteSet, event: Event) -> None:
             "risk_block_id": market["riskBlockId"],
             "collateral_pool_id": market["collateralPoolId"],
         }
-    row |= {"market_id": market_id} | event.position(transaction=False)
+    row |= {"market_id": market_id} | event.origin_columns(transaction=False)
     ledger.put("market_storage", (market_id,), row, event)
     feature = {"market_id": market_id, "feature": market_feature(market_id)}
     ledger.put("indexer.market_feature", (market_id,), feature, event)

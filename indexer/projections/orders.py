@@ -75,7 +75,7 @@ def keys(event: Event) -> Iterable[StateKey]:
 
 def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
     if event.name == "PassivePerpMatchOrder":
-        if event.log_index not in tx.told_again:
+        if event.log_index not in tx.superseded:
             _write(ledger, tx, event, _match_order(tx, event), {})
     elif event.name == "PassivePerpOrderAndPositionUpdate":
         told = {"after": "positionData", "other_after": "counterpartyPositionData"}
@@ -164,7 +164,7 @@ def _write(ledger: WriteSet, tx: Transaction, event: Event, order: Order, stated
     market, account = event.args["marketId"], event.args["accountId"]
     outcome = _trade(ledger, tx, event, order, stated)
     values = (
-        event.id, market, account, event.created_at, *event.place, order.base, order.price, order.fee,
+        event.id, market, account, event.created_at, *event.origin_values, order.base, order.price, order.fee,
         order.is_match_order, order.liquidation_type, order.protocol_fee, order.referrer_fee, order.referrer,
         outcome.session, *order.own, order.kind, outcome.proven, outcome.realized, outcome.price_variation,
         outcome.funding, outcome.average_entry_price,
@@ -202,5 +202,5 @@ def _rebate(ledger: WriteSet, event: Event, order: Order, owner: str | None) -> 
         "token": ledger.rusd,
         "amount": order.referrer_fee,
         "market_id": event.args["marketId"],
-    } | event.position()
+    } | event.origin_columns()
     ledger.append("rebate_fee_history", row, event)

@@ -61,7 +61,7 @@ def keys_of(market: int, account: int) -> tuple[StateKey]:
 
 
 def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
-    if event.log_index not in tx.statements.taken:
+    if event.log_index not in tx.statements.consumed:
         record_statement(ledger, event, event.args["accountId"], event.args["positionData"])
 
 
@@ -76,7 +76,7 @@ def record_trade(
     before: Stated | None, after: Stated | None,
 ) -> TradeResult:  # fmt: skip
     """One side of an execution. `before`, `after`: what the event itself states of the position."""
-    stated = tx.statements.of
+    stated = tx.statements.by_execution
     pending = stated.get((event.log_index, account)) if stated else None
     if pending:
         before = before if before is not None else _first(pending, size, after)
@@ -172,7 +172,7 @@ def _put(ledger: WriteSet, draft: Draft) -> None:
     event, account, position = draft.event, draft.account, draft.position
     market = event.args["marketId"]
     values = (
-        market, account, position.base, *position.stated, *event.place, position.price, position.funding,
+        market, account, position.base, *position.stated, *event.origin_values, position.price, position.funding,
         position.session, draft.sequence, position.snapshot,
     )  # fmt: skip
     ledger.put_values(ROWS, (market, account), values, event)

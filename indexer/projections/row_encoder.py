@@ -107,7 +107,7 @@ class RowEncoder:
             layout = self._plain[table, columns] = RowLayout.plain(table, columns)
         return layout
 
-    def write(self, layout: RowLayout, values: Sequence[Any]) -> tuple[str, ...] | None:
+    def encode(self, layout: RowLayout, values: Sequence[Any]) -> tuple[str, ...] | None:
         """A line of COPY text for each table of the layout; None when any of the rows does not fit.
 
         Raises KeyError for a column that its table does not have.
@@ -120,7 +120,7 @@ class RowEncoder:
             write = self._writers[layout, classes] = _compiled(self.columns, layout, classes)
         return write(values)
 
-    def misfit(self, table: str, row: Row) -> str | None:
+    def first_misfit(self, table: str, row: Row) -> str | None:
         """The first column, in the table's order, that the row has no fitting value for."""
         return next((c for c, kind in self.columns[table].items() if not _fits(kind, row.get(c))), None)
 

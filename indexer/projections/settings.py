@@ -79,7 +79,7 @@ def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
 
 def _row(ledger: WriteSet, event: Event, known: Row | None) -> Row:
     args = event.args
-    place = event.position(transaction=False)
+    place = event.origin_columns(transaction=False)
     match event.name:
         case "CollateralParentConfigurationUpdated":
             new = args["newConfig"]
@@ -114,10 +114,10 @@ def _row(ledger: WriteSet, event: Event, known: Row | None) -> Row:
             columns = {column: args["newConfig"][name] for column, name in AUTO_EXCHANGE.items()}
             return place | columns | {"collateral_pool_id": args["collateralPoolId"]}
         case "SpotMarketInfoUpdated":
-            return event.position() | _spot_market(args)
+            return event.origin_columns() | _spot_market(args)
         case _:
             pool = {"pool_id": args["poolId"], "quote_token": args["quoteToken"], "account_id": args["accountId"]}
-            return event.position() | pool
+            return event.origin_columns() | pool
 
 
 def _spot_market(args: Row) -> Row:

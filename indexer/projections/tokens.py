@@ -35,7 +35,7 @@ def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
             "share_delta": args["shareDelta"],
             "new_share_balance": args["newShareBalance"],
             "token_delta": args["tokenDelta"],
-        } | event.position()
+        } | event.origin_columns()
         if "token" not in args:
             ledger.append("lp_account_balance_entries", row, event)
             return
@@ -45,5 +45,13 @@ def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
             row["action_metadata_on_behalf_of"] = action["onBehalfOf"]
         ledger.append("lp_unified_account_balance_entries", row, event)
     elif event.erc20:
-        values = (event.id, event.address, args["from"], args["to"], args["value"], event.created_at, *event.place)
+        values = (
+            event.id,
+            event.address,
+            args["from"],
+            args["to"],
+            args["value"],
+            event.created_at,
+            *event.origin_values,
+        )
         ledger.append_values(_TRANSFER, values, event)

@@ -79,7 +79,7 @@ class WriteSet:
 
     def append_values(self, layout: RowLayout, values: Values, event: Event) -> None:
         """The same for a row in each table of a layout: rows of the most frequent events are never made dicts."""
-        lines = self.lines.write(layout, values)
+        lines = self.lines.encode(layout, values)
         if lines is not None:
             for table, line in zip(layout.tables, lines, strict=True):
                 self.appended[table].append((layout, values, line))
@@ -87,7 +87,7 @@ class WriteSet:
             for table in layout.tables:  # each for itself: one that fits is not lost with another
                 self.append(table, layout.row(table, values), event)
         else:
-            self._misfits(layout, values, event)
+            self._report_misfits(layout, values, event)
 
     def put(self, table: str, key: Key, row: Row, event: Event) -> None:
         """Sets a state row. A value that fits no column leaves the previous row and opens an incident."""
@@ -98,9 +98,9 @@ class WriteSet:
         self._put(layout, key, values, values, event)
 
     def _put(self, layout: RowLayout, key: Key, values: Values, kept: StateRow, event: Event) -> None:
-        lines = self.lines.write(layout, values)
+        lines = self.lines.encode(layout, values)
         if lines is None:
-            self._misfits(layout, values, event)
+            self._report_misfits(layout, values, event)
             return
         place = layout.name, key
         previous = self.state[place]
@@ -116,10 +116,10 @@ class WriteSet:
     def incident(self, kind: str, subject: str, detail: str, event: Event) -> None:
         self.incidents.append(Incident(kind, subject, detail, event.block_number))
 
-    def _misfits(self, layout: RowLayout, values: Values, event: Event) -> None:
+    def _report_misfits(self, layout: RowLayout, values: Values, event: Event) -> None:
         """The incident of each row of the layout that does not fit its table."""
         for table, row in zip(layout.tables, layout.rows(values), strict=True):
-            column = self.lines.misfit(table, row)
+            column = self.lines.first_misfit(table, row)
             if column is not None:
                 self.incident(
                     "value_misfit",

@@ -28,7 +28,7 @@ class DependencyGroups:
             parent[key], key = root, parent[key]
         return root
 
-    def link(self, keys: Iterable[StateKey]) -> None:
+    def union(self, keys: Iterable[StateKey]) -> None:
         """One event reads or changes these rows."""
         roots = {self._root(key) for key in keys}
         if not roots:
@@ -43,23 +43,23 @@ class DependencyGroups:
         """The rows of an event that came, went or changed."""
         self._marked.update(keys)
 
-    def roots(self) -> frozenset[StateKey]:
+    def marked_groups(self) -> frozenset[StateKey]:
         """The marked parts, each by one of its rows; to be asked again after more links or marks."""
         return frozenset(self._root(key) for key in self._marked)
 
     def events(self) -> int:
         """How many linked events belong to marked parts."""
-        return sum(self._events.get(root, 0) for root in self.roots())
+        return sum(self._events.get(root, 0) for root in self.marked_groups())
 
     def rows(self) -> list[StateKey]:
         """Every row of the marked parts."""
-        roots = self.roots()
+        roots = self.marked_groups()
         return [key for key in self._parent if self._root(key) in roots]
 
     def tables(self) -> set[str]:
         """The tables that hold marked rows."""
         return {table for table, _ in self._marked}
 
-    def part_of(self, key: StateKey) -> StateKey:
+    def find(self, key: StateKey) -> StateKey:
         """The row that stands for the key's part."""
         return self._root(key)

@@ -39,11 +39,11 @@ class AbsentKeyFilter:
     def __init__(self, empty: frozenset[str] = frozenset()) -> None:
         self._empty, self._written = empty, bytearray(self.SLOTS if empty else 0)
 
-    def of(self, keys: Iterable[StateKey]) -> list[StateKey]:
+    def absent(self, keys: Iterable[StateKey]) -> list[StateKey]:
         empty, written, slots = self._empty, self._written, self.SLOTS
         return [key for key in keys if key[0] in empty and not written[hash(key) % slots]]
 
-    def wrote(self, keys: Iterable[StateKey]) -> None:
+    def mark_written(self, keys: Iterable[StateKey]) -> None:
         written, slots = self._written, self.SLOTS
         for key in keys if self._empty else ():
             written[hash(key) % slots] = 1
@@ -61,7 +61,7 @@ class StateCache:
         self.rows: dict[StateKey, StateRow] = {}
         self._older: dict[StateKey, StateRow] = {}
 
-    def lacking(self, keys: set[StateKey]) -> set[StateKey]:
+    def missing(self, keys: set[StateKey]) -> set[StateKey]:
         """Those of the keys of a step whose rows are not here; all others are in `rows` then."""
         if len(self.rows) > CACHE_ROWS:
             self._older = self.rows
@@ -110,23 +110,25 @@ class ProjectionPipeline:
 
     def __init__(self, writer: Writer, conn: Connection, side: Connection, standing: IndexState, token: int) -> None:
         self.writer, self.conn, self.side, self.standing, self.token = writer, conn, side, standing, token
-        self._carried = StateCache()
+        self._cache = StateCache()
         self._whole: set[str] = set()
-        self._unwritten = AbsentKeyFilter()
+        self._absent = AbsentKeyFilter()
 
     async def run(self, source: BatchSource, committed: Callable[[StepResult], None]) -> None:
         """Projects all that the source has, a transaction a step; tells of each once it is committed.
 
         Raises EpochMoved, LeaseLost; what was told of stays.
         """
-        self._unwritten = AbsentKeyFilter(await empty_tables(self.side))
+        self._absent = AbsentKeyFilter(await empty_tables(self.side))
         step = await self._prepare(source, self.standing.next_block)
         while step is not None:
             chunk, anchor = step.stretch
             # What is prepared beside a commit that then fails is dropped with this stream.
             async with background_task(self._prepare(source, anchor.number + 1)) as following:
-                done = await self.writer.commit(self.conn, self.standing, chunk, anchor, step.output, self.token)
-                self.standing = self.standing.projected(
+                done = await self.writer.commit_prepared(
+                    self.conn, self.standing, chunk, anchor, step.output, self.token
+                )
+                self.standing = self.standing.after_projection(
                     anchor, max(self.standing.floor, anchor.number), self.writer.digest
                 )
                 committed(done)
@@ -138,9 +140,9 @@ class ProjectionPipeline:
             return None
         events, keys = await asyncio.to_thread(self._decode, stretch.chunk)
         await self._load(keys)
-        ledger = self.writer.ledger(self._carried.rows, stretch.anchor.number)
+        ledger = self.writer.ledger(self._cache.rows, stretch.anchor.number)
         output = await project_and_prepare(ledger, events)
-        self._unwritten.wrote(ledger.changed)
+        self._absent.mark_written(ledger.changed)
         return _Step(stretch, output)
 
     def _decode(self, chunk: StoredLogs) -> tuple[list[Event], set[StateKey]]:
@@ -148,11 +150,11 @@ class ProjectionPipeline:
         return events, state_keys(events)
 
     async def _load(self, keys: set[StateKey]) -> None:
-        lacking = self._carried.lacking(keys)
-        absent = self._unwritten.of(lacking)
-        self._carried.rows.update(dict.fromkeys(absent))
+        lacking = self._cache.missing(keys)
+        absent = self._absent.absent(lacking)
+        self._cache.rows.update(dict.fromkeys(absent))
         lacking.difference_update(absent)
         whole = [table for table in WHOLE_TABLES if table not in self._whole]
         if lacking or whole:
-            self._carried.rows.update(await load_state(self.side, lacking, whole))
+            self._cache.rows.update(await load_state(self.side, lacking, whole))
             self._whole.update(whole)

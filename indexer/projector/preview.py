@@ -25,13 +25,13 @@ class ChangePreview:
 
     def __init__(self, conn: Connection, writer: Writer, standing: IndexState, keep: int) -> None:
         self.conn, self.writer, self.standing, self.keep = conn, writer, standing, keep
-        self.exact = not standing.below_images(keep)
+        self.exact = not standing.predates_before_images(keep)
         self.projected = standing.checkpoint is not None and keep <= standing.checkpoint.number
         self._state: dict[StateKey, StateRow] = {}
         self._written: set[StateKey] = set()
         self._appended: defaultdict[str, int] = defaultdict(int)
         self._raw = self._blocks = 0
-        self.gone: dict[str, int] = {}
+        self.rows_removed: dict[str, int] = {}
 
     async def removed(self) -> dict[str, int]:
         """Rows that go or are put back. State rows are counted exactly down to the floor, below it as touched."""

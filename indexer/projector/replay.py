@@ -52,10 +52,10 @@ class ReplayScope:
     blocks: list[int]
     rewrite_from: int
 
-    def holds(self, event: Event) -> bool:
+    def includes(self, event: Event) -> bool:
         """Whether the event is projected again."""
         return event.block_number in self.changed or any(
-            self.touched.part_of(key) in self.roots for key in state_keys((event,))
+            self.touched.find(key) in self.roots for key in state_keys((event,))
         )
 
 
@@ -78,15 +78,15 @@ async def plan_replay(
     async for events in _read(conn, registry, parts, still_ours):
         for event in events:
             keys = state_keys((event,))
-            touched.link(keys)
+            touched.union(keys)
             if event.block_number in changed:
                 touched.mark(keys)
     touched.mark(gone)
     if touched.tables() & set(WHOLE_TABLES) or touched.events() > MAX_REPLAYED:
         return None
-    scope = ReplayScope(touched, touched.roots(), changed, [], rewrite_from)
+    scope = ReplayScope(touched, touched.marked_groups(), changed, [], rewrite_from)
     async for events in _read(conn, registry, parts, still_ours):
-        scope.blocks.extend(sorted({e.block_number for e in events if scope.holds(e) or _writes_whole_table(e)}))
+        scope.blocks.extend(sorted({e.block_number for e in events if scope.includes(e) or _writes_whole_table(e)}))
     return scope
 
 
@@ -135,7 +135,7 @@ async def replay(
     for start in range(0, len(scope.blocks), _READ_BLOCKS):
         chunk = await raw_logs.read_blocks(conn, scope.blocks[start : start + _READ_BLOCKS])
         events = events_of(registry, chunk.logs, chunk.times)
-        wanted = {e.unique_id for e in events if scope.holds(e)}
+        wanted = {e.unique_id for e in events if scope.includes(e)}
         used = [e for e in events if e.unique_id in wanted or _writes_whole_table(e)]
         for key in state_keys(used):
             if key[0] in WHOLE_TABLES:
@@ -159,7 +159,7 @@ def _writes_whole_table(event: Event) -> bool:
 
 def _retain_only(ledger: WriteSet, scope: ReplayScope, wanted: set[int]) -> None:
     """Leaves in the ledger only what the replay is to write."""
-    ledger.changed = {key: line for key, line in ledger.changed.items() if scope.touched.part_of(key) in scope.roots}
+    ledger.changed = {key: line for key, line in ledger.changed.items() if scope.touched.find(key) in scope.roots}
     ledger.before = {at: row for at, row in ledger.before.items() if at[1] in ledger.changed}
     from_id = scope.rewrite_from * 100_000
     for table in ledger.appended:

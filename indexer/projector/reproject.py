@@ -59,14 +59,14 @@ class Reprojection:
                 return await self._rest(standing, token, resumed=True)
             if standing.checkpoint is None:
                 raise RefusedError("nothing was projected yet", "Start `reya-indexer run` or `backfill` first")
-            if (topics or first is not None) and self.writer.projectable(standing):
+            if (topics or first is not None) and self.writer.projection_is_current(standing):
                 scope = await self._scope(standing, first or 0, topics, token)
                 if scope is not None:
-                    rows = await self.writer.restate(self.conn, standing, scope, token)
+                    rows = await self.writer.commit_replay(self.conn, standing, scope, token)
                     events = scope.touched.events()
                     return ReprojectResult(False, False, events, sum(rows.values()), standing.checkpoint.number)
                 log.warning("project_again", reason="too much is touched to be replayed in one transaction")
-            await self.writer.reset(self.conn, standing, token, asked=True)
+            await self.writer.reset_projection(self.conn, standing, token, asked=True)
             return await self._rest(await load_index_state(self.conn, self.addresses), token, resumed=False)
 
     def _topics(self, names: Iterable[str]) -> frozenset[bytes]:
@@ -110,10 +110,10 @@ class Reprojection:
             self._tell(done)
 
         stream = ProjectionPipeline(self.writer, self.conn, self.side, standing, token)
-        await stream.run(DatabaseSource(self.side, min(standing.front, floor)), told)
+        await stream.run(DatabaseSource(self.side, min(standing.contiguous_end, floor)), told)
         standing = await load_index_state(self.conn, self.addresses)
-        while standing.next_block <= standing.front:
-            told(await self.writer.project_stored(self.conn, standing, standing.front, floor, token))
+        while standing.next_block <= standing.contiguous_end:
+            told(await self.writer.project_stored(self.conn, standing, standing.contiguous_end, floor, token))
             standing = await load_index_state(self.conn, self.addresses)
         # One that ends below where it began has less coverage now: there is nothing to go on with.
         await self.conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = NULL")

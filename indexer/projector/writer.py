@@ -65,17 +65,21 @@ class Writer:
         self._lines = RowEncoder(COLUMNS)
         self._rusd = next((c.address for c in deployment.contracts if c.name == "rusd"), None)
 
-    def projectable(self, standing: IndexState) -> bool:
+    def projection_is_current(self, standing: IndexState) -> bool:
         """Whether the public tables were projected with today's contracts and ABIs, from today's origin."""
         made_with = (standing.digest, standing.projected_origin)
         return standing.checkpoint is None or made_with == (self.digest, standing.binding.origin)
 
-    def joins(self, standing: IndexState, unit: LogBatch) -> bool:
+    def extends_projection(self, standing: IndexState, unit: LogBatch) -> bool:
         """Whether a unit continues both coverage of every contract and the projection: one transaction for both."""
         complete = set(unit.addresses) == set(standing.coverage)
-        return complete and self.projectable(standing) and standing.front + 1 == standing.next_block == unit.first
+        return (
+            complete
+            and self.projection_is_current(standing)
+            and standing.contiguous_end + 1 == standing.next_block == unit.first
+        )
 
-    async def ingest(
+    async def commit_batch(
         self, conn: Connection, standing: IndexState, unit: LogBatch, finalized: int, token: int | None
     ) -> StepResult:
         """Stores a confirmed unit; with the lease, projects it too when it joins.
@@ -83,7 +87,7 @@ class Writer:
         Raises HashConflict, EpochMoved, LeaseLost or asyncpg.ExclusionViolationError; then nothing was written.
         """
         await raw_logs.ensure_partitions(conn, unit.first, unit.last)
-        projected = token is not None and self.joins(standing, unit)
+        projected = token is not None and self.extends_projection(standing, unit)
         rows: dict[str, int] = {}
         began = time.monotonic()
         async with conn.transaction():
@@ -120,7 +124,7 @@ class Writer:
             hit("project.before_commit")
         return StepResult("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
 
-    async def commit(
+    async def commit_prepared(
         self, conn: Connection, standing: IndexState, chunk: raw_logs.StoredLogs, anchor: BlockRef,
         output: PreparedRows, token: int
     ) -> StepResult:  # fmt: skip
@@ -134,10 +138,12 @@ class Writer:
             hit("project.before_commit")
         return StepResult("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
 
-    async def reset(self, conn: Connection, standing: IndexState, token: int, *, asked: bool = False) -> None:
+    async def reset_projection(
+        self, conn: Connection, standing: IndexState, token: int, *, asked: bool = False
+    ) -> None:
         """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9). `asked`
         by hand: until it is projected again as far, `reproject` goes on with it instead of beginning anew."""
-        async with self._alone(conn, standing, token):
+        async with self._exclusive(conn, standing, token):
             if asked and standing.checkpoint is not None:
                 await conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = number")
             await self._reset(conn, standing)
@@ -148,7 +154,7 @@ class Writer:
         last = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
         await _log_commit(conn, "reproject", standing.binding.origin, last, 0)
 
-    async def replace(
+    async def apply_reorg(
         self, conn: Connection, standing: IndexState, reorg: Reorg, finalized: int, token: int,
         scope: ReplayScope | None = None,
     ) -> StepResult:  # fmt: skip
@@ -163,7 +169,7 @@ class Writer:
         # What is staged does not change any more: its first chunk is decoded while the server takes the old rows back.
         staged = await raw_logs.read(conn, fork.number + 1, last, MAX_STEP_LOGS, staged=True)
         decoding = asyncio.to_thread(events_of, self.registry, staged.logs, staged.times)
-        async with background_task(decoding) as decoded, self._alone(conn, standing, token, new_epoch=True):
+        async with background_task(decoding) as decoded, self._exclusive(conn, standing, token, new_epoch=True):
             number = await reorg_journal.reserve_id(conn)
             removed = await self._restore(conn, standing, fork, number, scope)
             hit("replace.undone")
@@ -172,14 +178,14 @@ class Writer:
                 await provenance.record_served(conn, ServedRange(fork.number + 1, last, reorg.endpoint), contracts)
                 logs = await staging.promote(conn, fork.number + 1, last)
             hit("replace.moved")
-            after, rows = standing.cut(fork), {}
+            after, rows = standing.after_rollback(fork), {}
 
             async def take_rows_back() -> None:
                 removed.update(await rollback.remove_rows_above(conn, fork.number, number))
                 await _log_commit(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
                 hit("replace.taken_back")
 
-            if scope is None and standing.below_images(fork.number):
+            if scope is None and standing.predates_before_images(fork.number):
                 await take_rows_back()
                 await self._reset(conn, after)
             else:
@@ -197,13 +203,13 @@ class Writer:
         """Everything but append rows as it was at the fork point; counts of what was removed or restored."""
         await raw_logs.upsert_block_ref(conn, fork)
         counts: dict[str, int] = {}
-        if not standing.below_images(fork.number):
+        if not standing.predates_before_images(fork.number):
             counts = await rollback.restore_state(conn, fork.number)
         elif scope is not None:
             counts = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
         return counts | await rollback.remove_chain_above(conn, fork.number, number)
 
-    async def heal(
+    async def apply_heal(
         self, conn: Connection, standing: IndexState, healing: Reorg, scope: ReplayScope | None, token: int,
         blames: Sequence[EndpointFault] = (),
     ) -> StepResult:  # fmt: skip
@@ -215,12 +221,12 @@ class Writer:
         """
         started = time.monotonic()
         first, last = healing.fork.number + 1, healing.new_tip.number
-        async with self._alone(conn, standing, token, new_epoch=True):
+        async with self._exclusive(conn, standing, token, new_epoch=True):
             number = await reorg_journal.reserve_id(conn)
             changed = await staging.changed_blocks(conn, first, last, healing.addresses)
             removed = await rollback.remove_blocks(conn, changed, healing.addresses, number)
             logs = await staging.promote_blocks(conn, changed)
-            await self._disown(conn, healing, changed)
+            await self._reassign_provenance(conn, healing, changed)
             await provenance.record_faults(conn, blames, number)
             hit("heal.moved")
             rows: dict[str, int] = {}
@@ -237,7 +243,7 @@ class Writer:
         hit("heal.committed")
         return StepResult("heal", first, last, logs, rows, bool(rows), time.monotonic() - started)
 
-    async def _disown(self, conn: Connection, healing: Reorg, changed: Sequence[int]) -> None:
+    async def _reassign_provenance(self, conn: Connection, healing: Reorg, changed: Sequence[int]) -> None:
         """The changed blocks are another endpoint's now, and what was attested of them is void."""
         spans = merge_ranges(BlockRange(number, number) for number in changed)
         contracts = sorted((await coverage.contract_ids(conn, healing.addresses)).values())
@@ -247,9 +253,11 @@ class Writer:
                 conn, ServedRange(span.first, span.last, healing.endpoint), contracts, merge=False
             )
 
-    async def restate(self, conn: Connection, standing: IndexState, scope: ReplayScope, token: int) -> dict[str, int]:
+    async def commit_replay(
+        self, conn: Connection, standing: IndexState, scope: ReplayScope, token: int
+    ) -> dict[str, int]:
         """Replays a scope; from then on the tables count from today's origin. Rows written by table."""
-        async with self._alone(conn, standing, token, new_epoch=True):
+        async with self._exclusive(conn, standing, token, new_epoch=True):
             rows = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
             await conn.execute("UPDATE indexer.checkpoint SET origin = $1", standing.binding.origin)
             await _log_commit(conn, "heal", standing.binding.origin, standing.next_block - 1, sum(rows.values()))
@@ -257,7 +265,7 @@ class Writer:
         return rows
 
     @contextlib.asynccontextmanager
-    async def _alone(
+    async def _exclusive(
         self, conn: Connection, standing: IndexState, token: int, *, new_epoch: bool = False
     ) -> AsyncIterator[None]:
         """A transaction of the projector with nobody else ingesting; longer than others may last."""
@@ -283,9 +291,9 @@ class Writer:
         point; new rows by table. `decoded` are the events of the first chunk."""
         total: Counter[str] = Counter()
         complete = set(reorg.addresses) == set(standing.coverage)
-        joins = complete and standing.front + 1 == standing.next_block == reorg.fork.number + 1
+        joins = complete and standing.contiguous_end + 1 == standing.next_block == reorg.fork.number + 1
         meanwhile: Callable[[], Awaitable[None]] | None = take_rows_back
-        while joins and self.projectable(standing) and standing.next_block <= reorg.new_tip.number:
+        while joins and self.projection_is_current(standing) and standing.next_block <= reorg.new_tip.number:
             if meanwhile:
                 events = await decoded
             else:
@@ -294,7 +302,7 @@ class Writer:
             anchor = await stored_block_ref(conn, chunk.last)
             total.update(await self._project(conn, standing, chunk.first, anchor, events, finalized, meanwhile))
             floor = await _floor(conn, standing.floor, finalized, anchor.number)
-            standing, meanwhile = standing.projected(anchor, floor, self.digest), None
+            standing, meanwhile = standing.after_projection(anchor, floor, self.digest), None
         if meanwhile:
             await meanwhile()
         return dict(total)

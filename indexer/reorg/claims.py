@@ -31,7 +31,7 @@ async def claim(reader: Reader, conn: Connection, standing: IndexState, final: F
         found = await _claim(reader, conn, standing)
     except RpcError as error:
         return ForkClaim(reader.name, ClaimKind.UNCLEAR, detail=error.message)
-    if found.finding is ClaimKind.DEEP and found.head is not None and final.hash and found.head.number < final.number:
+    if found.kind is ClaimKind.DEEP and found.head is not None and final.hash and found.head.number < final.number:
         detail = f"{reader.name} is on another branch at block {found.head.number}, below what is final"
         return replace(found, behind=True, detail=detail)
     return found
@@ -72,7 +72,7 @@ async def final_upto(reader: Reader, block: BlockRef, final: FinalBlock) -> int 
     found, *witness = await reader.found([block.number, *final.witness])
     if found is None:
         raise MissingBlockError(f"block {block.number} is missing", reader.name)
-    return final.upto(next(iter(witness), None)) if found.hash == block.hash else None
+    return final.final_up_to(next(iter(witness), None)) if found.hash == block.hash else None
 
 
 async def confirm_stored(pool: Pool, conn: Connection, standing: IndexState, finalized: int, final: FinalBlock) -> None:
@@ -90,7 +90,7 @@ async def confirm_stored(pool: Pool, conn: Connection, standing: IndexState, fin
             raise NotFinalError(f"block {highest.number} does not join the final block {final.number}", reader.name)
         return upto is not None
 
-    if not await pool.run(ask):
+    if not await pool.with_failover(ask):
         raise StoredHashMismatchError(highest.number)
 
 
@@ -131,8 +131,8 @@ async def collect_claims(
         return await claim(reader, conn, standing, final)
 
     if not everyone:
-        return (await pool.run(ask),)
-    answers = await pool.each(ask)
+        return (await pool.with_failover(ask),)
+    answers = await pool.ask_all(ask)
     return tuple(
         ForkClaim("", ClaimKind.UNCLEAR, detail=a.message) if isinstance(a, IndexerError) else a for a in answers
     )

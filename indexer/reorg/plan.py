@@ -32,7 +32,7 @@ class EndpointReport:
     fork: BlockRef | None
     error: str = ""
 
-    def shown(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "endpoint": self.endpoint,
@@ -52,7 +52,7 @@ class Plan:
     tip: BlockRef
     upto: int
     endpoint: str
-    sayings: tuple[EndpointReport, ...]
+    reports: tuple[EndpointReport, ...]
 
     @property
     def empty(self) -> bool:
@@ -68,7 +68,7 @@ async def collect_reports(pool: Pool, conn: Connection, standing: IndexState) ->
         head = BlockRef(latest.number, latest.hash, latest.timestamp)
         return EndpointReport(reader.name, head, await _fork_point(reader, conn, standing, head))
 
-    answers = await pool.each(ask)
+    answers = await pool.ask_all(ask)
     return tuple(
         EndpointReport(reader.name, None, None, answer.message) if isinstance(answer, IndexerError) else answer
         for reader, answer in zip(pool.ordered(), answers, strict=True)
@@ -141,7 +141,7 @@ async def _kept(pool: Pool, standing: IndexState, chosen: EndpointReport, number
             f"--to-block {number} is below the origin {standing.binding.origin}: nothing would be kept",
             "Index into a new database instead",
         )
-    (header,) = await pool.run(lambda reader: reader.headers([number]), prefer=chosen.endpoint)
+    (header,) = await pool.with_failover(lambda reader: reader.headers([number]), prefer=chosen.endpoint)
     return BlockRef(header.number, header.hash, header.timestamp)
 
 

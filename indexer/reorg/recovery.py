@@ -50,7 +50,7 @@ class Recovery:
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self.holder = holder_name("reorg recovery")
 
-    async def standing(self) -> IndexState:
+    async def state(self) -> IndexState:
         """Raises Refused when nothing is stored."""
         standing = await load_index_state(self.conn, self.addresses) if await binding(self.conn) is not None else None
         if standing is None or standing.tip is None:
@@ -59,21 +59,21 @@ class Recovery:
 
     async def plan(self, to_block: int | None) -> Plan:
         """Raises Impossible, Refused, RpcError."""
-        return await make_plan(self.deployment, self.pool, self.conn, await self.standing(), to_block)
+        return await make_plan(self.deployment, self.pool, self.conn, await self.state(), to_block)
 
-    async def tables(self, made: Plan) -> tuple[dict[str, dict[str, int]], bool]:
+    async def count_changes(self, made: Plan) -> tuple[dict[str, dict[str, int]], bool]:
         """By table: rows removed (or put back), rows inserted and the difference; and whether the counts are exact.
 
         Reads the whole replacement. Raises Impossible when no endpoint serves it.
         """
         if made.empty:
             return {}, True
-        standing = await self.standing()
+        standing = await self.state()
 
         async def forecast(reader: Reader) -> ChangePreview:
             fresh = ChangePreview(self.conn, self.writer, standing, made.keep.number)
-            fresh.gone = await fresh.removed()
-            addresses = standing.covered_above(made.keep.number)
+            fresh.rows_removed = await fresh.removed()
+            addresses = standing.contracts_covered_above(made.keep.number)
             await read_replacement(reader, made.keep, made.upto, addresses, fresh.add)
             return fresh
 
@@ -91,7 +91,7 @@ class Recovery:
 
     async def _served(self, work: Any, made: Plan) -> Any:
         try:
-            return await self.pool.run(work, prefer=made.endpoint)
+            return await self.pool.with_failover(work, prefer=made.endpoint)
         except RpcError as error:
             raise ReplacementUnavailableError(
                 f"no endpoint serves blocks {made.keep.number + 1} to {made.upto}: {error.message}",
@@ -107,18 +107,18 @@ class Recovery:
             made = await self.check(to_block, confirmed)
             if made.empty:
                 return made, None
-            standing, final = await self.standing(), await self._final()
+            standing, final = await self.state(), await self._final()
             reorg = await self._stage(standing, made, token)
-            scope = await self._scope_above(standing, reorg, token)
+            scope = await self._replay_scope_above(standing, reorg, token)
             upto = await self._final_upto(reorg.new_tip, final, reorg.endpoint)
-            done = await self.writer.replace(self.conn, standing, reorg, upto, token, scope)
+            done = await self.writer.apply_reorg(self.conn, standing, reorg, upto, token, scope)
             await self._project(final, token)
             return made, done
 
     async def check(self, to_block: int | None, confirmed: str) -> Plan:
         """The plan as it is now, when the hash confirms it or its state with fewer blocks. Raises Refused."""
         made = await self.plan(to_block)
-        if not await still_holds(self.deployment, self.conn, await self.standing(), made.keep, confirmed):
+        if not await still_holds(self.deployment, self.conn, await self.state(), made.keep, confirmed):
             raise RefusedError(
                 f"{confirmed} is not the hash of the plan to keep block {made.keep.number} now",
                 "Nothing was changed. The chain, the database or the flags differ: run `reya-indexer reorg plan` again",
@@ -127,7 +127,7 @@ class Recovery:
 
     async def look(self) -> FinalityStatus:
         """What is final, by a look at the head. Raises RpcError."""
-        return self.finality.observe(await self.pool.run(lambda reader: reader.heads()))
+        return self.finality.observe(await self.pool.with_failover(lambda reader: reader.heads()))
 
     async def _final(self) -> FinalBlock:
         if self._looks:
@@ -138,7 +138,7 @@ class Recovery:
         """Up to which block the chain that ends on `end` is final; -1 where no endpoint shows it: nothing becomes final
         then."""
         try:
-            upto = await self.pool.run(lambda reader: final_upto(reader, end, final), prefer=prefer)
+            upto = await self.pool.with_failover(lambda reader: final_upto(reader, end, final), prefer=prefer)
         except RpcError:
             return -1
         return -1 if upto is None else upto
@@ -153,10 +153,10 @@ class Recovery:
         reorg: Reorg = await self._served(stage, made)
         return reorg
 
-    async def _scope_above(self, standing: IndexState, reorg: Reorg, token: int) -> ReplayScope | None:
+    async def _replay_scope_above(self, standing: IndexState, reorg: Reorg, token: int) -> ReplayScope | None:
         """What to replay to have the state at the fork point, where no before-images are."""
         fork = reorg.fork.number
-        if not standing.below_images(fork) or not self.writer.projectable(standing):
+        if not standing.predates_before_images(fork) or not self.writer.projection_is_current(standing):
             return None
         gone: set[Any] = set()
         first, last = fork + 1, standing.next_block - 1
@@ -177,13 +177,19 @@ class Recovery:
 
     async def _project(self, final: FinalBlock, token: int) -> None:
         """What a heal of everything left to project."""
-        standing, finalized = await self.standing(), -1
-        if self.writer.projectable(standing) and standing.next_block <= standing.front:
-            finalized = await self._final_upto(await stored_block_ref(self.conn, standing.front), final)
-        while self.writer.projectable(standing) and standing.next_block <= standing.front:
-            done = await self.writer.project_stored(self.conn, standing, standing.front, finalized, token)
-            log.info("projected", first=done.first, last=done.last, front=standing.front, rows=sum(done.rows.values()))
-            standing = await self.standing()
+        standing, finalized = await self.state(), -1
+        if self.writer.projection_is_current(standing) and standing.next_block <= standing.contiguous_end:
+            finalized = await self._final_upto(await stored_block_ref(self.conn, standing.contiguous_end), final)
+        while self.writer.projection_is_current(standing) and standing.next_block <= standing.contiguous_end:
+            done = await self.writer.project_stored(self.conn, standing, standing.contiguous_end, finalized, token)
+            log.info(
+                "projected",
+                first=done.first,
+                last=done.last,
+                front=standing.contiguous_end,
+                rows=sum(done.rows.values()),
+            )
+            standing = await self.state()
 
     async def heal(
         self, segment: ContractRange, cause: str, unit: LogBatch | None = None, blames: Sequence[EndpointFault] = ()
@@ -194,13 +200,13 @@ class Recovery:
         `blames` are stored with the heal.
         """
         async with exclusive_lease(self.conn, self.holder) as token:
-            standing, final = await self.standing(), await self._final()
+            standing, final = await self.state(), await self._final()
             if unit is None:
                 healing = await self._stage_range(segment, cause, token)
             else:
                 healing = await self._stage_unit(unit, cause, token)
-            scope = await self._scope_within(standing, segment, token)
-            done = await self.writer.heal(self.conn, standing, healing, scope, token, blames)
+            scope = await self._replay_scope_within(standing, segment, token)
+            done = await self.writer.apply_heal(self.conn, standing, healing, scope, token, blames)
             await self._project(final, token)
             return done
 
@@ -229,17 +235,19 @@ class Recovery:
             return Reorg(fork, tip._replace(hash=old or tip.hash), tip, segment.addresses, reader.name, cause)
 
         try:
-            return await self.pool.run(stage)
+            return await self.pool.with_failover(stage)
         except RpcError as error:
             raise ReplacementUnavailableError(
                 f"no endpoint serves blocks {segment.first} to {segment.last}: {error.message}",
                 "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
             ) from error
 
-    async def _scope_within(self, standing: IndexState, segment: ContractRange, token: int) -> ReplayScope | None:
+    async def _replay_scope_within(
+        self, standing: IndexState, segment: ContractRange, token: int
+    ) -> ReplayScope | None:
         numbers = await staging.changed_blocks(self.conn, segment.first, segment.last, segment.addresses)
         projected = standing.next_block - 1
-        if not self.writer.projectable(standing):
+        if not self.writer.projection_is_current(standing):
             return None
         changed = frozenset(n for n in numbers if n <= projected)
         if not changed:

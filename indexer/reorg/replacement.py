@@ -62,8 +62,8 @@ async def stage_replacement(
 
     async def from_one(reader: Reader) -> tuple[Reorg, int]:
         said = found if reader.name == found.endpoint else await claim(reader, conn, standing)
-        if said.finding is not ClaimKind.FORK or said.fork is None or said.head is None:
-            raise InconsistentResponseError(said.detail or f"serves no such fork ({said.finding.value})", reader.name)
+        if said.kind is not ClaimKind.FORK or said.fork is None or said.head is None:
+            raise InconsistentResponseError(said.detail or f"serves no such fork ({said.kind.value})", reader.name)
         last = min(said.head.number, max(tip.number, said.fork.number + 1))
         reorg = await stage_replacement_from(reader, conn, standing, said.fork, last, cause, token)
         if await staging.first_block_unchanged(conn, said.fork.number + 1):
@@ -79,7 +79,7 @@ async def stage_replacement(
             )
         return reorg, upto
 
-    return await pool.run(from_one, prefer=found.endpoint)
+    return await pool.with_failover(from_one, prefer=found.endpoint)
 
 
 async def stage_replacement_from(
@@ -87,7 +87,7 @@ async def stage_replacement_from(
 ) -> Reorg:  # fmt: skip
     """Blocks fork + 1 .. last of one endpoint, staged, for the contracts that are covered above the fork point."""
     assert standing.tip is not None
-    addresses = standing.covered_above(fork.number)
+    addresses = standing.contracts_covered_above(fork.number)
     await staging.clear(conn, token)
     keep = functools.partial(staging.add, conn, token=token)
     new_tip = await read_replacement(reader, fork, last, addresses, keep)

@@ -97,13 +97,13 @@ class AdaptiveRange:
             self._met_trouble(blocks)
             self.size, self._rose = max(1, blocks // 2), None
 
-    def weighed(self, blocks: int, size: int) -> None:
+    def observe_size(self, blocks: int, size: int) -> None:
         """The answer for `blocks` had `size` bytes, the headers in it included."""
         self.proven = max(self.proven, blocks)
         self._weight = (size, max(1, blocks))
         # Small answers are mostly headers, which are as heavy whatever the number of blocks.
         if 4 * size >= self.target_bytes and size * self.size > 3 * self.target_bytes * max(1, blocks) // 2:
-            self._move(min(self.size, self._light()))
+            self._move(min(self.size, self._blocks_for_target_bytes()))
 
     def served(self, blocks: int, logs: int) -> None:
         """The endpoint served `blocks` with `logs`."""
@@ -113,13 +113,15 @@ class AdaptiveRange:
         if expected > self.target * 3 // 2 and 4 * logs >= self.target:
             self._move(max(1, self._damped(self.target * blocks // logs, rising=False)))
         elif 10 * expected < 7 * self.target and self.size < self.ceiling:
-            goal = min(self.target * blocks // logs if logs else self.ceiling, REACH * blocks, self._light())
+            goal = min(
+                self.target * blocks // logs if logs else self.ceiling, REACH * blocks, self._blocks_for_target_bytes()
+            )
             if goal > self.size:
                 self._grow(min(self.ceiling, self._damped(goal, rising=True)), whole=blocks >= self.size)
         else:
             self._rose = None
 
-    def _light(self) -> int:
+    def _blocks_for_target_bytes(self) -> int:
         """Blocks whose answer would have the bytes aimed at."""
         size, blocks = self._weight
         return max(1, self.target_bytes * blocks // size) if REACH * size > self.target_bytes else self.ceiling
@@ -159,7 +161,7 @@ class AdaptiveBatch:
     def __init__(self, ceiling: int) -> None:
         self.ceiling = max(1, ceiling)
         self.size = self.ceiling
-        self._patience, self._answers = ANSWERS_BEFORE_GROWTH, 0
+        self._answers_wanted, self._answers = ANSWERS_BEFORE_GROWTH, 0
 
     def learn(self, ceiling: int) -> None:
         """A limit that is known: from a message, or from another process."""
@@ -177,7 +179,7 @@ class AdaptiveBatch:
                 self.learn(allowed)
             else:
                 self.size = min(self.size, allowed)
-                self._patience, self._answers = 2 * self._patience, 0
+                self._answers_wanted, self._answers = 2 * self._answers_wanted, 0
 
     def failed(self, calls: int) -> None:
         """A batch of `calls` was not answered, perhaps because it was too long."""
@@ -188,5 +190,5 @@ class AdaptiveBatch:
         """As many calls as `size`, or fewer, were answered in one request."""
         if self.size < self.ceiling and calls >= self.size:
             self._answers += 1
-            if self._answers >= self._patience:
+            if self._answers >= self._answers_wanted:
                 self.size, self._answers = min(self.ceiling, self.size + max(1, self.ceiling // 10)), 0

@@ -76,7 +76,7 @@ class HeadFeed:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    def saw_head(self, number: int) -> None:
+    def observe_polled_head(self, number: int) -> None:
         """Tells what polling saw, so that a mute socket is noticed."""
         if number > self._head:
             self._head, self._moved_at = number, self.clock()
@@ -92,7 +92,7 @@ class HeadFeed:
             self._mute = None
         return self._mute[0] if self._mute else ""
 
-    async def watch(self) -> None:
+    async def check_mute(self) -> None:
         """Closes a socket that is mute though the head moves: the next one is opened then."""
         now = self.clock()
         if not self._connected or self._unannounced is None or now - self._unannounced <= self.mute_after:
@@ -100,7 +100,7 @@ class HeadFeed:
         name, socket = self._connected, self._socket
         self._unannounced, self._mute = None, (name, now)
         why = f"no head announced for {self.mute_after:g} s while it moved"
-        self.scores[name].put_aside(now, "mute", why, MUTE_AFTER_S)
+        self.scores[name].set_aside(now, "mute", why, MUTE_AFTER_S)
         log.warning("websocket_mute", endpoint=name, seconds=self.mute_after)
         if socket is not None:
             with contextlib.suppress(Exception):
@@ -142,7 +142,7 @@ class HeadFeed:
                 self._connected, self._socket, self._unannounced = "", None, None
                 score, now = self.scores[name], self.clock()
                 score.failed(now, reason)
-                score.put_aside(now, "failing", reason, FAILING_S + pause)
+                score.set_aside(now, "failing", reason, FAILING_S + pause)
                 log.info("websocket_lost", endpoint=name, error=reason)
                 if self._spoke_at is not None:
                     pause = RECONNECT_PAUSE_S
@@ -178,5 +178,5 @@ class HeadFeed:
             self._spoke_at = now = self.clock()
             self._unannounced = self._mute = None
             self.scores[name].answered(now, 0.0)
-            self.scores[name].well_again(now, "failing", "mute")
+            self.scores[name].clear_set_aside(now, "failing", "mute")
             self._woken.set()

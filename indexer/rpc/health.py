@@ -57,7 +57,7 @@ class EndpointHealth:
     _weighed_at: float = 0.0
     _streak: int = 0
     counts: Counter[str] = field(default_factory=Counter)  # of COUNTS
-    _told: Counter[str] = field(default_factory=Counter)
+    _saved: Counter[str] = field(default_factory=Counter)
 
     def answered(self, now: float, seconds: float) -> None:
         self._weigh(now)
@@ -86,7 +86,7 @@ class EndpointHealth:
             faded = 0.5 ** ((now - self._weighed_at) / HALF_LIFE_S)
             self._good, self._bad, self._weighed_at = self._good * faded, self._bad * faded, now
 
-    def saw(self, head: Header, now: float, best: Header | None) -> bool:
+    def observe_head(self, head: Header, now: float, best: Header | None) -> bool:
         """A head of this endpoint, beside the `best` that others showed lately. Whether it lags."""
         self.head, self.head_at = head, now
         if best is None:
@@ -95,7 +95,7 @@ class EndpointHealth:
         self.lag = max(0, best.number - head.number)
         return self.lag >= LAG_BLOCKS and best.timestamp - head.timestamp >= LAG_SECONDS
 
-    def put_aside(
+    def set_aside(
         self, now: float, reason: Reason, detail: str, seconds: float | None = None, purpose: str | None = None
     ) -> SetAside | None:  # fmt: skip
         """None when it is set aside already, for as much. Without `seconds` each time in a row lasts twice as long."""
@@ -111,11 +111,11 @@ class EndpointHealth:
             self.counts["set_aside"] += 1
         return self.aside
 
-    def recalled(self, now: float, reason: Reason, detail: str, seconds: float) -> None:
+    def restore(self, now: float, reason: Reason, detail: str, seconds: float) -> None:
         """Set aside by an earlier process, which counted it."""
         self.aside = SetAside(reason, detail, now + min(seconds, MAX_SET_ASIDE_S))
 
-    def well_again(self, now: float, *reasons: Reason) -> bool:
+    def clear_set_aside(self, now: float, *reasons: Reason) -> bool:
         """Ends being set aside for one of the reasons; whether it was."""
         if self.aside and self.aside.reason in reasons and now < self.aside.until:
             self.aside = None
@@ -132,10 +132,10 @@ class EndpointHealth:
             return self.aside.reason
         return "well" if self.counts["requests"] > self.counts["failures"] + self.counts["limited"] else "unknown"
 
-    def news(self) -> Counter[str]:
+    def pending_counts(self) -> Counter[str]:
         """Counts since the last call of `told`."""
-        return Counter({name: n - self._told[name] for name, n in self.counts.items() if n > self._told[name]})
+        return Counter({name: n - self._saved[name] for name, n in self.counts.items() if n > self._saved[name]})
 
-    def told(self, news: Counter[str]) -> None:
+    def mark_saved(self, news: Counter[str]) -> None:
         """These are in the database now."""
-        self._told.update(news)
+        self._saved.update(news)

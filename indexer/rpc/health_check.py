@@ -25,23 +25,23 @@ class Probe(NamedTuple):
     reader: Reader
     chain_id: int
     head: Header
-    kept: Header | None
+    has_final_ref: Header | None
 
 
 class HealthChecker:
     """`anchor`: a final block as it is stored, None while there is none."""
 
     def __init__(self, pool: Pool, anchor: Callable[[], BlockRef | None]) -> None:
-        self.pool, self._anchor = pool, anchor
+        self.pool, self._final_ref = pool, anchor
 
-    async def turn(self) -> None:
+    async def check_all(self) -> None:
         """One round over all endpoints. Never raises an endpoint's error."""
-        anchor = self._anchor()
+        anchor = self._final_ref()
         with request_purpose("probe"):
             found = await asyncio.gather(*(self._probe(reader, anchor) for reader in self.pool.readers))
-        ours = [probe for probe in found if probe is not None and self._ours(probe)]
+        ours = [probe for probe in found if probe is not None and self._serves_our_chain(probe)]
         for probe in (*ours, *ours):  # twice: each beside what all the others showed
-            self.pool.saw(probe.reader.name, probe.head)
+            self.pool.observe_head(probe.reader.name, probe.head)
         if anchor is not None:
             self._compare(anchor, [p for p in ours if p.head.number >= anchor.number])
 
@@ -52,8 +52,8 @@ class HealthChecker:
             self.pool.failed(reader, error)
             return None
 
-    def _ours(self, probe: Probe) -> bool:
-        self.pool.found_chain(probe.reader, probe.chain_id)
+    def _serves_our_chain(self, probe: Probe) -> bool:
+        self.pool.record_chain_id(probe.reader, probe.chain_id)
         if probe.chain_id != self.pool.chain_id:
             told = f"serves chain {probe.chain_id}, the deployment is chain {self.pool.chain_id}"
             self.pool.set_aside(probe.reader.name, told, "wrong chain")
@@ -62,13 +62,13 @@ class HealthChecker:
     def _compare(self, anchor: BlockRef, probes: list[Probe]) -> None:
         """Who denies a stored final block is set aside while another confirms it. When all deny it, the follower must
         judge: that may be a reorg below finalized, and it asks every endpoint itself."""
-        confirmed = any(p.kept is not None and p.kept.hash == anchor.hash for p in probes)
+        confirmed = any(p.has_final_ref is not None and p.has_final_ref.hash == anchor.hash for p in probes)
         for probe in probes:
             name = probe.reader.name
-            if probe.kept is None:
+            if probe.has_final_ref is None:
                 told = f"does not serve block {anchor.number}, {probe.head.number - anchor.number} below its head"
                 self.pool.set_aside(name, told, "pruned")
-            elif probe.kept.hash == anchor.hash:
+            elif probe.has_final_ref.hash == anchor.hash:
                 continue
             elif confirmed:
                 told = f"its block {anchor.number} is not the final one that is stored and that another endpoint serves"

@@ -124,25 +124,25 @@ class Pool:
         """Raises WrongChain and RpcError."""
         self._checked.pop(reader, None)
         found = await reader.chain_id()
-        self.found_chain(reader, found)
+        self.record_chain_id(reader, found)
         if found != self.chain_id:
             raise WrongChainError(
                 f"{reader.name} serves chain {found}, the deployment is chain {self.chain_id}",
                 "Give an endpoint of that chain, or another --chain",
             )
 
-    def found_chain(self, reader: Reader, found: int) -> None:
+    def record_chain_id(self, reader: Reader, found: int) -> None:
         """What an endpoint said its chain id is, just now."""
-        reader.endpoint.score.chain_id = found
+        reader.endpoint.health.chain_id = found
         if found == self.chain_id:
             self._checked[reader] = _Check(self.clock(), reader.endpoint.connections)
-            self.well_again(reader.name, "wrong chain")
+            self.clear_set_aside(reader.name, "wrong chain")
         else:
             self._checked.pop(reader, None)
 
     def aside(self, name: str) -> float:
         """For how many seconds more the endpoint is asked last; 0 when it is not."""
-        held = self._by_name[name].endpoint.score.aside
+        held = self._by_name[name].endpoint.health.aside
         return max(0.0, held.until - self.clock()) if held else 0.0
 
     async def ensure_checked(self, reader: Reader) -> None:
@@ -158,7 +158,7 @@ class Pool:
             except WrongChainError as error:
                 self.set_aside(reader.name, error.message, "wrong chain")
                 raise TransientRpcError(
-                    f"serves chain {reader.endpoint.score.chain_id}, not {self.chain_id}", reader.name
+                    f"serves chain {reader.endpoint.health.chain_id}, not {self.chain_id}", reader.name
                 ) from error
 
     def _is_checked(self, reader: Reader) -> bool:
@@ -180,47 +180,47 @@ class Pool:
 
         `purpose`: only for that one. Omissions and contradictions count in its score.
         """
-        score = self._by_name[name].endpoint.score
+        score = self._by_name[name].endpoint.health
         if reason in _BLAMED:
             score.counts[_BLAMED[reason]] += 1
-        put = score.put_aside(self.clock(), reason, detail, seconds, purpose)
+        put = score.set_aside(self.clock(), reason, detail, seconds, purpose)
         if put and reason != "failing":
             log.warning(
                 "endpoint_set_aside", endpoint=name, why=reason, reason=detail, seconds=round(put.until - self.clock())
             )
 
-    def recall(self, name: str, reason: Reason, detail: str, seconds: float) -> None:
+    def restore_set_aside(self, name: str, reason: Reason, detail: str, seconds: float) -> None:
         """What an earlier process set aside, if it is one of these endpoints, for the seconds that are left."""
         if name in self._by_name:
-            self._by_name[name].endpoint.score.recalled(self.clock(), reason, detail, seconds)
+            self._by_name[name].endpoint.health.restore(self.clock(), reason, detail, seconds)
             log.warning("endpoint_still_aside", endpoint=name, why=reason, reason=detail, seconds=round(seconds))
 
-    def well_again(self, name: str, *reasons: Reason) -> None:
+    def clear_set_aside(self, name: str, *reasons: Reason) -> None:
         """Ends it early, where the reason is seen to be gone."""
-        if self._by_name[name].endpoint.score.well_again(self.clock(), *reasons):
+        if self._by_name[name].endpoint.health.clear_set_aside(self.clock(), *reasons):
             log.info("endpoint_well_again", endpoint=name, was=reasons)
 
-    def saw(self, name: str, head: Header) -> None:
+    def observe_head(self, name: str, head: Header) -> None:
         """A head that an endpoint showed: one that is behind what others showed lately lags."""
-        now, score = self.clock(), self._by_name[name].endpoint.score
-        others = (r.endpoint.score for r in self.readers if r.name != name)
+        now, score = self.clock(), self._by_name[name].endpoint.health
+        others = (r.endpoint.health for r in self.readers if r.name != name)
         # One from the future is no measure for the others: whoever claims it would be asked first.
         fresh = (s.head for s in others if s.head and now - s.head_at < FRESH)
         best = max((h for h in fresh if h.timestamp < time.time() + FUTURE), default=None)
-        if score.saw(head, now, best):
+        if score.observe_head(head, now, best):
             assert best is not None
             behind = f"at block {head.number}, another endpoint at {best.number}"
             self.set_aside(name, behind, "lagging")
         else:
-            self.well_again(name, "lagging")
+            self.clear_set_aside(name, "lagging")
 
     def ordered(self, on: RequestPurpose | None = None) -> list[Reader]:
         """Endpoints as they would be asked now, for a purpose."""
         turns = [self.readers[(self._current + turn) % len(self.readers)] for turn in range(len(self.readers))]
         now, what = self.clock(), on or current_purpose()
-        return sorted(turns, key=lambda reader: reader.endpoint.score.severity(now, what))
+        return sorted(turns, key=lambda reader: reader.endpoint.health.severity(now, what))
 
-    async def each(
+    async def ask_all(
         self, question: Callable[[Reader], Awaitable[T]], purpose: RequestPurpose | None = None
     ) -> list[T | RpcError]:
         """The answer of every endpoint, in order of preference; its error where it gave none."""
@@ -235,7 +235,7 @@ class Pool:
                     answers.append(error)
         return answers
 
-    async def run(
+    async def with_failover(
         self, unit: Callable[[Reader], Awaitable[T]], prefer: str = "", purpose: RequestPurpose | None = None
     ) -> T:
         """Does a unit of work on one endpoint; what fails there is done whole on the next. Raises the last RpcError.
@@ -255,12 +255,12 @@ class Pool:
             except RpcError as error:
                 self.failed(reader, error)
                 # One that came back as another chain says nothing of the unit: the others' trouble is told.
-                if last is None or reader.endpoint.score.chain_id in (None, self.chain_id):
+                if last is None or reader.endpoint.health.chain_id in (None, self.chain_id):
                     last = error
                 if turn + 1 < len(order):
                     log.warning("endpoint_failed", endpoint=reader.name, error=error.message)
                 continue
-            self.well_again(reader.name, "failing")
+            self.clear_set_aside(reader.name, "failing")
             if reader is not self.readers[self._current]:
                 log.info("endpoint_changed", endpoint=reader.name)
                 self._current = self.readers.index(reader)

@@ -38,11 +38,11 @@ class Reader:
         self._probing = asyncio.Lock()
         self._refused = {"safe": 0, "finalized": 0}  # looks for which a refused tag is not asked for again
 
-    def learnt(self) -> dict[str, Any]:
+    def export_limits(self) -> dict[str, Any]:
         """What the endpoint taught about its limits, as JSON: for other processes that ask it."""
         return {"ranges": asdict(self.ranges.snapshot()), "batch": self.endpoint.lengths.ceiling}
 
-    def learn(self, learnt: Mapping[str, Any]) -> None:
+    def import_limits(self, learnt: Mapping[str, Any]) -> None:
         """Goes on from what `learnt` of the same endpoint told elsewhere; limits tighten only."""
         self.ranges.restore(LearnedLimits(**learnt["ranges"]))
         self.endpoint.lengths.learn(learnt["batch"])
@@ -137,7 +137,7 @@ class Reader:
             raise RangeTooLargeError(f"{blocks} blocks were refused before", self.name, self.ranges.ceiling)
         asked = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
         try:
-            results, size = await self.endpoint.weighed([("eth_getLogs", [asked]), *calls])
+            results, size = await self.endpoint.batch_with_size([("eth_getLogs", [asked]), *calls])
         except (RateLimitedError, InconsistentResponseError):
             raise
         except TransientRpcError:
@@ -146,7 +146,7 @@ class Reader:
         except RangeTooLargeError as refusal:
             self._learn_from(refusal, blocks)
             raise
-        self.ranges.weighed(blocks, size)
+        self.ranges.observe_size(blocks, size)
         of_wanted, of_beside = results[1 : len(wanted) + 1], results[len(wanted) + 1 :]
         return self._named(
             lambda: (
@@ -166,7 +166,7 @@ class Reader:
         if blocks > 1:
             self.ranges.refused(blocks, refusal.hint, results=refusal.results)
 
-    async def sealed(self, numbers: Sequence[int]) -> list[SealedHeader]:
+    async def sealed_headers(self, numbers: Sequence[int]) -> list[SealedHeader]:
         """Whole headers, each with the hash that its fields have, in the order asked for."""
         results = await self.endpoint.batch([_header_call(n) for n in numbers])
         return self._named(lambda: [receipts.sealed_header(r, n) for r, n in zip(results, numbers, strict=True)])
@@ -187,7 +187,7 @@ class Reader:
         header = self._named(lambda: wire.header(results[1], number))
         return self._named(lambda: logs_of_receipts(results[0], header, addresses)), header
 
-    async def logged_by_receipts(self, header: Header) -> set[bytes] | None:
+    async def addresses_in_receipts(self, header: Header) -> set[bytes] | None:
         """The addresses that logged in a block, from its receipts; None when the node has no eth_getBlockReceipts.
 
         Raises Inconsistent when it has the method but not this block's receipts.

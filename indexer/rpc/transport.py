@@ -127,7 +127,7 @@ class Endpoint:
         self._gate, self._budgets = PriorityLock(), budgets or Budgets()
         self._bucket = None if rps is None else TokenBucket(rps)
         self._quiet = Backoff()
-        self.score = EndpointHealth()
+        self.health = EndpointHealth()
         self.connections = 0  # opened so far; behind a new one may be another machine
         self.under_way: dict[int, tuple[str, float]] = {}  # first id -> method and monotonic time, but for probes
         self.served_at = self.held_until = 0.0  # when it answered last, but for probes; until when a cap holds us
@@ -143,24 +143,24 @@ class Endpoint:
 
     async def batch(self, calls: Sequence[Call]) -> list[Any]:
         """Results in order, or the first call's error. One request where the node takes batches."""
-        return (await self.weighed(calls)).values
+        return (await self.batch_with_size(calls)).values
 
-    async def weighed(self, calls: Sequence[Call]) -> Results:
+    async def batch_with_size(self, calls: Sequence[Call]) -> Results:
         """As `batch`, with the size of the answer."""
         values: list[Any] = []
         size = at = 0
         while at < len(calls):
             if self.lengths.size == 1 or len(calls) == 1:
-                parts = await self._singly(calls[at:])
+                parts = await self._send_singly(calls[at:])
                 return Results(values + [p.values[0] for p in parts], max(size, *(p.size for p in parts)))
             part = calls[at : at + self.lengths.size]
-            answered = await self._part(part)
+            answered = await self._send_part(part)
             if answered is not None:
                 values += answered.values
                 size, at = max(size, answered.size), at + len(part)
         return Results(values, size)
 
-    async def _part(self, part: Sequence[Call]) -> Results | None:
+    async def _send_part(self, part: Sequence[Call]) -> Results | None:
         """One batch; None when shorter ones are to be asked for."""
         try:
             answered = await self._retried(part, single=False)
@@ -182,9 +182,9 @@ class Endpoint:
         self.lengths.served(len(part))
         return answered
 
-    async def _singly(self, calls: Sequence[Call]) -> list[Results]:
+    async def _send_singly(self, calls: Sequence[Call]) -> list[Results]:
         """One request a call; with the first error the rest ends, so that nothing outlives `close`."""
-        tasks = [asyncio.create_task(self._one(c)) for c in calls]
+        tasks = [asyncio.create_task(self._send_one(c)) for c in calls]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -192,7 +192,7 @@ class Endpoint:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _one(self, call: Call) -> Results:
+    async def _send_one(self, call: Call) -> Results:
         async with self._singles:
             result = await self._retried([call], single=True)
         self.lengths.served(1)
@@ -205,7 +205,7 @@ class Endpoint:
         retrying = AsyncRetrying(retry=retry_if_exception_type(TransientRpcError), wait=_wait, stop=stop, reraise=True)
         return await retrying(self._send, calls, single, patience)
 
-    async def _pass(self) -> None:
+    async def _wait_turn(self) -> None:
         """Waits for this request's turn. Raises RateLimited when the node wants quiet for longer than LONGEST_WAIT.
 
         A caller that is cancelled while it waits leaves the queue and takes nothing from it.
@@ -227,7 +227,7 @@ class Endpoint:
     async def _send(self, calls: Sequence[Call], single: bool, patience: _StopAfterTimeout) -> Results:
         came = time.monotonic()
         await self._budgets.take()
-        await self._pass()
+        await self._wait_turn()
         sent = time.monotonic()
         patience.queued += sent - came
         first = self._next_id
@@ -244,15 +244,15 @@ class Endpoint:
             if isinstance(error, RateLimitedError):
                 self._quiet.limited(now, sent, error.retry_after or None)
             if isinstance(error, TransientRpcError):
-                self.score.failed(now, error.message, limited=isinstance(error, RateLimitedError))
+                self.health.failed(now, error.message, limited=isinstance(error, RateLimitedError))
             else:  # a refusal is an answer
-                self.score.answered(now, now - sent)
+                self.health.answered(now, now - sent)
             raise
         finally:
             self.under_way.pop(first, None)
         self._quiet.answered(sent)
         self.outcomes.update((method, "ok") for method, _ in calls)
-        self.score.answered(now := time.monotonic(), now - sent)
+        self.health.answered(now := time.monotonic(), now - sent)
         self.served_at = now if asked else self.served_at
         return results
 
@@ -266,12 +266,12 @@ class Endpoint:
         if single:
             return Results([self._result(answer.parsed, answer.status, answer.headers)], answer.size)
         if not isinstance(answer.parsed, list):
-            raise self._of_batch(answer.parsed, len(calls), answer.status, answer.headers)
+            raise self._classify_batch_answer(answer.parsed, len(calls), answer.status, answer.headers)
         results = self._in_order(answer.parsed, first, len(calls))
         self._served = max(self._served, len(calls))
         return Results(results, answer.size)
 
-    def _of_batch(
+    def _classify_batch_answer(
         self, entry: Any, count: int, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> RpcError:  # fmt: skip
         """What one answer for a whole batch of `count` calls means. Nodes refuse batches so, each in other words."""
@@ -294,7 +294,7 @@ class Endpoint:
         for entry in answer:
             number = entry.get("id") if isinstance(entry, dict) else None
             if not isinstance(number, int):
-                raise self._of_batch(entry, count)
+                raise self._classify_batch_answer(entry, count)
             if number in by_id:
                 raise InconsistentResponseError("an answer came twice in one batch", self.name)
             by_id[number] = entry

@@ -105,7 +105,7 @@ class DaemonProgress:
     def __post_init__(self) -> None:
         self.waiting_since = self.clock()
 
-    def wait(self, name: str) -> bool:
+    def set_wait(self, name: str) -> bool:
         """Names what is waited for, "" for nothing. True when that is news (rule 12: each wait is logged once)."""
         if name == self.waiting:
             return False

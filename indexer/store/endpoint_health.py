@@ -38,10 +38,10 @@ SELECT endpoint, kind, state, reason, aside_until, chain_id, head, head_seen_at,
 async def save(conn: Connection, kind: Kind, scores: Mapping[str, EndpointHealth], now: float) -> None:
     """Writes how endpoints are now, and adds what was counted since the last time. `now`: of the scores' clock."""
     async with conn.transaction():
-        news = {name: score.news() for name, score in scores.items()}
+        news = {name: score.pending_counts() for name, score in scores.items()}
         await conn.executemany(_KEEP, [_row(name, kind, score, news[name], now) for name, score in scores.items()])
     for name, score in scores.items():
-        score.told(news[name])
+        score.mark_saved(news[name])
 
 
 def _row(name: str, kind: Kind, score: EndpointHealth, news: Counter[str], now: float) -> tuple[object, ...]:

@@ -41,7 +41,7 @@ class IndexState:
     tip: BlockRef | None
 
     @property
-    def front(self) -> int:
+    def contiguous_end(self) -> int:
         """The end of the gapless coverage of all watched contracts, counted from the origin."""
         return contiguous_end(self.coverage, self.binding.origin)
 
@@ -50,20 +50,20 @@ class IndexState:
         """The first block that is not projected yet."""
         return self.checkpoint.number + 1 if self.checkpoint else self.binding.origin
 
-    def covered_above(self, number: int) -> tuple[str, ...]:
+    def contracts_covered_above(self, number: int) -> tuple[str, ...]:
         """The contracts that are ingested somewhere above `number`; all of them when none is."""
         above = tuple(a for a, spans in self.coverage.items() if any(s.last > number for s in spans))
         return above or tuple(self.coverage)
 
-    def below_images(self, number: int) -> bool:
+    def predates_before_images(self, number: int) -> bool:
         """Whether public rows were written above `number` for which no before-images exist."""
         return self.checkpoint is not None and number < min(self.floor, self.checkpoint.number)
 
-    def projected(self, anchor: BlockRef, floor: int, digest: str) -> IndexState:
+    def after_projection(self, anchor: BlockRef, floor: int, digest: str) -> IndexState:
         """The standing after a step that ends on `anchor`."""
         return replace(self, checkpoint=anchor, projected_origin=self.binding.origin, digest=digest, floor=floor)
 
-    def cut(self, fork: BlockRef) -> IndexState:
+    def after_rollback(self, fork: BlockRef) -> IndexState:
         """The standing after everything above the fork point was taken back, in the next epoch."""
         return IndexState(
             self.binding,

@@ -168,7 +168,7 @@ class History:
         try:
             async with connection(self.url) as conn:
                 recovery = Recovery(DEVNET, pool, conn)
-                standing = await recovery.standing()
+                standing = await recovery.state()
                 parts = [p async for p in compare_stored(conn, pool, standing, above + 1, self.final) if p.differences]
                 assert parts, "nothing was found to be missing"
                 for part in parts:

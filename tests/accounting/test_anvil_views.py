@@ -41,6 +41,6 @@ async def test_views_are_called_at_a_blocks_hash() -> None:
                 await other.call(views.OWNER, 1)
 
         try:
-            await pool.run(ask)
+            await pool.with_failover(ask)
         finally:
             await pool.close()

@@ -62,7 +62,7 @@ class Liars(Machine):
         auditor = Auditor(self.process.deployment, pool, runner.progress, opened, finality)
         try:
             for _ in range(40):
-                turn = asyncio.create_task(auditor.turn())
+                turn = asyncio.create_task(auditor.run_once())
                 while not turn.done():
                     await self.process.cycle()
                     await asyncio.sleep(0.002)

@@ -152,7 +152,7 @@ class Process:
         runner = self.runner
         assert runner is not None
         try:
-            return bool(await runner._guarded(None))
+            return bool(await runner._run_cycle(None))
         except LeaseLostError:
             self.errors["LeaseLost"] += 1
             await self.stop()
@@ -216,7 +216,7 @@ class Process:
 
     async def _cut_short(self, runner: _Busy, after: int, act: Callable[[], Awaitable[None] | None]) -> None:
         assert runner.conn is not None
-        cycle = runner.engine.cycle(runner.conn)
+        cycle = runner.engine.run_cycle(runner.conn)
 
         async def work() -> None:
             await interrupted(cycle, after, act)
@@ -267,7 +267,7 @@ class Process:
                     last=last,
                 )
                 with contextlib.suppress(*NO_ENDPOINT, *DATABASE_ERRORS):
-                    while await worker.cycle(conn):
+                    while await worker.run_cycle(conn):
                         pass
         finally:
             await conn.close()

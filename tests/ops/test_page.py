@@ -58,7 +58,7 @@ class Served:
 async def served() -> AsyncIterator[Served]:
     progress = DaemonProgress(head=1_000, safe=990, finalized=980, projected=399, holder=True)
     progress.head_time, progress.projected_time = 5_000, 4_000
-    progress.wait("")
+    progress.set_wait("")
     progress.mode = "following"
     live = LiveStatus(config.load("devnet"), progress, Pool(("http://one.example/KEY", "http://two.example"), 1))
     live.stored |= document()
@@ -108,7 +108,7 @@ async def test_it_is_live_and_says_when_nobody_answers(tmp_path: Path) -> None:
         await tab.until("document.getElementById('ready').textContent === 'ready'")
         assert await tab.value("document.getElementById('trouble').hidden")
         progress.mode = "halted"
-        progress.wait("halted: a person must decide")
+        progress.set_wait("halted: a person must decide")
         await tab.until("document.getElementById('trouble').innerText.includes('a person must decide')")
         page.live.pool.set_aside("http://two.example", "alone")
         await tab.until("document.getElementById('endpoints').innerText.includes('set aside')")

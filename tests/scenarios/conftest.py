@@ -31,4 +31,4 @@ async def stage(url: str, request: pytest.FixtureRequest) -> AsyncIterator[Stage
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """As often as ever, without the pauses between."""
     monkeypatch.setattr(transport, "_backoff", lambda _: 0.0)
-    monkeypatch.setattr(fetch, "_LOOK_AGAIN", (0.0,) * 5)
+    monkeypatch.setattr(fetch, "_RETRY_PAUSES_S", (0.0,) * 5)

@@ -83,7 +83,7 @@ class Daemon:
         """Looks at the head and what follows from it; whether the last look left work. Raises LeaseLost."""
         more: bool | None = False
         for _ in range(times):
-            more = await self.runner._guarded(None)
+            more = await self.runner._run_cycle(None)
         return bool(more)
 
     def auditor(self, nodes: Sequence[SimNode]) -> Auditor:
@@ -97,7 +97,7 @@ class Daemon:
     async def audit(self, auditor: Auditor, most: int = 60) -> str:
         """Turns of the auditor beside looks at the head, until it has nothing to do; its state then."""
         for _ in range(most):
-            turn = asyncio.create_task(auditor.turn())
+            turn = asyncio.create_task(auditor.run_once())
             while not turn.done():
                 await self.poll()
                 await asyncio.sleep(0.005)

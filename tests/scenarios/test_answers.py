@@ -96,7 +96,7 @@ async def verified(daemon: Daemon, last: int, heal: bool = False) -> int:
     """How many differences `reorg verify` finds up to block `last`, and heals."""
     conn = daemon.conn
     recovery = Recovery(daemon.runner.deployment, daemon.pool, conn)
-    parts = [part async for part in compare_stored(conn, daemon.pool, await recovery.standing(), 0, last)]
+    parts = [part async for part in compare_stored(conn, daemon.pool, await recovery.state(), 0, last)]
     for part in parts if heal else []:
         for segment in ranges(part.segment, part.differences):
             await recovery.heal(segment, "reorg verify")

@@ -22,7 +22,7 @@ from tests.waiting import eventually
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """New blocks do not wait for more, and what could not be attested waits for a new auditor."""
-    monkeypatch.setattr(auditors, "PATIENCE", -1.0)
+    monkeypatch.setattr(auditors, "BUSY_WAIT_S", -1.0)
 
 
 async def fetch_json(stage: Stage, query: str) -> list[Any]:
@@ -270,13 +270,13 @@ async def test_the_auditor_stands_by_while_the_head_is_not_followed_closely(stag
                         ("head", p.head + 100), ("finalized", -1)):  # fmt: skip
         before = getattr(p, name)
         setattr(p, name, value)
-        assert not await auditor.turn() and auditor.gauges.state.startswith("stands by"), name
+        assert not await auditor.run_once() and auditor.gauges.state.startswith("stands by"), name
         setattr(p, name, before)
     assert auditor.pool.requests == 0
     auditor.gauges.state = ""
     # Also in the middle of a piece.
     node.on_request = after(0, lambda: setattr(p, "head", p.head + 100), "eth_getBlockReceipts")
-    turn = asyncio.create_task(auditor.turn())
+    turn = asyncio.create_task(auditor.run_once())
     await eventually(lambda: auditor.gauges.state.startswith("stands by: the head"), "an auditor that stands by")
     asked = auditor.pool.requests
     await asyncio.sleep(0.3)

@@ -66,17 +66,17 @@ async def test_units_out_of_order_never_block_the_one_that_moves_the_front() -> 
     nowhere: Any = None  # a database that must not be asked
     held = BufferedSource(nowhere, {"0x" + "01" * 20: []}, 0, 100, projecting=True)
     async with guard("room for a unit"):
-        await held.take(unit(20, 29, 8))
-        await held.take(unit(30, 39, 8))
-        await held.take(unit(40, 49, 8))  # no room: it will be read from the database
-        await held.take(unit(0, 19, 5))
+        await held.offer(unit(20, 29, 8))
+        await held.offer(unit(30, 39, 8))
+        await held.offer(unit(40, 49, 8))  # no room: it will be read from the database
+        await held.offer(unit(0, 19, 5))
         assert held.block == 49
         assert (await held.next(0)) is not None
         found = await held.next(20)
         assert found is not None and found.chunk.first == 20 and found.anchor.number >= 29
-    waiting = asyncio.create_task(held.take(unit(50, 59, 9)))
+    waiting = asyncio.create_task(held.offer(unit(50, 59, 9)))
     await asyncio.sleep(0.05)
-    await held.covered(ContractRange(50, 99, ("0x" + "01" * 20,)))
-    await held.complete()
+    await held.mark_covered(ContractRange(50, 99, ("0x" + "01" * 20,)))
+    await held.close()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)

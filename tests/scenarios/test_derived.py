@@ -60,7 +60,7 @@ def span(stage: Stage) -> list[list[SimTx]]:
 async def test_s15_derived_state_is_taken_back_to_the_middle_of_a_span(
     kept: int, stepwise: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "CHUNK_LOGS", 3)
+    monkeypatch.setattr(writer, "MAX_STEP_LOGS", 3)
     daemon = await stage.start()
     a = stage.chain(stage.main, *span(stage), salt=b"a")
     for number in range(101, 109) if stepwise else ():
@@ -111,7 +111,7 @@ async def test_s16_a_contract_that_is_watched_from_now_on_when_a_reorg_comes(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its past comes in many pages; the fork takes back what is stored of it above the fork point, too."""
-    monkeypatch.setattr(engine, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(engine, "LOOK_INTERVAL_S", 0.0)
     daemon = await stage.start(without=["account_nft", "srusd"])
     await daemon.stop()
     b, node = stage.fork("b", 92, 12), stage.nodes[0]

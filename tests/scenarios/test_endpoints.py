@@ -39,14 +39,14 @@ async def test_s03_who_serves_a_lower_head_is_marked_and_the_other_one_serves(st
     stage.nodes[1].head = tip.hash
     await daemon.poll(3)
     await stage.stands_at(stage.main)
-    await HealthChecker(daemon.pool, lambda: daemon.runner.engine.anchor).turn()
-    score = daemon.pool.readers[0].endpoint.score
+    await HealthChecker(daemon.pool, lambda: daemon.runner.engine.final_ref).check_all()
+    score = daemon.pool.readers[0].endpoint.health
     assert (score.state(daemon.pool.clock()), score.lag) == ("lagging", 33)
     await daemon.settle()
     await stage.untouched(tip)
     assert daemon.progress.regressions == 1
     lagging.lag, lagging.head = 0, tip.hash
-    await HealthChecker(daemon.pool, lambda: daemon.runner.engine.anchor).turn()
+    await HealthChecker(daemon.pool, lambda: daemon.runner.engine.final_ref).check_all()
     assert score.state(daemon.pool.clock()) == "well"
 
 
@@ -62,7 +62,7 @@ async def test_s13_what_a_replacement_waits_for_comes_from_an_endpoint_that_was_
     stage.show(b)
     await daemon.settle()
     await stage.equals(b, [(97, 3)])
-    assert daemon.pool.readers[0].endpoint.score.state(daemon.pool.clock()) == "pruned"
+    assert daemon.pool.readers[0].endpoint.health.state(daemon.pool.clock()) == "pruned"
 
 
 async def test_who_was_set_aside_for_a_lie_is_asked_last_after_a_restart_too(stage: Stage) -> None:
@@ -70,21 +70,21 @@ async def test_who_was_set_aside_for_a_lie_is_asked_last_after_a_restart_too(sta
     before, (liar, other) = await stage.start(0, 1), stage.nodes
     before.pool.set_aside(liar.url, "left out log 3 of block 7", "omitting")
     before.pool.set_aside(other.url, "at block 1, another endpoint at 90", "lagging")
-    await keeper(before, stage.url).end()
+    await keeper(before, stage.url).save_once_more()
     await before.stop()
 
     async def restarted() -> tuple[Daemon, list[str]]:
         daemon = await stage.start(0, 1)
-        await keeper(daemon, stage.url).recall()
+        await keeper(daemon, stage.url).restore()
         now = daemon.pool.clock()
-        return daemon, [reader.endpoint.score.state(now) for reader in daemon.pool.readers]
+        return daemon, [reader.endpoint.health.state(now) for reader in daemon.pool.readers]
 
     daemon, states = await restarted()
-    score = daemon.pool.readers[0].endpoint.score
+    score = daemon.pool.readers[0].endpoint.health
     assert score.aside is not None and states[0] == "omitting" and states[1] != "lagging"
     assert score.aside.detail == "left out log 3 of block 7" and 50 < daemon.pool.aside(liar.url) <= 60
     assert [reader.name for reader in daemon.pool.ordered()] == [other.url, liar.url]
-    await keeper(daemon, stage.url).keep()
+    await keeper(daemon, stage.url).save()
     async with connection(stage.url) as conn:
         query = "UPDATE indexer.endpoint_score SET aside_until = now() WHERE endpoint = $1 RETURNING set_aside, state"
         assert [tuple(row) for row in await conn.fetch(query, liar.url)] == [(1, "omitting")]
@@ -95,7 +95,7 @@ async def test_who_was_set_aside_for_a_lie_is_asked_last_after_a_restart_too(sta
 
 def keeper(daemon: Daemon, url: str) -> EndpointMonitor:
     """As `run` makes it."""
-    return EndpointMonitor(daemon.pool, HeadFeed([], 1), partial(connect, url), lambda: daemon.runner.engine.anchor)
+    return EndpointMonitor(daemon.pool, HeadFeed([], 1), partial(connect, url), lambda: daemon.runner.engine.final_ref)
 
 
 # -- S18
@@ -167,7 +167,7 @@ async def test_s19_a_storm_of_429_on_one_endpoint_is_left_for_the_other(stage: S
     await stage.untouched(tip)
     assert len(stage.nodes[0].fail_next) >= 48  # asked once or twice, then left in peace
     assert daemon.pool.current.endpoint.url == stage.nodes[1].url
-    assert daemon.pool.readers[0].endpoint.score.counts["limited"]
+    assert daemon.pool.readers[0].endpoint.health.counts["limited"]
 
 
 async def test_s19_an_endpoint_that_only_hangs_costs_its_time_out_once(stage: Stage) -> None:
@@ -222,8 +222,8 @@ async def test_s21_an_endpoint_of_another_chain_joins_after_the_start(stage: Sta
     other = stage.fork("testnet", 30, 200)
     stage.nodes[1].chain_id, stage.nodes[1].head = 1, other.hash
     await stage.nodes[1].start()
-    await HealthChecker(daemon.pool, lambda: daemon.runner.engine.anchor).turn()
-    score = daemon.pool.readers[1].endpoint.score
+    await HealthChecker(daemon.pool, lambda: daemon.runner.engine.final_ref).check_all()
+    score = daemon.pool.readers[1].endpoint.health
     assert (score.state(daemon.pool.clock()), score.chain_id) == ("wrong chain", 1)
     stage.nodes[0].offline = True
     for _ in range(5):
@@ -273,8 +273,8 @@ async def watched(daemon: Daemon, feed: HeadFeed) -> AsyncIterator[TestClient[An
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watchdog's seconds shortened; that they are less than 60 is tested on a clock of its own."""
-    monkeypatch.setattr(watchdog, "EVERY", 0.05)
-    monkeypatch.setattr(head_feed, "RECONNECT_AFTER", 0.05)
+    monkeypatch.setattr(watchdog, "CHECK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(head_feed, "RECONNECT_PAUSE_S", 0.05)
 
 
 def once(daemon: Daemon, name: stall_detector.Name, seconds: float) -> Callable[[object], float]:

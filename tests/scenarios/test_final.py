@@ -80,7 +80,7 @@ async def recovers(stage: Stage, daemon: Daemon) -> None:
 
 def not_blamed(daemon: Daemon) -> None:
     """The good endpoint was not set aside for denying what is stored."""
-    assert not daemon.pool.readers[0].endpoint.score.counts["disagreements"]
+    assert not daemon.pool.readers[0].endpoint.health.counts["disagreements"]
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 2000])
@@ -108,7 +108,7 @@ async def test_e08_one_url_that_leads_to_a_stuck_node_too(young: Stage, blocks: 
 @pytest.mark.parametrize("balanced", [False, True], ids=["two endpoints", "one balanced URL"])
 async def test_e08_a_backfill(young: Stage, balanced: bool, bulk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if bulk:
-        monkeypatch.setattr(engine, "BULK_BLOCKS", 2)
+        monkeypatch.setattr(engine, "MIN_CATCH_UP_BLOCKS", 2)
     if balanced:
         young.nodes[0].balance = diverts(young, 4)
     else:
@@ -211,8 +211,8 @@ async def test_a_heal_does_not_believe_a_tag_that_the_daemon_disbelieves(
     async def too_much(*_: object) -> None:
         """More than a heal replays: everything is projected again."""
 
-    monkeypatch.setattr(Recovery, "_scope_within", too_much)
-    monkeypatch.setattr(auditors, "PATIENCE", -1.0)
+    monkeypatch.setattr(Recovery, "_replay_scope_within", too_much)
+    monkeypatch.setattr(auditors, "BUSY_WAIT_S", -1.0)
     liar, tip = stage.nodes[0], stage.main
     liar.omit = set(last_logs(stage))
     daemon = await stage.start(0)

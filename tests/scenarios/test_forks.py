@@ -76,9 +76,9 @@ async def test_s07_same_transaction_in_both_forks(place: str, owner: str, stage:
 
 async def in_flight(stage: Stage, worker: Daemon) -> tuple[Any, Any]:
     """Where the worker believes to stand, and blocks 91..100 as it read them."""
-    standing = await worker.runner.engine.standing(worker.conn)
+    standing = await worker.runner.engine.load_state(worker.conn)
     segment = ContractRange(91, 100, tuple(sorted(ADDRESSES)))
-    return standing, await worker.pool.run(lambda reader: fetch_batch(reader, segment, FinalBlock(60), None))
+    return standing, await worker.pool.with_failover(lambda reader: fetch_batch(reader, segment, FinalBlock(60), None))
 
 
 async def test_s08_reorg_while_a_backfill_of_the_same_range_is_in_flight(stage: Stage) -> None:
@@ -89,7 +89,7 @@ async def test_s08_reorg_while_a_backfill_of_the_same_range_is_in_flight(stage: 
     stage.show(b)
     await daemon.settle()
     with pytest.raises(EpochChangedError):
-        await worker.runner.engine.writer.ingest(worker.conn, standing, unit, 60, None)
+        await worker.runner.engine.writer.commit_batch(worker.conn, standing, unit, 60, None)
     await worker.poll()  # plans anew: nothing of it is left to do
     await stage.equals(b, [(85, 5)])
 
@@ -108,8 +108,8 @@ async def test_s08_reorg_between_the_validation_of_a_range_and_its_commit(
             stored.set()
             await go_on.wait()
 
-    monkeypatch.setattr(raw_logs, "store", slowly)
-    work = asyncio.create_task(worker.runner.engine.writer.ingest(worker.conn, standing, unit, 60, None))
+    monkeypatch.setattr(raw_logs, "insert_batch", slowly)
+    work = asyncio.create_task(worker.runner.engine.writer.commit_batch(worker.conn, standing, unit, 60, None))
     await stored.wait()
     b = stage.fork("b", 85, 20)
     stage.show(b)

@@ -75,7 +75,7 @@ async def test_a_wrong_time_in_logs_dates_no_row(
     small: Stage, monkeypatch: pytest.MonkeyPatch, form: str, spread: str, bulk: bool
 ) -> None:
     if bulk:
-        monkeypatch.setattr(engine, "BULK_BLOCKS", 5)
+        monkeypatch.setattr(engine, "MIN_CATCH_UP_BLOCKS", 5)
     lie(small, FORMS[form], spread)
     daemon = await small.start(max_blocks=4)
     assert daemon.errors == 0

@@ -56,7 +56,7 @@ async def test_s10_crash_matrix(work: str, point: str, stage: Stage, monkeypatch
     with monkeypatch.context() as armed:
         armed.setattr(writer, "hit", hit)
         with pytest.raises((Killed, asyncpg.InterfaceError)):
-            await daemon.runner.engine.cycle(daemon.conn)
+            await daemon.runner.engine.run_cycle(daemon.conn)
     assert passed[-1] == point
     again = await stage.start()
     await stage.equals(tip, [(92, 8)] if work == "swap" else [])
@@ -94,7 +94,7 @@ async def test_s14_two_writers_that_stage_a_replacement(stage: Stage, monkeypatc
     first = asyncio.create_task(one.poll())
     await stopped.wait()
     await expire(stage)
-    swap = two.runner.engine.writer.replace
+    swap = two.runner.engine.writer.apply_reorg
 
     async def replace(*args: Any) -> Any:
         go_on.set()
@@ -104,7 +104,7 @@ async def test_s14_two_writers_that_stage_a_replacement(stage: Stage, monkeypatc
         assert await stage.value("SELECT max(number) FROM indexer.staged_block") == 96
         return await swap(*args)
 
-    monkeypatch.setattr(two.runner.engine.writer, "replace", replace)
+    monkeypatch.setattr(two.runner.engine.writer, "apply_reorg", replace)
     await two.settle()
     assert first.done()
     await stage.equals(c, [(84, 16)])
@@ -170,7 +170,7 @@ async def test_s14_headers_are_not_forgotten_under_an_uncommitted_log(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finality advances while another process stores logs of another contract into blocks that had none of ours."""
-    monkeypatch.setattr(maintenance, "EVERY", 0.0)
+    monkeypatch.setattr(maintenance, "INTERVAL_S", 0.0)
     others = [c.name for c in DEVNET.contracts if c.name != "rusd"]
     daemon = await stage.start(without=others)
     worker = await stage.start(1, settled=False)
@@ -182,7 +182,7 @@ async def test_s14_headers_are_not_forgotten_under_an_uncommitted_log(
             stored.set()
             await go_on.wait()
 
-    monkeypatch.setattr(raw_logs, "store", slowly)
+    monkeypatch.setattr(raw_logs, "insert_batch", slowly)
     for node in stage.nodes:
         node.finalized = node.safe = 95
     adding = asyncio.create_task(worker.poll())

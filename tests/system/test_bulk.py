@@ -281,7 +281,9 @@ def test_forked_workers_end_when_they_are_not_needed_and_when_their_parent_is_ki
 async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once_more(
     chain: Chain, fresh_database: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_pool, "SILENT", PATIENCE)  # the new one takes its time until it says its first word
+    monkeypatch.setattr(
+        process_pool, "SILENT_TIMEOUT_S", PATIENCE
+    )  # the new one takes its time until it says its first word
     url = fresh_database()
     await upgrade_async(url)
     addresses = tuple(sorted(ADDRESSES))
@@ -293,12 +295,12 @@ async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once
         told.append(news.segment)
         if len(told) == 1:
             os.kill(workers._all[0].pid, signal.SIGSTOP)
-            monkeypatch.setattr(process_pool, "SILENT", 2.0)
+            monkeypatch.setattr(process_pool, "SILENT_TIMEOUT_S", 2.0)
 
     spawned = workers._spawned
 
     async def patiently() -> Any:
-        monkeypatch.setattr(process_pool, "SILENT", PATIENCE)
+        monkeypatch.setattr(process_pool, "SILENT_TIMEOUT_S", PATIENCE)
         return await spawned()
 
     monkeypatch.setattr(workers, "_spawned", patiently)

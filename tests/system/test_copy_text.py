@@ -98,7 +98,7 @@ def test_what_is_copied_is_what_is_read_back(fresh_database: Callable[[], str]) 
         lines = RowEncoder({"any_row": COLUMNS})
 
         def line(row: dict[str, Any]) -> str:
-            written = lines.write(lines.plain("any_row", tuple(row)), tuple(row.values()))
+            written = lines.encode(lines.plain("any_row", tuple(row)), tuple(row.values()))
             assert written is not None
             return written[0]
 

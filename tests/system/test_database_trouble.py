@@ -251,12 +251,12 @@ async def test_a_disk_that_is_full(troubled: EmbeddedServer, copies: Databases) 
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watchdog asks early, and the server ends a wait for a lock soon; that it is within 60 seconds is tested on a
     clock of its own. Whoever answers, however slowly, has all the time there is."""
-    monkeypatch.setattr(watchdog, "EVERY", 0.05)
+    monkeypatch.setattr(watchdog, "CHECK_INTERVAL_S", 0.05)
     monkeypatch.setattr(watchdog, "STATEMENT", 0.5)
-    monkeypatch.setattr(watchdog, "ASKING", PATIENCE)
-    monkeypatch.setattr(stall_detector, "SLOW", PATIENCE)
+    monkeypatch.setattr(watchdog, "ASK_TIMEOUT_S", PATIENCE)
+    monkeypatch.setattr(stall_detector, "SLOW_STATEMENT_S", PATIENCE)
     monkeypatch.setattr(stall_detector.StallDetector, "limit", property(lambda self: PATIENCE))
-    monkeypatch.setattr(connection, "CONNECTING", PATIENCE)
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", PATIENCE)
     monkeypatch.setitem(connection.SETTINGS, "lock_timeout", "10s")
 
 
@@ -294,8 +294,8 @@ async def test_a_server_that_is_paused_is_found_silent_and_left_for_a_new_connec
     tip = stage.grow(stage.main, 5)
     async with running(daemon):
         with paused(troubled), monkeypatch.context() as impatient:
-            impatient.setattr(watchdog, "ASKING", 0.5)
-            impatient.setattr(connection, "CONNECTING", 1.0)
+            impatient.setattr(watchdog, "ASK_TIMEOUT_S", 0.5)
+            impatient.setattr(connection, "CONNECT_TIMEOUT_S", 1.0)
             stage.show(tip)
             assert "the server has not answered" in await stuck(daemon, "statement")
             await waits_for(daemon, "the database: ")
@@ -334,7 +334,7 @@ async def test_a_slow_statement_is_named_and_waited_for(
     await stage.execute("SELECT pg_advisory_lock(7)")  # for as long as the statement is to take
     async with running(daemon):
         with monkeypatch.context() as impatient:
-            impatient.setattr(stall_detector, "SLOW", 0.8)
+            impatient.setattr(stall_detector, "SLOW_STATEMENT_S", 0.8)
             stage.show(tip)
             assert "the database is slow" in await stuck(daemon, "statement")
         await stage.execute("SELECT pg_advisory_unlock(7)")

@@ -162,10 +162,10 @@ async def test_scores_are_stored_add_up_over_restarts_and_are_shown_without_secr
             keeper = EndpointMonitor(
                 pool, HeadFeed([f"{one.ws_url}?key={SECRET}"], 1), partial(connect, url), lambda: None
             )
-            await keeper._sentinel.turn()
+            await keeper._health_checker.check_all()
             pool.set_aside(two.url, "left out log 3 of block 7", "omitting")
-            await keeper.keep()
-            await keeper.keep()  # nothing is counted twice
+            await keeper.save()
+            await keeper.save()  # nothing is counted twice
             await pool.close()
         done = await program("endpoints", "--json", "--rpc-url", one.url, "--rpc-url", "http://never/", url=url)
     assert done.returncode == 0 and SECRET not in done.stdout, done.stderr
@@ -189,6 +189,6 @@ async def test_a_database_in_trouble_costs_scores_only() -> None:
         keeper = EndpointMonitor(
             pool, HeadFeed([], 1), partial(connect, "postgresql://u:p@127.0.0.1:1/x"), lambda: None
         )
-        await keeper.keep()
-        assert pool.readers[0].endpoint.score.news()["requests"] == 1  # told when it is back
+        await keeper.save()
+        assert pool.readers[0].endpoint.health.pending_counts()["requests"] == 1  # told when it is back
         await pool.close()

@@ -163,7 +163,7 @@ async def index(url: str, tree: Tree, tip: Block) -> None:
         writer = Writer(deployment)
         for start in range(0, len(path), PAGE):
             some = unit(path[start : start + PAGE], addresses)
-            await writer.ingest(conn, await load_index_state(conn, addresses), some, tip.number - 20, token)
+            await writer.commit_batch(conn, await load_index_state(conn, addresses), some, tip.number - 20, token)
 
 
 class Filled(NamedTuple):

@@ -86,7 +86,7 @@ async def test_a_block_with_more_logs_than_the_node_serves_is_stored_whole(
         await runner.open()
         assert runner.conn is not None
         if above:
-            while await runner.engine.cycle(runner.conn):
+            while await runner.engine.run_cycle(runner.conn):
                 pass
         else:
             await runner.backfill()

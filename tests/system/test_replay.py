@@ -44,7 +44,7 @@ async def healed(url: str, pool: Pool, last: int) -> int:
     """Verifies up to `last` and heals what differs. How many ranges."""
     async with connection(url) as conn:
         recovery = Recovery(config.load("devnet"), pool, conn)
-        standing = await recovery.standing()
+        standing = await recovery.state()
         bad = [part async for part in compare_stored(conn, pool, standing, 0, last) if part.differences]
         segments = [s for part in bad for s in ranges(part.segment, part.differences)]
         for segment in segments:
@@ -62,7 +62,7 @@ async def equal(url: str, tree: Tree, tip: Block, first: int = 0) -> None:
 async def test_healed_tables_equal_a_fresh_index_and_later_reorgs_still_do(
     seed: int, most: int, fresh_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "MOST_REPLAYED", most)
+    monkeypatch.setattr(replay, "MAX_REPLAYED", most)
     rng, tree, url = random.Random(seed), Tree(), fresh_database()
     world = exchange(tree)
     tip = world.grow(tree.genesis.hash, 150, rng, 2.0)

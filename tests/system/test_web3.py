@@ -42,7 +42,7 @@ async def test_our_reader_and_decoder_agree_with_web3() -> None:
         async def read(reader: Reader) -> Any:
             return await reader.logs_with_headers(0, head, addresses, range(head + 1))
 
-        logs, headers = await pool.run(read)
+        logs, headers = await pool.with_failover(read)
         await pool.close()
         w3 = Web3(Web3.HTTPProvider(node.url))
         theirs = w3.eth.get_logs(

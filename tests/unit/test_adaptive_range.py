@@ -236,21 +236,21 @@ def test_a_limit_on_logs_is_stayed_well_under() -> None:
 
 def test_heavy_answers_shrink_the_next_request() -> None:
     control = AdaptiveRange(2000)
-    control.weighed(2000, 10 * TARGET_BYTES)
+    control.observe_size(2000, 10 * TARGET_BYTES)
     control.served(2000, 10)
     assert control.size == 200
     for _ in range(5):
-        control.weighed(control.size, control.size * TARGET_BYTES // 200)
+        control.observe_size(control.size, control.size * TARGET_BYTES // 200)
         control.served(control.size, 1)
     assert control.size == 200
     control.learn(max_bytes=TARGET_BYTES)
-    control.weighed(200, TARGET_BYTES)
+    control.observe_size(200, TARGET_BYTES)
     assert control.size == 100
 
 
 def test_a_small_answer_of_a_heavy_header_does_not_shrink_the_range() -> None:
     control = AdaptiveRange(2000)
-    control.weighed(1, 100_000)
+    control.observe_size(1, 100_000)
     control.served(1, 3)
     assert control.size == 2000
 
@@ -278,7 +278,7 @@ def test_with_any_requests_under_way_it_stays_within_its_bounds(
         asked += [control.size] * (fetchers - len(asked))
         blocks, size = asked.pop(pick % fetchers), control.size
         if kind == "served":
-            control.weighed(blocks, logs * 700)
+            control.observe_size(blocks, logs * 700)
             control.served(blocks, logs)
         elif kind == "failed":
             control.failed(blocks)

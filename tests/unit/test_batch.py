@@ -45,7 +45,7 @@ async def test_what_little_is_left_of_a_task_is_committed_with_the_group_before_
 
 
 async def test_a_group_ends_however_few_logs_its_ranges_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingestor, "GROUP_UNITS", 3)
+    monkeypatch.setattr(ingestor, "GROUP_BATCHES", 3)
     empty = [unit(n, n, 0) for n in range(9)]
     assert await groups(empty, 1000) == [(0, 2), (3, 5), (6, 8)]
     assert await groups(empty, 8) == [(0, 2), (3, 5), (6, 8)]
@@ -53,13 +53,13 @@ async def test_a_group_ends_however_few_logs_its_ranges_have(monkeypatch: pytest
 
 
 def test_rows_of_the_step_before_and_of_whole_tables_are_always_carried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "CARRIED_ROWS", 4)
+    monkeypatch.setattr(pipeline, "CACHE_ROWS", 4)
     carried, whole = StateCache(), (WHOLE_TABLES[0], (1,))
     carried.rows[whole] = {"id": 1}
     steps: list[set[StateKey]] = [{("t", (n + k,)) for k in range(5)} for n in range(0, 60, 3)]
     before: set[StateKey] = set()
     for number, keys in enumerate(steps):
-        lacking = carried.lacking(keys)
+        lacking = carried.missing(keys)
         assert not lacking & before, "the step before is not committed yet"
         carried.rows.update((key, {"step": number}) for key in lacking)
         assert keys <= carried.rows.keys() and whole in carried.rows
@@ -68,12 +68,12 @@ def test_rows_of_the_step_before_and_of_whole_tables_are_always_carried(monkeypa
 
 
 def test_what_was_not_used_for_two_generations_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "CARRIED_ROWS", 2)
+    monkeypatch.setattr(pipeline, "CACHE_ROWS", 2)
     carried = StateCache()
     for keys in ({1, 2, 3}, {4, 5, 6}, {7, 8, 9}):
         named: set[StateKey] = {("t", (key,)) for key in keys}
-        carried.rows.update(dict.fromkeys(carried.lacking(named)))
-    assert carried.lacking({("t", (1,)), ("t", (4,)), ("t", (9,))}) == {("t", (1,)), ("t", (4,))}
+        carried.rows.update(dict.fromkeys(carried.missing(named)))
+    assert carried.missing({("t", (1,)), ("t", (4,)), ("t", (9,))}) == {("t", (1,)), ("t", (4,))}
 
 
 def test_a_state_row_of_two_tables_is_taken_apart_and_put_together() -> None:

@@ -108,12 +108,12 @@ async def test_proofs_within_their_budget_never_starve_the_head() -> None:
 
         async def prove() -> None:
             while True:
-                await pool.run(lambda reader: reader.header(5), purpose="attest")
+                await pool.with_failover(lambda reader: reader.header(5), purpose="attest")
 
         proving, endpoint = [asyncio.create_task(prove()) for _ in range(20)], pool.readers[0].endpoint
         await eventually(lambda: len(endpoint._gate._waiting) > 15, "proofs that wait for their turn")
         before = endpoint._next_id  # counts the calls in the order in which they pass
-        await pool.run(lambda reader: reader.heads())
+        await pool.with_failover(lambda reader: reader.heads())
         heads = next(r for r in reversed(node.requests) if isinstance(r, list))
         for task in proving:
             task.cancel()

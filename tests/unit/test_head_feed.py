@@ -22,7 +22,7 @@ POLLING = "polling: the WebSocket is closed or mute"
 
 @pytest.fixture(autouse=True)
 def quick_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_feed, "RECONNECT_AFTER", 0.02)
+    monkeypatch.setattr(head_feed, "RECONNECT_PAUSE_S", 0.02)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def test_while_the_socket_speaks_it_is_looked_less_often(pauses: list[floa
         await node.mine()
         await eventually(lambda: feed.state == "websocket", "the announced head")
         assert await feed.wait(asyncio.Event()) == "notified"
-        feed.saw_head(1)
+        feed.observe_polled_head(1)
         assert await feed.wait(asyncio.Event()) == "polled"
         assert pauses[-1] == INTERVAL * head_feed.RELAXED_POLL_S
 
@@ -117,11 +117,11 @@ async def test_a_mute_socket_is_noticed_and_polling_takes_over_until_it_speaks_a
         await node.mine()
         await eventually(lambda: feed.state == "websocket", "the announced head")
         assert await feed.wait(stop) == "notified"
-        feed.saw_head(node.length)
+        feed.observe_polled_head(node.length)
         assert feed.state == "websocket"
         node.mute, now = True, NEVER
         await node.mine()
-        feed.saw_head(node.length)
+        feed.observe_polled_head(node.length)
         assert feed.state == POLLING
         assert await feed.wait(stop) == "polled" and pauses[-1] == INTERVAL
         node.mute = False
@@ -134,11 +134,11 @@ def test_a_silent_chain_does_not_make_a_socket_mute() -> None:
     now = 0.0
     feed = HeadFeed(["ws://x"], 1, 10, clock=lambda: now)
     feed._spoke_at = 0.0
-    feed.saw_head(7)
+    feed.observe_polled_head(7)
     now = 5000.0
-    feed.saw_head(7)
+    feed.observe_polled_head(7)
     assert feed.state == "websocket"
-    feed.saw_head(8)
+    feed.observe_polled_head(8)
     assert feed.state == POLLING
 
 
@@ -241,9 +241,9 @@ def mute_after(*steps: tuple[float, str]) -> str:
                 feed._heard({"method": "eth_subscription"}, "ws://x")
             elif what == "head":
                 head += 1
-                feed.saw_head(head)
+                feed.observe_polled_head(head)
             else:
-                await feed.watch()
+                await feed.check_mute()
         return feed.mute
 
     return asyncio.run(play())

@@ -15,31 +15,31 @@ def header(number: int, timestamp: int) -> Header:
 def test_the_same_again_lasts_twice_as_long_and_after_a_good_while_as_long_as_at_first() -> None:
     score, now, lasted = EndpointHealth(), 0.0, []
     for _ in range(6):
-        put = score.put_aside(now, "contradicting", "")
+        put = score.set_aside(now, "contradicting", "")
         assert put is not None
         lasted.append(put.until - now)
         now = put.until + 1
     assert lasted == [SET_ASIDE_S, 2 * SET_ASIDE_S, 4 * SET_ASIDE_S, 8 * SET_ASIDE_S, MAX_SET_ASIDE_S, MAX_SET_ASIDE_S]
-    put = score.put_aside(now + 10 * SET_ASIDE_S, "contradicting", "")
+    put = score.set_aside(now + 10 * SET_ASIDE_S, "contradicting", "")
     assert put is not None and put.until == now + 11 * SET_ASIDE_S
 
 
 def test_a_lesser_reason_does_not_shorten_a_greater_one_and_a_greater_one_takes_its_place() -> None:
     score = EndpointHealth()
-    score.put_aside(0, "wrong chain", "")
-    assert score.put_aside(1, "failing", "", FAILING_S) is None
+    score.set_aside(0, "wrong chain", "")
+    assert score.set_aside(1, "failing", "", FAILING_S) is None
     assert score.state(2) == "wrong chain"
     other = EndpointHealth()
-    other.put_aside(0, "lagging", "")
-    other.put_aside(1, "contradicting", "")
+    other.set_aside(0, "lagging", "")
+    other.set_aside(1, "contradicting", "")
     assert other.state(2) == "contradicting"
-    assert not other.well_again(2, "lagging")
-    assert other.well_again(2, "contradicting") and other.state(2) == "unknown"
+    assert not other.clear_set_aside(2, "lagging")
+    assert other.clear_set_aside(2, "contradicting") and other.state(2) == "unknown"
 
 
 def test_a_reason_of_one_purpose_leaves_the_others_alone() -> None:
     score = EndpointHealth()
-    score.put_aside(0, "pruned", "no history", purpose="backfill")
+    score.set_aside(0, "pruned", "no history", purpose="backfill")
     assert score.severity(1, "backfill") > 0 == score.severity(1, "follow")
     assert score.severity(SET_ASIDE_S + 1, "backfill") == 0
 
@@ -69,17 +69,17 @@ def test_a_refused_rate_is_no_failure() -> None:
 )
 def test_who_is_behind_in_blocks_and_in_time_lags(behind: int, seconds: int, lags: bool) -> None:
     score = EndpointHealth()
-    assert score.saw(header(100 - behind, 1000 - seconds), 0, header(100, 1000)) is lags
+    assert score.observe_head(header(100 - behind, 1000 - seconds), 0, header(100, 1000)) is lags
     assert score.lag == max(0, behind)
-    assert not score.saw(header(100, 1000), 0, None) and score.lag is None
+    assert not score.observe_head(header(100, 1000), 0, None) and score.lag is None
 
 
 def test_news_are_told_once() -> None:
     score = EndpointHealth()
     score.answered(0, 0.1)
     score.failed(0, "x")
-    news = score.news()
+    news = score.pending_counts()
     assert news == {"requests": 2, "failures": 1}
     score.answered(0, 0.1)  # while it is written
-    score.told(news)
-    assert score.news() == {"requests": 1}
+    score.mark_saved(news)
+    assert score.pending_counts() == {"requests": 1}

@@ -15,10 +15,10 @@ def test_each_endpoint_each_budget_and_what_is_stuck_is_a_sample() -> None:
     progress = DaemonProgress()
     pool = Pool(["https://a.example/v2/SECRET", "https://b.example"], 1729, budgets={"attest": 2})
     a, b = pool.readers
-    pool.saw(b.name, Header(200, bytes(32), bytes(32), 1000))
-    pool.saw(a.name, Header(100, bytes(32), bytes(32), 900))
+    pool.observe_head(b.name, Header(200, bytes(32), bytes(32), 1000))
+    pool.observe_head(a.name, Header(100, bytes(32), bytes(32), 900))
     pool.set_aside(b.name, "left out log 1", "omitting")
-    a.endpoint.score.answered(pool.clock(), 0.25)
+    a.endpoint.health.answered(pool.clock(), 0.25)
     pool.failed(a, InconsistentResponseError("log 3 of block 100 names another block hash", a.name))
     pool.budgets.spent["attest"] = 7
     progress.stuck["poll"] = "http://a has not answered"

@@ -24,7 +24,7 @@ def test_the_recorded_chain_becomes_the_rows_recorded_for_this_version() -> None
 
 
 def test_the_recorded_chain_has_every_event_that_is_projected() -> None:
-    sources, seen = Registry(load("devnet").contracts).sources, set()
+    sources, seen = Registry(load("devnet").contracts).by_address, set()
     for log in recorded():
         event = sources[log.address].events.get(log.topics[0]) if log.topics else None
         seen.add(event.name if event else None)

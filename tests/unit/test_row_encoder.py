@@ -59,8 +59,8 @@ def test_a_row_is_written_or_its_first_misfit_named(order: list[str], present: i
     row = {column: data.draw(anything) for column in order[:present]}
     misfits = [column for column, kind in COLUMNS.items() if not fits(kind, row.get(column))]
     lines = RowEncoder({"t": COLUMNS})
-    written = lines.write(lines.plain("t", tuple(row)), tuple(row.values()))
-    assert lines.misfit("t", row) == (misfits[0] if misfits else None)
+    written = lines.encode(lines.plain("t", tuple(row)), tuple(row.values()))
+    assert lines.first_misfit("t", row) == (misfits[0] if misfits else None)
     if misfits:
         assert written is None
     else:
@@ -83,24 +83,24 @@ def test_rows_made_together_are_the_rows_made_one_by_one(data: st.DataObject) ->
     lines = RowEncoder(kinds)
     alone = [layout.row(table, values) for table in kinds]
     singly = [
-        lines.write(lines.plain(table, tuple(row)), tuple(row.values()))
+        lines.encode(lines.plain(table, tuple(row)), tuple(row.values()))
         for table, row in zip(kinds, alone, strict=True)
     ]
-    together = lines.write(layout, values)
+    together = lines.encode(layout, values)
     assert together == (None if None in singly else tuple(line for one in singly if one for line in one))
 
 
 def test_a_column_that_the_table_does_not_have_is_an_error_of_ours() -> None:
     lines = RowEncoder({"t": {"a": "numeric"}})
     with pytest.raises(KeyError):
-        lines.write(lines.plain("t", ("b",)), (1,))
+        lines.encode(lines.plain("t", ("b",)), (1,))
 
 
 def test_the_functions_that_are_kept_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_encoder, "MOST_WRITERS", 3)
+    monkeypatch.setattr(row_encoder, "MAX_ENCODERS", 3)
     lines = RowEncoder({"t": {"a": "numeric"}})
     plain = lines.plain("t", ("a",))
     for value in (1, None, "x", 1.5, b"", True):
-        lines.write(plain, (value,))
+        lines.encode(plain, (value,))
         assert len(lines._writers) <= 3
-    assert lines.write(plain, (7,)) == ("7\n",)
+    assert lines.encode(plain, (7,)) == ("7\n",)

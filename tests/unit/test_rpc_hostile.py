@@ -38,8 +38,8 @@ ADDRESS = "0x" + "77" * 20
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
-    monkeypatch.setattr(rate_limit, "SHORTEST", 0.0)
-    monkeypatch.setattr(rate_limit, "LONGEST", 0.0)
+    monkeypatch.setattr(rate_limit, "MIN_PAUSE_S", 0.0)
+    monkeypatch.setattr(rate_limit, "MAX_PAUSE_S", 0.0)
 
 
 def chain() -> View:
@@ -64,7 +64,7 @@ QUESTIONS: dict[str, Callable[[Reader], Awaitable[Any]]] = {
     "headers": lambda r: r.headers([1, 2, 3]),
     "logs": lambda r: r.logs_with_headers(1, 3, [ADDRESS], [1, 3]),
     "receipts": lambda r: r.receipts(2, [ADDRESS]),
-    "logged": lambda r: r.logged_by_receipts(HEADER),
+    "logged": lambda r: r.addresses_in_receipts(HEADER),
 }
 
 # What a field, or an answer, may be instead of what it must be.
@@ -294,7 +294,7 @@ async def headers(request: web.Request) -> web.StreamResponse:
 async def test_an_answer_without_an_end_is_given_up(
     hostile: Callable[[web.Request], Awaitable[web.StreamResponse]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "ATTEMPTS", 1)
+    monkeypatch.setattr(transport, "MAX_ATTEMPTS", 1)
     async with serving(hostile) as url:
         endpoint = Endpoint(url, timeout=1.0, max_response=1 << 20)
         tracemalloc.start()

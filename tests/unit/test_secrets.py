@@ -119,6 +119,6 @@ async def test_a_long_retry_after_lets_the_next_endpoint_serve_at_once(monkeypat
         await pool.open()
         limited = True
         monkeypatch.setattr(asyncio, "sleep", noted)
-        assert (await pool.run(lambda reader: reader.heads())).latest.number == 100
+        assert (await pool.with_failover(lambda reader: reader.heads())).latest.number == 100
         assert sum(slept) < 6
         await pool.close()

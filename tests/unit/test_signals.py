@@ -37,8 +37,8 @@ STORED: dict[str, Any] = {
 def told(urls: tuple[str, ...] = ("http://n.example/KEY-ONE", "http://n.example/KEY-TWO")) -> LiveStatus:
     """A daemon in the middle of its life, with two endpoints of one host."""
     progress = DaemonProgress(head=100, safe=96, finalized=92, ingested=98, projected=90, origin=1, head_time=1_000)
-    progress.wait("")
-    progress.wait("a replacement of blocks 5 to 9 that an endpoint serves: pruned")
+    progress.set_wait("")
+    progress.set_wait("a replacement of blocks 5 to 9 that an endpoint serves: pruned")
     progress.looked_at = progress.last_step_at = progress.clock()
     progress.errors["Transient"] = progress.steps["forward"] = progress.rows["orders"] = 3
     progress.step_blocks["forward"].observe(7)
@@ -53,8 +53,8 @@ def told(urls: tuple[str, ...] = ("http://n.example/KEY-ONE", "http://n.example/
         reader.endpoint.requests = 5
         reader.endpoint.outcomes["eth_getLogs", "ok"] = 4
         reader.endpoint.failed_work["Inconsistent"] = 1
-        reader.endpoint.score.answered(made.pool.clock(), 0.25)
-        made.pool.saw(reader.name, Header(100, bytes(32), bytes(32), 1_000))
+        reader.endpoint.health.answered(made.pool.clock(), 0.25)
+        made.pool.observe_head(reader.name, Header(100, bytes(32), bytes(32), 1_000))
     made.pool.set_aside(made.pool.readers[-1].name, "left out log 1", "omitting")
     made.stored |= STORED
     made.read_at = time.monotonic()
@@ -79,7 +79,7 @@ def test_every_metric_of_the_catalogue_is_collected_and_no_other() -> None:
     assert set(ours) == set(CATALOG)
     for name, family in ours.items():
         told_of = CATALOG[name]
-        assert (family.type, family.documentation) == (told_of.kind, told_of.says)
+        assert (family.type, family.documentation) == (told_of.kind, told_of.help)
         assert family.samples, name
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == set(told_of.labels), name
@@ -125,9 +125,9 @@ def test_a_wait_has_one_name_whatever_numbers_and_reasons_are_in_it() -> None:
     assert wait_name("blocks 17 to 19 that are away: why") == "blocks N to N that are away"
     now = [100.0]
     progress = DaemonProgress(clock=lambda: now[0])
-    progress.wait("the database")
+    progress.set_wait("the database")
     now[0] = 107.5
-    progress.wait("")
+    progress.set_wait("")
     assert progress.waits["the database"] == 1 and progress.waited["the database"] == 7.5
 
 

@@ -157,9 +157,9 @@ async def test_however_many_fetch_at_once_a_size_is_refused_once(named: bool) ->
         await asyncio.gather(*(fetch(n * 400, n * 400 + 399) for n in range(10)))
         assert node.refused == (1 if named else 4)
         assert node.getlogs.count(20) == 200
-        assert reader.learnt()["ranges"]["ceiling"] == 20
+        assert reader.export_limits()["ranges"]["ceiling"] == 20
         other = Reader(endpoint, max_blocks=320)
-        other.learn(reader.learnt())
+        other.import_limits(reader.export_limits())
         assert other.ranges.size == 20
 
 

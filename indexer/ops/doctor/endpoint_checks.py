@@ -205,8 +205,8 @@ class EndpointDoctor:
 
     def _latency(self) -> None:
         endpoint = self.reader.endpoint
-        if endpoint.score.latency is not None:
-            self.found.good("latency", f"{1000 * endpoint.score.latency:.0f} ms")
+        if endpoint.health.latency is not None:
+            self.found.good("latency", f"{1000 * endpoint.health.latency:.0f} ms")
         limited = endpoint.errors["RateLimited"]
         if limited:
             self.found.note("rate", f"refused {limited} of {endpoint.requests} requests for their rate",
