@@ -137,6 +137,19 @@ async def test_a_balancer_that_picks_either_costs_time_and_no_orphan(young: Stag
     await recovers(young, daemon)
 
 
+async def test_a_head_on_another_branch_below_what_is_final_is_a_lag(young: Stage) -> None:
+    """The one name there is leads to the stuck node for a while: waited for, with a reason, instead of halted."""
+    daemon = await young.start(0, first=0, last=3)
+    assert await young.value("SELECT rollback_floor FROM indexer.checkpoint") == 3
+    young.nodes[0].balance = lambda asked: young.nodes[1]
+    await daemon.poll(3)
+    assert daemon.mode is Mode.WAITING and "below what is final" in daemon.progress.waiting
+    await daemon.stop()
+    young.daemons.remove(daemon)
+    young.nodes[0].balance = lambda asked: None
+    await recovers(young, await young.start(0))
+
+
 async def test_orphans_stored_before_they_were_denied_do_not_become_final(young: Stage) -> None:
     """They came from the stuck node while nothing above block 1 was final; then another one names block 6."""
     daemon = await young.start(1)
