@@ -95,14 +95,14 @@ program ends with.
 
 
 def cli_page() -> str:
-    context = click.Context(cli, info_name="reya-indexer")
+    context = click.Context(cli, info_name="reya-indexer", **cli.context_settings)
     names = [name for name in cli.list_commands(context) if cli.get_command(context, name)]
     index = [f"* [`reya-indexer {name}`](#reya-indexer-{name})" for name in names]
     parts = [CLI_HEAD + "\n".join(index) + "\n"]
     for name in names:
         command = cli.get_command(context, name)
         assert command is not None
-        parts += _command(command, click.Context(command, info_name=f"reya-indexer {name}"), 2)
+        parts += _command(command, click.Context(command, info_name=name, parent=context), 2)
     return NOTE + "\n".join(parts)
 
 

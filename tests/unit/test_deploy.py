@@ -20,9 +20,10 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 
 def parsed(arguments: list[str]) -> dict[str, Any]:
     """A command line as click reads it; a flag that does not exist is a UsageError."""
-    command = cli.get_command(click.Context(cli), arguments[0])
+    context = click.Context(cli, **cli.context_settings)
+    command = cli.get_command(context, arguments[0])
     assert command is not None, arguments
-    return command.make_context(arguments[0], list(arguments[1:]), resilient_parsing=False).params
+    return command.make_context(arguments[0], list(arguments[1:]), parent=context, resilient_parsing=False).params
 
 
 def test_the_dashboard_is_what_its_program_prints_and_fits_the_grid() -> None:
