@@ -79,6 +79,8 @@ async def fetch_final(
     node has that block on its chain, and every lower block of that chain is an ancestor of it. Without, a node that is
     stuck on an orphaned branch serves orphans below the final number. It may be another node at every request, behind
     one name: what a second request adds (times) must therefore agree with the logs by hash, and proves nothing else.
+    The premise is that one answer is one node's view. A proxy that spreads the calls of a batch over nodes breaks it,
+    as does an endpoint without batches: there the ends, the seams and attestation find what this cannot.
 
     Raises RpcError, SeamBroken; NotFinal where the node lacks the final block. Not compared when nothing is `final`.
     """
