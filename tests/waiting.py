@@ -17,7 +17,7 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 What = str | Callable[[], object]
 
-PATIENCE = 180.0  # seconds; several waits fit into the time limit of one test
+PATIENCE = 300.0  # seconds; several waits fit into the time limit of one test
 EVERY = 0.02  # seconds between looks
 
 

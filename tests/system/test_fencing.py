@@ -194,7 +194,7 @@ def move_on(driver: Driver, rng: random.Random, seconds: float) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.timeout(900 + SOAK)
+@pytest.mark.timeout(1800 + SOAK)
 async def test_postgres_gone_for_a_while(tmp_path: Path, own_server: EmbeddedServer) -> None:
     own_server.ensure_database("gone")
     url, port, rng = own_server.url("gone"), free_port(), random.Random(52)

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE
+
 HERE = Path(__file__).parent
 SCHEMA = HERE.parents[2] / "config" / "schema.prisma"
 # /bin/true stands for the engine that the command line would download for what is not asked of it here.
@@ -67,7 +69,7 @@ def plain(value: Any) -> Any:
 
 def _run(command: list[str], folder: Path, given: str = "", **env: str) -> str:
     done = subprocess.run(
-        command, cwd=folder, input=given, capture_output=True, text=True, timeout=180, check=False,
+        command, cwd=folder, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False,
         env=os.environ | _ENVIRONMENT | env,
     )  # fmt: skip
     if done.returncode:
