@@ -105,9 +105,9 @@ class Bench:
         last = self.world.grow(self.tip.hash, blocks, self.rng, density, fresh=fresh)
         path = self.tree.path(last.hash)[-blocks:]
         for some in slices(path if self.tip.number else [self.tree.genesis, *path], size):
-            standing = await load_index_state(self.conn, self.addresses)
+            state = await load_index_state(self.conn, self.addresses)
             finalized = some[-1].number if final else -1
-            await self.writer.commit_batch(self.conn, standing, unit(some, self.addresses), finalized, self.token)
+            await self.writer.commit_batch(self.conn, state, unit(some, self.addresses), finalized, self.token)
         self.tip = last
 
     def branch(self, depth: int, density: float) -> list[Block]:
@@ -129,9 +129,9 @@ class Bench:
             await staging.add(self.conn, unit(some, self.addresses), self.token)
         backend: int = await self.conn.fetchval("SELECT pg_backend_pid()")
         worked, staged = cpu(backend), time.monotonic()
-        standing = await load_index_state(self.conn, self.addresses)
+        state = await load_index_state(self.conn, self.addresses)
         done = Reorg(_anchor(fork), _anchor(self.tip), _anchor(new), self.addresses, "benchmark", "benchmark")
-        await self.writer.apply_reorg(self.conn, standing, done, -1, self.token)
+        await self.writer.apply_reorg(self.conn, state, done, -1, self.token)
         worked, swapped = cpu(backend) - worked, time.monotonic()
         self.tip = new
         removed: str = await self.conn.fetchval(

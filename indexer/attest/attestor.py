@@ -71,7 +71,7 @@ class Attester:
         self.deployment, self.pool, self.conn, self.yield_to_follower, self.heal = deployment, pool, conn, breathe, heal
         self._finality = finality
 
-    async def prove(self, standing: IndexState, segment: ContractRange) -> AttestResult | None:
+    async def prove(self, state: IndexState, segment: ContractRange) -> AttestResult | None:
         """The first piece of a segment; None when no stored block is left in it to chain headers to.
 
         Raises RpcError when no endpoint answers, EpochMoved when something was rolled back or healed meanwhile,
@@ -93,7 +93,7 @@ class Attester:
         hashes = {s.header.number: s.header.hash for s in proof.headers}
         spans = [BlockRange(run.first, run.last) for run in proof.proven()]
         await self.record_attestation(
-            standing, proof.segment, spans, "proven", proof.stored, hashes, proof.endpoints, result
+            state, proof.segment, spans, "proven", proof.stored, hashes, proof.endpoints, result
         )
         result.proved = {*proof.endpoints} - {c.endpoint for c in proof.complaints}
         return result
@@ -110,13 +110,13 @@ class Attester:
         return found
 
     async def record_attestation(
-        self, standing: IndexState, segment: ContractRange, spans: Sequence[BlockRange], grade: Grade,
+        self, state: IndexState, segment: ContractRange, spans: Sequence[BlockRange], grade: Grade,
         stored: StoredRange,
         hashes: Mapping[int, bytes], endpoints: Sequence[str], result: AttestResult,
     ) -> None:  # fmt: skip
         """Stores what is attested of a segment, unless a rollback or a heal came in between: raises EpochMoved."""
         async with self.conn.transaction():
-            await epoch.lock_shared(self.conn, standing.epoch)
+            await epoch.lock_shared(self.conn, state.epoch)
             for span in spans:
                 logs: list[Log] = [g for g in stored.logs if span.first <= g.block_number <= span.last]
                 result.logs += len(logs)

@@ -132,18 +132,18 @@ class Auditor:
             self._proving, self._checking = Backlog(attestor, "proven"), Backlog(attestor, "cross-checked")
         if await binding(self._conn) is None:
             return False
-        standing = await load_index_state(self._conn, [c.address for c in self.deployment.contracts])
+        state = await load_index_state(self._conn, [c.address for c in self.deployment.contracts])
         self._forget_aside()
         for work in (self._proving, self._checking):
             await work.refresh()
-        found = self._next(standing)
+        found = self._next(state)
         if found is None:
-            self._tell(standing, "up to date")
+            self._tell(state, "up to date")
             return False
         work, segment = found
         self._state("attesting")
         try:
-            result = await work.step(standing, segment)
+            result = await work.step(state, segment)
         except NoSecondEndpointError:
             self._alone = True
             log.warning("no_second_endpoint", reason="all that answer served the history: it is not cross-checked")
@@ -156,21 +156,21 @@ class Auditor:
                 # Roots that are labels, or no receipts anywhere: what is left here would only cost requests.
                 work.skip([BlockRange(0, segment.last)])
         self._count(work, result)
-        self._tell(standing, "attesting")
+        self._tell(state, "attesting")
         return True
 
-    def _next(self, standing: IndexState) -> tuple[Backlog, ContractRange] | None:
+    def _next(self, state: IndexState) -> tuple[Backlog, ContractRange] | None:
         """New blocks are proven first; then the history is cross-checked, the oldest blocks first."""
         assert self._proving is not None and self._checking is not None
-        origin, last = standing.binding.origin, min(self.progress.finalized, standing.contiguous_end)
+        origin, last = state.binding.origin, min(self.progress.finalized, state.contiguous_end)
         recent = max(origin, self.progress.finalized - self.deployment.attest.recent_blocks + 1)
-        new = next(self._proving.remaining(standing, recent, last), None)
+        new = next(self._proving.remaining(state, recent, last), None)
         enough = new is not None and last - new.first + 1 >= MIN_PIECE_BLOCKS
         if new is not None and (enough or time.monotonic() - self._proved_at > BUSY_WAIT_S):
             return self._proving, new
         # What is about to be proven need not be cross-checked; what could not be is.
         below = new.first - 1 if new is not None else last
-        history = None if self._alone else next(self._checking.remaining(standing, origin, below), None)
+        history = None if self._alone else next(self._checking.remaining(state, origin, below), None)
         return None if history is None else (self._checking, history)
 
     def _forget_aside(self) -> None:
@@ -192,9 +192,9 @@ class Auditor:
         g.requests = self.pool.requests
         log.debug("attested", grade=work.grade, first=result.first, last=result.last, logs=result.logs)
 
-    def _tell(self, standing: IndexState, state: str) -> None:
+    def _tell(self, index_state: IndexState, state: str) -> None:
         for work in (self._proving, self._checking):
             assert work is not None
-            reached = work.extent(standing.binding.origin)
+            reached = work.extent(index_state.binding.origin)
             self.gauges.up_to[work.grade], self.gauges.newest[work.grade] = reached
         self._state(state)

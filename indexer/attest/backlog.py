@@ -39,9 +39,9 @@ class Backlog:
         """Nothing is put aside any more."""
         self._settled = {address: RangeSet(spans) for address, spans in self._held.items()}
 
-    def remaining(self, standing: IndexState, first: int, last: int) -> Iterator[ContractRange]:
+    def remaining(self, state: IndexState, first: int, last: int) -> Iterator[ContractRange]:
         """What of first..last is ingested and neither held nor put aside, in chain order."""
-        for part in covered_ranges(standing.coverage, first, last):
+        for part in covered_ranges(state.coverage, first, last):
             at = part.first
             while (found := self._gap(part, at)) is not None:
                 yield found
@@ -75,16 +75,16 @@ class Backlog:
             for settled in self._settled.values():
                 settled.add(span)
 
-    async def step(self, standing: IndexState, segment: ContractRange) -> AttestResult:
+    async def step(self, state: IndexState, segment: ContractRange) -> AttestResult:
         """One piece of what is left, from its beginning on. Raises what attesting raises."""
         if self.grade == "proven":
-            result = await self.attestor.prove(standing, segment)
+            result = await self.attestor.prove(state, segment)
             if result is None:
                 result = AttestResult(segment.first, segment.last, unproven=[BlockRange(segment.first, segment.last)])
                 detail = f"no stored block from {segment.first} on to chain headers to"
                 result.reasons = [ProofFailure("", segment.first, "no anchor", detail)]
         else:
-            result = await cross_check(self.attestor, standing, segment)
+            result = await cross_check(self.attestor, state, segment)
         self.mark_attested(result.attested, segment.addresses)
         if result.proved:
             await self._resolve(result)

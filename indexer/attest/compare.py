@@ -55,10 +55,10 @@ class ComparedRange(NamedTuple):
 
 
 async def compare_stored(
-    conn: Connection, pool: Pool, standing: IndexState, first: int, last: int
+    conn: Connection, pool: Pool, state: IndexState, first: int, last: int
 ) -> AsyncIterator[ComparedRange]:  # fmt: skip
     """Compares what is covered of first..last, range by range. Raises Impossible when no endpoint serves one."""
-    for whole in covered_ranges(standing.coverage, first, last):
+    for whole in covered_ranges(state.coverage, first, last):
         at = whole.first
         while at <= whole.last:
             rest = ContractRange(at, whole.last, whole.addresses)

@@ -18,7 +18,7 @@ from indexer.store.provenance import EndpointFault
 MAX_BLOCKS = 100_000  # more than any endpoint serves at once: what is read of who served them stays small
 
 
-async def cross_check(attestor: Attester, standing: IndexState, segment: ContractRange) -> AttestResult:
+async def cross_check(attestor: Attester, state: IndexState, segment: ContractRange) -> AttestResult:
     """The first part of a segment, as large as a second endpoint serves.
 
     Where it is not stored who served the logs, two endpoints must agree with them. Raises as Attestor.prove does;
@@ -46,11 +46,11 @@ async def cross_check(attestor: Attester, standing: IndexState, segment: Contrac
             strange.append(ProofFailure(reader.name, other.block, "chain", detail))
             continue
         if seen.differences:
-            return await _disputed(attestor, standing, segment, seen, servers)
+            return await _disputed(attestor, state, segment, seen, servers)
         agreed.append(reader.name)
         if servers or len(agreed) > 1:
             result = AttestResult(part.first, part.last)
-            await _keep(attestor, standing, seen, [BlockRange(part.first, part.last)], [*servers, *agreed], result)
+            await _keep(attestor, state, seen, [BlockRange(part.first, part.last)], [*servers, *agreed], result)
             return result
     if strange:
         await attestor.record_failures(strange)
@@ -67,25 +67,25 @@ def _of_one_kind(segment: ContractRange, sources: Sequence[ServedRange]) -> Cont
 
 
 async def _keep(
-    attestor: Attester, standing: IndexState, seen: ComparedRange, spans: Sequence[BlockRange],
+    attestor: Attester, state: IndexState, seen: ComparedRange, spans: Sequence[BlockRange],
     endpoints: Sequence[str],
     result: AttestResult,
 ) -> None:  # fmt: skip
     hashes = {a.number: a.hash for a in seen.stored.anchors}
     await attestor.record_attestation(
-        standing, seen.segment, spans, "cross-checked", seen.stored, hashes, endpoints, result
+        state, seen.segment, spans, "cross-checked", seen.stored, hashes, endpoints, result
     )
 
 
 async def _disputed(
-    attestor: Attester, standing: IndexState, segment: ContractRange, seen: ComparedRange, servers: Sequence[str]
+    attestor: Attester, state: IndexState, segment: ContractRange, seen: ComparedRange, servers: Sequence[str]
 ) -> AttestResult:  # fmt: skip
     """Each disputed run is proven, and the endpoint blamed that is wrong; the rest is attested as agreed upon."""
     result = AttestResult(seen.segment.first, seen.segment.last)
     for part in ranges(seen.segment, seen.differences):
         at = part.first
         while at <= part.last and not result.healed:
-            found = await attestor.prove(standing, segment._replace(first=at))
+            found = await attestor.prove(state, segment._replace(first=at))
             if found is None:
                 break
             result.add(found)
@@ -103,7 +103,7 @@ async def _disputed(
         result.unproven += [BlockRange(number, number) for number in open_]
         result.reasons.append(ProofFailure(seen.endpoint, open_[0], "disagrees", detail))
     spans = [BlockRange(run.first, run.last) for run in ranges_without(seen.segment, disputed)]
-    await _keep(attestor, standing, seen, spans, [*servers, seen.endpoint], result)
+    await _keep(attestor, state, seen, spans, [*servers, seen.endpoint], result)
     return result
 
 

@@ -48,13 +48,13 @@ async def find_violations(conn: Connection, tell: Callable[[str], None]) -> list
 
 
 async def reconcile_positions(
-    conn: Connection, writer: Writer, standing: IndexState, tell: Callable[[int], None]
+    conn: Connection, writer: Writer, state: IndexState, tell: Callable[[int], None]
 ) -> tuple[Reconciliation, list[Drift]]:
     """Every position and execution against the stored events, from the origin on."""
     topics = {e.topic0 for c in writer.deployment.contracts for e in c.events if e.name in MOVING}
     unfit = await conn.fetch(UNFIT)
     followed = Reconciliation(frozenset(row[0] for row in unfit))
-    async for chunk in _chunks(conn, standing):
+    async for chunk in _chunks(conn, state):
         moving = [log for log in chunk.logs if log.topics and log.topics[0] in topics]
         rows = await conn.fetch(
             "SELECT unique_id, r_pnl FROM public.order_history"
@@ -72,13 +72,13 @@ async def reconcile_positions(
     return followed, found
 
 
-async def sample(conn: Connection, writer: Writer, standing: IndexState, blocks: int) -> tuple[int, list[Drift]]:
+async def sample(conn: Connection, writer: Writer, state: IndexState, blocks: int) -> tuple[int, list[Drift]]:
     """Appended rows of so many random blocks with logs against their projection; how many rows were compared."""
     picked = await conn.fetch(
         "SELECT DISTINCT block_number FROM (SELECT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1"
         " AND $2 ORDER BY random() LIMIT $3) picked ORDER BY 1",
-        standing.binding.origin,
-        standing.next_block - 1,
+        state.binding.origin,
+        state.next_block - 1,
         blocks,
     )
     if not picked:
@@ -91,12 +91,12 @@ async def sample(conn: Connection, writer: Writer, standing: IndexState, blocks:
 
 
 async def recompute(
-    conn: Connection, writer: Writer, standing: IndexState, tell: Callable[[int], None]
+    conn: Connection, writer: Writer, index_state: IndexState, tell: Callable[[int], None]
 ) -> tuple[int, list[Drift]]:
     """Every row against the projection of all stored raw logs; how many rows were compared."""
     state: dict[StateKey, StateRow] = {}
     compared, found = 0, list[Drift]()
-    async for chunk in _chunks(conn, standing):
+    async for chunk in _chunks(conn, index_state):
         events = events_of(writer.registry, chunk.logs, chunk.times)
         for key in state_keys(events):
             state.setdefault(key, None)
@@ -117,8 +117,8 @@ async def recompute(
     return compared, found
 
 
-async def _chunks(conn: Connection, standing: IndexState) -> AsyncIterator[raw_logs.StoredLogs]:
-    first, last = standing.binding.origin, standing.next_block - 1
+async def _chunks(conn: Connection, state: IndexState) -> AsyncIterator[raw_logs.StoredLogs]:
+    first, last = state.binding.origin, state.next_block - 1
     while first <= last:
         chunk = await raw_logs.read(conn, first, last, CHUNK_LOGS)
         yield chunk

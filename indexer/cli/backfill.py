@@ -216,11 +216,11 @@ async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -
             return None
         await stack.enter_async_context(background_task(runner.watchdog(None).run()))
         async with show_backfill_progress(progress, lambda: crew.traffic(pool) if crew else pool.traffic(), last):
-            standing = await runner.backfill()
-        if not runner.finished(standing):
+            state = await runner.backfill()
+        if not runner.finished(state):
             return None
         traffic = crew.traffic(pool) if crew else pool.traffic()
-        return _report(standing, progress, options.first, last) | {
+        return _report(state, progress, options.first, last) | {
             "requests": traffic.requests,
             "errors": traffic.errors,
             "seconds": round(time.monotonic() - started, 2),
@@ -258,10 +258,10 @@ def _executor(
     return WorkerPool(setup, width, workers[:width]) if width else None
 
 
-def _report(standing: IndexState, progress: DaemonProgress, first: int, last: int) -> dict[str, Any]:
-    projected = standing.checkpoint.number if standing.checkpoint else None
-    gap = {"first": standing.contiguous_end + 1, "last": first - 1} if standing.contiguous_end + 1 < first else None
-    assert not plan_missing(standing.coverage, first, last)
+def _report(state: IndexState, progress: DaemonProgress, first: int, last: int) -> dict[str, Any]:
+    projected = state.checkpoint.number if state.checkpoint else None
+    gap = {"first": state.contiguous_end + 1, "last": first - 1} if state.contiguous_end + 1 < first else None
+    assert not plan_missing(state.coverage, first, last)
     return {
         "from_block": first,
         "to_block": last,

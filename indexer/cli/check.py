@@ -104,16 +104,16 @@ async def _check(options: CheckOptions) -> dict[str, Any]:
         await conn.execute("SET statement_timeout = 0")
         stack.enter_context(patient(conn, DAY_S))
         async with conn.transaction(isolation="repeatable_read", readonly=True):
-            writer, standing = (
+            writer, state = (
                 Writer(deployment),
                 await load_index_state(conn, [c.address for c in deployment.contracts]),
             )
-            if not writer.projection_is_current(standing):
+            if not writer.projection_is_current(state):
                 raise RefusedError(
                     "contracts, ABIs or projections changed since the tables were written",
                     "Let `reya-indexer run` or `reproject` project them again first",
                 )
-            followed, rows, drifts = await _rows(conn, writer, standing, options, bar)
+            followed, rows, drifts = await _rows(conn, writer, state, options, bar)
             sample = None
             if options.endpoints:
                 from indexer.check import contract_state  # here, because web3 is slow to import and seldom needed
@@ -125,7 +125,7 @@ async def _check(options: CheckOptions) -> dict[str, Any]:
             drifts += asked.drifts
         if options.strict:
             drifts += followed.contradictions
-        last = standing.next_block - 1
+        last = state.next_block - 1
         if drifts:
             await recompute.record_drift(conn, drifts, last)
     done = {"block": last, "identities": len(INVARIANTS), "rows_compared": rows, "whole": options.recompute,
@@ -137,24 +137,22 @@ async def _check(options: CheckOptions) -> dict[str, Any]:
 
 
 async def _rows(
-    conn: Connection, writer: Writer, standing: IndexState, options: CheckOptions, bar: Bar
+    conn: Connection, writer: Writer, state: IndexState, options: CheckOptions, bar: Bar
 ) -> tuple[Reconciliation, int, list[Drift]]:  # fmt: skip
     """Everything that the database alone can tell; how many rows were compared with raw logs."""
-    last = max(standing.next_block - 1, 1)
+    last = max(state.next_block - 1, 1)
     task = bar.add_task("identities", total=len(INVARIANTS))
     drifts = await recompute.find_violations(conn, lambda name: bar.update(task, advance=1, description=name))
     moved = bar.add_task("positions", total=last)
     followed, found = await recompute.reconcile_positions(
-        conn, writer, standing, lambda block: bar.update(moved, completed=block)
+        conn, writer, state, lambda block: bar.update(moved, completed=block)
     )
     drifts += found
     if options.recompute:
         whole = bar.add_task("rows against raw logs", total=last)
-        rows, found = await recompute.recompute(
-            conn, writer, standing, lambda block: bar.update(whole, completed=block)
-        )
+        rows, found = await recompute.recompute(conn, writer, state, lambda block: bar.update(whole, completed=block))
     else:
-        rows, found = await recompute.sample(conn, writer, standing, options.sample)
+        rows, found = await recompute.sample(conn, writer, state, options.sample)
     return followed, rows, drifts + found
 
 

@@ -59,14 +59,14 @@ def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
     async def question(conn: Connection) -> dict[str, Any]:
         if await binding(conn) is None:
             return {"bound": False}
-        standing = await load_index_state(conn, addresses)
+        state = await load_index_state(conn, addresses)
         last = await reorg_journal.latest(conn, 1)
         return {
             "bound": True,
-            "epoch": standing.epoch,
-            "tip": standing.tip.number if standing.tip else None,
-            "projected": standing.checkpoint.number if standing.checkpoint else None,
-            "rollback_floor": standing.floor if standing.floor >= 0 else None,
+            "epoch": state.epoch,
+            "tip": state.tip.number if state.tip else None,
+            "projected": state.checkpoint.number if state.checkpoint else None,
+            "rollback_floor": state.floor if state.floor >= 0 else None,
             "before_images": await conn.fetchval("SELECT count(*) FROM indexer.before_image"),
             "state": await conn.fetchval(
                 "SELECT state FROM indexer.lease WHERE expires_at > clock_timestamp() AND holder IS NOT NULL"

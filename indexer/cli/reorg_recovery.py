@@ -86,9 +86,9 @@ def plan_command(
 
 
 async def _as_json(recovery: Recovery, made: Plan) -> dict[str, Any]:
-    standing = await recovery.state()
+    state = await recovery.state()
     tables, exact = await recovery.count_changes(made)
-    before = standing.checkpoint.number if standing.checkpoint else None
+    before = state.checkpoint.number if state.checkpoint else None
     after = before
     if before is not None and not made.empty:
         after = made.upto if before > made.keep.number else before
@@ -98,13 +98,13 @@ async def _as_json(recovery: Recovery, made: Plan) -> dict[str, Any]:
         "to_block": made.keep.number,
         "to_block_hash": "0x" + made.keep.hash.hex(),
         "nothing_to_do": made.empty,
-        "below_finalized": standing.predates_before_images(made.keep.number),
+        "below_finalized": state.predates_before_images(made.keep.number),
         "tables": tables,
         "exact": exact,
         "tip": made.tip.number,
         "new_tip": made.upto,
         "checkpoint": {"before": before, "after": after},
-        "epoch": standing.epoch,
+        "epoch": state.epoch,
         "endpoint": made.endpoint,
         "endpoints": [s.as_json() for s in made.reports],
     }
@@ -163,7 +163,7 @@ def recover_command(
                 made = await recovery.check(to_block, confirm)
                 return {"dry_run": True} | await _as_json(recovery, made)
             made, done = await recovery.recover(to_block, confirm)
-            standing = await recovery.state()
+            state = await recovery.state()
             return {
                 "dry_run": False,
                 "plan_hash": made.plan_hash,
@@ -172,9 +172,9 @@ def recover_command(
                 "changed": done is not None,
                 "rows": done.rows if done else {},
                 "logs": done.logs if done else 0,
-                "tip": standing.tip.number if standing.tip else None,
-                "projected": standing.checkpoint.number if standing.checkpoint else None,
-                "epoch": standing.epoch,
+                "tip": state.tip.number if state.tip else None,
+                "projected": state.checkpoint.number if state.checkpoint else None,
+                "epoch": state.epoch,
             }
 
     answer = _run(as_json, work)
@@ -227,10 +227,10 @@ def verify_command(
 
 
 async def _verify(recovery: Recovery, first: int | None, last: int | None, heal: bool) -> dict[str, Any]:
-    standing = await recovery.state()
-    assert standing.tip is not None
-    final = min((await recovery.look()).finalized, standing.tip.number)
-    low = standing.binding.origin if first is None else first
+    state = await recovery.state()
+    assert state.tip is not None
+    final = min((await recovery.look()).finalized, state.tip.number)
+    low = state.binding.origin if first is None else first
     high = final if last is None else min(last, final)
     answer: dict[str, Any] = {
         "from_block": low, "to_block": high, "clamped": last is not None and last > final, "logs": 0, "count": 0,
@@ -239,7 +239,7 @@ async def _verify(recovery: Recovery, first: int | None, last: int | None, heal:
     bad: list[ComparedRange] = []
     with Bar(console=Console(stderr=True), disable=not stderr_is_terminal(), transient=True) as bar:
         task = bar.add_task("compared", total=max(1, high - low + 1))
-        async for part in compare_stored(recovery.conn, recovery.pool, standing, low, high):
+        async for part in compare_stored(recovery.conn, recovery.pool, state, low, high):
             bar.update(task, completed=part.segment.last - low + 1)
             answer["logs"] += part.logs
             answer["count"] += len(part.differences)

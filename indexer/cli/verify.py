@@ -142,10 +142,10 @@ class VerifyRun:
 
     async def open(self) -> IndexState:
         """Raises Refused when nothing is stored, RpcError when no endpoint answers."""
-        standing = await self.recovery.state()
-        assert standing.tip is not None
-        self.final = min((await self.recovery.look()).finalized, standing.tip.number)
-        self.first = standing.binding.origin if self.options.first is None else self.options.first
+        state = await self.recovery.state()
+        assert state.tip is not None
+        self.final = min((await self.recovery.look()).finalized, state.tip.number)
+        self.first = state.binding.origin if self.options.first is None else self.options.first
         self.last = self.final if self.options.last is None else min(self.options.last, self.final)
         if self.options.grade == "proven":
             # Headers are chained up to a stored block: the range ends at one.
@@ -154,7 +154,7 @@ class VerifyRun:
             )
             self.last = self.last if above is None else above
         await self.work.refresh()
-        return standing
+        return state
 
 
 async def _no_wait() -> None:
@@ -172,8 +172,8 @@ async def _open_run(options: VerifyOptions, rps: float | None) -> AsyncIterator[
 async def _estimate(options: VerifyOptions) -> dict[str, Any]:
     # A handful of samples: no cap, whose waits would be measured instead of the endpoint.
     async with _open_run(options, None) as verification:
-        standing = await verification.open()
-        todo = list(verification.work.remaining(standing, verification.first, verification.last))
+        state = await verification.open()
+        todo = list(verification.work.remaining(state, verification.first, verification.last))
         told = {"from_block": verification.first, "to_block": verification.last}
         try:
             conn, pool = verification.recovery.conn, verification.recovery.pool
@@ -184,9 +184,9 @@ async def _estimate(options: VerifyOptions) -> dict[str, Any]:
 
 async def _verify(options: VerifyOptions) -> dict[str, Any]:
     async with _open_run(options, options.rps) as verification:
-        standing = await verification.open()
+        state = await verification.open()
         total = AttestResult(verification.first, verification.last)
-        blocks = sum(s.last - s.first + 1 for s in verification.work.remaining(standing, total.first, total.last))
+        blocks = sum(s.last - s.first + 1 for s in verification.work.remaining(state, total.first, total.last))
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
             TimeRemainingColumn(), TextColumn("{task.fields[logs]:,} logs, {task.fields[requests]:,} requests"),
@@ -199,21 +199,21 @@ async def _verify(options: VerifyOptions) -> dict[str, Any]:
                 requests = verification.recovery.pool.requests
                 bar.update(task, completed=min(done, blocks), logs=total.logs, requests=requests)
 
-            await _drain_backlog(verification, standing, total, tell)
+            await _drain_backlog(verification, state, total, tell)
         return await _report(verification, total)
 
 
 async def _drain_backlog(
-    verification: VerifyRun, standing: IndexState, total: AttestResult, tell: Callable[[], None]
+    verification: VerifyRun, state: IndexState, total: AttestResult, tell: Callable[[], None]
 ) -> None:
     work, said = verification.work, asyncio.get_running_loop().time()
-    while (segment := next(work.remaining(standing, total.first, total.last), None)) is not None:
+    while (segment := next(work.remaining(state, total.first, total.last), None)) is not None:
         tell()
         if asyncio.get_running_loop().time() - said > LINE_INTERVAL_S:
             said = asyncio.get_running_loop().time()
             log.info("verify", grade=work.grade, at=segment.first, last=total.last, logs=total.logs)
         try:
-            total.add(await work.step(standing, segment))
+            total.add(await work.step(state, segment))
         except EpochChangedError:
             pass  # a reorg or a heal came in between: what is left is looked at again
         except NoSecondEndpointError:
@@ -223,7 +223,7 @@ async def _drain_backlog(
             ) from None
         except RpcError as error:
             raise _unserved(error) from error
-        standing = await verification.recovery.state()
+        state = await verification.recovery.state()
         await work.refresh()
     tell()
 
@@ -237,9 +237,9 @@ def _unserved(error: RpcError) -> ReplacementUnavailableError:
 
 async def _report(verification: VerifyRun, total: AttestResult) -> dict[str, Any]:
     options, conn = verification.options, verification.recovery.conn
-    standing = await verification.recovery.state()
+    state = await verification.recovery.state()
     addresses = [c.address for c in options.deployment.contracts]
-    grades = await summaries(conn, addresses, standing.binding.origin)
+    grades = await summaries(conn, addresses, state.binding.origin)
     return {
         "grade": options.grade,
         "from_block": total.first,

@@ -51,7 +51,7 @@ class CatchUp:
         self._source: BufferedSource | None = None
 
     async def run(
-        self, conn: Connection, standing: IndexState, segments: Sequence[ContractRange], final: FinalBlock,
+        self, conn: Connection, state: IndexState, segments: Sequence[ContractRange], final: FinalBlock,
         finalized: int,
         token: int | None,
     ) -> None:  # fmt: skip
@@ -61,18 +61,16 @@ class CatchUp:
         Raises what ingesting and projecting raise: RpcError, SeamBroken, HashConflict, EpochMoved, LeaseLost.
         """
         async with self._opened() as reading, self._opened() as watching:
-            projecting = token is not None and self.writer.projection_is_current(standing)
-            origin = standing.binding.origin
-            front = self._source = BufferedSource(reading, standing.coverage, origin, finalized, projecting=projecting)
+            projecting = token is not None and self.writer.projection_is_current(state)
+            origin = state.binding.origin
+            front = self._source = BufferedSource(reading, state.coverage, origin, finalized, projecting=projecting)
             works = [self._ingest(segments, final, front)]
             if token is not None and projecting:
-                if standing.next_block == origin and finalized - origin + 1 >= self.defer_from:
+                if state.next_block == origin and finalized - origin + 1 >= self.defer_from:
                     deferred_indexes.log.info(
                         "indexes_deferred", count=await deferred_indexes.drop_indexes(conn, token)
                     )
-                works.append(
-                    ProjectionPipeline(self.writer, conn, reading, standing, token).run(front, self._committed)
-                )
+                works.append(ProjectionPipeline(self.writer, conn, reading, state, token).run(front, self._committed))
             await self._until_stopped(watching, token, run_all(*works))
 
     @property

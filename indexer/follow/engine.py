@@ -176,32 +176,32 @@ class Engine:
             raise ReorgTooDeepError(action.reason, action.remedy)
 
     async def load_state(self, conn: Connection) -> IndexState:
-        standing = await load_index_state(conn, self.addresses)
+        state = await load_index_state(conn, self.addresses)
         p = self.progress
-        p.origin, p.ingested, p.holder = standing.binding.origin, standing.contiguous_end, self.token is not None
-        p.projected = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
-        p.projected_time = standing.checkpoint.timestamp if standing.checkpoint else 0
-        self._state = standing
-        return standing
+        p.origin, p.ingested, p.holder = state.binding.origin, state.contiguous_end, self.token is not None
+        p.projected = state.checkpoint.number if state.checkpoint else state.binding.origin - 1
+        p.projected_time = state.checkpoint.timestamp if state.checkpoint else 0
+        self._state = state
+        return state
 
     async def _seen(self, conn: Connection, view: HeadView) -> state_machine.HeadSeen:
-        standing, head = await self.load_state(conn), view.heads.latest
-        tip = standing.tip
+        state, head = await self.load_state(conn), view.heads.latest
+        tip = state.tip
         if tip is not None and tip.number > head.number:
             log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=tip.number - head.number)
         if self.token is not None:
-            await self.maintenance.run_if_due(conn, standing, self.token)
+            await self.maintenance.run_if_due(conn, state, self.token)
         return state_machine.HeadSeen(
             head=head,
             at_head=await stored_hash(conn, head.number),
             tip=tip,
-            checkpoint=standing.next_block - 1,
-            contiguous_end=standing.contiguous_end,
-            floor=standing.floor,
+            checkpoint=state.next_block - 1,
+            contiguous_end=state.contiguous_end,
+            floor=state.floor,
             holder=self.token is not None,
-            stale=not self.writer.projection_is_current(standing),
-            unconfirmed=await self._unconfirmed(conn, standing),
-            ranges=tuple(self.ranges_to_ingest(standing, view)),
+            stale=not self.writer.projection_is_current(state),
+            unconfirmed=await self._unconfirmed(conn, state),
+            ranges=tuple(self.ranges_to_ingest(state, view)),
         )
 
     def disconnected(self) -> None:
@@ -240,25 +240,25 @@ class Engine:
     async def _do(self, conn: Connection, view: HeadView, action: state_machine.Action) -> state_machine.Observation:
         """Executes one action; what came of it."""
         started, asked = time.monotonic(), self.pool.requests
-        standing, done = self._state, None
-        assert standing is not None
+        state, done = self._state, None
+        assert state is not None
         try:
             match action:
-                case state_machine.Project() | state_machine.Ingest() if self._far_behind(standing, view):
-                    await self._catch_up(conn, standing, view)
+                case state_machine.Project() | state_machine.Ingest() if self._far_behind(state, view):
+                    await self._catch_up(conn, state, view)
                 case state_machine.Project(last):
-                    done = await self.writer.project_stored(conn, standing, last, self._final_upto, self._held_token)
+                    done = await self.writer.project_stored(conn, state, last, self._final_upto, self._held_token)
                 case state_machine.Reproject(last):
-                    await self._project_again(conn, standing, last)
+                    await self._project_again(conn, state, last)
                 case state_machine.Ingest(segment):
-                    done = await self._ingest(conn, standing, segment, view.final)
+                    done = await self._ingest(conn, state, segment, view.final)
                 case state_machine.Confirm(block):
                     if not await self._confirm(block, view.final):
                         return state_machine.Conflict(
                             block.number, f"the stored block {block.number} is not on the chain"
                         )
                 case _:
-                    return await self._handle_fork(conn, standing, view, action)
+                    return await self._handle_fork(conn, state, view, action)
         except (ParentMismatchError, StoredHashMismatchError) as conflict:
             # A reorg between our looks, or a node that contradicts itself: the fork search tells which.
             log.info("seam_broken", block=conflict.number)
@@ -271,28 +271,26 @@ class Engine:
             self.reporter.report(done, time.monotonic() - started, self.pool.requests - asked)
         return await self._seen(conn, view)
 
-    async def _project_again(self, conn: Connection, standing: IndexState, last: int) -> None:
+    async def _project_again(self, conn: Connection, state: IndexState, last: int) -> None:
         """A lower origin is healed: its events and what they touch. Other contracts or ABIs may change any row."""
         reason, scope, token = "contracts or ABIs changed since the public tables were written", None, self._held_token
-        if standing.digest == self.writer.digest:
+        if state.digest == self.writer.digest:
             reason = "the origin was lowered"
             scope = await replay.plan_replay_below_start(
-                conn, self.writer.registry, standing, lambda: lease.lock_and_renew(conn, token)
+                conn, self.writer.registry, state, lambda: lease.lock_and_renew(conn, token)
             )
-        log.warning("project_again", reason=reason, first=standing.binding.origin, last=last, whole=scope is None)
+        log.warning("project_again", reason=reason, first=state.binding.origin, last=last, whole=scope is None)
         if scope is None:
-            await self.writer.reset_projection(conn, standing, token)
+            await self.writer.reset_projection(conn, state, token)
         else:
-            await self.writer.commit_replay(conn, standing, scope, token)
+            await self.writer.commit_replay(conn, state, scope, token)
 
-    async def _unconfirmed(self, conn: Connection, standing: IndexState) -> BlockRef | None:
+    async def _unconfirmed(self, conn: Connection, state: IndexState) -> BlockRef | None:
         """The stored end of the gapless range, when there is something to project and this look did not compare it."""
-        last = standing.next_block - 1
-        if standing.contiguous_end < last or (
-            standing.contiguous_end == last and self.writer.projection_is_current(standing)
-        ):
+        last = state.next_block - 1
+        if state.contiguous_end < last or (state.contiguous_end == last and self.writer.projection_is_current(state)):
             return None
-        (front,) = await block_refs_between(conn, standing.contiguous_end, standing.contiguous_end)
+        (front,) = await block_refs_between(conn, state.contiguous_end, state.contiguous_end)
         return None if front.hash == self._confirmed else front
 
     async def _confirm(self, block: BlockRef, final: FinalBlock) -> bool:
@@ -302,14 +300,14 @@ class Engine:
         return upto is not None
 
     async def _handle_fork(
-        self, conn: Connection, standing: IndexState, view: HeadView, action: state_machine.Action
+        self, conn: Connection, state: IndexState, view: HeadView, action: state_machine.Action
     ) -> state_machine.Observation:
         match action:
             case state_machine.SearchFork(everyone, _):
-                found = await claims.collect_claims(self.pool, conn, standing, view.final, everyone=everyone)
+                found = await claims.collect_claims(self.pool, conn, state, view.final, everyone=everyone)
                 return state_machine.Claims(found, everyone)
             case state_machine.ReplaceFork(claim, cause):
-                return await self._replace(conn, standing, claim, cause, view.final)
+                return await self._replace(conn, state, claim, cause, view.final)
             case state_machine.SetEndpointsAside(endpoints, reason):
                 for name in endpoints:
                     self.pool.set_aside(name, reason)
@@ -329,31 +327,29 @@ class Engine:
             raise conflict
         log.debug("beaten", conflict=" ".join(str(conflict).split()))
 
-    def ranges_to_ingest(self, standing: IndexState, view: HeadView) -> list[ContractRange]:
+    def ranges_to_ingest(self, state: IndexState, view: HeadView) -> list[ContractRange]:
         """What is to be ingested now. Without the lease only up to finalized: a fork above needs the projector."""
         goal = view.heads.latest.number if self.last is None else min(self.last, view.heads.latest.number)
         if self.token is None:
             goal = min(goal, view.finality.finalized)
-        return plan_missing(standing.coverage, standing.binding.origin if self.first is None else self.first, goal)
+        return plan_missing(state.coverage, state.binding.origin if self.first is None else self.first, goal)
 
-    def _far_behind(self, standing: IndexState, view: HeadView) -> bool:
+    def _far_behind(self, state: IndexState, view: HeadView) -> bool:
         """Whether much is left to do below finalized, where nothing can be reorged away."""
         finalized = view.finality.finalized
-        lacking = sum(max(0, min(s.last, finalized) - s.first + 1) for s in self.ranges_to_ingest(standing, view))
-        return max(lacking, min(standing.contiguous_end, finalized) - standing.next_block + 1) >= MIN_CATCH_UP_BLOCKS
+        lacking = sum(max(0, min(s.last, finalized) - s.first + 1) for s in self.ranges_to_ingest(state, view))
+        return max(lacking, min(state.contiguous_end, finalized) - state.next_block + 1) >= MIN_CATCH_UP_BLOCKS
 
-    async def _catch_up(self, conn: Connection, standing: IndexState, view: HeadView) -> None:
+    async def _catch_up(self, conn: Connection, state: IndexState, view: HeadView) -> None:
         finalized, p = view.finality.finalized, self.progress
         below = [
-            s._replace(last=min(s.last, finalized))
-            for s in self.ranges_to_ingest(standing, view)
-            if s.first <= finalized
+            s._replace(last=min(s.last, finalized)) for s in self.ranges_to_ingest(state, view) if s.first <= finalized
         ]
-        p.to_ingest, p.bulk_from = p.blocks + sum(s.last - s.first + 1 for s in below), standing.next_block - 1
+        p.to_ingest, p.bulk_from = p.blocks + sum(s.last - s.first + 1 for s in below), state.next_block - 1
         self._indexes_complete = False
         if self.token is not None:
-            await confirm_stored(self.pool, conn, standing, finalized, view.final)
-        await self.catch_up.run(conn, standing, below, view.final, finalized, self.token)
+            await confirm_stored(self.pool, conn, state, finalized, view.final)
+        await self.catch_up.run(conn, state, below, view.final, finalized, self.token)
 
     def _committed(self, done: StepResult) -> None:
         """A commit of the bulk work."""
@@ -363,26 +359,26 @@ class Engine:
         self.reporter.report_bulk(done, self.catch_up.source)
 
     async def _ingest(
-        self, conn: Connection, standing: IndexState, segment: ContractRange, final: FinalBlock
+        self, conn: Connection, state: IndexState, segment: ContractRange, final: FinalBlock
     ) -> StepResult:
         before = await stored_hash(conn, segment.first - 1)
         unit = await self.pool.with_failover(lambda reader: fetch_batch(reader, segment, final, before, self._stamps))
-        return await self.writer.commit_batch(conn, standing, unit, unit.final, self.token)
+        return await self.writer.commit_batch(conn, state, unit, unit.final, self.token)
 
     async def _replace(
-        self, conn: Connection, standing: IndexState, found: forks.ForkClaim, cause: str, final: FinalBlock
+        self, conn: Connection, state: IndexState, found: forks.ForkClaim, cause: str, final: FinalBlock
     ) -> state_machine.Observation:
         """Stages the replacement from the endpoint that claimed it, or from another that claims a fork, and swaps."""
-        started, asked, tip = time.monotonic(), self.pool.requests, standing.tip
+        started, asked, tip = time.monotonic(), self.pool.requests, state.tip
         assert tip is not None
         try:
             reorg, upto = await replacement.stage_replacement(
-                self.pool, conn, standing, found, cause, final, self._held_token
+                self.pool, conn, state, found, cause, final, self._held_token
             )
         except RpcError as error:
             assert found.fork is not None
             return state_machine.ReplacementUnavailable(found.fork.number + 1, tip.number, error.message)
-        done = await self.writer.apply_reorg(conn, standing, reorg, upto, self._held_token)
+        done = await self.writer.apply_reorg(conn, state, reorg, upto, self._held_token)
         self.progress.reorgs += 1
         self.progress.reorg_depth.observe(reorg.depth)
         old, new = tip.number, reorg.new_tip.number

@@ -27,32 +27,32 @@ class Maintenance:
         self._pruned: int | None = None
         self._next = 0.0
 
-    async def run_if_due(self, conn: Connection, standing: IndexState, token: int) -> None:
+    async def run_if_due(self, conn: Connection, state: IndexState, token: int) -> None:
         """One round, when one is due. Raises LeaseLost."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + INTERVAL_S
-        await self.prune(conn, standing, token)
-        await self.count_images(conn, standing)
-        if standing.floor >= 0:
-            self.final = next(iter(await block_refs_below(conn, standing.floor + 1, 1)), None)
+        await self.prune(conn, state, token)
+        await self.count_images(conn, state)
+        if state.floor >= 0:
+            self.final = next(iter(await block_refs_below(conn, state.floor + 1, 1)), None)
 
-    async def prune(self, conn: Connection, standing: IndexState, token: int) -> None:
+    async def prune(self, conn: Connection, state: IndexState, token: int) -> None:
         """Headers below the floor; after a start as far back as a long stop may have left them."""
-        floor = standing.floor
+        floor = state.floor
         first = max(0, floor - 1_000_000) if self._pruned is None else self._pruned
         if floor > first and await prune(conn, first, floor, token):
             self._pruned = floor
 
-    async def count_images(self, conn: Connection, standing: IndexState) -> None:
+    async def count_images(self, conn: Connection, state: IndexState) -> None:
         """Before-images grow while finality stands still: said aloud, because a reorg needs every one of them."""
         counted = await conn.fetchval(
             "SELECT count(*) FROM (SELECT FROM indexer.before_image LIMIT $1) counted", self.max_before_images + 1
         )
         self.progress.before_images = counted
         if counted > self.max_before_images:
-            detail = f"more than {self.max_before_images} rows since block {standing.floor}: finality stands still"
-            log.error("before_images_grow", rows=counted, floor=standing.floor)
+            detail = f"more than {self.max_before_images} rows since block {state.floor}: finality stands still"
+            log.error("before_images_grow", rows=counted, floor=state.floor)
             await record(
                 conn,
                 [{"kind": "before_images_grow", "subject": "finality", "detail": detail, "first_block": None,

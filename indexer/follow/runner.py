@@ -212,9 +212,9 @@ class Runner:
             worked = await self._run_cycle(patience=BACKFILL_PATIENCE_S)
             if worked is False:
                 assert self.conn is not None
-                standing = await self.engine.load_state(self.conn)
-                if self.finished(standing):
-                    return standing
+                state = await self.engine.load_state(self.conn)
+                if self.finished(state):
+                    return state
                 self._give_up_when_waiting()
                 if self.engine.token is None and self.progress.set_wait(
                     "the projector's lease, held by another process"
@@ -247,16 +247,14 @@ class Runner:
                 f"waited {BACKFILL_PATIENCE_S:.0f} seconds for {p.waiting}", "Give another endpoint as well"
             )
 
-    def finished(self, standing: IndexState) -> bool:
+    def finished(self, state: IndexState) -> bool:
         """Whether nothing of the range is left to ingest or, up to the gapless front, to project."""
         engine = self.engine
-        if engine.last is None or engine.first is None or plan_missing(standing.coverage, engine.first, engine.last):
+        if engine.last is None or engine.first is None or plan_missing(state.coverage, engine.first, engine.last):
             return False
         if engine.ingest_only:
             return True
-        return engine.writer.projection_is_current(standing) and standing.next_block > min(
-            standing.contiguous_end, engine.last
-        )
+        return engine.writer.projection_is_current(state) and state.next_block > min(state.contiguous_end, engine.last)
 
     async def _run_cycle(self, patience: float | None) -> bool | None:
         """One cycle; None when there was trouble or the end. Trouble is named, logged once and waited for."""

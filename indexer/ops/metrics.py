@@ -26,13 +26,13 @@ class _Signals(Collector):
         self.live = live
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._standing()
+        yield from self._block_numbers()
         yield from self._doing()
         yield from self._work()
         yield from self._endpoints()
         yield from self._alarms()
 
-    def _standing(self) -> Iterator[Metric]:
+    def _block_numbers(self) -> Iterator[Metric]:
         p, stored = self.live.progress, self.live.stored
         blocks = {k: getattr(p, k) for k in ("head", "safe", "finalized", "ingested", "projected")}
         known: dict[str, int] = {kind: number for kind, number in blocks.items() if number >= 0}

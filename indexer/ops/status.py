@@ -49,8 +49,8 @@ async def build_status(
     if bound is None:
         return {"chain": deployment.name, "bound": False, **heads}
     check_binding(bound, deployment.name, deployment.chain_id)
-    standing = await load_index_state(conn, [c.address for c in deployment.contracts])
-    stored = await _stored(conn, deployment, standing, heads)
+    state = await load_index_state(conn, [c.address for c in deployment.contracts])
+    stored = await _stored(conn, deployment, state, heads)
     return {
         "chain": deployment.name,
         "bound": True,
@@ -89,8 +89,8 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
     }
 
 
-async def _stored(conn: Connection, deployment: Deployment, standing: IndexState, heads: Heads) -> dict[str, Any]:
-    origin, checkpoint = standing.binding.origin, standing.checkpoint
+async def _stored(conn: Connection, deployment: Deployment, state: IndexState, heads: Heads) -> dict[str, Any]:
+    origin, checkpoint = state.binding.origin, state.checkpoint
     lag = heads["head"] - checkpoint.number if heads["head"] is not None and checkpoint else None
     seconds = heads["head_time"] - checkpoint.timestamp if heads["head_time"] is not None and checkpoint else None
     lease = await conn.fetchrow(
@@ -98,25 +98,25 @@ async def _stored(conn: Connection, deployment: Deployment, standing: IndexState
     )
     return {
         "origin": origin,
-        "ingested": standing.contiguous_end if standing.contiguous_end >= origin else None,
+        "ingested": state.contiguous_end if state.contiguous_end >= origin else None,
         "projected": checkpoint.number if checkpoint else None,
         "projected_hash": "0x" + checkpoint.hash.hex() if checkpoint else None,
         "lag_blocks": None if lag is None else max(0, lag),
         "lag_seconds": None if seconds is None else max(0, seconds),
         "blamed": await provenance.fault_counts(conn),
         "up_to_date_with_config": checkpoint is None
-        or (standing.digest, standing.projected_origin) == (deployment.digest, origin),
+        or (state.digest, state.projected_origin) == (deployment.digest, origin),
         "database": await conn.fetchval(
             "SELECT CASE WHEN pg_is_in_recovery() THEN 'standby: nothing can be written'"
             " WHEN current_setting('transaction_read_only') = 'on' THEN 'read-only: nothing can be written'"
             " ELSE 'writable' END"
         ),
-        "epoch": standing.epoch,
+        "epoch": state.epoch,
         "reorgs": await conn.fetchval("SELECT count(*) FROM indexer.reorg_journal"),
         "last_reorgs": await reorg_journal.latest(conn, LAST_REORGS),
         "projector": lease["holder"] if lease and lease["valid"] else None,
         "state": lease["state"] if lease and lease["valid"] else None,
-        "coverage": _coverage(deployment, standing, heads["head"]),
+        "coverage": _coverage(deployment, state, heads["head"]),
         "deferred_indexes": await deferred_indexes.pending(conn),
         "unproven": await unproven(conn, deployment.accounting),
         "undecoded_logs": {row[0]: row[1] for row in await conn.fetch(_UNDECODED)},
@@ -136,15 +136,15 @@ async def _attested(conn: Connection, deployment: Deployment, origin: int) -> di
     }  # fmt: skip
 
 
-def _coverage(deployment: Deployment, standing: IndexState, head: int | None) -> list[dict[str, Any]]:
-    origin = standing.binding.origin
-    goal = head if head is not None else standing.tip.number if standing.tip else origin - 1
+def _coverage(deployment: Deployment, state: IndexState, head: int | None) -> list[dict[str, Any]]:
+    origin = state.binding.origin
+    goal = head if head is not None else state.tip.number if state.tip else origin - 1
     return [
         {
             "contract": contract.name,
             "address": contract.address,
-            "covered": [list(s) for s in standing.coverage[contract.address]],
-            "gaps": [list(s) for s in gaps_in(standing.coverage[contract.address], origin, goal)],
+            "covered": [list(s) for s in state.coverage[contract.address]],
+            "gaps": [list(s) for s in gaps_in(state.coverage[contract.address], origin, goal)],
         }
         for contract in deployment.contracts
     ]

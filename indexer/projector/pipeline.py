@@ -108,8 +108,8 @@ class _Step:
 class ProjectionPipeline:
     """`side` is a second connection, for reading beside the writing one."""
 
-    def __init__(self, writer: Writer, conn: Connection, side: Connection, standing: IndexState, token: int) -> None:
-        self.writer, self.conn, self.side, self.standing, self.token = writer, conn, side, standing, token
+    def __init__(self, writer: Writer, conn: Connection, side: Connection, state: IndexState, token: int) -> None:
+        self.writer, self.conn, self.side, self.state, self.token = writer, conn, side, state, token
         self._cache = StateCache()
         self._whole: set[str] = set()
         self._absent = AbsentKeyFilter()
@@ -120,16 +120,16 @@ class ProjectionPipeline:
         Raises EpochMoved, LeaseLost; what was told of stays.
         """
         self._absent = AbsentKeyFilter(await empty_tables(self.side))
-        step = await self._prepare(source, self.standing.next_block)
+        step = await self._prepare(source, self.state.next_block)
         while step is not None:
             chunk, anchor = step.stretch
             # What is prepared beside a commit that then fails is dropped with this stream.
             async with background_task(self._prepare(source, anchor.number + 1)) as following:
                 done = await self.writer.commit_prepared(
-                    self.conn, self.standing, chunk, anchor, step.output, self.token
+                    self.conn, self.state, chunk, anchor, step.output, self.token
                 )
-                self.standing = self.standing.after_projection(
-                    anchor, max(self.standing.floor, anchor.number), self.writer.digest
+                self.state = self.state.after_projection(
+                    anchor, max(self.state.floor, anchor.number), self.writer.digest
                 )
                 committed(done)
                 step = await following

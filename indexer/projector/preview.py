@@ -23,10 +23,10 @@ _READ_LOGS = 20_000
 class ChangePreview:
     """Counts for keeping blocks up to `keep`: `removed()` once, `add` for each unit of the replacement."""
 
-    def __init__(self, conn: Connection, writer: Writer, standing: IndexState, keep: int) -> None:
-        self.conn, self.writer, self.standing, self.keep = conn, writer, standing, keep
-        self.exact = not standing.predates_before_images(keep)
-        self.projected = standing.checkpoint is not None and keep <= standing.checkpoint.number
+    def __init__(self, conn: Connection, writer: Writer, state: IndexState, keep: int) -> None:
+        self.conn, self.writer, self.state, self.keep = conn, writer, state, keep
+        self.exact = not state.predates_before_images(keep)
+        self.projected = state.checkpoint is not None and keep <= state.checkpoint.number
         self._state: dict[StateKey, StateRow] = {}
         self._written: set[StateKey] = set()
         self._appended: defaultdict[str, int] = defaultdict(int)
@@ -68,7 +68,7 @@ class ChangePreview:
 
     async def _touched(self) -> list[str]:
         keys: set[StateKey] = set()
-        first, tip = self.keep + 1, self.standing.checkpoint.number if self.standing.checkpoint else self.keep
+        first, tip = self.keep + 1, self.state.checkpoint.number if self.state.checkpoint else self.keep
         while first <= tip:
             chunk = await raw_logs.read(self.conn, first, tip, _READ_LOGS)
             keys |= state_keys(events_of(self.writer.registry, chunk.logs, chunk.times))

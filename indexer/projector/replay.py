@@ -91,21 +91,21 @@ async def plan_replay(
 
 
 async def plan_replay_below_start(
-    conn: Connection, registry: Registry, standing: IndexState, still_ours: Callable[[], Awaitable[None]]
+    conn: Connection, registry: Registry, state: IndexState, still_ours: Callable[[], Awaitable[None]]
 ) -> ReplayScope | None:  # fmt: skip
     """What the blocks below the origin of the last projection touch, now that they are stored. None: everything."""
-    assert standing.checkpoint is not None and standing.projected_origin is not None
+    assert state.checkpoint is not None and state.projected_origin is not None
     below = await conn.fetch(
         "SELECT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 LIMIT $3",
-        standing.binding.origin,
-        standing.projected_origin - 1,
+        state.binding.origin,
+        state.projected_origin - 1,
         MAX_REPLAYED + 1,
     )
     if len(below) > MAX_REPLAYED:
         return None
     changed = frozenset(row["block_number"] for row in below)
-    parts = [HistoryPart(standing.binding.origin, standing.checkpoint.number, False)]
-    return await plan_replay(conn, registry, parts, changed, (), standing.binding.origin, still_ours)
+    parts = [HistoryPart(state.binding.origin, state.checkpoint.number, False)]
+    return await plan_replay(conn, registry, parts, changed, (), state.binding.origin, still_ours)
 
 
 async def _read(

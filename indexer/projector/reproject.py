@@ -53,20 +53,20 @@ class Reprojection:
             raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         topics = self._topics(names)
         async with exclusive_lease(self.conn, holder_name("reprojection")) as token:
-            standing = await load_index_state(self.conn, self.addresses)
+            state = await load_index_state(self.conn, self.addresses)
             if await self.conn.fetchval("SELECT reprojecting_to FROM indexer.checkpoint") is not None:
-                log.info("resumed", projected=standing.next_block - 1)
-                return await self._rest(standing, token, resumed=True)
-            if standing.checkpoint is None:
+                log.info("resumed", projected=state.next_block - 1)
+                return await self._rest(state, token, resumed=True)
+            if state.checkpoint is None:
                 raise RefusedError("nothing was projected yet", "Start `reya-indexer run` or `backfill` first")
-            if (topics or first is not None) and self.writer.projection_is_current(standing):
-                scope = await self._scope(standing, first or 0, topics, token)
+            if (topics or first is not None) and self.writer.projection_is_current(state):
+                scope = await self._scope(state, first or 0, topics, token)
                 if scope is not None:
-                    rows = await self.writer.commit_replay(self.conn, standing, scope, token)
+                    rows = await self.writer.commit_replay(self.conn, state, scope, token)
                     events = scope.touched.events()
-                    return ReprojectResult(False, False, events, sum(rows.values()), standing.checkpoint.number)
+                    return ReprojectResult(False, False, events, sum(rows.values()), state.checkpoint.number)
                 log.warning("project_again", reason="too much is touched to be replayed in one transaction")
-            await self.writer.reset_projection(self.conn, standing, token, asked=True)
+            await self.writer.reset_projection(self.conn, state, token, asked=True)
             return await self._rest(await load_index_state(self.conn, self.addresses), token, resumed=False)
 
     def _topics(self, names: Iterable[str]) -> frozenset[bytes]:
@@ -79,42 +79,40 @@ class Reprojection:
                 raise RefusedError(f"no watched contract has an event {name!r}", f"Known: {', '.join(sorted(known))}")
         return frozenset(topic for name in names for topic in known[name])
 
-    async def _scope(
-        self, standing: IndexState, first: int, topics: frozenset[bytes], token: int
-    ) -> ReplayScope | None:
+    async def _scope(self, state: IndexState, first: int, topics: frozenset[bytes], token: int) -> ReplayScope | None:
         """What the events touch; None when it is more than one transaction should hold."""
         found = await self.side.fetch(
             "SELECT DISTINCT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2"
             " AND ($3::bytea[] = '{}' OR substr(topics, 1, 32) = ANY($3::bytea[])) LIMIT $4",
-            max(first, standing.binding.origin),
-            standing.next_block - 1,
+            max(first, state.binding.origin),
+            state.next_block - 1,
             list(topics),
             MAX_REPLAYED + 1,
         )
         if len(found) > MAX_REPLAYED:
             return None
         changed = frozenset(row["block_number"] for row in found)
-        parts = [HistoryPart(standing.binding.origin, standing.next_block - 1, False)]
+        parts = [HistoryPart(state.binding.origin, state.next_block - 1, False)]
         return await plan_replay(
             self.side, self.writer.registry, parts, changed, (), min(changed, default=0),
             lambda: lease.lock_and_renew(self.side, token),
         )  # fmt: skip
 
-    async def _rest(self, standing: IndexState, token: int, *, resumed: bool) -> ReprojectResult:
+    async def _rest(self, state: IndexState, token: int, *, resumed: bool) -> ReprojectResult:
         """Projects what is stored, up to the gapless front: at speed below the floor, with before-images above it."""
-        floor = standing.floor
+        floor = state.floor
 
         def told(done: StepResult) -> None:
             self._events += done.logs
             self._rows += sum(done.rows.values())
             self._tell(done)
 
-        stream = ProjectionPipeline(self.writer, self.conn, self.side, standing, token)
-        await stream.run(DatabaseSource(self.side, min(standing.contiguous_end, floor)), told)
-        standing = await load_index_state(self.conn, self.addresses)
-        while standing.next_block <= standing.contiguous_end:
-            told(await self.writer.project_stored(self.conn, standing, standing.contiguous_end, floor, token))
-            standing = await load_index_state(self.conn, self.addresses)
+        stream = ProjectionPipeline(self.writer, self.conn, self.side, state, token)
+        await stream.run(DatabaseSource(self.side, min(state.contiguous_end, floor)), told)
+        state = await load_index_state(self.conn, self.addresses)
+        while state.next_block <= state.contiguous_end:
+            told(await self.writer.project_stored(self.conn, state, state.contiguous_end, floor, token))
+            state = await load_index_state(self.conn, self.addresses)
         # One that ends below where it began has less coverage now: there is nothing to go on with.
         await self.conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = NULL")
-        return ReprojectResult(True, resumed, self._events, self._rows, standing.next_block - 1)
+        return ReprojectResult(True, resumed, self._events, self._rows, state.next_block - 1)

@@ -65,42 +65,42 @@ class Writer:
         self._lines = RowEncoder(COLUMNS)
         self._rusd = next((c.address for c in deployment.contracts if c.name == "rusd"), None)
 
-    def projection_is_current(self, standing: IndexState) -> bool:
+    def projection_is_current(self, state: IndexState) -> bool:
         """Whether the public tables were projected with today's contracts and ABIs, from today's origin."""
-        made_with = (standing.digest, standing.projected_origin)
-        return standing.checkpoint is None or made_with == (self.digest, standing.binding.origin)
+        made_with = (state.digest, state.projected_origin)
+        return state.checkpoint is None or made_with == (self.digest, state.binding.origin)
 
-    def extends_projection(self, standing: IndexState, unit: LogBatch) -> bool:
+    def extends_projection(self, state: IndexState, unit: LogBatch) -> bool:
         """Whether a unit continues both coverage of every contract and the projection: one transaction for both."""
-        complete = set(unit.addresses) == set(standing.coverage)
+        complete = set(unit.addresses) == set(state.coverage)
         return (
             complete
-            and self.projection_is_current(standing)
-            and standing.contiguous_end + 1 == standing.next_block == unit.first
+            and self.projection_is_current(state)
+            and state.contiguous_end + 1 == state.next_block == unit.first
         )
 
     async def commit_batch(
-        self, conn: Connection, standing: IndexState, unit: LogBatch, finalized: int, token: int | None
+        self, conn: Connection, state: IndexState, unit: LogBatch, finalized: int, token: int | None
     ) -> StepResult:
         """Stores a confirmed unit; with the lease, projects it too when it joins.
 
         Raises HashConflict, EpochMoved, LeaseLost or asyncpg.ExclusionViolationError; then nothing was written.
         """
         await raw_logs.ensure_partitions(conn, unit.first, unit.last)
-        projected = token is not None and self.extends_projection(standing, unit)
+        projected = token is not None and self.extends_projection(state, unit)
         rows: dict[str, int] = {}
         began = time.monotonic()
         async with conn.transaction():
             hit("ingest.begun")
             if projected and token is not None:
                 await lease.lock_and_renew(conn, token)
-            await epoch.lock_shared(conn, standing.epoch)
+            await epoch.lock_shared(conn, state.epoch)
             await raw_logs.commit_batch(conn, unit)
             hit("ingest.stored")
             if projected and token is not None:
                 anchor = _block_ref(unit.blocks[-1])
                 events = events_of(self.registry, unit.logs, unit.times)
-                rows = await self._project(conn, standing, unit.first, anchor, events, finalized)
+                rows = await self._project(conn, state, unit.first, anchor, events, finalized)
                 await lease.lock_and_renew(conn, token)  # the lease counts from the commit, however long the step took
             hit("ingest.before_commit")
         hit("ingest.committed")
@@ -108,54 +108,52 @@ class Writer:
         return StepResult(kind, unit.first, unit.last, len(unit.logs), rows, projected, seconds)
 
     async def project_stored(
-        self, conn: Connection, standing: IndexState, last: int, finalized: int, token: int, limit: int = MAX_STEP_LOGS
+        self, conn: Connection, state: IndexState, last: int, finalized: int, token: int, limit: int = MAX_STEP_LOGS
     ) -> StepResult:
         """Projects stored raw logs after the checkpoint, about `limit` of them, no further than block `last`."""
         began = time.monotonic()
         async with conn.transaction():
             await lease.lock_and_renew(conn, token)
-            await epoch.lock_shared(conn, standing.epoch)
-            chunk = await raw_logs.read(conn, standing.next_block, last, limit)
+            await epoch.lock_shared(conn, state.epoch)
+            chunk = await raw_logs.read(conn, state.next_block, last, limit)
             anchor = await stored_block_ref(conn, chunk.last)
             hit("project.read")
             events = events_of(self.registry, chunk.logs, chunk.times)
-            rows = await self._project(conn, standing, chunk.first, anchor, events, finalized)
+            rows = await self._project(conn, state, chunk.first, anchor, events, finalized)
             await lease.lock_and_renew(conn, token)
             hit("project.before_commit")
         return StepResult("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
 
     async def commit_prepared(
-        self, conn: Connection, standing: IndexState, chunk: raw_logs.StoredLogs, anchor: BlockRef,
+        self, conn: Connection, state: IndexState, chunk: raw_logs.StoredLogs, anchor: BlockRef,
         output: PreparedRows, token: int
     ) -> StepResult:  # fmt: skip
         """Writes a step that was computed beforehand from stored logs, at or below finalized. Raises EpochMoved."""
         began = time.monotonic()
         async with conn.transaction():
             await lease.lock_and_renew(conn, token)
-            await epoch.lock_shared(conn, standing.epoch)
-            rows = await self._write(conn, standing, chunk.first, anchor, max(standing.floor, anchor.number), output)
+            await epoch.lock_shared(conn, state.epoch)
+            rows = await self._write(conn, state, chunk.first, anchor, max(state.floor, anchor.number), output)
             await lease.lock_and_renew(conn, token)
             hit("project.before_commit")
         return StepResult("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
 
-    async def reset_projection(
-        self, conn: Connection, standing: IndexState, token: int, *, asked: bool = False
-    ) -> None:
+    async def reset_projection(self, conn: Connection, state: IndexState, token: int, *, asked: bool = False) -> None:
         """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9). `asked`
         by hand: until it is projected again as far, `reproject` goes on with it instead of beginning anew."""
-        async with self._exclusive(conn, standing, token):
-            if asked and standing.checkpoint is not None:
+        async with self._exclusive(conn, state, token):
+            if asked and state.checkpoint is not None:
                 await conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = number")
-            await self._reset(conn, standing)
+            await self._reset(conn, state)
             hit("reset.before_commit")
 
-    async def _reset(self, conn: Connection, standing: IndexState) -> None:
+    async def _reset(self, conn: Connection, state: IndexState) -> None:
         await rollback.reset_projections(conn)
-        last = standing.checkpoint.number if standing.checkpoint else standing.binding.origin - 1
-        await _log_commit(conn, "reproject", standing.binding.origin, last, 0)
+        last = state.checkpoint.number if state.checkpoint else state.binding.origin - 1
+        await _log_commit(conn, "reproject", state.binding.origin, last, 0)
 
     async def apply_reorg(
-        self, conn: Connection, standing: IndexState, reorg: Reorg, finalized: int, token: int,
+        self, conn: Connection, state: IndexState, reorg: Reorg, finalized: int, token: int,
         scope: ReplayScope | None = None,
     ) -> StepResult:  # fmt: skip
         """A reorg's swap: everything above the fork point goes, what is staged comes, in one commit (rule 6).
@@ -169,48 +167,46 @@ class Writer:
         # What is staged does not change any more: its first chunk is decoded while the server takes the old rows back.
         staged = await raw_logs.read(conn, fork.number + 1, last, MAX_STEP_LOGS, staged=True)
         decoding = asyncio.to_thread(events_of, self.registry, staged.logs, staged.times)
-        async with background_task(decoding) as decoded, self._exclusive(conn, standing, token, new_epoch=True):
+        async with background_task(decoding) as decoded, self._exclusive(conn, state, token, new_epoch=True):
             number = await reorg_journal.reserve_id(conn)
-            removed = await self._restore(conn, standing, fork, number, scope)
+            removed = await self._restore(conn, state, fork, number, scope)
             hit("replace.undone")
             if last > fork.number:
                 contracts = await coverage.add(conn, reorg.addresses, fork.number + 1, last)
                 await provenance.record_served(conn, ServedRange(fork.number + 1, last, reorg.endpoint), contracts)
                 logs = await staging.promote(conn, fork.number + 1, last)
             hit("replace.moved")
-            after, rows = standing.after_rollback(fork), {}
+            after, rows = state.after_rollback(fork), {}
 
             async def take_rows_back() -> None:
                 removed.update(await rollback.remove_rows_above(conn, fork.number, number))
                 await _log_commit(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
                 hit("replace.taken_back")
 
-            if scope is None and standing.predates_before_images(fork.number):
+            if scope is None and state.predates_before_images(fork.number):
                 await take_rows_back()
                 await self._reset(conn, after)
             else:
                 rows = await self._project_replacement(conn, after, reorg, finalized, staged, decoded, take_rows_back)
-            await reorg_journal.write(
-                conn, number, standing.epoch + 1, reorg, removed, rows, time.monotonic() - started
-            )
+            await reorg_journal.write(conn, number, state.epoch + 1, reorg, removed, rows, time.monotonic() - started)
             hit("replace.before_commit")
         hit("replace.committed")
         return StepResult("rollback", fork.number + 1, last, logs, rows, bool(rows), time.monotonic() - started)
 
     async def _restore(
-        self, conn: Connection, standing: IndexState, fork: BlockRef, number: int, scope: ReplayScope | None
+        self, conn: Connection, index_state: IndexState, fork: BlockRef, number: int, scope: ReplayScope | None
     ) -> dict[str, int]:
         """Everything but append rows as it was at the fork point; counts of what was removed or restored."""
         await raw_logs.upsert_block_ref(conn, fork)
         counts: dict[str, int] = {}
-        if not standing.predates_before_images(fork.number):
+        if not index_state.predates_before_images(fork.number):
             counts = await rollback.restore_state(conn, fork.number)
         elif scope is not None:
-            counts = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
+            counts = await replay(conn, self.registry, scope, lambda state: self.ledger(state, index_state.floor))
         return counts | await rollback.remove_chain_above(conn, fork.number, number)
 
     async def apply_heal(
-        self, conn: Connection, standing: IndexState, healing: Reorg, scope: ReplayScope | None, token: int,
+        self, conn: Connection, index_state: IndexState, healing: Reorg, scope: ReplayScope | None, token: int,
         blames: Sequence[EndpointFault] = (),
     ) -> StepResult:  # fmt: skip
         """Swaps the staged blocks of a range below everything that a reorg may change, and replays what they touch.
@@ -221,7 +217,7 @@ class Writer:
         """
         started = time.monotonic()
         first, last = healing.fork.number + 1, healing.new_tip.number
-        async with self._exclusive(conn, standing, token, new_epoch=True):
+        async with self._exclusive(conn, index_state, token, new_epoch=True):
             number = await reorg_journal.reserve_id(conn)
             changed = await staging.changed_blocks(conn, first, last, healing.addresses)
             removed = await rollback.remove_blocks(conn, changed, healing.addresses, number)
@@ -230,14 +226,14 @@ class Writer:
             await provenance.record_faults(conn, blames, number)
             hit("heal.moved")
             rows: dict[str, int] = {}
-            if standing.checkpoint is not None and scope is None:
-                await self._reset(conn, standing)
+            if index_state.checkpoint is not None and scope is None:
+                await self._reset(conn, index_state)
             elif scope is not None:
-                floor = standing.floor
+                floor = index_state.floor
                 rows = await replay(conn, self.registry, scope, lambda state: self.ledger(state, floor))
-            await _log_commit(conn, "heal", first, max(last, standing.next_block - 1), sum(rows.values()))
+            await _log_commit(conn, "heal", first, max(last, index_state.next_block - 1), sum(rows.values()))
             await reorg_journal.write(
-                conn, number, standing.epoch + 1, healing, removed, rows, time.monotonic() - started
+                conn, number, index_state.epoch + 1, healing, removed, rows, time.monotonic() - started
             )
             hit("heal.before_commit")
         hit("heal.committed")
@@ -254,25 +250,25 @@ class Writer:
             )
 
     async def commit_replay(
-        self, conn: Connection, standing: IndexState, scope: ReplayScope, token: int
+        self, conn: Connection, index_state: IndexState, scope: ReplayScope, token: int
     ) -> dict[str, int]:
         """Replays a scope; from then on the tables count from today's origin. Rows written by table."""
-        async with self._exclusive(conn, standing, token, new_epoch=True):
-            rows = await replay(conn, self.registry, scope, lambda state: self.ledger(state, standing.floor))
-            await conn.execute("UPDATE indexer.checkpoint SET origin = $1", standing.binding.origin)
-            await _log_commit(conn, "heal", standing.binding.origin, standing.next_block - 1, sum(rows.values()))
+        async with self._exclusive(conn, index_state, token, new_epoch=True):
+            rows = await replay(conn, self.registry, scope, lambda state: self.ledger(state, index_state.floor))
+            await conn.execute("UPDATE indexer.checkpoint SET origin = $1", index_state.binding.origin)
+            await _log_commit(conn, "heal", index_state.binding.origin, index_state.next_block - 1, sum(rows.values()))
             hit("restate.before_commit")
         return rows
 
     @contextlib.asynccontextmanager
     async def _exclusive(
-        self, conn: Connection, standing: IndexState, token: int, *, new_epoch: bool = False
+        self, conn: Connection, state: IndexState, token: int, *, new_epoch: bool = False
     ) -> AsyncIterator[None]:
         """A transaction of the projector with nobody else ingesting; longer than others may last."""
         async with conn.transaction():
             await conn.execute(f"SET LOCAL statement_timeout = '{MAX_STATEMENT_S}s'")
             await lease.lock_and_renew(conn, token)
-            await epoch.lock_exclusive(conn, standing.epoch)
+            await epoch.lock_exclusive(conn, state.epoch)
             if new_epoch:
                 await epoch.bump(conn)
             with patient(conn, MAX_STATEMENT_S + 15):
@@ -284,31 +280,31 @@ class Writer:
         return WriteSet(self._lines, state, floor, self._tokens, self._rusd, self.deployment.accounting)
 
     async def _project_replacement(
-        self, conn: Connection, standing: IndexState, reorg: Reorg, finalized: int, chunk: raw_logs.StoredLogs,
+        self, conn: Connection, state: IndexState, reorg: Reorg, finalized: int, chunk: raw_logs.StoredLogs,
         decoded: Awaitable[list[Event]], take_rows_back: Callable[[], Awaitable[None]],
     ) -> dict[str, int]:  # fmt: skip
         """Takes the old append rows back and projects the replacement in chunks, when the projection reached the fork
         point; new rows by table. `decoded` are the events of the first chunk."""
         total: Counter[str] = Counter()
-        complete = set(reorg.addresses) == set(standing.coverage)
-        joins = complete and standing.contiguous_end + 1 == standing.next_block == reorg.fork.number + 1
+        complete = set(reorg.addresses) == set(state.coverage)
+        joins = complete and state.contiguous_end + 1 == state.next_block == reorg.fork.number + 1
         meanwhile: Callable[[], Awaitable[None]] | None = take_rows_back
-        while joins and self.projection_is_current(standing) and standing.next_block <= reorg.new_tip.number:
+        while joins and self.projection_is_current(state) and state.next_block <= reorg.new_tip.number:
             if meanwhile:
                 events = await decoded
             else:
-                chunk = await raw_logs.read(conn, standing.next_block, reorg.new_tip.number, MAX_STEP_LOGS)
+                chunk = await raw_logs.read(conn, state.next_block, reorg.new_tip.number, MAX_STEP_LOGS)
                 events = events_of(self.registry, chunk.logs, chunk.times)
             anchor = await stored_block_ref(conn, chunk.last)
-            total.update(await self._project(conn, standing, chunk.first, anchor, events, finalized, meanwhile))
-            floor = await _floor(conn, standing.floor, finalized, anchor.number)
-            standing, meanwhile = standing.after_projection(anchor, floor, self.digest), None
+            total.update(await self._project(conn, state, chunk.first, anchor, events, finalized, meanwhile))
+            floor = await _floor(conn, state.floor, finalized, anchor.number)
+            state, meanwhile = state.after_projection(anchor, floor, self.digest), None
         if meanwhile:
             await meanwhile()
         return dict(total)
 
     async def _project(
-        self, conn: Connection, standing: IndexState, first: int, anchor: BlockRef, events: list[Event], finalized: int,
+        self, conn: Connection, state: IndexState, first: int, anchor: BlockRef, events: list[Event], finalized: int,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, int]:  # fmt: skip
         """Public rows, before-images, checkpoint, commit log of blocks first..anchor; in the caller's transaction.
@@ -316,15 +312,15 @@ class Writer:
         `meanwhile` is what the server can do between loading the state rows and writing the first row.
         """
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
-        floor = await _floor(conn, standing.floor, finalized, anchor.number)
+        floor = await _floor(conn, state.floor, finalized, anchor.number)
         ledger = self.ledger(await load_state(conn, state_keys(events)), floor)
         async with background_task(project_and_prepare(ledger, events)) as output:
             if meanwhile:
                 await meanwhile()
-            return await self._write(conn, standing, first, anchor, floor, await output)
+            return await self._write(conn, state, first, anchor, floor, await output)
 
     async def _write(
-        self, conn: Connection, standing: IndexState, first: int, anchor: BlockRef, floor: int, output: PreparedRows
+        self, conn: Connection, state: IndexState, first: int, anchor: BlockRef, floor: int, output: PreparedRows
     ) -> dict[str, int]:  # fmt: skip
         rows = await write_rows(conn, output)
         hit("project.written")
@@ -333,11 +329,11 @@ class Writer:
             " rollback_floor = $6, safe_block = GREATEST($6::bigint, LEAST($1::bigint, $7::bigint)),"
             " updated_at = clock_timestamp(),"
             " reprojecting_to = CASE WHEN reprojecting_to > $1 THEN reprojecting_to END",
-            anchor.number, anchor.hash, anchor.timestamp, standing.binding.origin, self.digest, floor,
+            anchor.number, anchor.hash, anchor.timestamp, state.binding.origin, self.digest, floor,
             self.safe,
         )  # fmt: skip
         await require(conn, "indexer.checkpoint", "updated", counted(moved), 1)
-        if floor > standing.floor:
+        if floor > state.floor:
             await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
         await _log_commit(conn, "forward", first, anchor.number, sum(rows.values()))
         return rows

@@ -25,10 +25,10 @@ from indexer.rpc.reader import Reader
 from indexer.store.index_state import IndexState, block_refs_below, block_refs_between
 
 
-async def claim(reader: Reader, conn: Connection, standing: IndexState, final: FinalBlock = NOTHING_FINAL) -> ForkClaim:
+async def claim(reader: Reader, conn: Connection, state: IndexState, final: FinalBlock = NOTHING_FINAL) -> ForkClaim:
     """What the reader's chain is to the stored one, by hash; its own head bounds the search. Never raises RpcError."""
     try:
-        found = await _claim(reader, conn, standing)
+        found = await _claim(reader, conn, state)
     except RpcError as error:
         return ForkClaim(reader.name, ClaimKind.UNCLEAR, detail=error.message)
     if found.kind is ClaimKind.DEEP and found.head is not None and final.hash and found.head.number < final.number:
@@ -37,28 +37,28 @@ async def claim(reader: Reader, conn: Connection, standing: IndexState, final: F
     return found
 
 
-async def _claim(reader: Reader, conn: Connection, standing: IndexState) -> ForkClaim:
+async def _claim(reader: Reader, conn: Connection, state: IndexState) -> ForkClaim:
     latest = (await reader.heads()).latest
-    head, tip, floor = BlockRef(latest.number, latest.hash, latest.timestamp), standing.tip, standing.floor
+    head, tip, floor = BlockRef(latest.number, latest.hash, latest.timestamp), state.tip, state.floor
     assert tip is not None
     start = min(tip.number, head.number)
     # Never below the origin: a fork point there would pull in blocks that nobody asked for.
-    anchors = await block_refs_between(conn, max(floor, standing.binding.origin), start)
+    anchors = await block_refs_between(conn, max(floor, state.binding.origin), start)
     if start < floor or not anchors:
         detail = f"{reader.name} is at block {head.number}, below what is final here"
         return ForkClaim(reader.name, ClaimKind.LAGGING, None, head, detail)
-    fork = await highest_common(reader, anchors, standing)
+    fork = await highest_common(reader, anchors, state)
     if fork is None:
-        return await _below(reader, standing, head, anchors[0])
+        return await _below(reader, state, head, anchors[0])
     finding = ClaimKind.SAME if fork.number in (tip.number, head.number) else ClaimKind.FORK
     detail = f"{reader.name} serves the stored chain up to block {fork.number}" if finding is ClaimKind.SAME else ""
     return ForkClaim(reader.name, finding, fork, head, detail)
 
 
-async def highest_common(reader: Reader, anchors: Sequence[BlockRef], standing: IndexState) -> BlockRef | None:
+async def highest_common(reader: Reader, anchors: Sequence[BlockRef], state: IndexState) -> BlockRef | None:
     """The highest of the anchors, ascending, up to which all are on the reader's chain. Raises Inconsistent."""
     fork = None
-    for part in _chained(anchors, standing):
+    for part in _chained(anchors, state):
         found = await _search(reader, part)
         fork = found or fork
         if found != part[-1]:
@@ -75,13 +75,13 @@ async def final_upto(reader: Reader, block: BlockRef, final: FinalBlock) -> int 
     return final.final_up_to(next(iter(witness), None)) if found.hash == block.hash else None
 
 
-async def confirm_stored(pool: Pool, conn: Connection, standing: IndexState, finalized: int, final: FinalBlock) -> None:
+async def confirm_stored(pool: Pool, conn: Connection, state: IndexState, finalized: int, final: FinalBlock) -> None:
     """Blocks that were stored before they were final join the final block, or bulk work would project orphans for good.
 
     What is below the highest of them joins it by its seams. Raises HashConflict, NotFinal and other RpcErrors.
     """
     highest = next(iter(await block_refs_below(conn, finalized + 1, 1)), None)
-    if highest is None or highest.number <= standing.floor:
+    if highest is None or highest.number <= state.floor:
         return
 
     async def ask(reader: Reader) -> bool:
@@ -94,10 +94,10 @@ async def confirm_stored(pool: Pool, conn: Connection, standing: IndexState, fin
         raise StoredHashMismatchError(highest.number)
 
 
-def _chained(anchors: Sequence[BlockRef], standing: IndexState) -> Iterator[list[BlockRef]]:
+def _chained(anchors: Sequence[BlockRef], state: IndexState) -> Iterator[list[BlockRef]]:
     """The anchors, ascending, cut where blocks between them are not ingested: another process may have ingested final
     blocks above a stored tip that was reorged away, so that across a gap a common block says nothing of lower ones."""
-    spans = [span for spans in standing.coverage.values() for span in spans]
+    spans = [span for spans in state.coverage.values() for span in spans]
     gaps = gaps_in(spans, anchors[0].number + 1, anchors[-1].number)
     cuts = [edge for gap in gaps for edge in (gap.first, gap.last + 1)]
     for _, part in groupby(anchors, lambda anchor: bisect_right(cuts, anchor.number)):
@@ -113,9 +113,9 @@ async def _search(reader: Reader, anchors: Sequence[BlockRef]) -> BlockRef | Non
     return None if search.outcome is ForkSearchOutcome.BELOW_RETAINED else search.fork
 
 
-async def _below(reader: Reader, standing: IndexState, head: BlockRef, lowest: BlockRef) -> ForkClaim:
+async def _below(reader: Reader, state: IndexState, head: BlockRef, lowest: BlockRef) -> ForkClaim:
     """No stored block is common: too deep, unless nothing final is stored, when the block before the first is it."""
-    if standing.floor < lowest.number and lowest.number > 0 and standing.binding.number < lowest.number:
+    if state.floor < lowest.number and lowest.number > 0 and state.binding.number < lowest.number:
         before = await reader.header(lowest.number - 1)
         if before is not None:
             return ForkClaim(reader.name, ClaimKind.FORK, BlockRef(before.number, before.hash, before.timestamp), head)
@@ -123,12 +123,12 @@ async def _below(reader: Reader, standing: IndexState, head: BlockRef, lowest: B
 
 
 async def collect_claims(
-    pool: Pool, conn: Connection, standing: IndexState, final: FinalBlock, *, everyone: bool
+    pool: Pool, conn: Connection, state: IndexState, final: FinalBlock, *, everyone: bool
 ) -> tuple[ForkClaim, ...]:  # fmt: skip
     """What one endpoint, or every one, says of the stored chain. Raises RpcError when none answers."""
 
     async def ask(reader: Reader) -> ForkClaim:
-        return await claim(reader, conn, standing, final)
+        return await claim(reader, conn, state, final)
 
     if not everyone:
         return (await pool.with_failover(ask),)

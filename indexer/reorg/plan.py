@@ -60,13 +60,13 @@ class Plan:
         return self.keep.number == self.tip.number
 
 
-async def collect_reports(pool: Pool, conn: Connection, standing: IndexState) -> tuple[EndpointReport, ...]:
+async def collect_reports(pool: Pool, conn: Connection, state: IndexState) -> tuple[EndpointReport, ...]:
     """Every endpoint's fork point, however deep; the search goes below what is final."""
 
     async def ask(reader: Reader) -> EndpointReport:
         latest = (await reader.heads()).latest
         head = BlockRef(latest.number, latest.hash, latest.timestamp)
-        return EndpointReport(reader.name, head, await _fork_point(reader, conn, standing, head))
+        return EndpointReport(reader.name, head, await _fork_point(reader, conn, state, head))
 
     answers = await pool.ask_all(ask)
     return tuple(
@@ -75,11 +75,11 @@ async def collect_reports(pool: Pool, conn: Connection, standing: IndexState) ->
     )
 
 
-async def _fork_point(reader: Reader, conn: Connection, standing: IndexState, head: BlockRef) -> BlockRef | None:
-    assert standing.tip is not None
-    below = min(standing.tip.number, head.number) + 1
+async def _fork_point(reader: Reader, conn: Connection, state: IndexState, head: BlockRef) -> BlockRef | None:
+    assert state.tip is not None
+    below = min(state.tip.number, head.number) + 1
     while anchors := await block_refs_below(conn, below, _WINDOW):
-        fork = await highest_common(reader, anchors, standing)
+        fork = await highest_common(reader, anchors, state)
         if fork is not None:
             return fork
         below = anchors[0].number
@@ -87,17 +87,17 @@ async def _fork_point(reader: Reader, conn: Connection, standing: IndexState, he
 
 
 async def make_plan(
-    deployment: Deployment, pool: Pool, conn: Connection, standing: IndexState, to_block: int | None
+    deployment: Deployment, pool: Pool, conn: Connection, state: IndexState, to_block: int | None
 ) -> Plan:  # fmt: skip
     """The plan to keep blocks up to `to_block`, the fork point unless told. Raises Impossible, Refused, RpcError."""
-    said = await collect_reports(pool, conn, standing)
+    said = await collect_reports(pool, conn, state)
     chosen = choose_endpoint(said)
-    tip = standing.tip
+    tip = state.tip
     assert chosen.fork is not None and chosen.head is not None and tip is not None
     keep = chosen.fork
     if to_block is not None:
-        keep = await _kept(pool, standing, chosen, to_block)
-    base = _base(deployment, standing, keep)
+        keep = await _kept(pool, state, chosen, to_block)
+    base = _base(deployment, state, keep)
     plan_hash = ""
     async for _, plan_hash in plan_hashes(base, keep, chained_block_refs(conn, keep.number)):  # noqa: B007 - the last one
         pass
@@ -125,31 +125,31 @@ def choose_endpoint(said: Iterable[EndpointReport]) -> EndpointReport:
     return next(s for s in known if s.fork and votes[s.fork.number] == most)
 
 
-async def _kept(pool: Pool, standing: IndexState, chosen: EndpointReport, number: int) -> BlockRef:
-    assert chosen.fork is not None and standing.tip is not None
-    if number > standing.tip.number:
+async def _kept(pool: Pool, state: IndexState, chosen: EndpointReport, number: int) -> BlockRef:
+    assert chosen.fork is not None and state.tip is not None
+    if number > state.tip.number:
         raise RefusedError(
-            f"--to-block {number} is above the highest stored block {standing.tip.number}", "Name a lower one"
+            f"--to-block {number} is above the highest stored block {state.tip.number}", "Name a lower one"
         )
     if number > chosen.fork.number:
         raise RefusedError(
             f"--to-block {number} is above the fork point {chosen.fork.number}: blocks between are not on the chain",
             "Leave --to-block out, or name a block at or below the fork point",
         )
-    if number < standing.binding.origin:
+    if number < state.binding.origin:
         raise RefusedError(
-            f"--to-block {number} is below the origin {standing.binding.origin}: nothing would be kept",
+            f"--to-block {number} is below the origin {state.binding.origin}: nothing would be kept",
             "Index into a new database instead",
         )
     (header,) = await pool.with_failover(lambda reader: reader.headers([number]), prefer=chosen.endpoint)
     return BlockRef(header.number, header.hash, header.timestamp)
 
 
-def _base(deployment: Deployment, standing: IndexState, keep: BlockRef) -> bytes:
+def _base(deployment: Deployment, state: IndexState, keep: BlockRef) -> bytes:
     """What a plan is bound to besides the blocks it takes back."""
-    bound = standing.binding
+    bound = state.binding
     parts = (
-        bound.name, bound.chain_id, bound.hash.hex(), deployment.digest, keep.number, keep.hash.hex(), standing.epoch,
+        bound.name, bound.chain_id, bound.hash.hex(), deployment.digest, keep.number, keep.hash.hex(), state.epoch,
     )  # fmt: skip
     return hashlib.sha256("\n".join(map(str, parts)).encode()).digest()
 
@@ -176,11 +176,9 @@ def _with_tip(running: hashlib._Hash, number: int, hash_: bytes) -> str:
     return last.hexdigest()
 
 
-async def still_holds(
-    deployment: Deployment, conn: Connection, standing: IndexState, keep: BlockRef, said: str
-) -> bool:
+async def still_holds(deployment: Deployment, conn: Connection, state: IndexState, keep: BlockRef, said: str) -> bool:
     """Whether the hash is that of this plan, made now or when fewer blocks were stored."""
-    base, found = _base(deployment, standing, keep), False
+    base, found = _base(deployment, state, keep), False
     async for _, plan_hash in plan_hashes(base, keep, chained_block_refs(conn, keep.number)):
         found = found or plan_hash == said.lower().removeprefix("0x")
     return found

@@ -52,10 +52,10 @@ class Recovery:
 
     async def state(self) -> IndexState:
         """Raises Refused when nothing is stored."""
-        standing = await load_index_state(self.conn, self.addresses) if await binding(self.conn) is not None else None
-        if standing is None or standing.tip is None:
+        state = await load_index_state(self.conn, self.addresses) if await binding(self.conn) is not None else None
+        if state is None or state.tip is None:
             raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
-        return standing
+        return state
 
     async def plan(self, to_block: int | None) -> Plan:
         """Raises Impossible, Refused, RpcError."""
@@ -68,12 +68,12 @@ class Recovery:
         """
         if made.empty:
             return {}, True
-        standing = await self.state()
+        state = await self.state()
 
         async def forecast(reader: Reader) -> ChangePreview:
-            fresh = ChangePreview(self.conn, self.writer, standing, made.keep.number)
+            fresh = ChangePreview(self.conn, self.writer, state, made.keep.number)
             fresh.rows_removed = await fresh.removed()
-            addresses = standing.contracts_covered_above(made.keep.number)
+            addresses = state.contracts_covered_above(made.keep.number)
             await read_replacement(reader, made.keep, made.upto, addresses, fresh.add)
             return fresh
 
@@ -107,11 +107,11 @@ class Recovery:
             made = await self.check(to_block, confirmed)
             if made.empty:
                 return made, None
-            standing, final = await self.state(), await self._final()
-            reorg = await self._stage(standing, made, token)
-            scope = await self._replay_scope_above(standing, reorg, token)
+            state, final = await self.state(), await self._final()
+            reorg = await self._stage(state, made, token)
+            scope = await self._replay_scope_above(state, reorg, token)
             upto = await self._final_upto(reorg.new_tip, final, reorg.endpoint)
-            done = await self.writer.apply_reorg(self.conn, standing, reorg, upto, token, scope)
+            done = await self.writer.apply_reorg(self.conn, state, reorg, upto, token, scope)
             await self._project(final, token)
             return made, done
 
@@ -143,28 +143,28 @@ class Recovery:
             return -1
         return -1 if upto is None else upto
 
-    async def _stage(self, standing: IndexState, made: Plan, token: int) -> Reorg:
+    async def _stage(self, state: IndexState, made: Plan, token: int) -> Reorg:
         async def stage(reader: Reader) -> Reorg:
             cause = f"reorg recover, kept block {made.keep.number}"
             return await replacement.stage_replacement_from(
-                reader, self.conn, standing, made.keep, made.upto, cause, token
+                reader, self.conn, state, made.keep, made.upto, cause, token
             )
 
         reorg: Reorg = await self._served(stage, made)
         return reorg
 
-    async def _replay_scope_above(self, standing: IndexState, reorg: Reorg, token: int) -> ReplayScope | None:
+    async def _replay_scope_above(self, state: IndexState, reorg: Reorg, token: int) -> ReplayScope | None:
         """What to replay to have the state at the fork point, where no before-images are."""
         fork = reorg.fork.number
-        if not standing.predates_before_images(fork) or not self.writer.projection_is_current(standing):
+        if not state.predates_before_images(fork) or not self.writer.projection_is_current(state):
             return None
         gone: set[Any] = set()
-        first, last = fork + 1, standing.next_block - 1
+        first, last = fork + 1, state.next_block - 1
         while first <= last:
             chunk = await raw_logs.read(self.conn, first, last, 20_000)
             gone |= keys_of(self.writer.registry, chunk)
             first = chunk.last + 1
-        parts = [HistoryPart(standing.binding.origin, fork, False)]
+        parts = [HistoryPart(state.binding.origin, fork, False)]
         return await plan_replay(
             self.conn,
             self.writer.registry,
@@ -177,19 +177,19 @@ class Recovery:
 
     async def _project(self, final: FinalBlock, token: int) -> None:
         """What a heal of everything left to project."""
-        standing, finalized = await self.state(), -1
-        if self.writer.projection_is_current(standing) and standing.next_block <= standing.contiguous_end:
-            finalized = await self._final_upto(await stored_block_ref(self.conn, standing.contiguous_end), final)
-        while self.writer.projection_is_current(standing) and standing.next_block <= standing.contiguous_end:
-            done = await self.writer.project_stored(self.conn, standing, standing.contiguous_end, finalized, token)
+        state, finalized = await self.state(), -1
+        if self.writer.projection_is_current(state) and state.next_block <= state.contiguous_end:
+            finalized = await self._final_upto(await stored_block_ref(self.conn, state.contiguous_end), final)
+        while self.writer.projection_is_current(state) and state.next_block <= state.contiguous_end:
+            done = await self.writer.project_stored(self.conn, state, state.contiguous_end, finalized, token)
             log.info(
                 "projected",
                 first=done.first,
                 last=done.last,
-                front=standing.contiguous_end,
+                front=state.contiguous_end,
                 rows=sum(done.rows.values()),
             )
-            standing = await self.state()
+            state = await self.state()
 
     async def heal(
         self, segment: ContractRange, cause: str, unit: LogBatch | None = None, blames: Sequence[EndpointFault] = ()
@@ -200,13 +200,13 @@ class Recovery:
         `blames` are stored with the heal.
         """
         async with exclusive_lease(self.conn, self.holder) as token:
-            standing, final = await self.state(), await self._final()
+            state, final = await self.state(), await self._final()
             if unit is None:
                 healing = await self._stage_range(segment, cause, token)
             else:
                 healing = await self._stage_unit(unit, cause, token)
-            scope = await self._replay_scope_within(standing, segment, token)
-            done = await self.writer.apply_heal(self.conn, standing, healing, scope, token, blames)
+            scope = await self._replay_scope_within(state, segment, token)
+            done = await self.writer.apply_heal(self.conn, state, healing, scope, token, blames)
             await self._project(final, token)
             return done
 
@@ -242,19 +242,17 @@ class Recovery:
                 "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
             ) from error
 
-    async def _replay_scope_within(
-        self, standing: IndexState, segment: ContractRange, token: int
-    ) -> ReplayScope | None:
+    async def _replay_scope_within(self, state: IndexState, segment: ContractRange, token: int) -> ReplayScope | None:
         numbers = await staging.changed_blocks(self.conn, segment.first, segment.last, segment.addresses)
-        projected = standing.next_block - 1
-        if not self.writer.projection_is_current(standing):
+        projected = state.next_block - 1
+        if not self.writer.projection_is_current(state):
             return None
         changed = frozenset(n for n in numbers if n <= projected)
         if not changed:
             return ReplayScope(DependencyGroups(), frozenset(), changed, [], segment.first)
         chunk = await raw_logs.read_blocks(self.conn, sorted(changed), strict=False)
         parts = [
-            HistoryPart(standing.binding.origin, segment.first - 1, False),
+            HistoryPart(state.binding.origin, segment.first - 1, False),
             HistoryPart(segment.first, min(segment.last, projected), True),
             HistoryPart(segment.last + 1, projected, False),
         ]

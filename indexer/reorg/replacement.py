@@ -50,22 +50,22 @@ async def read_replacement(
 
 
 async def stage_replacement(
-    pool: Pool, conn: Connection, standing: IndexState, found: ForkClaim, cause: str, final: FinalBlock, token: int
+    pool: Pool, conn: Connection, state: IndexState, found: ForkClaim, cause: str, final: FinalBlock, token: int
 ) -> tuple[Reorg, int]:  # fmt: skip
     """Reads the replacement into staging from the endpoint that claimed it, else from another that claims a fork; and
     up to which block the chain that it ends is final, by the word of who served it.
 
     Raises RpcError when no endpoint serves it in a form that can be believed, LeaseLost.
     """
-    tip = standing.tip
+    tip = state.tip
     assert tip is not None
 
     async def from_one(reader: Reader) -> tuple[Reorg, int]:
-        said = found if reader.name == found.endpoint else await claim(reader, conn, standing)
+        said = found if reader.name == found.endpoint else await claim(reader, conn, state)
         if said.kind is not ClaimKind.FORK or said.fork is None or said.head is None:
             raise InconsistentResponseError(said.detail or f"serves no such fork ({said.kind.value})", reader.name)
         last = min(said.head.number, max(tip.number, said.fork.number + 1))
-        reorg = await stage_replacement_from(reader, conn, standing, said.fork, last, cause, token)
+        reorg = await stage_replacement_from(reader, conn, state, said.fork, last, cause, token)
         if await staging.first_block_unchanged(conn, said.fork.number + 1):
             # The chain came back while we read: a swap would archive rows that never were orphaned.
             raise InconsistentResponseError("serves the stored chain again", reader.name)
@@ -83,12 +83,12 @@ async def stage_replacement(
 
 
 async def stage_replacement_from(
-    reader: Reader, conn: Connection, standing: IndexState, fork: BlockRef, last: int, cause: str, token: int
+    reader: Reader, conn: Connection, state: IndexState, fork: BlockRef, last: int, cause: str, token: int
 ) -> Reorg:  # fmt: skip
     """Blocks fork + 1 .. last of one endpoint, staged, for the contracts that are covered above the fork point."""
-    assert standing.tip is not None
-    addresses = standing.contracts_covered_above(fork.number)
+    assert state.tip is not None
+    addresses = state.contracts_covered_above(fork.number)
     await staging.clear(conn, token)
     keep = functools.partial(staging.add, conn, token=token)
     new_tip = await read_replacement(reader, fork, last, addresses, keep)
-    return Reorg(fork, standing.tip, new_tip, addresses, reader.name, cause)
+    return Reorg(fork, state.tip, new_tip, addresses, reader.name, cause)

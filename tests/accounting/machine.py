@@ -168,8 +168,8 @@ class History:
         try:
             async with connection(self.url) as conn:
                 recovery = Recovery(DEVNET, pool, conn)
-                standing = await recovery.state()
-                parts = [p async for p in compare_stored(conn, pool, standing, above + 1, self.final) if p.differences]
+                state = await recovery.state()
+                parts = [p async for p in compare_stored(conn, pool, state, above + 1, self.final) if p.differences]
                 assert parts, "nothing was found to be missing"
                 for part in parts:
                     for segment in ranges(part.segment, part.differences):

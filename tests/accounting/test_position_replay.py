@@ -47,8 +47,8 @@ async def history(databases: Databases) -> AsyncIterator[History]:
 async def followed(url: str) -> tuple[Reconciliation, set[str]]:
     """What was counted, and the checks that found something."""
     async with connection(url) as conn:
-        standing = await load_index_state(conn, sorted(ADDRESSES))
-        told, drifts = await recompute.reconcile_positions(conn, Writer(DEVNET), standing, lambda block: None)
+        state = await load_index_state(conn, sorted(ADDRESSES))
+        told, drifts = await recompute.reconcile_positions(conn, Writer(DEVNET), state, lambda block: None)
     return told, {drift.check for drift in drifts}
 
 

@@ -31,7 +31,7 @@ from tests.chaos.signals import Observer
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
 from tests.support.anvil.node import free_port
 from tests.support.daemon import Daemon, wait_synced
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 BLOCKS = 240  # of the chain when an episode begins
 MOST_AT_ONCE = 2  # endpoints that fail; one of three is well

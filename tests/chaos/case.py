@@ -14,7 +14,7 @@ from tests.chaos.faults import KINDS
 from tests.chaos.kinds import Place
 from tests.chaos.schedule import Fault
 from tests.chaos.signals import Look, Signal
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 MEET = PATIENCE  # seconds until somebody must have met it
 HEAL = PATIENCE  # seconds from its end until it must have been seen, and progress be back

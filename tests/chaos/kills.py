@@ -20,7 +20,7 @@ from tests.chaos.process import Process
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
 from tests.support.daemon import Daemon, wait_synced
 from tests.support.simchain.node import ThreadedNode
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 CAMPAIGN = 20  # kills of one database and chain, with a comparison at the end
 PATIENCE = 20.0  # seconds until an armed point must have been passed

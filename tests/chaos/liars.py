@@ -15,7 +15,7 @@ from tests.chaos.databases import Databases
 from tests.chaos.machine import Differs, Machine
 from tests.chaos.process import small_and_impatient
 from tests.chaos.truth import Truth
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 STEPS = 45
 JUDGING = {"glimpse", "quiesce"}  # while logs are missing nothing equals the truth

@@ -11,7 +11,7 @@ from tests.chaos.faults import KINDS
 from tests.chaos.kinds import Place
 from tests.chaos.signals import Look, Signal
 from tests.support.daemon import Daemon
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 ENOUGH = 2 * PATIENCE  # seconds for some hundred blocks, faults included
 WORDS = ("event", "endpoint", "waiting_for", "error")

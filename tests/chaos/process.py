@@ -31,7 +31,7 @@ from indexer.rpc import transport
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
 from indexer.store.index_state import lower_origin
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 NO_ENDPOINT = (RpcError, EndpointUnreachableError)
 BORNE = (*NO_ENDPOINT, LeaseLostError, *DATABASE_ERRORS)

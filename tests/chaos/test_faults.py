@@ -25,7 +25,7 @@ from tests.chaos.schedule import EPISODE, OF_BACKFILL, Fault, mode_of, some
 from tests.chaos.signals import Look, Signal
 from tests.chaos.soak import Sample, judged
 from tests.support.postgres import own_postgres
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 QUICK = ("429", "HTML", "blackout", "database killed")
 

@@ -156,11 +156,11 @@ async def _commit_log(conn: Any) -> list[str]:
 async def checked(url: str, deployment: Deployment, *, strict: bool = False) -> list[str]:
     """What `reya-indexer check --recompute` finds; `strict`: also where the chain contradicts itself."""
     async with connection.connection(url) as conn:
-        standing = await load_index_state(conn, [c.address for c in deployment.contracts])
+        state = await load_index_state(conn, [c.address for c in deployment.contracts])
         drifts = await recompute.find_violations(conn, lambda name: None)
         writer = Writer(deployment)
-        followed, moved = await recompute.reconcile_positions(conn, writer, standing, lambda block: None)
-        _, wrong = await recompute.recompute(conn, writer, standing, lambda block: None)
+        followed, moved = await recompute.reconcile_positions(conn, writer, state, lambda block: None)
+        _, wrong = await recompute.recompute(conn, writer, state, lambda block: None)
     told = followed.contradictions if strict else []
     return [f"check: {drift}" for drift in (*drifts, *moved, *wrong, *told)]
 

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from tests.ops.conftest import program
-from tests.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

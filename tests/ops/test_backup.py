@@ -19,8 +19,8 @@ from indexer.embedded_pg.server import EmbeddedServer, database_name
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode
 from tests.support.daemon import Daemon, environment, run, wait_synced
+from tests.support.waiting import PATIENCE
 from tests.system.truth import assert_equals_truth
-from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "backup-and-restore.md"

@@ -12,8 +12,8 @@ import yaml
 
 from indexer.ops import metrics
 from tests.ops.conftest import program
+from tests.support.waiting import PATIENCE
 from tests.unit.test_signals import told
-from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops
 DEPLOY = Path(__file__).parents[2] / "deploy"

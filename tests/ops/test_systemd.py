@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ops.conftest import program
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "reya-indexer.service"

@@ -24,7 +24,7 @@ from tests.support.daemon import environment, run
 from tests.support.simchain.chain import Tree
 from tests.support.simchain.node import ThreadedNode
 from tests.support.simchain.world import exchange
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.ops
 CHAIN_ID = 89346162

@@ -24,7 +24,7 @@ from tests.support.oracle.base import TABLES
 from tests.support.simchain.chain import Block, SimLog, SimTx, Tree
 from tests.support.simchain.node import SimNode
 from tests.support.simchain.world import exchange
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 CHAIN_ID = 89346162  # of config/devnet.toml, whose contracts the exchange emits from
 HEAD, FINAL = 100, 60

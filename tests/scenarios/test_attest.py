@@ -16,7 +16,7 @@ from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.scenarios.test_answers import last_logs, misleading
 from tests.support.simchain.chain import Block
 from tests.support.simchain.view import Json
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from indexer.follow.catch_up import BufferedSource
 from indexer.ingest import ingestor
 from indexer.projector import pipeline
 from tests.scenarios.harness import Stage
-from tests.waiting import guard
+from tests.support.waiting import guard
 
 
 @pytest.fixture(autouse=True)

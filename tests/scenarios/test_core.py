@@ -46,11 +46,11 @@ def log(number: int, fork: str = "a", index: int = 0) -> Log:
 
 def seen(number: int, fork: str = "a", at_head: bytes | None = None, **other: object) -> HeadSeen:
     """The head; what is stored is fork a up to 100, final up to 60, projected."""
-    standing = HeadSeen(
+    state = HeadSeen(
         header(number, fork), digest(number) if number <= 100 and at_head is None else at_head, anchor(100), 100, 100,
         60, True, False, None, (),
     )  # fmt: skip
-    return replace(standing, **other)  # type: ignore[arg-type]
+    return replace(state, **other)  # type: ignore[arg-type]
 
 
 def forked(number: int, endpoint: str = "one") -> ForkClaim:

@@ -26,7 +26,7 @@ from tests.scenarios.harness import CHAIN_ID, Daemon, Stage
 from tests.support.daemon import wait_row
 from tests.support.simchain.node import Fault, Say
 from tests.support.simchain.refusals import Refusal
-from tests.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 # -- S3
 

@@ -22,7 +22,7 @@ from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.support.daemon import LOCKED_OUT, wait_row
 from tests.support.simchain.chain import SimLog
 from tests.support.simchain.view import Depth
-from tests.waiting import guard
+from tests.support.waiting import guard
 
 # -- S7
 
@@ -76,20 +76,20 @@ async def test_s07_same_transaction_in_both_forks(place: str, owner: str, stage:
 
 async def in_flight(stage: Stage, worker: Daemon) -> tuple[Any, Any]:
     """Where the worker believes to stand, and blocks 91..100 as it read them."""
-    standing = await worker.runner.engine.load_state(worker.conn)
+    state = await worker.runner.engine.load_state(worker.conn)
     segment = ContractRange(91, 100, tuple(sorted(ADDRESSES)))
-    return standing, await worker.pool.with_failover(lambda reader: fetch_batch(reader, segment, FinalBlock(60), None))
+    return state, await worker.pool.with_failover(lambda reader: fetch_batch(reader, segment, FinalBlock(60), None))
 
 
 async def test_s08_reorg_while_a_backfill_of_the_same_range_is_in_flight(stage: Stage) -> None:
     stage.show(stage.at(stage.main, 90), 0)
     daemon, worker = await stage.start(0), await stage.start(1, settled=False)
-    standing, unit = await in_flight(stage, worker)
+    state, unit = await in_flight(stage, worker)
     b = stage.fork("b", 85, 20)
     stage.show(b)
     await daemon.settle()
     with pytest.raises(EpochChangedError):
-        await worker.runner.engine.writer.commit_batch(worker.conn, standing, unit, 60, None)
+        await worker.runner.engine.writer.commit_batch(worker.conn, state, unit, 60, None)
     await worker.poll()  # plans anew: nothing of it is left to do
     await stage.equals(b, [(85, 5)])
 
@@ -99,7 +99,7 @@ async def test_s08_reorg_between_the_validation_of_a_range_and_its_commit(
 ) -> None:
     stage.show(stage.at(stage.main, 90), 0)
     daemon, worker = await stage.start(0), await stage.start(1, settled=False)
-    standing, unit = await in_flight(stage, worker)
+    state, unit = await in_flight(stage, worker)
     stored, go_on, store = asyncio.Event(), asyncio.Event(), raw_logs.insert_batch
 
     async def slowly(conn: Any, *args: Any) -> None:
@@ -109,7 +109,7 @@ async def test_s08_reorg_between_the_validation_of_a_range_and_its_commit(
             await go_on.wait()
 
     monkeypatch.setattr(raw_logs, "insert_batch", slowly)
-    work = asyncio.create_task(worker.runner.engine.writer.commit_batch(worker.conn, standing, unit, 60, None))
+    work = asyncio.create_task(worker.runner.engine.writer.commit_batch(worker.conn, state, unit, 60, None))
     await stored.wait()
     b = stage.fork("b", 85, 20)
     stage.show(b)
@@ -290,8 +290,8 @@ async def test_s12_the_floor_is_a_stored_block(stage: Stage, monkeypatch: pytest
     stage.nodes[0].finalized = stage.nodes[1].finalized = 70
     await first.settle()
     async with connection(stage.url) as conn:
-        standing = await load_index_state(conn, sorted(ADDRESSES))
-    assert (standing.floor,) in await stage.fetch("SELECT number FROM indexer.block")
+        state = await load_index_state(conn, sorted(ADDRESSES))
+    assert (state.floor,) in await stage.fetch("SELECT number FROM indexer.block")
     b = stage.fork("b", 85, 20)
     stage.show(b)
     await first.settle()

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import asyncpg
 
-from tests.waiting import PATIENCE, ended, eventually
+from tests.support.waiting import PATIENCE, ended, eventually
 
 ENDPOINTS = ("_RPC_URL", "_WS_URL")
 PROGRAM = [sys.executable, "-m", "indexer.cli.main"]

@@ -211,7 +211,7 @@ def record(known: Digests, now: dict[str, str], version: int) -> Digests:
     if str(version) in known and differing(known, now, version):
         raise ValueError(
             f"version {version} is recorded with other rows ({', '.join(differing(known, now, version))}):"
-            " raise PROJECTIONS in indexer/config.py first"
+            " raise PROJECTIONS in indexer/projections/version.py first"
         )
     return known | {str(version): now}
 

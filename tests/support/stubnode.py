@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from aiohttp import WSMsgType, web
 
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 ADDRESS = "0x" + "a1" * 20
 Tag = int | Literal["latest", "null", "refused"]

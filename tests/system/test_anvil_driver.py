@@ -18,7 +18,7 @@ from tests.support.anvil.driver import Driver
 from tests.support.anvil.emission import Abis
 from tests.support.anvil.flows import World
 from tests.support.anvil.node import FINALIZED_BEHIND, ROOT, AnvilNode
-from tests.waiting import guard
+from tests.support.waiting import guard
 
 # Published hashes: the encoder's own reading of the ABI files is not what proves the encoder.
 PUBLISHED = {

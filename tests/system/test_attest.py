@@ -32,9 +32,9 @@ from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import PROGRAM, Daemon, environment, get, wait_synced
 from tests.support.simchain.node import ThreadedNode
+from tests.support.waiting import PATIENCE, eventually, until
 from tests.system.test_recovery import Stage
 from tests.system.truth import assert_equals_truth
-from tests.waiting import PATIENCE, eventually, until
 
 Databases = Callable[[], str]
 PROVING = ("--grade", "proven", "--attest-rps", "1000")

@@ -34,7 +34,7 @@ from tests.support.daemon import PROGRAM, environment, run
 from tests.support.simchain.chain import Tree
 from tests.support.simchain.node import ThreadedNode
 from tests.support.simchain.world import exchange
-from tests.waiting import PATIENCE, ended, eventually, guard, until
+from tests.support.waiting import PATIENCE, ended, eventually, guard, until
 
 Databases = Callable[[], str]
 BLOCKS = 3_000

@@ -19,8 +19,8 @@ from tests.support.daemon import Daemon, get, run, wait_synced
 from tests.support.simchain.chain import Tree
 from tests.support.simchain.node import ThreadedNode
 from tests.support.simchain.world import exchange
+from tests.support.waiting import eventually, until
 from tests.system.truth import CONFIG, assert_equals_truth
-from tests.waiting import eventually, until
 
 
 @pytest.mark.parametrize("heads", ["websocket", "polling"])

@@ -29,7 +29,7 @@ from indexer.runtime.tasks import background_task
 from tests.chaos.databases import Databases
 from tests.chaos.pgfaults import FILLER, FULL, fill, paused, small_disk
 from tests.scenarios.harness import DEVNET, Daemon, Stage
-from tests.waiting import PATIENCE, eventually, guard
+from tests.support.waiting import PATIENCE, eventually, guard
 
 
 @pytest.fixture(scope="module")

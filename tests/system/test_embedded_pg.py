@@ -28,7 +28,7 @@ from indexer.embedded_pg.processes import postmaster, serves
 from indexer.embedded_pg.server import EmbeddedServer, database_name, default_data_dir
 from indexer.errors import EmbeddedServerError
 from tests.support.daemon import PROGRAM, environment, run
-from tests.waiting import PATIENCE, ended, eventually, until
+from tests.support.waiting import PATIENCE, ended, eventually, until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another user")
 needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")

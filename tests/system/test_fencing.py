@@ -26,8 +26,8 @@ from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import LOCKED_OUT, PROGRAM, Daemon, environment, get, index, run, wait_row, wait_synced
 from tests.support.postgres import own_postgres
+from tests.support.waiting import ended, eventually, until
 from tests.system.truth import assert_equals_truth
-from tests.waiting import ended, eventually, until
 
 LEASE_LOST = 75
 SOAK = float(os.environ.get("SOAK_SECONDS", "20"))  # seconds that PostgreSQL is away

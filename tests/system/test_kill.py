@@ -11,8 +11,8 @@ from pathlib import Path
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode
 from tests.support.daemon import Daemon, wait_synced
+from tests.support.waiting import PATIENCE
 from tests.system.truth import assert_equals_truth
-from tests.waiting import PATIENCE
 
 # Failpoints between BEGIN and COMMIT, with what makes the daemon pass them.
 OPEN_TRANSACTION = [

@@ -44,8 +44,8 @@ async def healed(url: str, pool: Pool, last: int) -> int:
     """Verifies up to `last` and heals what differs. How many ranges."""
     async with connection(url) as conn:
         recovery = Recovery(config.load("devnet"), pool, conn)
-        standing = await recovery.state()
-        bad = [part async for part in compare_stored(conn, pool, standing, 0, last) if part.differences]
+        state = await recovery.state()
+        bad = [part async for part in compare_stored(conn, pool, state, 0, last) if part.differences]
         segments = [s for part in bad for s in ranges(part.segment, part.differences)]
         for segment in segments:
             await recovery.heal(segment, "test")
@@ -127,10 +127,10 @@ async def test_growing_before_images_are_an_incident_and_none_is_cut(fresh_datab
     alarm += " 'before_images_grow' AND resolved_at IS NULL"
     deployment, progress = config.load("devnet"), DaemonProgress()
     async with connection(url) as conn:
-        standing = await load_index_state(conn, [c.address for c in deployment.contracts])
+        state = await load_index_state(conn, [c.address for c in deployment.contracts])
         images = await conn.fetchval(count)
         assert images > 10
         for most, open_incidents in ((10, 1), (10, 1), (images, 0)):
-            await Maintenance(progress, most).count_images(conn, standing)
+            await Maintenance(progress, most).count_images(conn, state)
             assert (await conn.fetchval(alarm), await conn.fetchval(count)) == (open_incidents, images)
         assert progress.before_images == images

@@ -28,7 +28,7 @@ from indexer.schema.tables.metadata import public
 from indexer.schema.views.all_views import VIEWS
 from indexer.store import enrichment, lease, raw_logs
 from tests.support.daemon import run
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 CHAIN = 89346162

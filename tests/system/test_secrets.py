@@ -22,7 +22,7 @@ from tests.support.simchain.chain import Tree
 from tests.support.simchain.node import Fault, Say, ThreadedNode
 from tests.support.simchain.view import Depth
 from tests.support.simchain.world import exchange
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 WORDS = ("basic", "key", "query", "away", "socket", "token")

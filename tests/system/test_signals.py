@@ -19,7 +19,7 @@ from indexer.errors import DatabaseUnreachableError
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import Daemon, get, run, wait_synced
-from tests.waiting import until
+from tests.support.waiting import until
 
 LOOPBACK = f"{int.from_bytes(socket.inet_aton('127.0.0.1'), sys.byteorder):08X}"
 

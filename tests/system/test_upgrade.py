@@ -11,8 +11,8 @@ from indexer.schema import revisions
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode
 from tests.support.daemon import Daemon, run, wait_synced
+from tests.support.waiting import ended
 from tests.system.truth import assert_equals_truth
-from tests.waiting import ended
 
 
 async def set_revision(url: str, revision: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.anvil.node import ROOT, AnvilNode
 from tests.support.daemon import environment
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")

@@ -85,8 +85,8 @@ async def recover(url: str, pool: Pool, final: int) -> None:
     deployment = config.load("devnet")
     async with connection(url) as conn, connection(url) as side:
         recovery = Recovery(deployment, pool, conn)
-        standing = await recovery.state()
-        bad = [part async for part in compare_stored(conn, pool, standing, 0, final) if part.differences]
+        state = await recovery.state()
+        bad = [part async for part in compare_stored(conn, pool, state, 0, final) if part.differences]
         assert bad
         for segment in [s for part in bad for s in ranges(part.segment, part.differences)]:
             await recovery.heal(segment, "test")

@@ -13,7 +13,7 @@ from indexer.rpc.budget import BURST, Budgets, PriorityLock
 from indexer.rpc.pool import Pool
 from indexer.rpc.rate_limit import RequestPurpose, TokenBucket, current_purpose, request_purpose
 from tests.support.stubnode import StubNode
-from tests.waiting import eventually, guard
+from tests.support.waiting import eventually, guard
 
 
 @given(st.floats(0.1, 100), st.floats(1, 50), st.lists(st.floats(0, 3), min_size=2, max_size=60))

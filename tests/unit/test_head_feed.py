@@ -13,7 +13,7 @@ import pytest
 from indexer.rpc import head_feed
 from indexer.rpc.head_feed import HeadFeed
 from tests.support.stubnode import StubNode
-from tests.waiting import PATIENCE, eventually, guard
+from tests.support.waiting import PATIENCE, eventually, guard
 
 INTERVAL = 0.05
 NEVER = 10 * PATIENCE  # seconds: whoever waits for the next look fails first

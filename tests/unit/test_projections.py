@@ -18,8 +18,9 @@ def test_the_recorded_chain_becomes_the_rows_recorded_for_this_version() -> None
     changed = differing(known, now, PROJECTIONS)
     assert not changed, (
         f"the recorded chain becomes other rows than version {PROJECTIONS} of the projections made of it, in"
-        f" {', '.join(changed)}. If that is meant: raise PROJECTIONS in indexer/config.py, so that databases are"
-        " projected again, and run `python -m tests.support.projected --record`"
+        f" {', '.join(changed)}. If that is meant: raise PROJECTIONS in"
+        " indexer/projections/version.py, so that databases are projected again, and run"
+        " `python -m tests.support.projected --record`"
     )
 
 

@@ -16,7 +16,7 @@ from indexer.rpc import transport
 from indexer.rpc.rate_limit import MAX_PAUSE_S, MIN_PAUSE_S, Backoff, TokenBucket
 from indexer.rpc.transport import Endpoint
 from tests.support.stubnode import Say, StubNode
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 SLOW_DOWN = Say(429, '{"jsonrpc":"2.0","id":null,"error":{"code":429,"message":"Too Many Requests"}}')
 

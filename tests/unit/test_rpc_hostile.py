@@ -30,7 +30,7 @@ from indexer.rpc.wire import SMALL_BODY, parse_json
 from tests.support.simchain.chain import SimLog, SimTx, Tree
 from tests.support.simchain.view import View
 from tests.support.stubnode import StubNode
-from tests.waiting import eventually, guard
+from tests.support.waiting import eventually, guard
 
 ADDRESS = "0x" + "77" * 20
 

@@ -17,7 +17,7 @@ from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import Endpoint
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 KEY = "SECRETKEY"
 NUMBERS = {"latest": 100, "safe": 96, "finalized": 92}

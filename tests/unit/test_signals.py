@@ -20,7 +20,7 @@ from indexer.ops.live_status import LiveStatus
 from indexer.ops.metric_catalog import CATALOG, PREFIX, PROCESS
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress, Histogram, wait_name
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 STORED: dict[str, Any] = {
     "attested": {"cross-checked": {"up_to": 80, "newest": [85, 88]}, "proven": {"up_to": None, "newest": None}},

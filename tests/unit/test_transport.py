@@ -23,7 +23,7 @@ from indexer.rpc import transport
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
 from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, TRUNCATED, Hang, Say, StubNode, hash_of, log_of
-from tests.waiting import guard
+from tests.support.waiting import guard
 
 CHAIN_ID: transport.Call = ("eth_chainId", [])
 

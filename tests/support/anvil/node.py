@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.waiting import PATIENCE, ended
+from tests.support.waiting import PATIENCE, ended
 
 ROOT = Path(__file__).parents[3]
 FINALIZED_BEHIND = 8

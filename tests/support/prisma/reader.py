@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 HERE = Path(__file__).parent
 SCHEMA = HERE.parents[2] / "config" / "schema.prisma"

@@ -28,7 +28,7 @@ import orjson
 
 from tests.support.simchain.recording import Found, Json, Recording
 from tests.support.simchain.refusals import BLOCKS, LOGS, Provider, Refusal, refuse
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 @dataclass

@@ -15,7 +15,7 @@ from aiohttp import WSMsgType, web
 from tests.support.simchain.chain import Block, Tree
 from tests.support.simchain.refusals import Refusal
 from tests.support.simchain.view import Json, View
-from tests.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Say(NamedTuple):

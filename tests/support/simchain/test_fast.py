@@ -21,7 +21,7 @@ from tests.support.simchain.chain import Block
 from tests.support.simchain.encoding import header_hash
 from tests.support.simchain.fast import FastNode, Knobs, Node, ask
 from tests.support.simchain.recording import Recording, block_of, line_of
-from tests.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, until
 
 BLOCKS, LOGS = 60, 200
 Json = dict[str, Any]

@@ -16,7 +16,7 @@ from tests.support.simchain.node import Fault, Say, SimNode, ThreadedNode
 from tests.support.simchain.refusals import Refusal
 from tests.support.simchain.sample import ADDRESS, EVERY, OTHER, Chain, places
 from tests.support.simchain.view import Depth, View
-from tests.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture
