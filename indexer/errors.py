@@ -1,45 +1,101 @@
 """Every error of the program, as one tree: one clear line, a remedy and, where it ends the program, an exit code.
 
 IndexerError
- ├─ Halting                      ends the command; `exit_code` tells which
- │   ├─ ConfigError          10  a broken configuration: file, key, remedy
- │   ├─ EndpointUnreachable  11  no endpoint answered
- │   ├─ WrongChain           12  the endpoint serves another chain
- │   ├─ ForeignDatabase      13  tables that are not ours
- │   ├─ BoundElsewhere       14  ours, but bound to another deployment
- │   ├─ SchemaNewer          15  migrated by a newer release
- │   ├─ SchemaOlder          16  not migrated to this release yet
- │   ├─ PortInUse            17  the HTTP port is taken
- │   ├─ DatabaseUnreachable  18  no PostgreSQL answers
- │   ├─ EmbeddedServerError  19  the embedded PostgreSQL cannot start
- │   ├─ UnreadableInput      20  `decode`: a line that is not a log
- │   ├─ ConfigChanged        21  the stored data answers to another configuration
- │   ├─ DamagedStore         22  rows that no release leaves so: a hand edit, a broken disk
- │   ├─ AdoptionRefused      23  `migrate --adopt`: tables that projections cannot work with
- │   ├─ WriteIntercepted     24  row level security or a trigger keeps a change from taking effect
- │   ├─ Refused              31  `reorg recover`: not the plan that was confirmed, or somebody else is at work
- │   ├─ Impossible           32  `reorg plan|recover|verify`: no endpoint serves what it takes
- │   ├─ ReorgTooDeep         70  a fork at or below finalized, or below what is stored
- │   └─ LeaseLost            75  another process is the projector now
- └─ RpcError                     something an endpoint answered or failed to answer
-     ├─ Transient                try again: time-out, closed connection, 5xx, an unreadable answer
-     │   ├─ RateLimited          429 or its JSON-RPC cousins; `retry_after` seconds
-     │   ├─ Missing              null where a block must be: the node is behind, or keeps no history
-     │   └─ Inconsistent         the parts of one answer contradict each other (a torn read): not a reorg
-     │       └─ NotFinal         the node does not have the final block that its blocks must join
-     ├─ RangeTooLarge            ask for fewer blocks; `hint` blocks when the node names a number
-     ├─ BatchRefused             the endpoint takes single calls only
-     ├─ StateUnavailable     32  `eth_call` at a block whose state the endpoint does not keep
-     └─ RpcRefused               any other JSON-RPC error: code and message
+ ├─ FatalError                        ends the command; `exit_code` says which
+ │   ├─ ConfigError               10
+ │   ├─ EndpointUnreachableError  11
+ │   ├─ WrongChainError           12
+ │   ├─ ForeignDatabaseError      13
+ │   ├─ WrongDeploymentError      14
+ │   ├─ SchemaNewerError          15
+ │   ├─ SchemaOlderError          16
+ │   ├─ PortInUseError            17
+ │   ├─ DatabaseUnreachableError  18
+ │   ├─ EmbeddedServerError       19
+ │   ├─ UnreadableInputError      20
+ │   ├─ ConfigChangedError        21
+ │   ├─ StoreDamagedError         22
+ │   ├─ AdoptionRefusedError      23
+ │   ├─ WriteInterceptedError     24
+ │   ├─ RefusedError              31
+ │   ├─ ReplacementUnavailableError 32
+ │   ├─ ReorgTooDeepError         70
+ │   └─ LeaseLostError            75
+ ├─ RpcError                          something an endpoint answered or failed to answer
+ │   ├─ TransientRpcError             try again: timeout, closed connection, 5xx, an unreadable answer
+ │   │   ├─ RateLimitedError          429 or its JSON-RPC cousins; `retry_after` seconds
+ │   │   ├─ MissingBlockError         null where a block must be: the node is behind, or keeps no history
+ │   │   └─ InconsistentResponseError the parts of one answer contradict each other (a torn read): not a reorg
+ │   │       └─ NotFinalError         the node does not have the final block that its blocks must join
+ │   ├─ RangeTooLargeError            ask for fewer blocks; `hint` blocks when the node names a number
+ │   ├─ BatchUnsupportedError         the endpoint takes single calls only
+ │   ├─ StateUnavailableError     32  `eth_call` at a block whose state the endpoint does not keep
+ │   └─ RpcCallError                  any other JSON-RPC error: code and message
+ ├─ ParentMismatchError               a block range does not join the stored block before it
+ ├─ StoredHashMismatchError           a block is stored with another hash
+ ├─ EpochChangedError                 a reorg was handled since this step was planned
+ ├─ UnstorableAnswerError             a contract's answer does not fit its row
+ └─ ViewUnansweredError               a contract does not answer a view call
+
+Control flow within one module, never shown: StepStalledError, NoSecondEndpointError, DecodeMismatchError,
+UnsupportedTypeError.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What the program ends with. `meaning` is one line; docs/reference/exit-codes.md is made from it."""
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    DONE = 0, "done"
+    UNEXPECTED = 1, "an unexpected error: a traceback, or a comparison that found a difference"
+    WRONG_FLAGS = 2, "wrong flags"
+    CONFIG = 10, "a broken configuration: file, key, remedy"
+    ENDPOINT_UNREACHABLE = 11, "no endpoint answered"
+    WRONG_CHAIN = 12, "the endpoint serves another chain"
+    FOREIGN_DATABASE = 13, "tables that are not ours"
+    WRONG_DEPLOYMENT = 14, "ours, but bound to another deployment"
+    SCHEMA_NEWER = 15, "migrated by a newer release"
+    SCHEMA_OLDER = 16, "not migrated to this release yet"
+    PORT_IN_USE = 17, "the HTTP port is taken"
+    DATABASE_UNREACHABLE = 18, "no PostgreSQL answers"
+    EMBEDDED_SERVER = 19, "the embedded PostgreSQL cannot start"
+    UNREADABLE_INPUT = 20, "`decode`: a line that is not a log"
+    CONFIG_CHANGED = 21, "the stored data answers to another configuration"
+    STORE_DAMAGED = 22, "rows that no release leaves so: a hand edit, a broken disk"
+    ADOPTION_REFUSED = 23, "`migrate --adopt`: tables that projections cannot work with"
+    WRITE_INTERCEPTED = 24, "row level security or a trigger keeps a change from taking effect"
+    DIFFERENCES = 30, "`verify`, `reorg verify`: differences found"
+    REFUSED = 31, "`reorg recover`: not the plan that was confirmed, or somebody else is at work"
+    UNAVAILABLE = 32, "`reorg plan|recover|verify`: no endpoint serves what it takes"
+    DRIFT = 33, "`check`: drift found"
+    UNATTESTED = 34, "`verify`: a part keeps its grade"
+    MUST_FIX = 36, "`doctor`: something must be fixed"
+    REORG_TOO_DEEP = 70, "a fork at or below finalized, or below what is stored"
+    LEASE_LOST = 75, "another process is the projector now"
+    INTERRUPTED = 130, "interrupted by Ctrl-C"
+    STDOUT_CLOSED = 141, "the reader of stdout went away"
+
 
 class IndexerError(Exception):
-    """Base of all errors raised on purpose. `message` is one line; `remedy` says what to do about it."""
+    """Base of all errors raised on purpose. `message` is one line; `remedy` says what to do about it.
 
-    exit_code = 1
+    `label` names the class in metrics and log lines. Dashboards and alert rules select by it, so it outlives renames.
+    """
+
+    exit_code: ClassVar[int] = ExitCode.UNEXPECTED
+    label: ClassVar[str] = "IndexerError"
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -50,97 +106,146 @@ class IndexerError(Exception):
         return f"{self.message}. {self.remedy}" if self.remedy else self.message
 
 
+def error_label(error: BaseException) -> str:
+    """The error's name in metrics and log lines: the label of its class, or the class name of a foreign error."""
+    return str(getattr(error, "label", type(error).__name__))
+
+
 class FatalError(IndexerError):
     """Ends the command; nothing half-written stays behind because every step is one transaction."""
 
+    label = "Halting"
+
 
 class ConfigError(FatalError):
-    exit_code = 10
+    """The configuration is broken: file, key and remedy."""
+
+    exit_code, label = ExitCode.CONFIG, "ConfigError"
 
 
 class EndpointUnreachableError(FatalError):
-    exit_code = 11
+    """No endpoint answered."""
+
+    exit_code, label = ExitCode.ENDPOINT_UNREACHABLE, "EndpointUnreachable"
 
 
 class WrongChainError(FatalError):
-    exit_code = 12
+    """The endpoint serves another chain."""
+
+    exit_code, label = ExitCode.WRONG_CHAIN, "WrongChain"
 
 
 class ForeignDatabaseError(FatalError):
-    exit_code = 13
+    """The database holds tables that are not ours."""
+
+    exit_code, label = ExitCode.FOREIGN_DATABASE, "ForeignDatabase"
 
 
 class WrongDeploymentError(FatalError):
-    exit_code = 14
+    """The database is ours, but bound to another deployment."""
+
+    exit_code, label = ExitCode.WRONG_DEPLOYMENT, "BoundElsewhere"
 
 
 class SchemaNewerError(FatalError):
-    exit_code = 15
+    """A newer release migrated this database."""
+
+    exit_code, label = ExitCode.SCHEMA_NEWER, "SchemaNewer"
 
 
 class SchemaOlderError(FatalError):
-    exit_code = 16
+    """The database is not migrated to this release yet."""
+
+    exit_code, label = ExitCode.SCHEMA_OLDER, "SchemaOlder"
 
 
 class PortInUseError(FatalError):
-    exit_code = 17
+    """The HTTP port is taken."""
+
+    exit_code, label = ExitCode.PORT_IN_USE, "PortInUse"
 
 
 class DatabaseUnreachableError(FatalError):
-    exit_code = 18
+    """No PostgreSQL answers."""
+
+    exit_code, label = ExitCode.DATABASE_UNREACHABLE, "DatabaseUnreachable"
 
 
 class EmbeddedServerError(FatalError):
-    exit_code = 19
+    """The embedded PostgreSQL cannot start."""
+
+    exit_code, label = ExitCode.EMBEDDED_SERVER, "EmbeddedServerError"
 
 
 class UnreadableInputError(FatalError):
-    exit_code = 20
+    """A line of `decode`'s input is not a log."""
+
+    exit_code, label = ExitCode.UNREADABLE_INPUT, "UnreadableInput"
 
 
 class ConfigChangedError(FatalError):
-    exit_code = 21
+    """The stored data answers to another configuration."""
+
+    exit_code, label = ExitCode.CONFIG_CHANGED, "ConfigChanged"
 
 
 class StoreDamagedError(FatalError):
-    exit_code = 22
+    """The database holds rows that no release leaves so: a hand edit, or a broken disk."""
+
+    exit_code, label = ExitCode.STORE_DAMAGED, "DamagedStore"
 
 
 class AdoptionRefusedError(FatalError):
-    exit_code = 23
+    """`migrate --adopt` found tables that projections cannot work with."""
+
+    exit_code, label = ExitCode.ADOPTION_REFUSED, "AdoptionRefused"
 
 
 class WriteInterceptedError(FatalError):
-    """A statement would change, or changed, other rows than it must: a policy hides them, a trigger drops them. Halts
-    instead of being waited for, because nothing of it passes by itself and every later row would stand on it."""
+    """A statement would change, or changed, other rows than it must: a policy hides them, or a trigger drops them.
 
-    exit_code = 24
+    Halts instead of being waited for: none of this passes by itself, and every later row would build on it.
+    """
+
+    exit_code, label = ExitCode.WRITE_INTERCEPTED, "WriteIntercepted"
 
 
 class RefusedError(FatalError):
-    exit_code = 31
+    """The request does not fit what is stored: not the plan that was confirmed, or somebody else is at work."""
+
+    exit_code, label = ExitCode.REFUSED, "Refused"
 
 
 class ReplacementUnavailableError(FatalError):
-    exit_code = 32
+    """No endpoint serves the blocks that are needed."""
+
+    exit_code, label = ExitCode.UNAVAILABLE, "Impossible"
 
 
 class ReorgTooDeepError(FatalError):
-    exit_code = 70
+    """A fork at or below finalized, or below what is stored."""
+
+    exit_code, label = ExitCode.REORG_TOO_DEEP, "ReorgTooDeep"
 
 
 class LeaseLostError(FatalError):
-    exit_code = 75
+    """Another process is the projector now."""
+
+    exit_code, label = ExitCode.LEASE_LOST, "LeaseLost"
 
 
 def printable(text: str) -> str:
-    """Text of others for terminals, log lines and the database: what is no visible character becomes U+FFFD. An escape
-    sequence would write over other lines, a zero byte is refused by PostgreSQL."""
+    """Text from strangers made safe for terminals, log lines and the database: invisible characters become U+FFFD.
+
+    An escape sequence would overwrite other lines, and PostgreSQL refuses a zero byte.
+    """
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 class RpcError(IndexerError):
     """An endpoint's failure. `endpoint` is its display name, without secrets."""
+
+    label = "RpcError"
 
     def __init__(self, message: str, endpoint: str = "", remedy: str = "") -> None:
         message = printable(message)
@@ -151,8 +256,14 @@ class RpcError(IndexerError):
 class TransientRpcError(RpcError):
     """Worth another attempt, at the same endpoint first and then at another."""
 
+    label = "Transient"
+
 
 class RateLimitedError(TransientRpcError):
+    """The endpoint limits the rate. `retry_after`: seconds, None when it does not say."""
+
+    label = "RateLimited"
+
     def __init__(self, message: str, endpoint: str = "", retry_after: float | None = None) -> None:
         super().__init__(message, endpoint)
         self.retry_after = retry_after
@@ -161,17 +272,28 @@ class RateLimitedError(TransientRpcError):
 class MissingBlockError(TransientRpcError):
     """A block that the node must have is not there."""
 
+    label = "Missing"
+
 
 class InconsistentResponseError(TransientRpcError):
     """Parts of one answer contradict each other. The node may be mid-reorg; nothing is concluded from it."""
+
+    label = "Inconsistent"
 
 
 class NotFinalError(InconsistentResponseError):
     """The node that served a range lacks the block known to be final: it is behind, or on an orphaned branch."""
 
+    label = "NotFinal"
+
 
 class RangeTooLargeError(RpcError):
-    """`results`: too many logs in these blocks, not too many blocks; elsewhere as many may well be served."""
+    """The endpoint serves fewer blocks at once. `hint`: how many, when it says so.
+
+    `results`: too many logs in these blocks, not too many blocks; elsewhere as many may well be served.
+    """
+
+    label = "RangeTooLarge"
 
     def __init__(self, message: str, endpoint: str = "", hint: int | None = None, *, results: bool = False) -> None:
         super().__init__(message, endpoint)
@@ -179,21 +301,31 @@ class RangeTooLargeError(RpcError):
 
 
 class BatchUnsupportedError(RpcError):
-    pass
+    """The endpoint takes single calls only."""
+
+    label = "BatchRefused"
 
 
 class StateUnavailableError(RpcError):
-    exit_code = 32
+    """The endpoint does not keep the state of the block that `eth_call` names."""
+
+    exit_code, label = ExitCode.UNAVAILABLE, "StateUnavailable"
 
 
 class RpcCallError(RpcError):
+    """Any other JSON-RPC error. `code`: the one in the answer."""
+
+    label = "RpcRefused"
+
     def __init__(self, message: str, endpoint: str = "", code: int = 0) -> None:
         super().__init__(f"{message} (code {code})", endpoint)
         self.code = code
 
 
 class ParentMismatchError(IndexerError):
-    """The range does not join the stored block before it: a reorg in between, or a lying node. Nothing concluded."""
+    """A block range does not join the stored block before it: a reorg, or a lying node. Nothing is concluded."""
+
+    label = "SeamBroken"
 
     def __init__(self, number: int) -> None:
         super().__init__(f"block {number} does not follow the stored block {number - 1}")
@@ -206,6 +338,8 @@ class ParentMismatchError(IndexerError):
 class StoredHashMismatchError(IndexerError):
     """A block is stored with another hash than the one to be written: a reorg, or a lying node. Nothing was written."""
 
+    label = "HashConflict"
+
     def __init__(self, number: int) -> None:
         super().__init__(f"block {number} is stored with another hash")
         self.number = number
@@ -217,24 +351,30 @@ class StoredHashMismatchError(IndexerError):
 class EpochChangedError(IndexerError):
     """A reorg was handled since this step was planned; nothing was written. Plan again."""
 
+    label = "EpochMoved"
+
     def __init__(self) -> None:
         super().__init__("a rollback came in between")
 
 
+class UnstorableAnswerError(IndexerError):
+    """A contract's answer does not fit its row: a column is too narrow, or a constraint of others refuses it."""
+
+    label = "Unkept"
+
+
+class ViewUnansweredError(IndexerError):
+    """A contract does not answer a view call: it reverted, has no such function, or is not there yet."""
+
+    label = "Unanswered"
+
+
 class StepStalledError(Exception):
-    """A step was ended by the watchdog, to be begun again."""
+    """The watchdog ended a step, to be begun again."""
 
 
 class NoSecondEndpointError(Exception):
     """Every endpoint that answers served these logs itself: none is a second one."""
-
-
-class UnstorableAnswerError(IndexerError):
-    """An answer that its row cannot hold: it does not fit a column, or a constraint of others refuses it."""
-
-
-class ViewUnansweredError(IndexerError):
-    """The contract does not answer this: it reverted, has no such function, or is not there yet."""
 
 
 class DecodeMismatchError(ValueError):

@@ -1,4 +1,5 @@
-"""A unit of work: the logs of one block range from one endpoint, and how we come to believe it (rule 7). Pure."""
+"""A unit of work: the logs of one block range from one endpoint, and how we come to believe it (one unit, one
+endpoint). Pure."""
 
 from __future__ import annotations
 

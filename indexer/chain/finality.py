@@ -1,4 +1,4 @@
-"""What is final (rule 3): the node's tag where it behaves, else a depth. Pure; one instance per process."""
+"""What is final (finality is a tag): the node's tag where it behaves, else a depth. Pure; one instance per process."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from indexer.cli.progress_bars import show_backfill_progress, stderr_is_terminal
 from indexer.cli.session import open_pool, open_url, prepare_schema, rpc_endpoints, stop_on_signals
 from indexer.config import Deployment
 from indexer.decode.block_times import time_fields_of
-from indexer.errors import ConfigError
+from indexer.errors import ConfigError, ExitCode
 from indexer.follow.catch_up import DEFER_BLOCKS
 from indexer.follow.runner import Runner
 from indexer.ingest.dask_cluster import DaskExecutor
@@ -156,7 +156,7 @@ def backfill_command(
     report = asyncio.run(_backfill(options, fork_workers(_max_parallelism(options))))
     if report is None:
         click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     click.echo(json.dumps(report) if as_json else _summary(report))
 
 

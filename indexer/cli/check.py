@@ -22,15 +22,13 @@ from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, run_until_signal
 from indexer.config import Deployment
 from indexer.db.connection import DAY_S, Connection, patient
-from indexer.errors import RefusedError
+from indexer.errors import ExitCode, RefusedError
 from indexer.projector.writer import Writer
 from indexer.runtime import log_setup
 from indexer.store.index_state import IndexState, binding, load_index_state
 
 if TYPE_CHECKING:
     from indexer.check.contract_state import Answers, Sample
-
-DRIFTED = 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +85,10 @@ def check_command(
     done = asyncio.run(run_until_signal(_check(options)))
     if done is None:
         click.echo("interrupted: nothing was changed", err=True)
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     click.echo(json.dumps(done) if as_json else _summary(done))
     if done["drifts"]:
-        raise click.exceptions.Exit(DRIFTED)
+        raise click.exceptions.Exit(ExitCode.DRIFT)
 
 
 async def _check(options: CheckOptions) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from indexer.cli.roles import roles_command
 from indexer.cli.session import external_url, open_url
 from indexer.embedded_pg import binaries
 from indexer.embedded_pg.server import EmbeddedServer, default_data_dir
-from indexer.errors import EmbeddedServerError, IndexerError
+from indexer.errors import EmbeddedServerError, ExitCode, IndexerError
 from indexer.runtime import log_setup, secrets
 
 
@@ -190,7 +190,7 @@ def _compare(path: Path, wanted: str) -> None:
     for line in difflib.unified_diff(*parts, str(path), "this release", lineterm="", n=0):
         click.echo(line)
     click.echo(f"{path} differs: `reya-indexer db prisma --output {path}` renews it", err=True)
-    raise click.exceptions.Exit(1)
+    raise click.exceptions.Exit(ExitCode.UNEXPECTED)
 
 
 def without_password(url: str) -> tuple[str, dict[str, str]]:

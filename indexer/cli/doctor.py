@@ -15,13 +15,12 @@ from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option, rpc_option, ws_option
 from indexer.cli.session import open_url
 from indexer.config import Deployment
+from indexer.errors import ExitCode
 from indexer.ops.doctor.database_checks import examine_database
 from indexer.ops.doctor.endpoint_checks import EndpointDoctor, examine_socket
 from indexer.ops.doctor.findings import DoctorFinding
 from indexer.rpc.pool import display_names
 from indexer.runtime import log_setup
-
-MUST_FIX = 36
 
 
 @click.command(
@@ -58,7 +57,7 @@ def doctor_command(
     else:
         _show(found, len(must))
     if must:
-        raise click.exceptions.Exit(MUST_FIX)
+        raise click.exceptions.Exit(ExitCode.MUST_FIX)
 
 
 async def _examined(

@@ -21,7 +21,7 @@ from indexer.cli.session import checked_connection, open_pool, open_url, rpc_end
 from indexer.config import Deployment
 from indexer.contracts.enrich import KINDS, Enrichment, EnrichResult, missing_keys
 from indexer.db.connection import Connection
-from indexer.errors import RefusedError, StateUnavailableError
+from indexer.errors import ExitCode, RefusedError, StateUnavailableError
 from indexer.runtime import log_setup
 from indexer.store import enrichment
 from indexer.store.enrichment import EnrichmentRun
@@ -79,7 +79,7 @@ def enrich_command(
     done = asyncio.run(run_until_signal(_enrich(options, dry_run)))
     if done is None:
         click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     click.echo(json.dumps(done) if as_json else _summary(done))
 
 

@@ -9,7 +9,7 @@ import sys
 import click
 
 from indexer import __version__
-from indexer.errors import DatabaseUnreachableError, IndexerError
+from indexer.errors import DatabaseUnreachableError, ExitCode, IndexerError
 
 # Loaded when asked for: `decode` and `config` need neither a database driver nor migrations.
 _COMMANDS = {
@@ -86,9 +86,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        sys.exit(141)
+        sys.exit(ExitCode.STDOUT_CLOSED)
     except IndexerError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -11,7 +11,7 @@ import click
 from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
 from indexer.cli.session import open_url
-from indexer.errors import AdoptionRefusedError
+from indexer.errors import AdoptionRefusedError, ExitCode
 from indexer.runtime import secrets
 from indexer.schema import migrate, revisions
 
@@ -91,7 +91,7 @@ def _check(url: str, as_json: bool) -> None:
         ]:
             click.echo(line)
     if differences:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(ExitCode.UNEXPECTED)
 
 
 def _adopt(url: str, dry_run: bool, as_json: bool) -> None:

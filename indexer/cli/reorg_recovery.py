@@ -20,11 +20,11 @@ from indexer.attest.compare import as_json as shown_difference
 from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
 from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, errors_as_json, open_pool, open_url, rpc_endpoints
+from indexer.errors import ExitCode
 from indexer.reorg.plan import Plan
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup
 
-DIFFERENCES = 30  # exit code
 MAX_LISTED = 100
 
 to_block_option = click.option(
@@ -223,7 +223,7 @@ def verify_command(
     answer = _run(as_json, work)
     click.echo(json.dumps(answer)) if as_json else _print_verified(answer, chain)
     if answer["count"] and not heal:
-        raise click.exceptions.Exit(DIFFERENCES)
+        raise click.exceptions.Exit(ExitCode.DIFFERENCES)
 
 
 async def _verify(recovery: Recovery, first: int | None, last: int | None, heal: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from indexer.cli.options import chain_option, data_dir_option, json_option, log_
 from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, open_url, run_until_signal
 from indexer.config import Deployment
+from indexer.errors import ExitCode
 from indexer.projector.reproject import Reprojection, ReprojectResult
 from indexer.projector.writer import StepResult
 from indexer.runtime import log_setup
@@ -54,7 +55,7 @@ def reproject_command(
     done = asyncio.run(run_until_signal(_reproject(deployment, first, events, data_dir, pg_bin)))
     if done is None:
         click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     click.echo(json.dumps(done._asdict()) if as_json else _summary(done))
 
 

@@ -25,13 +25,19 @@ from indexer.cli.options import chain_option, data_dir_option, json_option, log_
 from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, errors_as_json, open_pool, open_url, rpc_endpoints, run_until_signal
 from indexer.config import Deployment
-from indexer.errors import EpochChangedError, NoSecondEndpointError, RefusedError, ReplacementUnavailableError, RpcError
+from indexer.errors import (
+    EpochChangedError,
+    ExitCode,
+    NoSecondEndpointError,
+    RefusedError,
+    ReplacementUnavailableError,
+    RpcError,
+)
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup
 from indexer.store.attestations import Grade, summaries
 from indexer.store.index_state import IndexState
 
-DIFFER, UNATTESTED = 30, 34  # exit codes
 ASK_FROM = 60.0  # seconds of estimated work from which on it is asked for
 MAX_LISTED = 100
 LINE_INTERVAL_S = 10.0  # seconds between lines
@@ -107,15 +113,15 @@ def verify_command(
         done = _finish_or_interrupted(asyncio.run(run_until_signal(_verify(options))))
     click.echo(json.dumps(done) if as_json else _summary(done))
     if done["count"] and not done["healed"]:
-        raise click.exceptions.Exit(DIFFER)
+        raise click.exceptions.Exit(ExitCode.DIFFERENCES)
     if done["left"]:
-        raise click.exceptions.Exit(UNATTESTED)
+        raise click.exceptions.Exit(ExitCode.UNATTESTED)
 
 
 def _finish_or_interrupted(answer: dict[str, Any] | None) -> dict[str, Any]:
     if answer is None:
         click.echo("interrupted: what was attested stays; the same command goes on from there", err=True)
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     return answer
 
 

@@ -20,7 +20,8 @@ from indexer.runtime.secrets import redact
 Connection = asyncpg.Connection
 Connect = Callable[[], Awaitable[Connection]]
 
-# The server ends what a stopped or wedged process of ours leaves open: nobody else can release its locks (rule 10).
+# The server ends what a stopped or wedged process of ours leaves open: nobody else can release its locks (one
+# projector, fenced).
 SETTINGS = {
     "application_name": "reya-indexer",
     "timezone": "UTC",

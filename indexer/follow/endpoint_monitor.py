@@ -12,6 +12,7 @@ import structlog
 from indexer.chain.types import BlockRef
 from indexer.db.connection import Connect, Connection, close
 from indexer.db.database_errors import DATABASE_ERRORS
+from indexer.errors import error_label
 from indexer.rpc import health_check
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
@@ -39,7 +40,7 @@ class EndpointMonitor:
             try:
                 await self._health_checker.check_all()
             except Exception as error:  # one round less is better than none from now on
-                log.error("sentinel_failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
+                log.error("sentinel_failed", error=" ".join(f"{error_label(error)}: {error}".split()))
             if time.monotonic() - kept >= SAVE_INTERVAL_S:
                 kept = time.monotonic()
                 await self.save()

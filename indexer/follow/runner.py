@@ -31,6 +31,7 @@ from indexer.errors import (
     RpcError,
     StepStalledError,
     WrongDeploymentError,
+    error_label,
 )
 from indexer.follow.catch_up import DEFER_BLOCKS
 from indexer.follow.engine import Engine, HeadView
@@ -302,7 +303,7 @@ class Runner:
         now = self.progress.clock()
         if self._troubled_since is None:
             self._troubled_since = now
-        self.progress.errors[type(error).__name__] += 1
+        self.progress.errors[error_label(error)] += 1
         if self.progress.set_wait(name):
             log.warning("waiting", waiting_for=name, error=" ".join(str(error).split()))
         if patience is not None and now - self._troubled_since > patience:

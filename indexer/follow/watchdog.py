@@ -16,6 +16,7 @@ import structlog
 
 from indexer.db.connection import STATEMENT_TIMEOUT_S, Connect, MonitoredConnection, close
 from indexer.db.database_errors import DATABASE_ERRORS, root_cause
+from indexer.errors import error_label
 from indexer.follow.catch_up import CatchUp
 from indexer.follow.stall_detector import STATEMENT_LIMIT_S, LivenessSignals, Stall, StallDetector
 from indexer.rpc.head_feed import HeadFeed
@@ -60,7 +61,7 @@ class Watchdog:
             try:
                 await self.check_once()
             except Exception as error:  # one look less is better than none from now on
-                log.error("watchdog_failed", error=" ".join(f"{type(error).__name__}: {error}".split()))
+                log.error("watchdog_failed", error=" ".join(f"{error_label(error)}: {error}".split()))
 
     async def check_once(self) -> list[Stall]:
         """One look: what is stuck, after what heals it was begun."""

@@ -11,7 +11,7 @@ import os
 import pickle
 import signal
 
-from indexer.errors import IndexerError
+from indexer.errors import IndexerError, error_label
 from indexer.ingest.worker import Heartbeat, Task, TaskDone, Worker, WorkerConfig
 from indexer.ingest.worker_protocol import encode_message, read_message
 from indexer.runtime import log_setup
@@ -29,7 +29,7 @@ def picklable_error(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return IndexerError(" ".join(f"{type(error).__name__}: {error}".split()))
+        return IndexerError(" ".join(f"{error_label(error)}: {error}".split()))
     return error
 
 

@@ -125,9 +125,7 @@ class ProjectionPipeline:
             chunk, anchor = step.stretch
             # What is prepared beside a commit that then fails is dropped with this stream.
             async with background_task(self._prepare(source, anchor.number + 1)) as following:
-                done = await self.writer.commit_prepared(
-                    self.conn, self.state, chunk, anchor, step.output, self.token
-                )
+                done = await self.writer.commit_prepared(self.conn, self.state, chunk, anchor, step.output, self.token)
                 self.state = self.state.after_projection(
                     anchor, max(self.state.floor, anchor.number), self.writer.digest
                 )

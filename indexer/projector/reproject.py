@@ -1,4 +1,5 @@
-"""Projecting stored raw logs again, without asking the chain: for a corrected projection, or to be sure (rule 9)."""
+"""Projecting stored raw logs again, without asking the chain: for a corrected projection, or to be sure (raw logs
+are kept)."""
 
 from __future__ import annotations
 

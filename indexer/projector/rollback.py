@@ -24,7 +24,8 @@ OF_ENDPOINTS = ("endpoint_wrong", "endpoints_disagree", "heal_waits", "unprovabl
 
 
 async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[str, int]:
-    """Raw logs, blocks, coverage, checkpoint and floor as they were at block `fork` (rule 5); not public rows.
+    """Raw logs, blocks, coverage, checkpoint and floor as they were at block `fork` (roll back everything above the
+    fork); not public rows.
 
     What goes is archived under the number of the reorg. Inside the caller's transaction. Counts removed, by table.
     """
@@ -144,7 +145,8 @@ async def restore_state(conn: Connection, fork: int) -> dict[str, int]:
 
 
 async def reset_projections(conn: Connection) -> None:
-    """Empties every projected table and the checkpoint; raw logs and what applications wrote stay (rule 9)."""
+    """Empties every projected table and the checkpoint; raw logs and what applications wrote stay (raw logs are
+    kept)."""
     projected = [sql_name(n) for n in COLUMNS if table_kind(n) in ("append", "state")]
     await conn.execute(f"TRUNCATE {', '.join(projected)}, indexer.before_image")
     # The floor stays: what was final is final, and a search for a fork must not read every anchor there is.

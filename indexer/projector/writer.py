@@ -1,4 +1,5 @@
-"""The committed steps: each function is one transaction (rule 1), and the only places where public rows change."""
+"""The committed steps: each function is one transaction (one transaction), and the only places where public rows
+change."""
 
 from __future__ import annotations
 
@@ -139,7 +140,8 @@ class Writer:
         return StepResult("project", chunk.first, chunk.last, len(chunk.logs), rows, True, time.monotonic() - began)
 
     async def reset_projection(self, conn: Connection, state: IndexState, token: int, *, asked: bool = False) -> None:
-        """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (rule 9). `asked`
+        """Forgets what was projected, to project it again from the stored raw logs with today's ABIs (raw logs are
+        kept). `asked`
         by hand: until it is projected again as far, `reproject` goes on with it instead of beginning anew."""
         async with self._exclusive(conn, state, token):
             if asked and state.checkpoint is not None:
@@ -156,7 +158,8 @@ class Writer:
         self, conn: Connection, state: IndexState, reorg: Reorg, finalized: int, token: int,
         scope: ReplayScope | None = None,
     ) -> StepResult:  # fmt: skip
-        """A reorg's swap: everything above the fork point goes, what is staged comes, in one commit (rule 6).
+        """A reorg's swap: everything above the fork point goes, what is staged comes, in one commit (verify before
+        delete).
 
         From the floor on, before-images give the state at the fork point. Below it `scope` says what to replay for
         that, from `heal.survey`; without one everything is projected again by the steps that follow.

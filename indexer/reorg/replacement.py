@@ -1,4 +1,5 @@
-"""The fork point on one endpoint, and the replacement read from it into staging before anything is deleted (rule 6)."""
+"""The fork point on one endpoint, and the replacement read from it into staging before anything is deleted (verify
+before delete)."""
 
 from __future__ import annotations
 

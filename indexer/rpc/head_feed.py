@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 import structlog
 
-from indexer.errors import printable
+from indexer.errors import error_label, printable
 from indexer.rpc.health import FAILING_S, EndpointHealth
 from indexer.rpc.pool import display_names
 from indexer.rpc.transport import redact_text
@@ -138,7 +138,7 @@ class HeadFeed:
                     await self._subscribe(session, url, name)
                     reason = "closed"
                 except Exception as error:  # whatever a socket does, polling goes on
-                    reason = printable(redact_text(" ".join(f"{type(error).__name__}: {error}".split())[:200], url))
+                    reason = printable(redact_text(" ".join(f"{error_label(error)}: {error}".split())[:200], url))
                 self._connected, self._socket, self._unannounced = "", None, None
                 score, now = self.scores[name], self.clock()
                 score.failed(now, reason)

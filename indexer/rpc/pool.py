@@ -1,4 +1,4 @@
-"""Several endpoints of one chain: each unit of work stays on one, trouble moves to the next (rule 7).
+"""Several endpoints of one chain: each unit of work stays on one, trouble moves to the next (one unit, one endpoint).
 
 None is trusted for longer than it earns it: the chain id is asked for again and again, and an endpoint that lags, lacks
 history, contradicts the others or serves another chain is set aside, with its reason, and tried again later.
@@ -24,6 +24,7 @@ from indexer.errors import (
     RpcError,
     TransientRpcError,
     WrongChainError,
+    error_label,
 )
 from indexer.rpc.budget import Budgets
 from indexer.rpc.error_classifier import pruned
@@ -231,7 +232,7 @@ class Pool:
                     await self.ensure_checked(reader)
                     answers.append(await question(reader))
                 except RpcError as error:
-                    reader.endpoint.failed_work[type(error).__name__] += 1
+                    reader.endpoint.failed_work[error_label(error)] += 1
                     answers.append(error)
         return answers
 
@@ -271,7 +272,7 @@ class Pool:
     def failed(self, reader: Reader, error: RpcError) -> None:
         """What a failed unit says of the endpoint. Of answers that contradict each other no single call knows: they are
         counted here or nowhere."""
-        reader.endpoint.failed_work[type(error).__name__] += 1
+        reader.endpoint.failed_work[error_label(error)] += 1
         if isinstance(error, RateLimitedError | InconsistentResponseError):
             return
         if isinstance(error, RpcCallError | TransientRpcError) and pruned(error.message):

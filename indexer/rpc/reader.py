@@ -17,6 +17,7 @@ from indexer.errors import (
     RpcCallError,
     RpcError,
     TransientRpcError,
+    error_label,
 )
 from indexer.rpc import error_hints, receipts, wire
 from indexer.rpc.adaptive_size import AdaptiveRange, LearnedLimits
@@ -207,7 +208,7 @@ class Reader:
         try:
             return parse()
         except RpcError as error:
-            self.endpoint.errors[type(error).__name__] += 1
+            self.endpoint.errors[error_label(error)] += 1
             raise type(error)(error.message, self.name) from error
         except IndexerError:
             raise

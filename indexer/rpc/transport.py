@@ -34,6 +34,7 @@ from indexer.errors import (
     RpcCallError,
     RpcError,
     TransientRpcError,
+    error_label,
 )
 from indexer.rpc import error_hints
 from indexer.rpc.adaptive_size import AdaptiveBatch
@@ -239,8 +240,8 @@ class Endpoint:
             results = await self._ask(calls, single, first)
         except RpcError as error:
             now = time.monotonic()
-            self.errors[type(error).__name__] += 1
-            self.outcomes.update((method, type(error).__name__) for method, _ in calls)
+            self.errors[error_label(error)] += 1
+            self.outcomes.update((method, error_label(error)) for method, _ in calls)
             if isinstance(error, RateLimitedError):
                 self._quiet.limited(now, sent, error.retry_after or None)
             if isinstance(error, TransientRpcError):
@@ -318,7 +319,7 @@ class Endpoint:
             raise TransientRpcError(f"no answer within {self.timeout:g} seconds", self.name) from error
         except (aiohttp.ClientError, OSError) as error:
             text_of = redact_text(" ".join(str(error).split())[:200], self.url)
-            raise TransientRpcError(f"{type(error).__name__}: {text_of}", self.name) from None
+            raise TransientRpcError(f"{error_label(error)}: {text_of}", self.name) from None
         if status in _REDIRECTS:
             where = redact(headers.get("Location", ""))
             raise RpcCallError(f"redirects to {where}: give the URL that answers itself", self.name, status)

@@ -1,4 +1,4 @@
-"""Rows as PostgreSQL takes them, or not at all (rule 13: a misfit is an incident, never a stall). Pure.
+"""Rows as PostgreSQL takes them, or not at all (integers stay integers: a misfit is an incident, never a stall). Pure.
 
 Every row that is written passes through here: it is checked and written in COPY's text format in one pass, by a
 function generated for its columns and the classes of its values. Text beats the binary format for numeric(78,0).

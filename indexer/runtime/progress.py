@@ -106,7 +106,8 @@ class DaemonProgress:
         self.waiting_since = self.clock()
 
     def set_wait(self, name: str) -> bool:
-        """Names what is waited for, "" for nothing. True when that is news (rule 12: each wait is logged once)."""
+        """Names what is waited for, "" for nothing. True when that is news (never stall in silence: each wait is
+        logged once)."""
         if name == self.waiting:
             return False
         now = self.clock()

@@ -1,4 +1,5 @@
-"""The epoch: a number that every change of the past moves (rule 10). Who ingests or projects holds it shared to the
+"""The epoch: a number that every change of the past moves (one projector, fenced). Who ingests or projects holds it
+shared to the
 commit, who rolls back or heals takes it alone; so nothing that was planned before such a change is written after it."""
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from indexer.store import coverage
 
 @dataclass(frozen=True, slots=True)
 class DeploymentBinding:
-    """Which deployment the database belongs to (rule 14), and from which block coverage counts."""
+    """Which deployment the database belongs to (one database, one deployment), and from which block coverage counts."""
 
     name: str
     chain_id: int

@@ -1,4 +1,4 @@
-"""Who projects (rule 10). One row; its token is compared inside every projecting transaction.
+"""Who projects (one projector, fenced). One row; its token is compared inside every projecting transaction.
 
 A lease is free when it has expired by the database's clock, or when the server process of its holder's connection is
 gone: after kill -9 nobody waits for the expiry. A holder that was merely stopped is fenced by the token. A recovery

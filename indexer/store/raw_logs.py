@@ -58,7 +58,8 @@ async def commit_batch(conn: Connection, unit: LogBatch) -> None:
 
 
 async def insert_batch(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header]) -> None:
-    """Writes logs and their blocks. Raises HashConflict when a block is stored with another hash (rule 2)."""
+    """Writes logs and their blocks. Raises HashConflict when a block is stored with another hash (identity is a
+    position validated by a hash)."""
     rows = {b.number: b for b in blocks}
     stored = await conn.fetch("SELECT number, hash FROM indexer.block WHERE number = ANY($1::bigint[])", list(rows))
     for known in stored:

@@ -13,7 +13,7 @@ import orjson
 
 from indexer.chain.types import Header, Heads
 from indexer.config import Deployment
-from indexer.errors import RangeTooLargeError, RpcCallError, RpcError, printable
+from indexer.errors import RangeTooLargeError, RpcCallError, RpcError, error_label, printable
 from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
 from indexer.rpc.error_classifier import pruned
 from indexer.rpc.reader import Reader
@@ -226,7 +226,7 @@ async def examine_socket(deployment: Deployment, url: str, name: str) -> list[Do
                 await _asked(socket, 2, "eth_subscribe", ["newHeads"])
                 found.good("newHeads", "subscribed")
     except (OSError, TimeoutError, ValueError, aiohttp.ClientError) as error:
-        said = printable(redact_text(" ".join(f"{type(error).__name__}: {error}".split())[:200], url))
+        said = printable(redact_text(" ".join(f"{error_label(error)}: {error}".split())[:200], url))
         found.note("answers", said, "Heads are polled without it")
     return found.found
 

@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from indexer.schema.tables.internal_schema import internal, single_row
 
-# The binding (rule 14): which deployment this database belongs to, and from where coverage counts (the origin).
+# The binding (one database, one deployment): which deployment this database belongs to, and from where coverage
+# counts (the origin).
 deployment = Table(
     "deployment",
     internal,
@@ -54,7 +55,7 @@ deferred_index = Table(
     Column("definition", Text, nullable=False),
     Column("constraint_definition", Text, nullable=True),
 )
-# Bumped by every rollback. Ingest holds it FOR SHARE to its commit, a reorg FOR UPDATE (rule 10).
+# Bumped by every rollback. Ingest holds it FOR SHARE to its commit, a reorg FOR UPDATE (one projector, fenced).
 epoch = Table(
     "epoch",
     internal,

@@ -18,7 +18,7 @@ contract = Table(
     Column("address", LargeBinary, nullable=False, unique=True),
 )
 # Which blocks of which contract are ingested. The exclusion constraint is what makes a second ingest of the same
-# range impossible (rule 10); adjacent ranges are merged on write, so the table stays small.
+# range impossible (one projector, fenced); adjacent ranges are merged on write, so the table stays small.
 coverage = Table(
     "coverage",
     internal,
