@@ -74,8 +74,8 @@ class Attester:
     async def prove(self, state: IndexState, segment: ContractRange) -> AttestResult | None:
         """The first piece of a segment; None when no stored block is left in it to chain headers to.
 
-        Raises RpcError when no endpoint answers, EpochMoved when something was rolled back or healed meanwhile,
-        Refused when a heal could not have the lease.
+        Raises RpcError when no endpoint answers, EpochChangedError when something was rolled back or healed meanwhile,
+        RefusedError when a heal could not have the lease.
         """
         end = await self._end(segment)
         if end is None:
@@ -114,7 +114,8 @@ class Attester:
         stored: StoredRange,
         hashes: Mapping[int, bytes], endpoints: Sequence[str], result: AttestResult,
     ) -> None:  # fmt: skip
-        """Stores what is attested of a segment, unless a rollback or a heal came in between: raises EpochMoved."""
+        """Stores what is attested of a segment, unless a rollback or a heal came in between: raises
+        EpochChangedError."""
         async with self.conn.transaction():
             await epoch.lock_shared(self.conn, state.epoch)
             for span in spans:

@@ -57,7 +57,8 @@ class ComparedRange(NamedTuple):
 async def compare_stored(
     conn: Connection, pool: Pool, state: IndexState, first: int, last: int
 ) -> AsyncIterator[ComparedRange]:  # fmt: skip
-    """Compares what is covered of first..last, range by range. Raises Impossible when no endpoint serves one."""
+    """Compares what is covered of first..last, range by range. Raises ReplacementUnavailableError when no endpoint
+    serves one."""
     for whole in covered_ranges(state.coverage, first, last):
         at = whole.first
         while at <= whole.last:

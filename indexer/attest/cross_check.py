@@ -22,7 +22,7 @@ async def cross_check(attestor: Attester, state: IndexState, segment: ContractRa
     """The first part of a segment, as large as a second endpoint serves.
 
     Where it is not stored who served the logs, two endpoints must agree with them. Raises as Attestor.prove does;
-    OneEndpoint.
+    NoSecondEndpointError.
     """
     conn, agreed, trouble, strange = attestor.conn, list[str](), None, list[ProofFailure]()
     contracts = sorted((await coverage.contract_ids(conn, segment.addresses)).values())

@@ -166,7 +166,7 @@ async def _read_receipts(
 async def _receipts(
     reader: Reader, blocks: Sequence[SealedHeader], addresses: Sequence[str], breathe: YieldToFollower
 ) -> list[BlockReceipts | RpcError]:  # fmt: skip
-    """Of each block; its error where it has none. Raises Transient when the endpoint is not to be had."""
+    """Of each block; its error where it has none. Raises TransientRpcError when the endpoint is not to be had."""
     await breathe()
     try:
         return list(await reader.block_receipts([b.header for b in blocks], addresses))

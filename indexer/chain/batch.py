@@ -41,7 +41,8 @@ class LogBatch:
 
 
 def merge_batches(units: Sequence[LogBatch]) -> LogBatch:
-    """Units that follow one another, for the same contracts, as one. Raises SeamBroken where they do not join."""
+    """Units that follow one another, for the same contracts, as one. Raises ParentMismatchError where they do not
+    join."""
     for below, above in pairwise(units):
         if above.blocks[0].parent_hash != below.blocks[-1].hash:
             raise ParentMismatchError(above.first)

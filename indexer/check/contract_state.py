@@ -56,7 +56,8 @@ async def draw_sample(conn: Connection, most: int) -> Sample:
 
 
 async def compare(deployment: Deployment, pool: Pool, sample: Sample, tell: Callable[[], None]) -> Answers:
-    """Asks one endpoint for all of it; what fails there is asked of the next. Raises StateUnavailable, RpcError."""
+    """Asks one endpoint for all of it; what fails there is asked of the next. Raises StateUnavailableError,
+    RpcError."""
     contracts = {c.name: c.address for c in deployment.contracts}
     questions: list[tuple[str, Mapping[str, Any]]] = [(kind, row) for kind, rows in sample.rows.items() for row in rows]
 

@@ -111,7 +111,7 @@ def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -
 def prepare_schema(url: str) -> None:
     """Migrates an empty database, and an older one of the embedded server; refuses everything else.
 
-    Raises ForeignDatabase, SchemaOlder, SchemaNewer, DatabaseUnreachable.
+    Raises ForeignDatabaseError, SchemaOlderError, SchemaNewerError, DatabaseUnreachableError.
     """
     kind, revision = asyncio.run(_examine(url))
     where = redact(url)
@@ -141,7 +141,7 @@ def prepare_schema(url: str) -> None:
 async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[Connection]:
     """A connection to a database that is migrated to this release and free, or bound to the deployment.
 
-    Raises SchemaOlder, BoundElsewhere, DatabaseUnreachable.
+    Raises SchemaOlderError, WrongDeploymentError, DatabaseUnreachableError.
     """
     async with connection(url) as conn:
         current = await revisions.classify(conn) == "ours" and await revisions.current_revision(conn)

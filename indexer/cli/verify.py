@@ -147,7 +147,7 @@ class VerifyRun:
         self.first = self.last = self.final = 0
 
     async def open(self) -> IndexState:
-        """Raises Refused when nothing is stored, RpcError when no endpoint answers."""
+        """Raises RefusedError when nothing is stored, RpcError when no endpoint answers."""
         state = await self.recovery.state()
         assert state.tip is not None
         self.final = min((await self.recovery.look()).finalized, state.tip.number)

@@ -158,7 +158,8 @@ class Enrichment:
 
     async def run(self, run: EnrichmentRun) -> EnrichResult:
         """Asks for everything that was not read at the run's block yet, as far as the budget goes. Each batch is
-        committed with its answers: interrupted, the next run goes on. Raises StateUnavailable, RpcError, Refused."""
+        committed with its answers: interrupted, the next run goes on. Raises StateUnavailableError, RpcError,
+        RefusedError."""
         if not run.resumed:
             await enrichment.begin(self.conn, run)
         done, have = EnrichResult(run), await enrichment.already_read(self.conn, run)

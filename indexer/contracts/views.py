@@ -80,7 +80,8 @@ class Caller:
     async def call(self, view: ContractView, *arguments: Any, address: str = "") -> tuple[Any, ...]:
         """The decoded outputs, addresses lower-case. `address`: of a contract that the view does not name.
 
-        Raises Unanswered; StateUnavailable when the endpoint does not keep the state of this block; other RpcErrors.
+        Raises ViewUnansweredError; StateUnavailableError when the endpoint does not keep the state of this block;
+        other RpcErrors.
         """
         to = address or self.contracts.get(view.contract, "")
         if not to:
@@ -107,7 +108,7 @@ class Caller:
 
 
 def encode_call(view: ContractView, arguments: Sequence[Any]) -> str:
-    """Calldata, 0x hex. Raises Unanswered for what is no such argument: keys may be an application's."""
+    """Calldata, 0x hex. Raises ViewUnansweredError for what is no such argument: keys may be an application's."""
     selector = Web3.keccak(text=f"{view.function}({','.join(view.inputs)})")[:4]
     try:
         return "0x" + (selector + _CODEC.encode(view.inputs, arguments)).hex()
@@ -116,7 +117,7 @@ def encode_call(view: ContractView, arguments: Sequence[Any]) -> str:
 
 
 def decode_answer(view: ContractView, answer: Any) -> tuple[Any, ...]:
-    """Outputs; of an older generation's struct fewer. Raises Unanswered for what is no such answer."""
+    """Outputs; of an older generation's struct fewer. Raises ViewUnansweredError for what is no such answer."""
     try:
         data = bytes.fromhex(answer.removeprefix("0x"))
         types = view.outputs

@@ -112,7 +112,7 @@ async def connect(url: str, *, patience: float = STATEMENT_TIMEOUT_S, **settings
     """A connection whose numeric values are int (Decimal only when they have a fraction). `patience`: seconds until a
     statement is given up.
 
-    Raises DatabaseUnreachable with the redacted URL.
+    Raises DatabaseUnreachableError with the redacted URL.
     """
     remedy = "Check DATABASE_URL (postgresql://user:password@host:port/database), the server and your rights there"
     conn: MonitoredConnection | None = None

@@ -43,7 +43,8 @@ class EventAbi:
     _compiled: Compiled | None = field(repr=False, compare=False, default=None)
 
     def decode(self, topics: Sequence[bytes], data: bytes) -> Args:
-        """The arguments by name, in the ABI's order. Raises DecodeMismatch; never anything else on foreign bytes."""
+        """The arguments by name, in the ABI's order. Raises DecodeMismatchError; never anything else on foreign
+        bytes."""
         if len(topics) != self.indexed_count + 1:
             raise DecodeMismatchError(f"{self.name} has {self.indexed_count + 1} topics, the log {len(topics)}")
         if self._compiled is not None:

@@ -46,7 +46,8 @@ class Registry:
         return source.events.get(topic0) if source else None
 
     def decode(self, address: str, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
-        """Event and arguments. Raises DecodeMismatch with the reason when the log has no decoder or does not fit it."""
+        """Event and arguments. Raises DecodeMismatchError with the reason when the log has no decoder or does not
+        fit it."""
         if not topics:
             raise DecodeMismatchError("no topics")
         event = self.find(address, topics[0])

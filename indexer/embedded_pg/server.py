@@ -29,7 +29,7 @@ from indexer.embedded_pg.processes import postmaster
 from indexer.embedded_pg.server_log import ServerLog
 from indexer.errors import EmbeddedServerError
 
-START_TIMEOUT_S = 60.0  # seconds; crash recovery of a large database may take longer and gets RECOVERY_LIMIT
+START_TIMEOUT_S = 60.0  # seconds; crash recovery of a large database may take longer and gets RECOVERY_TIMEOUT_S
 RECOVERY_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 60.0
 SETTINGS = {

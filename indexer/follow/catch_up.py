@@ -58,7 +58,8 @@ class CatchUp:
         """Ingests the segments and projects up to `finalized`, all of which must join the `final` block at or above it.
         Ends early when another asks for the lease.
 
-        Raises what ingesting and projecting raise: RpcError, SeamBroken, HashConflict, EpochMoved, LeaseLost.
+        Raises what ingesting and projecting raise: RpcError, ParentMismatchError, StoredHashMismatchError,
+        EpochChangedError, LeaseLostError.
         """
         async with self._opened() as reading, self._opened() as watching:
             projecting = token is not None and self.writer.projection_is_current(state)

@@ -25,7 +25,8 @@ log = structlog.get_logger()
 
 
 class EndpointMonitor:
-    """`connect` opens a connection for each writing: a database in trouble costs scores only. `anchor`: as Sentinel."""
+    """`connect` opens a connection for each writing: a database in trouble costs scores only. `anchor`: as
+    HealthChecker."""
 
     def __init__(
         self, pool: Pool, feed: HeadFeed, connect: Connect, anchor: Callable[[], BlockRef | None]

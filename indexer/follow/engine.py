@@ -59,7 +59,7 @@ class HeadView:
 class Engine:
     """`first`: where ingesting starts (None: the origin). `last`: where it ends (None: it follows the head). `hands`:
     who ingests below finalized when much is left (None: this process). `ingest_only`: it never takes the lease.
-    `defer_from`: as in Bulk."""
+    `defer_from`: as in CatchUp."""
 
     def __init__(
         self, deployment: Deployment, pool: Pool, progress: DaemonProgress, holder: str, connect: Connect,
@@ -120,7 +120,7 @@ class Engine:
     async def run_cycle(self, conn: Connection) -> bool:
         """Looks at the head and works for a few seconds. False when there is nothing left to do now.
 
-        Raises RpcError, connection errors of asyncpg, LeaseLost.
+        Raises RpcError, connection errors of asyncpg, LeaseLostError.
         """
         paused = await self.take_lease(conn)
         action: state_machine.Action
@@ -212,7 +212,7 @@ class Engine:
     async def take_lease(self, conn: Connection) -> str | None:
         """Takes the lease when it is free; extends ours, so that it does not expire while the chain is silent.
 
-        Leaves it to a recovery that asks for it, whose name is returned. Raises LeaseLost.
+        Leaves it to a recovery that asks for it, whose name is returned. Raises LeaseLostError.
         """
         if self.ingest_only:
             return None

@@ -28,7 +28,7 @@ class Maintenance:
         self._next = 0.0
 
     async def run_if_due(self, conn: Connection, state: IndexState, token: int) -> None:
-        """One round, when one is due. Raises LeaseLost."""
+        """One round, when one is due. Raises LeaseLostError."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + INTERVAL_S

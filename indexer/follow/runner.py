@@ -83,7 +83,7 @@ class Runner:
         self._troubled_since: float | None = None
 
     async def connect(self) -> MonitoredConnection:
-        """A connection that the watchdog knows of. Raises DatabaseUnreachable."""
+        """A connection that the watchdog knows of. Raises DatabaseUnreachableError."""
         conn = await connect(self.url)
         self._open.add(conn)
         return conn
@@ -107,7 +107,7 @@ class Runner:
         await self._retry_at_start(work)
 
     async def open(self) -> None:
-        """Connects, checks the binding against config and chain, binds an empty database. Raises Halting errors, and
+        """Connects, checks the binding against config and chain, binds an empty database. Raises FatalError errors, and
         others when they last: what fails for a moment must not end a daemon that is only just starting."""
 
         async def work() -> None:
@@ -194,7 +194,7 @@ class Runner:
         return header is not None and header.hash == lowest["hash"]
 
     async def follow(self, feed: HeadFeed) -> None:
-        """Follows the head until `stop` is set. Raises LeaseLost."""
+        """Follows the head until `stop` is set. Raises LeaseLostError."""
         while not self.stop.is_set():
             worked = await self._run_cycle(patience=None)
             if worked is False and self.progress.waiting:
@@ -206,7 +206,7 @@ class Runner:
     async def backfill(self) -> IndexState:
         """Works until first..last is ingested, and projected as far as it is gapless. The standing at the end.
 
-        Raises what lasted longer than PATIENCE, ReorgTooDeep, LeaseLost.
+        Raises what lasted longer than BACKFILL_PATIENCE_S, ReorgTooDeepError, LeaseLostError.
         """
         await self._check_end()
         while not self.stop.is_set():

@@ -27,7 +27,8 @@ def confirm_final_range(
 
     What logs say of their block's time is not looked at: it would be stored for good, and nothing here confirms it.
 
-    Raises Inconsistent when logs and headers disagree, SeamBroken when the range does not join what is stored.
+    Raises InconsistentResponseError when logs and headers disagree, ParentMismatchError when the range does not join
+    what is stored.
     """
     known = {h.number: h for h in headers}
     if before is not None and known[first].parent_hash != before:

@@ -33,7 +33,7 @@ class IngestExecutor(Protocol):
     async def ingest(self, segment: ContractRange, final: FinalBlock, tell: OnCommit) -> None:
         """Ingests what coverage lacks of a segment, all of it at or below the `final` block.
 
-        Raises what `Ingestor.ingest` raises, WrongChain and DatabaseUnreachable; what was told of stays."""
+        Raises what `Ingestor.ingest` raises, WrongChainError and DatabaseUnreachableError; what was told of stays."""
 
     async def close(self) -> None: ...
 

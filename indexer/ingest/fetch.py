@@ -35,7 +35,7 @@ async def fetch_batch(
     """The first unit of a segment, as large as the endpoint serves. `before` is the stored hash of the block before it,
     None where seams are compared later. `plain`: all of it is at or below finalized.
 
-    Raises RpcError, SeamBroken; RangeTooLarge only for a block that is refused whole and in parts.
+    Raises RpcError, ParentMismatchError; RangeTooLargeError only for a block that is refused whole and in parts.
     """
     while True:
         first, chained = segment.first, not plain and segment.first > final.number
@@ -82,7 +82,8 @@ async def fetch_final(
     The premise is that one answer is one node's view. A proxy that spreads the calls of a batch over nodes breaks it,
     as does an endpoint without batches: there the ends, the seams and attestation find what this cannot.
 
-    Raises RpcError, SeamBroken; NotFinal where the node lacks the final block. Not compared when nothing is `final`.
+    Raises RpcError, ParentMismatchError; NotFinalError where the node lacks the final block. Not compared when
+    nothing is `final`.
     """
     ends = sorted({first, last})
     logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, ends, final)
@@ -137,7 +138,7 @@ async def fetch_head(
     final: FinalBlock = NOTHING_FINAL,
     *, proven: bool = False,
 ) -> LogBatch:  # fmt: skip
-    """A confirmed range above finalized: logs and every header in one request. Raises RpcError, or SeamBroken.
+    """A confirmed range above finalized: logs and every header in one request. Raises RpcError, or ParentMismatchError.
 
     A block whose bloom announces a watched address but that came without logs is looked at again, then proven by its
     receipts: nodes answer eth_getLogs from an index that may lag behind the header, or be pruned. `proven`: a node that
@@ -211,8 +212,8 @@ async def logs_of_block(
     """All logs of the addresses in block `number`, in their order, and its header; `refusal` is of all addresses.
 
     Each address is asked for alone; those refused even so are read from the block's receipts. Every part comes with the
-    header, in one request, and all headers must be of one block. Raises RangeTooLarge when an address is refused and
-    there are no receipts, Inconsistent when the parts contradict each other.
+    header, in one request, and all headers must be of one block. Raises RangeTooLargeError when an address is
+    refused and there are no receipts, InconsistentResponseError when the parts contradict each other.
     """
     served: list[Log] = []
     headers: list[Header] = []

@@ -69,7 +69,7 @@ class Ingestor:
     async def ingest(self, segment: ContractRange, final: FinalBlock) -> None:
         """Ingests what coverage lacks of a segment, whose blocks must join the `final` one above them.
 
-        Raises RpcError, SeamBroken, HashConflict; what was told of stays.
+        Raises RpcError, ParentMismatchError, StoredHashMismatchError; what was told of stays.
         """
         beaten = 0
         while missing := await self._missing(segment):

@@ -77,7 +77,7 @@ class Worker:
         self._opened = False
 
     async def ingest(self, segment: ContractRange, final: FinalBlock, tell: Callable[[CommitReport], None]) -> None:
-        """Raises what Ingestor raises, WrongChain and DatabaseUnreachable; the next segment begins with a new
+        """Raises what Ingestor raises, WrongChainError and DatabaseUnreachableError; the next segment begins with a new
         connection then."""
         if not self._opened:
             await self.pool.open()

@@ -76,7 +76,7 @@ def application(live: LiveStatus) -> web.Application:
 
 
 async def serve(host: str, port: int, live: LiveStatus) -> web.AppRunner:
-    """Serves until `cleanup()`. Raises PortInUse."""
+    """Serves until `cleanup()`. Raises PortInUseError."""
     runner = web.AppRunner(application(live), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

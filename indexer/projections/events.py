@@ -72,14 +72,14 @@ class Event:
 
     @property
     def origin_values(self) -> Values:
-        """The values of PLACE. Each row of the event has them, and the positions that it moves."""
+        """The values of ORIGIN_COLUMNS. Each row of the event has them, and the positions that it moves."""
         place = self._origin
         if place is None:
             place = self._origin = self.transaction_hash, self.time, self.block_number, self.unique_id
         return place
 
     def origin_columns(self, *, transaction: bool = True) -> Row:
-        """The columns of PLACE and their values."""
+        """The columns of ORIGIN_COLUMNS and their values."""
         row: Row = dict(zip(ORIGIN_COLUMNS, self.origin_values, strict=True))
         if not transaction:
             del row["transaction_hash"]

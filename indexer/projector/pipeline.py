@@ -117,7 +117,7 @@ class ProjectionPipeline:
     async def run(self, source: BatchSource, committed: Callable[[StepResult], None]) -> None:
         """Projects all that the source has, a transaction a step; tells of each once it is committed.
 
-        Raises EpochMoved, LeaseLost; what was told of stays.
+        Raises EpochChangedError, LeaseLostError; what was told of stays.
         """
         self._absent = AbsentKeyFilter(await empty_tables(self.side))
         step = await self._prepare(source, self.state.next_block)

@@ -124,7 +124,7 @@ async def replay(
     conn: Connection, registry: Registry, scope: ReplayScope, ledger_of: Callable[[dict[StateKey, StateRow]], WriteSet]
 ) -> dict[str, int]:  # fmt: skip
     """Forgets the touched rows and projects their events again, in the caller's transaction. Rows written by table.
-    Raises WriteIntercepted.
+    Raises WriteInterceptedError.
 
     `ledger_of` makes a ledger over a state, with a floor above which it keeps before-images.
     """

@@ -47,8 +47,8 @@ class Reprojection:
     async def run(self, first: int | None, names: Iterable[str]) -> ReprojectResult:
         """Everything; or the events of these names, of blocks from `first` on, and all that they touch.
 
-        Where that is more than one transaction should hold, everything. Raises Refused when nothing was projected yet
-        or another recovery works, LeaseLost.
+        Where that is more than one transaction should hold, everything. Raises RefusedError when nothing was
+        projected yet or another recovery works, LeaseLostError.
         """
         if await binding(self.conn) is None:
             raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")

@@ -80,7 +80,8 @@ async def remove_blocks(
 
 async def _archive(conn: Connection, where: Mapping[str, str], bound: object, reorg: int) -> dict[str, int]:
     """Moves rows of several tables into the archive, in one round trip: what matches the condition by table, which
-    says `$2` for `bound`. How many they were, by table; tables without any are left out. Raises WriteIntercepted."""
+    says `$2` for `bound`. How many they were, by table; tables without any are left out. Raises
+    WriteInterceptedError."""
     moves = [
         f"gone_{n} AS (DELETE FROM {sql_name(table)} WHERE {condition} RETURNING *),"
         f" kept_{n} AS (INSERT INTO indexer.orphaned_row (reorg_id, table_name, row)"
@@ -119,7 +120,7 @@ async def _archive_logs(conn: Connection, where: str, bound: object, reorg: int)
 async def restore_state(conn: Connection, fork: int) -> dict[str, int]:
     """State rows from the oldest before-image above the fork: the value each had at the fork point.
 
-    Raises WriteIntercepted when a row is not deleted or not restored.
+    Raises WriteInterceptedError when a row is not deleted or not restored.
     """
     tables = await conn.fetch(
         "SELECT table_name, count(i.row) AS restored FROM (SELECT DISTINCT ON (table_name, key) table_name, row"

@@ -32,8 +32,8 @@ async def load_state(
 ) -> dict[StateKey, StateRow]:
     """The named state rows (None where there is none), and the small tables `whole` with all their rows.
 
-    Raises DamagedStore where a state row of several tables is in some of them only: whatever is made of it would be a
-    guess, and the others' next row a second one of its key.
+    Raises StoreDamagedError where a state row of several tables is in some of them only: whatever is made of it
+    would be a guess, and the others' next row a second one of its key.
     """
     wanted: dict[str, list[Key]] = defaultdict(list)
     state: dict[StateKey, StateRow] = {}
@@ -164,7 +164,7 @@ async def project_and_prepare(ledger: WriteSet, events: list[Event]) -> Prepared
 
 
 async def write_rows(conn: Connection, output: PreparedRows) -> dict[str, int]:
-    """Writes what a step changed. Rows written by table. Raises WriteIntercepted when a row is not taken."""
+    """Writes what a step changed. Rows written by table. Raises WriteInterceptedError when a row is not taken."""
     counts: dict[str, int] = {}
     for table, (count, encoded) in output.copies.items():
         done = await copy(conn, *schema_and_name(table), COLUMNS[table], encoded)
@@ -207,7 +207,7 @@ async def delete_state(conn: Connection, keys: Iterable[StateKey]) -> None:
 
 async def upsert(conn: Connection, table: str, count: int, source: str, *args: object) -> int:
     """Inserts the `count` rows r.* that `source` gives ({name} is the table), replacing those of equal key. Raises
-    WriteIntercepted when one is neither inserted nor replaced."""
+    WriteInterceptedError when one is neither inserted nor replaced."""
     columns, name = COLUMNS[table], sql_name(table)
     rest = [c for c in columns if c not in KEYS[table]]
     update = ", ".join(f'"{c}" = EXCLUDED."{c}"' for c in rest)

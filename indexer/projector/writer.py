@@ -85,7 +85,8 @@ class Writer:
     ) -> StepResult:
         """Stores a confirmed unit; with the lease, projects it too when it joins.
 
-        Raises HashConflict, EpochMoved, LeaseLost or asyncpg.ExclusionViolationError; then nothing was written.
+        Raises StoredHashMismatchError, EpochChangedError, LeaseLostError or asyncpg.ExclusionViolationError; then
+        nothing was written.
         """
         await raw_logs.ensure_partitions(conn, unit.first, unit.last)
         projected = token is not None and self.extends_projection(state, unit)
@@ -129,7 +130,8 @@ class Writer:
         self, conn: Connection, state: IndexState, chunk: raw_logs.StoredLogs, anchor: BlockRef,
         output: PreparedRows, token: int
     ) -> StepResult:  # fmt: skip
-        """Writes a step that was computed beforehand from stored logs, at or below finalized. Raises EpochMoved."""
+        """Writes a step that was computed beforehand from stored logs, at or below finalized. Raises
+        EpochChangedError."""
         began = time.monotonic()
         async with conn.transaction():
             await lease.lock_and_renew(conn, token)

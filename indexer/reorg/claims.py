@@ -57,7 +57,8 @@ async def _claim(reader: Reader, conn: Connection, state: IndexState) -> ForkCla
 
 
 async def highest_common(reader: Reader, anchors: Sequence[BlockRef], state: IndexState) -> BlockRef | None:
-    """The highest of the anchors, ascending, up to which all are on the reader's chain. Raises Inconsistent."""
+    """The highest of the anchors, ascending, up to which all are on the reader's chain. Raises
+    InconsistentResponseError."""
     fork = None
     for part in _chained(anchors, state):
         found = await _search(reader, part)
@@ -69,7 +70,8 @@ async def highest_common(reader: Reader, anchors: Sequence[BlockRef], state: Ind
 
 async def final_upto(reader: Reader, block: BlockRef, final: FinalBlock) -> int | None:
     """Up to which block the chain that ends on `block` is final, as one answer of the reader shows; -1 where it lacks
-    the final block, None when `block` is not on its chain. Raises Missing for a block that it does not have."""
+    the final block, None when `block` is not on its chain. Raises MissingBlockError for a block that it does not
+    have."""
     found, *witness = await reader.found([block.number, *final.witness])
     if found is None:
         raise MissingBlockError(f"block {block.number} is missing", reader.name)
@@ -79,7 +81,8 @@ async def final_upto(reader: Reader, block: BlockRef, final: FinalBlock) -> int 
 async def confirm_stored(pool: Pool, conn: Connection, state: IndexState, finalized: int, final: FinalBlock) -> None:
     """Blocks that were stored before they were final join the final block, or bulk work would project orphans for good.
 
-    What is below the highest of them joins it by its seams. Raises HashConflict, NotFinal and other RpcErrors.
+    What is below the highest of them joins it by its seams. Raises StoredHashMismatchError, NotFinalError and other
+    RpcErrors.
     """
     highest = next(iter(await block_refs_below(conn, finalized + 1, 1)), None)
     if highest is None or highest.number <= state.floor:

@@ -89,7 +89,8 @@ async def _fork_point(reader: Reader, conn: Connection, state: IndexState, head:
 async def make_plan(
     deployment: Deployment, pool: Pool, conn: Connection, state: IndexState, to_block: int | None
 ) -> Plan:  # fmt: skip
-    """The plan to keep blocks up to `to_block`, the fork point unless told. Raises Impossible, Refused, RpcError."""
+    """The plan to keep blocks up to `to_block`, the fork point unless told. Raises ReplacementUnavailableError,
+    RefusedError, RpcError."""
     said = await collect_reports(pool, conn, state)
     chosen = choose_endpoint(said)
     tip = state.tip
@@ -106,7 +107,8 @@ async def make_plan(
 
 
 def choose_endpoint(said: Iterable[EndpointReport]) -> EndpointReport:
-    """The endpoint that is believed: of the fork point that most of them name, the first. Raises Impossible."""
+    """The endpoint that is believed: of the fork point that most of them name, the first. Raises
+    ReplacementUnavailableError."""
     said = tuple(said)
     answered = [s for s in said if s.head is not None]
     if not answered:

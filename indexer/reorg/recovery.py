@@ -51,20 +51,20 @@ class Recovery:
         self.holder = holder_name("reorg recovery")
 
     async def state(self) -> IndexState:
-        """Raises Refused when nothing is stored."""
+        """Raises RefusedError when nothing is stored."""
         state = await load_index_state(self.conn, self.addresses) if await binding(self.conn) is not None else None
         if state is None or state.tip is None:
             raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         return state
 
     async def plan(self, to_block: int | None) -> Plan:
-        """Raises Impossible, Refused, RpcError."""
+        """Raises ReplacementUnavailableError, RefusedError, RpcError."""
         return await make_plan(self.deployment, self.pool, self.conn, await self.state(), to_block)
 
     async def count_changes(self, made: Plan) -> tuple[dict[str, dict[str, int]], bool]:
         """By table: rows removed (or put back), rows inserted and the difference; and whether the counts are exact.
 
-        Reads the whole replacement. Raises Impossible when no endpoint serves it.
+        Reads the whole replacement. Raises ReplacementUnavailableError when no endpoint serves it.
         """
         if made.empty:
             return {}, True
@@ -101,7 +101,8 @@ class Recovery:
     async def recover(self, to_block: int | None, confirmed: str) -> tuple[Plan, StepResult | None]:
         """Executes the confirmed plan: above the floor by before-images, below it by replay. None: nothing to do.
 
-        Raises Refused when the plan is not the confirmed one, Impossible when no endpoint serves the replacement.
+        Raises RefusedError when the plan is not the confirmed one, ReplacementUnavailableError when no endpoint
+        serves the replacement.
         """
         async with exclusive_lease(self.conn, self.holder) as token:
             made = await self.check(to_block, confirmed)
@@ -116,7 +117,7 @@ class Recovery:
             return made, done
 
     async def check(self, to_block: int | None, confirmed: str) -> Plan:
-        """The plan as it is now, when the hash confirms it or its state with fewer blocks. Raises Refused."""
+        """The plan as it is now, when the hash confirms it or its state with fewer blocks. Raises RefusedError."""
         made = await self.plan(to_block)
         if not await still_holds(self.deployment, self.conn, await self.state(), made.keep, confirmed):
             raise RefusedError(
@@ -194,7 +195,8 @@ class Recovery:
     async def heal(
         self, segment: ContractRange, cause: str, unit: LogBatch | None = None, blames: Sequence[EndpointFault] = ()
     ) -> StepResult:  # fmt: skip
-        """Makes a covered range of final blocks equal to the chain, rows and all. Raises Refused, Impossible.
+        """Makes a covered range of final blocks equal to the chain, rows and all. Raises RefusedError,
+        ReplacementUnavailableError.
 
         `unit`: every header and log of the segment, proven; without it they are read from an endpoint and believed.
         `blames` are stored with the heal.

@@ -28,7 +28,7 @@ async def read_replacement(
 ) -> BlockRef:
     """Reads and validates blocks fork + 1 .. last, chained to the fork point, each unit given to `keep`. Its end.
 
-    Raises RpcError; Inconsistent when the blocks do not follow each other.
+    Raises RpcError; InconsistentResponseError when the blocks do not follow each other.
     """
     tip, size = fork, MAX_STAGED_BLOCKS
     while tip.number < last:
@@ -56,7 +56,7 @@ async def stage_replacement(
     """Reads the replacement into staging from the endpoint that claimed it, else from another that claims a fork; and
     up to which block the chain that it ends is final, by the word of who served it.
 
-    Raises RpcError when no endpoint serves it in a form that can be believed, LeaseLost.
+    Raises RpcError when no endpoint serves it in a form that can be believed, LeaseLostError.
     """
     tip = state.tip
     assert tip is not None

@@ -105,8 +105,8 @@ class Pool:
     async def open(self) -> None:
         """Checks every endpoint's chain id before anything is written.
 
-        Raises WrongChain when any endpoint serves another chain, EndpointUnreachable when none answers. One that does
-        not answer now is checked before its first use.
+        Raises WrongChainError when any endpoint serves another chain, EndpointUnreachableError when none answers.
+        One that does not answer now is checked before its first use.
         """
         outcomes = await asyncio.gather(*(self._check(r) for r in self.readers), return_exceptions=True)
         for outcome in outcomes:
@@ -122,7 +122,7 @@ class Pool:
         self._current = next(i for i, r in enumerate(self.readers) if r in self._checked)
 
     async def _check(self, reader: Reader) -> None:
-        """Raises WrongChain and RpcError."""
+        """Raises WrongChainError and RpcError."""
         self._checked.pop(reader, None)
         found = await reader.chain_id()
         self.record_chain_id(reader, found)
@@ -149,7 +149,8 @@ class Pool:
     async def ensure_checked(self, reader: Reader) -> None:
         """Before it is read: the same name may lead to another machine over a new connection, or after a while.
 
-        Raises Transient for another chain than the deployment's: since the start only the endpoint can have changed.
+        Raises TransientRpcError for another chain than the deployment's: since the start only the endpoint can have
+        changed.
         """
         async with self._checking[reader]:
             if self._is_checked(reader):

@@ -116,8 +116,8 @@ class Reader:
         """The logs of blocks first..last of the addresses, in chain order, and the headers of `numbers`: one request.
         Behind those come the headers of the blocks `beside`, a number or a tag each, that the node has.
 
-        Raises RangeTooLarge with the node's hint when it serves no such range at once. Any other failure may be a range
-        too large in disguise (a time-out, a dropped connection), so that fewer blocks are asked for next.
+        Raises RangeTooLargeError with the node's hint when it serves no such range at once. Any other failure may be
+        a range too large in disguise (a time-out, a dropped connection), so that fewer blocks are asked for next.
 
         Of ranges larger than any served before one is under way at a time, and none is asked for that is known to be
         refused: however many fetchers there are, the endpoint refuses a size once.
@@ -182,7 +182,7 @@ class Reader:
     async def receipts(self, number: int, addresses: Collection[str]) -> tuple[list[Log], Header]:
         """The logs of the addresses in a block's receipts, and its header: one request.
 
-        Raises RpcRefused when the node has no eth_getBlockReceipts, or not this block's.
+        Raises RpcCallError when the node has no eth_getBlockReceipts, or not this block's.
         """
         results = await self.endpoint.batch([("eth_getBlockReceipts", [hex(number)]), _header_call(number)])
         header = self._named(lambda: wire.header(results[1], number))
@@ -191,7 +191,7 @@ class Reader:
     async def addresses_in_receipts(self, header: Header) -> set[bytes] | None:
         """The addresses that logged in a block, from its receipts; None when the node has no eth_getBlockReceipts.
 
-        Raises Inconsistent when it has the method but not this block's receipts.
+        Raises InconsistentResponseError when it has the method but not this block's receipts.
         """
         try:
             result = await self.endpoint.call("eth_getBlockReceipts", [hex(header.number)])

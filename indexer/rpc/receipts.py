@@ -39,7 +39,7 @@ class BlockReceipts(NamedTuple):
 
 
 def sealed_header(result: Any, number: int) -> SealedHeader:
-    """From a block object. Raises Transient, or Inconsistent when it is not block `number`."""
+    """From a block object. Raises TransientRpcError, or InconsistentResponseError when it is not block `number`."""
     header = read_header(result, number)
     values: dict[str, bytes | int] = {name: _value(result.get(name), name, size) for name, size in FIELDS}
     values |= {name: _value(result[name], name, size) for name, size in LATER if result.get(name) is not None}
@@ -55,7 +55,8 @@ def _value(value: Any, name: str, size: int | None) -> bytes | int:
 def receipts(result: Any, header: Header, addresses: Collection[str]) -> BlockReceipts:
     """From eth_getBlockReceipts' answer about a block, in the order of transactions.
 
-    Raises Inconsistent when it has none, or those of another block; Transient when they are unreadable.
+    Raises InconsistentResponseError when it has none, or those of another block; TransientRpcError when they are
+    unreadable.
     """
     if not isinstance(result, list):
         raise InconsistentResponseError(f"no receipts of block {header.number}")
@@ -119,9 +120,10 @@ def _log(entry: Any) -> ReceiptLog:
 def logs_of_receipts(result: Any, header: Header, addresses: Collection[str]) -> list[Log]:
     """The logs of the watched addresses in eth_getBlockReceipts' answer about `header`'s block, in their order.
 
-    Raises Inconsistent when the receipts are not this block's, when a receipt or a log came twice, or when a log names
-    another transaction than its receipt; Transient when they are unreadable. That no receipt is missing is not proven:
-    a header names no number of them.
+    Raises InconsistentResponseError when the receipts are not this block's, when a receipt or a log came twice, or
+    when a log names
+    another transaction than its receipt; TransientRpcError when they are unreadable. That no receipt is missing is
+    not proven: a header names no number of them.
     """
     if not isinstance(result, list) or not result:
         raise InconsistentResponseError(f"no receipts of block {header.number}")
@@ -156,7 +158,8 @@ def _check_owned(receipt: dict[str, Any], index: int) -> None:
 
 
 def addresses_logged(result: Any, header: Header) -> set[bytes]:
-    """The addresses of all logs in a block's receipts. Raises Inconsistent when they are not this block's."""
+    """The addresses of all logs in a block's receipts. Raises InconsistentResponseError when they are not this
+    block's."""
     if not isinstance(result, list) or not result:
         raise InconsistentResponseError(f"no receipts of block {header.number}")
     addresses: set[bytes] = set()

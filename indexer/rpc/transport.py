@@ -66,7 +66,7 @@ def _wait(state: RetryCallState) -> float:
 
 
 class _StopAfterTimeout(stop_base):
-    """Stops where the node asks for more than LONGEST_WAIT, or after `timeout` seconds; `queued` ones do not count."""
+    """Stops where the node asks for more than MAX_WAIT_S, or after `timeout` seconds; `queued` ones do not count."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout, self.queued = timeout, 0.0
@@ -207,7 +207,7 @@ class Endpoint:
         return await retrying(self._send, calls, single, patience)
 
     async def _wait_turn(self) -> None:
-        """Waits for this request's turn. Raises RateLimited when the node wants quiet for longer than LONGEST_WAIT.
+        """Waits for this request's turn. Raises RateLimitedError when the node wants quiet for longer than MAX_WAIT_S.
 
         A caller that is cancelled while it waits leaves the queue and takes nothing from it.
         """

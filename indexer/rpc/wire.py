@@ -1,7 +1,7 @@
 """JSON-RPC results to headers and logs, strictly. Pure.
 
-A node's answer that is not what it should be raises Transient or Inconsistent, never KeyError: such an answer is asked
-for again, it does not end the program and is not written.
+A node's answer that is not what it should be raises TransientRpcError or InconsistentResponseError, never KeyError:
+such an answer is asked for again, it does not end the program and is not written.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def data(value: Any, what: str, size: int | None = None) -> bytes:
 
 
 def header(result: Any, number: int | None = None) -> Header:
-    """A header from a block object. Raises Missing, Transient; Inconsistent when it is not block `number`."""
+    """A header from a block object. Raises MissingBlockError, TransientRpcError; InconsistentResponseError when it
+    is not block `number`."""
     if result is None:
         raise MissingBlockError(f"block {number} is missing" if number is not None else "a block is missing")
     if not isinstance(result, dict):
@@ -69,8 +70,8 @@ def header(result: Any, number: int | None = None) -> Header:
 def logs(result: Any, first: int, last: int, addresses: Collection[str]) -> list[Log]:
     """Logs of blocks first..last in chain order, each of a watched address.
 
-    Raises Inconsistent when the answer contradicts itself or the question: removed or doubled logs, blocks outside the
-    range, two hashes for one block.
+    Raises InconsistentResponseError when the answer contradicts itself or the question: removed or doubled logs,
+    blocks outside the range, two hashes for one block.
     """
     if not isinstance(result, list):
         raise TransientRpcError(f"eth_getLogs did not answer with a list: {result!r:.80}")
@@ -200,7 +201,7 @@ def _pending() -> InconsistentResponseError:
 
 
 def _sorted(logs: list[Log]) -> list[Log]:
-    """In chain order. Raises Inconsistent when one came twice."""
+    """In chain order. Raises InconsistentResponseError when one came twice."""
     logs.sort(key=lambda g: (g.block_number, g.log_index))
     for below, above in pairwise(logs):
         if below[:2] == above[:2]:

@@ -48,7 +48,7 @@ async def pending(conn: Connection) -> list[str]:
 
 
 async def drop_indexes(conn: Connection, token: int) -> int:
-    """Drops the keys and indexes of append tables that are empty; how many. Raises LeaseLost.
+    """Drops the keys and indexes of append tables that are empty; how many. Raises LeaseLostError.
 
     0 where somebody's reading holds the tables, something depends on a key, or they are another role's: the load then
     works with them.
@@ -94,8 +94,8 @@ async def build_indexes(conns: Sequence[Connection], tell: Callable[[str, int], 
     """Builds what is pending, on as many connections at once as are given, each key or index with its row's deletion in
     a transaction. `tell`: the name, and how many are left.
 
-    Two processes may do it at once. Raises asyncpg.UniqueViolationError when a row is there twice, SchemaOlder when
-    they are another role's to build.
+    Two processes may do it at once. Raises asyncpg.UniqueViolationError when a row is there twice, SchemaOlderError
+    when they are another role's to build.
     """
     waiting = await pending(conns[0])
     if waiting and not await conns[0].fetchval(_MINE):

@@ -84,9 +84,9 @@ async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[Asyn
     """One SQLAlchemy transaction that holds the migration lock to its end, works as the owner of what is ours, and
     leaves adopted tables as they are.
 
-    asyncpg reads the URL itself, sslmode and other query arguments included. Raises DatabaseUnreachable, and
-    ForeignDatabase (unless it is `adopting`) or SchemaNewer for a database that no step of this release may touch,
-    IndexerError for what PostgreSQL refuses.
+    asyncpg reads the URL itself, sslmode and other query arguments included. Raises DatabaseUnreachableError, and
+    ForeignDatabaseError (unless it is `adopting`) or SchemaNewerError for a database that no step of this release
+    may touch, IndexerError for what PostgreSQL refuses.
     """
 
     async def session() -> asyncpg.Connection:
@@ -199,7 +199,7 @@ async def upgrade_async(url: str, revision: str = "head") -> None:
 
 
 def _refuse_blocked(url: str, differences: list[SchemaDifference]) -> None:
-    """Raises AdoptionRefused for what the program cannot work with."""
+    """Raises AdoptionRefusedError for what the program cannot work with."""
     blocking = [one for one in differences if one.blocks]
     if blocking:
         first, more = blocking[0], f" and {len(blocking) - 1} more" if len(blocking) > 1 else ""
@@ -260,7 +260,7 @@ async def downgrade_async(url: str, revision: str) -> None:
 def check(url: str) -> list[str]:
     """How the database differs from this release's description of it, a line each; none when it is equal.
 
-    Raises SchemaOlder when it is not migrated to this release.
+    Raises SchemaOlderError when it is not migrated to this release.
     """
     return asyncio.run(check_async(url))
 

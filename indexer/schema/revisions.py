@@ -56,8 +56,8 @@ async def current_revision(conn: Connection) -> str | None:
 
 
 async def require_head(conn: Connection) -> None:
-    """Raises SchemaNewer or SchemaOlder where the schema is not this release's: whoever is about to write asks, because
-    a migration may have come between its start and now."""
+    """Raises SchemaNewerError or SchemaOlderError where the schema is not this release's: whoever is about to write
+    asks, because a migration may have come between its start and now."""
     revision = await current_revision(conn)
     if revision == head_revision():
         return

@@ -101,7 +101,7 @@ async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) ->
     the caller's transaction, to whose end no `migrate` makes more.
 
     `verifiers`: a role's password as `verifier()` gives it; the role can log in then. Raises IndexerError for a
-    database whose roles have another prefix and for a role that is there and may do more, ForeignDatabase for a
+    database whose roles have another prefix and for a role that is there and may do more, ForeignDatabaseError for a
     database with tables that are not ours to give away.
     """
     await conn.execute(f"SELECT pg_advisory_xact_lock({LOCK})")

@@ -68,8 +68,8 @@ def counted(status: str) -> int:
 
 
 async def require(conn: Connection, table: str, verb: str, done: int, expected: int) -> None:
-    """Raises WriteIntercepted when a statement changed another number of rows than it had to. The caller's transaction
-    then ends, and nothing of the step is committed."""
+    """Raises WriteInterceptedError when a statement changed another number of rows than it had to. The caller's
+    transaction then ends, and nothing of the step is committed."""
     if done == expected:
         return
     plain = ".".join(schema_and_name(table))
@@ -83,7 +83,7 @@ async def require(conn: Connection, table: str, verb: str, done: int, expected: 
 
 
 async def delete(conn: Connection, table: str, where: str, *args: object, using: str = "") -> int:
-    """Deletes the rows t of a table, and counts. Raises WriteIntercepted when one stays.
+    """Deletes the rows t of a table, and counts. Raises WriteInterceptedError when one stays.
 
     The rows are counted by the same statement, which sees the table as it was before: one round trip, and nobody can
     add a row between the two.

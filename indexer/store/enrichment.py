@@ -32,7 +32,7 @@ class EnrichmentRun(NamedTuple):
 
 
 async def pin_block(conn: Connection) -> EnrichmentRun:
-    """A new run: at the last finalized block that is projected. Raises Refused when there is none yet."""
+    """A new run: at the last finalized block that is projected. Raises RefusedError when there is none yet."""
     row = await conn.fetchrow(
         "SELECT b.number, b.hash, b.timestamp, e.value FROM indexer.checkpoint c"
         " JOIN indexer.block b ON b.number = c.rollback_floor, indexer.epoch e WHERE c.number >= c.rollback_floor"
@@ -84,7 +84,8 @@ async def save(
 ) -> bool:
     """Keeps what was read, with its block; in a public table, too, when it is one. False: another's row is there.
 
-    Raises Unkept for one row, Refused for what ends the run: the block may have been taken back, rights, the table.
+    Raises UnstorableAnswerError for one row, RefusedError for what ends the run: the block may have been taken back,
+    rights, the table.
     """
     try:
         async with conn.transaction():

@@ -14,7 +14,8 @@ async def current(conn: Connection) -> int:
 
 
 async def lock_shared(conn: Connection, planned: int) -> None:
-    """Holds the epoch to the end of the caller's transaction. Raises EpochMoved when it is not the planned one."""
+    """Holds the epoch to the end of the caller's transaction. Raises EpochChangedError when it is not the planned
+    one."""
     if await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE") != planned:
         raise EpochChangedError
 

@@ -86,7 +86,7 @@ async def binding(conn: Connection) -> DeploymentBinding | None:
 
 
 async def bind(conn: Connection, new: DeploymentBinding) -> DeploymentBinding:
-    """Binds the database at its first write. Raises BoundElsewhere when it belongs to another deployment."""
+    """Binds the database at its first write. Raises WrongDeploymentError when it belongs to another deployment."""
     await conn.execute(
         "INSERT INTO indexer.deployment (name, chain_id, bound_number, bound_hash, origin)"
         " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (single) DO NOTHING",

@@ -55,7 +55,8 @@ async def acquire(conn: Connection, holder: str) -> int | None:
 
 
 async def lock_and_renew(conn: Connection, token: int) -> None:
-    """Locks the lease to the end of the caller's transaction and extends it. Raises LeaseLost when it changed hands."""
+    """Locks the lease to the end of the caller's transaction and extends it. Raises LeaseLostError when it changed
+    hands."""
     kept = await conn.fetchval(
         "UPDATE indexer.lease SET expires_at = clock_timestamp() + make_interval(secs => $2)"
         " WHERE token = $1 RETURNING token",
@@ -67,7 +68,7 @@ async def lock_and_renew(conn: Connection, token: int) -> None:
 
 
 async def ensure_still_held(conn: Connection, token: int) -> None:
-    """Raises LeaseLost when the lease changed hands since it had this token."""
+    """Raises LeaseLostError when the lease changed hands since it had this token."""
     if await conn.fetchval("SELECT token FROM indexer.lease") != token:
         raise _lost()
 
@@ -134,7 +135,7 @@ def holder_name(command: str) -> str:
 async def exclusive_lease(conn: Connection, holder: str) -> AsyncIterator[int]:
     """The lease, asked for in its row. Its token.
 
-    Raises Refused when another such command works, or the holder does not pause in time.
+    Raises RefusedError when another such command works, or the holder does not pause in time.
     """
     other = await request(conn, holder)
     if other is not None:

@@ -39,8 +39,8 @@ async def ensure_partitions(conn: Connection, first: int, last: int) -> None:
 async def commit_batch(conn: Connection, unit: LogBatch) -> None:
     """Coverage, raw logs and blocks of a confirmed unit, and who served them, in the caller's transaction.
 
-    Raises asyncpg.ExclusionViolationError when any of it is ingested already, SeamBroken when it does not join a stored
-    neighbour, HashConflict as `store` does.
+    Raises asyncpg.ExclusionViolationError when any of it is ingested already, ParentMismatchError when it does not
+    join a stored neighbour, StoredHashMismatchError as `store` does.
     """
     # Coverage first: of two processes with one range, the second waits here and is refused by its constraint.
     contracts = await coverage.add(conn, unit.addresses, unit.first, unit.last)
@@ -58,8 +58,8 @@ async def commit_batch(conn: Connection, unit: LogBatch) -> None:
 
 
 async def insert_batch(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header]) -> None:
-    """Writes logs and their blocks. Raises HashConflict when a block is stored with another hash (identity is a
-    position validated by a hash)."""
+    """Writes logs and their blocks. Raises StoredHashMismatchError when a block is stored with another hash
+    (identity is a position validated by a hash)."""
     rows = {b.number: b for b in blocks}
     stored = await conn.fetch("SELECT number, hash FROM indexer.block WHERE number = ANY($1::bigint[])", list(rows))
     for known in stored:
@@ -100,8 +100,8 @@ async def read(
 ) -> StoredLogs:
     """The stored logs from block `first`, about `limit` of them but always whole blocks, up to block `last`.
 
-    `staged`: of those that wait to take the stored ones' place. Raises DamagedStore for logs whose block has no row,
-    unless told not to be strict; then its hash is empty and its time 0.
+    `staged`: of those that wait to take the stored ones' place. Raises StoreDamagedError for logs whose block has no
+    row, unless told not to be strict; then its hash is empty and its time 0.
     """
     logs = "staged_log" if staged else "raw_log"
     rows = await conn.fetch(

@@ -16,14 +16,14 @@ from indexer.store.raw_logs import LOG_COLUMNS
 
 
 async def clear(conn: Connection, token: int) -> None:
-    """Forgets what an earlier, interrupted reorg staged. Raises LeaseLost."""
+    """Forgets what an earlier, interrupted reorg staged. Raises LeaseLostError."""
     async with conn.transaction():
         await lease.lock_and_renew(conn, token)
         await conn.execute("TRUNCATE indexer.staged_block, indexer.staged_log")
 
 
 async def add(conn: Connection, unit: LogBatch, token: int) -> None:
-    """Stages a unit. Raises LeaseLost."""
+    """Stages a unit. Raises LeaseLostError."""
     async with conn.transaction():
         await lease.lock_and_renew(conn, token)
         await raw_logs.copy_blocks(conn, "staged_block", unit.blocks)
@@ -42,7 +42,7 @@ async def first_block_unchanged(conn: Connection, first: int) -> bool:
 async def promote(conn: Connection, first: int, last: int) -> int:
     """Moves what is staged for blocks first..last into its place, inside the caller's transaction. How many logs.
 
-    Raises Inconsistent when it is not what was staged for this range: then a crash emptied it.
+    Raises InconsistentResponseError when it is not what was staged for this range: then a crash emptied it.
     """
     low, high, blocks, logs = await conn.fetchrow(
         "SELECT min(number), max(number), count(*), (SELECT count(*) FROM indexer.staged_log) FROM indexer.staged_block"
@@ -89,7 +89,7 @@ async def promote_blocks(conn: Connection, numbers: Sequence[int]) -> int:
 
 
 async def _move(conn: Connection, table: str, query: str, count: int, *args: object) -> int:
-    """Copies `count` staged rows into their table. Raises WriteIntercepted when it takes fewer."""
+    """Copies `count` staged rows into their table. Raises WriteInterceptedError when it takes fewer."""
     done = effects.counted(await conn.execute(f"INSERT INTO indexer.{table} {query}", *args))
     await effects.require(conn, f"indexer.{table}", "inserted", done, count)
     return done

@@ -80,7 +80,7 @@ class Daemon:
         await self.runner.open()
 
     async def poll(self, times: int = 1) -> bool:
-        """Looks at the head and what follows from it; whether the last look left work. Raises LeaseLost."""
+        """Looks at the head and what follows from it; whether the last look left work. Raises LeaseLostError."""
         more: bool | None = False
         for _ in range(times):
             more = await self.runner._run_cycle(None)

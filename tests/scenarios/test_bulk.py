@@ -1,4 +1,4 @@
-"""Bulk work with small limits: whoever waits for room must be sure that somebody makes it."""
+"""CatchUp work with small limits: whoever waits for room must be sure that somebody makes it."""
 
 from __future__ import annotations
 

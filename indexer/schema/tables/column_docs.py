@@ -27,7 +27,7 @@ class ColumnDoc(NamedTuple):
     lines: tuple[str, ...]
 
     def columns(self) -> dict[str, str]:
-        """Column -> source; `position` is the columns of POSITION."""
+        """Column -> source; `position` is the columns of ORIGIN."""
         found: dict[str, str] = {}
         for line in self.lines:
             names, _, source = line.partition(": ")
