@@ -90,7 +90,7 @@ def incident_kinds() -> dict[str, Path]:
 
 
 def waits() -> dict[str, Path]:
-    """First arguments of what names a wait: Progress.wait, Runner._trouble, and the state machine's Rest."""
+    """First arguments of what names a wait: DaemonProgress.set_wait, Runner._wait_out, and the state machine's Wait."""
     found: dict[str, Path] = {}
     for path, module in _sources():
         for node in ast.walk(module):
@@ -98,9 +98,9 @@ def waits() -> dict[str, Path]:
                 continue
             if isinstance(node.args[0], ast.Name):  # handed on: whoever words it is found too
                 continue
-            if ast.unparse(node.func).endswith(("progress.wait", "p.wait")) or _called(node) in ("_trouble", "Rest"):
+            if ast.unparse(node.func).endswith(("progress.set_wait", "p.set_wait")) or _called(node) in ("_wait_out", "Wait"):
                 # What is wrong with the database is worded by one function, behind the same words always.
-                of_database = ast.unparse(node.args[0]) == "name_of(error)"
+                of_database = ast.unparse(node.args[0]) == "database_wait_name(error)"
                 words = {wait_name(database_wait_name(OSError()))} if of_database else _words(node.args[0], module)
                 found |= {wait_name(word).strip(): path for word in words if word}
     return found
