@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from indexer.decode.abi import EventAbi, load_abi
-from indexer.decode.contract import Contract
+from indexer.decode.registry import Contract
 from indexer.errors import ConfigError
 from indexer.projections.version import PROJECTIONS
 from indexer.rpc.rate_limit import PURPOSES, RequestPurpose

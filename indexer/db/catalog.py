@@ -1,7 +1,7 @@
-"""What the program asks about tables while it works: which ones projections may write, their columns, keys and indexes.
+"""What the program asks about its tables while it works: which ones projections write, their columns, keys and indexes.
 
-Written from the metadata in `indexer.store.tables` (`python -m indexer.schema.tables`; a test compares them), because
-importing SQLAlchemy takes a third of a start. Names are the ledger's: `orders`, `Asset`, `indexer.undecoded`.
+`make generate` writes catalog.json from the metadata in `indexer.schema.tables`, because importing SQLAlchemy takes a
+third of a start. Names are the write set's: `orders`, `Asset`, `indexer.undecoded`.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ from typing import Any
 
 from eth_hash.auto import keccak
 
-from indexer.decode.codegen import Compiled, compile_event
-from indexer.decode.params import Args, Param
+from indexer.decode.codegen import Args, Compiled, Param, compile_event
 from indexer.errors import DecodeMismatchError
 
 # Canonical types, as compilers write them. An array of nothing would have any length at no size, and nobody emits it.

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from indexer.chain.types import Log
-
-if TYPE_CHECKING:
-    from indexer.decode.contract import Contract
+from indexer.decode.registry import Contract
 
 FIELD = "blockTimestamp"
 _DYNAMIC = re.compile(r"\[\]|string|bytes(?!\d)")

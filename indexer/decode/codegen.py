@@ -1,9 +1,10 @@
-"""Straight-line decoders for events, generated from their ABI.
+"""Event parameters, and straight-line decoders generated for them.
 
-They take what certainly fits and leave the rest to eth-abi: a word that is padded wrongly, data that is too short, an
-unusual order of tails. So they are never more lenient than the reference decoder, and its messages stay the ones people
-read. What is generated reads each word once, and no length is believed before the data has room for it: the cost of a
-log is linear in its size.
+A generated decoder takes what certainly fits and leaves the rest to eth-abi: a word that is padded wrongly,
+data that is
+too short, an unusual order of tails. So it is never more lenient than the reference decoder, whose messages stay the
+ones people read. It reads each word once, and believes no length before the data has room for it: the cost of a log is
+linear in its size.
 """
 
 from __future__ import annotations
@@ -11,12 +12,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from indexer.errors import UnsupportedTypeError
 
-if TYPE_CHECKING:
-    from indexer.decode.params import Param
+Args = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One argument or tuple field. `type` is the canonical ABI type, tuples written out."""
+
+    name: str
+    type: str
+    indexed: bool
+    fields: tuple[Param, ...] = ()
+    # How many array suffixes stand behind a tuple: 0 for (..), 1 for (..)[], 2 for (..)[][].
+    array_depth: int = 0
+
+
 # (topics, data) -> arguments by name, or None: ask eth-abi.
 Compiled = Callable[[Sequence[bytes], bytes], "dict[str, Any] | None"]
 _INTEGER = re.compile(r"(u?)int(\d+)")

@@ -1,17 +1,30 @@
-"""Decoders by (address, topic0), built once at start."""
+"""The watched contracts, and their decoders by (address, topic0), built once at start."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from indexer.decode.abi import EventAbi, load_abi
-from indexer.decode.params import Args
+from indexer.decode.codegen import Args
 from indexer.errors import DecodeMismatchError
 from indexer.runtime.resources import data_dir
 
-if TYPE_CHECKING:
-    from indexer.decode.contract import Contract
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A watched contract: lower-case 0x address, its event ABIs, whether its Transfers are ERC-20 transfers, whether
+    `blockTimestamp` in its events is their block's time (`stamps`), and the account that is on the other side of its
+    match orders where their transaction does not name one (`pool_account`)."""
+
+    name: str
+    address: str
+    abis: tuple[str, ...]
+    events: tuple[EventAbi, ...]
+    erc20: bool = False
+    stamps: bool = False
+    pool_account: int | None = None
 
 
 class ContractDecoders(NamedTuple):

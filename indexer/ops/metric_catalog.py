@@ -1,7 +1,4 @@
-"""Every metric, once: its kind, its labels and what it says. docs/metrics.md is this table; a test compares them.
-
-python -m indexer.ops.metric_catalog > docs/metrics.md
-"""
+"""Every metric, once: its kind, its labels and its help. docs/reference/metrics.md is made from this table."""
 
 from __future__ import annotations
 
@@ -120,17 +117,10 @@ PROCESS = {
     "process_start_time_seconds": "start of the process, unix seconds",
 }
 
-HEAD = """# Metrics
-
-`GET /metrics` of the daemon, Prometheus' text format. This page is made from the program
-(`python -m indexer.ops.metric_catalog`), and a test compares the two. What is stored in the database (coverage,
-attested blocks, incidents, upgrades) is read for a scrape at most every two seconds, and each scrape answers within
-three, with the last known values, when the database does not: `reya_indexer_status_age_seconds` tells.
-"""
-
 
 def markdown() -> str:
-    lines = [HEAD]
+    """The tables of docs/reference/metrics.md."""
+    lines: list[str] = []
     for title, section in SECTIONS.items():
         lines += [f"## {title}", "", "| name | kind | labels | says |", "|---|---|---|---|"]
         lines += [f"| `{t.exported}` | {t.kind} | {', '.join(t.labels)} | {t.help} |" for t in section]
@@ -138,7 +128,3 @@ def markdown() -> str:
     lines += ["## The process", "", "| name | says |", "|---|---|"]
     lines += [f"| `{name}` | {says} |" for name, says in PROCESS.items()]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

@@ -14,7 +14,7 @@ import asyncpg
 
 from indexer.db.catalog import COLUMNS, KEYS, schema_and_name, sql_name, table_kind
 from indexer.db.connection import Connection, copy
-from indexer.db.copy_text import rowset_sql, sql_type
+from indexer.db.copy_format import rowset_sql, sql_type
 from indexer.errors import StoreDamagedError
 from indexer.projections.events import Event, Key, Row, StateKey
 from indexer.projections.project import SHARED_LAYOUTS, WHOLE_TABLES, project, split_row, tables_of

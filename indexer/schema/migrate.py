@@ -38,7 +38,7 @@ from indexer.runtime.secrets import redact
 from indexer.schema import adopted_tables, adoption, deferred_indexes, roles
 from indexer.schema.adoption import SchemaDifference
 from indexer.schema.revisions import LOCK, classify, current_revision, foreign_table, head_revision, known_revisions
-from indexer.schema.tables.internal_schema import SCHEMA, internal
+from indexer.schema.tables.columns import SCHEMA, internal
 from indexer.schema.tables.metadata import public
 from indexer.schema.views.all_views import VIEWS
 

@@ -23,7 +23,7 @@ from indexer.db.connection import Connection
 from indexer.errors import ForeignDatabaseError, IndexerError
 from indexer.schema import adopted_tables
 from indexer.schema.revisions import LOCK, classify, foreign_table
-from indexer.schema.tables.internal_schema import SCHEMA
+from indexer.schema.tables.columns import SCHEMA
 from indexer.schema.tables.metadata import ENRICHED, TABLES, public
 from indexer.schema.views.all_views import VIEWS
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from indexer.chain.batch import LogBatch
 from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.connection import Connection, copy
-from indexer.db.copy_binary import block_rows, log_rows
+from indexer.db.copy_format import block_rows, log_rows
 from indexer.errors import ParentMismatchError, StoreDamagedError, StoredHashMismatchError
 from indexer.store import coverage, effects, provenance
 

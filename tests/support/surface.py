@@ -24,7 +24,7 @@ from indexer import config
 from indexer.cli.main import EXIT_CODES, cli
 from indexer.errors import ConfigError
 from indexer.ops.metric_catalog import CATALOG
-from indexer.schema.tables.internal_schema import internal
+from indexer.schema.tables.columns import internal
 from indexer.schema.tables.metadata import public
 from indexer.schema.views.all_views import VIEWS
 

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.chain.types import Header, Log
-from indexer.db.copy_binary import block_rows, log_rows
-from indexer.db.copy_text import rowset_sql
+from indexer.db.copy_format import block_rows, log_rows, rowset_sql
 from indexer.projections.row_encoder import RowEncoder
 from indexer.runtime.exact_json import to_json
 from indexer.schema import migrate

@@ -77,7 +77,9 @@ def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
 def test_files_and_tests_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text()
     named = re.findall(r"`((?:\.ci|abis|benchmarks|config|deploy|docs|indexer|migrations|tests)/[\w./-]*)`", text)
-    assert page.name == "CHANGELOG.md" or not [name for name in named if not (ROOT / name).exists() and "_build" not in name]
+    assert page.name == "CHANGELOG.md" or not [
+        name for name in named if not (ROOT / name).exists() and "_build" not in name
+    ]
     assert set(re.findall(r"`(test_\w+)`", text)) <= names_of_tests()
 
 

@@ -98,7 +98,10 @@ def waits() -> dict[str, Path]:
                 continue
             if isinstance(node.args[0], ast.Name):  # handed on: whoever words it is found too
                 continue
-            if ast.unparse(node.func).endswith(("progress.set_wait", "p.set_wait")) or _called(node) in ("_wait_out", "Wait"):
+            if ast.unparse(node.func).endswith(("progress.set_wait", "p.set_wait")) or _called(node) in (
+                "_wait_out",
+                "Wait",
+            ):
                 # What is wrong with the database is worded by one function, behind the same words always.
                 of_database = ast.unparse(node.args[0]) == "database_wait_name(error)"
                 words = {wait_name(database_wait_name(OSError()))} if of_database else _words(node.args[0], module)

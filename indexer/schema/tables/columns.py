@@ -1,18 +1,34 @@
-"""The parts that tables of `public` are built from: types, positions in the chain, and what the store must know.
+"""What tables are built from: the two schemas, column types, origin columns.
 
-Raw integers of the chain are numeric(78,0); `created_at` and its like are timestamp(3) without zone, in UTC. Nothing
-that a projection writes has a server default: a row is a function of the chain alone.
+`public` holds the tables of consumers: raw integers of the chain are numeric(78,0); `created_at` and its like are
+timestamp(3) without zone,
+in UTC. Nothing that a projection writes has a server default: a row is a function of the chain
+alone. `internal` is our own schema, `indexer`: addresses, hashes and topics are bytea (20, 32,
+32*n bytes); block numbers
+and timestamps (seconds) are bigint.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from sqlalchemy import BigInteger, Column, Index, MetaData, Numeric, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    func,
+)
+from sqlalchemy import text as sql_text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 public = MetaData()
-
 # append: rows that nothing changes, deleted above a fork by their block; state: one row per key, restored from
 # before-images; application: created empty, written by others, never touched by projections, rollback or reprojection;
 # reserved: created empty, fed by nothing yet.
@@ -70,3 +86,25 @@ def state_table(name: str, *parts: Column[Any] | Index) -> Table:
 
 def application_table(name: str, *parts: Column[Any] | Index) -> Table:
     return Table(name, public, *parts, info={"kind": "application"})
+
+
+SCHEMA = "indexer"
+internal = MetaData(schema=SCHEMA)
+
+
+def now() -> Column[object]:
+    return Column("at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp())
+
+
+def single_row() -> Column[object]:
+    return Column("single", Boolean, primary_key=True, server_default=sql_text("true"))
+
+
+def log_body() -> list[Column[object]]:
+    return [
+        Column("address", LargeBinary, nullable=False),
+        Column("transaction_hash", LargeBinary, nullable=False),
+        Column("transaction_index", Integer, nullable=False),
+        Column("topics", LargeBinary, nullable=False),
+        Column("data", LargeBinary, nullable=False),
+    ]

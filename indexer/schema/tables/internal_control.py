@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, CheckConstraint, Column, Integer, LargeBinary, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
-from indexer.schema.tables.internal_schema import internal, single_row
+from indexer.schema.tables.columns import internal, single_row
 
 # The binding (one database, one deployment): which deployment this database belongs to, and from where coverage
 # counts (the origin).

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
-from indexer.schema.tables.internal_schema import internal, log_body, now
+from indexer.schema.tables.columns import internal, log_body, now
 
 incident = Table(
     "incident",

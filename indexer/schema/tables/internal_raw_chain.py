@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Identity, Integer, LargeBinary, Table, text
 from sqlalchemy.dialects.postgresql import INT8RANGE, ExcludeConstraint
 
-from indexer.schema.tables.internal_schema import internal, log_body
+from indexer.schema.tables.columns import internal, log_body
 
 contract = Table(
     "contract",

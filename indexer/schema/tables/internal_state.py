@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, LargeBinary, Numeric, Table, Text, func
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
-from indexer.schema.tables.internal_schema import internal, now, single_row
+from indexer.schema.tables.columns import internal, now, single_row
 
 # What `enrich` read of the contracts' state, and of which block. `table_name`: the public table whose row `key` has
 # `values` (all of its columns), or one of our own words for values without a public column. No projection reads it.

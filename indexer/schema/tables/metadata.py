@@ -1,8 +1,6 @@
-"""The single description of every table: `public` (the contract's tables) and `own` (schema `indexer`).
+"""Every table, assembled: `public` (what consumers read) and `internal` (schema `indexer`).
 
-What the program asks about them while it works stands in `indexer.db.catalog`, which is written from here:
-
-    python -m indexer.schema.tables
+What a running program asks about them is in `indexer.db.catalog`, which `make generate` writes from here.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from indexer.schema.tables import (
     public_settings,
     public_trading,
 )
-from indexer.schema.tables.columns import public
-from indexer.schema.tables.internal_schema import internal
+from indexer.schema.tables.columns import internal, public
 
 __all__ = ["ENRICHED", "TABLES", "catalog_content", "internal", "public"]
 # Importing them filled `public` and `own`.
