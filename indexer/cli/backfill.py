@@ -34,6 +34,7 @@ from indexer.config import Deployment
 from indexer.decode.block_times import time_fields_of
 from indexer.errors import ConfigError, ExitCode
 from indexer.follow.catch_up import DEFER_BLOCKS
+from indexer.follow.engine import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.ingest.dask_cluster import DaskExecutor
 from indexer.ingest.estimate import estimate
@@ -199,15 +200,13 @@ async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -
         pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
         last = await _last_block(pool, options)
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        crew = _executor(options, url, share, _parallelism(options, last), workers)
-        if crew is not None:
-            stack.push_async_callback(crew.close)
-            await crew.start()
-        runner = Runner(
-            options.deployment, url, pool, progress, first=options.first, last=last, hands=crew,
-            ingest_only=options.ingest_only,
-            defer_from={None: DEFER_BLOCKS, True: 0, False: sys.maxsize}[options.defer],
-        )  # fmt: skip
+        executor = _executor(options, url, share, _parallelism(options, last), workers)
+        if executor is not None:
+            stack.push_async_callback(executor.close)
+            await executor.start()
+        defer_from = {None: DEFER_BLOCKS, True: 0, False: sys.maxsize}[options.defer]
+        engine = EngineOptions(options.first, last, executor, options.ingest_only, defer_from)
+        runner = Runner(options.deployment, url, pool, progress, engine)
         stack.push_async_callback(runner.close)
         stop_on_signals(runner.stop)
         await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
@@ -215,11 +214,13 @@ async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -
         if runner.conn is None:  # told to end while it waited for a database or an endpoint
             return None
         await stack.enter_async_context(background_task(runner.watchdog(None).run()))
-        async with show_backfill_progress(progress, lambda: crew.traffic(pool) if crew else pool.traffic(), last):
+        async with show_backfill_progress(
+            progress, lambda: executor.traffic(pool) if executor else pool.traffic(), last
+        ):
             state = await runner.backfill()
         if not runner.finished(state):
             return None
-        traffic = crew.traffic(pool) if crew else pool.traffic()
+        traffic = executor.traffic(pool) if executor else pool.traffic()
         return _report(state, progress, options.first, last) | {
             "requests": traffic.requests,
             "errors": traffic.errors,

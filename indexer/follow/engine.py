@@ -56,18 +56,31 @@ class HeadView:
     final: FinalBlock
 
 
-class Engine:
-    """`first`: where ingesting starts (None: the origin). `last`: where it ends (None: it follows the head). `hands`:
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What makes an engine a daemon or a backfill.
+
+    `first`: where ingesting starts (None: the origin). `last`: where it ends (None: it follows the head). `executor`:
     who ingests below finalized when much is left (None: this process). `ingest_only`: it never takes the lease.
-    `defer_from`: as in CatchUp."""
+    `defer_from`: missing blocks from which on an initial load drops the indexes, as in CatchUp.
+    """
+
+    first: int | None = None
+    last: int | None = None
+    executor: IngestExecutor | None = None
+    ingest_only: bool = False
+    defer_from: int = DEFER_BLOCKS
+
+
+class Engine:
+    """The loop over one database: `holder` names this process in the lease, `connect` opens connections for workers."""
 
     def __init__(
         self, deployment: Deployment, pool: Pool, progress: DaemonProgress, holder: str, connect: Connect,
-        *, first: int | None = None, last: int | None = None, hands: IngestExecutor | None = None,
-        ingest_only: bool = False, defer_from: int = DEFER_BLOCKS,
+        options: EngineOptions,
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.progress, self.holder = deployment, pool, progress, holder
-        self.first, self.last, self.ingest_only = first, last, ingest_only
+        self.first, self.last, self.ingest_only = options.first, options.last, options.ingest_only
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self.finality = FinalityTracker(deployment.finality_depth)
         self.writer = Writer(deployment)
@@ -75,9 +88,9 @@ class Engine:
         self.reporter = StepReporter(progress, pool)
         self.maintenance = Maintenance(progress)
         self._stamps = time_fields_of(deployment.contracts)
-        hands = hands or InlineExecutor(pool, connect, self._stamps)
+        executor = options.executor or InlineExecutor(pool, connect, self._stamps)
         self.catch_up = CatchUp(
-            hands, self.writer, connect, self._committed, self.read_heads, deployment.max_blocks, defer_from
+            executor, self.writer, connect, self._committed, self.read_heads, deployment.max_blocks, options.defer_from
         )
         self.token: int | None = None
         self._lost_token: int | None = None  # the token we had when the connection ended

@@ -33,11 +33,9 @@ from indexer.errors import (
     WrongDeploymentError,
     error_label,
 )
-from indexer.follow.catch_up import DEFER_BLOCKS
-from indexer.follow.engine import Engine, HeadView
+from indexer.follow.engine import Engine, EngineOptions, HeadView
 from indexer.follow.stall_detector import StallDetector
-from indexer.follow.watchdog import Watchdog
-from indexer.ingest.executor import IngestExecutor
+from indexer.follow.watchdog import RunningStep, Watchdog
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
@@ -61,19 +59,15 @@ GRACE_S = 2.0  # seconds a running step gets to finish when the process is told 
 
 
 class Runner:
-    """One process on one database. The options as in Engine; `url` is a postgresql:// URL."""
+    """One process on one database. `url` is a postgresql:// URL."""
 
     def __init__(
         self, deployment: Deployment, url: str, pool: Pool, progress: DaemonProgress,
-        *, first: int | None = None, last: int | None = None, hands: IngestExecutor | None = None,
-        ingest_only: bool = False, defer_from: int = DEFER_BLOCKS,
+        options: EngineOptions | None = None,
     ) -> None:  # fmt: skip
         self.deployment, self.url, self.pool, self.progress = deployment, url, pool, progress
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.engine = Engine(
-            deployment, pool, progress, self.holder, self.connect, first=first, last=last, hands=hands,
-            ingest_only=ingest_only, defer_from=defer_from,
-        )  # fmt: skip
+        self.engine = Engine(deployment, pool, progress, self.holder, self.connect, options or EngineOptions())
         self.conn: Connection | None = None
         self.stop = asyncio.Event()
         self.stepping_since: float | None = None  # monotonic seconds
@@ -91,9 +85,10 @@ class Runner:
     def watchdog(self, feed: HeadFeed | None) -> Watchdog:
         """Sees that this process gets on."""
         watch = StallDetector(self.deployment.rpc_timeout, self.deployment.poll_interval)
+        step = RunningStep(lambda: self.stepping_since, self.restart_step)
         return Watchdog(
             watch, self.progress, self.pool, self.engine.catch_up, feed, partial(connect, self.url),
-            lambda: self._open, lambda: self.stepping_since, self.restart_step,
+            lambda: self._open, step,
         )  # fmt: skip
 
     def restart_step(self, why: str) -> None:

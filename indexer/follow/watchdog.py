@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import asyncpg
 import structlog
@@ -38,18 +39,24 @@ FROM pg_stat_activity a WHERE a.pid = $1
 log = structlog.get_logger()
 
 
+class RunningStep(NamedTuple):
+    """The step of the daemon's loop. `since`: monotonic seconds since when it is under way, None between steps.
+    `restart` ends it, to be begun anew, and takes the reason."""
+
+    since: Callable[[], float | None]
+    restart: Callable[[str], None]
+
+
 class Watchdog:
-    """`step`: since when a step is under way, None between steps; `connections` that its statements run on;
-    `begin_again` ends the step, to be begun anew."""
+    """Watches one step of the loop. `connections`: those that its statements run on; `connect` opens another, to ask
+    the server about them."""
 
     def __init__(
         self, watch: StallDetector, progress: DaemonProgress, pool: Pool, bulk: CatchUp, feed: HeadFeed | None,
-        connect: Connect,
-        connections: Callable[[], Iterable[MonitoredConnection]], step: Callable[[], float | None],
-        begin_again: Callable[[str], None],
+        connect: Connect, connections: Callable[[], Iterable[MonitoredConnection]], step: RunningStep,
     ) -> None:  # fmt: skip
         self.detector, self.progress, self.pool, self.catch_up, self.feed = watch, progress, pool, bulk, feed
-        self._connect, self._connections, self._step, self._restart_step = connect, connections, step, begin_again
+        self._connect, self._connections, self._step = connect, connections, step
         self._turned = self._awake_at = progress.clock()
         self._found: dict[str, float] = {}  # name -> when
         self._healed: dict[str, float] = {}  # name -> when it was tried last
@@ -124,7 +131,7 @@ class Watchdog:
             *(conn.done_at for conn in connections), *(e.served_at for e in endpoints),
         ])  # fmt: skip
         return LivenessSignals(
-            p.clock(), self._step(), active,
+            p.clock(), self._step.since(), active,
             (oldest[1], oldest[2], max(oldest[0], self._awake_at)) if oldest else None,
             hung.current_statement if hung is not None else None, server, self.catch_up.blocked_since,
             self.feed.mute if self.feed is not None else "", p.head, p.looked_at,
@@ -148,10 +155,10 @@ class Watchdog:
         match one.name:
             case "poll":
                 self.pool.set_aside(one.subject, one.detail, "mute")
-                self._restart_step(one.detail)
+                self._step.restart(one.detail)
             case "statement" if server == "silent" and hung is not None:
                 with contextlib.suppress(Exception):
                     hung.terminate()
-                self._restart_step(one.detail)
+                self._step.restart(one.detail)
             case "queue" | "step" if one.seconds > LOST:
-                self._restart_step(one.detail)
+                self._step.restart(one.detail)

@@ -18,6 +18,7 @@ from indexer import config
 from indexer.cli.migrate import migrate_command
 from indexer.db.connection import connection
 from indexer.errors import AdoptionRefusedError, ForeignDatabaseError, IndexerError
+from indexer.follow.engine import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.projector.reproject import Reprojection
 from indexer.rpc.pool import Pool
@@ -301,7 +302,7 @@ async def test_the_indexer_works_on_adopted_tables_as_on_its_own(
         node.finalized = node.safe = final.number
         pool = Pool([node.url], CHAIN)
         await pool.open()
-        runner = Runner(deployment, actors.writer, pool, DaemonProgress(), first=0, last=final.number)
+        runner = Runner(deployment, actors.writer, pool, DaemonProgress(), EngineOptions(first=0, last=final.number))
         await runner.open()
         await runner.backfill()
         await runner.close()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from indexer import config
+from indexer.follow.engine import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
@@ -45,7 +46,7 @@ async def test_a_node_that_serves_few_blocks_at_once_is_read_whole(
     async with ReplayNode(1729, chain(length, {n: [transfer(n)] for n in numbers}), cap=cap) as node:
         pool = Pool([node.url], 1729, max_blocks=configured)
         await pool.open()
-        runner = Runner(deployment, url, pool, DaemonProgress(), first=0, last=length - 1)
+        runner = Runner(deployment, url, pool, DaemonProgress(), EngineOptions(first=0, last=length - 1))
         await runner.open()
         state = await runner.backfill()
         assert state.checkpoint is not None and state.checkpoint.number == length - 1
@@ -82,7 +83,9 @@ async def test_a_block_with_more_logs_than_the_node_serves_is_stored_whole(
         pool = Pool([node.url], 1729)
         await pool.open()
         above = finalized < 60  # that is the follower's
-        runner = Runner(config.load("reya"), url, pool, DaemonProgress(), first=0, last=None if above else finalized)
+        runner = Runner(
+            config.load("reya"), url, pool, DaemonProgress(), EngineOptions(first=0, last=None if above else finalized)
+        )
         await runner.open()
         assert runner.conn is not None
         if above:

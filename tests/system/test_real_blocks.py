@@ -12,6 +12,7 @@ import asyncpg
 from indexer import config
 from indexer.chain.bloom import may_contain
 from indexer.db.catalog import sql_name
+from indexer.follow.engine import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
@@ -67,7 +68,7 @@ async def test_every_transfer_of_the_real_blocks_is_a_row_and_nothing_else_is(
         async with ReplayNode(42161, [block]) as node:
             pool = Pool([node.url], 42161, max_blocks=2000)
             await pool.open()
-            runner = Runner(chain, url, pool, DaemonProgress(), first=number, last=number)
+            runner = Runner(chain, url, pool, DaemonProgress(), EngineOptions(first=number, last=number))
             await runner.open()
             state = await runner.backfill()
             assert state.checkpoint is not None and state.checkpoint.number == number

@@ -11,6 +11,7 @@ import pytest
 from indexer import config
 from indexer.attest.compare import compare_stored, ranges
 from indexer.db.connection import connection
+from indexer.follow.engine import EngineOptions
 from indexer.follow.maintenance import Maintenance
 from indexer.follow.runner import Runner
 from indexer.projector import replay
@@ -32,7 +33,7 @@ CHAIN = 89346162
 
 async def follow(url: str, node: SimNode, pool: Pool, tip: Block, first: int = 0) -> None:
     """A backfill to the tip, in this process."""
-    runner = Runner(config.load("devnet"), url, pool, DaemonProgress(), first=first, last=tip.number)
+    runner = Runner(config.load("devnet"), url, pool, DaemonProgress(), EngineOptions(first=first, last=tip.number))
     try:
         await runner.open()
         await runner.backfill()

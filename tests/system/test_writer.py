@@ -13,6 +13,7 @@ from indexer.attest.compare import compare_stored, ranges
 from indexer.db.catalog import sql_name, table_kind
 from indexer.db.connection import Connection, connection
 from indexer.errors import IndexerError
+from indexer.follow.engine import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.projector.reproject import Reprojection
 from indexer.reorg.recovery import Recovery
@@ -65,7 +66,7 @@ async def equals(url: str, tree: Tree, tip: Block) -> None:
 async def live(url: str, pool: Pool, node: SimNode, tree: Tree, final: Block, tip: Block) -> Block:
     """A history in bulk, by a process that would put indexes off; then the head with two reorgs. The last tip."""
     deployment, rng = config.load("devnet"), random.Random("live")
-    runner = Runner(deployment, url, pool, DaemonProgress(), first=0, last=final.number, defer_from=1)
+    runner = Runner(deployment, url, pool, DaemonProgress(), EngineOptions(first=0, last=final.number, defer_from=1))
     await runner.open()
     await runner.backfill()
     await runner.close()
