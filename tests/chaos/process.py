@@ -263,8 +263,7 @@ class Process:
                     DaemonProgress(),
                     "worker",
                     partial(connect, self.url),
-                    first=first,
-                    last=last,
+                    EngineOptions(first=first, last=last),
                 )
                 with contextlib.suppress(*NO_ENDPOINT, *DATABASE_ERRORS):
                     while await worker.run_cycle(conn):
