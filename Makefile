@@ -9,8 +9,10 @@ install:         ## the virtual environment, anvil and solc
 	@.ci/install $(VENV) --dev
 run: install     ## index a live local chain end to end and compare every row with what was emitted (RUN=--keep)
 	@$(BIN)/python -m tests.demo $(RUN)
-lint: install    ## ruff, and whether the generated files are up to date
+lint: install    ## ruff, import contracts, spelling, and whether the generated files are up to date
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@$(BIN)/lint-imports --no-cache >.lint-imports.log || { cat .lint-imports.log; exit 1; }; rm -f .lint-imports.log
+	@$(BIN)/codespell
 	@$(BIN)/python -m docs.generate --check
 types: install   ## mypy, strict
 	@$(BIN)/mypy --no-error-summary
