@@ -1,6 +1,6 @@
-"""One TOML per deployment, validated into frozen, typed settings.
+"""Configuration: one TOML file per deployment, validated into frozen, typed settings.
 
-Every error is a ConfigError that names the file, the key and the remedy. Endpoints and secrets are not part of a file:
+Every error is a ConfigError that names the file, the key and the remedy. Endpoints and secrets are not in the file:
 they come from the environment (`<env_prefix>_RPC_URL`, `<env_prefix>_WS_URL`) or from flags.
 """
 
@@ -25,12 +25,12 @@ from indexer.runtime.secrets import redact, secret
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-ACCOUNTING = ("core", "passive_perp")  # the contracts whose events move positions
+ACCOUNTING = ("core", "passive_perp")  # Names of the contracts whose events move positions.
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """The display name and symbol of a token (the chain's events carry neither)."""
+    """Display name and symbol of a token; the events of the chain carry neither."""
 
     address: str
     name: str
@@ -39,8 +39,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Attest:
-    """Whether the daemon attests, with how many requests a second to each endpoint at most, and how many of the newest
-    final blocks it proves: older ones are cross-checked."""
+    """Settings of the daemon's attestation.
+
+    `rps`: maximum rate for each endpoint (requests/s). `recent_blocks`: the newest final blocks are proven, this many
+    (blocks); older ones are cross-checked.
+    """
 
     enabled: bool = True
     rps: float = 4.0
@@ -49,9 +52,10 @@ class Attest:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One deployment. `finality_depth` and `max_blocks` in blocks, `poll_interval` and `rpc_timeout` in seconds.
+    """Settings of one deployment.
 
-    `rps`: the most requests a second to each endpoint; `budgets`: the most for each purpose, to all of them together.
+    `finality_depth` (blocks), `max_blocks` (blocks), `poll_interval` (s), `rpc_timeout` (s). `rps`: maximum rate for
+    each endpoint (requests/s). `budgets`: maximum rate for each purpose, over all endpoints together (requests/s).
     """
 
     path: Path
@@ -71,8 +75,11 @@ class Deployment:
 
     @property
     def digest(self) -> str:
-        """Changes whenever the same raw logs could project to other rows: contracts, ABIs, ERC-20 marks, tokens, and
-        the projections themselves."""
+        """Hash of everything that decides how raw logs are projected.
+
+        It covers contracts, ABIs, ERC-20 marks, tokens and the projections themselves, and changes whenever equal raw
+        logs could project to other rows.
+        """
         lines = [
             f"{c.address} {int(c.erc20)} {c.pool_account} "
             + ",".join(sorted(f"{e.topic0.hex()}/{e.indexed_count}" for e in c.events))
@@ -88,8 +95,11 @@ class Deployment:
         return frozenset(c.address for c in self.contracts if c.name in ACCOUNTING)
 
     def endpoints(self, kind: str, flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> tuple[str, ...]:
-        """URLs of one kind, "RPC" or "WS": the flags when given, else the list in `<env_prefix>_<kind>_URL` or in the
-        file that `<env_prefix>_<kind>_URL_FILE` names, separated by commas or line breaks."""
+        """Return the URLs of one kind, "RPC" or "WS", separated by commas or line breaks where they come as a list.
+
+        They are the flags if given, else the list in `<env_prefix>_<kind>_URL` or in the file that
+        `<env_prefix>_<kind>_URL_FILE` names. Raises ConfigError for a URL of another scheme or without a host.
+        """
         source = list(flags) or [secret(f"{self.env_prefix}_{kind}_URL", env)]
         urls = tuple(part.strip() for entry in source for part in re.split(r"[,\n]", entry) if part.strip())
         schemes = ("http", "https") if kind == "RPC" else ("ws", "wss")
@@ -103,19 +113,19 @@ class Deployment:
 
 
 def _checksum_fits(address: str) -> bool:
-    from web3 import Web3  # here, because it is slow to import and shipped addresses are lower-case
+    from web3 import Web3  # Imported here because it is slow to import, and shipped addresses are lower-case.
 
     return Web3.is_checksum_address(address)
 
 
 def config_dir() -> Path:
-    """Where deployments are looked up by name: REYA_INDEXER_CONFIG_DIR, else the shipped folder."""
+    """Return the folder where deployments are looked up by name: REYA_INDEXER_CONFIG_DIR, else the shipped one."""
     override = os.environ.get("REYA_INDEXER_CONFIG_DIR")
     return Path(override) if override else data_dir("config")
 
 
 def load(chain: str) -> Deployment:
-    """The deployment `chain`: the name of a file in the config folder, or the path of a .toml file."""
+    """Load a deployment. `chain`: the name of a file in the config folder, or the path of a .toml file."""
     path = Path(chain) if chain.endswith(".toml") else config_dir() / f"{chain}.toml"
     if not path.is_file() and not chain.endswith(".toml"):
         known = ", ".join(sorted(p.stem for p in config_dir().glob("*.toml")))
@@ -130,15 +140,17 @@ def load(chain: str) -> Deployment:
 
 
 class _Reader:
-    """Turns a parsed TOML into a Deployment; each complaint names the file and the key."""
+    """Turns parsed TOML into a Deployment; each error names the file and the key."""
 
     def __init__(self, path: Path, raw: dict[str, object]) -> None:
         self.path, self.raw = path, raw
 
     def fail(self, key: str, problem: str, remedy: str) -> ConfigError:
+        """Return the error for a key; the caller raises it."""
         return ConfigError(f"{self.path}: {key}: {problem}", remedy)
 
     def deployment(self) -> Deployment:
+        """Return the validated deployment. Raises ConfigError."""
         top = self.raw
         self._only(top, "", {"name", "chain_id", "env_prefix", "start_block", "finality", "polling", "ranges", "rpc"}
                    | {"attest", "budget", "contract", "token"})  # fmt: skip
@@ -148,8 +160,8 @@ class _Reader:
         attest = self._table(top, "attest", {"enabled", "rps", "recent_blocks"})
         rpc = self._table(top, "rpc", {"timeout", "rps"})
         budget = self._table(top, "budget", set(PURPOSES))
-        contracts = tuple(self._contract(i, entry) for i, entry in enumerate(self._list(top, "contract", True)))
-        self._no_twins(contracts)
+        contracts = tuple(self._contract(i, entry) for i, entry in enumerate(self._list(top, "contract", needed=True)))
+        self._require_unique_events(contracts)
         return Deployment(
             path=self.path,
             name=self._pattern(top, "", "name", _NAME, "a lower-case word such as reya"),
@@ -160,7 +172,7 @@ class _Reader:
             poll_interval=self._seconds(polling, "polling.", "interval", 0.25),
             max_blocks=self._int(ranges, "ranges.", "max_blocks", 1, 10**7, 2000),
             contracts=contracts,
-            tokens=tuple(self._token(i, entry) for i, entry in enumerate(self._list(top, "token", False))),
+            tokens=tuple(self._token(i, entry) for i, entry in enumerate(self._list(top, "token", needed=False))),
             attest=Attest(
                 self._flag(attest, "attest.", "enabled", default=True),
                 self._rate(attest, "attest.", "rps", 4.0),
@@ -168,7 +180,9 @@ class _Reader:
             ),
             rpc_timeout=self._seconds(rpc, "rpc.", "timeout", 20.0),
             rps=self._rate(rpc, "rpc.", "rps") if "rps" in rpc else None,
-            budgets=tuple((on, self._rate(budget, "budget.", on)) for on in PURPOSES if on in budget),
+            budgets=tuple(
+                (purpose, self._rate(budget, "budget.", purpose)) for purpose in PURPOSES if purpose in budget
+            ),
         )
 
     def _contract(self, i: int, entry: dict[str, object]) -> Contract:
@@ -201,8 +215,8 @@ class _Reader:
         return value
 
     def _abi(self, at: str, name: str) -> list[EventAbi]:
-        beside = self.path.parent / f"{name}.json" if "/" not in name else self.path.parent / name
-        path = beside if beside.is_file() else data_dir("abis") / f"{name}.json"
+        local = self.path.parent / f"{name}.json" if "/" not in name else self.path.parent / name
+        path = local if local.is_file() else data_dir("abis") / f"{name}.json"
         try:
             return load_abi(path)
         except OSError:
@@ -211,7 +225,7 @@ class _Reader:
         except ValueError as error:
             raise self.fail(at + "abis", f"{path}: {error}", "Give a JSON ABI that holds at least one event") from error
 
-    def _no_twins(self, contracts: Sequence[Contract]) -> None:
+    def _require_unique_events(self, contracts: Sequence[Contract]) -> None:
         seen: dict[tuple[str, bytes], str] = {}
         for i, contract in enumerate(contracts):
             for event in contract.events:
@@ -250,7 +264,7 @@ class _Reader:
         self._only(table, f"{key}.", known)
         return table
 
-    def _list(self, top: dict[str, object], key: str, needed: bool) -> list[dict[str, object]]:
+    def _list(self, top: dict[str, object], key: str, *, needed: bool) -> list[dict[str, object]]:
         entries = top.get(key, [])
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries) or (needed and not entries):
             raise self.fail(key, "must be a list of tables", f"Write one [[{key}]] for each")

@@ -1,1 +1,1 @@
-"""What a chain is: blocks, logs, finality, continuity. Pure; imports nothing that does I/O."""
+"""Model of a chain: blocks, logs, finality, block ranges, forks. Pure; imports nothing that does I/O."""

@@ -1,5 +1,4 @@
-"""A unit of work: the logs of one block range from one endpoint, and how we come to believe it (one unit, one
-endpoint). Pure."""
+"""Log batches: the logs of one block range from one endpoint, the unit of trust (one unit, one endpoint). Pure."""
 
 from __future__ import annotations
 
@@ -22,9 +21,13 @@ class ServedRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """Blocks first..last, ingested for `addresses`. `blocks` are the rows to keep: ends, blocks with logs, and above
-    finalized every block. `parent_hash` is empty where no header was read. `sources`: who served them, where that is
-    to be stored. `final`: up to which block the chain that they were read from is final, -1 where nothing shows it."""
+    """The confirmed logs of blocks first..last, ingested for `addresses`.
+
+    `blocks` are the rows to store: the first and last block, blocks with logs, and every block above finalized. A
+    block's `parent_hash` is empty if no header was read for it. `sources` says which endpoint served which blocks,
+    where that is to be stored. `final` is the block up to which the chain that was read is final; -1 if nothing shows
+    it.
+    """
 
     first: int
     last: int
@@ -36,23 +39,22 @@ class LogBatch:
 
     @property
     def times(self) -> dict[int, int]:
-        """Block timestamps in seconds, for every block that has logs."""
+        """Block timestamps (s), for every block that has logs."""
         return {b.number: b.timestamp for b in self.blocks}
 
 
-def merge_batches(units: Sequence[LogBatch]) -> LogBatch:
-    """Units that follow one another, for the same contracts, as one. Raises ParentMismatchError where they do not
-    join."""
-    for below, above in pairwise(units):
+def merge_batches(batches: Sequence[LogBatch]) -> LogBatch:
+    """Merge consecutive log batches of the same contracts into one. Raises ParentMismatchError if they do not join."""
+    for below, above in pairwise(batches):
         if above.blocks[0].parent_hash != below.blocks[-1].hash:
             raise ParentMismatchError(above.first)
-    if len(units) == 1:
-        return units[0]
-    logs = [log for unit in units for log in unit.logs]
-    blocks = [block for unit in units for block in unit.blocks]
+    if len(batches) == 1:
+        return batches[0]
+    logs = [log for batch in batches for log in batch.logs]
+    blocks = [block for batch in batches for block in batch.blocks]
     sources = tuple(
         ServedRange(parts[0].first, parts[-1].last, endpoint)
-        for endpoint, same in groupby((s for unit in units for s in unit.sources), lambda s: s.endpoint)
-        if (parts := list(same))
+        for endpoint, group in groupby((s for batch in batches for s in batch.sources), lambda s: s.endpoint)
+        if (parts := list(group))
     )
-    return LogBatch(units[0].first, units[-1].last, units[0].addresses, logs, blocks, sources)
+    return LogBatch(batches[0].first, batches[-1].last, batches[0].addresses, logs, blocks, sources)

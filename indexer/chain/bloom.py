@@ -9,7 +9,7 @@ from eth_hash.auto import keccak
 
 @lru_cache(maxsize=4096)
 def mask(item: bytes) -> int:
-    """The three bits of an address (20 bytes) or topic (32 bytes), as a 2048-bit integer."""
+    """Return the three bits of an address (20 bytes) or topic (32 bytes), as a 2048-bit integer."""
     digest = keccak(item)
     bits = 0
     for i in (0, 2, 4):
@@ -18,6 +18,6 @@ def mask(item: bytes) -> int:
 
 
 def may_contain(bloom: bytes, item: bytes) -> bool:
-    """False: the block certainly has no log with this address or topic. True: it may."""
+    """Return False if the block certainly has no log with this address or topic, True if it may have one."""
     bits = mask(item)
     return int.from_bytes(bloom, "big") & bits == bits

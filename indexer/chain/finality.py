@@ -1,4 +1,7 @@
-"""What is final (finality is a tag): the node's tag where it behaves, else a depth. Pure; one instance per process."""
+"""Which blocks are final: the node's tag where it behaves, a depth where it does not (finality is a tag).
+
+Pure. One FinalityTracker per process.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from indexer.chain.types import Header, Heads
 
 
 class FinalityStatus(NamedTuple):
-    """Block numbers; -1 when nothing is final yet. `reason` says why the tag is not used, "" when it is."""
+    """Finalized and safe block numbers; -1 if nothing is final yet.
+
+    `reason` says why the tag is not used; "" if it is used.
+    """
 
     finalized: int
     safe: int
@@ -17,10 +23,11 @@ class FinalityStatus(NamedTuple):
 
 
 class FinalBlock(NamedTuple):
-    """The highest block known to be final. `hash` is empty where a depth names it, and no tag.
+    """The highest block known to be final. `hash` is empty if a depth names the block and no tag does.
 
-    A number alone says nothing of the node that serves a range: its block of that number may be an orphan. What is
-    final must come from an answer that holds a witness as well: the block `hash`, or a head `depth` blocks above.
+    A number alone says nothing about the node that serves a range: its block of that number may be an orphan. Whatever
+    is called final must therefore come from an answer that also holds a witness: the block `hash`, or a head `depth`
+    blocks above.
     """
 
     number: int
@@ -29,11 +36,11 @@ class FinalBlock(NamedTuple):
 
     @property
     def witness(self) -> list[int | str]:
-        """The block to ask for in the same request; none while nothing is final."""
+        """The block to request along with the data; empty while nothing is final."""
         return [] if self.number < 0 else [self.number if self.hash else "latest"]
 
     def final_up_to(self, witness: Header | None) -> int:
-        """Up to which block the chain in the answer is final; -1 for a node that does not have the final block."""
+        """Return the block up to which the answer's chain is final; -1 if the node lacks the final block."""
         if witness is None or self.number < 0:
             return -1
         if self.hash:
@@ -47,31 +54,31 @@ NOTHING_FINAL = FinalBlock(-1)
 class FinalityTracker:
     """Believes the `finalized` tag until the tag itself gives evidence against it.
 
-    Evidence: while `latest` moved on by more than `depth` blocks, the tag stood still, or never was below `latest`. A
+    Evidence: while `latest` advanced by more than `depth` blocks, the tag stood still, or was never below `latest`. A
     node whose `latest` stands still (an archive copy, a replay) may call its head finalized and is believed.
     """
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
-        self.final = NOTHING_FINAL  # what the looks so far found
-        self._still: tuple[int, int] | None = None  # the tag, and latest when the tag was first seen there
-        self._at_head: int | None = None  # latest when the tag was first seen to equal it, and ever since
+        self.final = NOTHING_FINAL  # The highest final block observed so far.
+        self._still: tuple[int, int] | None = None  # The tag, and latest when the tag was first seen there.
+        self._at_head: int | None = None  # Latest when the tag first equaled it; it has ever since.
 
     def observe(self, heads: Heads) -> FinalityStatus:
-        """The verdict for one endpoint's heads: never above `latest`, and else never lower than an earlier one.
+        """Return the finality for one endpoint's heads: never above `latest`, and otherwise never lower than before.
 
-        A lagging node's `latest` may lie below what was final before; the verdict rises again with the next head.
+        A lagging node's `latest` may be below a block that was already final; finality rises again with the next head.
         """
         latest, tag = heads.latest.number, heads.finalized
         reason = self._doubt(latest, tag.number) if tag is not None else "the node has no finalized tag"
         if tag is None or reason:
-            said = FinalBlock(latest - self.depth, depth=self.depth)
+            candidate = FinalBlock(latest - self.depth, depth=self.depth)
         else:
             block = tag if tag.number <= latest else heads.latest
-            said = FinalBlock(block.number, block.hash, self.depth)
-        # Of one number the newest tag counts: a node whose final block changed is for the fork search to judge.
-        if said.number > self.final.number or (said.number == self.final.number and said.hash):
-            self.final = said
+            candidate = FinalBlock(block.number, block.hash, self.depth)
+        # For the same number the newest tag counts: a node whose final block changed is left to the fork search.
+        if candidate.number > self.final.number or (candidate.number == self.final.number and candidate.hash):
+            self.final = candidate
         finalized = min(self.final.number, latest)
         safe = heads.safe.number if heads.safe is not None and not reason else finalized
         return FinalityStatus(finalized, max(finalized, min(safe, latest)), "depth" if reason else "tag", reason)

@@ -1,8 +1,8 @@
-"""Where the stored chain and the node's chain part. Pure: says which blocks to compare, is told their hashes.
+"""Search for the fork point of the stored chain and a node's chain.
 
-Blocks are chained by their parents, so of the stored anchors the lower ones are common and the higher ones are not:
-the search gallops down from the top, then splits the interval. The blocks of one round fit one batch; a fork one
-block deep takes one round, a window of 20,000 blocks four.
+Pure: names the blocks to compare and is given their hashes. Blocks are chained by their parents, so the lower stored
+blocks are common and the higher ones are not: the search gallops down from the top, then splits the interval. The
+blocks of one round fit into one batch; a fork one block deep takes one round, a window of 20,000 blocks four.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from enum import Enum
 
 from indexer.chain.types import BlockRef, Header
 
-_SPLIT = 16  # blocks compared per round once the interval is known
+_SPLIT = 16  # Blocks compared per round once the interval is known.
 
 
 class ForkSearchOutcome(Enum):
-    """COMMON: `fork` is the highest common anchor. BELOW_RETAINED: not even the lowest anchor is on the node's chain.
-    INCONCLUSIVE: the node's answers contradict each other or are missing; nothing is concluded from them."""
+    """Outcome of a fork search.
+
+    COMMON: `fork` is the highest common block. BELOW_RETAINED: not even the lowest stored block is on the node's chain.
+    INCONCLUSIVE: the node's answers contradict each other or are missing; nothing is concluded from them.
+    """
 
     COMMON = "common"
     BELOW_RETAINED = "below retained"
@@ -26,62 +29,68 @@ class ForkSearchOutcome(Enum):
 
 
 class ForkSearch:
-    """`anchors` ascending by number, none above the node's head. Ask, tell, until there is an outcome."""
+    """Search for the highest of the stored `refs` that is on the node's chain.
 
-    def __init__(self, anchors: Sequence[BlockRef]) -> None:
-        self._anchors = anchors
-        self._index = {anchor.number: i for i, anchor in enumerate(anchors)}
-        self._common = -1  # the highest anchor known to be common
-        self._parted = len(anchors)  # the lowest anchor known not to be
-        self.outcome: ForkSearchOutcome | None = None if anchors else ForkSearchOutcome.BELOW_RETAINED
+    `refs` ascend by number, none above the node's head. Alternate `ask` and `tell` until there is an outcome.
+    """
+
+    def __init__(self, refs: Sequence[BlockRef]) -> None:
+        self._refs = refs
+        self._index = {ref.number: i for i, ref in enumerate(refs)}
+        self._common = -1  # Index of the highest block known to be common.
+        self._differing = len(refs)  # Index of the lowest block known to differ.
+        self.outcome: ForkSearchOutcome | None = None if refs else ForkSearchOutcome.BELOW_RETAINED
 
     @property
     def fork(self) -> BlockRef:
         """The fork point; only when the outcome is COMMON."""
         assert self.outcome is ForkSearchOutcome.COMMON
-        return self._anchors[self._common]
+        return self._refs[self._common]
 
     def ask(self) -> list[int]:
-        """The numbers of the blocks to compare next, highest first; empty when there is an outcome."""
+        """Return the numbers of the blocks to compare next, highest first; empty once there is an outcome."""
         if self.outcome is not None:
             return []
         if self._common < 0:
             step, wanted = 1, []
-            while self._parted - step > 0:
-                wanted.append(self._parted - step)
+            while self._differing - step > 0:
+                wanted.append(self._differing - step)
                 step *= 2
             wanted.append(0)
         else:
-            width = self._parted - self._common
+            width = self._differing - self._common
             wanted = sorted(
                 {self._common + width * k // _SPLIT for k in range(1, _SPLIT)} - {self._common}, reverse=True
             )
-        return [self._anchors[i].number for i in wanted]
+        return [self._refs[i].number for i in wanted]
 
     def tell(self, hashes: Mapping[int, bytes | None]) -> None:
-        """The hashes of the blocks that were asked for; None for a block that the node does not have."""
+        """Take the hashes of the requested blocks; None for a block that the node does not have."""
         for number in sorted(hashes):
-            at, found = self._index[number], hashes[number]
-            if found is None:
+            index, answer = self._index[number], hashes[number]
+            if answer is None:
                 self.outcome = ForkSearchOutcome.INCONCLUSIVE
                 return
-            if found != self._anchors[at].hash:
-                self._parted = min(self._parted, at)
-            elif at > self._parted:
-                # Common above a block that is not: the node changed its chain between two answers.
+            if answer != self._refs[index].hash:
+                self._differing = min(self._differing, index)
+            elif index > self._differing:
+                # A common block above a differing one: the node changed its chain between two answers.
                 self.outcome = ForkSearchOutcome.INCONCLUSIVE
                 return
             else:
-                self._common = max(self._common, at)
-        if self._parted == 0:
+                self._common = max(self._common, index)
+        if self._differing == 0:
             self.outcome = ForkSearchOutcome.BELOW_RETAINED
-        elif self._common >= 0 and self._parted == self._common + 1:
+        elif self._common >= 0 and self._differing == self._common + 1:
             self.outcome = ForkSearchOutcome.COMMON
 
 
 class HeadRelation(Enum):
-    """EVEN: the head is the stored tip. AHEAD: there is more to read; the seam will tell whether it joins. BEHIND: a
-    lagging node, or the same chain seen earlier. FORK: a stored block is not on the node's chain."""
+    """How an endpoint's head relates to the stored tip.
+
+    EVEN: the head is the stored tip. AHEAD: there is more to read; whether it joins the stored chain shows when it is
+    read. BEHIND: a lagging node, or the same chain seen earlier. FORK: a stored block is not on the node's chain.
+    """
 
     EVEN = "even"
     AHEAD = "ahead"
@@ -90,9 +99,10 @@ class HeadRelation(Enum):
 
 
 def compare_head(tip: BlockRef | None, head: Header, stored_at_head: bytes | None) -> HeadRelation:
-    """`stored_at_head` is the hash stored for the head's number, None when that block is not stored.
+    """Compare an endpoint's head with the stored tip.
 
-    A head that went back is a lagging node until a hash proves a fork: only a differing hash does.
+    `stored_at_head` is the hash stored for the head's number, None if that block is not stored. A head that goes back
+    is a lagging node until a hash proves a fork: only a differing hash does.
     """
     if tip is None or head.number > tip.number:
         return HeadRelation.AHEAD
@@ -102,8 +112,11 @@ def compare_head(tip: BlockRef | None, head: Header, stored_at_head: bytes | Non
 
 
 class ClaimKind(Enum):
-    """What one endpoint's chain is to the stored one. FORK: they part above the floor. SAME: nothing stored is denied.
-    DEEP: they part below the floor. LAGGING: its head is below the floor. UNCLEAR: no answer, or a torn one."""
+    """How an endpoint's chain relates to the stored chain.
+
+    FORK: they part above the floor. SAME: nothing stored is denied. DEEP: they part below the floor. LAGGING: its head
+    is below the floor. UNCLEAR: no answer, or a torn one.
+    """
 
     FORK = "fork"
     SAME = "same"
@@ -114,8 +127,11 @@ class ClaimKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ForkClaim:
-    """One endpoint's answer to the fork search; `fork` with FORK and SAME, `head` its latest block. `behind`: that is
-    below a block known to be final, so that what it denies is its own lag: a node stuck on an orphaned branch."""
+    """One endpoint's answer to the fork search.
+
+    `fork` is set for FORK and SAME; `head` is the endpoint's latest block. `behind`: that head is below a block known
+    to be final, so whatever the endpoint denies is its own lag: a node stuck on an orphaned branch.
+    """
 
     endpoint: str
     kind: ClaimKind

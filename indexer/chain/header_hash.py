@@ -1,7 +1,7 @@
-"""The hash of a block out of its header's fields. Pure.
+"""The hash of a block, computed from the fields of its header. Pure.
 
-Arbitrum's headers are Ethereum's of the London fork; what its nodes show besides (l1BlockNumber, sendRoot, sendCount)
-stands in extraData and mixHash already.
+Arbitrum's headers are Ethereum's of the London fork; the extra fields its nodes show (l1BlockNumber, sendRoot,
+sendCount) are already contained in extraData and mixHash.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from eth_hash.auto import keccak
 
 from indexer.chain.rlp import array, integer, string
 
-# JSON-RPC name and size in bytes; a size of 0 is a number, None any bytes. In hashing order.
+# JSON-RPC names and sizes (bytes) in hashing order. A size of 0 means a number, None bytes of any length.
 FIELDS: tuple[tuple[str, int | None], ...] = (
     ("parentHash", 32), ("sha3Uncles", 32), ("miner", 20), ("stateRoot", 32), ("transactionsRoot", 32),
     ("receiptsRoot", 32), ("logsBloom", 256), ("difficulty", 0), ("number", 0), ("gasLimit", 0), ("gasUsed", 0),
     ("timestamp", 0), ("extraData", None), ("mixHash", 32), ("nonce", 8),
 )  # fmt: skip
-# Each later fork appended some: a header has the first so many of them.
-LATER: tuple[tuple[str, int | None], ...] = (
+# Later forks appended these; a header has the first few of them and no gaps.
+LATER_FIELDS: tuple[tuple[str, int | None], ...] = (
     ("baseFeePerGas", 0),  # London
     ("withdrawalsRoot", 32),  # Shanghai
     ("blobGasUsed", 0), ("excessBlobGas", 0), ("parentBeaconBlockRoot", 32),  # Cancun
@@ -28,12 +28,12 @@ LATER: tuple[tuple[str, int | None], ...] = (
 
 
 def header_hash(values: Mapping[str, bytes | int]) -> bytes:
-    """keccak of the header. Raises KeyError when one of FIELDS is missing.
+    """Return the keccak hash of the header. Raises KeyError if one of FIELDS is missing.
 
-    Of LATER the header ends before the first one that is missing. Names that are not listed do not matter.
+    Of LATER_FIELDS, the header ends before the first one that is missing. Names that are not listed do not matter.
     """
     parts = [_encoded(values[name]) for name, _ in FIELDS]
-    for name, _ in LATER:
+    for name, _ in LATER_FIELDS:
         if name not in values:
             break
         parts.append(_encoded(values[name]))

@@ -1,8 +1,8 @@
-"""The receipts root of a block out of its receipts. Pure.
+"""The receipts root of a block, computed from its receipts. Pure.
 
-A receipt enters the trie as its type byte, none for the legacy form, and the RLP of outcome, gas used so far, bloom and
+A receipt enters the trie as its type byte (none for the legacy form) and the RLP of outcome, cumulative gas, bloom and
 logs. Arbitrum's own types (0x64 deposit, 0x65 unsigned, 0x66 contract, 0x68 retry, 0x69 submit retryable, 0x6a
-internal, 0x78 classic) are encoded no other way: a type that is new tomorrow is too.
+internal, 0x78 classic) are encoded the same way, and so will be a type that is new tomorrow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from indexer.chain.trie import trie_root
 
 
 class ReceiptLog(NamedTuple):
-    """What consensus knows of a log; its index is its position in the block."""
+    """The part of a log that consensus covers; its log index is its position in the block."""
 
     address: bytes
     topics: tuple[bytes, ...]
@@ -23,7 +23,7 @@ class ReceiptLog(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """`kind`: the type byte, 0 for the legacy form. `outcome`: the status 0 or 1, before Byzantium a state root."""
+    """`kind`: the type byte, 0 for the legacy form. `outcome`: the status 0 or 1; a state root before Byzantium."""
 
     kind: int
     outcome: int | bytes
@@ -33,12 +33,12 @@ class Receipt(NamedTuple):
 
 
 def receipts_root(receipts: Iterable[Receipt]) -> bytes:
-    """The root over all receipts of a block, in their order."""
+    """Return the root over all receipts of a block, in their order."""
     return trie_root([encoded(receipt) for receipt in receipts])
 
 
 def encoded(receipt: Receipt) -> bytes:
-    """A receipt as it enters the trie."""
+    """Encode a receipt as it enters the trie."""
     kind, outcome, gas, bloom, logs = receipt
     body = array(
         (integer(outcome) if isinstance(outcome, int) else string(outcome))

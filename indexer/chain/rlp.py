@@ -1,10 +1,10 @@
-"""RLP, as far as headers, receipts and trie nodes need it (Yellow Paper, appendix B). Encoding only. Pure."""
+"""RLP encoding, as far as headers, receipts and trie nodes need it (Yellow Paper, appendix B). Pure."""
 
 from __future__ import annotations
 
 
 def string(data: bytes) -> bytes:
-    """Bytes."""
+    """Encode bytes."""
     size = len(data)
     if size == 1 and data[0] < 0x80:
         return data
@@ -12,12 +12,12 @@ def string(data: bytes) -> bytes:
 
 
 def integer(number: int) -> bytes:
-    """A number as its shortest big-endian bytes; 0 has none. Raises OverflowError below 0."""
+    """Encode a number as its shortest big-endian bytes; 0 has none. Raises OverflowError below 0."""
     return string(number.to_bytes((number.bit_length() + 7) // 8, "big"))
 
 
 def array(body: bytes) -> bytes:
-    """A list, from its encoded items joined."""
+    """Encode a list, given its encoded items joined."""
     size = len(body)
     return bytes((0xC0 + size,)) + body if size < 56 else _long(size, 0xF7) + body
 

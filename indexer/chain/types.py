@@ -1,4 +1,4 @@
-"""Blocks and logs as this program carries them: integers are int, hashes and addresses bytes."""
+"""Blocks and logs as this program carries them: integers are int, hashes and addresses are bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Header(NamedTuple):
-    """A block header as far as we use it. `timestamp` in seconds; `logs_bloom` 256 bytes, empty when not given."""
+    """The block header fields that are used here. `timestamp` (s); `logs_bloom` (256 bytes), empty if not given."""
 
     number: int
     hash: bytes
@@ -19,7 +19,7 @@ class Header(NamedTuple):
 class Log(NamedTuple):
     """One log. Its identity is (block_number, log_index); `block_hash` validates it.
 
-    `block_timestamp` (seconds) only when the node gave it: a convenience of some nodes, not consensus data, and never
+    `block_timestamp` (s) is set only if the node gave it: a convenience of some nodes, not consensus data, and never
     stored unless a header or an event confirms it.
     """
 
@@ -34,12 +34,12 @@ class Log(NamedTuple):
     block_timestamp: int | None = None
 
 
-# What `_make` does, without a look at the length: for whoever makes them by the hundred thousand.
+# Like `_make` without its length check, for callers that create them by the hundred thousand.
 made_log, made_header = partial(tuple.__new__, Log), partial(tuple.__new__, Header)
 
 
 class Heads(NamedTuple):
-    """What one endpoint said about its head in one answer. Tags it does not have are None."""
+    """One endpoint's head and tags, from one answer. Tags that the endpoint does not have are None."""
 
     latest: Header
     safe: Header | None
@@ -47,7 +47,7 @@ class Heads(NamedTuple):
 
 
 class BlockRef(NamedTuple):
-    """A (number, hash) that the chain once confirmed and we stored; `timestamp` in seconds."""
+    """A (number, hash) that the chain once confirmed and that is stored here, with its `timestamp` (s)."""
 
     number: int
     hash: bytes

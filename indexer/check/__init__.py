@@ -1,1 +1,1 @@
-"""Are the rows right? Invariants, a recompute from raw logs, a replay of positions, the contracts' own state."""
+"""Checks of the rows: invariants, a recompute from raw logs, a replay of positions, the contracts' own state."""

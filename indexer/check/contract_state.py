@@ -1,6 +1,6 @@
-"""Rows against the contracts' own views: owners, collateral and positions of a sample, at a block that is final.
+"""Comparison of sampled owners, collateral and positions with the contracts' own views at a final block.
 
-The rows are those of the last finalized block the tables know, and the views are asked at its hash.
+The rows are as of the last finalized block in the tables, and the views are called at that block's hash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SAMPLES = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows as of block `number`, whose hash is `hash`, by kind."""
+    """Sampled rows by kind, as of block `number` with hash `hash`."""
 
     number: int
     hash: bytes
@@ -38,33 +38,43 @@ class Sample:
 
 @dataclass(slots=True)
 class Answers:
-    """`unanswered`: what contracts refused, one line each."""
+    """Result of a comparison. `unanswered`: one line per view call that a contract refused."""
 
     compared: int = 0
     drifts: list[Drift] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
 
 
-async def draw_sample(conn: Connection, most: int) -> Sample:
-    """At most so many random rows of each kind, in the caller's snapshot."""
+async def draw_sample(conn: Connection, limit: int) -> Sample:
+    """Return up to `limit` random rows of each kind, read in the caller's snapshot."""
     at = await pin_block(conn)
     rows = {
-        kind: [dict(row) for row in await conn.fetch(f"SELECT * FROM ({query}) r ORDER BY random() LIMIT {int(most)}")]
+        kind: [dict(row) for row in await conn.fetch(f"SELECT * FROM ({query}) r ORDER BY random() LIMIT {int(limit)}")]
         for kind, query in _SAMPLES.items()
     }
     return Sample(at.number, at.hash, rows)
 
 
-async def compare(deployment: Deployment, pool: Pool, sample: Sample, tell: Callable[[], None]) -> Answers:
-    """Asks one endpoint for all of it; what fails there is asked of the next. Raises StateUnavailableError,
-    RpcError."""
+async def compare(deployment: Deployment, pool: Pool, sample: Sample, on_progress: Callable[[], None]) -> Answers:
+    """Compare a sample with the contracts' views, all calls to one endpoint; on failure, try the next endpoint.
+
+    Args:
+        deployment: Its contracts name the addresses to call.
+        pool: The endpoints.
+        sample: The rows to compare, and the block to call at.
+        on_progress: Called after each row.
+
+    Raises:
+        StateUnavailableError: No endpoint serves the state of the sample's block.
+        RpcError: The endpoints failed otherwise.
+    """
     contracts = {c.name: c.address for c in deployment.contracts}
     questions: list[tuple[str, Mapping[str, Any]]] = [(kind, row) for kind, rows in sample.rows.items() for row in rows]
 
     async def ask(reader: Reader) -> Answers:
         caller, answers = Caller(reader, contracts, sample.number, sample.hash), Answers()
 
-        async def one(kind: str, row: Mapping[str, Any]) -> None:
+        async def check_row(kind: str, row: Mapping[str, Any]) -> None:
             try:
                 detail = await _CHECKS[kind](caller, row)
             except ViewUnansweredError as error:
@@ -73,9 +83,9 @@ async def compare(deployment: Deployment, pool: Pool, sample: Sample, tell: Call
                 answers.compared += 1
                 if detail:
                     answers.drifts.append(Drift(f"{kind} as the contracts say", _subject(row), detail))
-            tell()
+            on_progress()
 
-        await run_all(*(one(kind, row) for kind, row in questions))
+        await run_all(*(check_row(kind, row) for kind, row in questions))
         answers.drifts.sort()
         return answers
 
@@ -107,22 +117,22 @@ _CHECKS: dict[str, Callable[[Caller, Mapping[str, Any]], Awaitable[str]]] = {
 }
 
 
-def position_detail(row: Mapping[str, Any], said: Sequence[int]) -> str:
-    """What is wrong with a row of `positions`, given the contract's position brought up to that block; "" if nothing.
+def position_detail(row: Mapping[str, Any], answer: Sequence[int]) -> str:
+    """Say how a row of `positions` differs from `answer`, the contract's position updated to that block; "" if equal.
 
-    Deleveraging since the row's last event shrinks the base; price and funding since then move realised PnL.
+    Deleveraging since the row's last event shrinks the base; price and funding since then move realized PnL.
     """
-    base, realized, price, _, funding, multiplier, _ = said
+    base, realized, price, _, funding, multiplier, _ = answer
     live = row["base"]
     if row["base_multiplier"] and multiplier < row["base_multiplier"]:
         live = trunc_div(row["base"] * multiplier, row["base_multiplier"])
-    room = abs(row["base"]) // E18 + 4
-    if abs(base - live) > room:
+    tolerance = abs(row["base"]) // E18 + 4
+    if abs(base - live) > tolerance:
         return f"base {row['base']}, {live} by now, the contract says {base}"
     if live != row["base"] or row["realized_pnl"] is None or row["last_price"] is None or not multiplier:
         return ""
-    meant = row["realized_pnl"] + trunc_div(live * (price - row["last_price"]), E18)
-    meant -= trunc_div(live * (funding - row["funding_value"]), multiplier)
-    if abs(realized - meant) > room:
-        return f"realized_pnl {row['realized_pnl']}, {meant} by now, the contract says {realized}"
+    expected = row["realized_pnl"] + trunc_div(live * (price - row["last_price"]), E18)
+    expected -= trunc_div(live * (funding - row["funding_value"]), multiplier)
+    if abs(realized - expected) > tolerance:
+        return f"realized_pnl {row['realized_pnl']}, {expected} by now, the contract says {realized}"
     return ""

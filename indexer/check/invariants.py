@@ -1,16 +1,17 @@
-"""What must hold between the tables whatever happened: queries that find the rows for which it does not.
+"""Invariants between the tables, as queries that find the rows that violate them.
 
-Each gives (subject, detail) per drift. They compare rows with rows; whether rows follow from the raw logs is asked by
-projecting those again (`indexer.check.recompute`).
+Each query returns (subject, detail) per drift. They compare rows with rows; `indexer.check.recompute` checks that rows
+follow from the raw logs by projecting those again.
 """
 
 from __future__ import annotations
 
 from indexer.db.catalog import COLUMNS, sql_name, table_kind
 
-MAX_REPORTED = 100  # drifts told of one identity
+MAX_REPORTED = 100  # drifts reported per invariant
 
-# A row with a value that no column holds is an incident and in no table: its twin in another table may be there.
+# A row with a value that does not fit its column is an incident and in no table, but its counterpart in another table
+# may exist. Without this exception each misfit would be reported as drift.
 UNFIT = "SELECT split_part(subject, ' ', 2) FROM indexer.incident WHERE kind = 'value_misfit'"
 
 

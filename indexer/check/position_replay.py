@@ -1,11 +1,13 @@
-"""What the chain says of positions, against itself and against the rows. Pure, and no code of the accounting.
+"""Replay of positions from events, compared with the chain's own statements and with the rows.
 
-Every position is followed through the executions on either side of it, auto-deleveraging and the statements of the
-chain. Two things come out. A *drift* is a row that is not what the events give. A *contradiction* is a statement of the
-chain that does not follow from what it stated before: an event is missing, or has a meaning that this release does not
-know; the rows follow the chain, but PnL of that session is not proven.
+Pure, and shares no code with the accounting that it checks. Every position is followed through the executions on either
+side of it, auto-deleveraging, and the chain's statements. There are two results. A *drift* is a row that differs from
+what the events give. A *contradiction* is a statement of the chain that does not follow from its earlier ones: an event
+is missing, or has a meaning that this release does not know. The rows follow the chain then, but the PnL of that
+session is not proven.
 
-base, prices, funding values, multipliers and PnL 1e18. Every division may round by one unit; `slack` adds these up.
+Units: base, prices, funding values, multipliers and PnL (1e18). Every division may round by one unit; `tolerance` adds
+these up.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from typing import Any, NamedTuple
 from indexer.projections.events import EXECUTIONS, Event, Row, Transaction, parties
 
 E18 = 10**18
-MAX_REPORTED = 100  # contradictions told
-Place = tuple[int, int]  # market, account
+MAX_REPORTED = 100  # contradictions
+PositionKey = tuple[int, int]  # market, account
 Stated = Mapping[str, Any]
 
 
 class Drift(NamedTuple):
-    """What is not as it must be; `check` says by which identity or comparison."""
+    """A row that is not what it must be; `check` names the invariant or comparison that it violates."""
 
     check: str
     subject: str
@@ -33,34 +35,33 @@ class Drift(NamedTuple):
 
 @dataclass(slots=True)
 class PositionReplay:
-    """A position. `realized` to `multiplier` are None where the last event told none. `session`: realised PnL of our
-    rows since it opened, None when it is not known; `opened`: the chain's when it opened."""
+    """A position as replayed so far. `realized` to `multiplier` are None if the last event did not state them."""
 
     base: int = 0
     realized: int | None = None
     price: int | None = None
     funding: int | None = None
     multiplier: int | None = None
-    session: int | None = None
-    opened: int | None = None
+    session: int | None = None  # realized PnL of the rows since it opened; None: unknown
+    opened: int | None = None  # the chain's realized PnL when it opened
     tolerance: int = 0
-    unsure: bool = False  # a row about it fits no column
+    unsure: bool = False  # one of its rows had a value that does not fit its column
 
-    def take(self, stated: Stated) -> None:
-        """The chain's statement overrules."""
+    def apply_statement(self, stated: Stated) -> None:
+        """Take over the chain's statement, which overrules what was replayed."""
         last, trackers = stated["lastPriceData"], stated["trackers"]
         self.base, self.realized, self.price = stated["base"], stated["realizedPnL"], last["price"]
         self.funding, self.multiplier = trackers["fundingValue"], trackers["baseMultiplier"]
 
-    def leave_to(self, base: int, side: Row | None) -> None:
-        """After an execution that states nothing: its side's trackers are known where the transaction tells them."""
+    def apply_unstated(self, base: int, side: Row | None) -> None:
+        """Move to `base` by an execution that states no position; `side`: the trackers, if the transaction has them."""
         self.base, self.realized, self.price = base, None, None
         self.funding = side["fundingValue"] if side else None
         self.multiplier = side["baseMultiplier"] if side else None
 
 
 class Fill(NamedTuple):
-    """One side of an execution. `pnl`: r_pnl of its row, None for the counterparty. `market`: its data around it."""
+    """One side of an execution. `pnl`: r_pnl of its row, None for the counterparty. `market`: market data around it."""
 
     size: int
     price: int
@@ -70,7 +71,7 @@ class Fill(NamedTuple):
 
 @dataclass(slots=True)
 class ReconcileCounts:
-    """`compared`: statements of the chain that followed from the ones before; `sessions`: closed ones whose PnL was."""
+    """Counts of a replay. `compared`: realized PnL values stated by the chain; `sessions`: closed sessions compared."""
 
     compared: int = 0
     sessions: int = 0
@@ -80,24 +81,23 @@ class ReconcileCounts:
 
 @dataclass(slots=True)
 class Reconciliation:
-    """Feed transactions in chain order with `add`, then ask `drifts` of the rows. `unfit`: ids of events of which a row
-    was refused by its column."""
+    """A replay of all positions: `add` transactions in chain order, then `compare` the rows."""
 
-    unfit: frozenset[str] = frozenset()
-    positions: dict[Place, PositionReplay] = field(default_factory=dict)
+    unfit: frozenset[str] = frozenset()  # ids of events with a value that does not fit its column
+    positions: dict[PositionKey, PositionReplay] = field(default_factory=dict)
     markets: dict[int, Row] = field(default_factory=dict)
     counted: ReconcileCounts = field(default_factory=ReconcileCounts)
     contradictions: list[Drift] = field(default_factory=list)
     drifts: list[Drift] = field(default_factory=list)
     tainted: set[int] = field(default_factory=set)  # markets with a contradiction
-    rounded: Counter[int] = field(default_factory=Counter)  # by market, what deleveraging may have rounded off
+    rounded: Counter[int] = field(default_factory=Counter)  # per market, what deleveraging may have rounded off
 
     def add(self, tx: Transaction, pnl: dict[int, int | None]) -> None:
-        """`pnl`: r_pnl of order_history by unique_id; executions take theirs out. One without a row is a drift."""
+        """Replay a transaction. Executions pop their `pnl` (r_pnl by unique_id); one without a row is a drift."""
         for event in tx.events:
             if event.name == "PositionDataUpdated":
                 if event.log_index not in tx.statements.consumed:
-                    position = self._of(event, event.args["accountId"])
+                    position = self._position_of(event, event.args["accountId"])
                     self._catch_up(event, event.args["accountId"], position, event.args["positionData"])
             elif event.name == "MarketDataUpdated":
                 self.markets[event.args["marketData"]["id"]] = event.args["marketData"]
@@ -107,50 +107,51 @@ class Reconciliation:
                 self._execution(tx, event, pnl.pop(event.unique_id, None))
 
     def rows_without_execution(self, pnl: Iterable[int]) -> None:
-        """What is left of a `pnl` after the transactions of its blocks."""
+        """Report rows without an execution: the entries left in a `pnl` after all transactions of its blocks."""
         for unique_id in sorted(pnl):
             self.drifts.append(Drift("every execution has its row", str(unique_id), "no execution stands there"))
 
     # -- one position
 
-    def _of(self, event: Event, account: int) -> PositionReplay:
+    def _position_of(self, event: Event, account: int) -> PositionReplay:
         position = self.positions.setdefault((event.args["marketId"], account), PositionReplay())
         position.unsure |= event.id in self.unfit
         return position
 
     def _execution(self, tx: Transaction, event: Event, pnl: int | None) -> None:
-        size, price, told = _execution(event)
+        size, price, stated = _execution(event)
         market = tx.market_data(event.args["marketId"], event.log_index)
         for n, account in enumerate(parties(event)):
             fill = Fill(size, price, pnl, market) if n == 0 else Fill(-size, price, None, market)
             pending = tx.statements.by_execution.get((event.log_index, account), [])
-            before, after = _around(pending, told[2 * n : 2 * n + 2], fill.size)
-            position = self._of(event, account)
+            before, after = _around(pending, stated[2 * n : 2 * n + 2], fill.size)
+            position = self._position_of(event, account)
             if before is not None:
                 self._catch_up(event, account, position, before)
             elif _deleverage(position, fill, after):
                 self.rounded[event.args["marketId"]] += abs(position.base) // E18 + 1
             self._execute(event, account, position, fill, after, charged=before is not None)
-        if told[3] is not None and event.args["counterpartyAccountId"] == event.args["accountId"]:
-            self._of(event, event.args["accountId"]).take(told[3])
+        if stated[3] is not None and event.args["counterpartyAccountId"] == event.args["accountId"]:
+            self._position_of(event, event.args["accountId"]).apply_statement(stated[3])
 
     def _catch_up(self, event: Event, account: int, position: PositionReplay, stated: Stated) -> None:
-        """The chain brings a position up to date: the base is what deleveraging left; realised PnL moves with price and
-        funding. With b = 0 both are nothing."""
-        trackers, live = stated["trackers"], self._left(event, position, stated)
+        """Check an update by the chain: deleveraging shrinks the base, price and funding move the realized PnL."""
+        trackers, live = stated["trackers"], self._base_left(event, position, stated)
         if abs(stated["base"] - live) > abs(position.base) // E18 + 1:
             self._contradict(event, account, position, f"base {stated['base']}, the executions leave {live}")
         elif stated["base"] != position.base:
-            position.session = None  # the part that was unwound is in no row
+            position.session = None  # No row has the part that was unwound.
             self.rounded[event.args["marketId"]] += abs(position.base) // E18 + 1
         elif position.realized is not None and position.price is not None and position.funding is not None:
-            meant = position.realized + trunc_div(live * (stated["lastPriceData"]["price"] - position.price), E18)
-            meant -= trunc_div(live * (trackers["fundingValue"] - position.funding), trackers["baseMultiplier"] or E18)
-            self._expect(event, account, position, meant, stated["realizedPnL"], live)
-        position.take(stated)
+            expected = position.realized + trunc_div(live * (stated["lastPriceData"]["price"] - position.price), E18)
+            expected -= trunc_div(
+                live * (trackers["fundingValue"] - position.funding), trackers["baseMultiplier"] or E18
+            )
+            self._expect(event, account, position, expected, stated["realizedPnL"], live)
+        position.apply_statement(stated)
 
-    def _left(self, event: Event, position: PositionReplay, stated: Stated) -> int:
-        """The base that deleveraging left. A position that is flat now carries the trackers of another side."""
+    def _base_left(self, event: Event, position: PositionReplay, stated: Stated) -> int:
+        """Return the base that deleveraging left. A position that is flat now has the trackers of another side."""
         if stated["base"] * position.base > 0:
             return _live(position, stated["trackers"]["baseMultiplier"])
         side = _side(self.markets.get(event.args["marketId"]), position.base)
@@ -159,29 +160,29 @@ class Reconciliation:
     def _execute(
         self, event: Event, account: int, position: PositionReplay, fill: Fill, after: Stated | None, *, charged: bool
     ) -> None:  # fmt: skip
-        """`charged`: the position was brought up to date before, so that no funding is due."""
-        held, base = position.base, position.base + fill.size
-        closes = held != 0 and fill.size != 0 and (held > 0) != (fill.size > 0)
+        """Apply a fill. `charged`: the position was just updated by the chain, so no funding is due."""
+        base_before, base = position.base, position.base + fill.size
+        closes = base_before != 0 and fill.size != 0 and (base_before > 0) != (fill.size > 0)
         if closes and position.session is not None:
             position.session = None if fill.pnl is None else position.session + fill.pnl
         if after is not None and after["base"] != base:
-            self._contradict(event, account, position, f"base {after['base']} after {held} + {fill.size}")
+            self._contradict(event, account, position, f"base {after['base']} after {base_before} + {fill.size}")
         elif after is not None:
-            meant = _realized(position, fill, after, charged)
-            if meant is not None:
-                self._expect(event, account, position, meant, after["realizedPnL"], base)
+            expected = _realized(position, fill, after, charged=charged)
+            if expected is not None:
+                self._expect(event, account, position, expected, after["realizedPnL"], base)
         realized = after["realizedPnL"] if after is not None else None
-        if closes and (base == 0 or (base > 0) != (held > 0)):
+        if closes and (base == 0 or (base > 0) != (base_before > 0)):
             self._close(event, account, position, realized)
-        if base != 0 and (held == 0 or (base > 0) != (held > 0)):
+        if base != 0 and (base_before == 0 or (base > 0) != (base_before > 0)):
             position.session, position.opened, position.tolerance = 0, realized, 0
         if after is not None:
-            position.take(after)
+            position.apply_statement(after)
         else:
-            position.leave_to(base, _side(fill.market, base))
+            position.apply_unstated(base, _side(fill.market, base))
 
     def _close(self, event: Event, account: int, position: PositionReplay, realized: int | None) -> None:
-        """A session ended: what the chain realised in it is the sum of its rows."""
+        """Check an ended session: the PnL that the chain realized in it must be the sum of its rows."""
         if position.session is None or position.opened is None or realized is None:
             return
         self.counted.sessions += 1
@@ -190,19 +191,21 @@ class Reconciliation:
             detail = f"r_pnl adds up to {position.session}, the chain realised {chain}, until {event.id}"
             self.drifts.append(Drift("realized PnL of closed sessions", _subject(event, account), detail))
 
-    def _expect(self, event: Event, account: int, position: PositionReplay, meant: int, stated: int, base: int) -> None:
-        room = (abs(base) + abs(position.base)) // E18 + 4
-        position.tolerance += 2 * room
+    def _expect(
+        self, event: Event, account: int, position: PositionReplay, expected: int, stated: int, base: int
+    ) -> None:
+        rounding = (abs(base) + abs(position.base)) // E18 + 4
+        position.tolerance += 2 * rounding
         self.counted.compared += 1
-        if abs(meant - stated) > room:
-            self._contradict(event, account, position, f"realized PnL {stated}, should be {meant}")
+        if abs(expected - stated) > rounding:
+            self._contradict(event, account, position, f"realized PnL {stated}, should be {expected}")
 
     def _contradict(self, event: Event, account: int, position: PositionReplay, detail: str) -> None:
         position.session = None
         self.tainted.add(event.args["marketId"])
-        self._tell(_subject(event, account), f"{detail}, in {event.id}")
+        self._report(_subject(event, account), f"{detail}, in {event.id}")
 
-    def _tell(self, subject: str, detail: str) -> None:
+    def _report(self, subject: str, detail: str) -> None:
         self.counted.contradictions += 1
         if len(self.contradictions) < MAX_REPORTED:
             self.contradictions.append(Drift("the chain's own statements", subject, detail))
@@ -210,55 +213,58 @@ class Reconciliation:
     # -- the rows
 
     def compare(self, rows: Iterable[Mapping[str, Any]]) -> list[Drift]:
-        """Drifts of `positions`: base against executions and statements, realised PnL against the last statement."""
-        found, unseen = [], set(self.positions)
+        """Return drifts of `positions`: base from executions and statements, realized PnL from the last statement."""
+        drifts, unseen = [], set(self.positions)
         for row in rows:
-            place = row["market_id"], row["account_id"]
-            unseen.discard(place)
-            subject, position = f"{place[0]} {place[1]}", self.positions.get(place)
+            key = row["market_id"], row["account_id"]
+            unseen.discard(key)
+            subject, position = f"{key[0]} {key[1]}", self.positions.get(key)
             if position is None:
-                found.append(Drift("positions are their executions", subject, "no event tells of it"))
+                drifts.append(Drift("positions are their executions", subject, "no event tells of it"))
             elif not position.unsure and row["base"] != position.base:
                 detail = f"base {row['base']}, the executions and statements give {position.base}"
-                found.append(Drift("positions are their executions", subject, detail))
+                drifts.append(Drift("positions are their executions", subject, detail))
             elif not position.unsure and row["realized_pnl"] != position.realized:
                 detail = f"realized_pnl {row['realized_pnl']}, the chain stated {position.realized}"
-                found.append(Drift("positions are their executions", subject, detail))
-        missing = sorted(place for place in unseen if not self.positions[place].unsure)
-        return found + [Drift("positions are their executions", f"{m} {a}", "no row") for m, a in missing]
+                drifts.append(Drift("positions are their executions", subject, detail))
+        missing = sorted(key for key in unseen if not self.positions[key].unsure)
+        return drifts + [Drift("positions are their executions", f"{m} {a}", "no row") for m, a in missing]
 
     def open_interest(self, rows: Iterable[Mapping[str, Any]]) -> list[Drift]:
-        """Drifts of longs, and of shorts, against the open interest of each market's last MarketDataUpdated, for the
-        markets whose own statements agree. Where the chain's positions do not add up to it, that is a contradiction."""
-        found = []
-        followed = _sums((m, p.base, p.multiplier) for (m, _), p in self.positions.items())
+        """Return drifts of the stored longs and shorts from the open interest in each market's last MarketDataUpdated.
+
+        Only markets without a contradiction are compared. If the chain's own positions do not add up to its open
+        interest, that is a contradiction.
+        """
+        drifts = []
+        replayed = _sums((m, p.base, p.multiplier) for (m, _), p in self.positions.items())
         stored = _sums((r["market_id"], r["base"], r["base_multiplier"]) for r in rows)
         for market, data in self.markets.items():
-            if market in self.tainted or market not in followed:
+            if market in self.tainted or market not in replayed:
                 continue
-            meant, (long, short, room) = data["openInterest"], followed[market].live(data)
-            room += self.rounded[market]
-            if max(abs(long - meant), abs(short - meant)) > room:
-                told = f"open interest {meant}, the positions are {long} long and {short} short"
-                self._tell(f"market {market}", told)
+            expected, (long, short, rounding) = data["openInterest"], replayed[market].live(data)
+            rounding += self.rounded[market]
+            if max(abs(long - expected), abs(short - expected)) > rounding:
+                detail = f"open interest {expected}, the positions are {long} long and {short} short"
+                self._report(f"market {market}", detail)
                 continue
             self.counted.markets += 1
             long, short, _ = stored.get(market, _Sum()).live(data)
-            if max(abs(long - meant), abs(short - meant)) > room:
-                detail = f"positions are {long} long and {short} short, the chain says {meant} each"
-                found.append(Drift("one-sided open interest", f"market {market}", detail))
-        return found
+            if max(abs(long - expected), abs(short - expected)) > rounding:
+                detail = f"positions are {long} long and {short} short, the chain says {expected} each"
+                drifts.append(Drift("one-sided open interest", f"market {market}", detail))
+        return drifts
 
 
 @dataclass(slots=True)
 class _Sum:
-    """Bases of one market by their multiplier, long and short."""
+    """Bases of one market, long and short, by their multiplier."""
 
     bases: dict[tuple[bool, int | None], int] = field(default_factory=dict)
     count: int = 0
 
     def live(self, data: Row) -> tuple[int, int, int]:
-        """Both sides as the market's multipliers leave them, and how far rounding may move them."""
+        """Return longs and shorts scaled by the market's multipliers, and how far rounding may move them."""
         totals = {True: 0, False: 0}
         for (long, multiplier), base in self.bases.items():
             now = data["longTrackers" if long else "shortTrackers"]["baseMultiplier"]
@@ -271,30 +277,30 @@ def _sums(positions: Iterable[tuple[int, int, int | None]]) -> dict[int, _Sum]:
     sums: dict[int, _Sum] = {}
     for market, base, multiplier in positions:
         if base:
-            one = sums.setdefault(market, _Sum())
+            total = sums.setdefault(market, _Sum())
             key = base > 0, multiplier
-            one.bases[key] = one.bases.get(key, 0) + abs(base)
-            one.count += 1
+            total.bases[key] = total.bases.get(key, 0) + abs(base)
+            total.count += 1
         else:
             sums.setdefault(market, _Sum())
     return sums
 
 
 def trunc_div(product: int, by: int) -> int:
-    """Towards zero, as the contracts divide."""
+    """Divide, truncating toward zero as the contracts do."""
     whole = abs(product) // abs(by)
     return whole if (product < 0) == (by < 0) else -whole
 
 
 def _live(position: PositionReplay, multiplier: int | None) -> int:
-    """Deleveraging makes a side's multiplier fall, and every base on it with it."""
+    """Return the base after deleveraging, which lowers a side's multiplier and every base on it in proportion."""
     if not position.multiplier or multiplier is None or multiplier >= position.multiplier:
         return position.base
     return trunc_div(position.base * multiplier, position.multiplier)
 
 
 def _deleverage(position: PositionReplay, fill: Fill, after: Stated | None) -> bool:
-    """What deleveraging left of a position that nothing brought up to date before its execution. Whether it did."""
+    """Deleverage a position that the chain did not update before this execution. Return whether its base changed."""
     side = _closing_side(position.base, fill, after)
     live = _live(position, side["baseMultiplier"] if side else None)
     if live == position.base:
@@ -306,7 +312,7 @@ def _deleverage(position: PositionReplay, fill: Fill, after: Stated | None) -> b
 
 
 def _closing_side(base: int, fill: Fill, after: Stated | None) -> Row | None:
-    """The trackers of the side that a base is on, at the execution."""
+    """Return the trackers, at the execution, of the side that a base is on."""
     side = _side(fill.market, base)
     if side is None and after is not None and after["base"] * base > 0:
         trackers: Row = after["trackers"]
@@ -314,19 +320,19 @@ def _closing_side(base: int, fill: Fill, after: Stated | None) -> Row | None:
     return side
 
 
-def _realized(position: PositionReplay, fill: Fill, after: Stated, charged: bool) -> int | None:
-    """What the chain's realised PnL must be after an execution; None where something before it is not known."""
+def _realized(position: PositionReplay, fill: Fill, after: Stated, *, charged: bool) -> int | None:
+    """Return the realized PnL that must follow from an execution; None if an input is not known."""
     if position.realized is None or position.price is None:
         return None
-    held, last = position.base, after["lastPriceData"]["price"]
-    meant = position.realized + trunc_div(held * (last - position.price), E18)
-    meant += trunc_div(fill.size * (last - fill.price), E18)
-    if charged or held == 0:
-        return meant
-    side = _closing_side(held, fill, after)
+    base_before, last = position.base, after["lastPriceData"]["price"]
+    expected = position.realized + trunc_div(base_before * (last - position.price), E18)
+    expected += trunc_div(fill.size * (last - fill.price), E18)
+    if charged or base_before == 0:
+        return expected
+    side = _closing_side(base_before, fill, after)
     if side is None or position.funding is None or not side["baseMultiplier"]:
         return None
-    return meant - trunc_div(held * (side["fundingValue"] - position.funding), side["baseMultiplier"])
+    return expected - trunc_div(base_before * (side["fundingValue"] - position.funding), side["baseMultiplier"])
 
 
 def _subject(event: Event, account: int) -> str:
@@ -334,7 +340,7 @@ def _subject(event: Event, account: int) -> str:
 
 
 def _side(data: Row | None, base: int) -> Row | None:
-    """The trackers of the side that the base is on; None where the transaction tells none, or it is flat."""
+    """Return the trackers of the side that the base is on; None if the transaction has none or the base is 0."""
     if data is None or base == 0:
         return None
     side: Row = data["longTrackers" if base > 0 else "shortTrackers"]
@@ -342,24 +348,26 @@ def _side(data: Row | None, base: int) -> Row | None:
 
 
 def _execution(event: Event) -> tuple[int, int, tuple[Stated | None, ...]]:
-    """Signed size, price, and what the event states: the account's position before and after, the counterparty's."""
+    """Return signed size, price, and the positions stated: the account's before and after, then the counterparty's."""
     args = event.args
     if event.name == "PassivePerpMatchOrder":
         return args["orderBase"], args["executedOrderPrice"], (None,) * 4
     if event.name == "PassivePerpOrderAndPositionUpdate":
-        told = (None, args["positionData"], None, args["counterpartyPositionData"])
-        return args["executedBase"], args["executedPrice"], told
+        stated = (None, args["positionData"], None, args["counterpartyPositionData"])
+        return args["executedBase"], args["executedPrice"], stated
     payload = args["payload"]
     names = (f"{who}Position{when}" for who in ("account", "counterparty") for when in ("Before", "After"))
     return payload["executedBase"], payload["price"], tuple(payload[name] for name in names)
 
 
 def _around(
-    pending: Sequence[Stated], told: Sequence[Stated | None], size: int
+    pending: Sequence[Stated], stated: Sequence[Stated | None], size: int
 ) -> tuple[Stated | None, Stated | None]:  # fmt: skip
-    """The position up to date and after the execution: from the event, else from the statements that precede it. One
-    statement alone is that after it, unless it and the event's differ by the execution."""
-    before, after = told
+    """Return the stated positions before and after an execution, from the event or else from preceding statements.
+
+    A single statement is the position after it, unless it differs from the event's by just the execution.
+    """
+    before, after = stated
     if before is None and pending:
         joins = after is not None and size != 0 and pending[0]["base"] + size == after["base"]
         if len(pending) > 1 or joins:

@@ -1,8 +1,7 @@
-"""`check`: the identities, positions against the events that move them, and rows compared with their projection from
-the stored raw logs, in one snapshot.
+"""The work of `check`, in one snapshot: invariants, replay of positions, and rows compared with a fresh projection.
 
-The whole recomputation starts with empty tables at the origin and keeps every state row in memory; a sample has no
-state, so that it compares the columns that need none.
+The full recompute starts with empty tables at the origin and keeps every state row in memory. A sample has no state
+rows, so it compares only the columns that do not depend on them.
 """
 
 from __future__ import annotations
@@ -22,58 +21,79 @@ from indexer.projector.writer import Writer
 from indexer.store import raw_logs
 from indexer.store.index_state import IndexState
 
-CHUNK_LOGS = 20_000  # logs
+CHUNK_LOGS = 20_000  # logs read at a time
 
-# Columns of appended rows that follow from state rows, which a sample does not have.
+# Columns of append rows that depend on state rows, which a sample does not have.
 STATEFUL = {
     "order_history": {"type", "processed", "r_pnl", "price_variation_pnl", "funding_pnl", "average_entry_price"},
     "orders": {"liquidation_type", "position_session"},
     "liquidation_history_details": {"owner_address"},
     "rebate_fee_history": {"referee_wallet_address"},
 }
-# The events that positions follow from.
+# The events that change positions.
 MOVING = EXECUTIONS | {"PositionDataUpdated", "MarketDataUpdated", "AccountExecutedLiquidationBid"}
-# State tables with a row per block: compared and let go chunk by chunk.
+# State tables with one row per block: compared and dropped as the stored logs are read, or memory would grow without
+# bound (cost follows the work).
 BY_BLOCK = ("pool_price_history",)
 
 
-async def find_violations(conn: Connection, tell: Callable[[str], None]) -> list[Drift]:
-    """Rows for which an identity does not hold, at most MOST of each."""
-    found = []
+async def find_violations(conn: Connection, on_progress: Callable[[str], None]) -> list[Drift]:
+    """Return the rows that violate an invariant, at most MAX_REPORTED per invariant; `on_progress` gets each name."""
+    violations = []
     for name, query in INVARIANTS.items():
-        tell(name)
+        on_progress(name)
         rows = await conn.fetch(f"SELECT subject, detail FROM ({query}) drifts ORDER BY subject LIMIT {MAX_REPORTED}")
-        found += [Drift(name, row["subject"], row["detail"]) for row in rows]
-    return found
+        violations += [Drift(name, row["subject"], row["detail"]) for row in rows]
+    return violations
 
 
 async def reconcile_positions(
-    conn: Connection, writer: Writer, state: IndexState, tell: Callable[[int], None]
+    conn: Connection, writer: Writer, state: IndexState, on_progress: Callable[[int], None]
 ) -> tuple[Reconciliation, list[Drift]]:
-    """Every position and execution against the stored events, from the origin on."""
+    """Replay the stored events from the origin on, and compare every position and execution with the rows.
+
+    Args:
+        conn: Connection in the snapshot to check.
+        writer: Its registry decodes the logs.
+        state: Gives the origin and the last projected block.
+        on_progress: Called with the last replayed block.
+
+    Returns:
+        The replay, and the drifts of the rows.
+    """
     topics = {e.topic0 for c in writer.deployment.contracts for e in c.events if e.name in MOVING}
     unfit = await conn.fetch(UNFIT)
-    followed = Reconciliation(frozenset(row[0] for row in unfit))
-    async for chunk in _chunks(conn, state):
-        moving = [log for log in chunk.logs if log.topics and log.topics[0] in topics]
+    replayed = Reconciliation(frozenset(row[0] for row in unfit))
+    async for stored_logs in _read_stored_logs(conn, state):
+        moving = [log for log in stored_logs.logs if log.topics and log.topics[0] in topics]
         rows = await conn.fetch(
             "SELECT unique_id, r_pnl FROM public.order_history"
             " WHERE unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999",
-            chunk.first,
-            chunk.last,
+            stored_logs.first,
+            stored_logs.last,
         )
         pnl: dict[int, int | None] = {row["unique_id"]: row["r_pnl"] for row in rows}
-        for tx in transactions(events_of(writer.registry, moving, chunk.times)):
-            followed.add(tx, pnl)
-        followed.rows_without_execution(pnl)
-        tell(chunk.last)
+        for tx in transactions(events_of(writer.registry, moving, stored_logs.times)):
+            replayed.add(tx, pnl)
+        replayed.rows_without_execution(pnl)
+        on_progress(stored_logs.last)
     stored = [dict(row) for row in await conn.fetch("SELECT * FROM public.positions")]
-    found = followed.drifts + followed.compare(stored) + followed.open_interest(stored)
-    return followed, found
+    drifts = replayed.drifts + replayed.compare(stored) + replayed.open_interest(stored)
+    return replayed, drifts
 
 
 async def sample(conn: Connection, writer: Writer, state: IndexState, blocks: int) -> tuple[int, list[Drift]]:
-    """Appended rows of so many random blocks with logs against their projection; how many rows were compared."""
+    """Compare the append rows of random blocks with their projection.
+
+    Args:
+        conn: Connection in the snapshot to check.
+        writer: Decodes and projects the logs.
+        state: Gives the origin and the last projected block.
+        blocks: How many blocks with logs to draw.
+
+    Returns:
+        The number of rows compared, and the drifts.
+    """
     picked = await conn.fetch(
         "SELECT DISTINCT block_number FROM (SELECT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1"
         " AND $2 ORDER BY random() LIMIT $3) picked ORDER BY 1",
@@ -83,61 +103,71 @@ async def sample(conn: Connection, writer: Writer, state: IndexState, blocks: in
     )
     if not picked:
         return 0, []
-    chunk = await raw_logs.read_blocks(conn, [row["block_number"] for row in picked])
-    events = events_of(writer.registry, chunk.logs, chunk.times)
-    ledger = writer.ledger(dict.fromkeys(state_keys(events)), chunk.last)
-    project(ledger, events)
-    return await _appended(conn, ledger, [row["block_number"] for row in picked], STATEFUL)
+    stored_logs = await raw_logs.read_blocks(conn, [row["block_number"] for row in picked])
+    events = events_of(writer.registry, stored_logs.logs, stored_logs.times)
+    write_set = writer.ledger(dict.fromkeys(state_keys(events)), stored_logs.last)
+    project(write_set, events)
+    return await _appended(conn, write_set, [row["block_number"] for row in picked], STATEFUL)
 
 
 async def recompute(
-    conn: Connection, writer: Writer, index_state: IndexState, tell: Callable[[int], None]
+    conn: Connection, writer: Writer, index_state: IndexState, on_progress: Callable[[int], None]
 ) -> tuple[int, list[Drift]]:
-    """Every row against the projection of all stored raw logs; how many rows were compared."""
+    """Compare every row with the projection of all stored raw logs.
+
+    Args:
+        conn: Connection in the snapshot to check.
+        writer: Decodes and projects the logs.
+        index_state: Gives the origin and the last projected block.
+        on_progress: Called with the last projected block.
+
+    Returns:
+        The number of rows compared, and the drifts.
+    """
     state: dict[StateKey, StateRow] = {}
-    compared, found = 0, list[Drift]()
-    async for chunk in _chunks(conn, index_state):
-        events = events_of(writer.registry, chunk.logs, chunk.times)
+    compared, all_drifts = 0, list[Drift]()
+    async for stored_logs in _read_stored_logs(conn, index_state):
+        events = events_of(writer.registry, stored_logs.logs, stored_logs.times)
         for key in state_keys(events):
             state.setdefault(key, None)
-        ledger = writer.ledger(state, chunk.last)
-        project(ledger, events)
-        rows, drifts = await _appended(conn, ledger, (chunk.first, chunk.last), {})
-        compared, found = compared + rows, found + drifts
+        write_set = writer.ledger(state, stored_logs.last)
+        project(write_set, events)
+        rows, drifts = await _appended(conn, write_set, (stored_logs.first, stored_logs.last), {})
+        compared, all_drifts = compared + rows, all_drifts + drifts
         for table in BY_BLOCK:
-            rows, drifts = await _states(conn, table, _rows(state, table), (chunk.first, chunk.last))
-            compared, found = compared + rows, found + drifts
+            rows, drifts = await _states(conn, table, _rows(state, table), (stored_logs.first, stored_logs.last))
+            compared, all_drifts = compared + rows, all_drifts + drifts
             for key in [key for key in state if key[0] == table]:
                 del state[key]
-        tell(chunk.last)
+        on_progress(stored_logs.last)
     for table in COLUMNS:
         if table_kind(table) == "state" and table not in BY_BLOCK:
             rows, drifts = await _states(conn, table, _rows(state, table), None)
-            compared, found = compared + rows, found + drifts
-    return compared, found
+            compared, all_drifts = compared + rows, all_drifts + drifts
+    return compared, all_drifts
 
 
-async def _chunks(conn: Connection, state: IndexState) -> AsyncIterator[raw_logs.StoredLogs]:
+async def _read_stored_logs(conn: Connection, state: IndexState) -> AsyncIterator[raw_logs.StoredLogs]:
     first, last = state.binding.origin, state.next_block - 1
     while first <= last:
-        chunk = await raw_logs.read(conn, first, last, CHUNK_LOGS)
-        yield chunk
-        first = chunk.last + 1
+        stored_logs = await raw_logs.read(conn, first, last, CHUNK_LOGS)
+        yield stored_logs
+        first = stored_logs.last + 1
 
 
 def _rows(state: dict[StateKey, StateRow], table: str) -> dict[str, Row]:
-    found: dict[str, Row] = {}
-    for (name, key), kept in state.items():
-        if kept is not None and table in (tables := tables_of(name)):
-            found[repr(key)] = split_row(name, kept)[tables.index(table)] or {}
-    return found
+    rows: dict[str, Row] = {}
+    for (name, key), row in state.items():
+        if row is not None and table in (tables := tables_of(name)):
+            rows[repr(key)] = split_row(name, row)[tables.index(table)] or {}
+    return rows
 
 
 async def _appended(
-    conn: Connection, ledger: WriteSet, blocks: Sequence[int], without: dict[str, set[str]]
+    conn: Connection, write_set: WriteSet, blocks: Sequence[int], without: dict[str, set[str]]
 ) -> tuple[int, list[Drift]]:
-    """Rows the ledger collected against those stored. `blocks`: a list, or as a tuple the first and the last."""
-    compared, found = 0, list[Drift]()
+    """Compare the append rows of a write set with those stored. `blocks`: a list, or a tuple of first and last."""
+    compared, drifts = 0, list[Drift]()
     condition = "t.unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999"
     for table in filter(lambda name: table_kind(name) == "append", COLUMNS):
         if isinstance(blocks, tuple):
@@ -147,41 +177,41 @@ async def _appended(
             stored = await conn.fetch(
                 f"SELECT t.* FROM unnest($1::bigint[]) b JOIN {sql_name(table)} t ON {ids}", list(blocks)
             )
-        meant = {row["id"]: row for row in ledger.rows(table)}
+        expected = {row["id"]: row for row in write_set.rows(table)}
         columns = [c for c in COLUMNS[table] if c not in without.get(table, ())]
-        have = {row["id"]: dict(row) for row in stored}
-        compared += len(meant | have)
-        found += _differences(table, columns, meant, have)
-    return compared, found
+        stored_rows = {row["id"]: dict(row) for row in stored}
+        compared += len(expected | stored_rows)
+        drifts += _differences(table, columns, expected, stored_rows)
+    return compared, drifts
 
 
 async def _states(
-    conn: Connection, table: str, meant: dict[str, Row], blocks: tuple[int, int] | None
+    conn: Connection, table: str, expected: dict[str, Row], blocks: tuple[int, int] | None
 ) -> tuple[int, list[Drift]]:
     where = "" if blocks is None else f" WHERE block_number BETWEEN {blocks[0]} AND {blocks[1]}"
     stored = await conn.fetch(f"SELECT {columns_of(table)} FROM {sql_name(table)}{where}")
-    have = {repr(tuple(row[c] for c in KEYS[table])): row_of(table, row) for row in stored}
-    return len(meant | have), _differences(table, list(COLUMNS[table]), meant, have)
+    stored_rows = {repr(tuple(row[c] for c in KEYS[table])): row_of(table, row) for row in stored}
+    return len(expected | stored_rows), _differences(table, list(COLUMNS[table]), expected, stored_rows)
 
 
-def _differences(table: str, columns: list[str], meant: dict[str, Row], have: dict[str, Row]) -> list[Drift]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for key in meant.keys() - have.keys():
-        found[key].append("missing")
-    for key in have.keys() - meant.keys():
-        found[key].append("no raw log makes it")
-    for key in meant.keys() & have.keys():
+def _differences(table: str, columns: list[str], expected: dict[str, Row], stored_rows: dict[str, Row]) -> list[Drift]:
+    differences: dict[str, list[str]] = defaultdict(list)
+    for key in expected.keys() - stored_rows.keys():
+        differences[key].append("missing")
+    for key in stored_rows.keys() - expected.keys():
+        differences[key].append("no raw log makes it")
+    for key in expected.keys() & stored_rows.keys():
         for column in columns:
-            is_, should = have[key][column], meant[key].get(column)
+            is_, should = stored_rows[key][column], expected[key].get(column)
             if is_ != should:
-                found[key].append(f"{column} is {is_}, should be {should}")
-    return [Drift(f"{table} as projected", key, "; ".join(what)[:500]) for key, what in sorted(found.items())][
+                differences[key].append(f"{column} is {is_}, should be {should}")
+    return [Drift(f"{table} as projected", key, "; ".join(what)[:500]) for key, what in sorted(differences.items())][
         :MAX_REPORTED
     ]
 
 
 async def record_drift(conn: Connection, drifts: Sequence[Drift], block: int) -> None:
-    """Writes what was found, with the block up to which was projected."""
+    """Store drifts. `block`: the last projected block at the time of the check."""
     await conn.executemany(
         'INSERT INTO indexer.drift (block_number, "check", subject, detail) VALUES ($1, $2, $3, $4)',
         [(block, *drift) for drift in drifts],

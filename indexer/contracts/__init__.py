@@ -1,1 +1,1 @@
-"""What the deployed contracts' view functions say."""
+"""Calls of the deployed contracts' view functions."""

@@ -1,8 +1,8 @@
-"""`enrich`: state that logs cannot give, asked of the contracts' views at one final block.
+"""The work of `enrich`: read state that logs do not contain from the contracts' views, at one final block.
 
-Only what a published view function of the deployed contracts answers, and only in columns whose meaning is proven;
-other answers go to our own schema. What is history (a margin ratio at a liquidation) is not asked for: no view tells it
-afterwards.
+Only published view functions of the deployed contracts are called. Answers go to public columns whose meaning is
+proven, all others to the schema `indexer`. Past state (such as the margin ratio at a liquidation) is not read: no view
+returns it afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from indexer.runtime.tasks import run_all
 from indexer.store import enrichment
 from indexer.store.enrichment import EnrichmentRun
 
-BATCH_KEYS = 25  # targets asked for and written together
+BATCH_KEYS = 25  # targets read and written together
 Values = dict[str, Any]
 Ask = Callable[[Caller, Mapping[str, Any]], Awaitable[Values]]
 
@@ -45,7 +45,7 @@ _POSITION_VALUES = (
 
 
 def _named(columns: Sequence[str], values: Iterable[Any]) -> Values:
-    """Values by column; those without one are left out."""
+    """Return values by column; values whose column is "" are left out."""
     return {c: "0x" + v.hex() if isinstance(v, bytes) else v for c, v in zip(columns, values, strict=False) if c}
 
 
@@ -74,17 +74,21 @@ async def _pool(caller: Caller, key: Mapping[str, Any]) -> Values:
 
 async def _token(caller: Caller, key: Mapping[str, Any]) -> Values:
     questions = {"name": views.TOKEN_NAME, "symbol": views.TOKEN_SYMBOL, "decimals": views.TOKEN_DECIMALS}
-    said = {word: (await caller.call(view, address=key["address"]))[0] for word, view in questions.items()}
-    return {word: printable(value) if isinstance(value, str) else value for word, value in said.items()}
+    answers = {column: (await caller.call(view, address=key["address"]))[0] for column, view in questions.items()}
+    return {column: printable(value) if isinstance(value, str) else value for column, value in answers.items()}
 
 
 async def _position(caller: Caller, key: Mapping[str, Any]) -> Values:
-    said = await caller.call(views.POSITION, key["market_id"], key["account_id"])
-    return {name: str(value) for name, value in zip(_POSITION_VALUES, said, strict=True)}
+    answer = await caller.call(views.POSITION, key["market_id"], key["account_id"])
+    return {name: str(value) for name, value in zip(_POSITION_VALUES, answer, strict=True)}
 
 
 class EnrichKind(NamedTuple):
-    """`table`: the public table, or our own word. `query`: the keys to ask for. `calls` for each."""
+    """One kind of state to read.
+
+    `table`: the public table, or a name of our own for values without a public column. `query`: selects the keys.
+    `ask`: reads one key's values with `calls` calls.
+    """
 
     table: str
     query: str
@@ -92,7 +96,7 @@ class EnrichKind(NamedTuple):
     calls: int = 1
 
 
-# In order: the tiers are those of the owners.
+# The order matters: the tiers to read are those that the owners' rows name.
 KINDS: dict[str, EnrichKind] = {
     "markets": EnrichKind("market_configuration", "SELECT market_id FROM public.market_storage_finalized", _market),
     "fees": EnrichKind(
@@ -116,7 +120,7 @@ KINDS: dict[str, EnrichKind] = {
         _token,
         3,
     ),
-    # Positions whose last event was a bare match order: nothing states them.
+    # Positions whose last event was a bare match order, which states no position.
     "positions": EnrichKind(
         "position", "SELECT market_id, account_id FROM public.positions_finalized WHERE realized_pnl IS NULL", _position
     ),
@@ -124,7 +128,7 @@ KINDS: dict[str, EnrichKind] = {
 
 
 async def missing_keys(conn: Connection, kind: EnrichKind, have: set[tuple[str, str]]) -> list[Values]:
-    """The keys of a kind that were not read yet."""
+    """Return the keys of a kind that are not in `have`, the (table, key as JSON text) pairs already read."""
     rows = await conn.fetch(f"SELECT to_jsonb(k)::text AS text, k.* FROM ({kind.query}) k ORDER BY 1")
     return [
         {name: value for name, value in row.items() if name != "text"}
@@ -135,7 +139,7 @@ async def missing_keys(conn: Connection, kind: EnrichKind, have: set[tuple[str, 
 
 @dataclass(slots=True)
 class EnrichResult:
-    """`kept`: rows that an application wrote or changed and that were left alone. `left`: targets not asked for yet."""
+    """Result of a run. `left_alone`: rows that an application wrote or changed. `left`: targets not read yet."""
 
     run: EnrichmentRun
     calls: int = 0
@@ -146,54 +150,65 @@ class EnrichResult:
 
 
 class Enrichment:
-    """One command's work. `most`: calls that may be made. `tell` hears (kind, targets done, targets)."""
+    """One run of `enrich`.
+
+    Args:
+        deployment: Its contracts name the addresses to call.
+        pool: The endpoints.
+        conn: Connection to select keys and write answers on.
+        kinds: Names in KINDS.
+        max_calls: Maximum number of calls.
+        on_progress: Called with (kind, targets done, targets).
+    """
 
     def __init__(
-        self, deployment: Deployment, pool: Pool, conn: Connection, kinds: Sequence[str], most: int,
-        tell: Callable[[str, int, int], None],
+        self, deployment: Deployment, pool: Pool, conn: Connection, kinds: Sequence[str], max_calls: int,
+        on_progress: Callable[[str, int, int], None],
     ) -> None:  # fmt: skip
-        self.pool, self.conn, self.most, self._tell = pool, conn, most, tell
+        self.pool, self.conn, self.max_calls, self._on_progress = pool, conn, max_calls, on_progress
         self.kinds = [(name, kind) for name, kind in KINDS.items() if name in kinds]
         self._contracts = {c.name: c.address for c in deployment.contracts}
 
     async def run(self, run: EnrichmentRun) -> EnrichResult:
-        """Asks for everything that was not read at the run's block yet, as far as the budget goes. Each batch is
-        committed with its answers: interrupted, the next run goes on. Raises StateUnavailableError, RpcError,
-        RefusedError."""
+        """Read everything that was not yet read at the run's block, within the call budget.
+
+        Answers are committed as they are written, so that an interrupted run is continued by the next one. Raises
+        StateUnavailableError, RpcError, RefusedError.
+        """
         if not run.resumed:
             await enrichment.begin(self.conn, run)
-        done, have = EnrichResult(run), await enrichment.already_read(self.conn, run)
+        result, have = EnrichResult(run), await enrichment.already_read(self.conn, run)
         for name, kind in self.kinds:
-            todo = await missing_keys(self.conn, kind, have)
-            for at in range(0, len(todo), BATCH_KEYS):
-                part = todo[at : at + min(BATCH_KEYS, max(0, self.most - done.calls) // kind.calls)]
-                if not part:
-                    done.left += len(todo) - at
+            missing = await missing_keys(self.conn, kind, have)
+            for at in range(0, len(missing), BATCH_KEYS):
+                keys = missing[at : at + min(BATCH_KEYS, max(0, self.max_calls - result.calls) // kind.calls)]
+                if not keys:
+                    result.left += len(missing) - at
                     break
-                await self._batch(kind, part, done)
-                self._tell(name, at + len(part), len(todo))
-                if len(part) < min(BATCH_KEYS, len(todo) - at):
-                    done.left += len(todo) - at - len(part)
+                await self._batch(kind, keys, result)
+                self._on_progress(name, at + len(keys), len(missing))
+                if len(keys) < min(BATCH_KEYS, len(missing) - at):
+                    result.left += len(missing) - at - len(keys)
                     break
-        if not done.left:
+        if not result.left:
             await enrichment.finish(self.conn)
-        return done
+        return result
 
-    async def _batch(self, kind: EnrichKind, keys: Sequence[Values], done: EnrichResult) -> None:
+    async def _batch(self, kind: EnrichKind, keys: Sequence[Values], result: EnrichResult) -> None:
         async def ask(reader: Reader) -> list[tuple[Values, Values | ViewUnansweredError]]:
-            caller = Caller(reader, self._contracts, done.run.number, done.run.hash)
+            caller = Caller(reader, self._contracts, result.run.number, result.run.hash)
             answers: list[tuple[Values, Values | ViewUnansweredError]] = []
 
-            async def one(key: Values) -> None:
+            async def ask_key(key: Values) -> None:
                 try:
                     answers.append((key, await kind.ask(caller, key)))
                 except ViewUnansweredError as error:
                     answers.append((key, error))
 
             try:
-                await run_all(*(one(key) for key in keys))
-            finally:  # asked in vain they were asked
-                done.calls += caller.calls
+                await run_all(*(ask_key(key) for key in keys))
+            finally:  # Calls count against the budget even if they failed.
+                result.calls += caller.calls
             return answers
 
         for key, answer in await self.pool.with_failover(ask):
@@ -201,9 +216,9 @@ class Enrichment:
             try:
                 if isinstance(answer, ViewUnansweredError):
                     raise answer
-                if await enrichment.save(self.conn, kind.table, key, answer, done.run):
-                    done.written[kind.table] += 1
+                if await enrichment.save(self.conn, kind.table, key, answer, result.run):
+                    result.written[kind.table] += 1
                 else:
-                    done.left_alone.append(subject)
+                    result.left_alone.append(subject)
             except (ViewUnansweredError, UnstorableAnswerError) as error:
-                done.unanswered.append(f"{subject}: {error.message}")
+                result.unanswered.append(f"{subject}: {error.message}")

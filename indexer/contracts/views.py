@@ -1,7 +1,7 @@
-"""View functions of the deployed contracts, called at one block that is named by its hash (EIP-1898).
+"""View functions of the deployed contracts, called at one block given by hash (EIP-1898).
 
-A number would do on most days: a hash makes sure that the answer is not another fork's. web3 encodes and decodes; the
-call itself goes the way of all others, because web3 turns a hash into a number before it asks.
+With a block number the answer could be from another fork. web3 only encodes and decodes. The call itself goes through
+the reader, like every other one, because web3 would replace the hash with a number.
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ from indexer.rpc.reader import Reader
 
 _CODEC = Web3().codec
 _WORD = 32
-# What a contract's code comes to, in the words of geth and its kin; some revert without saying so.
+# Errors of the contract's execution, as geth and its derivatives word them. Some nodes do not say "revert".
 _REVERTED = re.compile(r"revert|invalid opcode|out of gas|stack (?:under|over)flow|invalid jump", re.IGNORECASE)
 _STATELESS = re.compile(r"header|block|trie|state|pruned|history", re.IGNORECASE)
-MAX_CONCURRENT = 8  # calls under way; how many a second is the pool's to limit
+MAX_CONCURRENT = 8  # concurrent calls; the pool limits the rate
 
 
 class ContractView(NamedTuple):
-    """`outputs`: static types, flattened, as far as they are wanted: later contracts append fields to their structs.
-    `least`: how many of them every generation answers."""
+    """A view function.
+
+    `contract`: its name in the deployment, "" if the address is given with the call. `outputs`: static types,
+    flattened, as many as are used: later contracts append fields to their structs. `least`: how many of them every
+    generation returns; 0: all.
+    """
 
     contract: str
     function: str
@@ -46,7 +50,7 @@ class ContractView(NamedTuple):
 # netDeposits, marginBalance, realBalance
 COLLATERAL = ContractView("core", "getCollateralInfo", ("uint128", "address"), ("int256",) * 3)
 OWNER = ContractView("core", "getAccountOwner", ("uint128",), ("address",))
-# base, realizedPnL, last price and its time, fundingValue, baseMultiplier, adlUnwindPrice; brought up to date
+# base, realizedPnL, last price and its time, fundingValue, baseMultiplier, adlUnwindPrice; all updated to the block
 POSITION = ContractView(
     "passive_perp", "getUpdatedPositionInfo", ("uint128", "uint128"),
     ("int256", "int256", "uint256", "uint256", "int256", "uint256", "uint256"),
@@ -58,7 +62,7 @@ MARKET_CONFIGURATION = ContractView(
 OWNER_FEES = ContractView(
     "passive_perp", "getAccountOwnerFeeConfiguration", ("address",), ("uint256", "bool", "bool", "bool")
 )  # fmt: skip
-# ogDiscount, refereeDiscount, referrerRebate, affiliateReferrerRebate, vltzDiscount, spreadDiscount; poolRebate later
+# ogDiscount, refereeDiscount, referrerRebate, affiliateReferrerRebate, vltzDiscount, spreadDiscount; then poolRebate
 GLOBAL_FEES = ContractView("passive_perp", "getGlobalFeeParameters", (), ("uint256",) * 7, 6)
 TIER_FEES = ContractView("passive_perp", "getFeeTierParameters", ("uint256",), ("uint256",) * 2)
 SHARE_PRICE = ContractView("passive_pool", "getSharePrice", ("uint128",), ("uint256",))
@@ -68,20 +72,26 @@ TOKEN_DECIMALS = ContractView("", "decimals", (), ("uint8",))
 
 
 class Caller:
-    """Calls views on one endpoint at one block. `calls` counts them."""
+    """Calls views on one endpoint at one block. `calls` counts them.
+
+    Args:
+        reader: The endpoint.
+        contracts: Addresses by contract name.
+        number: The block, for error messages.
+        block_hash: The block to call at.
+    """
 
     def __init__(self, reader: Reader, contracts: Mapping[str, str], number: int, block_hash: bytes) -> None:
-        """`contracts`: addresses by name."""
         self.reader, self.contracts, self.number = reader, contracts, number
         self._block = {"blockHash": "0x" + block_hash.hex(), "requireCanonical": True}
         self.calls = 0
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def call(self, view: ContractView, *arguments: Any, address: str = "") -> tuple[Any, ...]:
-        """The decoded outputs, addresses lower-case. `address`: of a contract that the view does not name.
+        """Return the decoded outputs, addresses in lower case.
 
-        Raises ViewUnansweredError; StateUnavailableError when the endpoint does not keep the state of this block;
-        other RpcErrors.
+        `address`: the contract to call if the view does not name one. Raises ViewUnansweredError,
+        StateUnavailableError if the endpoint does not keep the state of this block, and other RpcErrors.
         """
         to = address or self.contracts.get(view.contract, "")
         if not to:
@@ -92,10 +102,10 @@ class Caller:
             try:
                 answer = await self.reader.endpoint.call("eth_call", [{"to": to, "data": data}, self._block])
             except (RpcCallError, TransientRpcError) as error:
-                raise self._told(view, error) from error
+                raise self._view_error(view, error) from error
         return decode_answer(view, answer)
 
-    def _told(self, view: ContractView, error: RpcError) -> IndexerError:
+    def _view_error(self, view: ContractView, error: RpcError) -> IndexerError:
         if _REVERTED.search(error.message):
             return ViewUnansweredError(f"{view.function}: {error.message}")
         if isinstance(error, TransientRpcError) and not _STATELESS.search(error.message):
@@ -108,7 +118,7 @@ class Caller:
 
 
 def encode_call(view: ContractView, arguments: Sequence[Any]) -> str:
-    """Calldata, 0x hex. Raises ViewUnansweredError for what is no such argument: keys may be an application's."""
+    """Return calldata (0x hex). Raises ViewUnansweredError for an invalid argument: an application may write keys."""
     selector = Web3.keccak(text=f"{view.function}({','.join(view.inputs)})")[:4]
     try:
         return "0x" + (selector + _CODEC.encode(view.inputs, arguments)).hex()
@@ -117,7 +127,7 @@ def encode_call(view: ContractView, arguments: Sequence[Any]) -> str:
 
 
 def decode_answer(view: ContractView, answer: Any) -> tuple[Any, ...]:
-    """Outputs; of an older generation's struct fewer. Raises ViewUnansweredError for what is no such answer."""
+    """Decode the outputs, fewer for older structs. Raises ViewUnansweredError if the answer does not match."""
     try:
         data = bytes.fromhex(answer.removeprefix("0x"))
         types = view.outputs

@@ -1,1 +1,1 @@
-"""How the program speaks to PostgreSQL, and what it knows of its tables while it works."""
+"""Connections to PostgreSQL, its errors and formats, and the catalog of our tables."""

@@ -1,4 +1,8 @@
-"""Connections to PostgreSQL: integers exact, every wait limited by the server, and by us where it does not answer."""
+"""Connections to PostgreSQL.
+
+Integers are exact (integers stay integers). The server limits every wait, and so do we, in case it does not answer
+(never stall in silence).
+"""
 
 from __future__ import annotations
 
@@ -20,38 +24,40 @@ from indexer.runtime.secrets import redact
 Connection = asyncpg.Connection
 Connect = Callable[[], Awaitable[Connection]]
 
-# The server ends what a stopped or wedged process of ours leaves open: nobody else can release its locks (one
-# projector, fenced).
+# These timeouts make the server end what a stopped or hung process of ours leaves open, because nobody else can release
+# its locks (one projector, fenced).
 SETTINGS = {
     "application_name": "reya-indexer",
     "timezone": "UTC",
     "idle_in_transaction_session_timeout": "60s",
     "lock_timeout": "30s",
-    "row_security": "off",  # rows that a policy hides are an error, never fewer rows
+    "row_security": "off",  # Rows that a policy would hide are an error, never silently left out.
     "statement_timeout": "60s",
 }
-STATEMENT_TIMEOUT_S = (
-    75.0  # seconds for a statement, a little more than the server gives it: a server that was stopped ends nothing
-)
-CONNECT_TIMEOUT_S = 20.0  # seconds
+# Time after which we give up a statement (s). Slightly longer than the server's own limit, and needed because a stopped
+# server ends nothing.
+STATEMENT_TIMEOUT_S = 75.0
+CONNECT_TIMEOUT_S = 20.0
 DAY_S = 86_400.0
-COPY_BYTES = 1 << 20  # bytes of a COPY sent at once
+COPY_BYTES = 1 << 20  # Size of the pieces in which COPY data is sent (bytes).
 
 
 def _number(text: str) -> int | Decimal:
     try:
         return int(text)
-    except ValueError:  # a fraction, or no number at all
+    except ValueError:  # A fraction, NaN or infinity.
         return Decimal(text)
 
 
 def _intercepted(error: asyncpg.InsufficientPrivilegeError) -> WriteInterceptedError | None:
-    """The error for row level security that applies to our role; None for any other right that is lacking. Told by the
-    function of the server that refused: its message may be in another language."""
+    """Return the error for row level security that applies to our role; None for any other missing right.
+
+    It is recognized by the server function that refused, because the message may be in another language.
+    """
     if error.server_source_function != "check_enable_rls":
         return None
-    named = re.search(r'"([^"]+)"', str(error))
-    table = named[1] if named else "(not named)"
+    match = re.search(r'"([^"]+)"', str(error))
+    table = match[1] if match else "(not named)"
     return WriteInterceptedError(
         f"row level security of table {table} applies to this role, and would hide rows from it",
         f'ALTER TABLE "{table}" DISABLE ROW LEVEL SECURITY, or ALTER ROLE ... BYPASSRLS for the role of DATABASE_URL;'
@@ -60,7 +66,7 @@ def _intercepted(error: asyncpg.InsufficientPrivilegeError) -> WriteInterceptedE
 
 
 def _monitored(method: Callable[..., Any]) -> Any:
-    """A method of asyncpg's connection whose first argument says what it does."""
+    """Wrap a method of asyncpg's connection so that its first argument is recorded as the current statement."""
 
     @functools.wraps(method)
     async def call(
@@ -80,8 +86,11 @@ def _monitored(method: Callable[..., Any]) -> Any:
 
 
 class MonitoredConnection(asyncpg.Connection):
-    """A connection that can be asked what it waits for: `doing` is the statement under way and since when (monotonic
-    seconds). Each is given up after `patience` seconds, with a TimeoutError."""
+    """A connection that shows which statement it is waiting for.
+
+    `current_statement`: the statement in progress and its start (monotonic, s), or None. `done_at`: when the last one
+    ended (monotonic, s). `patience`: time after which a statement is given up with a TimeoutError (s).
+    """
 
     current_statement: tuple[str, float] | None = None
     done_at = 0.0
@@ -97,8 +106,11 @@ class MonitoredConnection(asyncpg.Connection):
 
 @contextlib.contextmanager
 def patient(conn: Connection, seconds: float) -> Iterator[None]:
-    """Statements of the body may take as long: the server was told so too."""
-    if not isinstance(conn, MonitoredConnection):  # one that somebody else opened has no limit of ours
+    """Let the statements in the `with` block take up to `seconds` (s).
+
+    The caller must raise the server's statement_timeout as well.
+    """
+    if not isinstance(conn, MonitoredConnection):  # A connection that somebody else opened has no limit of ours.
         yield
         return
     before, conn.patience = conn.patience, seconds
@@ -109,10 +121,10 @@ def patient(conn: Connection, seconds: float) -> Iterator[None]:
 
 
 async def connect(url: str, *, patience: float = STATEMENT_TIMEOUT_S, **settings: str) -> MonitoredConnection:
-    """A connection whose numeric values are int (Decimal only when they have a fraction). `patience`: seconds until a
-    statement is given up.
+    """Open a connection that returns numeric values as int, or as Decimal if they have a fraction.
 
-    Raises DatabaseUnreachableError with the redacted URL.
+    `patience`: time after which a statement is given up (s). `settings`: server settings that override SETTINGS. Raises
+    DatabaseUnreachableError with the redacted URL.
     """
     remedy = "Check DATABASE_URL (postgresql://user:password@host:port/database), the server and your rights there"
     conn: MonitoredConnection | None = None
@@ -133,23 +145,26 @@ async def connect(url: str, *, patience: float = STATEMENT_TIMEOUT_S, **settings
 
 
 def _cause(url: str, error: Exception) -> str:
-    """Why there is no connection, without the password: a URL that cannot be read is quoted in parts, and an unescaped
-    character in the password moves the rest of it into the host or the port."""
+    """Return why there is no connection, without the password.
+
+    Error messages quote parts of a URL that cannot be parsed, and an unescaped character in the password moves the rest
+    of the password into the host or the port.
+    """
     if isinstance(error, ValueError | asyncpg.InterfaceError):
         try:
-            urlsplit(url).port  # noqa: B018 - reading it is what raises
+            urlsplit(url).port  # noqa: B018 - reading the port raises
         except ValueError:
             return "not a URL that can be read; characters such as / @ # : in a password are written %2F %40 %23 %3A"
-    said = " ".join(str(error).split()) or type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
     parts = urlsplit(url)
     for password in (parts.password, dict(parse_qsl(parts.query)).get("password")):
         if password:
-            said = said.replace(password, "…").replace(unquote(password), "…")
-    return said
+            message = message.replace(password, "…").replace(unquote(password), "…")
+    return message
 
 
 async def close(conn: Connection | None) -> None:
-    """Closes within 5 seconds, by force when the server does not answer. Never raises."""
+    """Close the connection within 5 seconds, by force if the server does not answer. Never raises."""
     if conn is None or conn.is_closed():
         return
     try:
@@ -161,7 +176,7 @@ async def close(conn: Connection | None) -> None:
 
 @contextlib.asynccontextmanager
 async def connection(url: str, *, patience: float = STATEMENT_TIMEOUT_S, **settings: str) -> AsyncIterator[Connection]:
-    """A connection for one block of code."""
+    """Open a connection for the `async with` block; parameters as for `connect`."""
     conn = await connect(url, patience=patience, **settings)
     try:
         yield conn
@@ -173,16 +188,30 @@ async def copy(
     conn: Connection, schema: str, table: str, columns: Iterable[str], rows: bytes,
     written: Literal["text", "binary"] = "text",
 ) -> int:  # fmt: skip
-    """Rows, `written` in one of COPY's formats, into a table. How many the server took: a trigger may swallow some."""
+    """COPY encoded rows into a table.
+
+    Args:
+        conn: connection.
+        schema: schema of the table.
+        table: table name, unquoted.
+        columns: columns in the order of the encoded fields.
+        rows: all rows, already encoded.
+        written: COPY format that `rows` is encoded in.
+
+    Returns:
+        The number of rows that the server took; a trigger may have dropped some.
+    """
 
     async def pieces() -> AsyncIterator[bytes]:
-        # A file would be read in a thread, piece by piece: beside a thread that computes, each turn waits for it.
-        for at in range(0, len(rows), COPY_BYTES):
-            yield rows[at : at + COPY_BYTES]
+        # asyncpg would read a file in a thread, piece by piece; while another thread computes, every piece would have
+        # to wait for the interpreter lock.
+        for start in range(0, len(rows), COPY_BYTES):
+            yield rows[start : start + COPY_BYTES]
 
-    done = await conn.copy_to_table(table, source=pieces(), columns=list(columns), schema_name=schema, format=written)
-    return int(done.rsplit(" ", 1)[1])
+    status = await conn.copy_to_table(table, source=pieces(), columns=list(columns), schema_name=schema, format=written)
+    return int(status.rsplit(" ", 1)[1])
 
 
 def record(row: Any) -> dict[str, Any]:
+    """Return a row of asyncpg as a dict."""
     return dict(row)

@@ -1,9 +1,10 @@
-"""PostgreSQL's COPY formats. Pure.
+"""Encoders for PostgreSQL's COPY formats. Pure.
 
-Raw logs and blocks are copied in the binary format: for hashes and data half the bytes of text, which neither side
-turns into hex and back. Rows of other tables are text, which is faster for numeric (`indexer.projections.row_encoder`).
+Raw logs and blocks are copied in the binary format: hashes and data take half the bytes of the text format, and neither
+side converts to hex and back. Rows of other tables are copied as text, which is faster for numeric values
+(`indexer.projections.row_encoder`).
 
-Source: PostgreSQL's documentation of COPY, "Binary Format"; a field is its length and its bytes.
+Source: PostgreSQL's documentation of COPY, "Binary Format". A field is its length followed by its bytes.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from struct import Struct
 
 from indexer.chain.types import Header, Log
 
-_BEGIN = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # no flags, no extension
+_BEGIN = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # No flags, no header extension.
 _END = b"\xff\xff"
-# The number of fields, then block number, log index, address, transaction hash and index; the length of the topics.
+# Number of fields; block number, log index, address, transaction hash and transaction index; length of the topics.
 _log = Struct(">h iq ii i20s i32s ii i").pack
 _block = Struct(">h iq i32s").pack
 _stamp = Struct(">iq").pack
@@ -23,11 +24,11 @@ _NULL = b"\xff\xff\xff\xff"
 
 
 def log_rows(logs: Iterable[Log]) -> bytes:
-    """Rows of indexer.raw_log: the columns of `Log` up to `data`."""
+    """Encode rows of indexer.raw_log: the fields of `Log` up to `data`, in binary format."""
     rows = [_BEGIN]
     add = rows.append
-    for number, index, address, transaction, position, topics, data, *_ in logs:
-        add(_log(7, 8, number, 4, index, 20, address, 32, transaction, 4, position, 32 * len(topics)))
+    for number, index, address, hash_, transaction_index, topics, data, *_ in logs:
+        add(_log(7, 8, number, 4, index, 20, address, 32, hash_, 4, transaction_index, 32 * len(topics)))
         rows += topics
         add(len(data).to_bytes(4))
         add(data)
@@ -36,7 +37,7 @@ def log_rows(logs: Iterable[Log]) -> bytes:
 
 
 def block_rows(blocks: Iterable[Header]) -> bytes:
-    """Rows of indexer.block: number, hash, parent hash (NULL when it is not known), timestamp."""
+    """Encode rows of indexer.block in binary format: number, hash, parent hash (NULL when unknown), timestamp."""
     rows = [
         _block(4, 8, number, 32, hash_) + (b"\0\0\0\x20" + parent if parent else _NULL) + _stamp(8, stamp)
         for number, hash_, parent, stamp, *_ in blocks
@@ -45,28 +46,32 @@ def block_rows(blocks: Iterable[Header]) -> bytes:
 
 
 def rowset_sql(kinds: Mapping[str, str]) -> str:
-    """What stands for these columns' rows in a FROM clause, as r, when the parameter $1 is their COPY text.
+    """Return SQL for a FROM clause that yields the rows of these columns, as r, from their COPY text in parameter $1.
 
-    COPY itself cannot replace rows. By way of a temporary table it would be four statements, no faster and a right more
-    that the writing role needs; rows of JSON take the server half as long again.
+    COPY itself cannot replace rows. Going through a temporary table would take four statements, be no faster, and need
+    one more right for the writing role. JSON rows take the server 50% longer.
     """
     fields = []
     for n, (column, kind) in enumerate(kinds.items(), 1):
-        named = sql_type(kind)
-        field = _unescaped(f"a[{n}]") if named in ("text", "jsonb") else f"a[{n}]"
-        fields.append(f'{field}::{named} AS "{column}"')
+        type_name = sql_type(kind)
+        field = _unescaped(f"a[{n}]") if type_name in ("text", "jsonb") else f"a[{n}]"
+        fields.append(f'{field}::{type_name} AS "{column}"')
     lines = r"SELECT string_to_array(l, E'\t', E'\\N') AS a FROM string_to_table($1, E'\n') l WHERE l <> ''"
-    return f"(SELECT {', '.join(fields)} FROM ({lines} OFFSET 0) l) AS r"  # OFFSET: split once, not for each field
+    # OFFSET 0 makes the server split a line once instead of once per field.
+    return f"(SELECT {', '.join(fields)} FROM ({lines} OFFSET 0) l) AS r"
 
 
 def sql_type(kind: str) -> str:
-    """Of a column's kind, see `facts.COLUMNS`."""
+    """Return the SQL type of a column's kind (see `catalog.COLUMNS`)."""
     plain = kind.removesuffix(" not null")
     return {"json": "jsonb"}.get(plain, plain)
 
 
 def _unescaped(field: str) -> str:
-    """What COPY makes of a field. Escaped backslashes get a form that is none of the others before those are read."""
+    """Return SQL that unescapes a field as COPY does.
+
+    Escaped backslashes are first replaced by a sequence of their own, so that they are not read as part of the others.
+    """
     text = rf"replace({field}, E'\\\\', E'\\B')"
     for code, character in (("t", r"\t"), ("n", r"\n"), ("r", r"\r"), ("B", r"\\")):
         text = rf"replace({text}, E'\\{code}', E'{character}')"

@@ -1,6 +1,7 @@
-"""What a failed connection or statement says of the database: a name for the wait, that people can act on. Pure.
+"""Classification of database errors: gives the wait that follows one a name that people can act on. Pure.
 
-None of these ends the daemon: it waits under that name and goes on by itself, because nothing was half written.
+None of these errors ends the daemon. It waits under that name and then continues by itself, because nothing was half
+written (never stall in silence).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the driver's own state is broken where a server went away at an odd moment
+    asyncpg.InternalClientError,  # A server that disappears at an odd moment leaves the driver's state broken.
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -40,8 +41,9 @@ _NAMES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((ConnectionRefusedError,), "refuses connections"),
     ((OSError,), "not reachable"),
 )  # fmt: skip
-# A PostgreSQL is there, and these pass by themselves; what else keeps a program from starting, a person must correct.
-_PASSES = (
+# PostgreSQL is there, and these errors pass by themselves. Anything else that keeps a program from starting must be
+# corrected by a person.
+_TRANSIENT = (
     asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.LockNotAvailableError, ConnectionResetError,
     TimeoutError,
@@ -49,21 +51,21 @@ _PASSES = (
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What kept a connection from being made; the error itself where there was one."""
+    """Return the error that prevented a connection, or the error itself when the connection existed."""
     return error.__cause__ if isinstance(error, DatabaseUnreachableError) and error.__cause__ else error
 
 
 def describe(error: BaseException) -> str | None:
-    """A name that people can act on; None for what is none of the database's troubles, or a fault of ours."""
-    found = root_cause(error)
-    return next((f"the database: {name}" for types, name in _NAMES if isinstance(found, types)), None)
+    """Return a name that people can act on; None for an error that is not the database's, or is our own fault."""
+    cause = root_cause(error)
+    return next((f"the database: {name}" for types, name in _NAMES if isinstance(cause, types)), None)
 
 
 def database_wait_name(error: BaseException) -> str:
-    """ "the database: ..."; what stands before the colon never changes, for metrics."""
+    """Return "the database: ..."; the part before the colon never changes, because metrics use it."""
     return describe(error) or f"the database: {type(root_cause(error)).__name__}"
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a program that is only just starting should wait, rather than end with an error."""
-    return isinstance(root_cause(error), _PASSES)
+    """Tell whether a program that is starting should wait instead of ending with an error."""
+    return isinstance(root_cause(error), _TRANSIENT)

@@ -1,1 +1,1 @@
-"""Bytes to events: ABIs, and the registry that finds a decoder by (address, topic0). Pure but for ABI files."""
+"""Decoding of logs: ABIs, and the registry that finds a decoder by (address, topic0). Pure except for ABI files."""

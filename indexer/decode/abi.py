@@ -1,7 +1,7 @@
-"""Event ABIs and their decoders: the compiled one where it takes the log, else the reference (eth-abi, strict).
+"""Event ABIs and their decoders: the compiled one if it accepts the log, else the reference (eth-abi, strict).
 
-A decoded event is a dict by argument name: integers are int, addresses lower-case 0x text, bytes are bytes, tuples
-dicts by field name, arrays lists. An indexed argument of dynamic type is only present as its hash: 32 bytes.
+A decoded event is a dict by argument name: integers are int, addresses are lower-case 0x text, bytes are bytes, tuples
+are dicts by field name, arrays are lists. An indexed argument of dynamic type is present only as its hash (32 bytes).
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from eth_hash.auto import keccak
 from indexer.decode.codegen import Args, Compiled, Param, compile_event
 from indexer.errors import DecodeMismatchError
 
-# Canonical types, as compilers write them. An array of nothing would have any length at no size, and nobody emits it.
+# Canonical types, as compilers write them. Arrays of size 0 are excluded: an array of them could have any length and
+# take no space, and nobody emits one.
 _SIZES = "|".join(str(bits) for bits in range(8, 257, 8))
 _ELEMENTARY = re.compile(
     rf"u?int({_SIZES})|address|bool|string|function|bytes([1-9]|[12]\d|3[0-2])?|u?fixed({_SIZES})x([1-9]|[1-7]\d|80)"
 )
 _SUFFIXES = re.compile(r"(\[([1-9]\d*)?\])*")
-# Longer data in another than the standard encoding is refused: offsets that share a tail can stand for a thousand times
-# the data, which the reference decoder would write out.
-MAX_UNUSUAL = 1 << 16  # bytes
+# Longer data that is not in the standard encoding is refused (bytes). Offsets that share a tail can expand to a
+# thousand times the data, and the reference decoder would write all of it out.
+MAX_UNUSUAL = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +43,39 @@ class EventAbi:
     _compiled: Compiled | None = field(repr=False, compare=False, default=None)
 
     def decode(self, topics: Sequence[bytes], data: bytes) -> Args:
-        """The arguments by name, in the ABI's order. Raises DecodeMismatchError; never anything else on foreign
-        bytes."""
+        """Return the arguments by name, in the ABI's order.
+
+        Raises DecodeMismatchError and, whatever the bytes are, nothing else.
+        """
         if len(topics) != self.indexed_count + 1:
             raise DecodeMismatchError(f"{self.name} has {self.indexed_count + 1} topics, the log {len(topics)}")
         if self._compiled is not None:
-            quick = self._compiled(topics, data)
-            if quick is not None:
-                return quick
+            decoded = self._compiled(topics, data)
+            if decoded is not None:
+                return decoded
             if len(data) > MAX_UNUSUAL and "[" in self.signature:
                 raise DecodeMismatchError(f"{len(data)} bytes that are not the standard encoding of {self.name}")
         return self.decode_by_reference(topics, data)
 
     def decode_by_reference(self, topics: Sequence[bytes], data: bytes) -> Args:
-        """The same by eth-abi, which has the last word on everything that the compiled decoder does not take."""
-        from eth_abi.abi import decode as abi_decode  # here, because it is slow to import and seldom needed
+        """Decode with eth-abi, which decides everything that the compiled decoder does not accept.
+
+        Raises DecodeMismatchError.
+        """
+        from eth_abi.abi import decode as abi_decode  # Imported here because it is slow to import and seldom needed.
         from eth_abi.exceptions import DecodingError
 
         try:
             values = iter(abi_decode(self._data_types, data))
-            hashed = iter(topics[1:])
-            return {p.name: _topic(p, next(hashed)) if p.indexed else _shape(p, next(values)) for p in self.params}
+            words = iter(topics[1:])
+            return {p.name: _topic(p, next(words)) if p.indexed else _shape(p, next(values)) for p in self.params}
         except (DecodingError, UnicodeDecodeError, OverflowError, ValueError) as error:
             detail = " ".join(str(error).split())[:200]
             raise DecodeMismatchError(f"data does not fit {self.name}: {detail or type(error).__name__}") from error
 
 
 def load_abi(path: Path) -> list[EventAbi]:
-    """The events of one JSON ABI file. Raises OSError, or ValueError with the problem when it is not such a file."""
+    """Load the events of one JSON ABI file. Raises OSError, or ValueError with the problem when it is not valid."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -104,10 +110,10 @@ def _event(entry: dict[str, Any]) -> EventAbi:
     )
 
 
-def _param(entry: dict[str, Any], position: int) -> Param:
+def _param(entry: dict[str, Any], index: int) -> Param:
     kind = entry.get("type")
     if not isinstance(kind, str):
-        raise ValueError(f"argument {position} has no type")
+        raise ValueError(f"argument {index} has no type")
     fields: tuple[Param, ...] = ()
     depth = 0
     if kind.startswith("tuple"):
@@ -120,9 +126,9 @@ def _param(entry: dict[str, Any], position: int) -> Param:
         suffix = kind[len(base) :]
     known = bool(fields) if base == "tuple" else _ELEMENTARY.fullmatch(base)
     if not known or not _SUFFIXES.fullmatch(suffix):
-        raise ValueError(f"argument {position}: {kind!r} is not an ABI type")
-    # Unnamed arguments are addressed by position, as in JSON-RPC tooling.
-    return Param(entry.get("name") or str(position), kind, bool(entry.get("indexed")), fields, depth)
+        raise ValueError(f"argument {index}: {kind!r} is not an ABI type")
+    # Unnamed arguments are named by their index, as in JSON-RPC tooling.
+    return Param(entry.get("name") or str(index), kind, bool(entry.get("indexed")), fields, depth)
 
 
 def _topic(param: Param, word: bytes) -> Any:
@@ -136,7 +142,7 @@ def _topic(param: Param, word: bytes) -> Any:
 
 
 def _shape(param: Param, value: Any) -> Any:
-    """eth-abi's tuples to lists and dicts; addresses lower-case."""
+    """Convert eth-abi's tuples to lists and dicts, and addresses to lower case."""
     if param.fields:
         return _each(
             param.array_depth, value, lambda v: {f.name: _shape(f, x) for f, x in zip(param.fields, v, strict=True)}

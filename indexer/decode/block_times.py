@@ -1,8 +1,8 @@
-"""Block times that events carry: contracts of the exchange put block.timestamp into most of theirs.
+"""Block times from event data: contracts of the exchange put block.timestamp into most of their events.
 
-The time that a node adds to a log is not believed by itself, so this saves most headers of a backfill. Only where the
-configuration says that a contract's stamps are its blocks' times, and the fetcher compares some of a range with headers
-where nothing else confirms them.
+The timestamp that a node adds to a log is not trusted by itself, so times from events save most of the headers of a
+backfill. They are used only for contracts whose configuration says `stamps`, and where nothing else confirms them the
+fetcher compares some in a range with headers.
 """
 
 from __future__ import annotations
@@ -15,43 +15,46 @@ from indexer.decode.registry import Contract
 
 FIELD = "blockTimestamp"
 _DYNAMIC = re.compile(r"\[\]|string|bytes(?!\d)")
-_YEAR_10000 = 253_402_300_800  # seconds
+_YEAR_10000 = 253_402_300_800  # Unix time (s).
 
-TimeFields = Mapping[bytes, int]  # address + topic0 -> where in the data the time stands, bytes
+TimeFields = Mapping[bytes, int]  # Address + topic0 -> offset of the time in the data (bytes).
 
 
 def time_fields_of(contracts: Iterable[Contract]) -> dict[bytes, int]:
-    """Every event of stamping contracts that has the time in the head of its data."""
-    found: dict[bytes, int] = {}
+    """Return the time field of every event of a stamping contract that has one in the head of its data."""
+    fields: dict[bytes, int] = {}
     for contract in contracts:
         for event in contract.events if contract.stamps else ():
-            at = 0
+            word = 0
             for param in (p for p in event.params if not p.indexed):
                 if param.name == FIELD and param.type == "uint256":
-                    found[bytes.fromhex(contract.address[2:]) + event.topic0] = 32 * at
+                    fields[bytes.fromhex(contract.address[2:]) + event.topic0] = 32 * word
                 words = _head_words(param.type)
                 if words is None:
                     break
-                at += words
-    return found
+                word += words
+    return fields
 
 
 def _head_words(kind: str) -> int | None:
-    """Words of a canonical ABI type in the head; None for fixed arrays, whose events simply tell no time."""
+    """Return how many words a canonical ABI type takes in the head.
+
+    None for fixed arrays: a time field behind one is not used.
+    """
     if _DYNAMIC.search(kind):
         return 1
     return None if "[" in kind else kind.count(",") + 1
 
 
 def block_times(logs: Iterable[Log], stamps: TimeFields) -> dict[int, int]:
-    """Block -> time in seconds, as the first log that tells one says."""
-    told: dict[int, int] = {}
+    """Return block -> time (s), taken from the first log of the block that carries a time."""
+    times: dict[int, int] = {}
     for log in logs:
-        if log.block_number in told or not log.topics:
+        if log.block_number in times or not log.topics:
             continue
-        at = stamps.get(log.address + log.topics[0])
-        if at is not None and len(log.data) >= at + 32:
-            time = int.from_bytes(log.data[at : at + 32])
+        offset = stamps.get(log.address + log.topics[0])
+        if offset is not None and len(log.data) >= offset + 32:
+            time = int.from_bytes(log.data[offset : offset + 32])
             if time < _YEAR_10000:
-                told[log.block_number] = time
-    return told
+                times[log.block_number] = time
+    return times

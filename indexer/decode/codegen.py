@@ -1,10 +1,9 @@
-"""Event parameters, and straight-line decoders generated for them.
+"""Event parameters, and the straight-line decoders generated for them.
 
-A generated decoder takes what certainly fits and leaves the rest to eth-abi: a word that is padded wrongly,
-data that is
-too short, an unusual order of tails. So it is never more lenient than the reference decoder, whose messages stay the
-ones people read. It reads each word once, and believes no length before the data has room for it: the cost of a log is
-linear in its size.
+A generated decoder accepts what certainly fits and leaves the rest to eth-abi: a word with wrong padding, data that is
+too short, an unusual order of tails. So it is never more lenient than the reference decoder, and the error messages
+that people read are always the reference decoder's. It reads each word once, and trusts no length before the data has
+room for it: the cost of a log is linear in its size.
 """
 
 from __future__ import annotations
@@ -21,28 +20,31 @@ Args = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One argument or tuple field. `type` is the canonical ABI type, tuples written out."""
+    """An event argument or tuple field. `type` is the canonical ABI type, with tuples written out."""
 
     name: str
     type: str
     indexed: bool
     fields: tuple[Param, ...] = ()
-    # How many array suffixes stand behind a tuple: 0 for (..), 1 for (..)[], 2 for (..)[][].
+    # Number of array suffixes after a tuple: 0 for (..), 1 for (..)[], 2 for (..)[][].
     array_depth: int = 0
 
 
-# (topics, data) -> arguments by name, or None: ask eth-abi.
+# (topics, data) -> arguments by name, or None when eth-abi must decide.
 Compiled = Callable[[Sequence[bytes], bytes], "dict[str, Any] | None"]
 _INTEGER = re.compile(r"(u?)int(\d+)")
 _BYTES = re.compile(r"bytes(\d+)")
 _SUFFIX = re.compile(r"\[(\d*)\]")
-MAX_WORDS = 1024  # written out one by one
+# Largest static array that is written out element by element (words).
+MAX_WORDS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class AbiShape:
-    """A type as the generator sees it: `kind` of an elementary one, `fields` of a tuple, or `item` and `size` of an
-    array (size None: as many as the data says)."""
+    """An ABI type as the generator sees it.
+
+    An elementary type has a `kind`, a tuple has `fields`, an array has `item` and `size` (None: in the data).
+    """
 
     kind: str = ""
     fields: tuple[tuple[str, AbiShape], ...] | None = None
@@ -51,6 +53,7 @@ class AbiShape:
 
     @property
     def dynamic(self) -> bool:
+        """Whether the value is encoded in the tail."""
         if self.item is not None:
             return self.size is None or self.item.dynamic
         if self.fields is not None:
@@ -59,7 +62,7 @@ class AbiShape:
 
     @property
     def words(self) -> int:
-        """Words in the head: what stands before the first tail."""
+        """Number of words that the value takes in the head, before the first tail."""
         if self.dynamic:
             return 1
         if self.item is not None:
@@ -68,6 +71,7 @@ class AbiShape:
 
 
 def shape_of(param: Param) -> AbiShape:
+    """Return the shape of a parameter's type."""
     base = param.type[: param.type.rindex(")") + 1] if param.fields else param.type.split("[")[0]
     shape = AbiShape(fields=tuple((f.name, shape_of(f)) for f in param.fields)) if param.fields else AbiShape(base)
     for size in _SUFFIX.findall(param.type[len(base) :]):
@@ -76,8 +80,11 @@ def shape_of(param: Param) -> AbiShape:
 
 
 class _SourceWriter:
-    """Collects statements. `p` is the position in the data where the next tail must begin: tails follow one another in
-    the order of the types, as every encoder writes them; anything else is left to eth-abi."""
+    """Collects the statements of a decoder.
+
+    In the generated code, `p` is the offset in the data where the next tail must begin (bytes). Tails follow one
+    another in the order of the types, as every encoder writes them; anything else is left to eth-abi.
+    """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -95,7 +102,7 @@ class _SourceWriter:
         self.line(f"if {condition}: return None")
 
     def value(self, kind: str, source: str) -> str:
-        """An expression for one elementary value in the 32 bytes `source`."""
+        """Return an expression for one elementary value in the 32 bytes `source`."""
         v = self.name()
         if match := _BYTES.fullmatch(kind):
             size = int(match[1])
@@ -124,7 +131,7 @@ class _SourceWriter:
         return v
 
     def sequence(self, shapes: Sequence[AbiShape], base: str) -> list[str]:
-        """Expressions for values whose heads begin at `base`; their tails, and then `p`, stand behind the heads."""
+        """Return expressions for values whose heads begin at `base`, followed by their tails; `p` ends after those."""
         words = sum(shape.words for shape in shapes)
         self.check(f"len(d) < {_plus(base, words)}")
         self.line(f"p = {_plus(base, words)}")
@@ -139,7 +146,7 @@ class _SourceWriter:
         return parts
 
     def static(self, shape: AbiShape, base: str, at: int) -> str:
-        """A value that stands in the head whole, at word `at` from `base`."""
+        """Return an expression for a value that is entirely in the head, at word `at` from `base`."""
         if shape.fields is not None:
             parts = []
             for name, field in shape.fields:
@@ -154,9 +161,9 @@ class _SourceWriter:
         return self.value(shape.kind, _word(base, at))
 
     def tail(self, shape: AbiShape) -> str:
-        """A value whose content begins at `p`, which moves behind it."""
+        """Return an expression for a value whose content begins at `p`, and move `p` past it."""
         if shape.fields is not None:
-            base = self.based()
+            base = self.base_at_p()
             names = [name for name, _ in shape.fields]
             parts = self.sequence([field for _, field in shape.fields], base)
             return "{" + ", ".join(f"{n!r}: {x}" for n, x in zip(names, parts, strict=True)) + "}"
@@ -169,32 +176,32 @@ class _SourceWriter:
         return self.items(shape.item, size) if shape.item is not None else self.text(shape.kind, size)
 
     def text(self, kind: str, size: str) -> str:
-        """`size` bytes at `p`, padded with zeros to whole words."""
-        whole = self.name()
-        self.line(f"{whole} = d[p:p + -(-{size} // 32) * 32]")
-        self.check(f"len({whole}) != -(-{size} // 32) * 32 or any({whole}[{size}:])")
-        self.line(f"p += len({whole})")
-        return f"{whole}[:{size}]" + (".decode()" if kind == "string" else "")
+        """Return an expression for `size` bytes at `p`, padded with zeros to whole words."""
+        padded = self.name()
+        self.line(f"{padded} = d[p:p + -(-{size} // 32) * 32]")
+        self.check(f"len({padded}) != -(-{size} // 32) * 32 or any({padded}[{size}:])")
+        self.line(f"p += len({padded})")
+        return f"{padded}[:{size}]" + (".decode()" if kind == "string" else "")
 
     def items(self, item: AbiShape, size: str) -> str:
-        """`size` values of an array, whose heads begin at `p`."""
-        base, found, i = self.based(), self.name(), self.name()
+        """Return an expression for the `size` items of an array, whose heads begin at `p`."""
+        base, result, i = self.base_at_p(), self.name(), self.name()
         self.check(f"len(d) < {base} + {32 * item.words} * {size}")
-        self.line(f"{found} = []")
+        self.line(f"{result} = []")
         if item.dynamic:
             self.line(f"p = {base} + 32 * {size}")
         self.line(f"for {i} in range({base}, {base} + {32 * item.words} * {size}, {32 * item.words}):")
         self._depth += 1
         if item.dynamic:
             self.check(f"number(d[{i}:{i} + 32]) != p - {base}")
-        self.line(f"{found}.append({self.tail(item) if item.dynamic else self.static(item, i, 0)})")
+        self.line(f"{result}.append({self.tail(item) if item.dynamic else self.static(item, i, 0)})")
         self._depth -= 1
         if not item.dynamic:
             self.line(f"p = {base} + {32 * item.words} * {size}")
-        return found
+        return result
 
-    def based(self) -> str:
-        """A name for the position that is `p` now."""
+    def base_at_p(self) -> str:
+        """Return a name for the current value of `p`."""
         base = self.name()
         self.line(f"{base} = p")
         return base
@@ -209,7 +216,7 @@ def _word(base: str, at: int) -> str:
 
 
 def compile_event(params: Sequence[Param]) -> Compiled | None:
-    """The decoder of an event, None when one of its types is not supported."""
+    """Generate the decoder of an event; None when one of its types is not supported."""
     writer = _SourceWriter()
     try:
         indexed = [p for p in params if p.indexed]
@@ -220,7 +227,8 @@ def compile_event(params: Sequence[Param]) -> Compiled | None:
         return None
     body = [*writer.lines, "return {" + ", ".join(f"{p.name!r}: {by_name[p.name]}" for p in params) + "}"]
     scope: dict[str, Any] = {}
-    # Our own text: names of arguments go in by repr. A string that is no UTF-8 is eth-abi's to refuse.
+    # Only text of our own is executed: argument names are inserted by repr. Strings that are not UTF-8 are left to
+    # eth-abi to refuse.
     lines = ["def decode(t, d, number=int.from_bytes):", "    try:", *(f"        {line}" for line in body)]
     exec("\n".join([*lines, "    except UnicodeDecodeError:", "        return None"]), scope)
     compiled: Compiled = scope["decode"]

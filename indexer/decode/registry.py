@@ -1,4 +1,4 @@
-"""The watched contracts, and their decoders by (address, topic0), built once at start."""
+"""Registry of the watched contracts and their decoders by (address, topic0), built once at start-up."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from indexer.runtime.resources import data_dir
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """A watched contract: lower-case 0x address, its event ABIs, whether its Transfers are ERC-20 transfers, whether
-    `blockTimestamp` in its events is their block's time (`stamps`), and the account that is on the other side of its
-    match orders where their transaction does not name one (`pool_account`)."""
+    """A watched contract and its event ABIs.
+
+    `address`: lower-case 0x. `erc20`: its Transfer events are ERC-20 transfers. `stamps`: `blockTimestamp` in its
+    events is the time of their block. `pool_account`: the counterparty of its match orders if their transaction does
+    not name one.
+    """
 
     name: str
     address: str
@@ -28,7 +31,7 @@ class Contract:
 
 
 class ContractDecoders(NamedTuple):
-    """A watched contract as its logs are decoded: `events` by topic0, and those topics as text."""
+    """The decoders of a watched contract: `events` by topic0, and those topics as text."""
 
     address: str
     erc20: bool
@@ -37,30 +40,36 @@ class ContractDecoders(NamedTuple):
 
 
 class Registry:
-    """Finds the one decoder of a log. `watched` are lower-case 0x addresses."""
+    """Finds the one decoder of a log.
+
+    `watched`, `erc20`: lower-case 0x addresses. `by_address`: decoders by the 20 bytes of the address.
+    """
 
     def __init__(self, contracts: Iterable[Contract]) -> None:
         contracts = tuple(contracts)
         self.watched = frozenset(c.address for c in contracts)
         self.erc20 = frozenset(c.address for c in contracts if c.erc20)
         self.pool_account = next((c.pool_account for c in contracts if c.pool_account), None)
-        self.by_address = {bytes.fromhex(c.address[2:]): _decoders(c) for c in contracts}  # by address
+        self.by_address = {bytes.fromhex(c.address[2:]): _decoders(c) for c in contracts}
         self._by_shape = {(e.topic0, e.indexed_count): e for c in reversed(contracts) for e in c.events}
 
     def with_shipped_abis(self) -> Registry:
-        """Also knows every shipped ABI when asked by shape; the deployment's own ABIs come first."""
+        """Add every shipped ABI for lookups by shape, and return self; the deployment's own ABIs come first."""
         for path in sorted(data_dir("abis").glob("*.json")):
             for event in load_abi(path):
                 self._by_shape.setdefault((event.topic0, event.indexed_count), event)
         return self
 
     def find(self, address: str, topic0: bytes) -> EventAbi | None:
-        source = self.by_address.get(bytes.fromhex(address[2:]))
-        return source.events.get(topic0) if source else None
+        """Return the event of a watched contract (lower-case 0x address), or None."""
+        decoders = self.by_address.get(bytes.fromhex(address[2:]))
+        return decoders.events.get(topic0) if decoders else None
 
     def decode(self, address: str, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
-        """Event and arguments. Raises DecodeMismatchError with the reason when the log has no decoder or does not
-        fit it."""
+        """Return the event and its arguments.
+
+        Raises DecodeMismatchError with the reason when the log has no decoder or does not fit it.
+        """
         if not topics:
             raise DecodeMismatchError("no topics")
         event = self.find(address, topics[0])
@@ -69,7 +78,10 @@ class Registry:
         return event, event.decode(topics, data)
 
     def decode_by_shape(self, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:
-        """The same by topic0 and number of topics alone, whatever the address."""
+        """Decode by topic0 and number of topics only, whatever the address.
+
+        Returns the event and its arguments. Raises DecodeMismatchError as `decode` does.
+        """
         if not topics:
             raise DecodeMismatchError("no topics")
         event = self._by_shape.get((topics[0], len(topics) - 1))

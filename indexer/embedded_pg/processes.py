@@ -1,4 +1,7 @@
-"""Is a server of this data folder running? A process id alone does not tell: it may be dead, a zombie, or another's."""
+"""Finds the running server of a data folder.
+
+A process id alone is not enough: it may belong to a dead process, a zombie, or a process of something else.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Postmaster:
-    """A live server. `ready`: it accepts connections; before that it starts or recovers, later it stops."""
+    """A live server. `ready`: it accepts connections. If not, it is starting, recovering or stopping."""
 
     pid: int
     port: int
@@ -21,9 +24,9 @@ class Postmaster:
 
 
 def postmaster(cluster: Path) -> Postmaster | None:
-    """The process that the cluster's postmaster.pid names, when it lives and is this cluster's server.
+    """Return the process that the cluster's postmaster.pid names, if it is alive and is this cluster's server.
 
-    Raises EmbeddedServerError when the cluster is another user's: "not running" would be a guess.
+    Raises EmbeddedServerError when the cluster belongs to another user, because "not running" would be a guess.
     """
     try:
         lines = (cluster / "postmaster.pid").read_text().splitlines()
@@ -40,8 +43,11 @@ def postmaster(cluster: Path) -> Postmaster | None:
 
 
 def serves(pid: int, cluster: Path) -> bool:
-    """Whether the process lives, is no zombie, and is a server of this folder (PostgreSQL changes to its folder)."""
-    if pid <= 0:  # initdb's own servers write their id negated
+    """Tell whether the process is alive, not a zombie, and a server of this cluster.
+
+    PostgreSQL changes its working directory to the cluster's folder.
+    """
+    if pid <= 0:  # The temporary servers of initdb write their process id negated.
         return False
     if not _PROC.is_dir():
         return _alive(pid)
@@ -51,15 +57,15 @@ def serves(pid: int, cluster: Path) -> bool:
             return False
         return os.readlink(process / "cwd") == str(cluster.resolve())
     except PermissionError:
-        # Root in a container without CAP_SYS_PTRACE may not read cwd of another user's process. Taken for dead, the
-        # live server would lose its postmaster.pid.
-        return _named(process, cluster)
+        # Root in a container without CAP_SYS_PTRACE may not read the cwd of another user's process. If the live server
+        # were taken for dead, its postmaster.pid would be deleted.
+        return _command_line_matches(process, cluster)
     except OSError:
         return False
 
 
-def _named(process: Path, cluster: Path) -> bool:
-    """Whether the command line, which everybody may read, is a postmaster's of this cluster."""
+def _command_line_matches(process: Path, cluster: Path) -> bool:
+    """Tell whether the command line, which everybody may read, is that of a postmaster of this cluster."""
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -1,7 +1,7 @@
-"""The embedded PostgreSQL: initialised, started, found again and stopped by us, in a folder of ours.
+"""The embedded PostgreSQL server: initialized, started, found again and stopped by us, in our own data folder.
 
-DATA_DIR/postgres is the cluster, DATA_DIR/password and DATA_DIR/port are ours. The server outlives the program that
-started it, so that a killed indexer costs no crash recovery; `reya-indexer db stop` ends it.
+DATA_DIR/postgres is the cluster; DATA_DIR/password and DATA_DIR/port are files of ours. The server outlives the program
+that started it, so that a killed indexer costs no crash recovery. `reya-indexer db stop` stops it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from indexer.embedded_pg.processes import postmaster
 from indexer.embedded_pg.server_log import ServerLog
 from indexer.errors import EmbeddedServerError
 
-START_TIMEOUT_S = 60.0  # seconds; crash recovery of a large database may take longer and gets RECOVERY_TIMEOUT_S
+START_TIMEOUT_S = 60.0  # Without crash recovery; that may take longer and gets RECOVERY_TIMEOUT_S.
 RECOVERY_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 60.0
 SETTINGS = {
@@ -50,7 +50,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`version`: the cluster's major version, 0 before it was initialised."""
+    """Status of the embedded server. `version`: the cluster's major version; 0 before it is initialized."""
 
     running: bool
     pid: int | None
@@ -60,23 +60,25 @@ class Status:
 
 
 def default_data_dir() -> Path:
-    """REYA_INDEXER_DATA_DIR; else /var/lib/reya-indexer for root, whose home the server's user could not enter; else
-    the user's data folder."""
-    named = os.environ.get("REYA_INDEXER_DATA_DIR")
-    if named:
-        return Path(named)
+    """Return REYA_INDEXER_DATA_DIR; else /var/lib/reya-indexer for root; else the user's data folder.
+
+    Root's home is not used because the server's user could not enter it.
+    """
+    configured = os.environ.get("REYA_INDEXER_DATA_DIR")
+    if configured:
+        return Path(configured)
     if os.geteuid() == 0:
         return Path("/var/lib/reya-indexer")
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "reya-indexer"
 
 
 def database_name(deployment: str) -> str:
-    """One database per deployment."""
+    """Return the name of the deployment's database (one database, one deployment)."""
     return f"reya_indexer_{deployment}"
 
 
-# Servers that this process started. Kept, because a collected Popen of a live process is a ResourceWarning; polled,
-# because a dead one stays a zombie until then.
+# Servers that this process started. They are kept because a Popen that is collected while its process is alive raises a
+# ResourceWarning, and polled because a dead process stays a zombie until then.
 _CHILDREN: list[subprocess.Popen[bytes]] = []
 
 
@@ -89,7 +91,10 @@ class EmbeddedServer:
         self._pg_bin = pg_bin
 
     def start(self) -> None:
-        """Starts it unless it runs; returns when it accepts connections. Two programs at once get one server."""
+        """Start the server unless it is running, and return when it accepts connections.
+
+        Two programs that start it at the same time get one server.
+        """
         with self._locked():
             claim = self._acquire_server_lock()
             if claim is None:
@@ -108,7 +113,7 @@ class EmbeddedServer:
                 raise EmbeddedServerError(f"PostgreSQL does not start: {log.reason()}", self._remedy())
 
     def stop(self) -> bool:
-        """Stops it, ending its connections. False when it was not running."""
+        """Stop the server and end its connections. Returns False when it was not running."""
         if not self.data_dir.is_dir():
             return False
         with self._locked():
@@ -121,14 +126,14 @@ class EmbeddedServer:
                 raise EmbeddedServerError(
                     f"PostgreSQL (process {running.pid}) is another user's", "Stop it as the user who started it"
                 ) from error
-            until = time.monotonic() + STOP_TIMEOUT_S
+            deadline = time.monotonic() + STOP_TIMEOUT_S
             while postmaster(self.cluster):
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise EmbeddedServerError(
                         f"PostgreSQL did not stop in {STOP_TIMEOUT_S:.0f} seconds", self._remedy()
                     )
                 time.sleep(0.05)
-            claim = self._acquire_server_lock()  # waits for the last of its processes
+            claim = self._acquire_server_lock()  # This waits for the last of the server's processes.
             if claim:
                 claim.close()
             for child in _CHILDREN:
@@ -137,6 +142,7 @@ class EmbeddedServer:
             return True
 
     def status(self) -> Status:
+        """Return whether the server runs, and where."""
         running = postmaster(self.cluster)
         try:
             version = int((self.cluster / "PG_VERSION").read_text())
@@ -146,14 +152,14 @@ class EmbeddedServer:
         return Status(running is not None, pid, port, version, str(self.data_dir))
 
     def url(self, database: str) -> str:
-        """The URL of a database of the running server, password included."""
+        """Return the URL of a database of the running server, including the password."""
         running = postmaster(self.cluster)
         if running is None:
             raise EmbeddedServerError("the embedded PostgreSQL is not running", "Start it: reya-indexer db start")
         return f"postgresql://{USER}:{quote(self._password())}@127.0.0.1:{running.port}/{quote(database)}"
 
     def ensure_database(self, name: str) -> None:
-        """Makes the database when it is not there. May be called inside or outside of an event loop."""
+        """Create the database if it does not exist. May be called inside or outside an event loop."""
         with ThreadPoolExecutor(1) as thread:
             thread.submit(lambda: asyncio.run(self._ensure_database(name))).result()
 
@@ -173,7 +179,7 @@ class EmbeddedServer:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One starter or stopper at a time; the others wait."""
+        """Lock the data folder: one program at a time starts or stops the server, the others wait."""
         for child in _CHILDREN.copy():
             if child.poll() is not None:
                 _CHILDREN.remove(child)
@@ -194,14 +200,14 @@ class EmbeddedServer:
             yield
 
     def _acquire_server_lock(self) -> IO[bytes] | None:
-        """The right to run processes in this cluster; None when a server runs and is ready, or becomes so meanwhile.
+        """Acquire the right to run processes in this cluster; None when a server is ready or becomes ready meanwhile.
 
-        It is a locked file, which every process of the server inherits and which the kernel frees when the last of
-        them is gone. Backends outlive a killed postmaster for a while; a second server beside them, or beside one in
-        another container on the same volume, would ruin the files. A server whose starter was killed holds it before
-        postmaster.pid tells of it.
+        The right is a locked file that every process of the server inherits; the kernel releases it when the last of
+        them ends. Backends outlive a killed postmaster for a while, and a second server running at the same time as
+        them, or as a server in another container on the same volume, would corrupt the files. A server whose starter
+        was killed holds the lock before postmaster.pid shows it.
         """
-        log, until = self._log(), time.monotonic() + STOP_TIMEOUT_S
+        log, deadline = self._log(), time.monotonic() + STOP_TIMEOUT_S
         with contextlib.ExitStack() as on_failure:
             handle = on_failure.enter_context((self.data_dir / "server.lock").open("ab"))
             while not (postmaster(self.cluster) and self._becomes_ready(None, log)):
@@ -209,7 +215,7 @@ class EmbeddedServer:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     on_failure.pop_all()
                     return handle
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise EmbeddedServerError(
                         f"processes of another server still work in {self.cluster}",
                         "End them (here or in another container with this folder), then start again",
@@ -218,7 +224,7 @@ class EmbeddedServer:
         return None
 
     def _refuse_damaged(self) -> None:
-        """A cluster that lost its PG_VERSION is no empty place: a new one would cost it its password."""
+        """Raise for a cluster that lost its PG_VERSION: initializing over it would overwrite its password."""
         if self.cluster.exists() and not (self.cluster.is_dir() and not any(self.cluster.iterdir())):
             raise EmbeddedServerError(
                 f"{self.cluster} holds files but no PG_VERSION: no cluster, or a damaged one",
@@ -234,7 +240,7 @@ class EmbeddedServer:
             ) from error
 
     def _choose_port(self) -> int:
-        """The port used before, so that URLs stay valid, unless another program took it."""
+        """Return the port used before, so that URLs stay valid, or a new one if another program has taken it."""
         with contextlib.suppress(OSError, ValueError, OverflowError):
             stored = int((self.data_dir / "port").read_text())
             with socket.socket() as probe:
@@ -248,10 +254,10 @@ class EmbeddedServer:
         return port
 
     def _launch(self, folder: Path, port: int, claim: IO[bytes], log: ServerLog) -> bool:
-        """False when the server ended because its port was taken meanwhile."""
+        """Start the server and wait until it is ready; False when it ended because its port was taken meanwhile."""
         options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         with (self.data_dir / "start.log").open("wb") as sink:
-            # Left by a dead server. PostgreSQL itself takes a zombie for alive and would refuse for ever.
+            # A dead server left this file. PostgreSQL takes a zombie for alive and would refuse to start forever.
             (self.cluster / "postmaster.pid").unlink(missing_ok=True)
             child = subprocess.Popen(
                 [folder / "postgres", "-D", self.cluster, "-p", str(port), *options],
@@ -267,10 +273,10 @@ class EmbeddedServer:
         raise EmbeddedServerError(f"PostgreSQL does not start: {log.reason()}", self._remedy())
 
     def _becomes_ready(self, child: subprocess.Popen[bytes] | None, log: ServerLog) -> bool:
-        """Waits until the server accepts connections; False when it ended instead.
+        """Wait until the server accepts connections; False when it ended instead.
 
-        `child` is None for a server that is there already: a killed program's may still recover, or be stopping.
-        postmaster.pid tells, not the port: on that another server may answer.
+        `child` is None for a server that is already there: one that a killed program started may still be recovering,
+        or be stopping. Readiness is read from postmaster.pid, not from the port, where another server may answer.
         """
         started = time.monotonic()
         while True:
@@ -279,8 +285,8 @@ class EmbeddedServer:
                 return True
             if child.poll() is not None if child else running is None:
                 return False
-            recovers = child is None or "recovery" in log.text()
-            limit = RECOVERY_TIMEOUT_S if recovers else START_TIMEOUT_S
+            recovering = child is None or "recovery" in log.text()
+            limit = RECOVERY_TIMEOUT_S if recovering else START_TIMEOUT_S
             if time.monotonic() - started > limit:
                 raise EmbeddedServerError(
                     f"PostgreSQL did not start within {limit:.0f} seconds: {log.reason()}", self._remedy()

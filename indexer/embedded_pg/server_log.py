@@ -1,4 +1,4 @@
-"""What the server said since a moment, for error messages and to tell a recovery from a hang."""
+"""The server's log output since a given moment, for error messages and to tell a recovery from a hang."""
 
 from __future__ import annotations
 
@@ -10,37 +10,40 @@ _TAIL = 8192  # bytes
 
 
 class ServerLog:
-    """Reads on from where the logs end now. Older lines would blame a start on an earlier one's failure."""
+    """Reads what is logged after its creation, so that an earlier start's failure is not reported for this one."""
 
     def __init__(self, first: Path, folder: Path) -> None:
-        """`first`: what the server says before it opens its log in `folder`; every start begins that file anew."""
+        """Remember where the logs end now.
+
+        `first`: file with the output before the server opens its log in `folder`; every start truncates it.
+        """
         self._first, self._folder = first, folder
-        self._from = {path: path.stat().st_size for path in self._files() if path != first}
+        self._offsets = {path: path.stat().st_size for path in self._files() if path != first}
 
     def text(self) -> str:
-        """The newest lines of every log, oldest log first."""
+        """Return the newest lines of every log, oldest log first."""
         text = ""
         for path in self._files():
             with contextlib.suppress(OSError), path.open("rb") as handle:
-                size, start = path.stat().st_size, self._from.get(path, 0)
-                if size < start:  # rotated: begun again
+                size, start = path.stat().st_size, self._offsets.get(path, 0)
+                if size < start:  # The log was rotated and starts again.
                     start = 0
                 handle.seek(max(start, size - _TAIL))
                 text += handle.read().decode(errors="replace")
         return text
 
     def reason(self) -> str:
-        """The line that says most about a failure: the last that is fatal or panics, else the last."""
+        """Return the line that says most about a failure: the last FATAL or PANIC line, else the last line."""
         lines = [line.strip() for line in self.text().splitlines() if line.strip()]
         return (self._fatal(lines) or lines or ["it said nothing"])[-1][:300]
 
     def complete(self, limit: float = 2.0) -> None:
-        """To be called when the server ended: waits, at most `limit` seconds, for its last words.
+        """Wait for the last lines of a server that has ended, at most `limit` (s).
 
-        Its logger is a process of its own, which ends and writes after it.
+        The server's logger is a separate process, which ends later and may still be writing.
         """
-        until = time.monotonic() + limit
-        while not self._fatal(self.text().splitlines()) and time.monotonic() < until:
+        deadline = time.monotonic() + limit
+        while not self._fatal(self.text().splitlines()) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""The accounting of one position: what an execution realises, what remains at which entry price. Pure, exact integers.
+"""Accounting of one position: what an execution realizes, what remains at which entry price. Pure, exact integers.
 
-base, prices, funding values, multipliers and PnL 1e18. A position's average entry price and average entry funding value
-are not on the chain: they follow from its executions. What is not known is None, and stays so until the position is
-flat or opened anew: an average over a guess would be a guess.
+Base, prices, funding values, multipliers and PnL are (1e18). A position's average entry price and average entry funding
+value are not on the chain: they follow from its executions. An unknown value is None, and stays None until the position
+is flat or opened anew: an average over a guess would be a guess.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ UNSTATED: tuple[int | None, ...] = (None,) * 6
 
 
 def trunc_div(a: int, b: int) -> int:
-    """a / b towards zero, as Solidity divides."""
+    """Return a / b rounded toward zero, as Solidity divides."""
     quotient = abs(a) // abs(b)
     return quotient if (a < 0) == (b < 0) else -quotient
 
 
 @dataclass(slots=True)
 class Position:
-    """`price` and `funding`: averages at entry. `snapshot`: realized PnL when the session opened. `session`: counts
-    openings. `stated`: the fields that only an event of the chain gives. After an execution that told none they are
-    None, but for the trackers: the contract sets them to the market side's, which its transaction may tell."""
+    """A position as far as its events are known.
+
+    `price` and `funding`: averages at entry. `session`: counts openings. `snapshot`: realized PnL when the session
+    opened. `stated`: the fields that only an event of the chain gives. After an execution that states none they are
+    None, except for the trackers: the contract sets them to the market side's, which its transaction may give.
+    """
 
     base: int = 0
     price: int | None = None
@@ -41,22 +44,24 @@ class Position:
         return self.stated[4]
 
     def open(self, price: int, funding: int | None, realized: int | None) -> None:
-        """A session begins."""
+        """Begin a session."""
         self.price, self.funding, self.snapshot = price, funding, realized
         self.session += 1
 
     def close(self) -> None:
-        """It is flat: no average. The snapshot stays: the session's realized PnL is read against it."""
+        """Make it flat: no averages. The snapshot stays, because the session's realized PnL is read against it."""
         self.price = self.funding = None
 
     def discard_entry(self) -> None:
-        """What was known of the session is void."""
+        """Forget what was known of the session."""
         self.price = self.funding = self.snapshot = None
 
 
 class Tracker(NamedTuple):
-    """Funding value, base multiplier and unwind price of auto-deleveraging of one side of a market; None where no event
-    of the transaction tells them."""
+    """Funding value, base multiplier and unwind price of auto-deleveraging of one side of a market.
+
+    None where no event of the transaction gives them.
+    """
 
     funding: int | None = None
     multiplier: int | None = None
@@ -64,12 +69,13 @@ class Tracker(NamedTuple):
 
 
 class Trackers(NamedTuple):
-    """Both sides of a market, as the execution's transaction tells them."""
+    """Both sides of a market, as the transaction of the execution gives them."""
 
     long: Tracker = Tracker()
     short: Tracker = Tracker()
 
     def side(self, base: int) -> Tracker:
+        """Return the side that a position of this base is on."""
         return self.long if base > 0 else self.short
 
 
@@ -77,8 +83,10 @@ NO_TRACKER, NO_TRACKERS = Tracker(), Trackers()
 
 
 class TradeResult(NamedTuple):
-    """What one execution gives: PnL columns (None where nothing is realised or an input is not known), the average
-    entry price and the session after it. `proven`: nothing that should be known is unknown."""
+    """The result of one execution: PnL columns, and the average entry price and the session after it.
+
+    PnL is None where nothing is realized or an input is not known. `proven`: nothing that should be known is unknown.
+    """
 
     price_variation: int | None
     funding: int | None
@@ -91,25 +99,29 @@ class TradeResult(NamedTuple):
         return None if self.price_variation is None or self.funding is None else self.price_variation + self.funding
 
 
-def stated_fields(x: Stated) -> tuple[int | None, ...]:
-    last, trackers = x["lastPriceData"], x["trackers"]
+def stated_fields(statement: Stated) -> tuple[int | None, ...]:
+    """Return the fields of a statement that `Position.stated` holds, in its order."""
+    last, trackers = statement["lastPriceData"], statement["trackers"]
     return (
-        x["realizedPnL"], last["price"], last["timestamp"],
+        statement["realizedPnL"], last["price"], last["timestamp"],
         trackers["fundingValue"], trackers["baseMultiplier"], trackers["adlUnwindPrice"],
     )  # fmt: skip
 
 
-def apply_statement(position: Position | None, x: Stated) -> Position:
-    """The position as the chain states it. What we know of its entry is kept where both agree, or where it was
-    auto-deleveraged to this very base; else it is forgotten: executions are missing."""
-    base, fields = x["base"], stated_fields(x)
+def apply_statement(position: Position | None, statement: Stated) -> Position:
+    """Return the position as the chain states it.
+
+    What is known of its entry is kept where both agree, or where the position was auto-deleveraged to this very base.
+    Otherwise it is forgotten: executions are missing.
+    """
+    base, fields = statement["base"], stated_fields(statement)
     if position is None:
         return Position(base, session=1 if base else 0, stated=fields)
     live = _live(position, fields[4])
     same_side = _sign(base) == _sign(position.base)
     if live != position.base and abs(base - live) <= _slack(position) and (same_side or base == 0):
         if base == 0:
-            position.close()  # deleveraged to nothing: the session ended, and nothing of it is missing
+            position.close()  # Deleveraged to nothing: the session ended, and nothing of it is missing.
     elif base != position.base:
         position.discard_entry()
         if base and not same_side:
@@ -121,10 +133,18 @@ def apply_statement(position: Position | None, x: Stated) -> Position:
 def apply_execution(
     position: Position | None, size: int, price: int, before: Stated | None, after: Stated | None, market: Trackers
 ) -> tuple[Position, TradeResult]:  # fmt: skip
-    """An execution of signed `size` at `price` on one side of it.
+    """Apply an execution to the position on one side of it.
 
-    `before`, `after`: the position as the chain states it, brought up to date and after the execution. `market`: the
-    trackers that the transaction tells, used where no position is stated.
+    Args:
+        position: the position before; None when it was never seen.
+        size: signed base of the execution (1e18).
+        price: its price (1e18).
+        before: the position as the chain states it, brought up to date, before the execution.
+        after: the position as the chain states it after the execution.
+        market: the trackers that the transaction gives, used where no position is stated.
+
+    Returns:
+        The position after the execution, which may be the given one, changed; and the result of the execution.
     """
     if before is None and after is None and market is NO_TRACKERS:
         return _execute_unstated(position or Position(), size, price)
@@ -138,28 +158,32 @@ def apply_execution(
             _deleverage(position, size, after, closing.multiplier)
     held = position.base
     opening = after["trackers"]["fundingValue"] if after is not None else market.side(held + size).funding
-    variation, funding, realises = _fill(position, size, price, closing, opening, after)
+    variation, funding, realizes = _fill(position, size, price, closing, opening, after)
     contradicted = after is not None and after["base"] != position.base
     if contradicted:
         variation = funding = None
     position = _after(position, after, market)
     known = position.base == 0 or position.price is not None
-    complete = known and not contradicted and (not realises or (variation is not None and funding is not None))
+    complete = known and not contradicted and (not realizes or (variation is not None and funding is not None))
     return position, TradeResult(variation, funding, position.price, position.session, not size or complete)
 
 
 def _execute_unstated(position: Position, size: int, price: int) -> tuple[Position, TradeResult]:
-    """The same where no event tells anything but the execution, as of most match orders. What is realised lacks the
-    funding then, so that it is not complete."""
-    variation, funding, realises = _fill(position, size, price, NO_TRACKER, None, None)
+    """Apply an execution whose transaction states nothing else, as with most match orders.
+
+    Realized PnL then lacks the funding, so it is not complete.
+    """
+    variation, funding, realizes = _fill(position, size, price, NO_TRACKER, None, None)
     position.stated = UNSTATED
-    complete = not realises and (position.base == 0 or position.price is not None)
+    complete = not realizes and (position.base == 0 or position.price is not None)
     return position, TradeResult(variation, funding, position.price, position.session, not size or complete)
 
 
 def _first_seen(size: int, after: Stated | None) -> Position:
-    """Flat; unless the chain states it after its first execution: then it had the difference before, at a price that
-    nobody knows."""
+    """Return a position as it was before its first known execution: flat, unless the chain states it afterwards.
+
+    A statement shows what it held before, at a price that nobody knows.
+    """
     held = after["base"] - size if after is not None else 0
     return Position(held, session=1 if held else 0)
 
@@ -167,12 +191,12 @@ def _first_seen(size: int, after: Stated | None) -> Position:
 def _fill(
     position: Position, size: int, price: int, closing: Tracker, opening: int | None, after: Stated | None
 ) -> tuple[int | None, int | None, bool]:  # fmt: skip
-    """Changes the position by the execution. Price variation and funding PnL, and whether it realises any."""
+    """Change the position by the execution. Return price variation, funding PnL, and whether it realizes any."""
     held, opened = position.base, after["realizedPnL"] if after is not None else None
     variation = funding = None
-    realises = size != 0 != held and (size > 0) != (held > 0)
-    if realises:
-        variation, funding = _realised(position, min(abs(size), abs(held)), price, closing)
+    realizes = size != 0 != held and (size > 0) != (held > 0)
+    if realizes:
+        variation, funding = _realized_pnl(position, min(abs(size), abs(held)), price, closing)
         if abs(size) >= abs(held):
             position.close()
         if abs(size) > abs(held):
@@ -183,12 +207,15 @@ def _fill(
         position.price = _average(position.price, held, price, size)
         position.funding = _average(position.funding, held, opening, size)
     position.base = held + size
-    return variation, funding, realises
+    return variation, funding, realizes
 
 
 def _after(position: Position, after: Stated | None, market: Trackers) -> Position:
-    """What the chain states after the execution overrules what we hold; without it the base is known, and of the rest
-    the trackers of its side: without a multiplier the next auto-deleveraging would go unseen."""
+    """Overrule the computed position with what the chain states after the execution.
+
+    Without a statement only the base is known, and the trackers of its side: without a multiplier the next
+    auto-deleveraging would go unseen.
+    """
     if after is None:
         if market is NO_TRACKERS or not position.base:
             position.stated = UNSTATED
@@ -205,31 +232,33 @@ def _after(position: Position, after: Stated | None, market: Trackers) -> Positi
 
 
 def _closing(position: Position, after: Stated | None, market: Trackers) -> Tracker:
-    """The tracker of the side the position is on. A position that stays on its side carries it afterwards, too; one
-    that was closed or flipped does not."""
+    """Return the tracker of the side that the position is on.
+
+    A position that stays on its side also carries it afterwards; one that was closed or flipped does not.
+    """
     if market is NO_TRACKERS and after is None:
         return market.long
-    told = market.side(position.base)
-    if told.funding is None and after is not None and _sign(after["base"]) == _sign(position.base) != 0:
+    tracker = market.side(position.base)
+    if tracker.funding is None and after is not None and _sign(after["base"]) == _sign(position.base) != 0:
         return Tracker(after["trackers"]["fundingValue"], after["trackers"]["baseMultiplier"])
-    return told
+    return tracker
 
 
 def _live(position: Position, multiplier: int | None) -> int:
-    """The base that is left when the side's multiplier is this one. Multipliers only fall: by auto-deleveraging."""
-    was = position.multiplier
-    if not was or multiplier is None or multiplier >= was:
+    """Return the base that is left at this multiplier of the side. Multipliers only fall, by auto-deleveraging."""
+    previous = position.multiplier
+    if not previous or multiplier is None or multiplier >= previous:
         return position.base
-    return trunc_div(position.base * multiplier, was)
+    return trunc_div(position.base * multiplier, previous)
 
 
 def _slack(position: Position) -> int:
-    """How far the chain's live base may be from ours by rounding: the quotient of two multipliers has 18 digits."""
+    """Return how far rounding may move the chain's live base from ours: quotients of multipliers have 18 digits."""
     return abs(position.base) // E18 + 1
 
 
 def _deleverage(position: Position, size: int, after: Stated | None, multiplier: int) -> None:
-    """The live base of a position that no statement brought up to date. Entry averages stay as they are."""
+    """Set the live base of a position that no statement brought up to date. Entry averages stay as they are."""
     live, slack = _live(position, multiplier), _slack(position)
     if live == position.base:
         return
@@ -250,8 +279,8 @@ def _average(held: int | None, weight: int, added: int | None, size: int) -> int
     return (abs(weight) * held + abs(size) * added) // (abs(weight) + abs(size))
 
 
-def _realised(position: Position, size: int, price: int, closing: Tracker) -> tuple[int | None, int | None]:
-    """Price variation and funding PnL of closing `size` units."""
+def _realized_pnl(position: Position, size: int, price: int, closing: Tracker) -> tuple[int | None, int | None]:
+    """Return price variation and funding PnL of closing `size` units (1e18)."""
     signed = size if position.base > 0 else -size
     variation = None if position.price is None else trunc_div(signed * (price - position.price), E18)
     if position.funding is None or closing.funding is None or not closing.multiplier:

@@ -1,6 +1,6 @@
-"""Who owns an account: account_owner_updated_history and its snapshot.
+"""Owners of accounts: account_owner_updated_history and its snapshot.
 
-History holds one row per AccountOwnerUpdated log, repetitions included (the contracts emit it twice in one call).
+History has one row per AccountOwnerUpdated log, repetitions included (the contracts emit it twice in one call).
 AccountCreated fills the snapshot only where the account has no row yet, and never writes history.
 """
 
@@ -16,16 +16,18 @@ SNAPSHOT = "account_owner_updated_snapshot"
 
 
 def keys(event: Event) -> Iterable[StateKey]:
+    """Yield the snapshot row of the account."""
     yield SNAPSHOT, (event.args["accountId"],)
 
 
-def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
+def apply(write_set: WriteSet, tx: Transaction, event: Event) -> None:
+    """Write the snapshot row of the account, and its history row unless the account was just created."""
     account = event.args["accountId"]
     if event.name == "AccountCreated":
-        if ledger.get(SNAPSHOT, (account,)) is None:
+        if write_set.get(SNAPSHOT, (account,)) is None:
             row = {"account_id": account, "new_owner": event.args["owner"]} | event.origin_columns()
-            ledger.put(SNAPSHOT, (account,), row, event)
+            write_set.put(SNAPSHOT, (account,), row, event)
         return
     row = {"account_id": account, "new_owner": event.args["newOwner"]} | event.origin_columns()
-    ledger.append("account_owner_updated_history", {"id": event.id} | row, event)
-    ledger.put(SNAPSHOT, (account,), row, event)
+    write_set.append("account_owner_updated_history", {"id": event.id} | row, event)
+    write_set.put(SNAPSHOT, (account,), row, event)

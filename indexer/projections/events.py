@@ -1,7 +1,7 @@
-"""What projections work on: decoded events grouped by transaction, and the ledger that collects their rows.
+"""Decoded events, grouped by transaction: the input of every projection. Pure.
 
-A projection is a pair of pure functions per event: `keys(event)` names the state rows it reads or changes, so that the
-store can load them first; `apply(ledger, tx, event)` writes rows into the ledger. Nothing here does I/O.
+A projection is a pair of pure functions per event: `keys(event)` names the state rows it reads or changes, so that they
+can be loaded first; `apply(write_set, tx, event)` writes rows into the `WriteSet`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,19 @@ Row = dict[str, Any]
 Key = tuple[Any, ...]
 StateKey = tuple[str, Key]
 Values = tuple[Any, ...]
-ORIGIN_COLUMNS = (
-    "transaction_hash",
-    "block_timestamp",
-    "block_number",
-    "unique_id",
-)  # columns that say where a row comes from
+# The columns that say which log a row is from.
+ORIGIN_COLUMNS = ("transaction_hash", "block_timestamp", "block_number", "unique_id")
 LOGS_PER_BLOCK = 100_000  # unique_id = block number * 100000 + log index
-_LAST_SECOND = 253_402_300_799  # 9999-12-31: beyond it Python has no datetime
+_LAST_SECOND = 253_402_300_799  # 9999-12-31: Python has no datetime beyond it.
 
 
 @dataclass(slots=True)
 class Event:
-    """One log, decoded. `name` is None when it has no decoder or does not fit it; `reason` then says which.
+    """One decoded log.
 
-    `block_time` is the block's timestamp in seconds; `time` the event's own `blockTimestamp` where it carries one.
-    `pool`: the account on the other side of a match order (`name_pools`).
+    `name` is None when the log has no decoder or does not fit its decoder; `reason` then says which. `block_time` is
+    the block's timestamp (s), `time` the event's own `blockTimestamp` (s) where it carries one. `pool` is the account
+    on the other side of a match order, set by `assign_pool_counterparty`.
     """
 
     block_number: int
@@ -67,19 +64,19 @@ class Event:
 
     @property
     def created_at(self) -> datetime | None:
-        """The block's time, UTC, for timestamp(3) columns; None when no calendar reaches it."""
+        """The block's time in UTC, for timestamp(3) columns. None when the calendar does not reach it."""
         return _calendar(self.block_time)
 
     @property
     def origin_values(self) -> Values:
-        """The values of ORIGIN_COLUMNS. Each row of the event has them, and the positions that it moves."""
-        place = self._origin
-        if place is None:
-            place = self._origin = self.transaction_hash, self.time, self.block_number, self.unique_id
-        return place
+        """The values of ORIGIN_COLUMNS, shared by all rows of the event and by the positions that it moves."""
+        values = self._origin
+        if values is None:
+            values = self._origin = self.transaction_hash, self.time, self.block_number, self.unique_id
+        return values
 
     def origin_columns(self, *, transaction: bool = True) -> Row:
-        """The columns of ORIGIN_COLUMNS and their values."""
+        """Return ORIGIN_COLUMNS with their values, without transaction_hash unless `transaction`."""
         row: Row = dict(zip(ORIGIN_COLUMNS, self.origin_values, strict=True))
         if not transaction:
             del row["transaction_hash"]
@@ -97,8 +94,11 @@ EXECUTIONS = frozenset({"PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpd
 
 
 class Statements(NamedTuple):
-    """`of`: (log index of an execution, account) -> the positions stated for it, in log order. `taken`: the log indices
-    of all of these."""
+    """The positions that the chain states for the executions of a transaction.
+
+    `by_execution`: (log index of an execution, account) -> the positions stated for it, in log order. `consumed`: the
+    log indices of all these statements.
+    """
 
     by_execution: Mapping[tuple[int, int], list[Row]]
     consumed: Collection[int]
@@ -110,12 +110,12 @@ _NO_MARKETS: dict[int, list[tuple[int, Row]]] = {}
 
 
 class Transaction:
-    """The events of one transaction, in log order. What needs a look at the whole transaction is answered here; the
-    `names` that occur in it tell without a look that most of it is empty.
+    """The events of one transaction, in log order, and the answers that need a look at all of them.
 
-    `liquidated_by_bid`: accounts whose liquidation bid was executed with success (ranked liquidations). `told_again`:
-    log indices of PassivePerpMatchOrder whose order a PassivePerpOrderAndPositionUpdate tells in full. `statements`:
-    which PositionDataUpdated belong to which execution.
+    `names`: the event names that occur; without a scan they show that most answers are empty. `liquidated_by_bid`:
+    accounts whose liquidation bid was executed successfully (ranked liquidations). `superseded`: log indices of the
+    PassivePerpMatchOrder events whose order a PassivePerpOrderAndPositionUpdate describes in full. `statements`: which
+    PositionDataUpdated events belong to which execution.
     """
 
     __slots__ = ("_markets", "events", "liquidated_by_bid", "names", "statements", "superseded")
@@ -129,12 +129,12 @@ class Transaction:
         self._markets = _markets(events) if "MarketDataUpdated" in names else _NO_MARKETS
 
     def market_data(self, market: int, log_index: int) -> Row | None:
-        """The market as it was at a log: the last MarketDataUpdated before it, else the first after it."""
-        told = self._markets.get(market) if self._markets else None
-        if not told:
+        """Return the market as it was at a log: the last MarketDataUpdated before it, else the first after it."""
+        updates = self._markets.get(market) if self._markets else None
+        if not updates:
             return None
-        before = [data for index, data in told if index < log_index]
-        return before[-1] if before else told[0][1]
+        before = [data for index, data in updates if index < log_index]
+        return before[-1] if before else updates[0][1]
 
 
 def _liquidated(events: Iterable[Event]) -> frozenset[int]:
@@ -144,8 +144,11 @@ def _liquidated(events: Iterable[Event]) -> frozenset[int]:
 
 
 def _superseded(events: Iterable[Event]) -> frozenset[int]:
-    """An update belongs to the nearest earlier, still unpaired match order of equal (market, account, base). Pairing
-    by value alone would merge two equal fills into one row."""
+    """Return the log indices of the match orders that a later update describes in full.
+
+    An update belongs to the nearest earlier, still unpaired match order of equal (market, account, base). Pairing by
+    value alone would merge two equal fills into one row.
+    """
     unpaired: dict[tuple[int, int, int], list[int]] = {}
     paired: set[int] = set()
     for e in events:
@@ -159,52 +162,55 @@ def _superseded(events: Iterable[Event]) -> frozenset[int]:
     return frozenset(paired)
 
 
-def _stated(events: Iterable[Event], told_again: frozenset[int]) -> Statements:
-    """To an execution belong those of its account since the account's last one."""
+def _stated(events: Iterable[Event], superseded: frozenset[int]) -> Statements:
+    """Assign to each execution the statements about its account since the account's previous execution."""
     pending: dict[tuple[int, int], list[Event]] = {}
-    of: dict[tuple[int, int], list[Row]] = {}
-    taken: set[int] = set()
+    by_execution: dict[tuple[int, int], list[Row]] = {}
+    consumed: set[int] = set()
     for e in events:
         if e.name == "PositionDataUpdated":
             pending.setdefault((e.args["marketId"], e.args["accountId"]), []).append(e)
-        elif pending and e.name in EXECUTIONS and e.log_index not in told_again:
+        elif pending and e.name in EXECUTIONS and e.log_index not in superseded:
             for account in parties(e):
                 stated = pending.pop((e.args["marketId"], account), None)
                 if stated:
-                    of[e.log_index, account] = [s.args["positionData"] for s in stated]
-                    taken.update(s.log_index for s in stated)
-    return Statements(of, taken)
+                    by_execution[e.log_index, account] = [s.args["positionData"] for s in stated]
+                    consumed.update(s.log_index for s in stated)
+    return Statements(by_execution, consumed)
 
 
 def _markets(events: Iterable[Event]) -> dict[int, list[tuple[int, Row]]]:
-    found: dict[int, list[tuple[int, Row]]] = {}
+    updates: dict[int, list[tuple[int, Row]]] = {}
     for e in events:
         if e.name == "MarketDataUpdated":
-            found.setdefault(e.args["marketData"]["id"], []).append((e.log_index, e.args["marketData"]))
-    return found
+            updates.setdefault(e.args["marketData"]["id"], []).append((e.log_index, e.args["marketData"]))
+    return updates
 
 
 def parties(execution: Event) -> tuple[int, ...]:
-    """The accounts of an execution: the taker or liquidated one first. 0 is no account: auto-deleveraging and the
-    closing of a market have nobody on the other side."""
+    """Return the accounts of an execution, the taker or liquidated one first.
+
+    0 is no account: auto-deleveraging and the closing of a market have nobody on the other side.
+    """
     account, other = execution.args["accountId"], execution.args.get("counterpartyAccountId", execution.pool)
     return (account,) if not other or other == account else (account, other)
 
 
-# What makes another account than the deployment's pool the other side of a match order.
+# Events that make the other side of a match order another account than the deployment's pool.
 _NAMES_POOL = frozenset({"MarketDataUpdated", "AccountExecutedLiquidationBid"})
 
 
 def assign_pool_counterparty(events: Sequence[Event], default: int | None) -> None:
-    """Sets `pool` of the match orders among whole transactions: the pool account that MarketDataUpdated of the market
-    names in the same transaction, else `default`, the deployment's. Not where a liquidation bid was executed: then the
-    other side is a keeper that no log names.
+    """Set `pool` of the match orders in `events`, which are whole transactions.
+
+    It is the pool account that a MarketDataUpdated of the market names in the same transaction, else `default`, the
+    deployment's. It is None where a liquidation bid was executed: the other side is then a keeper that no log names.
     """
-    told = {e.transaction_hash for e in events if e.name in _NAMES_POOL}
+    candidates = {e.transaction_hash for e in events if e.name in _NAMES_POOL}
     for e in events:
         if e.name == "PassivePerpMatchOrder":
             e.pool = default
-    for tx in transactions(e for e in events if e.transaction_hash in told):
+    for tx in transactions(e for e in events if e.transaction_hash in candidates):
         for e in tx.events:
             if e.name != "PassivePerpMatchOrder":
                 continue
@@ -212,12 +218,12 @@ def assign_pool_counterparty(events: Sequence[Event], default: int | None) -> No
             if e.args["accountId"] in tx.liquidated_by_bid:
                 e.pool = None
             elif data is not None:
-                # The order book's generation has no pool: its field is named otherwise, and frozen.
+                # The order-book generation has no pool: its field has another name and is frozen.
                 e.pool = data.get("poolAccountId") or None
 
 
 def transactions(events: Iterable[Event]) -> Iterator[Transaction]:
-    """Groups events that are in chain order by transaction. The logs of one transaction are contiguous."""
+    """Group events in chain order by transaction. The logs of one transaction are contiguous."""
     group: list[Event] = []
     block, transaction = -1, ""
     for event in events:
@@ -232,25 +238,26 @@ def transactions(events: Iterable[Event]) -> Iterator[Transaction]:
 
 
 def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int]) -> list[Event]:
-    """One event per log of a watched contract, in order; whole transactions; `times` are block timestamps in seconds.
+    """Return one event per log of a watched contract, in order.
 
-    A log without a decoder, or that does not fit it, is an event without a name and with a reason.
+    `logs` are whole transactions; `times`: block number -> timestamp (s). A log that has no decoder, or does not fit
+    it, becomes an event without a name and with a reason.
     """
     events: list[Event] = []
-    sources = registry.by_address
+    contracts = registry.by_address
     hash_, transaction = b"", ""
     for block, index, address, transaction_hash, _, topics, data, *_ in logs:
-        source = sources.get(address)
-        if source is None:
+        contract = contracts.get(address)
+        if contract is None:
             continue
         if transaction_hash != hash_:
             hash_, transaction = transaction_hash, "0x" + transaction_hash.hex()
-        abi = source.events.get(topics[0]) if topics else None
+        abi = contract.events.get(topics[0]) if topics else None
         if abi is None:
             topic0, reason = ("0x" + topics[0].hex(), "unknown topic") if topics else ("", "no topics")
             name, args, detail = None, {}, reason
         else:
-            topic0, name, reason, detail = source.topic_texts[topics[0]], abi.name, "", ""
+            topic0, name, reason, detail = contract.topic_texts[topics[0]], abi.name, "", ""
             try:
                 args = abi.decode(topics, data)
             except DecodeMismatchError as mismatch:
@@ -261,11 +268,11 @@ def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int])
                 times[block],
                 index,
                 transaction,
-                source.address,
+                contract.address,
                 topic0,
                 name,
                 args,
-                source.erc20,
+                contract.erc20,
                 reason,
                 detail,
             )

@@ -1,7 +1,7 @@
-"""Markets: market_trackers and its history, market_storage, and what the "Market" view needs to know if one is active.
+"""Markets: market_trackers and its history, market_storage, and the rows that tell the "Market" view which are active.
 
 In the order-book generation of MarketDataUpdated the old fields are frozen: fundingRate goes into last_funding_rate,
-as the schema's consumers expect, while last_mtm_* stay as emitted because mark_price has columns of its own.
+as consumers of the schema expect, while last_mtm_* stay as emitted because mark_price has columns of its own.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _MARKET_ENABLED = keccak(b"marketEnabled")
 
 
 def market_feature(market_id: int) -> str:
-    """The feature flag that says whether a market is active: keccak256(abi.encode(keccak256("marketEnabled"), id))."""
+    """Return the feature flag of an active market: keccak256(abi.encode(keccak256("marketEnabled"), id))."""
     return "0x" + keccak(_MARKET_ENABLED + market_id.to_bytes(32)).hex()
 
 
 def keys(event: Event) -> Iterable[StateKey]:
+    """Yield the tracker, flag or storage rows of the market."""
     if event.name == "MarketDataUpdated":
         yield "market_trackers", (event.args["marketData"]["id"],)
     elif event.name in FLAGS:
@@ -33,13 +34,14 @@ def keys(event: Event) -> Iterable[StateKey]:
         yield "indexer.market_feature", (_market_id(event),)
 
 
-def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
+def apply(write_set: WriteSet, tx: Transaction, event: Event) -> None:
+    """Write the tracker, flag or storage rows of the market."""
     if event.name == "MarketDataUpdated":
-        _trackers(ledger, event)
+        _trackers(write_set, event)
     elif event.name in FLAGS:
-        _flag(ledger, event)
+        _flag(write_set, event)
     else:
-        _storage(ledger, event)
+        _storage(write_set, event)
 
 
 def _market_id(event: Event) -> int:
@@ -47,7 +49,7 @@ def _market_id(event: Event) -> int:
     return market_id
 
 
-def _trackers(ledger: WriteSet, event: Event) -> None:
+def _trackers(write_set: WriteSet, event: Event) -> None:
     data = {name.removesuffix("_DEPRECATED"): value for name, value in event.args["marketData"].items()}
     shared: Row = {
         "market_data_id": data["id"],
@@ -63,7 +65,7 @@ def _trackers(ledger: WriteSet, event: Event) -> None:
         shared[f"{side}_trackers_funding_value"] = trackers["fundingValue"]
         shared[f"{side}_trackers_base_multiplier"] = trackers["baseMultiplier"]
         shared[f"{side}_trackers_adl_unwind_price"] = trackers["adlUnwindPrice"]
-    ledger.append("market_trackers_history", {"id": event.id} | shared, event)
+    write_set.append("market_trackers_history", {"id": event.id} | shared, event)
     row = shared | {
         "passive_pool_id": data["passivePoolId"],
         "pool_account_id": data["poolAccountId"],
@@ -74,12 +76,12 @@ def _trackers(ledger: WriteSet, event: Event) -> None:
         "funding_rate_timestamp": data.get("fundingRateTimestamp"),
         "event_sequence_number": event.args.get("eventSequenceNumber"),
     }
-    ledger.put("market_trackers", (data["id"],), row, event)
+    write_set.put("market_trackers", (data["id"],), row, event)
 
 
-def _storage(ledger: WriteSet, event: Event) -> None:
+def _storage(write_set: WriteSet, event: Event) -> None:
     market_id = _market_id(event)
-    known = ledger.get("market_storage", (market_id,)) or {}
+    known = write_set.get("market_storage", (market_id,)) or {}
     if event.name == "MarketRegistered":
         row = {
             "quote_collateral": event.args["quoteCollateral"],
@@ -98,14 +100,14 @@ def _storage(ledger: WriteSet, event: Event) -> None:
             "collateral_pool_id": market["collateralPoolId"],
         }
     row |= {"market_id": market_id} | event.origin_columns(transaction=False)
-    ledger.put("market_storage", (market_id,), row, event)
+    write_set.put("market_storage", (market_id,), row, event)
     feature = {"market_id": market_id, "feature": market_feature(market_id)}
-    ledger.put("indexer.market_feature", (market_id,), feature, event)
+    write_set.put("indexer.market_feature", (market_id,), feature, event)
 
 
-def _flag(ledger: WriteSet, event: Event) -> None:
+def _flag(write_set: WriteSet, event: Event) -> None:
     column, argument = FLAGS[event.name or ""]
     key = (event.address, "0x" + event.args["feature"].hex())
-    known = ledger.get("indexer.feature_flag", key) or {"allow_all": False, "deny_all": False}
+    known = write_set.get("indexer.feature_flag", key) or {"allow_all": False, "deny_all": False}
     row = known | {"address": key[0], "feature": key[1], column: event.args[argument]}
-    ledger.put("indexer.feature_flag", key, row, event)
+    write_set.put("indexer.feature_flag", key, row, event)

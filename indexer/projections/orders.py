@@ -1,8 +1,8 @@
 """Orders and liquidations: order_history, orders, liquidation_history_details, rebate_fee_history.
 
 Three generations of events describe an execution: PassivePerpMatchOrder (two ABIs), PassivePerpOrderAndPositionUpdate
-(tells the same order in full) and PassivePerpExecutionV3 (two ABIs). Each execution is one row in `orders` and one in
-`order_history`. Fees 1e6 rUSD, base and price 1e18.
+(describes the same order in full) and PassivePerpExecutionV3 (two ABIs). Each execution is one row in `orders` and one
+in `order_history`. Fees are in rUSD (1e6), base and price (1e18).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ V3_TYPES = {0: "order", 1: "liquidation", 2: "liquidation", 3: "liquidation", 4:
 
 EVENTS = ("PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3")
 
-# Values in the order that `_write` makes them in. Those of COMMON every generation has; the columns of `orders` are
-# named as they are, and `order_history` has some of them, one under another name.
+# Names of values, in the order in which `_write` builds them. Every generation has those of COMMON. The columns of
+# `orders` have the same names; `order_history` has some of them, one under another name.
 COMMON = (
     "id", "market_id", "account_id", "created_at", *ORIGIN_COLUMNS, "executed_base", "price", "fee", "is_match_order",
     "liquidation_type", "protocol_fee_credit", "referrer_fee_credit", "referrer_account_id", "position_session",
@@ -46,12 +46,15 @@ def _layout(own: tuple[str, ...]) -> RowLayout:
     return RowLayout({"orders": {name: name for name in (*COMMON, *own)}, "order_history": _HISTORY})
 
 
-_OF_AMM, _OF_UPDATE, _OF_V3 = _layout(AMM), _layout(UPDATE), _layout(V3)
+_AMM_LAYOUT, _UPDATE_LAYOUT, _V3_LAYOUT = _layout(AMM), _layout(UPDATE), _layout(V3)
 
 
 class Order(NamedTuple):
-    """One side's execution as its event tells it. `kind`: order_history's type. `own`: the values of the columns that
-    only this generation has, as `layout` names them."""
+    """One side's execution as its event describes it.
+
+    `kind`: the type in order_history. `own`: the values of the columns that only this generation has, as `layout` names
+    them.
+    """
 
     layout: RowLayout
     kind: str
@@ -67,117 +70,123 @@ class Order(NamedTuple):
 
 
 def keys(event: Event) -> Iterable[StateKey]:
-    found: list[StateKey] = [("account_owner_updated_snapshot", (event.args["accountId"],))]
+    """Return the taker's or liquidated account's owner row, and the positions of all parties."""
+    state_keys: list[StateKey] = [("account_owner_updated_snapshot", (event.args["accountId"],))]
     for account in parties(event):
-        found += positions.keys_of(event.args["marketId"], account)
-    return found
+        state_keys += positions.keys_of(event.args["marketId"], account)
+    return state_keys
 
 
-def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
+def apply(write_set: WriteSet, tx: Transaction, event: Event) -> None:
+    """Write the rows of one execution, unless a later event of the transaction describes it in full."""
     if event.name == "PassivePerpMatchOrder":
         if event.log_index not in tx.superseded:
-            _write(ledger, tx, event, _match_order(tx, event), {})
+            _write(write_set, tx, event, _match_order(tx, event), {})
     elif event.name == "PassivePerpOrderAndPositionUpdate":
-        told = {"after": "positionData", "other_after": "counterpartyPositionData"}
-        stated = {side: event.args[name] for side, name in told.items()}
-        _write(ledger, tx, event, _update(ledger, tx, event), stated)
+        arguments = {"after": "positionData", "other_after": "counterpartyPositionData"}
+        stated = {side: event.args[name] for side, name in arguments.items()}
+        _write(write_set, tx, event, _update(write_set, tx, event), stated)
     else:
-        told = {
+        arguments = {
             "before": "accountPositionBefore", "after": "accountPositionAfter",
             "other_before": "counterpartyPositionBefore", "other_after": "counterpartyPositionAfter",
         }  # fmt: skip
-        stated = {side: event.args["payload"][name] for side, name in told.items()}
-        _write(ledger, tx, event, _execution_v3(ledger, event), stated)
+        stated = {side: event.args["payload"][name] for side, name in arguments.items()}
+        _write(write_set, tx, event, _execution_v3(write_set, event), stated)
 
 
 def _match_order(tx: Transaction, event: Event) -> Order:
     args, fees = event.args, event.args["matchOrderFees"]
     ranked = args["accountId"] in tx.liquidated_by_bid
     return Order(
-        _OF_AMM, "liquidation" if ranked else "order", args["orderBase"], args["executedOrderPrice"],
+        _AMM_LAYOUT, "liquidation" if ranked else "order", args["orderBase"], args["executedOrderPrice"],
         fees["takerFeeDebit"], not ranked, RANKED if ranked else MATCH_ORDER, fees["protocolFeeCredit"],
-        fees.get("referrerFeeCredit"), args.get("referrerAccountId"), _of_amm(fees),
+        fees.get("referrerFeeCredit"), args.get("referrerAccountId"), _amm_credits(fees),
     )  # fmt: skip
 
 
-def _of_amm(fees: Row) -> tuple[int, int | None]:
+def _amm_credits(fees: Row) -> tuple[int, int | None]:
     payments = fees["makerPayments"]
     return fees["exchangeFeeCredit"], payments[0] if payments else None
 
 
-def _update(ledger: WriteSet, tx: Transaction, event: Event) -> Order:
+def _update(write_set: WriteSet, tx: Transaction, event: Event) -> Order:
     args, fees = event.args, event.args["matchOrderFees"]
     kind = MATCH_ORDER if args["isMatchOrder"] else args["liquidationType"]
     if kind == DUTCH and args["accountId"] in tx.liquidated_by_bid:
         kind = RANKED
-    elif kind == DUTCH and _is_backstop(ledger, args["counterpartyAccountId"]):
+    elif kind == DUTCH and _is_backstop(write_set, args["counterpartyAccountId"]):
         kind = BACKSTOP
     return Order(
-        _OF_UPDATE, {MATCH_ORDER: "order", ADL: "adl"}.get(kind, "liquidation"), args["executedBase"],
+        _UPDATE_LAYOUT, {MATCH_ORDER: "order", ADL: "adl"}.get(kind, "liquidation"), args["executedBase"],
         args["executedPrice"], fees["takerFeeDebit"], args["isMatchOrder"], kind, fees["protocolFeeCredit"],
         fees.get("referrerFeeCredit"), args["referrerAccountId"],
-        (*_of_amm(fees), args["counterpartyAccountId"], args["positionData"]["base"]),
+        (*_amm_credits(fees), args["counterpartyAccountId"], args["positionData"]["base"]),
     )  # fmt: skip
 
 
-def _execution_v3(ledger: WriteSet, event: Event) -> Order:
+def _execution_v3(write_set: WriteSet, event: Event) -> Order:
     args, payload = event.args, event.args["payload"]
     fees, execution_type = payload["fees"], payload["executionType"]
     before, after = payload["accountPositionBefore"]["base"], payload["accountPositionAfter"]["base"]
     if execution_type not in V3_TYPES:
         detail = f"execution type {execution_type} is not known to this release"
-        ledger.incident("unknown_execution_type", f"{event.address} {execution_type}", detail, event)
+        write_set.incident("unknown_execution_type", f"{event.address} {execution_type}", detail, event)
     if after - before != payload["executedBase"]:
-        # The roles of the four positions are a reading of the ABI: this is the check that would show it wrong.
+        # The roles of the four positions are our reading of the ABI; this check would show that it is wrong.
         detail = f"base {before} + {payload['executedBase']} is not {after} in {event.id}"
-        ledger.incident("v3_position_mismatch", event.address, detail, event)
+        write_set.incident("v3_position_mismatch", event.address, detail, event)
     own = (
         fees["takerRebateCredit"], fees["poolFeeCredit"], args["counterpartyAccountId"], after, execution_type,
         payload["counterpartyExchangeId"], payload["accountOrderId"], payload["counterpartyOrderId"],
         payload["meNonce"], args["eventSequenceNumber"],
     )  # fmt: skip
     return Order(
-        _OF_V3, V3_TYPES.get(execution_type, f"execution_{execution_type}"), payload["executedBase"], payload["price"],
-        sum(fees.values()), execution_type == 0, V3_KINDS.get(execution_type), fees["protocolFeeCredit"],
-        fees["referrerFeeCredit"], payload["referrerAccountId"], own,
+        _V3_LAYOUT, V3_TYPES.get(execution_type, f"execution_{execution_type}"), payload["executedBase"],
+        payload["price"], sum(fees.values()), execution_type == 0, V3_KINDS.get(execution_type),
+        fees["protocolFeeCredit"], fees["referrerFeeCredit"], payload["referrerAccountId"], own,
     )  # fmt: skip
 
 
-def _is_backstop(ledger: WriteSet, account_id: int) -> bool:
-    return any(row and row["account_id"] == account_id for row in ledger.table("indexer.backstop_account"))
+def _is_backstop(write_set: WriteSet, account_id: int) -> bool:
+    return any(row and row["account_id"] == account_id for row in write_set.table("indexer.backstop_account"))
 
 
-def _trade(ledger: WriteSet, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]) -> TradeResult:
-    """Both positions of the execution; what the taker's or liquidated one realised."""
+def _trade(
+    write_set: WriteSet, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]
+) -> TradeResult:
+    """Move both positions of the execution. Return the result of the taker's or liquidated account's."""
     account, *others = parties(event)
     size, price = order.base, order.price
-    outcome = positions.record_trade(ledger, tx, event, account, size, price, stated.get("before"), stated.get("after"))
+    result = positions.record_trade(
+        write_set, tx, event, account, size, price, stated.get("before"), stated.get("after")
+    )
     for other in others:
         before, after = stated.get("other_before"), stated.get("other_after")
-        positions.record_trade(ledger, tx, event, other, -size, price, before, after)
-    if "other_after" in stated and event.args["counterpartyAccountId"] == account:  # one account on both sides
-        positions.record_statement(ledger, event, account, stated["other_after"])
-    return outcome
+        positions.record_trade(write_set, tx, event, other, -size, price, before, after)
+    if "other_after" in stated and event.args["counterpartyAccountId"] == account:  # One account is on both sides.
+        positions.record_statement(write_set, event, account, stated["other_after"])
+    return result
 
 
-def _write(ledger: WriteSet, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]) -> None:
+def _write(write_set: WriteSet, tx: Transaction, event: Event, order: Order, stated: Mapping[str, Stated]) -> None:
     market, account = event.args["marketId"], event.args["accountId"]
-    outcome = _trade(ledger, tx, event, order, stated)
+    result = _trade(write_set, tx, event, order, stated)
     values = (
         event.id, market, account, event.created_at, *event.origin_values, order.base, order.price, order.fee,
         order.is_match_order, order.liquidation_type, order.protocol_fee, order.referrer_fee, order.referrer,
-        outcome.session, *order.own, order.kind, outcome.proven, outcome.realized, outcome.price_variation,
-        outcome.funding, outcome.average_entry_price,
+        result.session, *order.own, order.kind, result.proven, result.realized, result.price_variation,
+        result.funding, result.average_entry_price,
     )  # fmt: skip
-    ledger.append_values(order.layout, values, event)
-    owner = (ledger.get("account_owner_updated_snapshot", (account,)) or {}).get("new_owner")
+    write_set.append_values(order.layout, values, event)
+    owner = (write_set.get("account_owner_updated_snapshot", (account,)) or {}).get("new_owner")
     if order.kind == "liquidation":
-        _liquidation(ledger, event, order, owner)
+        _liquidation(write_set, event, order, owner)
     if order.referrer_fee and order.referrer:
-        _rebate(ledger, event, order, owner)
+        _rebate(write_set, event, order, owner)
 
 
-def _liquidation(ledger: WriteSet, event: Event, order: Order, owner: str | None) -> None:
+def _liquidation(write_set: WriteSet, event: Event, order: Order, owner: str | None) -> None:
     row = {
         "id": event.id,
         "account_id": event.args["accountId"],
@@ -190,17 +199,17 @@ def _liquidation(ledger: WriteSet, event: Event, order: Order, owner: str | None
         "transaction_hash": event.transaction_hash,
         "unique_id": event.unique_id,
     }
-    ledger.append("liquidation_history_details", row, event)
+    write_set.append("liquidation_history_details", row, event)
 
 
-def _rebate(ledger: WriteSet, event: Event, order: Order, owner: str | None) -> None:
+def _rebate(write_set: WriteSet, event: Event, order: Order, owner: str | None) -> None:
     row = {
         "id": event.id,
         "referrer_account_id": order.referrer,
         "referee_wallet_address": owner,
         "referee_account_id": event.args["accountId"],
-        "token": ledger.rusd,
+        "token": write_set.rusd,
         "amount": order.referrer_fee,
         "market_id": event.args["marketId"],
     } | event.origin_columns()
-    ledger.append("rebate_fee_history", row, event)
+    write_set.append("rebate_fee_history", row, event)

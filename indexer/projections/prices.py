@@ -1,6 +1,6 @@
-"""pool_price_snapshot and pool_price_history: the pool's price as PoolPSlippageUpdated tells it, 1e18.
+"""pool_price_snapshot and pool_price_history: the pool's price as PoolPSlippageUpdated gives it (1e18).
 
-The pool's price is the oracle's times one plus the premium. The history keeps the last log of a block.
+The pool's price is the oracle's price times one plus the premium. The history keeps the last log of a block.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ EVENTS = ("PoolPSlippageUpdated",)
 
 
 def keys(event: Event) -> Iterable[StateKey]:
+    """Yield the market's snapshot row and the history row of the block."""
     market = event.args["marketId"]
     yield "pool_price_snapshot", (market,)
     yield "pool_price_history", (market, event.block_number)
 
 
-def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
+def apply(write_set: WriteSet, tx: Transaction, event: Event) -> None:
+    """Write the market's snapshot row and the history row of the block."""
     market, oracle = event.args["marketId"], event.args["oraclePrice"]
     row: Row = {
         "market_id": market,
@@ -29,5 +31,5 @@ def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
         "block_timestamp": event.time,
         "block_number": event.block_number,
     }
-    ledger.put("pool_price_snapshot", (market,), row, event)
-    ledger.put("pool_price_history", (market, event.block_number), row, event)
+    write_set.put("pool_price_snapshot", (market,), row, event)
+    write_set.put("pool_price_history", (market, event.block_number), row, event)

@@ -1,4 +1,4 @@
-"""Events to rows: one module per table family, all pure. `state_keys` first, then `project`."""
+"""Hands each event to the modules that project it. Call `state_keys` first, load those rows, then `project`. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MODULES: tuple[ModuleType, ...] = (
     prices,
     proxy_upgrades,
 )
-# By name of the event; a log that no decoder reads is one without a name.
+# By event name. A log that no decoder reads is an event without a name.
 _KEYS: dict[str | None, list[_Keys]] = {None: [undecoded.keys]}
 _APPLY: dict[str | None, list[_Apply]] = {None: [undecoded.apply]}
 for _module in _MODULES:
@@ -44,36 +44,36 @@ for _module in _MODULES:
         _KEYS.setdefault(_name, []).append(_module.keys)
         _APPLY.setdefault(_name, []).append(_module.apply)
 
-# State rows that are a row in each of several tables, by the first one, whose key is theirs: the layout of the values
-# that the ledger keeps of them.
+# State rows that are a row in each of several tables, by the first table, whose key they share: the layout of the
+# values that the write set stores for them.
 SHARED_LAYOUTS: dict[str, RowLayout] = {positions.ROWS.name: positions.ROWS}
 
-# Read whole: a handful of rows that any liquidation may need.
+# Tables read whole: a handful of rows, any of which a liquidation may need.
 WHOLE_TABLES = ("indexer.backstop_account",)
 
 
 @cache
 def tables_of(name: str) -> tuple[str, ...]:
-    """The tables of the state rows of this name."""
+    """Return the tables of the state rows of this name."""
     return tuple(SHARED_LAYOUTS[name].tables) if name in SHARED_LAYOUTS else (name,)
 
 
-def split_row(name: str, kept: StateRow) -> tuple[Row | None, ...]:
-    """A state row as a row of each of these tables."""
-    if kept is None:
+def split_row(name: str, state_row: StateRow) -> tuple[Row | None, ...]:
+    """Return a state row as one row per table of `tables_of(name)`, each None where there is none."""
+    if state_row is None:
         return (None,) * len(tables_of(name))
-    return SHARED_LAYOUTS[name].rows(kept) if name in SHARED_LAYOUTS else (kept,)
+    return SHARED_LAYOUTS[name].rows(state_row) if name in SHARED_LAYOUTS else (state_row,)
 
 
 def merge_rows(name: str, rows: Sequence[Row | None]) -> StateRow:
-    """What `rows_of` takes apart."""
+    """Return the state row that `split_row` splits into these rows."""
     if name not in SHARED_LAYOUTS or rows[0] is None:
         return rows[0]
     return tuple((rows[n] or {}).get(column) for n, column in SHARED_LAYOUTS[name].sources)
 
 
 def state_keys(events: Iterable[Event]) -> set[StateKey]:
-    """Every state row that projecting these events reads or changes."""
+    """Return the keys of every state row that projecting these events reads or changes."""
     wanted: set[StateKey] = set()
     for event in events:
         for keys in _KEYS.get(event.name, ()):
@@ -81,11 +81,13 @@ def state_keys(events: Iterable[Event]) -> set[StateKey]:
     return wanted
 
 
-def project(ledger: WriteSet, events: Iterable[Event], only: Callable[[Event], bool] | None = None) -> None:
-    """Writes the rows of events in chain order into the ledger. Whole transactions only; `only` leaves out events whose
-    rows are not wanted, while the others of their transaction still see them."""
+def project(write_set: WriteSet, events: Iterable[Event], only: Callable[[Event], bool] | None = None) -> None:
+    """Write the rows of events, in chain order and of whole transactions, into the write set.
+
+    `only` leaves out events whose rows are not wanted; the other events of their transaction still see them.
+    """
     for tx in transactions(events):
         for event in tx.events if only is None else filter(only, tx.events):
             for apply in _APPLY.get(event.name, ()):
-                apply(ledger, tx, event)
-    positions.flush_drafts(ledger)
+                apply(write_set, tx, event)
+    positions.flush_drafts(write_set)

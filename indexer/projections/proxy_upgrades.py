@@ -1,5 +1,7 @@
-"""Upgrades of the watched proxies: a new implementation may emit events that no ABI of this release reads, so the last
-one of each is kept where an alarm can see it."""
+"""Upgrades of the watched proxies: the last one of each is stored where an alert can see it.
+
+A new implementation may emit events that no ABI of this release reads.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,18 @@ TABLE = "indexer.proxy_upgrade"
 
 
 def keys(event: Event) -> Iterable[StateKey]:
+    """Yield the row of the proxy."""
     yield TABLE, (event.address,)
 
 
-def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
-    known = ledger.get(TABLE, (event.address,))
+def apply(write_set: WriteSet, tx: Transaction, event: Event) -> None:
+    """Store the new implementation and count the upgrade."""
+    previous = write_set.get(TABLE, (event.address,))
     row = {
         "address": event.address,
         "implementation": event.args["implementation"],
-        "count": (known["count"] if known else 0) + 1,
+        "count": (previous["count"] if previous else 0) + 1,
         "block_number": event.block_number,
         "block_time": event.block_time,
     }
-    ledger.put(TABLE, (event.address,), row, event)
+    write_set.put(TABLE, (event.address,), row, event)

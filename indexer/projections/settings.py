@@ -1,4 +1,4 @@
-"""Configuration that the chain announces: one state row per key, the last event wins."""
+"""Configuration announced by the chain: one state row per key; the last event wins."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ AUTO_EXCHANGE = {
 
 
 def keys(event: Event) -> Iterable[StateKey]:
+    """Yield the row that the event sets."""
     yield _key(event)
 
 
@@ -72,18 +73,19 @@ def _key(event: Event) -> StateKey:
             return "pool_created", (args["poolId"],)
 
 
-def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
+def apply(write_set: WriteSet, tx: Transaction, event: Event) -> None:
+    """Set the row to what the event announces."""
     table, key = _key(event)
-    ledger.put(table, key, _row(ledger, event, ledger.get(table, key)), event)
+    write_set.put(table, key, _row(write_set, event, write_set.get(table, key)), event)
 
 
-def _row(ledger: WriteSet, event: Event, known: Row | None) -> Row:
+def _row(write_set: WriteSet, event: Event, known: Row | None) -> Row:
     args = event.args
-    place = event.origin_columns(transaction=False)
+    origin = event.origin_columns(transaction=False)
     match event.name:
         case "CollateralParentConfigurationUpdated":
             new = args["newConfig"]
-            return place | {
+            return origin | {
                 "collateral_pool_id": args["collateralPoolId"],
                 "collateral_address": args["collateralAddress"],
                 "price_haircut": new["priceHaircut"],
@@ -92,13 +94,13 @@ def _row(ledger: WriteSet, event: Event, known: Row | None) -> Row:
             }
         case "LiquidationConfigurationUpdated":
             columns = {column: args["newConfig"][name] for column, name in LIQUIDATION.items()}
-            return place | columns | {"collateral_pool_id": args["collateralPoolId"]}
+            return origin | columns | {"collateral_pool_id": args["collateralPoolId"]}
         case "RiskMultipliersUpdated":
             columns = {column: args["newConfig"][name] for column, name in RISK_MULTIPLIERS.items()}
-            return place | columns | {"collateral_pool_id": args["collateralPoolId"]}
+            return origin | columns | {"collateral_pool_id": args["collateralPoolId"]}
         case "GlobalCollateralConfigurationUpdated":
             address = args["collateralAddress"]
-            name, short = ledger.tokens.get(address, (address, address))
+            name, short = write_set.tokens.get(address, (address, address))
             return {
                 "address": address, "name": name, "short": short, "decimals": args["collateralDecimals"],
                 "createdAt": known["createdAt"] if known else event.created_at, "updatedAt": event.created_at,
@@ -106,13 +108,13 @@ def _row(ledger: WriteSet, event: Event, known: Row | None) -> Row:
         case "BackstopLPConfigurationUpdated":
             return {"collateral_pool_id": args["collateralPoolId"], "account_id": args["newConfig"]["accountId"]}
         case "RiskMatrixCreation":
-            # as strings: JSON's readers in JavaScript would round the numbers
+            # As strings, because JSON readers in JavaScript would round the numbers.
             matrix = [[str(value) for value in row] for row in args["riskMatrix"]]
             block = {"risk_block_id": args["riskBlockId"], "risk_matrix": matrix}
-            return place | block | {"collateral_pool_id": args["collateralPoolId"]}
+            return origin | block | {"collateral_pool_id": args["collateralPoolId"]}
         case "AutoExchangeConfigurationUpdated":
             columns = {column: args["newConfig"][name] for column, name in AUTO_EXCHANGE.items()}
-            return place | columns | {"collateral_pool_id": args["collateralPoolId"]}
+            return origin | columns | {"collateral_pool_id": args["collateralPoolId"]}
         case "SpotMarketInfoUpdated":
             return event.origin_columns() | _spot_market(args)
         case _:

@@ -1,10 +1,10 @@
 """Shares and tokens: lp_account_balance_entries, lp_unified_account_balance_entries and token_transfer.
 
 The first generation of ShareBalanceUpdated names no token and feeds the table of its time; the second added the token,
-the third what was done on whose behalf.
+the third the action and on whose behalf it was done.
 
-token_transfer has one row per ERC-20 Transfer of a contract marked `erc20`, mints and burns included; never the
-account NFT's, whose Transfer has four topics. Pool shares are 1e30, token amounts in token units.
+token_transfer has one row per ERC-20 Transfer of a contract marked `erc20`, mints and burns included. The account NFT's
+Transfer, which has four topics, never becomes a row. Pool shares are (1e30), token amounts in token units.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ _TRANSFER = RowLayout.plain(
 
 
 def keys(event: Event) -> Iterable[StateKey]:
+    """Return nothing: both events only append."""
     return ()
 
 
-def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
+def apply(write_set: WriteSet, tx: Transaction, event: Event) -> None:
+    """Append a balance entry, or the transfer of an ERC-20 token."""
     args = event.args
     if event.name == "ShareBalanceUpdated":
         row = {
@@ -37,13 +39,13 @@ def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
             "token_delta": args["tokenDelta"],
         } | event.origin_columns()
         if "token" not in args:
-            ledger.append("lp_account_balance_entries", row, event)
+            write_set.append("lp_account_balance_entries", row, event)
             return
         row |= {"token": args["token"], "token_delta_in_quote": args["tokenDeltaInQuote"]}
         if action := args.get("actionMetadata"):
             row["action_metadata_action"] = action["action"]
             row["action_metadata_on_behalf_of"] = action["onBehalfOf"]
-        ledger.append("lp_unified_account_balance_entries", row, event)
+        write_set.append("lp_unified_account_balance_entries", row, event)
     elif event.erc20:
         values = (
             event.id,
@@ -54,4 +56,4 @@ def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
             event.created_at,
             *event.origin_values,
         )
-        ledger.append_values(_TRANSFER, values, event)
+        write_set.append_values(_TRANSFER, values, event)

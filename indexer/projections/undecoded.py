@@ -1,6 +1,6 @@
-"""Logs of watched contracts that no decoder reads: counted per (address, topic0), one open incident each.
+"""Logs of watched contracts that no decoder reads: counted per (address, topic0), with one open incident each.
 
-The raw log is kept, so a later release can decode it from what is stored.
+A later release can decode them from what is stored (raw logs are kept).
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ TABLE = "indexer.undecoded"
 
 
 def keys(event: Event) -> Iterable[StateKey]:
+    """Yield the counter of logs of this address, topic0 and reason."""
     yield TABLE, (event.address, event.topic0, event.reason)
 
 
-def apply(ledger: WriteSet, tx: Transaction, event: Event) -> None:
+def apply(write_set: WriteSet, tx: Transaction, event: Event) -> None:
+    """Count the log; open an incident with the first one."""
     key = (event.address, event.topic0, event.reason)
-    known = ledger.get(TABLE, key)
-    if known is None:
+    previous = write_set.get(TABLE, key)
+    if previous is None:
         kind = "undecodable_log" if event.reason == "does not fit" else "unknown_topic"
         detail = event.detail or f"{event.reason}, first in {event.id}"
-        if event.address in ledger.accounting:
+        if event.address in write_set.accounting:
             detail += f"; from block {event.block_number} on PnL and positions are unproven until stated again"
-        ledger.incident(kind, f"{event.address} {event.topic0}".strip(), detail, event)
+        write_set.incident(kind, f"{event.address} {event.topic0}".strip(), detail, event)
     row = {
         "address": event.address,
         "topic0": event.topic0,
         "reason": event.reason,
-        "count": (known["count"] if known else 0) + 1,
-        "first_block": known["first_block"] if known else event.block_number,
+        "count": (previous["count"] if previous else 0) + 1,
+        "first_block": previous["first_block"] if previous else event.block_number,
         "last_block": event.block_number,
     }
-    ledger.put(TABLE, key, row, event)
+    write_set.put(TABLE, key, row, event)

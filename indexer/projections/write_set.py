@@ -1,8 +1,4 @@
-"""What projections work on: decoded events grouped by transaction, and the ledger that collects their rows.
-
-A projection is a pair of pure functions per event: `keys(event)` names the state rows it reads or changes, so that the
-store can load them first; `apply(ledger, tx, event)` writes rows into the ledger. Nothing here does I/O.
-"""
+"""The write set: collects everything that one projected step changes. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +10,13 @@ from typing import Any
 from indexer.projections.events import Event, Key, Row, StateKey, Values
 from indexer.projections.row_encoder import RowEncoder, RowLayout
 
-StateRow = Any  # a state row: Row, or the Values of one that several tables have; None where there is none
+# A state row: a Row, or the Values of one that several tables share. None where there is no row.
+StateRow = Any
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """A named condition that a person must see; work goes on. One open incident per (kind, subject)."""
+    """A named condition that a person must see; work continues meanwhile. One open incident per (kind, subject)."""
 
     kind: str
     subject: str
@@ -27,25 +24,33 @@ class Incident:
     block_number: int
 
 
-# A new row of a table, as values, and its line of COPY text. A plain tuple: there is one for each row that is written.
+# A new row of a table: its layout, its values, its line of COPY text. A plain tuple, because there is one per row.
 Appended = tuple[RowLayout, Values, str]
 
 
 @dataclass(slots=True)
 class WriteSet:
-    """Collects what one step changes. `lines` knows the tables' columns.
+    """Collects everything that one projected step changes.
 
-    `state` holds the state rows loaded for this step (None: no such row). Of blocks above `floor`, the value that a row
-    had before the block's first change is kept as a before-image. `tokens`: address -> (name, symbol); `rusd`: the
-    quote token's address. `accounting`: addresses of the contracts whose events move positions.
+    A state row of several tables is stored as the values of its layout, under the name of the first of them
+    (`project.SHARED_LAYOUTS`).
 
-    `appended`: new rows by table. `changed`: state rows and their lines, one for each table of theirs; `created`: those
-    of them that had no row before. A state row of several tables is kept as the values of its layout and named by the
-    first of them (`projections.TOGETHER`). `drafts` is for state that changes often (`positions`): rows are made of it
-    when the step ends.
+    Args:
+        encoder: knows the tables' columns and renders rows as COPY text.
+        state: state rows loaded for this step (None: no such row), updated by `put`.
+        floor: for each block above it, keep a before-image: the row as it was before that block first changed it.
+        tokens: address -> (name, symbol).
+        rusd: the quote token's address.
+        accounting: addresses of the contracts whose events move positions.
+        appended: new rows by table.
+        changed: changed state rows and their lines of COPY text, one line for each of the row's tables.
+        created: those of `changed` that had no row before.
+        before: before-images by block number and state row.
+        incidents: conditions found by projections, in chain order.
+        drafts: state that changes often (`positions`); rows are built from it when the step ends.
     """
 
-    lines: RowEncoder
+    encoder: RowEncoder
     state: dict[StateKey, StateRow]
     floor: int
     tokens: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -60,71 +65,97 @@ class WriteSet:
     _tables: dict[str, dict[Key, StateRow]] = field(default_factory=dict)
 
     def get(self, table: str, key: Key) -> StateRow:
-        """A state row. KeyError when the projection's `keys` did not name it: guessing would drop what is stored."""
+        """Return a state row, None where there is none.
+
+        Raises KeyError when the projection's `keys` did not name it: guessing would drop what is stored.
+        """
         return self.state[table, key]
 
     def table(self, table: str) -> Iterable[StateRow]:
-        """All rows of a table that is read whole (`projections.WHOLE_TABLES`)."""
+        """Return all rows of a table that is read whole (`project.WHOLE_TABLES`)."""
         if table not in self._tables:
             self._tables[table] = {key: row for (name, key), row in self.state.items() if name == table}
         return self._tables[table].values()
 
     def rows(self, table: str) -> list[Row]:
-        """What was appended to a table."""
+        """Return the rows appended to a table."""
         return [layout.row(table, values) for layout, values, _ in self.appended.get(table, ())]
 
     def append(self, table: str, row: Row, event: Event) -> None:
-        """Adds a row that nothing changes later."""
-        self.append_values(self.lines.plain(table, tuple(row)), tuple(row.values()), event)
+        """Append a row that nothing changes later."""
+        self.append_values(self.encoder.plain(table, tuple(row)), tuple(row.values()), event)
 
     def append_values(self, layout: RowLayout, values: Values, event: Event) -> None:
-        """The same for a row in each table of a layout: rows of the most frequent events are never made dicts."""
-        lines = self.lines.encode(layout, values)
+        """Append a row to each table of a layout. Rows of the most frequent events never become dicts."""
+        lines = self.encoder.encode(layout, values)
         if lines is not None:
             for table, line in zip(layout.tables, lines, strict=True):
                 self.appended[table].append((layout, values, line))
         elif len(layout.tables) > 1:
-            for table in layout.tables:  # each for itself: one that fits is not lost with another
+            # Each row on its own, so that one that fits is not lost with another.
+            for table in layout.tables:
                 self.append(table, layout.row(table, values), event)
         else:
             self._report_misfits(layout, values, event)
 
     def put(self, table: str, key: Key, row: Row, event: Event) -> None:
-        """Sets a state row. A value that fits no column leaves the previous row and opens an incident."""
-        self._put(self.lines.plain(table, tuple(row)), key, tuple(row.values()), row, event)
+        """Set a state row. A value that does not fit its column leaves the previous row and opens an incident.
+
+        Args:
+            table: the row's table.
+            key: the values of its key columns.
+            row: column -> value.
+            event: the event that changes it.
+        """
+        self._put(self.encoder.plain(table, tuple(row)), key, tuple(row.values()), row, event)
 
     def put_values(self, layout: RowLayout, key: Key, values: Values, event: Event) -> None:
-        """The same for one that is a row in each table of the layout. It is set in all of them or in none."""
+        """Set a state row that is a row in each table of the layout: in all of them, or in none and with incidents.
+
+        Args:
+            layout: the row's tables and columns.
+            key: the values of its key columns.
+            values: the row's values, in the order of `layout.names`.
+            event: the event that changes it.
+        """
         self._put(layout, key, values, values, event)
 
-    def _put(self, layout: RowLayout, key: Key, values: Values, kept: StateRow, event: Event) -> None:
-        lines = self.lines.encode(layout, values)
+    def _put(self, layout: RowLayout, key: Key, values: Values, state_row: StateRow, event: Event) -> None:
+        lines = self.encoder.encode(layout, values)
         if lines is None:
             self._report_misfits(layout, values, event)
             return
-        place = layout.name, key
-        previous = self.state[place]
+        state_key = layout.name, key
+        previous = self.state[state_key]
         if event.block_number > self.floor:
-            self.before.setdefault((event.block_number, place), previous)
+            self.before.setdefault((event.block_number, state_key), previous)
         if previous is None:
-            self.created.add(place)
-        self.state[place] = kept
-        if place[0] in self._tables:
-            self._tables[place[0]][place[1]] = kept
-        self.changed[place] = lines
+            self.created.add(state_key)
+        self.state[state_key] = state_row
+        if state_key[0] in self._tables:
+            self._tables[state_key[0]][state_key[1]] = state_row
+        self.changed[state_key] = lines
 
     def incident(self, kind: str, subject: str, detail: str, event: Event) -> None:
+        """Record an incident.
+
+        Args:
+            kind: name of the condition.
+            subject: what has it; incidents of equal kind and subject become one.
+            detail: text for a person.
+            event: the event that revealed it.
+        """
         self.incidents.append(Incident(kind, subject, detail, event.block_number))
 
     def _report_misfits(self, layout: RowLayout, values: Values, event: Event) -> None:
-        """The incident of each row of the layout that does not fit its table."""
+        """Record an incident for each row of the layout that does not fit its table."""
         for table, row in zip(layout.tables, layout.rows(values), strict=True):
-            column = self.lines.first_misfit(table, row)
+            column = self.encoder.first_misfit(table, row)
             if column is not None:
                 self.incident(
                     "value_misfit",
                     f"{table}.{column} {event.id}",
-                    f"{repr(row.get(column))[:120]} does not fit {self.lines.columns[table][column]}; the row was not"
+                    f"{repr(row.get(column))[:120]} does not fit {self.encoder.columns[table][column]}; the row was not"
                     " written",
                     event,
                 )

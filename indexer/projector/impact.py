@@ -1,7 +1,8 @@
-"""Which events a change of the past touches: those that, over any number of events, share a state row with it. Pure.
+"""Finds the events that a change of the past affects: those connected to it by shared state rows. Pure.
 
-An event is projected from the state rows it names and from nothing else of the past, so events whose rows are not
-connected cannot influence each other: replaying one connected part from its first event gives what a fresh index has.
+Connected means over any number of events. An event is projected from the state rows it names and from nothing else of
+the past, so events whose rows are not connected cannot influence each other: replaying one connected group from its
+first event gives what a fresh index has.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from indexer.projections.events import StateKey
 
 
 class DependencyGroups:
-    """Union-find over state rows. `link` every event's rows, `mark` those of changed events, then ask."""
+    """Union-find over state rows. `union` every event's rows, `mark` those of changed events, then query."""
 
     def __init__(self) -> None:
         self._parent: dict[StateKey, StateKey] = {}
@@ -29,7 +30,7 @@ class DependencyGroups:
         return root
 
     def union(self, keys: Iterable[StateKey]) -> None:
-        """One event reads or changes these rows."""
+        """Join the groups of the rows that one event reads or changes."""
         roots = {self._root(key) for key in keys}
         if not roots:
             return
@@ -40,26 +41,26 @@ class DependencyGroups:
         self._events[main] = total
 
     def mark(self, keys: Iterable[StateKey]) -> None:
-        """The rows of an event that came, went or changed."""
+        """Mark the rows of an event that was inserted, removed or changed."""
         self._marked.update(keys)
 
     def marked_groups(self) -> frozenset[StateKey]:
-        """The marked parts, each by one of its rows; to be asked again after more links or marks."""
+        """Return the marked groups, each by one of its rows. Call again after more unions or marks."""
         return frozenset(self._root(key) for key in self._marked)
 
     def events(self) -> int:
-        """How many linked events belong to marked parts."""
+        """Return how many events belong to marked groups."""
         return sum(self._events.get(root, 0) for root in self.marked_groups())
 
     def rows(self) -> list[StateKey]:
-        """Every row of the marked parts."""
+        """Return every row of the marked groups."""
         roots = self.marked_groups()
         return [key for key in self._parent if self._root(key) in roots]
 
     def tables(self) -> set[str]:
-        """The tables that hold marked rows."""
+        """Return the tables that hold marked rows."""
         return {table for table, _ in self._marked}
 
     def find(self, key: StateKey) -> StateKey:
-        """The row that stands for the key's part."""
+        """Return the row that represents the key's group."""
         return self._root(key)

@@ -1,8 +1,8 @@
-"""Projecting stored blocks at speed: while the server writes one step, the next is read, decoded and computed.
+"""Projects stored blocks at speed: while the server writes one step, the next is read, decoded and computed.
 
 Only at or below finalized, where no before-images are kept and nothing is rolled back. State rows are carried from step
-to step instead of being read again; that is sound because all who change them (a rollback, a heal, another projector)
-move the epoch or the lease, and then the step is refused and everything carried is thrown away.
+to step instead of being read again. That is sound because everything that changes them (a rollback, a heal, another
+projector) moves the epoch or the lease: the step is then refused, and everything carried is thrown away.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from indexer.store import raw_logs
 from indexer.store.index_state import IndexState
 from indexer.store.raw_logs import StoredLogs
 
-STEP_LOGS = 5_000  # logs of one step
-CACHE_ROWS = 20_000  # state rows of each of the two generations kept in memory
+STEP_LOGS = 5_000  # Logs of one step.
+CACHE_ROWS = 20_000  # State rows in each of the two generations kept in memory.
 
 
 class AbsentKeyFilter:
-    """State rows that cannot be there: of tables that were empty when this began, those that were not written since.
+    """Finds state rows that cannot exist: their tables were empty at the start, and they were not written since.
 
-    One byte a slot, whatever is loaded: two rows that share a slot cost a look into the database, nothing else.
+    It takes one byte per slot, whatever is loaded. Two rows that share a slot cost a query, nothing else.
     """
 
     SLOTS = 1 << 22
@@ -40,21 +40,23 @@ class AbsentKeyFilter:
         self._empty, self._written = empty, bytearray(self.SLOTS if empty else 0)
 
     def absent(self, keys: Iterable[StateKey]) -> list[StateKey]:
+        """Return the keys whose rows cannot exist."""
         empty, written, slots = self._empty, self._written, self.SLOTS
         return [key for key in keys if key[0] in empty and not written[hash(key) % slots]]
 
     def mark_written(self, keys: Iterable[StateKey]) -> None:
+        """Note that the rows of these keys may exist from now on."""
         written, slots = self._written, self.SLOTS
         for key in keys if self._empty else ():
             written[hash(key) % slots] = 1
 
 
 class StateCache:
-    """State rows kept from step to step, the ones used last. `rows` has those of the step at hand.
+    """The most recently used state rows, kept from step to step. `rows` has those of the current step.
 
-    Two generations: when the younger is full it becomes the older one, and what is used from there comes back. The
-    step before the one at hand may not be committed yet, and what it changed is known only here; it used all of that,
-    so that it outlives the first generation that is dropped after it.
+    There are two generations: when the younger is full it becomes the older one, and rows used from there return to
+    the younger. The step before the current one may not be committed yet, and what it changed is known only here. It
+    used all those rows, so they outlive the first generation that is dropped after it.
     """
 
     def __init__(self) -> None:
@@ -62,97 +64,108 @@ class StateCache:
         self._older: dict[StateKey, StateRow] = {}
 
     def missing(self, keys: set[StateKey]) -> set[StateKey]:
-        """Those of the keys of a step whose rows are not here; all others are in `rows` then."""
+        """Return those keys of a step whose rows are not cached. All others are in `rows` then."""
         if len(self.rows) > CACHE_ROWS:
             self._older = self.rows
             self.rows = {key: row for key, row in self._older.items() if key[0] in WHOLE_TABLES}
-        lacking = keys.difference(self.rows)
+        missing = keys.difference(self.rows)
         if self._older:
-            back = lacking & self._older.keys()
-            self.rows.update((key, self._older.pop(key)) for key in back)
-            lacking -= back
-        return lacking
+            reused = missing & self._older.keys()
+            self.rows.update((key, self._older.pop(key)) for key in reused)
+            missing -= reused
+        return missing
 
 
 class EndedLogs(NamedTuple):
-    """Stored blocks to be projected next, and the anchor they end on."""
+    """Stored logs to be projected next, and the block ref of their last block."""
 
     chunk: StoredLogs
     anchor: BlockRef
 
 
 class BatchSource(Protocol):
+    """Supplies the stored logs of each step."""
+
     async def next(self, first: int) -> EndedLogs | None:
-        """The stored blocks from `first` on, of about STEP_LOGS logs. Waits for them; None when no more will come."""
+        """Return about STEP_LOGS stored logs from block `first` on. Waits for them; None when no more will come."""
 
 
 class DatabaseSource:
-    """Reads them from the database, up to block `last`."""
+    """Reads stored logs from the database, up to block `last`."""
 
     def __init__(self, conn: Connection, last: int) -> None:
         self.conn, self.last = conn, last
 
     async def next(self, first: int) -> EndedLogs | None:
+        """Return about STEP_LOGS stored logs from block `first` on; None above `last`."""
         if first > self.last:
             return None
-        chunk = await raw_logs.read(self.conn, first, self.last, STEP_LOGS)
-        return EndedLogs(chunk, await stored_block_ref(self.conn, chunk.last))
+        stored = await raw_logs.read(self.conn, first, self.last, STEP_LOGS)
+        return EndedLogs(stored, await stored_block_ref(self.conn, stored.last))
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    stretch: EndedLogs
+    ended_logs: EndedLogs
     output: PreparedRows
 
 
 class ProjectionPipeline:
-    """`side` is a second connection, for reading beside the writing one."""
+    """Projects what a source supplies, overlapping the commit of one step with the computation of the next.
 
-    def __init__(self, writer: Writer, conn: Connection, side: Connection, state: IndexState, token: int) -> None:
-        self.writer, self.conn, self.side, self.state, self.token = writer, conn, side, state, token
+    Args:
+        writer: commits the steps.
+        conn: connection that writes.
+        reading_conn: second connection, for reading while the first one writes.
+        state: the index state to start from.
+        token: token of the lease.
+    """
+
+    def __init__(
+        self, writer: Writer, conn: Connection, reading_conn: Connection, state: IndexState, token: int
+    ) -> None:
+        self.writer, self.conn, self.reading_conn, self.state, self.token = writer, conn, reading_conn, state, token
         self._cache = StateCache()
         self._whole: set[str] = set()
         self._absent = AbsentKeyFilter()
 
-    async def run(self, source: BatchSource, committed: Callable[[StepResult], None]) -> None:
-        """Projects all that the source has, a transaction a step; tells of each once it is committed.
+    async def run(self, source: BatchSource, on_commit: Callable[[StepResult], None]) -> None:
+        """Project everything the source has, one transaction per step; report each step once it is committed.
 
-        Raises EpochChangedError, LeaseLostError; what was told of stays.
+        Raises EpochChangedError or LeaseLostError; the steps reported before stay committed.
         """
-        self._absent = AbsentKeyFilter(await empty_tables(self.side))
+        self._absent = AbsentKeyFilter(await empty_tables(self.reading_conn))
         step = await self._prepare(source, self.state.next_block)
         while step is not None:
-            chunk, anchor = step.stretch
-            # What is prepared beside a commit that then fails is dropped with this stream.
-            async with background_task(self._prepare(source, anchor.number + 1)) as following:
-                done = await self.writer.commit_prepared(self.conn, self.state, chunk, anchor, step.output, self.token)
-                self.state = self.state.after_projection(
-                    anchor, max(self.state.floor, anchor.number), self.writer.digest
-                )
-                committed(done)
+            stored, end = step.ended_logs
+            # A step prepared during a commit that then fails is dropped with this pipeline.
+            async with background_task(self._prepare(source, end.number + 1)) as following:
+                result = await self.writer.commit_prepared(self.conn, self.state, stored, end, step.output, self.token)
+                self.state = self.state.after_projection(end, max(self.state.floor, end.number), self.writer.digest)
+                on_commit(result)
                 step = await following
 
     async def _prepare(self, source: BatchSource, first: int) -> _Step | None:
-        stretch = await source.next(first)
-        if stretch is None:
+        ended_logs = await source.next(first)
+        if ended_logs is None:
             return None
-        events, keys = await asyncio.to_thread(self._decode, stretch.chunk)
+        events, keys = await asyncio.to_thread(self._decode, ended_logs.chunk)
         await self._load(keys)
-        ledger = self.writer.ledger(self._cache.rows, stretch.anchor.number)
-        output = await project_and_prepare(ledger, events)
-        self._absent.mark_written(ledger.changed)
-        return _Step(stretch, output)
+        write_set = self.writer.ledger(self._cache.rows, ended_logs.anchor.number)
+        output = await project_and_prepare(write_set, events)
+        self._absent.mark_written(write_set.changed)
+        return _Step(ended_logs, output)
 
-    def _decode(self, chunk: StoredLogs) -> tuple[list[Event], set[StateKey]]:
-        events = events_of(self.writer.registry, chunk.logs, chunk.times)
+    def _decode(self, stored: StoredLogs) -> tuple[list[Event], set[StateKey]]:
+        events = events_of(self.writer.registry, stored.logs, stored.times)
         return events, state_keys(events)
 
     async def _load(self, keys: set[StateKey]) -> None:
-        lacking = self._cache.missing(keys)
-        absent = self._absent.absent(lacking)
+        missing = self._cache.missing(keys)
+        absent = self._absent.absent(missing)
         self._cache.rows.update(dict.fromkeys(absent))
-        lacking.difference_update(absent)
+        missing.difference_update(absent)
         whole = [table for table in WHOLE_TABLES if table not in self._whole]
-        if lacking or whole:
-            self._cache.rows.update(await load_state(self.side, lacking, whole))
+        if missing or whole:
+            self._cache.rows.update(await load_state(self.reading_conn, missing, whole))
             self._whole.update(whole)

@@ -1,4 +1,4 @@
-"""How many rows a recovery would remove and write, table by table, without touching one of them."""
+"""Counts the rows that a recovery would remove and write, table by table, without touching one of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from indexer.db.connection import Connection
 from indexer.projections.events import LOGS_PER_BLOCK, Row, StateKey, events_of
 from indexer.projections.project import merge_rows, project, state_keys, tables_of
 from indexer.projections.write_set import StateRow
-from indexer.projector.rollback import APPENDED
+from indexer.projector.rollback import APPEND_TABLES
 from indexer.projector.rows import load_state
 from indexer.projector.writer import Writer
 from indexer.store import raw_logs
@@ -21,7 +21,14 @@ _READ_LOGS = 20_000
 
 
 class ChangePreview:
-    """Counts for keeping blocks up to `keep`: `removed()` once, `add` for each unit of the replacement."""
+    """Row counts of a recovery. Call `removed()` once, and `add` for each log batch of the replacement.
+
+    Args:
+        conn: connection to read with.
+        writer: the deployment's writer.
+        state: the index state that the recovery starts from.
+        keep: the last block to be kept.
+    """
 
     def __init__(self, conn: Connection, writer: Writer, state: IndexState, keep: int) -> None:
         self.conn, self.writer, self.state, self.keep = conn, writer, state, keep
@@ -34,9 +41,12 @@ class ChangePreview:
         self.rows_removed: dict[str, int] = {}
 
     async def removed(self) -> dict[str, int]:
-        """Rows that go or are put back. State rows are counted exactly down to the floor, below it as touched."""
+        """Count the rows that would be removed or restored, by table.
+
+        State rows are counted exactly down to the floor; below it, every touched one counts.
+        """
         counts: dict[str, int] = {}
-        for table in APPENDED:
+        for table in APPEND_TABLES:
             counts[table] = await self._count(
                 f"{sql_name(table)} WHERE unique_id >= $1", (self.keep + 1) * LOGS_PER_BLOCK
             )
@@ -46,53 +56,53 @@ class ChangePreview:
             counts[table] = counts.get(table, 0) + 1
         return {table: n for table, n in counts.items() if n}
 
-    async def _count(self, what: str, bound: int) -> int:
-        counted: int = await self.conn.fetchval(f"SELECT count(*) FROM {what}", bound)
+    async def _count(self, source: str, bound: int) -> int:
+        counted: int = await self.conn.fetchval(f"SELECT count(*) FROM {source}", bound)
         return counted
 
     async def _restored(self) -> list[str]:
-        """The tables of rows with before-images above `keep`, remembered: the replacement starts from them."""
+        """Return the tables of rows with before-images above `keep`, from which the replacement will start."""
         images = await self.conn.fetch(
             "SELECT DISTINCT ON (table_name, key) table_name, key, row FROM indexer.before_image"
             " WHERE block_number > $1 ORDER BY table_name, key, block_number",
             self.keep,
         )
-        found: dict[StateKey, Row | None] = {}
+        restored: dict[StateKey, Row | None] = {}
         for table, key, row in images:
-            named = json.loads(key)
-            found[table, tuple(named[c] for c in KEYS[table])] = json.loads(row) if row else None
-        for name, key in found:
-            rows = [found.get((table, key)) for table in tables_of(name)]
+            key_columns = json.loads(key)
+            restored[table, tuple(key_columns[c] for c in KEYS[table])] = json.loads(row) if row else None
+        for name, key in restored:
+            rows = [restored.get((table, key)) for table in tables_of(name)]
             self._state[name, key] = merge_rows(name, rows)
-        return [table for table, _ in found]
+        return [table for table, _ in restored]
 
     async def _touched(self) -> list[str]:
         keys: set[StateKey] = set()
         first, tip = self.keep + 1, self.state.checkpoint.number if self.state.checkpoint else self.keep
         while first <= tip:
-            chunk = await raw_logs.read(self.conn, first, tip, _READ_LOGS)
-            keys |= state_keys(events_of(self.writer.registry, chunk.logs, chunk.times))
-            first = chunk.last + 1
+            stored = await raw_logs.read(self.conn, first, tip, _READ_LOGS)
+            keys |= state_keys(events_of(self.writer.registry, stored.logs, stored.times))
+            first = stored.last + 1
         return [table for name, _ in keys if table_kind(name) == "state" for table in tables_of(name)]
 
-    async def add(self, unit: LogBatch) -> None:
-        """Counts what projecting the unit would write."""
-        self._raw += len(unit.logs)
-        self._blocks += len(unit.blocks)
+    async def add(self, batch: LogBatch) -> None:
+        """Count what projecting the batch would write."""
+        self._raw += len(batch.logs)
+        self._blocks += len(batch.blocks)
         if not self.projected:
             return
-        events = events_of(self.writer.registry, unit.logs, unit.times)
-        lacking = [key for key in state_keys(events) if key not in self._state]
-        for key, row in (await load_state(self.conn, lacking)).items():
+        events = events_of(self.writer.registry, batch.logs, batch.times)
+        missing = [key for key in state_keys(events) if key not in self._state]
+        for key, row in (await load_state(self.conn, missing)).items():
             self._state.setdefault(key, row)
-        ledger = self.writer.ledger(self._state, floor=2**62)
-        project(ledger, events)
-        self._written |= ledger.changed.keys()
-        for table, rows in ledger.appended.items():
+        write_set = self.writer.ledger(self._state, floor=2**62)
+        project(write_set, events)
+        self._written |= write_set.changed.keys()
+        for table, rows in write_set.appended.items():
             self._appended[table] += len(rows)
 
     def inserted(self) -> dict[str, int]:
-        """What the units added so far would write; a state row written many times counts once."""
+        """Return what the batches added so far would write. A state row written many times counts once."""
         counts = {"indexer.raw_log": self._raw, "indexer.block": self._blocks, **self._appended}
         for name, _ in self._written:
             for table in tables_of(name):

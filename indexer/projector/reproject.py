@@ -1,5 +1,7 @@
-"""Projecting stored raw logs again, without asking the chain: for a corrected projection, or to be sure (raw logs
-are kept)."""
+"""Projects stored raw logs again without asking the chain, for a corrected projection or to be sure.
+
+This is what they are stored for (raw logs are kept).
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,11 @@ log = structlog.get_logger()
 
 
 class ReprojectResult(NamedTuple):
-    """`whole`: all tables were emptied and projected again, else `events` were replayed. `resumed`: an interrupted one
-    was continued."""
+    """The result of a reprojection, up to block `last`.
+
+    `whole`: all tables were emptied and projected again; otherwise `events` were replayed. `resumed`: an interrupted
+    reprojection was continued.
+    """
 
     whole: bool
     resumed: bool
@@ -33,22 +38,29 @@ class ReprojectResult(NamedTuple):
 
 
 class Reprojection:
-    """One command's work. `side` is a second connection, for reading; `tell` hears of each step."""
+    """The work of one `reproject` command.
+
+    Args:
+        deployment: the deployment that the database belongs to.
+        conn: connection that writes.
+        reading_conn: second connection, for reading.
+        report: called with each committed step.
+    """
 
     def __init__(
-        self, deployment: Deployment, conn: Connection, side: Connection, tell: Callable[[StepResult], None]
+        self, deployment: Deployment, conn: Connection, reading_conn: Connection, report: Callable[[StepResult], None]
     ) -> None:
-        self.conn, self.side, self._tell = conn, side, tell
+        self.conn, self.reading_conn, self._report = conn, reading_conn, report
         self.writer = Writer(deployment)
         self.deployment = deployment
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self._events = self._rows = 0
 
     async def run(self, first: int | None, names: Iterable[str]) -> ReprojectResult:
-        """Everything; or the events of these names, of blocks from `first` on, and all that they touch.
+        """Project everything again; or the events of these names from block `first` on, and all that they affect.
 
-        Where that is more than one transaction should hold, everything. Raises RefusedError when nothing was
-        projected yet or another recovery works, LeaseLostError.
+        Where that is more than one transaction should hold, everything is projected again. Raises RefusedError when
+        nothing was projected yet or another recovery is at work, LeaseLostError.
         """
         if await binding(self.conn) is None:
             raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
@@ -57,7 +69,7 @@ class Reprojection:
             state = await load_index_state(self.conn, self.addresses)
             if await self.conn.fetchval("SELECT reprojecting_to FROM indexer.checkpoint") is not None:
                 log.info("resumed", projected=state.next_block - 1)
-                return await self._rest(state, token, resumed=True)
+                return await self._project_remaining(state, token, resumed=True)
             if state.checkpoint is None:
                 raise RefusedError("nothing was projected yet", "Start `reya-indexer run` or `backfill` first")
             if (topics or first is not None) and self.writer.projection_is_current(state):
@@ -67,8 +79,9 @@ class Reprojection:
                     events = scope.touched.events()
                     return ReprojectResult(False, False, events, sum(rows.values()), state.checkpoint.number)
                 log.warning("project_again", reason="too much is touched to be replayed in one transaction")
-            await self.writer.reset_projection(self.conn, state, token, asked=True)
-            return await self._rest(await load_index_state(self.conn, self.addresses), token, resumed=False)
+            await self.writer.reset_projection(self.conn, state, token, manual=True)
+            state = await load_index_state(self.conn, self.addresses)
+            return await self._project_remaining(state, token, resumed=False)
 
     def _topics(self, names: Iterable[str]) -> frozenset[bytes]:
         known: dict[str, set[bytes]] = {}
@@ -81,8 +94,8 @@ class Reprojection:
         return frozenset(topic for name in names for topic in known[name])
 
     async def _scope(self, state: IndexState, first: int, topics: frozenset[bytes], token: int) -> ReplayScope | None:
-        """What the events touch; None when it is more than one transaction should hold."""
-        found = await self.side.fetch(
+        """Return what the events affect; None when it is more than one transaction should hold."""
+        blocks = await self.reading_conn.fetch(
             "SELECT DISTINCT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2"
             " AND ($3::bytea[] = '{}' OR substr(topics, 1, 32) = ANY($3::bytea[])) LIMIT $4",
             max(first, state.binding.origin),
@@ -90,30 +103,30 @@ class Reprojection:
             list(topics),
             MAX_REPLAYED + 1,
         )
-        if len(found) > MAX_REPLAYED:
+        if len(blocks) > MAX_REPLAYED:
             return None
-        changed = frozenset(row["block_number"] for row in found)
-        parts = [HistoryPart(state.binding.origin, state.next_block - 1, False)]
+        changed = frozenset(row["block_number"] for row in blocks)
+        history = [HistoryPart(state.binding.origin, state.next_block - 1, False)]
         return await plan_replay(
-            self.side, self.writer.registry, parts, changed, (), min(changed, default=0),
-            lambda: lease.lock_and_renew(self.side, token),
+            self.reading_conn, self.writer.registry, history, changed, (), min(changed, default=0),
+            lambda: lease.lock_and_renew(self.reading_conn, token),
         )  # fmt: skip
 
-    async def _rest(self, state: IndexState, token: int, *, resumed: bool) -> ReprojectResult:
-        """Projects what is stored, up to the gapless front: at speed below the floor, with before-images above it."""
+    async def _project_remaining(self, state: IndexState, token: int, *, resumed: bool) -> ReprojectResult:
+        """Project stored logs up to the contiguous end: at speed below the floor, with before-images above it."""
         floor = state.floor
 
-        def told(done: StepResult) -> None:
-            self._events += done.logs
-            self._rows += sum(done.rows.values())
-            self._tell(done)
+        def report(result: StepResult) -> None:
+            self._events += result.logs
+            self._rows += sum(result.rows.values())
+            self._report(result)
 
-        stream = ProjectionPipeline(self.writer, self.conn, self.side, state, token)
-        await stream.run(DatabaseSource(self.side, min(state.contiguous_end, floor)), told)
+        pipeline = ProjectionPipeline(self.writer, self.conn, self.reading_conn, state, token)
+        await pipeline.run(DatabaseSource(self.reading_conn, min(state.contiguous_end, floor)), report)
         state = await load_index_state(self.conn, self.addresses)
         while state.next_block <= state.contiguous_end:
-            told(await self.writer.project_stored(self.conn, state, state.contiguous_end, floor, token))
+            report(await self.writer.project_stored(self.conn, state, state.contiguous_end, floor, token))
             state = await load_index_state(self.conn, self.addresses)
-        # One that ends below where it began has less coverage now: there is nothing to go on with.
+        # A reprojection that ends below where it began has less coverage now: there is nothing left to resume.
         await self.conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = NULL")
         return ReprojectResult(True, resumed, self._events, self._rows, state.next_block - 1)

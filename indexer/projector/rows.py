@@ -1,4 +1,7 @@
-"""The ledger against the database: state rows loaded before a step, everything it changed written set-wise after."""
+"""The write set in the database: loads state rows before a step, writes everything it changed, set-wise, after it.
+
+Also the checkpoint and the commit log, which move with every step.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from operator import itemgetter
 
 import asyncpg
 
+from indexer.chain.types import BlockRef
 from indexer.db.catalog import COLUMNS, KEYS, schema_and_name, sql_name, table_kind
 from indexer.db.connection import Connection, copy
 from indexer.db.copy_format import rowset_sql, sql_type
@@ -23,17 +27,17 @@ from indexer.runtime.exact_json import to_json
 from indexer.store import effects
 from indexer.store.incidents import record
 
-MIN_THREADED_ROWS = 500  # events
+MIN_THREADED_EVENTS = 500  # Smaller steps are projected in the event loop's own thread.
 _JSON = {name: [c for c, kind in columns.items() if kind == "json"] for name, columns in COLUMNS.items()}
 
 
 async def load_state(
     conn: Connection, keys: Iterable[StateKey], whole: Iterable[str] = WHOLE_TABLES
 ) -> dict[StateKey, StateRow]:
-    """The named state rows (None where there is none), and the small tables `whole` with all their rows.
+    """Return the named state rows (None where there is none), and all rows of the small tables `whole`.
 
-    Raises StoreDamagedError where a state row of several tables is in some of them only: whatever is made of it
-    would be a guess, and the others' next row a second one of its key.
+    Raises StoreDamagedError when a state row of several tables is in only some of them: whatever is computed from it
+    would be a guess, and the next row of the others would be a second one of its key.
     """
     wanted: dict[str, list[Key]] = defaultdict(list)
     state: dict[StateKey, StateRow] = {}
@@ -46,14 +50,14 @@ async def load_state(
             state[table, _key_of(table)(row)] = row_of(table, row)
     for table, table_keys in wanted.items():
         columns = [[str(part) for part in column] for column in zip(*table_keys, strict=True)]
-        rows = await conn.fetch(_loads(table), *columns)
+        rows = await conn.fetch(_select_sql(table), *columns)
         key_of = _key_of(table)
         if table not in SHARED_LAYOUTS:
             state.update(((table, key_of(row)), row_of(table, row)) for row in rows)
             continue
         for row in rows:
-            *values, found = row
-            if found < len(tables_of(table)):
+            *values, present = row
+            if present < len(tables_of(table)):
                 raise StoreDamagedError(
                     f"one of {' and '.join(tables_of(table))} lacks a row that the other has",
                     "Run `reya-indexer reproject`, and look who deletes rows there",
@@ -63,13 +67,16 @@ async def load_state(
 
 
 def columns_of(table: str) -> str:
-    """The columns that `row_of` makes rows of, for a SELECT. A table that was adopted may have more."""
+    """Return the columns that `row_of` reads, for a SELECT. An adopted table may have more."""
     return _quoted(COLUMNS[table])
 
 
 @cache
-def _loads(name: str) -> str:
-    """The state rows of the keys whose columns are the parameters. As arrays: JSON costs the server twice as much."""
+def _select_sql(name: str) -> str:
+    """Return the query for state rows by key, one parameter per key column.
+
+    The parameters are arrays: JSON costs the server twice as much.
+    """
     keys, tables = KEYS[name], tables_of(name)
     arrays = ", ".join(f"${n}::text[]" for n in range(1, len(keys) + 1))
     joins = ""
@@ -78,37 +85,37 @@ def _loads(name: str) -> str:
         joins += f" {'LEFT ' if len(tables) > 1 else ''}JOIN {sql_name(table)} t{n} ON {same}"
     picked = ", ".join(f't0."{c}"' for c in COLUMNS[name])
     if name in SHARED_LAYOUTS:
-        # The values of its layout, and how many of its tables have the row.
-        found = "num_nonnulls({})".format(", ".join(f't{n}."{keys[0]}"' for n in range(len(tables))))
-        picked = ", ".join([*(f't{n}."{column}"' for n, column in SHARED_LAYOUTS[name].sources), found])
-        joins += f" WHERE {found} > 0"
+        # It selects the values of the layout, and how many of its tables have the row.
+        present = "num_nonnulls({})".format(", ".join(f't{n}."{keys[0]}"' for n in range(len(tables))))
+        picked = ", ".join([*(f't{n}."{column}"' for n, column in SHARED_LAYOUTS[name].sources), present])
+        joins += f" WHERE {present} > 0"
     return f"SELECT {picked} FROM unnest({arrays}) AS k({_quoted(keys)}){joins}"
 
 
 @cache
-def _lines(table: str) -> str:
+def _rowset_sql(table: str) -> str:
     return rowset_sql(COLUMNS[table])
 
 
 @cache
 def _key_of(table: str) -> Callable[[asyncpg.Record], Key]:
     keys = KEYS[table]
-    if len(keys) == 1:  # itemgetter would give the value alone
+    if len(keys) == 1:  # itemgetter would return the bare value.
         return lambda row: (row[keys[0]],)
     return itemgetter(*keys)
 
 
 async def empty_tables(conn: Connection) -> frozenset[str]:
-    """The state tables that have no row."""
+    """Return the state tables that have no row."""
     names = [name for name in COLUMNS if table_kind(name) == "state"]
-    looks = ", ".join(f"NOT EXISTS (SELECT FROM {sql_name(name)})" for name in names)
-    row = await conn.fetchrow(f"SELECT {looks}")
+    checks = ", ".join(f"NOT EXISTS (SELECT FROM {sql_name(name)})" for name in names)
+    row = await conn.fetchrow(f"SELECT {checks}")
     empty = {name for name, empty in zip(names, row or (), strict=True) if empty}
     return frozenset(name for name in empty if empty.issuperset(tables_of(name)))
 
 
 def row_of(table: str, record: asyncpg.Record) -> Row:
-    """A stored row, read by `columns_of`, as projections know it: jsonb, which the driver gives as text, as lists."""
+    """Return a row, read by `columns_of`, as projections expect it: with jsonb, text to the driver, as lists."""
     row = dict(zip(COLUMNS[table], record, strict=True))
     for column in _JSON[table]:
         row[column] = None if row[column] is None else json.loads(row[column])
@@ -117,10 +124,10 @@ def row_of(table: str, record: asyncpg.Record) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRows:
-    """What a step writes, ready for the server: nothing in it refers to the ledger, which may go on with later events.
+    """Everything a step writes, ready for the server. Nothing in it refers to the write set, which may be used further.
 
-    `copies`: COPY text of new rows by table, appended ones and state rows that had none before; `upserts`: the same of
-    the other changed state rows; `images`: JSON of before-images. Each with its number of rows.
+    `copies`: COPY text by table, of appended rows and of state rows that had none before. `upserts`: COPY text by
+    table, of the other changed state rows. `images`: before-images as JSON. Each comes with its number of rows.
     """
 
     copies: dict[str, tuple[int, bytes]]
@@ -129,69 +136,115 @@ class PreparedRows:
     incidents: list[Row]
 
 
-def prepare(ledger: WriteSet) -> PreparedRows:
-    """What the ledger collected. A state row changed many times counts once."""
+def prepare(write_set: WriteSet) -> PreparedRows:
+    """Render what the write set collected. A state row changed many times counts once."""
     lines: dict[str, list[str]] = defaultdict(list)
-    for table, rows in ledger.appended.items():
+    for table, rows in write_set.appended.items():
         lines[table] = [line for _, _, line in rows]
     changed: dict[str, list[str]] = defaultdict(list)
-    for place, written in ledger.changed.items():
-        into = lines if place in ledger.created else changed
-        for table, line in zip(tables_of(place[0]), written, strict=True):
-            into[table].append(line)
+    for state_key, encoded in write_set.changed.items():
+        target = lines if state_key in write_set.created else changed
+        for table, line in zip(tables_of(state_key[0]), encoded, strict=True):
+            target[table].append(line)
     images = [
-        {"block_number": number, "table_name": table, "key": _named(table, key), "row": row}
-        for (number, (name, key)), kept in ledger.before.items()
-        for table, row in zip(tables_of(name), split_row(name, kept), strict=True)
+        {"block_number": number, "table_name": table, "key": _key_row(table, key), "row": row}
+        for (number, (name, key)), state_row in write_set.before.items()
+        for table, row in zip(tables_of(name), split_row(name, state_row), strict=True)
     ]
     return PreparedRows(
-        {table: (len(some), "".join(some).encode()) for table, some in lines.items() if some},
-        {table: (len(some), "".join(some)) for table, some in changed.items()},
+        {table: (len(rows), "".join(rows).encode()) for table, rows in lines.items() if rows},
+        {table: (len(rows), "".join(rows)) for table, rows in changed.items()},
         (len(images), to_json(images)),
-        _grouped(ledger.incidents),
+        _grouped(write_set.incidents),
     )
 
 
-async def project_and_prepare(ledger: WriteSet, events: list[Event]) -> PreparedRows:
-    """Projects the events into the ledger and renders it. Long work is done in a thread, while the server is busy with
-    something else; nobody else may touch the ledger meanwhile."""
+async def project_and_prepare(write_set: WriteSet, events: list[Event]) -> PreparedRows:
+    """Project the events into the write set and render it.
+
+    Long work runs in a thread, while the server is busy with something else; nobody else may touch the write set
+    meanwhile.
+    """
 
     def work() -> PreparedRows:
-        project(ledger, events)
-        return prepare(ledger)
+        project(write_set, events)
+        return prepare(write_set)
 
-    return work() if len(events) < MIN_THREADED_ROWS else await asyncio.to_thread(work)
+    return work() if len(events) < MIN_THREADED_EVENTS else await asyncio.to_thread(work)
 
 
 async def write_rows(conn: Connection, output: PreparedRows) -> dict[str, int]:
-    """Writes what a step changed. Rows written by table. Raises WriteInterceptedError when a row is not taken."""
+    """Write what a step changed. Return rows written, by table. Raises WriteInterceptedError when one is withheld."""
     counts: dict[str, int] = {}
     for table, (count, encoded) in output.copies.items():
-        done = await copy(conn, *schema_and_name(table), COLUMNS[table], encoded)
-        await effects.require(conn, table, "inserted", done, count)
+        copied = await copy(conn, *schema_and_name(table), COLUMNS[table], encoded)
+        await effects.require(conn, table, "inserted", copied, count)
         counts[table] = count
     for table, (count, text) in output.upserts.items():
-        await upsert(conn, table, count, _lines(table), text)
+        await upsert(conn, table, count, _rowset_sql(table), text)
         counts[table] = counts.get(table, 0) + count
     if output.images[0]:
-        added = await conn.execute(
+        status = await conn.execute(
             "INSERT INTO indexer.before_image (block_number, table_name, key, row) SELECT * FROM"
             " jsonb_to_recordset($1::jsonb) AS x(block_number bigint, table_name text, key jsonb, row jsonb)",
             output.images[1],
         )
-        # A rollback restores what it finds here, and cannot know of an image that was dropped.
-        await effects.require(conn, "indexer.before_image", "inserted", effects.counted(added), output.images[0])
+        # A rollback restores what it finds here and cannot know of an image that was withheld.
+        await effects.require(conn, "indexer.before_image", "inserted", effects.counted(status), output.images[0])
     if output.incidents:
         await record(conn, output.incidents)
     return counts
 
 
+async def set_checkpoint(
+    conn: Connection, end: BlockRef, floor: int, safe: int, *, origin: int, digest: str
+) -> None:  # fmt: skip
+    """Set the checkpoint to the end of a step. Raises WriteInterceptedError.
+
+    Args:
+        conn: connection of the step's transaction.
+        end: the last block of the step.
+        floor: the floor after the step.
+        safe: the highest safe block.
+        origin: the first block that is projected.
+        digest: the digest of the deployment that the step was projected with.
+    """
+    status = await conn.execute(
+        "UPDATE indexer.checkpoint SET number = $1, hash = $2, timestamp = $3, origin = $4, digest = $5,"
+        " rollback_floor = $6, safe_block = GREATEST($6::bigint, LEAST($1::bigint, $7::bigint)),"
+        " updated_at = clock_timestamp(),"
+        " reprojecting_to = CASE WHEN reprojecting_to > $1 THEN reprojecting_to END",
+        end.number, end.hash, end.timestamp, origin, digest, floor, safe,
+    )  # fmt: skip
+    await effects.require(conn, "indexer.checkpoint", "updated", effects.counted(status), 1)
+
+
+async def log_commit(conn: Connection, kind: str, first: int, last: int, rows: int) -> None:
+    """Add a row to the commit log, in the transaction that it describes.
+
+    Args:
+        conn: connection of that transaction.
+        kind: kind of the change.
+        first: its first block.
+        last: its last block.
+        rows: number of public and state rows that it wrote or removed.
+    """
+    await conn.execute(
+        "INSERT INTO indexer.commit_log (epoch, kind, from_block, to_block, rows)"
+        " SELECT value, $1, $2, $3, $4 FROM indexer.epoch",
+        kind,
+        first,
+        last,
+        rows,
+    )
+
+
 async def delete_state(conn: Connection, keys: Iterable[StateKey]) -> None:
-    """Deletes state rows and what is kept to restore them, as if nothing had ever written them."""
+    """Delete state rows and their before-images, as if nothing had ever written them."""
     by_table: dict[str, list[Row]] = defaultdict(list)
     for name, key in keys:
         for table in tables_of(name):
-            by_table[table].append(_named(table, key))
+            by_table[table].append(_key_row(table, key))
     for table, named in by_table.items():
         name = sql_name(table)
         match = " AND ".join(f't."{c}" = k."{c}"' for c in KEYS[table])
@@ -206,34 +259,45 @@ async def delete_state(conn: Connection, keys: Iterable[StateKey]) -> None:
 
 
 async def upsert(conn: Connection, table: str, count: int, source: str, *args: object) -> int:
-    """Inserts the `count` rows r.* that `source` gives ({name} is the table), replacing those of equal key. Raises
-    WriteInterceptedError when one is neither inserted nor replaced."""
+    """Insert rows, replacing those of equal key, and return how many there were.
+
+    Args:
+        conn: connection of the caller's transaction.
+        table: where they are inserted.
+        count: how many `source` yields.
+        source: SQL after FROM that yields them as r.*, with {name} for the table.
+        args: parameters of `source`.
+
+    Raises:
+        WriteInterceptedError: a row was neither inserted nor replaced.
+    """
     columns, name = COLUMNS[table], sql_name(table)
     rest = [c for c in columns if c not in KEYS[table]]
     update = ", ".join(f'"{c}" = EXCLUDED."{c}"' for c in rest)
     picked = ", ".join(f'r."{c}"' for c in columns)
-    done = await conn.execute(
+    status = await conn.execute(
         f"INSERT INTO {name} ({_quoted(columns)}) SELECT {picked} FROM {source.format(name=name)}"
         f" ON CONFLICT ({_quoted(KEYS[table])}) DO {f'UPDATE SET {update}' if update else 'NOTHING'}",
         *args,
     )
-    if rest:  # of a row that is nothing but its key an equal one stays as it is
-        await effects.require(conn, table, "upserted", effects.counted(done), count)
-    return effects.counted(done)
+    if rest:  # A row that is nothing but its key stays as it is, and is not counted.
+        await effects.require(conn, table, "upserted", effects.counted(status), count)
+    return effects.counted(status)
 
 
 def _grouped(incidents: Iterable[Incident]) -> list[Row]:
-    """One row by kind and subject; its detail is the first one's."""
+    """Return one row per kind and subject, with the detail of its first incident."""
     grouped: dict[tuple[str, str], Row] = {}
-    for one in incidents:
-        new = {"kind": one.kind, "subject": one.subject, "detail": one.detail, "first_block": one.block_number}
-        known = grouped.setdefault((one.kind, one.subject), new | {"count": 0})
-        known["count"] += 1
-        known["last_block"] = one.block_number
+    for incident in incidents:
+        kind, subject = incident.kind, incident.subject
+        new = {"kind": kind, "subject": subject, "detail": incident.detail, "first_block": incident.block_number}
+        group = grouped.setdefault((kind, subject), new | {"count": 0})
+        group["count"] += 1
+        group["last_block"] = incident.block_number
     return list(grouped.values())
 
 
-def _named(table: str, key: Key) -> Row:
+def _key_row(table: str, key: Key) -> Row:
     return dict(zip(KEYS[table], key, strict=True))
 
 

@@ -1,1 +1,1 @@
-"""How we ask a node: transport, error classes, range control, endpoint pool."""
+"""JSON-RPC access to nodes: transport, error classes, adaptive sizes, endpoint pool and endpoint health."""

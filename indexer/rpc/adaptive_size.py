@@ -1,8 +1,9 @@
-"""How many blocks to ask an endpoint for at once. Pure; several requests may be under way.
+"""Adaptive request sizes: how many blocks to ask an endpoint for at once, and how many calls to batch. Pure.
 
-Sizes follow the density of the answers towards TARGET_LOGS logs and TARGET_BYTES bytes an answer, whichever is less. A
-refusal about the number of blocks tightens the ceiling for good. Other trouble halves the size; up to half of what met
-it the way back is free, beyond that it is additive, in smaller steps the more often it was met.
+Several requests may be in flight. Block counts follow the density of the answers toward TARGET_LOGS logs and
+TARGET_BYTES bytes per answer, whichever is less. A refusal of the number of blocks lowers the ceiling for good. Any
+other failure halves the size; it recovers freely up to half of the size that failed, and additively beyond, in smaller
+steps the more often it failed in a row.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from math import isqrt
 
 TARGET_LOGS = 1000
 TARGET_BYTES = 8 * 2**20
-REACH = 8  # times as many blocks as an answer covered: further it tells nothing about
+REACH = 8  # Times the blocks of an answer: it says nothing about larger requests.
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedLimits:
-    """What an endpoint taught, as JSON values, for other processes. Limits are None where none was met."""
+    """Limits learned from an endpoint, as JSON values, for other processes. A limit is None if none was met."""
 
     ceiling: int
     size: int
@@ -26,89 +27,94 @@ class LearnedLimits:
 
 
 class AdaptiveRange:
-    """`size`: blocks to ask for next; between 1 and the ceiling, which only ever sinks."""
+    """Number of blocks to request from an endpoint.
+
+    `size` is the number of blocks to request next: between 1 and the ceiling, which is only ever lowered.
+    """
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = max(1, ceiling)
         self.size = self.ceiling
-        self.proven = 0  # the most blocks that were served at once
-        self._beyond: int | None = None  # as many blocks and more were refused
-        self.max_logs: int | None = None  # logs, and bytes, an answer may have: they only ever sink too
+        self.max_answered = 0  # The most blocks answered at once.
+        self._refused_from: int | None = None  # This many blocks and more are refused.
+        self.max_logs: int | None = None  # Limits of an answer (logs, and bytes below); only ever lowered.
         self.max_bytes: int | None = None
-        self._trouble: int | None = None  # blocks of the request that met trouble last, until as many are served
-        self._met = 0  # how often in a row
+        self._failed_blocks: int | None = None  # Blocks of the last request that failed, until as many succeed.
+        self._failures = 0  # Failures in a row.
         self._credit = 0
-        self._weight = (0, 1)  # bytes and blocks of the answer weighed last
-        self._rose: bool | None = None  # the last move, while answers keep asking for moves
+        self._weight = (0, 1)  # (bytes, blocks) of the last answer.
+        self._rose: bool | None = None  # Whether the last move was up; None once an answer needs no move.
 
     @property
     def target(self) -> int:
-        """Logs aimed at in an answer: well under what the endpoint serves."""
+        """Logs to aim for in an answer: well below the endpoint's limit."""
         return TARGET_LOGS if self.max_logs is None else max(1, min(TARGET_LOGS, self.max_logs // 2))
 
     @property
     def target_bytes(self) -> int:
+        """Bytes to aim for in an answer: well below the endpoint's limit."""
         return TARGET_BYTES if self.max_bytes is None else max(1, min(TARGET_BYTES, self.max_bytes // 2))
 
     def refuses(self, blocks: int) -> bool:
-        """Whether the endpoint is known to refuse as many blocks, whatever is in them."""
-        return self._beyond is not None and blocks >= self._beyond
+        """Return whether the endpoint is known to refuse this many blocks, whatever they contain."""
+        return self._refused_from is not None and blocks >= self._refused_from
 
     def learn(
         self, ceiling: int | None = None, *, max_logs: int | None = None, max_bytes: int | None = None
     ) -> None:  # fmt: skip
-        """Limits that are known: from a message, or from another process. They tighten, they never widen."""
+        """Apply limits learned from a message or from another process. They tighten and never widen."""
         self.ceiling = min(self.ceiling, max(1, ceiling or self.ceiling))
         self.size = min(self.size, self.ceiling)
         self.max_logs = min((n for n in (self.max_logs, max_logs) if n), default=None)
         self.max_bytes = min((n for n in (self.max_bytes, max_bytes) if n), default=None)
 
     def snapshot(self) -> LearnedLimits:
+        """Return the limits learned so far."""
         return LearnedLimits(self.ceiling, self.size, self.max_logs, self.max_bytes)
 
-    def restore(self, learnt: LearnedLimits) -> None:
-        """Goes on from what another control of the same endpoint learnt; nothing learnt here is forgotten."""
-        self.learn(learnt.ceiling, max_logs=learnt.max_logs, max_bytes=learnt.max_bytes)
-        self.size = max(1, min(learnt.size, self.ceiling))
+    def restore(self, limits: LearnedLimits) -> None:
+        """Continue from limits that another control of the same endpoint learned; nothing learned here is forgotten."""
+        self.learn(limits.ceiling, max_logs=limits.max_logs, max_bytes=limits.max_bytes)
+        self.size = max(1, min(limits.size, self.ceiling))
 
     def refused(self, blocks: int, hint: int | None, *, results: bool = False) -> None:
-        """The endpoint refused `blocks`; `hint` is the number its message named.
+        """Record that the endpoint refused `blocks`; `hint` is the number that its message named.
 
-        With `results` it had too much to tell about these blocks: emptier ones may be asked for in larger ranges again.
+        With `results`, the answer for these blocks would have been too large: ranges with fewer logs may grow again.
         """
         named = hint if hint is not None and 0 < hint < blocks else None
         allowed = named or max(1, blocks // 2)
-        # One that was asked before the size shrank says nothing of the new size, unless it names a number.
+        # A request sent before the size shrank says nothing about the new size, unless the refusal names a number.
         late = blocks > self.size
         if not results:
-            self._beyond = min(self._beyond or blocks, blocks if named is None else named + 1)
+            self._refused_from = min(self._refused_from or blocks, blocks if named is None else named + 1)
             self.ceiling = min(self.ceiling, max(1, blocks - 1) if late and named is None else allowed)
         elif named is None and not late:
-            self._met_trouble(blocks)
+            self._note_failure(blocks)
         if named is not None or not late:
             self.size, self._rose = min(self.size, allowed), None
 
     def failed(self, blocks: int) -> None:
-        """The endpoint gave no answer for `blocks`, perhaps because they were too many: a time-out, a lost connection.
+        """Record that `blocks` got no answer, perhaps because they were too many: a timeout, a lost connection.
 
         The ceiling stays, so that an endpoint's bad hour does not slow it for good.
         """
         if blocks <= self.size:
-            self._met_trouble(blocks)
+            self._note_failure(blocks)
             self.size, self._rose = max(1, blocks // 2), None
 
     def observe_size(self, blocks: int, size: int) -> None:
-        """The answer for `blocks` had `size` bytes, the headers in it included."""
-        self.proven = max(self.proven, blocks)
+        """Record that the answer for `blocks` had `size` bytes, including the headers in it."""
+        self.max_answered = max(self.max_answered, blocks)
         self._weight = (size, max(1, blocks))
-        # Small answers are mostly headers, which are as heavy whatever the number of blocks.
+        # Small answers are mostly headers, whose bytes do not depend on the number of blocks.
         if 4 * size >= self.target_bytes and size * self.size > 3 * self.target_bytes * max(1, blocks) // 2:
             self._move(min(self.size, self._blocks_for_target_bytes()))
 
-    def served(self, blocks: int, logs: int) -> None:
-        """The endpoint served `blocks` with `logs`."""
-        if self._trouble is not None and blocks >= self._trouble:
-            self._trouble, self._met = None, 0
+    def succeeded(self, blocks: int, logs: int) -> None:
+        """Record that the endpoint answered for `blocks` with `logs` logs."""
+        if self._failed_blocks is not None and blocks >= self._failed_blocks:
+            self._failed_blocks, self._failures = None, 0
         expected = logs * self.size // blocks
         if expected > self.target * 3 // 2 and 4 * logs >= self.target:
             self._move(max(1, self._damped(self.target * blocks // logs, rising=False)))
@@ -122,41 +128,44 @@ class AdaptiveRange:
             self._rose = None
 
     def _blocks_for_target_bytes(self) -> int:
-        """Blocks whose answer would have the bytes aimed at."""
+        """Return the number of blocks whose answer would have the targeted number of bytes."""
         size, blocks = self._weight
         return max(1, self.target_bytes * blocks // size) if REACH * size > self.target_bytes else self.ceiling
 
     def _damped(self, goal: int, *, rising: bool) -> int:
-        """Half of the way, as a ratio, where the last move went the other way: bursts would swing the size for ever."""
+        """Go half of the way (as a ratio) if the last move went the other way: bursts would swing the size forever."""
         if self._rose in (None, rising):
             return goal
         half = isqrt(self.size * goal)
         return max(half, self.size + 1) if rising else half
 
     def _grow(self, goal: int, *, whole: bool) -> None:
-        if self._trouble is None or goal <= max(self.size, self._trouble // 2):
+        if self._failed_blocks is None or goal <= max(self.size, self._failed_blocks // 2):
             self._move(goal)
-        elif self.size < self._trouble // 2:
-            self._move(self._trouble // 2)
+        elif self.size < self._failed_blocks // 2:
+            self._move(self._failed_blocks // 2)
         elif whole:
-            self._credit += self._trouble
-            steps, self._credit = divmod(self._credit, 10 * self._met)
+            self._credit += self._failed_blocks
+            steps, self._credit = divmod(self._credit, 10 * self._failures)
             self._move(min(goal, self.size + steps))
 
-    def _met_trouble(self, blocks: int) -> None:
-        self._trouble, self._met, self._credit = blocks, self._met + 1, 0
+    def _note_failure(self, blocks: int) -> None:
+        self._failed_blocks, self._failures, self._credit = blocks, self._failures + 1, 0
 
     def _move(self, size: int) -> None:
         if size != self.size:
             self._rose, self.size = size > self.size, size
 
 
-ANSWERS_BEFORE_GROWTH = 32  # answers before a longer batch is tried again; doubled with every refusal
-LONG = 8  # calls; a shorter batch that got no answer failed for another reason than its length
+ANSWERS_BEFORE_GROWTH = 32  # Answers before a longer batch is tried again; doubled with every refusal.
+LONG_BATCH_CALLS = 8  # A shorter batch that got no answer failed for a reason other than its length.
 
 
 class AdaptiveBatch:
-    """`size`: calls to put into a batch; 1 means one by one. The ceiling only ever sinks."""
+    """Number of calls to put into a batch.
+
+    `size` is the number of calls to send next; 1 means one by one. The ceiling is only ever lowered.
+    """
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = max(1, ceiling)
@@ -164,16 +173,20 @@ class AdaptiveBatch:
         self._answers_wanted, self._answers = ANSWERS_BEFORE_GROWTH, 0
 
     def learn(self, ceiling: int) -> None:
-        """A limit that is known: from a message, or from another process."""
+        """Apply a limit learned from a message or from another process."""
         self.ceiling = min(self.ceiling, max(1, ceiling))
         self.size = min(self.size, self.ceiling)
 
     def refused(self, calls: int, hint: int | None = None, *, length: bool = True) -> None:
-        """A batch of `calls` was refused; `hint` is the number its message named. `length`: it spoke of batches."""
+        """Record that a batch of `calls` was refused; `hint` is the number its message named.
+
+        `length`: the message was about batches, so the ceiling is lowered; otherwise only the size, which may grow
+        again.
+        """
         named = hint if hint is not None and 0 < hint < calls else None
         if named is not None:
             self.learn(named)
-        elif calls <= self.size:  # a longer one was asked before the size shrank: it tells nothing new
+        elif calls <= self.size:  # A longer one was sent before the size shrank and says nothing new.
             allowed = max(1, calls // 4)
             if length:
                 self.learn(allowed)
@@ -182,12 +195,12 @@ class AdaptiveBatch:
                 self._answers_wanted, self._answers = 2 * self._answers_wanted, 0
 
     def failed(self, calls: int) -> None:
-        """A batch of `calls` was not answered, perhaps because it was too long."""
-        if LONG < calls <= self.size:
-            self.size, self._answers = max(LONG, calls // 2), 0
+        """Record that a batch of `calls` was not answered, perhaps because it was too long."""
+        if LONG_BATCH_CALLS < calls <= self.size:
+            self.size, self._answers = max(LONG_BATCH_CALLS, calls // 2), 0
 
-    def served(self, calls: int) -> None:
-        """As many calls as `size`, or fewer, were answered in one request."""
+    def succeeded(self, calls: int) -> None:
+        """Record that `calls` calls were answered in one request; only full batches count toward growth."""
         if self.size < self.ceiling and calls >= self.size:
             self._answers += 1
             if self._answers >= self._answers_wanted:

@@ -1,4 +1,4 @@
-"""How many requests each purpose may make, and who comes first where several wait."""
+"""Request budgets per purpose, and the order in which waiting requests proceed."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from itertools import count
 
 from indexer.rpc.rate_limit import PURPOSES, RequestPurpose, TokenBucket, current_purpose
 
-BURST = 5.0  # seconds of a budget that may be spent at once
+BURST = 5.0  # Time (s) whose budget may be spent at once.
 
 
 class Budgets:
-    """`caps`: the most HTTP requests a second by purpose, over all endpoints together. What is not used is kept for
-    BURST seconds."""
+    """Budgets of HTTP requests per purpose.
+
+    `caps`: maximum requests per second by purpose, over all endpoints together. Unused budget accumulates for BURST
+    seconds.
+    """
 
     def __init__(
         self, caps: Mapping[RequestPurpose, float] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:  # fmt: skip
         self.caps, self._clock = dict(caps or {}), clock
         self.spent: Counter[RequestPurpose] = Counter()
-        self.held_until = 0.0  # until when a budget keeps somebody waiting
-        self.waited: dict[RequestPurpose, float] = dict.fromkeys(self.caps, 0.0)  # seconds
-        self._buckets = {on: TokenBucket(rps, max(1.0, rps * BURST)) for on, rps in self.caps.items()}
-        self._gates = {on: asyncio.Lock() for on in self.caps}
+        self.held_until = 0.0  # Time until which a budget makes a caller wait.
+        self.waited: dict[RequestPurpose, float] = dict.fromkeys(self.caps, 0.0)  # Time waited (s).
+        self._buckets = {purpose: TokenBucket(rps, max(1.0, rps * BURST)) for purpose, rps in self.caps.items()}
+        self._gates = {purpose: asyncio.Lock() for purpose in self.caps}
 
     async def take(self) -> None:
-        """Waits until the purpose at hand may make one request more. A caller that is cancelled takes nothing."""
-        on = current_purpose()
-        bucket = self._buckets.get(on)
+        """Wait until the current purpose may make one more request. A caller that is canceled takes nothing."""
+        purpose = current_purpose()
+        bucket = self._buckets.get(purpose)
         if bucket is not None:
-            async with self._gates[on]:
-                came = self._clock()
+            async with self._gates[purpose]:
+                started_at = self._clock()
                 while (wait := bucket.wait(self._clock())) > 0:
                     self.held_until = self._clock() + wait
                     await asyncio.sleep(wait)
                 bucket.take(self._clock())
-                self.waited[on] += self._clock() - came
-        self.spent[on] += 1
+                self.waited[purpose] += self._clock() - started_at
+        self.spent[purpose] += 1
 
 
 class PriorityLock:
-    """A lock whose waiters come by the urgency of their purpose, then first come, first served."""
+    """A lock that goes to the waiter with the most urgent purpose, then first come, first served."""
 
     def __init__(self) -> None:
         self._held = False
@@ -61,7 +64,7 @@ class PriorityLock:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._next()  # it was ours already: the next one must not wait for us
+                self._next()  # The lock was already handed over here; pass it on, or the next waiter hangs.
             raise
 
     async def __aexit__(self, *_: object) -> None:

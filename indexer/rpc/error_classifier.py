@@ -1,6 +1,6 @@
-"""What a node's refusal means: one error class per reaction. Pure.
+"""Classification of a node's refusals: one error class per reaction. Pure.
 
-Providers share no codes: the message decides. What numbers it names, `hints` tells.
+Providers share no error codes, so the message decides. `error_hints` extracts the numbers that it names.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from indexer.errors import (
     BatchUnsupportedError,
@@ -42,12 +43,12 @@ _RATE = _any(
     r"limited to [\d,]+ requests",
     r"\b429\b",
 )
-# A tag that the node does not know now: not a block that will come in a moment.
+# A tag that the node does not know now, as opposed to a block that will exist in a moment.
 _TAG = _any(
     r"(safe|finalized)( block)?( is|:)? (not found|not supported|unknown|not (yet )?available)",
     r"(not found|unknown block|unsupported|invalid)\W{1,3}(tag )?\W?(safe|finalized)\b",
 )
-# A node that lags behind the question. "block range" is in some of these, but fewer blocks would not help.
+# The node lags behind the request. Some of these mention "block range", but fewer blocks would not help.
 _LAGS = _any(
     r"beyond.{0,20}(head|latest)",
     r"still syncing",
@@ -97,7 +98,7 @@ _PRUNED = _any(
     r"code 4444",
 )
 _NO_METHOD, _UNKNOWN_TAG = -32601, -39001
-LONGEST = 60.0  # seconds; nobody's word stops us for longer at a time
+MAX_RETRY_AFTER_S = 60.0  # However long a node asks for, one pause is never longer.
 _SECONDS = re.compile(r"\s*[0-9]{1,9}(\.[0-9]{1,9})?\s*")
 
 
@@ -105,11 +106,18 @@ def classify(
     code: int, message: str, endpoint: str = "", status: int = 200, headers: Mapping[str, str] | None = None,
     *, now: float | None = None, backoff: float | None = None,
 ) -> RpcError:  # fmt: skip
-    """The error for a JSON-RPC error object, or for an HTTP status without one (then `message` is the body's start).
+    """Return the error for a JSON-RPC error object, or for an HTTP status without one.
 
-    `now`: seconds since 1970, for a Retry-After that is a date. `backoff`: seconds that the error's data names.
+    Args:
+        code: code of the JSON-RPC error object; 0 if there is none.
+        message: its message, or the start of the HTTP body.
+        endpoint: display name of the endpoint.
+        status: HTTP status.
+        headers: HTTP response headers.
+        now: Unix time (s), for a Retry-After that is a date.
+        backoff: wait that the error's data names (s).
     """
-    # The numbers stand at the end of long messages: all of it is read, its start is shown.
+    # Long messages have their numbers at the end: match all of it, show only its start.
     words = " ".join(message[:2000].split())
     text = words[:300] or f"HTTP {status}"
     rate = _RATE.search(words) is not None
@@ -132,12 +140,19 @@ def classify(
 
 
 def pruned(message: str) -> bool:
-    """Whether a refusal says that the node no longer keeps what was asked for."""
+    """Return whether a refusal says that the node no longer keeps the requested data."""
     return _PRUNED.search(message[:2000]) is not None
 
 
+def named_backoff(extra: Any) -> float | None:
+    """Return the wait (s) named in the data of a rate refusal, as Infura's is; None if it names none."""
+    rate = extra.get("rate") if isinstance(extra, dict) else None
+    seconds = rate.get("backoff_seconds") if isinstance(rate, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
+
+
 def _retry_after(words: str, headers: Mapping[str, str], now: float | None, backoff: float | None) -> float | None:
-    """Seconds to wait: the header's, else those of the error's data, else those in its message."""
+    """Return the time to wait (s): from the header, else from the error's data, else from its message."""
     value = headers.get("Retry-After", "")
     if _SECONDS.fullmatch(value):
         named: float | None = float(value)
@@ -145,20 +160,20 @@ def _retry_after(words: str, headers: Mapping[str, str], now: float | None, back
         named = _until(value, headers.get("Date", ""), now) if value else None
     if named is None:
         named = retry_after(words) if backoff is None else backoff
-    return None if named is None else max(0.0, min(named, LONGEST))
+    return None if named is None else max(0.0, min(named, MAX_RETRY_AFTER_S))
 
 
-def _until(value: str, date: str, now: float | None) -> float | None:
-    """Seconds until an HTTP date, by the clock that wrote it where the answer tells its time."""
-    until, answered = _date(value), _date(date)
+def _until(value: str, answer_date: str, now: float | None) -> float | None:
+    """Return the time until an HTTP date (s), by the clock that wrote it if the answer contains that clock's time."""
+    until, answered = _date(value), _date(answer_date)
     since = now if answered is None else answered
     return None if until is None or since is None else until - since
 
 
 def _date(value: str) -> float | None:
     try:
-        found = parsedate_to_datetime(value)
-        # A date without a zone is UTC, as all dates of HTTP are.
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        date = parsedate_to_datetime(value)
+        # A date without a zone is UTC, like every HTTP date.
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (TypeError, ValueError, OverflowError, IndexError):
         return None

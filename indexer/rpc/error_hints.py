@@ -1,6 +1,6 @@
-"""The numbers in a node's refusal: what it would serve, or when. Pure.
+"""Numbers in a node's refusal: how much it would serve, or when. Pure.
 
-Only words that are known to stand around such a number count: messages also quote what was asked for.
+Only words that are known to surround such a number count, because messages also quote the request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def _any(*patterns: str) -> re.Pattern[str]:
 OF_RESULTS = _any(r"results", r"logs matched", r"too many logs", r"more than [\d,]+ logs", r"bytes", r"response")
 _WINDOW = _any(r"\[\s*(0x[0-9a-f]+)\s*,\s*(0x[0-9a-f]+)\s*\]", r"range[^\d]{0,40}?(\d[\d,]*)\s*-\s*(\d[\d,]*)")
 _NOT_BLOCKS = r"(?![\d,]*\s*(?:k\b)?\s*(?:results|logs|mb|kb|bytes|seconds|s\b|ms\b|requests))"
-# Numbers of blocks by the words around them; "from 17 to 5000" is where was asked, not how much.
+# Numbers of blocks by the words around them; "from 17 to 5000" quotes the requested range and is no limit.
 _BLOCKS = (
     _any(r"(\d[\d,]*)\s*(k\b)?[\s-]*(?:blocks?\b|range)"),
     _any(rf"(?:range|blocks?)(?:(?!\bfrom\b|\bto\b)[^\d]){{0,48}}?{_NOT_BLOCKS}(\d[\d,]*)\s*(k\b)?"),
@@ -47,60 +47,61 @@ _SECONDS = {"ms": 0.001, "mil": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 6
 
 
 def suggested_blocks(message: str) -> int | None:
-    """How many blocks the message says would work; None when it names no number.
+    """Return how many blocks the message says would work; None if it names no number.
 
-    A window that the node computed for the request counts first; of several numbers the smallest, which is safe.
+    A window that the node computed for the request takes precedence; of several numbers the smallest counts, which is
+    safe.
     """
     window = _WINDOW.search(message)
     if window:
         low, high = (window[1], window[2]) if window[1] else (window[3], window[4])
         count = _number(high) - _number(low) + 1
         return count if count > 0 else None
-    # A limit of results is no number of blocks.
+    # A limit on results is not a number of blocks.
     patterns = _BLOCKS if OF_RESULTS.search(message) else (*_BLOCKS, _LIMIT)
     return _smallest(message, patterns)
 
 
 def max_results(message: str) -> int | None:
-    """How many logs an answer may have."""
+    """Return how many logs an answer may have; None if the message names no number."""
     return _smallest(message, _RESULTS)
 
 
 def max_bytes(message: str) -> int | None:
-    """How many bytes an answer may have; megabytes count as millions, which is safe."""
+    """Return how many bytes an answer may have; megabytes count as millions, which is safe."""
     if not OF_RESULTS.search(message) and "answer" not in message:
         return None
-    found = [_number(m[1]) * _UNITS[m[2].lower()] for m in _SIZE.finditer(message)]
-    found += [_number(m[1]) for m in _SIZE_UNNAMED.finditer(message)]
-    return min((n for n in found if n > 0), default=None)
+    sizes = [_number(m[1]) * _UNITS[m[2].lower()] for m in _SIZE.finditer(message)]
+    sizes += [_number(m[1]) for m in _SIZE_UNNAMED.finditer(message)]
+    return min((n for n in sizes if n > 0), default=None)
 
 
 def max_batch_calls(message: str) -> int | None:
-    """How many calls a batch may have; 1 where no batches are taken."""
+    """Return how many calls a batch may have; 1 if the node takes no batches."""
     return 1 if _NO_BATCHES.search(message) else _smallest(message, _CALLS)
 
 
 def is_about_batch_length(message: str) -> bool:
-    """Whether a refusal speaks of batches, and not of what a batch would answer with."""
+    """Return whether a refusal is about batches, and not about the size of a batch's response."""
     return _OF_LENGTH.search(message) is not None
 
 
 def retry_after(message: str) -> float | None:
-    """After how many seconds the message says to ask again."""
-    mixed = _GO_WAIT.search(message)
-    if mixed:
-        return int(mixed[1] or 0) * 3600 + int(mixed[2] or 0) * 60 + float(mixed[3])
-    found = _WAIT.search(message)
-    if not found:
+    """Return the wait (s) after which the message says to ask again."""
+    go_duration = _GO_WAIT.search(message)
+    if go_duration:
+        return int(go_duration[1] or 0) * 3600 + int(go_duration[2] or 0) * 60 + float(go_duration[3])
+    match = _WAIT.search(message)
+    if not match:
         return None
-    return float(found[1]) * _SECONDS[found[2].lower()[:3]]
+    return float(match[1]) * _SECONDS[match[2].lower()[:3]]
 
 
 def _smallest(message: str, patterns: tuple[re.Pattern[str], ...]) -> int | None:
-    found = (
+    numbers = (
         _number(m[1]) * (1000 if len(m.groups()) > 1 and m[2] else 1) for p in patterns for m in p.finditer(message)
     )
-    return min((n for n in found if n > 0), default=None)
+    return min((n for n in numbers if n > 0), default=None)
 
 
 def _number(text: str) -> int:

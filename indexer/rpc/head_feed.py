@@ -1,7 +1,7 @@
-"""When to look at the head: a WebSocket's newHeads only wakes, polling is what is relied upon.
+"""When to look at the head: a WebSocket's newHeads only wakes the caller early; polling is what is relied upon.
 
-A socket may go mute without closing; then polling at the configured interval goes on, and the socket is opened anew, at
-the next endpoint where there are several.
+A socket may go mute without closing. Polling at the configured interval then continues, and the socket is reopened, at
+the next endpoint if there are several.
 """
 
 from __future__ import annotations
@@ -23,16 +23,23 @@ from indexer.rpc.transport import redact_text
 
 log = structlog.get_logger()
 Woken = Literal["notified", "polled", "stopped"]
-RELAXED_POLL_S = 5.0  # times the poll interval: how often is looked while a socket speaks
-RECONNECT_PAUSE_S = 0.5  # seconds; doubled, up to 30, while a socket says nothing
-HANDSHAKE_TIMEOUT_S = 10.0  # seconds until a socket is open and asked
-MUTE_AFTER_S = 45.0  # seconds after which a socket that stays mute is no news any more: polling has taken over
-MIN_PAUSE_S = 0.05  # seconds between looks, or a tenth of the poll interval: however many heads are announced
+RELAXED_POLL_S = 5.0  # Factor on the poll interval while a socket announces heads.
+RECONNECT_PAUSE_S = 0.5  # Doubled, up to 30, while sockets announce nothing.
+HANDSHAKE_TIMEOUT_S = 10.0  # Limit for opening a socket and subscribing.
+MUTE_AFTER_S = 45.0  # A socket mute for longer is no longer news: polling has taken over.
+MIN_PAUSE_S = 0.05  # Between wakes (or a tenth of the poll interval), however many heads are announced.
 
 
 class HeadFeed:
-    """`poll_interval` and `mute_after` in seconds; `chain_id`: sockets of another one are left. Never raises: no socket
-    means polling."""
+    """Wakes its caller when there may be a new head. Never raises: without a socket it polls.
+
+    Args:
+        urls: WebSocket URLs; none means polling only.
+        poll_interval: time between polls (s).
+        mute_after: a socket that announces no head for this long while the head moves is mute (s).
+        clock: monotonic clock (s).
+        chain_id: a socket that serves another chain is dropped; None: not checked.
+    """
 
     def __init__(
         self, urls: Sequence[str], poll_interval: float, mute_after: float = 10.0,
@@ -42,10 +49,10 @@ class HeadFeed:
         self.chain_id = chain_id
         self.names = display_names(self.urls)
         self.scores = {name: EndpointHealth() for name in self.names}
-        self._connected = ""  # whose socket is open
+        self._connected = ""  # Endpoint whose socket is open.
         self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._unannounced: float | None = None  # when polling saw a head that the open socket has not announced
-        self._mute: tuple[str, float] | None = None  # whose socket was found mute, and when
+        self._unannounced: float | None = None  # When polling saw a head the open socket did not announce.
+        self._mute: tuple[str, float] | None = None  # Endpoint whose socket was found mute, and when.
         self._waited_at = float("-inf")
         self._woken = asyncio.Event()
         self._spoke_at: float | None = None
@@ -55,45 +62,47 @@ class HeadFeed:
 
     @property
     def state(self) -> str:
-        """websocket, polling, or polling because the socket is mute."""
+        """The source of wakes: websocket, polling, or polling because the socket is closed or mute."""
         if not self.urls:
             return "polling"
         return "websocket" if self._alive() else "polling: the WebSocket is closed or mute"
 
     def _alive(self) -> bool:
-        """The socket announced a head since, or shortly before, polling last saw the head move."""
+        """Return whether the socket announced a head since, or shortly before, polling last saw the head move."""
         if self._spoke_at is None:
             return False
         return self._moved_at is None or self._moved_at - self._spoke_at < self.mute_after
 
     def start(self) -> None:
+        """Start listening in a background task."""
         if self.urls:
             self._task = asyncio.create_task(self._listen())
 
     async def close(self) -> None:
+        """Stop listening."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
     def observe_polled_head(self, number: int) -> None:
-        """Tells what polling saw, so that a mute socket is noticed."""
+        """Take the head that polling saw, so that a mute socket is noticed."""
         if number > self._head:
             self._head, self._moved_at = number, self.clock()
-            # What it said shortly before was this head: on a chain of slow blocks the next word is far away.
+            # An announcement shortly before was of this head: on a chain of slow blocks the next one is far away.
             silent = self._spoke_at is None or self._moved_at - self._spoke_at > self.mute_after
             if self._connected and self._unannounced is None and silent:
                 self._unannounced = self._moved_at
 
     @property
     def mute(self) -> str:
-        """The endpoint whose socket was found mute, until one speaks again or polling has long taken over."""
+        """The endpoint whose socket is mute, until a socket speaks again or polling has long taken over; "" if none."""
         if self._mute is not None and self.clock() - self._mute[1] > MUTE_AFTER_S:
             self._mute = None
         return self._mute[0] if self._mute else ""
 
     async def check_mute(self) -> None:
-        """Closes a socket that is mute though the head moves: the next one is opened then."""
+        """Close a socket that is mute although the head moves, so that the next one is opened."""
         now = self.clock()
         if not self._connected or self._unannounced is None or now - self._unannounced <= self.mute_after:
             return
@@ -108,18 +117,18 @@ class HeadFeed:
                     await socket.close()
 
     async def wait(self, stop: asyncio.Event) -> Woken:
-        """Until a head is announced, the interval is over, or `stop` is set."""
-        hurried = min(MIN_PAUSE_S, self.poll_interval / 10) - (self.clock() - self._waited_at)
-        if hurried > 0:
+        """Wait until a head is announced, the interval is over, or `stop` is set."""
+        min_pause = min(MIN_PAUSE_S, self.poll_interval / 10) - (self.clock() - self._waited_at)
+        if min_pause > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), hurried)
+                await asyncio.wait_for(stop.wait(), min_pause)
         pause = self.poll_interval * (RELAXED_POLL_S if self._alive() else 1)
         waits = {asyncio.create_task(self._woken.wait()), asyncio.create_task(stop.wait())}
         try:
             await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for one in waits:
-                one.cancel()
+            for task in waits:
+                task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
         self._waited_at = self.clock()
         if stop.is_set():
@@ -137,7 +146,7 @@ class HeadFeed:
                 try:
                     await self._subscribe(session, url, name)
                     reason = "closed"
-                except Exception as error:  # whatever a socket does, polling goes on
+                except Exception as error:  # Whatever a socket does, polling continues.
                     reason = printable(redact_text(" ".join(f"{error_label(error)}: {error}".split())[:200], url))
                 self._connected, self._socket, self._unannounced = "", None, None
                 score, now = self.scores[name], self.clock()
@@ -163,18 +172,18 @@ class HeadFeed:
                 message = await socket.receive(timeout=self.mute_after * 6)
                 if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                     return
-                self._heard(orjson.loads(message.data), name)
+                self._handle_message(orjson.loads(message.data), name)
 
-    def _heard(self, told: Any, name: str) -> None:
-        """One message. Raises ValueError for one that ends the subscription."""
-        if not isinstance(told, dict):
+    def _handle_message(self, message: Any, name: str) -> None:
+        """Handle one message. Raises ValueError for one that ends the subscription."""
+        if not isinstance(message, dict):
             return
-        if told.get("error"):
-            raise ValueError(f"eth_subscribe refused: {str(told['error'])[:100]}")
-        if self.chain_id is not None and told.get("id") == 0:
-            if told.get("result") != hex(self.chain_id):
-                raise ValueError(f"serves chain {told.get('result')!r:.20}, the deployment is chain {self.chain_id}")
-        elif told.get("method") == "eth_subscription":
+        if message.get("error"):
+            raise ValueError(f"eth_subscribe refused: {str(message['error'])[:100]}")
+        if self.chain_id is not None and message.get("id") == 0:
+            if message.get("result") != hex(self.chain_id):
+                raise ValueError(f"serves chain {message.get('result')!r:.20}, the deployment is chain {self.chain_id}")
+        elif message.get("method") == "eth_subscription":
             self._spoke_at = now = self.clock()
             self._unannounced = self._mute = None
             self.scores[name].answered(now, 0.0)

@@ -1,7 +1,7 @@
-"""Several endpoints of one chain: each unit of work stays on one, trouble moves to the next (one unit, one endpoint).
+"""Several endpoints of one chain: each log batch stays on one, errors move on to the next (one unit, one endpoint).
 
-None is trusted for longer than it earns it: the chain id is asked for again and again, and an endpoint that lags, lacks
-history, contradicts the others or serves another chain is set aside, with its reason, and tried again later.
+No endpoint is trusted for longer than it earns: its chain id is checked again and again, and an endpoint that lags,
+lacks history, contradicts the others or serves another chain is set aside, with its reason, and tried again later.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from indexer.errors import (
 )
 from indexer.rpc.budget import Budgets
 from indexer.rpc.error_classifier import pruned
-from indexer.rpc.health import FAILING_S, FRESH, Reason
+from indexer.rpc.health import FAILING_S, FRESH_HEAD_S, Reason
 from indexer.rpc.rate_limit import RequestPurpose, current_purpose, request_purpose
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import Endpoint
@@ -36,15 +36,19 @@ from indexer.runtime.secrets import redact
 
 T = TypeVar("T")
 log = structlog.get_logger()
-CHECK_INTERVAL_S = 60.0  # seconds between questions for the chain id
-FUTURE = 60.0  # seconds that a head may be ahead of this machine's clock
-RECHECK_INTERVAL_S = 5.0  # the same where each answer comes over a new connection
-_BLAMED: dict[Reason, str] = {"contradicting": "disagreements", "omitting": "omissions", "wrong chain": "disagreements"}
+CHECK_INTERVAL_S = 60.0  # Between checks of the chain id.
+MAX_HEAD_AHEAD_S = 60.0  # A head may be this far ahead of this machine's clock.
+RECHECK_INTERVAL_S = 5.0  # Between checks if each answer comes over a new connection.
+_COUNTED_AS: dict[Reason, str] = {
+    "contradicting": "disagreements",
+    "omitting": "omissions",
+    "wrong chain": "disagreements",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What was asked so far: HTTP requests, failures by class; `size`: blocks asked for at once now."""
+    """Requests so far: HTTP requests, errors by class; `size`: blocks currently requested at once."""
 
     requests: int
     errors: Mapping[str, int]
@@ -53,22 +57,30 @@ class Traffic:
 
 @dataclass(slots=True)
 class _Check:
-    """When the chain id was found right, and over which connection."""
+    """When the chain id was found to be right, and over which connection."""
 
     at: float
     connections: int
 
 
 class Pool:
-    """Endpoints in order of preference; the one that served last is asked first, one that is set aside last."""
+    """Endpoints in order of preference: the one that answered last is asked first, those set aside last.
+
+    Args:
+        urls: HTTP URLs of the endpoints.
+        chain_id: chain id of the deployment.
+        max_blocks: initial limit of an eth_getLogs request (blocks).
+        timeout: limit of one request (s).
+        rps: maximum requests per second to each endpoint; None: no limit.
+        budgets: maximum requests per second by purpose, to all endpoints together; or the budgets of another pool.
+        clock: monotonic clock (s).
+    """
 
     def __init__(
         self, urls: Sequence[str], chain_id: int, *, max_blocks: int = 2000, timeout: float = 20.0,
         rps: float | None = None, budgets: Mapping[RequestPurpose, float] | Budgets | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`max_blocks` an eth_getLogs at first, `timeout` in seconds, `rps`: the most requests a second to each,
-        `budgets`: the most requests a second for each purpose, to all of them together, or those of another pool."""
         self.chain_id, self.clock = chain_id, clock
         self.budgets = budgets if isinstance(budgets, Budgets) else Budgets(budgets)
         self.readers = [
@@ -87,26 +99,28 @@ class Pool:
 
     @property
     def errors(self) -> Counter[str]:
-        """What went wrong so far, by class; most of it another try overcame."""
+        """Errors so far, by class; a retry overcame most of them."""
         return sum((reader.endpoint.errors for reader in self.readers), Counter())
 
     @property
     def current(self) -> Reader:
-        """The one that is asked first."""
+        """The endpoint that is asked first."""
         return self.ordered()[0]
 
     def traffic(self) -> Traffic:
+        """Return the traffic so far."""
         return Traffic(self.requests, dict(self.errors), self.current.ranges.size)
 
     async def close(self) -> None:
+        """Close all connections."""
         for reader in self.readers:
             await reader.endpoint.close()
 
     async def open(self) -> None:
-        """Checks every endpoint's chain id before anything is written.
+        """Check every endpoint's chain id before anything is written.
 
-        Raises WrongChainError when any endpoint serves another chain, EndpointUnreachableError when none answers.
-        One that does not answer now is checked before its first use.
+        Raises WrongChainError if any endpoint serves another chain, EndpointUnreachableError if none answers. An
+        endpoint that does not answer now is checked before its first use.
         """
         outcomes = await asyncio.gather(*(self._check(r) for r in self.readers), return_exceptions=True)
         for outcome in outcomes:
@@ -122,34 +136,34 @@ class Pool:
         self._current = next(i for i, r in enumerate(self.readers) if r in self._checked)
 
     async def _check(self, reader: Reader) -> None:
-        """Raises WrongChainError and RpcError."""
+        """Ask for the chain id. Raises WrongChainError and RpcError."""
         self._checked.pop(reader, None)
-        found = await reader.chain_id()
-        self.record_chain_id(reader, found)
-        if found != self.chain_id:
+        chain_id = await reader.chain_id()
+        self.record_chain_id(reader, chain_id)
+        if chain_id != self.chain_id:
             raise WrongChainError(
-                f"{reader.name} serves chain {found}, the deployment is chain {self.chain_id}",
+                f"{reader.name} serves chain {chain_id}, the deployment is chain {self.chain_id}",
                 "Give an endpoint of that chain, or another --chain",
             )
 
-    def record_chain_id(self, reader: Reader, found: int) -> None:
-        """What an endpoint said its chain id is, just now."""
-        reader.endpoint.health.chain_id = found
-        if found == self.chain_id:
+    def record_chain_id(self, reader: Reader, chain_id: int) -> None:
+        """Record the chain id that an endpoint has just reported."""
+        reader.endpoint.health.chain_id = chain_id
+        if chain_id == self.chain_id:
             self._checked[reader] = _Check(self.clock(), reader.endpoint.connections)
             self.clear_set_aside(reader.name, "wrong chain")
         else:
             self._checked.pop(reader, None)
 
     def aside(self, name: str) -> float:
-        """For how many seconds more the endpoint is asked last; 0 when it is not."""
-        held = self._by_name[name].endpoint.health.aside
-        return max(0.0, held.until - self.clock()) if held else 0.0
+        """Return how much longer the endpoint is set aside (s); 0 if it is not."""
+        entry = self._by_name[name].endpoint.health.aside
+        return max(0.0, entry.until - self.clock()) if entry else 0.0
 
     async def ensure_checked(self, reader: Reader) -> None:
-        """Before it is read: the same name may lead to another machine over a new connection, or after a while.
+        """Check the chain id before a read: a new connection, or some time, may lead the same name to another machine.
 
-        Raises TransientRpcError for another chain than the deployment's: since the start only the endpoint can have
+        Raises TransientRpcError for another chain than the deployment's: since startup only the endpoint can have
         changed.
         """
         async with self._checking[reader]:
@@ -170,7 +184,7 @@ class Pool:
         since = self.clock() - check.at
         if endpoint.connections == check.connections:
             return since < CHECK_INTERVAL_S
-        # One that closes the connection after each answer is not asked twice for everything.
+        # An endpoint that closes the connection after each answer is not checked before every request.
         lasting = endpoint.requests < 20 or 2 * endpoint.connections < endpoint.requests
         return not lasting and since < RECHECK_INTERVAL_S
 
@@ -178,54 +192,72 @@ class Pool:
         self, name: str, detail: str, reason: Reason = "contradicting", seconds: float | None = None,
         purpose: str | None = None,
     ) -> None:  # fmt: skip
-        """Asks the endpoint only when no better one is left, for a minute; longer when it comes to it again and again.
+        """Ask the endpoint only when no better one is left, for a minute; longer if it happens again and again.
 
-        `purpose`: only for that one. Omissions and contradictions count in its score.
+        Omissions and contradictions count in the endpoint's health.
+
+        Args:
+            name: display name of the endpoint.
+            detail: explanation for people.
+            reason: why.
+            seconds: duration (s); None: doubled each time in a row.
+            purpose: only for this purpose; None: for all.
         """
-        score = self._by_name[name].endpoint.health
-        if reason in _BLAMED:
-            score.counts[_BLAMED[reason]] += 1
-        put = score.set_aside(self.clock(), reason, detail, seconds, purpose)
-        if put and reason != "failing":
+        health = self._by_name[name].endpoint.health
+        if reason in _COUNTED_AS:
+            health.counts[_COUNTED_AS[reason]] += 1
+        entry = health.set_aside(self.clock(), reason, detail, seconds, purpose)
+        if entry and reason != "failing":
             log.warning(
-                "endpoint_set_aside", endpoint=name, why=reason, reason=detail, seconds=round(put.until - self.clock())
+                "endpoint_set_aside",
+                endpoint=name,
+                why=reason,
+                reason=detail,
+                seconds=round(entry.until - self.clock()),
             )
 
     def restore_set_aside(self, name: str, reason: Reason, detail: str, seconds: float) -> None:
-        """What an earlier process set aside, if it is one of these endpoints, for the seconds that are left."""
+        """Restore what an earlier process set aside, if it is one of these endpoints.
+
+        Args:
+            name: display name of the endpoint.
+            reason: why.
+            detail: explanation for people.
+            seconds: time that is left (s).
+        """
         if name in self._by_name:
             self._by_name[name].endpoint.health.restore(self.clock(), reason, detail, seconds)
             log.warning("endpoint_still_aside", endpoint=name, why=reason, reason=detail, seconds=round(seconds))
 
     def clear_set_aside(self, name: str, *reasons: Reason) -> None:
-        """Ends it early, where the reason is seen to be gone."""
+        """End being set aside early, if the reason is seen to be gone."""
         if self._by_name[name].endpoint.health.clear_set_aside(self.clock(), *reasons):
             log.info("endpoint_well_again", endpoint=name, was=reasons)
 
     def observe_head(self, name: str, head: Header) -> None:
-        """A head that an endpoint showed: one that is behind what others showed lately lags."""
-        now, score = self.clock(), self._by_name[name].endpoint.health
+        """Record a head of an endpoint: one that is behind a recent head of the others lags."""
+        now, health = self.clock(), self._by_name[name].endpoint.health
         others = (r.endpoint.health for r in self.readers if r.name != name)
-        # One from the future is no measure for the others: whoever claims it would be asked first.
-        fresh = (s.head for s in others if s.head and now - s.head_at < FRESH)
-        best = max((h for h in fresh if h.timestamp < time.time() + FUTURE), default=None)
-        if score.observe_head(head, now, best):
+        # A head from the future is no measure for the others, or whoever claims one would be asked first.
+        fresh = (s.head for s in others if s.head and now - s.head_at < FRESH_HEAD_S)
+        best = max((h for h in fresh if h.timestamp < time.time() + MAX_HEAD_AHEAD_S), default=None)
+        if health.observe_head(head, now, best):
             assert best is not None
             behind = f"at block {head.number}, another endpoint at {best.number}"
             self.set_aside(name, behind, "lagging")
         else:
             self.clear_set_aside(name, "lagging")
 
-    def ordered(self, on: RequestPurpose | None = None) -> list[Reader]:
-        """Endpoints as they would be asked now, for a purpose."""
-        turns = [self.readers[(self._current + turn) % len(self.readers)] for turn in range(len(self.readers))]
-        now, what = self.clock(), on or current_purpose()
-        return sorted(turns, key=lambda reader: reader.endpoint.health.severity(now, what))
+    def ordered(self, purpose: RequestPurpose | None = None) -> list[Reader]:
+        """Return the endpoints in the order in which they would be asked now for a purpose."""
+        rotated = [self.readers[(self._current + turn) % len(self.readers)] for turn in range(len(self.readers))]
+        now, asked_for = self.clock(), purpose or current_purpose()
+        return sorted(rotated, key=lambda reader: reader.endpoint.health.severity(now, asked_for))
 
     async def ask_all(
         self, question: Callable[[Reader], Awaitable[T]], purpose: RequestPurpose | None = None
     ) -> list[T | RpcError]:
-        """The answer of every endpoint, in order of preference; its error where it gave none."""
+        """Return the answer of every endpoint, in order of preference; its error if it gave none."""
         answers: list[T | RpcError] = []
         with request_purpose(purpose):
             for reader in self.ordered():
@@ -238,25 +270,25 @@ class Pool:
         return answers
 
     async def with_failover(
-        self, unit: Callable[[Reader], Awaitable[T]], prefer: str = "", purpose: RequestPurpose | None = None
+        self, work: Callable[[Reader], Awaitable[T]], prefer: str = "", purpose: RequestPurpose | None = None
     ) -> T:
-        """Does a unit of work on one endpoint; what fails there is done whole on the next. Raises the last RpcError.
+        """Run `work` on one endpoint; if it fails there, run it from the start on the next. Raises the last RpcError.
 
-        `prefer` names the endpoint to ask first; `purpose`: whose budget pays.
+        `prefer` names the endpoint to ask first; `purpose` says whose budget pays.
         """
         with request_purpose(purpose):
-            return await self._run(unit, prefer)
+            return await self._run(work, prefer)
 
-    async def _run(self, unit: Callable[[Reader], Awaitable[T]], prefer: str) -> T:
+    async def _run(self, work: Callable[[Reader], Awaitable[T]], prefer: str) -> T:
         last: RpcError | None = None
         order = sorted(self.ordered(), key=lambda reader: reader.name != prefer)
         for turn, reader in enumerate(order):
             try:
                 await self.ensure_checked(reader)
-                result = await unit(reader)
+                result = await work(reader)
             except RpcError as error:
                 self.failed(reader, error)
-                # One that came back as another chain says nothing of the unit: the others' trouble is told.
+                # An endpoint that came back as another chain says nothing about the work: raise another's error.
                 if last is None or reader.endpoint.health.chain_id in (None, self.chain_id):
                     last = error
                 if turn + 1 < len(order):
@@ -271,8 +303,10 @@ class Pool:
         raise last
 
     def failed(self, reader: Reader, error: RpcError) -> None:
-        """What a failed unit says of the endpoint. Of answers that contradict each other no single call knows: they are
-        counted here or nowhere."""
+        """Apply a failure of work to the endpoint's health.
+
+        No single call knows about answers that contradict each other: they are counted here or nowhere.
+        """
         reader.endpoint.failed_work[error_label(error)] += 1
         if isinstance(error, RateLimitedError | InconsistentResponseError):
             return
@@ -280,15 +314,15 @@ class Pool:
             self.set_aside(reader.name, error.message, "pruned", purpose=current_purpose())
         elif isinstance(error, TransientRpcError):
             self.set_aside(reader.name, error.message, "failing", FAILING_S)
-            self._checked.pop(reader, None)  # what comes back may be another
+            self._checked.pop(reader, None)  # Another machine may come back.
 
 
 def display_names(urls: Sequence[str]) -> list[str]:
-    """Names of endpoints for people, without secrets, each once: two keys at one provider are two endpoints."""
+    """Return unique names of the endpoints for people, without secrets: two keys at one provider are two endpoints."""
     seen: Counter[str] = Counter()
-    found = []
+    names = []
     for url in urls:
         name = redact(url)
         seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
-    return found
+        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return names

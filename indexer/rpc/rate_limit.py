@@ -1,6 +1,6 @@
-"""When an endpoint may be asked: a cap on requests a second, and the quiet that the endpoint itself asked for. Pure.
+"""When an endpoint may be asked: a cap on requests per second, and pauses that the endpoint asked for. Pure.
 
-All times are seconds of one monotonic clock, passed in.
+All times are seconds of one monotonic clock, passed in. Requests carry a purpose, whose budget pays for them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Literal, get_args
 
-MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0  # of a quiet for which the endpoint named no time
+MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0  # Of a pause for which the endpoint named no time.
 
 
 class TokenBucket:
-    """A token bucket: `rps` requests a second. In t seconds at most rps * t + burst pass; with a burst of one they are
-    evenly spaced."""
+    """A token bucket of `rps` requests per second.
+
+    In t seconds at most rps * t + burst requests pass; with a burst of one they are evenly spaced.
+    """
 
     def __init__(self, rps: float, burst: float = 1.0) -> None:
         if not rps > 0:
@@ -24,13 +26,13 @@ class TokenBucket:
         self._tokens, self._at = burst, float("-inf")
 
     def wait(self, now: float) -> float:
-        """Seconds until there is a token; 0 when there is one."""
+        """Return the time until a token is available (s); 0 if one is."""
         self._fill(now)
-        # Below what a clock tells apart: a token that is nearly whole would be waited for again and again.
+        # Tolerates less than a clock can resolve: otherwise a nearly whole token is waited for again and again.
         return 0.0 if self._tokens > 1 - 1e-6 else (1 - self._tokens) / self.rps
 
     def take(self, now: float) -> None:
-        """Only after `wait` was 0 at the same time."""
+        """Take a token. Call only after `wait` returned 0 for the same time."""
         self._fill(now)
         self._tokens -= 1
 
@@ -41,7 +43,7 @@ class TokenBucket:
 
 
 class Backoff:
-    """Times in which nothing is sent, because an answer said so: shared by all callers of the endpoint."""
+    """Pauses in which nothing is sent because an answer asked for it; shared by all callers of the endpoint."""
 
     def __init__(self) -> None:
         self.until = float("-inf")
@@ -49,11 +51,14 @@ class Backoff:
         self._pause = MIN_PAUSE_S
 
     def wait(self, now: float) -> float:
+        """Return the time until the pause is over (s); 0 if there is none."""
         return max(0.0, self.until - now)
 
     def limited(self, now: float, sent: float, retry_after: float | None) -> None:
-        """A request sent at `sent` was refused for its rate. Without a named time the quiet doubles each time: once for
-        all requests that were under way together."""
+        """Record that a request sent at `sent` was refused for its rate.
+
+        If no time is named, the pause doubles each time: once for all requests that were in flight together.
+        """
         if retry_after is not None:
             self.until = max(self.until, now + retry_after)
         elif sent >= self._since:
@@ -61,28 +66,28 @@ class Backoff:
             self._pause, self._since = min(MAX_PAUSE_S, 2 * self._pause), now
 
     def answered(self, sent: float) -> None:
-        """A request sent after the last quiet began was answered: the next quiet is short again."""
+        """Record that a request was answered; if sent after the last pause began, the next pause is short again."""
         if sent >= self._since:
             self._pause = MIN_PAUSE_S
 
 
 RequestPurpose = Literal["follow", "probe", "backfill", "attest"]
-PURPOSES: tuple[RequestPurpose, ...] = get_args(RequestPurpose)  # the more urgent first
+PURPOSES: tuple[RequestPurpose, ...] = get_args(RequestPurpose)  # The most urgent first.
 _purpose: ContextVar[RequestPurpose] = ContextVar("purpose", default="follow")
 
 
 def current_purpose() -> RequestPurpose:
-    """What is being asked for now."""
+    """Return the purpose of requests made now."""
     return _purpose.get()
 
 
 @contextlib.contextmanager
-def request_purpose(on: RequestPurpose | None) -> Iterator[None]:
-    """Requests of the body, and of tasks begun in it, are for this; None: for what they were for anyway."""
-    if on is None:
+def request_purpose(purpose: RequestPurpose | None) -> Iterator[None]:
+    """Set the purpose of requests made in the body and in tasks started there; None leaves it unchanged."""
+    if purpose is None:
         yield
         return
-    token = _purpose.set(on)
+    token = _purpose.set(purpose)
     try:
         yield
     finally:

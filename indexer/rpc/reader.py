@@ -1,4 +1,4 @@
-"""What the indexer asks one endpoint for: heads, headers and logs, parsed and checked."""
+"""Typed queries to one endpoint: heads, headers, logs and receipts, parsed and checked."""
 
 from __future__ import annotations
 
@@ -25,120 +25,140 @@ from indexer.rpc.receipts import BlockReceipts, SealedHeader, logs_of_receipts
 from indexer.rpc.transport import Call, Endpoint
 
 T = TypeVar("T")
-LOOKS_WITHOUT_TAG = 200
-# Of a number it means "not yet", of a tag "none": a node without finality says no more, however often it is asked.
+CHECKS_WITHOUT_TAG = 200
+# For a number it means "not yet", for a tag "none": a node without finality gives no other answer, however often asked.
 _NO_BLOCK = re.compile(r"(block|header) not (found|available)|unknown block", re.IGNORECASE)
 
 
 class Reader:
-    """One endpoint, read. Every error is an RpcError that names the endpoint."""
+    """Queries to one endpoint. Every error is an RpcError that names the endpoint."""
 
     def __init__(self, endpoint: Endpoint, max_blocks: int = 2000) -> None:
         self.endpoint, self.name = endpoint, endpoint.name
         self.ranges = AdaptiveRange(max_blocks)
         self._probing = asyncio.Lock()
-        self._refused = {"safe": 0, "finalized": 0}  # looks for which a refused tag is not asked for again
+        self._refused = {"safe": 0, "finalized": 0}  # Calls left until a refused tag is asked for again.
 
     def export_limits(self) -> dict[str, Any]:
-        """What the endpoint taught about its limits, as JSON: for other processes that ask it."""
+        """Return the limits learned from the endpoint, as JSON, for other processes that use it."""
         return {"ranges": asdict(self.ranges.snapshot()), "batch": self.endpoint.lengths.ceiling}
 
-    def import_limits(self, learnt: Mapping[str, Any]) -> None:
-        """Goes on from what `learnt` of the same endpoint told elsewhere; limits tighten only."""
-        self.ranges.restore(LearnedLimits(**learnt["ranges"]))
-        self.endpoint.lengths.learn(learnt["batch"])
+    def import_limits(self, limits: Mapping[str, Any]) -> None:
+        """Continue from limits that another process learned from the same endpoint; they only tighten."""
+        self.ranges.restore(LearnedLimits(**limits["ranges"]))
+        self.endpoint.lengths.learn(limits["batch"])
 
     async def chain_id(self) -> int:
+        """Return the chain id that the endpoint reports."""
         result = await self.endpoint.call("eth_chainId", [])
-        return self._named(lambda: wire.quantity(result, "chain id"))
+        return self._parse(lambda: wire.quantity(result, "chain id"))
 
     async def heads(self) -> Heads:
-        """latest, safe and finalized in one request; None for a tag the node does not have now."""
-        tags = ["latest", *(tag for tag, looks in self._refused.items() if not looks)]
-        self._refused = {tag: max(0, looks - 1) for tag, looks in self._refused.items()}
+        """Return latest, safe and finalized, read in one request; None for a tag that the node does not have now."""
+        tags = ["latest", *(tag for tag, calls_left in self._refused.items() if not calls_left)]
+        self._refused = {tag: max(0, calls_left - 1) for tag, calls_left in self._refused.items()}
         try:
             results = await self.endpoint.batch([_header_call(tag) for tag in tags])
         except (RpcCallError, TransientRpcError) as error:
             if isinstance(error, TransientRpcError) and not _NO_BLOCK.search(error.message):
                 raise
-            return await self._heads_apart()
+            return await self._heads_one_by_one()
         return self._heads(dict(zip(tags, results, strict=True)))
 
-    async def _heads_apart(self) -> Heads:
-        """A node without a tag refuses the request: each is asked for alone, a refused one not again for a while."""
-        found: dict[str, Any] = {"latest": await self.endpoint.call(*_header_call("latest"))}
+    async def _heads_one_by_one(self) -> Heads:
+        """Ask for each tag alone, because a node without a tag refuses the whole request.
+
+        A refused tag is left out of the next CHECKS_WITHOUT_TAG calls of `heads`.
+        """
+        blocks: dict[str, Any] = {"latest": await self.endpoint.call(*_header_call("latest"))}
         for tag in self._refused:
             try:
-                found[tag] = await self.endpoint.call(*_header_call(tag))
+                blocks[tag] = await self.endpoint.call(*_header_call(tag))
             except (RpcCallError, TransientRpcError) as error:
                 if isinstance(error, TransientRpcError) and not _NO_BLOCK.search(error.message):
                     raise
-                self._refused[tag] = LOOKS_WITHOUT_TAG
-        return self._heads(found)
+                self._refused[tag] = CHECKS_WITHOUT_TAG
+        return self._heads(blocks)
 
-    def _heads(self, found: dict[str, Any]) -> Heads:
+    def _heads(self, blocks: dict[str, Any]) -> Heads:
         def tagged(tag: str) -> Header | None:
-            return wire.header(found[tag]) if found.get(tag) is not None else None
+            return wire.header(blocks[tag]) if blocks.get(tag) is not None else None
 
-        return self._named(lambda: Heads(wire.header(found["latest"]), tagged("safe"), tagged("finalized")))
+        return self._parse(lambda: Heads(wire.header(blocks["latest"]), tagged("safe"), tagged("finalized")))
 
     async def probe(self, number: int | None) -> tuple[int, Header, Header | None]:
-        """Chain id, latest block, and block `number` when one is named and the node has it: one request."""
+        """Return chain id, latest block, and block `number` if given and present, read in one request."""
         calls = [("eth_chainId", []), _header_call("latest"), *([] if number is None else [_header_call(number)])]
         results = await self.endpoint.batch(calls)
-        kept = results[2] if number is not None else None
-        return self._named(
+        block = results[2] if number is not None else None
+        return self._parse(
             lambda: (
                 wire.quantity(results[0], "chain id"),
                 wire.header(results[1]),
-                None if kept is None else wire.header(kept, number),
+                None if block is None else wire.header(block, number),
             )
         )
 
     async def header(self, number: int) -> Header | None:
-        """None when the node has no such block."""
+        """Return the header of a block; None if the node has no such block."""
         result = await self.endpoint.call(*_header_call(number))
-        return None if result is None else self._named(lambda: wire.header(result, number))
+        return None if result is None else self._parse(lambda: wire.header(result, number))
 
     async def headers(self, numbers: Sequence[int]) -> list[Header]:
-        """In the order asked for. A missing one is Transient: the node may lag."""
+        """Return headers in the order requested. Raises MissingBlockError, which is transient: the node may lag."""
         results = await self.endpoint.batch([_header_call(n) for n in numbers])
-        return self._named(lambda: [wire.header(r, n) for r, n in zip(results, numbers, strict=True)])
+        return self._parse(lambda: [wire.header(r, n) for r, n in zip(results, numbers, strict=True)])
 
     async def found(self, blocks: Sequence[int | str]) -> list[Header | None]:
-        """Blocks by number or tag, in one request; None for one that the node does not have."""
+        """Return headers by number or tag, read in one request; None for a block that the node does not have."""
         results = await self.endpoint.batch([_header_call(b) for b in blocks])
-        return self._named(lambda: [_found(r, b) for r, b in zip(results, blocks, strict=True)])
+        return self._parse(lambda: [_optional_header(r, b) for r, b in zip(results, blocks, strict=True)])
 
     async def logs_with_headers(
-        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int], beside: Sequence[int | str] = ()
+        self,
+        first: int,
+        last: int,
+        addresses: Sequence[str],
+        numbers: Iterable[int],
+        extra_blocks: Sequence[int | str] = (),
     ) -> tuple[list[Log], list[Header]]:
-        """The logs of blocks first..last of the addresses, in chain order, and the headers of `numbers`: one request.
-        Behind those come the headers of the blocks `beside`, a number or a tag each, that the node has.
+        """Read logs and headers in one request.
 
-        Raises RangeTooLargeError with the node's hint when it serves no such range at once. Any other failure may be
-        a range too large in disguise (a time-out, a dropped connection), so that fewer blocks are asked for next.
+        Only one request larger than anything answered so far is in flight at a time, and sizes known to be refused are
+        never sent, so an endpoint refuses each size at most once, however many fetchers there are.
 
-        Of ranges larger than any served before one is under way at a time, and none is asked for that is known to be
-        refused: however many fetchers there are, the endpoint refuses a size once.
+        Args:
+            first: first block of the logs.
+            last: last block of the logs, included.
+            addresses: contracts whose logs to read (lower-case 0x).
+            numbers: blocks whose headers are required.
+            extra_blocks: blocks, by number or tag, whose headers are returned only if the node has them.
+
+        Returns:
+            The logs in chain order, and the headers of `numbers` followed by those of `extra_blocks`.
+
+        Raises:
+            RangeTooLargeError: the node does not serve such a range at once; carries the node's hint.
+            RpcError: any other failure. It may be a range too large in disguise (a timeout, a dropped connection), so
+                fewer blocks are requested next.
         """
         blocks = last - first + 1
-        if blocks > self.ranges.proven:
+        if blocks > self.ranges.max_answered:
             async with self._probing:
-                if blocks > self.ranges.proven:
-                    return await self._logs_with_headers(first, last, addresses, numbers, beside)
-        return await self._logs_with_headers(first, last, addresses, numbers, beside)
+                if blocks > self.ranges.max_answered:
+                    return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks)
+        return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks)
 
     async def _logs_with_headers(
-        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int], beside: Sequence[int | str]
+        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int], extra_blocks: Sequence[int | str]
     ) -> tuple[list[Log], list[Header]]:
         wanted, blocks = list(numbers), last - first + 1
-        calls = [_header_call(n) for n in (*wanted, *beside)]
+        calls = [_header_call(n) for n in (*wanted, *extra_blocks)]
         if self.ranges.refuses(blocks):
             raise RangeTooLargeError(f"{blocks} blocks were refused before", self.name, self.ranges.ceiling)
-        asked = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
+        log_filter = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
         try:
-            results, size = await self.endpoint.batch_with_size([("eth_getLogs", [asked]), *calls])
+            results, size = await self.endpoint.batch_with_size([("eth_getLogs", [log_filter]), *calls])
         except (RateLimitedError, InconsistentResponseError):
             raise
         except TransientRpcError:
@@ -148,18 +168,20 @@ class Reader:
             self._learn_from(refusal, blocks)
             raise
         self.ranges.observe_size(blocks, size)
-        of_wanted, of_beside = results[1 : len(wanted) + 1], results[len(wanted) + 1 :]
-        return self._named(
+        of_wanted, of_extra = results[1 : len(wanted) + 1], results[len(wanted) + 1 :]
+        return self._parse(
             lambda: (
                 wire.logs(results[0], first, last, addresses),
                 [wire.header(r, n) for r, n in zip(of_wanted, wanted, strict=True)]
-                + [h for r, b in zip(of_beside, beside, strict=True) if (h := _found(r, b)) is not None],
+                + [h for r, b in zip(of_extra, extra_blocks, strict=True) if (h := _optional_header(r, b)) is not None],
             )
         )
 
     def _learn_from(self, refusal: RangeTooLargeError, blocks: int) -> None:
-        """Limits that the refusal names, before the next request can be under way. From a number of logs follows about
-        how many blocks to ask for: they hold at least as many."""
+        """Apply the limits that a refusal names before the next request can be in flight.
+
+        A limit on logs also suggests a number of blocks: the refused blocks hold at least that many logs.
+        """
         logs = error_hints.max_results(refusal.message)
         self.ranges.learn(max_logs=logs, max_bytes=error_hints.max_bytes(refusal.message))
         if logs and refusal.hint is None:
@@ -168,30 +190,30 @@ class Reader:
             self.ranges.refused(blocks, refusal.hint, results=refusal.results)
 
     async def sealed_headers(self, numbers: Sequence[int]) -> list[SealedHeader]:
-        """Whole headers, each with the hash that its fields have, in the order asked for."""
+        """Return whole headers in the order requested, each with the hash computed from its fields."""
         results = await self.endpoint.batch([_header_call(n) for n in numbers])
-        return self._named(lambda: [receipts.sealed_header(r, n) for r, n in zip(results, numbers, strict=True)])
+        return self._parse(lambda: [receipts.sealed_header(r, n) for r, n in zip(results, numbers, strict=True)])
 
     async def block_receipts(
         self, headers: Sequence[Header], addresses: Collection[str]
     ) -> list[BlockReceipts]:  # fmt: skip
-        """All receipts of these blocks, in one request where the node takes batches."""
+        """Return all receipts of these blocks, read in one request if the node takes batches."""
         results = await self.endpoint.batch([("eth_getBlockReceipts", [hex(h.number)]) for h in headers])
-        return self._named(lambda: [receipts.receipts(r, h, addresses) for r, h in zip(results, headers, strict=True)])
+        return self._parse(lambda: [receipts.receipts(r, h, addresses) for r, h in zip(results, headers, strict=True)])
 
     async def receipts(self, number: int, addresses: Collection[str]) -> tuple[list[Log], Header]:
-        """The logs of the addresses in a block's receipts, and its header: one request.
+        """Return the logs of the addresses in a block's receipts, and its header, read in one request.
 
-        Raises RpcCallError when the node has no eth_getBlockReceipts, or not this block's.
+        Raises RpcCallError if the node has no eth_getBlockReceipts, or not this block's receipts.
         """
         results = await self.endpoint.batch([("eth_getBlockReceipts", [hex(number)]), _header_call(number)])
-        header = self._named(lambda: wire.header(results[1], number))
-        return self._named(lambda: logs_of_receipts(results[0], header, addresses)), header
+        header = self._parse(lambda: wire.header(results[1], number))
+        return self._parse(lambda: logs_of_receipts(results[0], header, addresses)), header
 
     async def addresses_in_receipts(self, header: Header) -> set[bytes] | None:
-        """The addresses that logged in a block, from its receipts; None when the node has no eth_getBlockReceipts.
+        """Return the addresses that logged in a block, from its receipts; None if the node has no eth_getBlockReceipts.
 
-        Raises InconsistentResponseError when it has the method but not this block's receipts.
+        Raises InconsistentResponseError if the node has the method but not this block's receipts.
         """
         try:
             result = await self.endpoint.call("eth_getBlockReceipts", [hex(header.number)])
@@ -201,10 +223,10 @@ class Reader:
             raise InconsistentResponseError(
                 f"no receipts of block {header.number}: {error.message}", self.name
             ) from error
-        return self._named(lambda: receipts.addresses_logged(result, header))
+        return self._parse(lambda: receipts.addresses_logged(result, header))
 
-    def _named(self, parse: Callable[[], T]) -> T:
-        """Errors of the parser say which endpoint sent the answer."""
+    def _parse(self, parse: Callable[[], T]) -> T:
+        """Run a parser; its errors name the endpoint that sent the answer."""
         try:
             return parse()
         except RpcError as error:
@@ -216,7 +238,7 @@ class Reader:
             raise TransientRpcError(f"unreadable answer: {error}", self.name) from error
 
 
-def _found(result: Any, block: int | str) -> Header | None:
+def _optional_header(result: Any, block: int | str) -> Header | None:
     return None if result is None else wire.header(result, block if isinstance(block, int) else None)
 
 

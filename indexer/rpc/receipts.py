@@ -1,6 +1,6 @@
-"""JSON-RPC headers and receipts to what consensus hashes, strictly. Pure.
+"""Strict parsing of JSON-RPC headers and receipts into the form that consensus hashes. Pure.
 
-Whether they hash to what the block says is for the caller to compare: here only the form is checked.
+Only the form is checked here; the caller compares the hashes with what the block says.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from indexer.chain.header_hash import FIELDS, LATER, header_hash
+from indexer.chain.header_hash import FIELDS, LATER_FIELDS, header_hash
 from indexer.chain.receipts_root import Receipt, ReceiptLog
 from indexer.chain.types import Header, Log
 from indexer.errors import InconsistentResponseError, TransientRpcError
@@ -20,7 +20,7 @@ _ANY = 2**256
 
 
 class SealedHeader(NamedTuple):
-    """A header with what proves it: `computed` is the hash of its fields, to be compared with `header.hash`."""
+    """A header with its proof: `computed` is the hash of its fields, to be compared with `header.hash`."""
 
     header: Header
     receipts_root: bytes
@@ -30,7 +30,8 @@ class SealedHeader(NamedTuple):
 class BlockReceipts(NamedTuple):
     """All receipts of a block in order, and the logs in them of the watched addresses.
 
-    The index of each log is what the node says; `in_place`: it is the log's position in the block, for every log.
+    Log indices are as reported by the node; `in_place`: for every log, the index equals the log's position in the
+    block.
     """
 
     receipts: list[Receipt]
@@ -39,10 +40,10 @@ class BlockReceipts(NamedTuple):
 
 
 def sealed_header(result: Any, number: int) -> SealedHeader:
-    """From a block object. Raises TransientRpcError, or InconsistentResponseError when it is not block `number`."""
+    """Parse a block object. Raises TransientRpcError, or InconsistentResponseError if it is not block `number`."""
     header = read_header(result, number)
     values: dict[str, bytes | int] = {name: _value(result.get(name), name, size) for name, size in FIELDS}
-    values |= {name: _value(result[name], name, size) for name, size in LATER if result.get(name) is not None}
+    values |= {name: _value(result[name], name, size) for name, size in LATER_FIELDS if result.get(name) is not None}
     root = values["receiptsRoot"]
     assert isinstance(root, bytes)
     return SealedHeader(header, root, header_hash(values))
@@ -53,36 +54,38 @@ def _value(value: Any, name: str, size: int | None) -> bytes | int:
 
 
 def receipts(result: Any, header: Header, addresses: Collection[str]) -> BlockReceipts:
-    """From eth_getBlockReceipts' answer about a block, in the order of transactions.
+    """Parse eth_getBlockReceipts' answer about a block, in the order of transactions.
 
-    Raises InconsistentResponseError when it has none, or those of another block; TransientRpcError when they are
+    Raises InconsistentResponseError if it has no receipts, or those of another block; TransientRpcError if they are
     unreadable.
     """
     if not isinstance(result, list):
         raise InconsistentResponseError(f"no receipts of block {header.number}")
     watched = {bytes.fromhex(a[2:]) for a in addresses}
-    placed = sorted(((_position(receipt, header), receipt) for receipt in result), key=lambda pair: pair[0])
-    if [position for position, _ in placed] != list(range(len(placed))):
+    ordered = sorted(((_transaction_index(receipt, header), receipt) for receipt in result), key=lambda pair: pair[0])
+    if [tx_index for tx_index, _ in ordered] != list(range(len(ordered))):
         raise InconsistentResponseError(
-            f"the receipts of block {header.number} are not those of transactions 0 to {len(placed) - 1}"
+            f"the receipts of block {header.number} are not those of transactions 0 to {len(ordered) - 1}"
         )
-    found: list[Receipt] = []
-    ours: list[Log] = []
-    place, in_place = 0, True
-    for position, receipt in placed:
-        sent = data(receipt.get("transactionHash"), "transactionHash", 32)
+    parsed: list[Receipt] = []
+    watched_logs: list[Log] = []
+    position, in_place = 0, True
+    for tx_index, receipt in ordered:
+        tx_hash = data(receipt.get("transactionHash"), "transactionHash", 32)
         logs = []
         for entry in receipt["logs"]:
             log, index = _log(entry), quantity(entry.get("logIndex"), "logIndex")
             logs.append(log)
-            in_place, place = in_place and index == place, place + 1
+            in_place, position = in_place and index == position, position + 1
             if log.address in watched:
-                ours.append(Log(header.number, index, log.address, sent, position, log.topics, log.data, header.hash))
-        found.append(_receipt(receipt, logs))
-    return BlockReceipts(found, ours, in_place)
+                watched_logs.append(
+                    Log(header.number, index, log.address, tx_hash, tx_index, log.topics, log.data, header.hash)
+                )
+        parsed.append(_receipt(receipt, logs))
+    return BlockReceipts(parsed, watched_logs, in_place)
 
 
-def _position(receipt: Any, header: Header) -> int:
+def _transaction_index(receipt: Any, header: Header) -> int:
     if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
         raise TransientRpcError(f"a receipt is no object with logs: {receipt!r:.80}")
     if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
@@ -91,7 +94,7 @@ def _position(receipt: Any, header: Header) -> int:
 
 
 def _receipt(receipt: dict[str, Any], logs: list[ReceiptLog]) -> Receipt:
-    # Before Byzantium a receipt has a state root and no status; nodes show a null, or leave it out.
+    # Before Byzantium a receipt has a state root and no status; nodes give null or omit it.
     status = receipt.get("status")
     outcome: int | bytes
     outcome = data(receipt.get("root"), "root", 32) if status is None else quantity(status, "status", 2)
@@ -118,12 +121,11 @@ def _log(entry: Any) -> ReceiptLog:
 
 
 def logs_of_receipts(result: Any, header: Header, addresses: Collection[str]) -> list[Log]:
-    """The logs of the watched addresses in eth_getBlockReceipts' answer about `header`'s block, in their order.
+    """Return the logs of the watched addresses in eth_getBlockReceipts' answer about `header`'s block, in order.
 
-    Raises InconsistentResponseError when the receipts are not this block's, when a receipt or a log came twice, or
-    when a log names
-    another transaction than its receipt; TransientRpcError when they are unreadable. That no receipt is missing is
-    not proven: a header names no number of them.
+    Raises InconsistentResponseError if the receipts are not this block's, if a receipt or a log occurs twice, or if a
+    log names another transaction than its receipt; TransientRpcError if they are unreadable. It is not proven that no
+    receipt is missing: a header does not state their number.
     """
     if not isinstance(result, list) or not result:
         raise InconsistentResponseError(f"no receipts of block {header.number}")
@@ -142,7 +144,7 @@ def logs_of_receipts(result: Any, header: Header, addresses: Collection[str]) ->
         entries += receipt["logs"]
     everyone = {"0x" + data(entry.get("address"), "address", 20).hex() for entry in entries}
     watched = {bytes.fromhex(a[2:]) for a in addresses}
-    # All are parsed, so that a doubled index is found wherever it is.
+    # All logs are parsed, so that a duplicate index is found wherever it is.
     logs = parse_logs(entries, header.number, header.number, everyone)
     if any(log.block_hash != header.hash for log in logs):
         raise InconsistentResponseError(f"a log of another block than {header.number} of this hash in its receipts")
@@ -158,8 +160,10 @@ def _check_owned(receipt: dict[str, Any], index: int) -> None:
 
 
 def addresses_logged(result: Any, header: Header) -> set[bytes]:
-    """The addresses of all logs in a block's receipts. Raises InconsistentResponseError when they are not this
-    block's."""
+    """Return the addresses of all logs in a block's receipts.
+
+    Raises InconsistentResponseError if they are not this block's.
+    """
     if not isinstance(result, list) or not result:
         raise InconsistentResponseError(f"no receipts of block {header.number}")
     addresses: set[bytes] = set()

@@ -1,8 +1,8 @@
-"""JSON-RPC over HTTP to one endpoint: batches, limits, retries. What an answer means is classify's and wire's.
+"""JSON-RPC over HTTP to one endpoint: batches, limits, retries. `classify` and `wire` interpret the answers.
 
-Every request passes one gate, the more urgent purpose first; it keeps the cap on requests a second and the quiet that a
-node asked for. A batch is one request there, whatever its length, as it is one HTTP request; providers that count its
-calls are to be given a lower cap.
+Every request passes one gate, the more urgent purpose first; the gate enforces the cap on requests per second and the
+pauses that a node asks for. A batch is one request there, whatever its length, as it is one HTTP request; providers
+that count the calls in it need a lower cap.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from indexer.errors import (
 from indexer.rpc import error_hints
 from indexer.rpc.adaptive_size import AdaptiveBatch
 from indexer.rpc.budget import Budgets, PriorityLock
-from indexer.rpc.error_classifier import classify
+from indexer.rpc.error_classifier import classify, named_backoff
 from indexer.rpc.health import EndpointHealth
 from indexer.rpc.rate_limit import Backoff, TokenBucket, current_purpose
 from indexer.rpc.wire import parse_json
@@ -48,10 +48,10 @@ from indexer.runtime.secrets import redact
 Call = tuple[str, Sequence[Any]]
 
 MAX_ATTEMPTS = 4
-MAX_WAIT_S = 5.0  # seconds a call waits because a node said so; for longer it is left to other endpoints
-READ_AHEAD = 1 << 19  # bytes of an answer that the socket may be ahead of us
-MAX_COOKIES = 32  # a balanced endpoint keeps us on one backend by them; a hostile one must not fill the memory
-# Refusals that single calls would meet too; any other refusal of a whole batch may be one of batches as such.
+MAX_WAIT_S = 5.0  # If a node asks for a longer wait, the call is left to other endpoints.
+READ_AHEAD = 1 << 19  # Bytes of a response that the socket may buffer ahead of the reader.
+MAX_COOKIES = 32  # Load balancers pin a client to a backend by cookies; a hostile one must not fill the memory.
+# Statuses that single calls would get too; any other refusal of a whole batch may be a refusal of batches as such.
 _NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
 _REDIRECTS = (301, 302, 303, 307, 308)
 JSON = {"Content-Type": "application/json"}
@@ -59,14 +59,14 @@ _backoff = wait_random_exponential(multiplier=0.15, max=3)
 
 
 def _wait(state: RetryCallState) -> float:
-    """Jittered and exponential, seconds; a node's own Retry-After comes first."""
+    """Return the wait before a retry (s): jittered and exponential, but at least the node's own Retry-After."""
     error = state.outcome.exception() if state.outcome else None
     named = error.retry_after if isinstance(error, RateLimitedError) else None
     return max(named or 0.0, _backoff(state))
 
 
 class _StopAfterTimeout(stop_base):
-    """Stops where the node asks for more than MAX_WAIT_S, or after `timeout` seconds; `queued` ones do not count."""
+    """Stop retrying after `timeout` (s), not counting time `queued`, or if the node asks for more than MAX_WAIT_S."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout, self.queued = timeout, 0.0
@@ -79,7 +79,7 @@ class _StopAfterTimeout(stop_base):
 
 
 def redact_text(text: str, url: str) -> str:
-    """`text` without the secrets of `url`: errors of HTTP clients and of nodes quote URLs and keys."""
+    """Return `text` without the secrets of `url`: errors of HTTP clients and of nodes quote URLs and keys."""
     parts = urlsplit(url)
     secrets = {*parts.path.split("/"), *(v for _, v in parse_qsl(parts.query)), parts.username, parts.password}
     for secret in sorted({s for s in secrets if s and len(s) >= 8}, key=len, reverse=True):
@@ -88,26 +88,32 @@ def redact_text(text: str, url: str) -> str:
 
 
 class _Answer(NamedTuple):
-    """`parsed` JSON of an HTTP answer. Under a `status` other than 200 it is a list, or an object with an error."""
+    """The `parsed` JSON of an HTTP response. If `status` is not 200, it is a list, or an object with an error."""
 
     parsed: Any
     status: int
     headers: Mapping[str, str]
-    size: int  # bytes
+    size: int  # Bytes.
 
 
 class Results(NamedTuple):
-    """Of calls, in order; `size`: bytes of the largest HTTP answer among those that brought them."""
+    """Results in call order. `size`: bytes of the largest HTTP response among them."""
 
     values: list[Any]
     size: int
 
 
 class Endpoint:
-    """One HTTP endpoint. `timeout` in seconds, `max_response` in bytes, `rps`: the most HTTP requests a second; `name`:
-    for people, without secrets; `budgets`: what each purpose may spend.
+    """One HTTP endpoint. Raises RpcError and its subclasses only.
 
-    Raises RpcError and its subclasses only.
+    Args:
+        url: URL, which may contain secrets.
+        timeout: limit of one request (s).
+        max_batch: maximum length of a batch (calls).
+        max_response: maximum size of a response (bytes).
+        rps: maximum HTTP requests per second; None: no limit.
+        name: display name without secrets; "": derived from the URL.
+        budgets: request budgets by purpose; None: no limits.
     """
 
     def __init__(
@@ -117,11 +123,11 @@ class Endpoint:
         self.url, self.name = url, name or redact(url)
         self.timeout, self.max_response = timeout, max_response
         self.lengths = AdaptiveBatch(max_batch)
-        self._served = 0  # the longest batch that was answered as one
+        self._longest = 0  # The longest batch answered as one.
         self.requests = 0
-        self.errors: Counter[str] = Counter()  # by class, also those that another try overcame
-        self.outcomes: Counter[tuple[str, str]] = Counter()  # calls by method and "ok" or the error's class
-        self.failed_work: Counter[str] = Counter()  # by the error's class: pieces of work, of several calls, it failed
+        self.errors: Counter[str] = Counter()  # By class, including those that a retry overcame.
+        self.outcomes: Counter[tuple[str, str]] = Counter()  # Calls by method, and "ok" or the error's class.
+        self.failed_work: Counter[str] = Counter()  # Failed work of several calls, by the error's class.
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)
@@ -129,25 +135,26 @@ class Endpoint:
         self._bucket = None if rps is None else TokenBucket(rps)
         self._quiet = Backoff()
         self.health = EndpointHealth()
-        self.connections = 0  # opened so far; behind a new one may be another machine
-        self.under_way: dict[int, tuple[str, float]] = {}  # first id -> method and monotonic time, but for probes
-        self.served_at = self.held_until = 0.0  # when it answered last, but for probes; until when a cap holds us
+        self.connections = 0  # Opened so far; a new one may lead to another machine.
+        self.under_way: dict[int, tuple[str, float]] = {}  # First id -> (method, monotonic time); no probes.
+        self.served_at = self.held_until = 0.0  # Last answer to anything but a probe; end of the current delay.
 
     async def close(self) -> None:
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     async def call(self, method: str, params: Sequence[Any]) -> Any:
-        """One call's result."""
+        """Return the result of one call."""
         return (await self._retried([(method, params)], single=True)).values[0]
 
     async def batch(self, calls: Sequence[Call]) -> list[Any]:
-        """Results in order, or the first call's error. One request where the node takes batches."""
+        """Return results in call order, or raise the first call's error. One request if the node takes batches."""
         return (await self.batch_with_size(calls)).values
 
     async def batch_with_size(self, calls: Sequence[Call]) -> Results:
-        """As `batch`, with the size of the answer."""
+        """Return results as `batch` does, with the size of the largest response."""
         values: list[Any] = []
         size = at = 0
         while at < len(calls):
@@ -162,29 +169,29 @@ class Endpoint:
         return Results(values, size)
 
     async def _send_part(self, part: Sequence[Call]) -> Results | None:
-        """One batch; None when shorter ones are to be asked for."""
+        """Send one batch; None if shorter batches are to be sent instead."""
         try:
             answered = await self._retried(part, single=False)
         except BatchUnsupportedError as refusal:
-            said = refusal.message.removeprefix(f"{self.name}: ")
+            message = refusal.message.removeprefix(f"{self.name}: ")
             self.lengths.refused(
-                len(part), error_hints.max_batch_calls(said), length=error_hints.is_about_batch_length(said)
+                len(part), error_hints.max_batch_calls(message), length=error_hints.is_about_batch_length(message)
             )
             return None
         except RangeTooLargeError:
             if len(part) == 1 or any(method != "eth_getBlockByNumber" for method, _ in part):
                 raise
-            self.lengths.refused(len(part), length=False)  # headers alone were too much: no range is to blame
+            self.lengths.refused(len(part), length=False)  # Headers alone were too much, so no block range is to blame.
             return None
         except TransientRpcError as error:
             if not isinstance(error, RateLimitedError | InconsistentResponseError):
                 self.lengths.failed(len(part))
             raise
-        self.lengths.served(len(part))
+        self.lengths.succeeded(len(part))
         return answered
 
     async def _send_singly(self, calls: Sequence[Call]) -> list[Results]:
-        """One request a call; with the first error the rest ends, so that nothing outlives `close`."""
+        """Send one request per call; the first error cancels the rest, so that nothing outlives `close`."""
         tasks = [asyncio.create_task(self._send_one(c)) for c in calls]
         try:
             return await asyncio.gather(*tasks)
@@ -196,20 +203,20 @@ class Endpoint:
     async def _send_one(self, call: Call) -> Results:
         async with self._singles:
             result = await self._retried([call], single=True)
-        self.lengths.served(1)
+        self.lengths.succeeded(1)
         return result
 
     async def _retried(self, calls: Sequence[Call], *, single: bool) -> Results:
-        """Tries again after Transient, a few times and not much longer than `timeout`: then another endpoint's turn."""
-        patience = _StopAfterTimeout(self.timeout)
-        stop = stop_any(stop_after_attempt(MAX_ATTEMPTS), patience)
+        """Retry TransientRpcError a few times, for little more than `timeout`: then it is another endpoint's turn."""
+        timeout_stop = _StopAfterTimeout(self.timeout)
+        stop = stop_any(stop_after_attempt(MAX_ATTEMPTS), timeout_stop)
         retrying = AsyncRetrying(retry=retry_if_exception_type(TransientRpcError), wait=_wait, stop=stop, reraise=True)
-        return await retrying(self._send, calls, single, patience)
+        return await retrying(self._send, calls, timeout_stop, single=single)
 
     async def _wait_turn(self) -> None:
-        """Waits for this request's turn. Raises RateLimitedError when the node wants quiet for longer than MAX_WAIT_S.
+        """Wait for this request's turn. Raises RateLimitedError if the node wants a pause longer than MAX_WAIT_S.
 
-        A caller that is cancelled while it waits leaves the queue and takes nothing from it.
+        A caller that is canceled while it waits leaves the queue and takes nothing from it.
         """
         async with self._gate:
             while True:
@@ -225,19 +232,19 @@ class Endpoint:
             if self._bucket:
                 self._bucket.take(now)
 
-    async def _send(self, calls: Sequence[Call], single: bool, patience: _StopAfterTimeout) -> Results:
-        came = time.monotonic()
+    async def _send(self, calls: Sequence[Call], timeout_stop: _StopAfterTimeout, *, single: bool) -> Results:
+        queued_at = time.monotonic()
         await self._budgets.take()
         await self._wait_turn()
         sent = time.monotonic()
-        patience.queued += sent - came
+        timeout_stop.queued += sent - queued_at
         first = self._next_id
         self._next_id += len(calls)
-        asked = current_purpose() != "probe"
-        if asked:
+        is_probe = current_purpose() == "probe"
+        if not is_probe:
             self.under_way[first] = calls[0][0], sent
         try:
-            results = await self._ask(calls, single, first)
+            results = await self._ask(calls, first, single=single)
         except RpcError as error:
             now = time.monotonic()
             self.errors[error_label(error)] += 1
@@ -246,7 +253,7 @@ class Endpoint:
                 self._quiet.limited(now, sent, error.retry_after or None)
             if isinstance(error, TransientRpcError):
                 self.health.failed(now, error.message, limited=isinstance(error, RateLimitedError))
-            else:  # a refusal is an answer
+            else:  # A refusal is an answer.
                 self.health.answered(now, now - sent)
             raise
         finally:
@@ -254,10 +261,10 @@ class Endpoint:
         self._quiet.answered(sent)
         self.outcomes.update((method, "ok") for method, _ in calls)
         self.health.answered(now := time.monotonic(), now - sent)
-        self.served_at = now if asked else self.served_at
+        self.served_at = self.served_at if is_probe else now
         return results
 
-    async def _ask(self, calls: Sequence[Call], single: bool, first: int) -> Results:
+    async def _ask(self, calls: Sequence[Call], first: int, *, single: bool) -> Results:
         body = [
             {"jsonrpc": "2.0", "id": first + i, "method": method, "params": list(params)}
             for i, (method, params) in enumerate(calls)
@@ -269,24 +276,24 @@ class Endpoint:
         if not isinstance(answer.parsed, list):
             raise self._classify_batch_answer(answer.parsed, len(calls), answer.status, answer.headers)
         results = self._in_order(answer.parsed, first, len(calls))
-        self._served = max(self._served, len(calls))
+        self._longest = max(self._longest, len(calls))
         return Results(results, answer.size)
 
     def _classify_batch_answer(
         self, entry: Any, count: int, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> RpcError:  # fmt: skip
-        """What one answer for a whole batch of `count` calls means. Nodes refuse batches so, each in other words."""
+        """Return the error for a single answer to a batch of `count` calls: nodes refuse batches in many ways."""
         if not isinstance(entry, dict) or entry.get("error") is None:
             return TransientRpcError(f"no list for a batch: {entry!r:.80}", self.name)
         error = self._error(entry["error"], status, headers)
         if isinstance(error, RpcCallError):
             about_batches = status not in _NOT_ABOUT_BATCHES
-            if about_batches and count <= self._served:
-                self._served = 0  # one odd moment is tried again; said twice in a row, it is believed
+            if about_batches and count <= self._longest:
+                self._longest = 0  # A single odd answer is retried; twice in a row, it is believed.
                 return TransientRpcError(error.message)
         else:
-            # "Internal error" is a refusal too, unless as long a batch was served before: then it is trouble that ends.
-            passes = isinstance(error, RateLimitedError) or status >= 500 or status == 408 or count <= self._served
+            # "Internal error" is a refusal too, unless a batch this long was answered before: then it is transient.
+            passes = isinstance(error, RateLimitedError) or status >= 500 or status == 408 or count <= self._longest
             about_batches = isinstance(error, TransientRpcError) and not passes
         return BatchUnsupportedError(error.message) if about_batches else error
 
@@ -307,41 +314,41 @@ class Endpoint:
         return [self._result(by_id[i]) for i in range(first, first + count)]
 
     async def _post(self, body: bytes) -> _Answer:
-        session = self._session = self._session or self._opened()
+        session = self._session = self._session or self._open_session()
         if len(session.cookie_jar) > MAX_COOKIES:
             session.cookie_jar.clear()
         try:
-            # Not to wherever an answer sends us: what is asked for, and the key in the URL, are for this host.
+            # Redirects are not followed: the request, and the key in the URL, are for this host only.
             async with session.post(self.url, data=body, headers=JSON, allow_redirects=False) as answer:
                 text = await self._read(answer)
                 status, headers = answer.status, answer.headers
         except TimeoutError as error:
             raise TransientRpcError(f"no answer within {self.timeout:g} seconds", self.name) from error
         except (aiohttp.ClientError, OSError) as error:
-            text_of = redact_text(" ".join(str(error).split())[:200], self.url)
-            raise TransientRpcError(f"{error_label(error)}: {text_of}", self.name) from None
+            detail = redact_text(" ".join(str(error).split())[:200], self.url)
+            raise TransientRpcError(f"{error_label(error)}: {detail}", self.name) from None
         if status in _REDIRECTS:
-            where = redact(headers.get("Location", ""))
-            raise RpcCallError(f"redirects to {where}: give the URL that answers itself", self.name, status)
+            target = redact(headers.get("Location", ""))
+            raise RpcCallError(f"redirects to {target}: give the URL that answers itself", self.name, status)
         return self._answer(text, status, headers)
 
     def _answer(self, text: bytes, status: int, headers: Mapping[str, str]) -> _Answer:
         try:
-            found = parse_json(text)
+            parsed = parse_json(text)
         except ValueError as error:
             if status == 200:
                 raise TransientRpcError(
                     f"the answer is not JSON, or too much of it: {error!s:.80}", self.name
                 ) from error
-            found = None
+            parsed = None
         if status != 200 and not (
-            (isinstance(found, list) and status != 429) or (isinstance(found, dict) and found.get("error"))
+            (isinstance(parsed, list) and status != 429) or (isinstance(parsed, dict) and parsed.get("error"))
         ):
-            # In the shape of an error, so that callers meet one kind.
-            found = {"error": {"message": text[:2000].decode(errors="replace")}}
-        return _Answer(found, status, headers, len(text))
+            # Wrapped as a JSON-RPC error, so that callers handle a single shape.
+            parsed = {"error": {"message": text[:2000].decode(errors="replace")}}
+        return _Answer(parsed, status, headers, len(text))
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         async def connected(*_: Any) -> None:
             self.connections += 1
 
@@ -354,10 +361,10 @@ class Endpoint:
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         parts: list[bytes] = []
         size = 0
-        async for part, _ in answer.content.iter_chunks():  # as they came: other ways copy them
+        async for part, _ in answer.content.iter_chunks():  # Chunks as they arrive: other methods copy them.
             size += len(part)
             if size > self.max_response:
-                # Bounded, so that one answer cannot take the machine's memory.
+                # Bounded, so that one response cannot exhaust the machine's memory.
                 raise RangeTooLargeError(f"the answer exceeds {self.max_response} bytes", self.name, results=True)
             parts.append(part)
         return b"".join(parts)
@@ -379,17 +386,10 @@ class Endpoint:
         message = str(error.get("message", ""))
         if isinstance(extra, str) and not extra.startswith("0x"):
             message = f"{message}: {extra}"
-        return self._classified(code if isinstance(code, int) else 0, message, status, headers, _backoff_named(extra))
+        return self._classified(code if isinstance(code, int) else 0, message, status, headers, named_backoff(extra))
 
     def _classified(
         self, code: int, message: str, status: int, headers: Mapping[str, str] | None, backoff: float | None = None
     ) -> RpcError:
-        said = redact_text(message, self.url)
-        return classify(code, said, self.name, status, headers, now=time.time(), backoff=backoff)
-
-
-def _backoff_named(extra: Any) -> float | None:
-    """Seconds that the data of a refused rate names, as Infura's do; None where they name none."""
-    rate = extra.get("rate") if isinstance(extra, dict) else None
-    seconds = rate.get("backoff_seconds") if isinstance(rate, dict) else None
-    return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
+        redacted = redact_text(message, self.url)
+        return classify(code, redacted, self.name, status, headers, now=time.time(), backoff=backoff)

@@ -1,7 +1,7 @@
-"""JSON-RPC results to headers and logs, strictly. Pure.
+"""Strict parsing of JSON-RPC results into headers and logs. Pure.
 
-A node's answer that is not what it should be raises TransientRpcError or InconsistentResponseError, never KeyError:
-such an answer is asked for again, it does not end the program and is not written.
+An answer that is not what it should be raises TransientRpcError or InconsistentResponseError, never KeyError: it is
+requested again, and neither ends the program nor is written.
 """
 
 from __future__ import annotations
@@ -19,47 +19,52 @@ from indexer.chain.types import Header, Log, made_log
 from indexer.errors import InconsistentResponseError, MissingBlockError, TransientRpcError
 
 LOGS_PER_BLOCK = 100_000
-YEAR_10000 = 253_402_300_800  # seconds; neither datetime nor we go on from there
-# int() alone would take signs, spaces, underscores and digits of other scripts.
+YEAR_10000 = 253_402_300_800  # Unix time (s); datetime ends there, and so does this program.
+# int() alone would accept signs, spaces, underscores and digits of other scripts.
 _HEX = re.compile(r"0x[0-9a-fA-F]+")
 
 
-def quantity(value: Any, what: str, below: int = 2**63) -> int:
-    """A hex quantity `below` a bound; a bigint ends at 63 bits. JSON numbers are refused: floats to many parsers."""
+def quantity(value: Any, field: str, below: int = 2**63) -> int:
+    """Parse a hex quantity less than `below`; a bigint ends at 63 bits.
+
+    JSON numbers are refused, because many parsers read them as floats. Raises TransientRpcError.
+    """
     if not isinstance(value, str) or len(value) > 66 or not _HEX.fullmatch(value):
-        raise TransientRpcError(f"{what} is not a hex quantity: {value!r:.80}")
+        raise TransientRpcError(f"{field} is not a hex quantity: {value!r:.80}")
     number = int(value, 16)
     if number >= below:
-        raise TransientRpcError(f"{what} is too large: {value}")
+        raise TransientRpcError(f"{field} is too large: {value}")
     return number
 
 
-def data(value: Any, what: str, size: int | None = None) -> bytes:
-    """0x hex of whole bytes, of `size` bytes when given."""
+def data(value: Any, field: str, size: int | None = None) -> bytes:
+    """Parse 0x hex of whole bytes, exactly `size` of them if given (bytes). Raises TransientRpcError."""
     if not isinstance(value, str) or not value.startswith("0x"):
-        raise TransientRpcError(f"{what} is not 0x hex: {value!r:.80}")
+        raise TransientRpcError(f"{field} is not 0x hex: {value!r:.80}")
     try:
         raw = unhexlify(value[2:])
     except ValueError as error:
-        raise TransientRpcError(f"{what} is not 0x hex: {value!r:.80}") from error
+        raise TransientRpcError(f"{field} is not 0x hex: {value!r:.80}") from error
     if size is not None and len(raw) != size:
-        raise TransientRpcError(f"{what} has {len(raw)} bytes, not {size}")
+        raise TransientRpcError(f"{field} has {len(raw)} bytes, not {size}")
     return raw
 
 
 def header(result: Any, number: int | None = None) -> Header:
-    """A header from a block object. Raises MissingBlockError, TransientRpcError; InconsistentResponseError when it
-    is not block `number`."""
+    """Parse the header in a block object.
+
+    Raises MissingBlockError, TransientRpcError, or InconsistentResponseError if it is not block `number`.
+    """
     if result is None:
         raise MissingBlockError(f"block {number} is missing" if number is not None else "a block is missing")
     if not isinstance(result, dict):
         raise TransientRpcError(f"a block is no object: {result!r:.80}")
-    found = quantity(result.get("number"), "block number", 2**63 // LOGS_PER_BLOCK)  # unique_id is a bigint
-    if number is not None and found != number:
-        raise InconsistentResponseError(f"asked for block {number}, got block {found}")
+    actual = quantity(result.get("number"), "block number", 2**63 // LOGS_PER_BLOCK)  # unique_id is a bigint.
+    if number is not None and actual != number:
+        raise InconsistentResponseError(f"asked for block {number}, got block {actual}")
     bloom = result.get("logsBloom")
     return Header(
-        found,
+        actual,
         data(result.get("hash"), "block hash", 32),
         data(result.get("parentHash"), "parentHash", 32),
         quantity(result.get("timestamp"), "timestamp", YEAR_10000),
@@ -68,10 +73,18 @@ def header(result: Any, number: int | None = None) -> Header:
 
 
 def logs(result: Any, first: int, last: int, addresses: Collection[str]) -> list[Log]:
-    """Logs of blocks first..last in chain order, each of a watched address.
+    """Parse the logs of blocks first..last, all of watched addresses, into chain order.
 
-    Raises InconsistentResponseError when the answer contradicts itself or the question: removed or doubled logs,
-    blocks outside the range, two hashes for one block.
+    Args:
+        result: answer of eth_getLogs.
+        first: first block of the request.
+        last: last block of the request, included.
+        addresses: contracts in the request (lower-case 0x).
+
+    Raises:
+        InconsistentResponseError: the answer contradicts itself or the request: removed or duplicate logs, blocks
+            outside the range, two hashes for one block.
+        TransientRpcError: the answer is unreadable.
     """
     if not isinstance(result, list):
         raise TransientRpcError(f"eth_getLogs did not answer with a list: {result!r:.80}")
@@ -91,10 +104,10 @@ def _read(result: list[Any], read: _Texts) -> list[Log]:
     address_of, word_of, index_of = read.addresses.get, read.words.get, read.indices.get
     parsed: list[Log] = []
     in_order, number, newest = True, -1, -1
-    # No text of an entry is a tuple: what the first one lacks is seen, too.
-    block_texts: tuple[Any, ...] = ()
-    transaction_text: Any = ()
-    transaction_index_text: Any = ()
+    # No text of an entry equals a tuple, so a field that is missing in the first entry is noticed too.
+    last_block_texts: tuple[Any, ...] = ()
+    last_tx_text: Any = ()
+    last_tx_index_text: Any = ()
     for entry in result:
         if entry.__class__ is not dict:
             raise TransientRpcError(f"a log is no object: {entry!r:.80}")
@@ -104,18 +117,18 @@ def _read(result: list[Any], read: _Texts) -> list[Log]:
         try:
             fields = _fields(entry)
         except KeyError:
-            fields = tuple(map(get, _FIELDS))  # what is absent is refused where it is read
-        hash_text, number_text, sent, sent_index, index_text, address_text, topics, data_text = fields
+            fields = tuple(map(get, _FIELDS))  # A missing field is refused where it is read.
+        hash_text, number_text, tx_text, tx_index_text, index_text, address_text, topics, data_text = fields
         texts = (hash_text, number_text, get("blockTimestamp"))
-        if texts != block_texts:
-            before = number
+        if texts != last_block_texts:
+            previous = number
             block_hash, number, stamp = read.block(*texts)
-            block_texts = texts
-            if number != before:
-                in_order, newest = in_order and number > before, -1
-        if sent != transaction_text or sent_index != transaction_index_text:
-            hash_, position = data(sent, "transactionHash", 32), read.position(sent_index)
-            transaction_text, transaction_index_text = sent, sent_index
+            last_block_texts = texts
+            if number != previous:
+                in_order, newest = in_order and number > previous, -1
+        if tx_text != last_tx_text or tx_index_text != last_tx_index_text:
+            tx_hash, tx_index = data(tx_text, "transactionHash", 32), read.transaction_index(tx_index_text)
+            last_tx_text, last_tx_index_text = tx_text, tx_index_text
         if topics.__class__ is not list or len(topics) > 4:
             raise TransientRpcError(f"topics are not a list of at most four: {topics!r:.80}")
         index = index_of(index_text)
@@ -127,12 +140,12 @@ def _read(result: list[Any], read: _Texts) -> list[Log]:
         address = address_of(address_text) or read.address(address_text)
         words = tuple([word_of(topic) or read.word(topic) for topic in topics])
         body = data(data_text, "data")
-        parsed.append(made_log((number, index, address, hash_, position, words, body, block_hash, stamp)))
+        parsed.append(made_log((number, index, address, tx_hash, tx_index, words, body, block_hash, stamp)))
     return parsed if in_order else _sorted(parsed)
 
 
 class _Texts:
-    """The texts of one answer. Most of them come again from log to log: each is checked and converted once."""
+    """The texts of one answer: most of them recur from log to log, so each is checked and converted once."""
 
     def __init__(self, first: int, last: int, addresses: Collection[str]) -> None:
         self._first, self._last = first, last
@@ -140,37 +153,37 @@ class _Texts:
         self._watched = frozenset(self.addresses.values())
         self.words: dict[Any, bytes] = {}
         self.indices: dict[Any, int] = {}
-        self._positions: dict[Any, int] = {}
+        self._transaction_indices: dict[Any, int] = {}
         self._hashes: dict[int, bytes] = {}
 
     def block(self, block_hash: Any, number: Any, stamp: Any) -> tuple[bytes, int, int | None]:
         if number is None or block_hash is None:
             raise _pending()
-        at = quantity(number, "blockNumber")
-        read = data(block_hash, "blockHash", 32)
-        if not self._first <= at <= self._last:
-            raise InconsistentResponseError(f"a log of block {at} in an answer about {self._first} to {self._last}")
-        if self._hashes.setdefault(at, read) != read:
-            raise InconsistentResponseError(f"two hashes for block {at} in one answer")
-        return read, at, _optional_time(stamp)
+        height = quantity(number, "blockNumber")
+        parsed_hash = data(block_hash, "blockHash", 32)
+        if not self._first <= height <= self._last:
+            raise InconsistentResponseError(f"a log of block {height} in an answer about {self._first} to {self._last}")
+        if self._hashes.setdefault(height, parsed_hash) != parsed_hash:
+            raise InconsistentResponseError(f"two hashes for block {height} in one answer")
+        return parsed_hash, height, _optional_time(stamp)
 
     def index(self, text: Any, number: int) -> int:
         if text is None:
             raise _pending()
         index = quantity(text, "logIndex")
         if index >= LOGS_PER_BLOCK:
-            # unique_id = block * 100000 + index would collide with the next block's.
+            # unique_id = block * 100000 + index would collide with one of the next block.
             raise InconsistentResponseError(
                 f"block {number} has a log index of {index}: unique_id has room for 100,000 logs a block"
             )
         self.indices[text] = index
         return index
 
-    def position(self, text: Any) -> int:
-        position = self._positions.get(text)
-        if position is None:
-            position = self._positions[text] = quantity(text, "transactionIndex", 2**31)
-        return position
+    def transaction_index(self, text: Any) -> int:
+        index = self._transaction_indices.get(text)
+        if index is None:
+            index = self._transaction_indices[text] = quantity(text, "transactionIndex", 2**31)
+        return index
 
     def address(self, text: Any) -> bytes:
         address = data(text, "address", 20)
@@ -185,10 +198,10 @@ class _Texts:
 
 
 def _optional_time(stamp: Any) -> int | None:
-    """A log's `blockTimestamp` in seconds, None where it is absent or unreadable.
+    """Return a log's `blockTimestamp` (s); None if it is absent or unreadable.
 
-    Nothing is stored on its word alone, so that a form which cannot be read (decimal text, a time beyond year 10000)
-    is no reason to refuse the logs, which would stop all work at this endpoint.
+    Nothing is stored on its word alone. An unreadable form (decimal text, a time beyond year 10000) is therefore no
+    reason to refuse the logs, which would stop all work at this endpoint.
     """
     if not isinstance(stamp, str) or len(stamp) > 66 or not _HEX.fullmatch(stamp):
         return None
@@ -201,7 +214,7 @@ def _pending() -> InconsistentResponseError:
 
 
 def _sorted(logs: list[Log]) -> list[Log]:
-    """In chain order. Raises InconsistentResponseError when one came twice."""
+    """Sort into chain order. Raises InconsistentResponseError if a log occurs twice."""
     logs.sort(key=lambda g: (g.block_number, g.log_index))
     for below, above in pairwise(logs):
         if below[:2] == above[:2]:
@@ -209,14 +222,13 @@ def _sorted(logs: list[Log]) -> list[Log]:
     return logs
 
 
-SMALL_BODY = (
-    2 << 20
-)  # bytes; up to it nothing grows beyond 40 MiB, and an answer of usual size need not be looked through
-BYTES_EACH_VALUE, BYTES_EACH_CONTAINER = 20, 40  # a log has one value in 60 bytes, one container in 250
+# Bytes. Up to this size the parsed value stays below 40 MiB, so that answers of usual size need no scan.
+SMALL_BODY = 2 << 20
+BYTES_EACH_VALUE, BYTES_EACH_CONTAINER = 20, 40  # A log has one value per 60 bytes, one container per 250.
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON value. Raises ValueError: not JSON, nested too deep, or too many values for its size."""
+    """Parse JSON. Raises ValueError: not JSON, nested too deep, or too many values for its size."""
     if len(body) > SMALL_BODY:
         values = body.count(b",")
         containers = body.count(b"[") + body.count(b"{")

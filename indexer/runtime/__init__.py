@@ -1,1 +1,1 @@
-"""A process's own services: tasks, tuning, logging, secrets, progress. Imports errors only."""
+"""Services of the process itself: tasks, tuning, logging, secrets, progress. Imports nothing but errors."""

@@ -1,8 +1,4 @@
-"""Rows as PostgreSQL takes them, or not at all (integers stay integers: a misfit is an incident, never a stall). Pure.
-
-Every row that is written passes through here: it is checked and written in COPY's text format in one pass, by a
-function generated for its columns and the classes of its values. Text beats the binary format for numeric(78,0).
-"""
+"""JSON text that keeps integers exact (integers stay integers). Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from typing import Any
 
 
 def to_json(value: Any) -> str:
-    """JSON with integers of any size in full: jsonb keeps them exact. Bytes are not expected."""
+    """Encode as JSON with integers of any size in full, which jsonb keeps exact. Does not accept bytes."""
     return json.dumps(value, default=_json_default, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -1,7 +1,8 @@
-"""Named points where a test can make the process die or stop, to prove that no step can be caught half done.
+"""Failpoints: named places where a test kills or stops the process, to prove that no step can be caught half done.
 
-`REYA_INDEXER_FAILPOINTS="store.before_commit=kill@3,follow.after_commit=pause"`: at the third pass the process sends
-itself SIGKILL (kill) or SIGSTOP (pause). Without the variable a point costs one dictionary look-up.
+`REYA_INDEXER_FAILPOINTS="store.before_commit=kill@3,follow.after_commit=pause"`: a process that passes a failpoint for
+the third time (first, without a number) sends itself SIGKILL (kill) or SIGSTOP (pause). Without the variable a
+failpoint costs one dictionary lookup.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _passes: dict[str, int] = {}
 
 
 def hit(name: str) -> None:
-    """A point that a test may arm."""
+    """Mark a point that a test may arm."""
     point = _points.get(name)
     if point:
         _passes[name] = _passes.get(name, 0) + 1

@@ -1,4 +1,4 @@
-"""Log lines: structlog to stderr, console or JSON. stdout belongs to what a command answers."""
+"""Logging: structlog to stderr, as console text or JSON. stdout is reserved for the answers of commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LogFormat = Literal["console", "json"]
 
 
 class _Stderr:
-    """stderr as it is when a line is written: a progress bar replaces it while it is on the screen."""
+    """stderr as it is when a line is written: a progress bar replaces it while the bar is on the screen."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -21,7 +21,7 @@ class _Stderr:
 
 
 def configure(log_format: LogFormat, *, debug: bool = False, quiet: bool = False) -> None:
-    """Sets up structlog for this process. `quiet`: warnings and errors only."""
+    """Set up structlog for this process. `quiet`: warnings and errors only."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -1,4 +1,4 @@
-"""What a running process knows of itself: read by log lines, /ready, /status, /metrics and progress bars. No I/O."""
+"""A process's knowledge of itself, for log lines, /ready, /status, /metrics and progress bars. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEPTHS = (1, 2, 4, 8, 16, 32, 64, 256, 1_024, 16_384)
 
 
 class Histogram:
-    """`bounds` ascending; a value counts in the first range whose bound it does not exceed."""
+    """Counts by bucket; `bounds` ascend, and a value counts in the first bucket whose bound it does not exceed."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
@@ -23,16 +23,17 @@ class Histogram:
         self.total: float = 0
 
     def observe(self, value: float) -> None:
+        """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def buckets(self) -> list[tuple[str, int]]:
-        """(bound, how many values did not exceed it), the last one "+Inf"."""
-        found, so_far = [], 0
+        """Return (bound, number of values not above it) pairs, the last one for "+Inf"."""
+        buckets, so_far = [], 0
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             so_far += count
-            found.append((bound, so_far))
-        return found
+            buckets.append((bound, so_far))
+        return buckets
 
 
 ATTEST_OFF, ATTEST_STARTING = "off", "starting"
@@ -40,16 +41,19 @@ ATTEST_OFF, ATTEST_STARTING = "off", "starting"
 
 @dataclass(slots=True)
 class AttestProgress:
-    """`up_to` and `newest` by grade, block numbers, -1 until known. `state`: "attesting", "done", or what it waits for.
-    `blocks` attested since the start, by grade; `blamed`: faults by endpoint."""
+    """Progress of the attestation.
+
+    `up_to` and `newest` are block numbers by grade, -1 until known. `state` is "attesting", "done", or the reason it
+    waits. `blocks` counts blocks attested since the start, by grade; `blamed` counts faults by endpoint.
+    """
 
     state: str = ATTEST_OFF
     up_to: dict[str, int] = field(default_factory=lambda: {"cross-checked": -1, "proven": -1})
     newest: dict[str, int] = field(default_factory=lambda: {"cross-checked": -1, "proven": -1})
     blocks: Counter[str] = field(default_factory=Counter)
     requests: int = 0
-    healed: int = 0  # ranges
-    unprovable: int = 0  # blocks that kept their grade
+    healed: int = 0  # Block ranges.
+    unprovable: int = 0  # Blocks that kept their grade.
     blamed: Counter[str] = field(default_factory=Counter)
 
 
@@ -57,13 +61,13 @@ STARTING = "starting"
 
 
 def wait_name(reason: str) -> str:
-    """A wait without what differs from one time to the next, numbers and what follows a colon: fit for a label."""
+    """Strip numbers and anything after a colon from the text of a wait, so that it is constant and fit for a label."""
     return re.sub(r"\d+", "N", reason.partition(":")[0])
 
 
 @dataclass(slots=True)
 class DaemonProgress:
-    """Block numbers are -1 until known; times are monotonic seconds."""
+    """Progress of the daemon. Block numbers are -1 until known; times are monotonic (s)."""
 
     clock: Callable[[], float] = time.monotonic
     head: int = -1
@@ -80,24 +84,25 @@ class DaemonProgress:
     before_images: int = 0
     waiting: str = STARTING
     waiting_since: float = 0.0
-    # When an endpoint last told the head, and when a step was last committed; 0 before the first.
+    # When an endpoint last reported its head, and when a step was last committed; 0 before the first.
     looked_at: float = 0.0
     last_step_at: float = 0.0
     steps: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
-    logs: int = 0  # read from the chain
-    events: int = 0  # projected
-    to_ingest: int = 0  # blocks that were missing when the bulk work began, and how many of them are ingested
+    logs: int = 0  # Read from the chain.
+    events: int = 0  # Projected.
+    # Blocks that were missing when the bulk work began, and how many of them are ingested by now.
+    to_ingest: int = 0
     blocks: int = 0
-    bulk_from: int | None = None  # the block up to which was projected then
+    bulk_from: int | None = None  # The last block that was projected when the bulk work began.
     reorgs: int = 0
     regressions: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     attest: AttestProgress = field(default_factory=AttestProgress)
-    stuck: dict[str, str] = field(default_factory=dict)  # what the watchdog found, by name, until it is healed
+    stuck: dict[str, str] = field(default_factory=dict)  # Findings of the watchdog by name, until resolved.
     found_stuck: Counter[str] = field(default_factory=Counter)
-    waits: Counter[str] = field(default_factory=Counter)  # by name, begun
-    waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by name, seconds, ended ones
+    waits: Counter[str] = field(default_factory=Counter)  # Waits begun, by name.
+    waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # Ended waits (s), by name.
     step_blocks: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(lambda: Histogram(BLOCKS)))
     commit_seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(lambda: Histogram(SECONDS)))
     reorg_depth: Histogram = field(default_factory=lambda: Histogram(DEPTHS))
@@ -106,8 +111,10 @@ class DaemonProgress:
         self.waiting_since = self.clock()
 
     def set_wait(self, name: str) -> bool:
-        """Names what is waited for, "" for nothing. True when that is news (never stall in silence: each wait is
-        logged once)."""
+        """Name what the process is waiting for, "" for nothing. Return True if that is news.
+
+        Each wait is logged once (never stall in silence).
+        """
         if name == self.waiting:
             return False
         now = self.clock()
@@ -120,15 +127,19 @@ class DaemonProgress:
 
     @property
     def lag_blocks(self) -> int:
+        """Blocks between the newest projected block and the head."""
         return max(0, self.head - self.projected) if self.head >= 0 else 0
 
     @property
     def lag_seconds(self) -> int:
-        """Age of the newest projected block against the newest block known, seconds of chain time."""
+        """Age of the newest projected block relative to the newest known block (s of chain time)."""
         return max(0, self.head_time - self.projected_time) if self.projected_time and self.head_time else 0
 
     def not_ready(self, tolerated: float = 10.0) -> list[str]:
-        """Why consumers should not trust the rows to be fresh now; empty when they may."""
+        """Return why consumers should not trust the rows to be fresh now; empty if they may.
+
+        Waits no longer than `tolerated` (s) do not count, except while halted.
+        """
         reasons = []
         if self.head < 0:
             reasons.append("no head known yet")

@@ -1,7 +1,6 @@
-"""One TOML per deployment, validated into frozen, typed settings.
+"""Settings that may hold a secret: read from the environment or a file, and redacted before they are shown.
 
-Every error is a ConfigError that names the file, the key and the remedy. Endpoints and secrets are not part of a file:
-they come from the environment (`<env_prefix>_RPC_URL`, `<env_prefix>_WS_URL`) or from flags.
+Every error is a ConfigError that names the variable or file and the remedy; no error contains the secret.
 """
 
 from __future__ import annotations
@@ -15,11 +14,14 @@ from indexer.errors import ConfigError
 
 
 def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = False) -> str:
-    """A setting that may hold a secret: the variable, or the content of the file that `<name>_FILE` names, as container
-    platforms and systemd hand secrets over. "" when neither is set. `blanks`: those at its ends belong to it, so that
-    of a file's only the line end is taken off.
+    """Return a setting that may hold a secret: the variable, or the content of the file that `<name>_FILE` names.
 
-    An empty file is refused: with a database's URL lost on the way, another database would be written to."""
+    Container platforms and systemd hand over secrets in such files. Returns "" if neither is set. `blanks`: leading and
+    trailing blanks are part of the value, so only the line end of a file is stripped.
+
+    Raises ConfigError, also for an empty file: if the URL of a database got lost on the way, another database would be
+    written to.
+    """
     variables = os.environ if env is None else env
     value, path = variables.get(name, ""), variables.get(f"{name}_FILE", "")
     if value and path:
@@ -32,14 +34,14 @@ def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = Fa
         raise ConfigError(f"{name}_FILE: {path}: {error.strerror}", "Check the path and its rights") from error
     except UnicodeDecodeError:
         raise ConfigError(f"{name}_FILE: {path}: not UTF-8 text", "Write the value alone into the file") from None
-    found = text.rstrip("\r\n") if blanks else text.strip()
-    if not found:
+    value = text.rstrip("\r\n") if blanks else text.strip()
+    if not value:
         raise ConfigError(f"{name}_FILE: {path}: empty", f"Write the value into it, or unset {name}_FILE")
-    return found
+    return value
 
 
 def redact(url: str) -> str:
-    """A URL fit for logs: no password, no path, no query (providers put API keys there)."""
+    """Return a URL fit for logs: no password, no path, no query (providers put API keys there)."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""

@@ -1,4 +1,4 @@
-"""Work beside other work in one event loop, such that no task outlives the block of code that began it."""
+"""Concurrent tasks in one event loop, arranged so that no task outlives the block of code that started it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ T = TypeVar("T")
 
 
 @contextlib.asynccontextmanager
-async def background_task(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Work that goes on while the body does something else; it ends with the body. A thread that it waits for cannot be
-    ended: what such a thread writes to must belong to it alone."""
-    task = asyncio.create_task(work)
+async def background_task(coroutine: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Run a coroutine in the background for the duration of the `async with` block, then cancel it.
+
+    A thread it is waiting for cannot be canceled, so that thread must own whatever it writes to.
+    """
+    task = asyncio.create_task(coroutine)
     try:
         yield task
     finally:
@@ -22,15 +24,15 @@ async def background_task(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels tasks and waits for their end; what came of them does not matter any more."""
+    """Cancel tasks and wait until they have ended; their results and errors are dropped."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def run_all(*works: Coroutine[Any, Any, None]) -> None:
-    """All of them; the first error ends the others and is raised as it is."""
-    tasks = [asyncio.create_task(work) for work in works]
+async def run_all(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run all coroutines concurrently; the first error cancels the others and is raised unchanged."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         for finished in asyncio.as_completed(tasks):
             await finished

@@ -1,1 +1,1 @@
-"""How the tables come to be: descriptions, migrations, roles, adoption of a database that others made."""
+"""Table descriptions, migrations, roles, and the adoption of existing databases."""

@@ -1,8 +1,9 @@
-"""Tables that a database had before `migrate --adopt`: never altered, never dropped.
+"""Adopted tables: those that existed before `migrate --adopt`. Migrations never alter or drop them.
 
-Migrations are written for databases that they made themselves. On an adopted one the statements that would touch a
-table of others are left out, step by step, up and down; and after each command the catalogs must say of these tables
-what they said before, or everything is rolled back. Rows are another matter: those of projected tables are ours.
+Migrations are written for databases that they created themselves. On an adopted database every statement that would
+touch an adopted table is skipped, in both directions. After each command the catalogs must describe these tables
+exactly as before, or everything is rolled back. This does not protect rows: the indexer owns the rows of projected
+tables.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from indexer.errors import IndexerError
 
 Names = frozenset[str]
 
-# Made by the adoption and gone with the schema: no step up or down may forget whose the tables are.
+# Created by the adoption and dropped with the schema, not by a migration: no step up or down may lose the record of
+# which tables are adopted.
 CREATE = "CREATE TABLE indexer.adopted (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp())"
 
 _NAME = r'((?:public\.)?(?:"[^"]+"|[A-Za-z_]\w*)|indexer\.\w+)'
@@ -54,48 +56,48 @@ ORDER BY 1
 
 
 async def names(conn: Connection) -> Names:
-    """Of relations in `public`; none where nothing was adopted."""
+    """Return the names of the adopted relations in `public`; empty if nothing was adopted."""
     if await conn.fetchval("SELECT to_regclass('indexer.adopted')") is None:
         return frozenset()
     return frozenset(row[0] for row in await conn.fetch("SELECT name FROM indexer.adopted"))
 
 
 async def record(conn: Connection, taken: Iterable[str]) -> None:
-    """In the transaction that adopts."""
+    """Record the adopted names. Call inside the transaction that adopts."""
     await conn.execute(CREATE)
     await conn.executemany("INSERT INTO indexer.adopted (name) VALUES ($1)", [(name,) for name in sorted(taken)])
 
 
 def filter_statement(statement: str, taken: Names) -> str:
-    """A migration's statement, or what is run instead of one that would touch a relation of others."""
+    """Return a migration's statement, or its replacement if it would touch an adopted relation."""
     if not taken:
         return statement
     plain = " ".join(statement.split())
     for pattern in _TARGETS:
-        if (found := pattern.match(plain)) and _plain(found[1]) in taken:
+        if (match := pattern.match(plain)) and _plain(match[1]) in taken:
             return NOTHING
-    if (found := _DROP_INDEX.match(plain)) and _table_of(_plain(found[1])) in taken:
+    if (match := _DROP_INDEX.match(plain)) and _table_of(_plain(match[1])) in taken:
         return NOTHING
-    if (found := _EMPTY.fullmatch(plain)) and _plain(found[1]) in taken:
-        return "SELECT false"  # whether it has rows that would go with it
-    if found := _DROP.fullmatch(plain):
-        left = [name for name in found[2].split(", ") if _plain(name) not in taken]
-        return f"{found[1]}{', '.join(left)}{found[3] or ''}" if left else NOTHING
+    if (match := _EMPTY.fullmatch(plain)) and _plain(match[1]) in taken:
+        return "SELECT false"  # The query asks whether dropping it would lose rows.
+    if match := _DROP.fullmatch(plain):
+        left = [name for name in match[2].split(", ") if _plain(name) not in taken]
+        return f"{match[1]}{', '.join(left)}{match[3] or ''}" if left else NOTHING
     return statement
 
 
 def _plain(name: str) -> str:
-    """A relation of `public` without schema and quotes; others keep their schema, which no name here has."""
+    """Strip `public.` and quotes from a name. Others keep their schema, so they match no adopted name."""
     return name.removeprefix("public.").strip('"')
 
 
 def _table_of(index: str) -> str:
-    """By its name, which begins with the table's."""
+    """Return the table of an index by its name, which begins with the table's; "" if there is none."""
     return max((name for name in PUBLIC_TABLES if index.startswith(f"{name}_")), key=len, default="")
 
 
 async def catalog_snapshot(conn: Connection, taken: Names) -> list[str]:
-    """Everything that the catalogs say of these relations, rights on them apart."""
+    """Return everything that the catalogs say about these relations, except privileges, as sorted lines."""
     oids = await conn.fetch(
         "SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname = ANY($1::text[])"
         " AND relkind IN ('r', 'p', 'v', 'm', 'f')",
@@ -105,7 +107,7 @@ async def catalog_snapshot(conn: Connection, taken: Names) -> list[str]:
 
 
 async def ensure_unchanged(conn: Connection, taken: Names, before: list[str]) -> None:
-    """Raises IndexerError when a step changed an adopted relation: the caller's transaction is to be rolled back."""
+    """Raise IndexerError if a step changed an adopted relation. The caller's transaction must then be rolled back."""
     after = await catalog_snapshot(conn, taken)
     if changed := sorted(set(before) ^ set(after)):
         raise IndexerError(

@@ -1,7 +1,7 @@
-"""A database that others made against the contract: what differs, and whether this release can work on it.
+"""Comparison of an existing database with the described tables: what differs, and whether this release can use it.
 
-Of the tables that projections fill everything counts that could refuse a row, change it, or hide how it is found. The
-tables of applications are nothing that the program writes or reads: what differs there is told only.
+In projected tables, everything counts that could refuse a row, change it, or hide it from a query. The program neither
+writes nor reads the tables of applications: differences there are reported but never block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROJECTED = ("append", "state")
 
 
 class SchemaDifference(NamedTuple):
-    """`blocks`: the program cannot work so. `remedy`: SQL for the owner of the table, where there is some."""
+    """One difference. `blocks`: the program cannot work with it. `remedy`: SQL for the table's owner, or ""."""
 
     table: str
     what: str
@@ -34,6 +34,8 @@ class SchemaDifference(NamedTuple):
 
 @dataclass
 class Column:
+    """A column as it is in the database. `type`: as format_type() spells it; `default`: has a default or identity."""
+
     type: str
     not_null: bool
     default: bool
@@ -41,18 +43,21 @@ class Column:
 
 
 class Constraint(NamedTuple):
-    """`place`: the table that it is of, as SQL."""
+    """A constraint. `kind`: contype of pg_constraint; `table`: the table that has it, as SQL."""
 
     kind: str
     name: str
-    place: str
+    table: str
     definition: str
 
 
 @dataclass
 class ExistingRelation:
-    """A relation as it is. `keys`: columns of unique indexes, None among them for an expression, a condition or a
-    check that waits for the commit; `leading`: columns of every index of all rows."""
+    """A relation as it is in the database.
+
+    `keys`: columns of each unique index, with None for an expression, a condition or a check that is deferred to the
+    commit. `leading`: columns of each index that covers all rows.
+    """
 
     kind: str
     row_security: bool
@@ -64,7 +69,7 @@ class ExistingRelation:
     triggers: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     unlogged: bool = False
-    bounded: bool = False  # rows must lie in a partition, and there may be none for them
+    bounded: bool = False  # partitioned without a default, or itself a partition: a row may have no partition to go to
 
 
 _RELATIONS = """
@@ -105,7 +110,7 @@ _TRIGGERS = "SELECT tgrelid AS oid, tgname AS name FROM pg_trigger WHERE tgrelid
 
 
 async def read(conn: Connection, names: list[str]) -> dict[str, ExistingRelation]:
-    """Those relations of these names that there are."""
+    """Read the existing relations with these names."""
     rows = await conn.fetch(_RELATIONS, names)
     by_oid = {
         row["oid"]: ExistingRelation(row["kind"], row["secured"], unlogged=row["unlogged"], bounded=row["bounded"])
@@ -131,24 +136,26 @@ async def read(conn: Connection, names: list[str]) -> dict[str, ExistingRelation
 
 
 async def compare(conn: Connection, only: Names | None = None) -> list[SchemaDifference]:
-    """Every difference from the contract, those that block first. `only`: of tables that were adopted earlier, whose
-    rows are ours by now."""
+    """Return every difference from the described tables, blocking ones first.
+
+    `only`: compare just these relations, adopted earlier, whose rows are the indexer's by now.
+    """
     wanted = [*public.tables, *VIEWS] if only is None else sorted(only)
-    found, differences = await read(conn, wanted), list[SchemaDifference]()
+    existing, differences = await read(conn, wanted), list[SchemaDifference]()
     for name in wanted:
-        there = found.get(name)
-        if there is None and only is not None:
+        relation = existing.get(name)
+        if relation is None and only is not None:
             needed = name in public.tables and table_kind(name) in PROJECTED
             differences.append(SchemaDifference(name, "was adopted and is gone", needed))
-        elif there is None:
+        elif relation is None:
             if name in public.tables:
                 differences.append(SchemaDifference(name, "is missing: it will be made"))
         elif name not in public.tables:
             differences.append(SchemaDifference(name, "is there already: this program's view of that name is not made"))
         else:
-            differences += table_differences(public.tables[name], there)
-            # Row security would make the look an error instead of the difference that it is told as already.
-            if only is None and table_kind(name) in PROJECTED and there.kind in "rp" and not there.row_security:
+            differences += table_differences(public.tables[name], relation)
+            # With row security the query would fail. It is already reported as a difference.
+            if only is None and table_kind(name) in PROJECTED and relation.kind in "rp" and not relation.row_security:
                 differences += await _rows(conn, name)
     if only is None and (taken := await conn.fetchval(_IN_OUR_SCHEMA)):
         what = f"holds {taken} of others: everything in it is this program's, and goes with it"
@@ -157,11 +164,11 @@ async def compare(conn: Connection, only: Names | None = None) -> list[SchemaDif
         )
     if only is None and not await conn.fetchval(_IN_UTC):
         differences.append(SchemaDifference("(database)", "its time zone becomes UTC for new sessions"))
-    return sorted(differences, key=lambda one: not one.blocks)
+    return sorted(differences, key=lambda difference: not difference.blocks)
 
 
 async def existing_names(conn: Connection) -> Names:
-    """Relations of others under names of ours."""
+    """Return the names of described tables and views that already exist as relations in `public`."""
     return frozenset(await read(conn, [*public.tables, *VIEWS]))
 
 
@@ -174,44 +181,49 @@ async def _rows(conn: Connection, name: str) -> list[SchemaDifference]:
     ]
 
 
-def table_differences(table: Table, found: ExistingRelation) -> list[SchemaDifference]:
-    """Pure: a described table against what is there under its name."""
+def table_differences(table: Table, relation: ExistingRelation) -> list[SchemaDifference]:
+    """Compare a described table with the relation of its name. Pure."""
     if table_kind(table.name) not in PROJECTED:
-        if found.kind not in "rp":
+        if relation.kind not in "rp":
             return [SchemaDifference(table.name, "is no table; nothing of this program needs it")]
-        return [one._replace(blocks=False) for one in _columns(table, found)]
-    if found.kind not in "rp":
+        return [difference._replace(blocks=False) for difference in _columns(table, relation)]
+    if relation.kind not in "rp":
         return [SchemaDifference(table.name, "is no table: projections cannot write it", True)]
-    return [*_columns(table, found), *_keys(table, found), *_indexes(table, found), *_obstacles(table, found)]
+    return [
+        *_columns(table, relation),
+        *_keys(table, relation),
+        *_indexes(table, relation),
+        *_obstacles(table, relation),
+    ]
 
 
-def _columns(table: Table, found: ExistingRelation) -> Iterator[SchemaDifference]:
+def _columns(table: Table, relation: ExistingRelation) -> Iterator[SchemaDifference]:
     alter = f"ALTER TABLE {sql_name(table.name)}"
     for column in table.columns:
         name, wanted = f'"{column.name}"', type_name(column.type)
-        there = found.columns.get(column.name)
-        if there is None:
+        existing = relation.columns.get(column.name)
+        if existing is None:
             ending = "" if column.nullable else " NOT NULL"
             yield SchemaDifference(
                 table.name, f"has no column {name}", True, f"{alter} ADD COLUMN {name} {wanted}{ending};"
             )
             continue
-        if there.type != wanted:
+        if existing.type != wanted:
             remedy = f"{alter} ALTER COLUMN {name} TYPE {wanted} USING {name}::{wanted};"
-            fits = can_store(there.type, wanted)
+            fits = can_store(existing.type, wanted)
             yield SchemaDifference(
-                table.name, f"{name} is {there.type}, not {wanted}", not fits, "" if fits else remedy
+                table.name, f"{name} is {existing.type}, not {wanted}", not fits, "" if fits else remedy
             )
-        if there.generated:
+        if existing.generated:
             yield SchemaDifference(table.name, f"{name} is generated: it cannot be written", True)
-        if there.not_null and column.nullable:
+        if existing.not_null and column.nullable:
             remedy = f"{alter} ALTER COLUMN {name} DROP NOT NULL;"
             yield SchemaDifference(table.name, f"{name} is NOT NULL: what is not known is NULL", True, remedy)
-        if not there.not_null and not column.nullable:
+        if not existing.not_null and not column.nullable:
             yield SchemaDifference(table.name, f"{name} may be NULL here; it never will be")
-    for extra in found.columns.keys() - table.columns.keys():
-        there = found.columns[extra]
-        if there.not_null and not there.default:
+    for extra in relation.columns.keys() - table.columns.keys():
+        existing = relation.columns[extra]
+        if existing.not_null and not existing.default:
             what, remedy = (
                 f'column "{extra}" must be given and is none of ours',
                 f"{alter} ALTER COLUMN {quoted(extra)}",
@@ -224,16 +236,16 @@ def _columns(table: Table, found: ExistingRelation) -> Iterator[SchemaDifference
 
 
 def type_name(type_: Any) -> str:
-    """As format_type() spells it."""
+    """Return the SQL type as format_type() spells it."""
     dialect: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
-    spelt: str = type_.compile(dialect)
-    return re.sub(r", (\d)", r",\1", spelt.lower())
+    spelled: str = type_.compile(dialect)
+    return re.sub(r", (\d)", r",\1", spelled.lower())
 
 
 def can_store(found: str, wanted: str) -> bool:
-    """Whether a column of one type takes and gives back every value of the other, unchanged.
+    """Say whether a column of type `found` stores and returns every value of type `wanted` unchanged.
 
-    Not so: numeric with a scale, which gives back decimals for integers; text of limited length.
+    Counterexamples: numeric with a scale, which returns decimals for integers; text of limited length.
     """
     wider = {
         "numeric(78,0)": {"numeric"},
@@ -247,56 +259,56 @@ def can_store(found: str, wanted: str) -> bool:
     return found in wider.get(wanted, ()) or (wanted == "numeric(78,0)" and size is not None and int(size[1]) >= 78)
 
 
-def _keys(table: Table, found: ExistingRelation) -> Iterator[SchemaDifference]:
-    """The key that rows are found by, and no key beyond ours: it would refuse rows."""
+def _keys(table: Table, relation: ExistingRelation) -> Iterator[SchemaDifference]:
+    """Require the primary key, by which rows are found, and no stricter unique key, which would refuse rows."""
     wanted = [column.name for column in table.primary_key.columns]
-    ours = [set(wanted), *({c.name for c in i.columns} for i in table.indexes if i.unique)]
-    if not any(set(key) == set(wanted) for key in found.keys):
+    own_keys = [set(wanted), *({c.name for c in i.columns} for i in table.indexes if i.unique)]
+    if not any(set(key) == set(wanted) for key in relation.keys):
         columns = ", ".join(f'"{name}"' for name in wanted)
         remedy = f"ALTER TABLE {sql_name(table.name)} ADD PRIMARY KEY ({columns});"
-        if found.primary:
+        if relation.primary:
             remedy = f"CREATE UNIQUE INDEX ON {sql_name(table.name)} ({columns});"
         yield SchemaDifference(table.name, f"has no unique key on {columns}", True, remedy)
-    for key in found.keys:
+    for key in relation.keys:
         known = {name for name in key if name is not None}
-        if None in key or not any(one <= known for one in ours):
+        if None in key or not any(described <= known for described in own_keys):
             columns = ", ".join("an expression or condition" if name is None else name for name in key)
             yield SchemaDifference(table.name, f"a unique index on {columns} would refuse rows", True)
 
 
-def _indexes(table: Table, found: ExistingRelation) -> Iterator[SchemaDifference]:
-    """Append rows are taken back by unique_id; what else is missing makes consumers wait."""
-    for index in sorted(table.indexes, key=lambda one: str(one.name)):
+def _indexes(table: Table, relation: ExistingRelation) -> Iterator[SchemaDifference]:
+    """Require the index on unique_id, by which a rollback finds append rows. Other missing ones only slow consumers."""
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
         columns = [column.name for column in index.columns]
-        if any(there[: len(columns)] == columns for there in found.leading):
+        if any(leading[: len(columns)] == columns for leading in relation.leading):
             continue
         unique = "UNIQUE " if index.unique else ""
-        spelt = ", ".join(f'"{name}"' for name in columns)
-        remedy = f'CREATE {unique}INDEX "{index.name}" ON {sql_name(table.name)} ({spelt});'
+        spelled = ", ".join(f'"{name}"' for name in columns)
+        remedy = f'CREATE {unique}INDEX "{index.name}" ON {sql_name(table.name)} ({spelled});'
         needed = columns == ["unique_id"] and table_kind(table.name) == "append"
         why = "a rollback would read the whole table" if needed else "queries of consumers use it"
-        yield SchemaDifference(table.name, f"has no index on {spelt}: {why}", needed, remedy)
+        yield SchemaDifference(table.name, f"has no index on {spelled}: {why}", needed, remedy)
 
 
-def _obstacles(table: Table, found: ExistingRelation) -> Iterator[SchemaDifference]:
+def _obstacles(table: Table, relation: ExistingRelation) -> Iterator[SchemaDifference]:
     kinds, name = {"f": "foreign key", "c": "check", "x": "exclusion"}, sql_name(table.name)
-    for one in found.constraints:
-        what = f"{kinds[one.kind]} {one.name} of {one.place} ({one.definition}) could refuse what the chain says"
-        yield SchemaDifference(table.name, what, True, f"ALTER TABLE {one.place} DROP CONSTRAINT {quoted(one.name)};")
-    for rule in found.rules:
+    for kind, label, on_table, definition in relation.constraints:
+        what = f"{kinds[kind]} {label} of {on_table} ({definition}) could refuse what the chain says"
+        yield SchemaDifference(table.name, what, True, f"ALTER TABLE {on_table} DROP CONSTRAINT {quoted(label)};")
+    for rule in relation.rules:
         what = f"rule {rule} does something else instead of a change, or beside it"
         yield SchemaDifference(table.name, what, True, f"DROP RULE {quoted(rule)} ON {name};")
-    if found.unlogged:
+    if relation.unlogged:
         what = "is UNLOGGED: a crash of the server empties it"
         yield SchemaDifference(table.name, what, True, f"ALTER TABLE {name} SET LOGGED;")
-    if found.bounded:
+    if relation.bounded:
         what = "is partitioned, or a partition: a row that has no place there would be refused"
         remedy = f"CREATE TABLE {sql_name(table.name + '_default')} PARTITION OF {name} DEFAULT;"
-        yield SchemaDifference(table.name, what, True, remedy if found.kind == "p" else "")
-    if found.row_security:
+        yield SchemaDifference(table.name, what, True, remedy if relation.kind == "p" else "")
+    if relation.row_security:
         yield SchemaDifference(
             table.name, "has row security, which could hide rows", True,
             f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY;",
         )  # fmt: skip
-    for trigger in found.triggers:
+    for trigger in relation.triggers:
         yield SchemaDifference(table.name, f"trigger {trigger} runs for each change; it must not change rows")

@@ -1,9 +1,9 @@
-"""Keys and indexes of the append tables, put off during an initial load and built at its end.
+"""Keys and indexes of the append tables, deferred during an initial load and built at its end.
 
-What an index costs a row grows with the table once the index outgrows the memory: the primary keys are text that begins
-with a transaction hash, so each insert touches a page of its own. Built at the end they are sorted once. That a row is
-written once does not rest on them: the checkpoint moves in the transaction that writes the rows. Building the keys
-proves it. Only the tables' owner can do it, and not with tables that were adopted.
+Once an index outgrows memory, its cost per row grows with the table: the primary keys are text that begins with a
+transaction hash, so every insert touches a different page. Built at the end, they are sorted once. Writing each row
+only once does not depend on them, because the checkpoint moves in the transaction that writes the rows (one
+transaction); building the keys proves it. Only the tables' owner can defer indexes, and never those of adopted tables.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ log = structlog.get_logger()
 
 
 def _our_indexes(table: str) -> list[str]:
-    """The indexes that our migrations made: another's are not touched."""
+    """Return the indexes that our migrations created. Others are never touched."""
     return [f"{table}_pkey", *INDEXES[table]]
 
 
 async def pending(conn: Connection) -> list[str]:
-    """Names of what is still to be built."""
+    """Return the names of the keys and indexes still to be built."""
     return [row["name"] for row in await conn.fetch("SELECT name FROM indexer.deferred_index ORDER BY name")]
 
 
 async def drop_indexes(conn: Connection, token: int) -> int:
-    """Drops the keys and indexes of append tables that are empty; how many. Raises LeaseLostError.
+    """Drop the keys and indexes of empty append tables, and return how many. Raises LeaseLostError.
 
-    0 where somebody's reading holds the tables, something depends on a key, or they are another role's: the load then
-    works with them.
+    Returns 0 if a reader locks the tables, something depends on a key, or another role owns them. The load then keeps
+    the indexes.
     """
     if not await conn.fetchval(_MINE):
         log.info("indexes_kept", reason="only the role that owns the tables can drop and build them")
@@ -71,31 +71,31 @@ async def drop_indexes(conn: Connection, token: int) -> int:
 
 
 async def _drop(conn: Connection, table: str) -> int:
-    found = await conn.fetch(_FOUND, sql_name(table), _our_indexes(table))
-    for row in found:
-        drop, again = f"DROP INDEX {row['sql_name']}", None
+    indexes = await conn.fetch(_FOUND, sql_name(table), _our_indexes(table))
+    for row in indexes:
+        drop, rebuild = f"DROP INDEX {row['sql_name']}", None
         if row["conname"] is not None:
             drop = f'ALTER TABLE {sql_name(table)} DROP CONSTRAINT "{row["conname"]}"'
             what = "PRIMARY KEY" if row["constraint"].startswith("PRIMARY KEY") else "UNIQUE"
-            again = (
+            rebuild = (
                 f'ALTER TABLE {sql_name(table)} ADD CONSTRAINT "{row["conname"]}" {what} USING INDEX "{row["name"]}"'
             )
         await conn.execute(
             "INSERT INTO indexer.deferred_index (name, definition, constraint_definition) VALUES ($1, $2, $3)",
             row["name"],
             row["definition"],
-            again,
+            rebuild,
         )
         await conn.execute(drop)
-    return len(found)
+    return len(indexes)
 
 
-async def build_indexes(conns: Sequence[Connection], tell: Callable[[str, int], None]) -> None:
-    """Builds what is pending, on as many connections at once as are given, each key or index with its row's deletion in
-    a transaction. `tell`: the name, and how many are left.
+async def build_indexes(conns: Sequence[Connection], on_progress: Callable[[str, int], None]) -> None:
+    """Build all pending keys and indexes, in parallel on the given connections.
 
-    Two processes may do it at once. Raises asyncpg.UniqueViolationError when a row is there twice, SchemaOlderError
-    when they are another role's to build.
+    Each is built in the transaction that deletes its row (one transaction), so two processes may do this at once.
+    `on_progress` is called with the name and the number left. Raises asyncpg.UniqueViolationError if a row exists
+    twice, SchemaOlderError if another role owns the tables.
     """
     waiting = await pending(conns[0])
     if waiting and not await conns[0].fetchval(_MINE):
@@ -103,22 +103,23 @@ async def build_indexes(conns: Sequence[Connection], tell: Callable[[str, int], 
             "keys and indexes that an initial load put off are not built yet, and this role does not own the tables",
             "Run `reya-indexer backfill` once as their owner",
         )
-    # A key locks its table, first for reading only: two keys of one table at once would be a deadlock.
+    # Building a key locks its table in shared mode first and exclusively later: two keys of one table at once would
+    # deadlock. So one connection builds all indexes of a table.
     table_of = {name: table for table in COLUMNS for name in _our_indexes(table)}
     by_table: dict[str, list[str]] = {}
     for name in waiting:
         by_table.setdefault(table_of.get(name, name), []).append(name)
     tables, left = deque(by_table.values()), len(waiting)
 
-    async def work(conn: Connection) -> None:
+    async def build_remaining(conn: Connection) -> None:
         nonlocal left
         while tables:
             for name in tables.popleft():
-                building = partial(tell, name, left)
+                building = partial(on_progress, name, left)
                 left -= 1
                 await _build(conn, name, building)
 
-    await run_all(*(work(conn) for conn in conns))
+    await run_all(*(build_remaining(conn) for conn in conns))
 
 
 async def _build(conn: Connection, name: str, building: Callable[[], None]) -> None:
@@ -128,7 +129,7 @@ async def _build(conn: Connection, name: str, building: Callable[[], None]) -> N
         row = await conn.fetchrow(
             "DELETE FROM indexer.deferred_index WHERE name = $1 RETURNING definition, constraint_definition", name
         )
-        if row is None:  # another process built it while we waited
+        if row is None:  # Another process built it while this one waited.
             return
         building()
         with patient(conn, DAY_S):

@@ -1,6 +1,7 @@
-"""Schema migrations: Alembic over asyncpg, from an installed wheel as from a checkout (no alembic.ini).
+"""Schema migrations with Alembic over asyncpg. They run from a wheel as well as from a checkout (no alembic.ini).
 
-One command is one transaction under an advisory lock: two starters do not collide, and a failing step leaves nothing.
+Each command is one transaction under an advisory lock: two concurrent starts cannot collide, and a failed step leaves
+no trace.
 """
 
 from __future__ import annotations
@@ -45,14 +46,17 @@ from indexer.schema.views.all_views import VIEWS
 log = structlog.get_logger()
 
 METADATA = [public, internal]
-# A step may work on a large table, and a second starter waits for the first: longer limits than a working session's.
+# A step may rewrite a large table, and a second process waits for the first: the limits are longer than in a working
+# session.
 _SESSION = {"lock_timeout": "300s", "statement_timeout": "0", "search_path": "public"}
 _PARTITION = re.compile(r"raw_log_p\d+")
 
 
 def _included(name: str | None, type_: str, parents: Any, taken: adopted_tables.Names = frozenset()) -> bool:
-    """What autogenerate compares: our schema but for run-time partitions; of `public` only tables that we describe and
-    made."""
+    """Say whether autogenerate compares an object; `include_name` of Alembic.
+
+    It compares our schema except run-time partitions, and in `public` only the described tables that were not adopted.
+    """
     if type_ == "schema":
         return name in (None, SCHEMA)
     if type_ != "table" or name is None:
@@ -81,12 +85,11 @@ def _config(**attributes: object) -> Config:
 
 @contextlib.asynccontextmanager
 async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[AsyncConnection]:
-    """One SQLAlchemy transaction that holds the migration lock to its end, works as the owner of what is ours, and
-    leaves adopted tables as they are.
+    """Run one transaction that holds the migration lock, acts as the owner role, and leaves adopted tables unchanged.
 
-    asyncpg reads the URL itself, sslmode and other query arguments included. Raises DatabaseUnreachableError, and
-    ForeignDatabaseError (unless it is `adopting`) or SchemaNewerError for a database that no step of this release
-    may touch, IndexerError for what PostgreSQL refuses.
+    asyncpg itself parses the URL, including sslmode and other query arguments. Raises DatabaseUnreachableError;
+    ForeignDatabaseError (unless `adopting`) or SchemaNewerError for a database that this release must not touch;
+    IndexerError for what PostgreSQL refuses.
     """
 
     async def session() -> asyncpg.Connection:
@@ -97,7 +100,7 @@ async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[Asyn
         async with engine.connect() as conn, conn.begin():
             await conn.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
             raw = await _raw(conn)
-            await _refuse(url, raw, adopting)
+            await _refuse(url, raw, adopting=adopting)
             await _become_owner(raw)
             taken = await (adoption.existing_names(raw) if adopting else adopted_tables.names(raw))
             _spare(conn, taken)
@@ -116,34 +119,34 @@ async def _raw(conn: AsyncConnection) -> Any:
 
 
 async def _become_owner(conn: Any) -> None:
-    """Where roles were set up, who is more than the owner makes things as the owner: else they were not its own."""
-    found = await roles.existing_roles(conn)
-    if found and await conn.fetchval("SELECT pg_has_role($1, 'MEMBER') AND current_user <> $1", found.owner):
-        await conn.execute(f"SET LOCAL ROLE {quoted(found.owner)}")
+    """If roles are set up, act as the owner role, so that a more privileged session creates objects that it owns."""
+    existing = await roles.existing_roles(conn)
+    if existing and await conn.fetchval("SELECT pg_has_role($1, 'MEMBER') AND current_user <> $1", existing.owner):
+        await conn.execute(f"SET LOCAL ROLE {quoted(existing.owner)}")
 
 
 def _spare(conn: AsyncConnection, taken: adopted_tables.Names) -> None:
-    """From here on no statement of this session touches a relation of others."""
+    """Filter all further statements of this session, so that none touches an adopted relation."""
 
     def replace(_: object, __: object, statement: str, parameters: Any, *___: object) -> tuple[str, Any]:
-        kept = adopted_tables.filter_statement(statement, taken)
-        if kept != statement:
-            log.debug("left_out", statement=" ".join(statement.split())[:120], instead=kept)
-        return kept, parameters
+        filtered = adopted_tables.filter_statement(statement, taken)
+        if filtered != statement:
+            log.debug("left_out", statement=" ".join(statement.split())[:120], instead=filtered)
+        return filtered, parameters
 
     if taken:
         event.listen(conn.sync_connection, "before_cursor_execute", replace, retval=True)
 
 
 async def _grant(conn: Any) -> None:
-    """The roles' rights on what the steps made."""
-    if (found := await roles.existing_roles(conn)) is not None:
-        for statement in await roles.grants(conn, found):
+    """Grant the roles their rights on what the migrations created."""
+    if (existing := await roles.existing_roles(conn)) is not None:
+        for statement in await roles.grants(conn, existing):
             await conn.execute(statement)
 
 
 async def _build_deferred(conn: AsyncConnection) -> None:
-    """What an initial load put off: a step finds the tables as the steps before it left them."""
+    """Build the indexes that an initial load deferred: a migration expects the tables as earlier ones left them."""
     raw = await _raw(conn)
     if await raw.fetchval("SELECT to_regclass('indexer.deferred_index')") is not None:
         await deferred_indexes.build_indexes(
@@ -161,7 +164,8 @@ def _refusal(url: str, error: DBAPIError) -> IndexerError:
     return IndexerError(f"{redact(url)}: {cause}", remedy)
 
 
-async def _refuse(url: str, conn: Any, adopting: bool) -> None:
+async def _refuse(url: str, conn: Any, *, adopting: bool) -> None:
+    """Raise ForeignDatabaseError or SchemaNewerError for a database that this release must not touch."""
     if await classify(conn) == "foreign" and not adopting:
         raise ForeignDatabaseError(
             f"{redact(url)}: {await foreign_table(conn)} is not a table of this program",
@@ -182,11 +186,12 @@ def _known(revision: str, *aliases: str) -> None:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Migrates up to a revision; does nothing where the database is there or beyond."""
+    """Migrate up to a revision. Does nothing if the database is at it or beyond."""
     asyncio.run(upgrade_async(url, revision))
 
 
 async def upgrade_async(url: str, revision: str = "head") -> None:
+    """Do upgrade() inside a running event loop. Raises AdoptionRefusedError if an adopted table no longer fits."""
     _known(revision, "head")
     async with transaction(url) as conn:
         if await current_revision(await _raw(conn)) not in (revision, None, head_revision()):
@@ -199,8 +204,8 @@ async def upgrade_async(url: str, revision: str = "head") -> None:
 
 
 def _refuse_blocked(url: str, differences: list[SchemaDifference]) -> None:
-    """Raises AdoptionRefusedError for what the program cannot work with."""
-    blocking = [one for one in differences if one.blocks]
+    """Raise AdoptionRefusedError if a difference blocks: the program cannot work with it."""
+    blocking = [difference for difference in differences if difference.blocks]
     if blocking:
         first, more = blocking[0], f" and {len(blocking) - 1} more" if len(blocking) > 1 else ""
         raise AdoptionRefusedError(
@@ -210,15 +215,16 @@ def _refuse_blocked(url: str, differences: list[SchemaDifference]) -> None:
 
 
 def adopt(url: str, *, dry_run: bool) -> list[SchemaDifference]:
-    """Makes a database of others ours too: what is missing is made, what is there stays as it is.
+    """Adopt an existing database: create what is missing, and leave what exists as it is.
 
-    How it differs from the contract. Nothing is done on a dry run or when a difference blocks. Raises IndexerError for
-    a database that is ours already.
+    Returns its differences from the described tables. Does nothing on a dry run or if a difference blocks. Raises
+    IndexerError if the database is ours already.
     """
     return asyncio.run(adopt_async(url, dry_run=dry_run))
 
 
 async def adopt_async(url: str, *, dry_run: bool) -> list[SchemaDifference]:
+    """Do adopt() inside a running event loop."""
     async with transaction(url, adopting=True) as conn:
         raw = await _raw(conn)
         if await classify(raw) == "ours":
@@ -229,7 +235,7 @@ async def adopt_async(url: str, *, dry_run: bool) -> list[SchemaDifference]:
                 f"{redact(url)}: is this program's already", "`reya-indexer migrate` keeps it up to date"
             )
         differences, taken = await adoption.compare(raw), await adoption.existing_names(raw)
-        if dry_run or any(one.blocks for one in differences):
+        if dry_run or any(difference.blocks for difference in differences):
             await conn.rollback()
             return differences
         await conn.run_sync(lambda sync: command.upgrade(_config(connection=sync), "head"))
@@ -239,33 +245,36 @@ async def adopt_async(url: str, *, dry_run: bool) -> list[SchemaDifference]:
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Migrates down to a revision, or to "base": nothing of ours stays then.
+    """Migrate down to a revision, or to "base", which drops everything that the migrations created.
 
-    Raises IndexerError, with nothing changed, when a table to be dropped holds rows of an application.
+    Raises IndexerError, with nothing changed, if a table to be dropped has rows of an application.
     """
     asyncio.run(downgrade_async(url, revision))
 
 
 async def downgrade_async(url: str, revision: str) -> None:
+    """Do downgrade() inside a running event loop."""
     _known(revision, "base")
     async with transaction(url) as conn:
         await _build_deferred(conn)
         await conn.run_sync(lambda sync: command.downgrade(_config(connection=sync), revision))
         raw = await _raw(conn)
         if await raw.fetchval("SELECT to_regclass('indexer.checkpoint')") is not None:
-            # Projected rows went with their tables: whoever runs next must project again, this release included.
+            # Projected rows were dropped with their tables. Without a digest the next run, of whatever release, has to
+            # project them again.
             await raw.execute("UPDATE indexer.checkpoint SET digest = NULL")
 
 
 def check(url: str) -> list[str]:
-    """How the database differs from this release's description of it, a line each; none when it is equal.
+    """Return how the database differs from this release's description, one line each; empty if it does not.
 
-    Raises SchemaOlderError when it is not migrated to this release.
+    Raises SchemaOlderError if it is not migrated to this release.
     """
     return asyncio.run(check_async(url))
 
 
 async def check_async(url: str) -> list[str]:
+    """Do check() inside a running event loop."""
     async with transaction(url) as conn:
         raw = await _raw(conn)
         revision = await current_revision(raw)
@@ -277,7 +286,8 @@ async def check_async(url: str) -> list[str]:
         taken = await adopted_tables.names(raw)
         differences = await conn.run_sync(partial(_compare, taken=taken))
         differences += await _compare_views(raw, taken)
-        differences += [f"{one.table}: {one.what}" for one in await adoption.compare(raw, taken) if one.blocks]
+        adopted = await adoption.compare(raw, taken)
+        differences += [f"{difference.table}: {difference.what}" for difference in adopted if difference.blocks]
         if waiting := await deferred_indexes.pending(raw):
             differences.append(f"deferred until the initial load ends: {', '.join(waiting)}")
         await conn.rollback()
@@ -288,15 +298,17 @@ def _compare(connection: Connection, taken: adopted_tables.Names) -> list[str]:
     options = {**CONTEXT, "target_metadata": METADATA, "include_name": partial(_included, taken=taken)}
     options["include_object"] = lambda _, name, type_, __, ___: type_ != "table" or name not in taken
     context = MigrationContext.configure(connection, opts=options)
-    found: list[Any] = compare_metadata(context, METADATA)  # type: ignore[arg-type]  # takes a sequence as well
-    # One difference is a tuple; several of one column come as a list of tuples.
+    changes: list[Any] = compare_metadata(context, METADATA)  # type: ignore[arg-type]  # accepts a sequence too
+    # One difference is a tuple; several differences of one column are a list of tuples.
     return [
-        " ".join(str(part) for part in one) for each in found for one in (each if isinstance(each, list) else [each])
+        " ".join(str(part) for part in change)
+        for item in changes
+        for change in (item if isinstance(item, list) else [item])
     ]
 
 
 async def _compare_views(conn: Any, taken: adopted_tables.Names) -> list[str]:
-    """Views have no metadata: their text is compared as PostgreSQL reads it, through temporary twins."""
+    """Compare the views' text as PostgreSQL parses it, by way of temporary views, because views have no metadata."""
     differences = []
     for name, query in ((name, query) for name, query in VIEWS.items() if name not in taken):
         await conn.execute(f"CREATE TEMPORARY VIEW migrate_check AS {query}")

@@ -1,14 +1,14 @@
-"""The Prisma schema of the public tables and views, for applications that read them through Prisma 7.
+"""Generator of the Prisma schema of the public tables and views, for applications that read them through Prisma 7.
 
-It is a function of the tables' description alone, so that it cannot drift from what migrations make. Model and field
-names are those of the database, for these are the names that readers of the schema know.
+It depends on the table descriptions alone, so that it cannot drift from what migrations create. Models and fields have
+the names of the database, because readers of the schema know these.
 
-The tables have no foreign keys: a row may be projected before the row that it names, and may outlive it. What readers
-join is declared nevertheless, with `relationMode = "prisma"`: `include` works, a relation whose row is missing is null,
-and no tool of Prisma asks for a foreign key, which would stop the projections. In this mode Prisma carries out
-referential actions itself; `Restrict` is the only one that never writes, so that a client that deletes a row of
-"WalletDetails" cannot empty columns of the indexer's tables. Only columns that lead an index are relations: read from
-the other side, any other would scan a table.
+The tables have no foreign keys: a row may be projected before the row that it references, and may outlive it. Relations
+that readers join are still declared, with `relationMode = "prisma"`: `include` works, a relation whose row is missing
+is null, and no Prisma tool requires a foreign key, which would stop the projections. In this mode Prisma itself carries
+out referential actions. `Restrict` is the only one that never writes, so a client that deletes a row of "WalletDetails"
+cannot null columns of the indexer's tables. Only the first columns of indexes become relations: reading any other
+relation from the far side would scan a table.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _ABOUT = {
 
 
 class PrismaRelation(NamedTuple):
-    """`table.column` names the one-column primary key of `target`; Prisma reads it as the field `field`."""
+    """A relation: `table.column` holds the one-column primary key of `target`; its Prisma field is `field`."""
 
     table: str
     column: str
@@ -102,9 +102,10 @@ Line = tuple[str, str, str]  # field, type, attributes
 def prisma_schema(
     tables: MetaData = public, views: MetaData | None = None, relations: Sequence[PrismaRelation] = RELATIONS
 ) -> str:
-    """The text of schema.prisma, formatted as `prisma format` does. Raises TypeError for a type Prisma does not have.
+    """Return the text of schema.prisma, formatted like `prisma format`.
 
-    Tables without a primary key are left out: Prisma cannot address their rows.
+    Tables without a primary key are left out: Prisma cannot address their rows. Raises TypeError for a column type that
+    Prisma does not have.
     """
     shown = view_columns() if views is None else views
     blocks = [_model(table, relations) for table in _by_name(tables) if table.primary_key.columns]
@@ -116,7 +117,7 @@ def _by_name(metadata: MetaData) -> list[Table]:
 
 
 def identifier(name: str) -> str:
-    """The name where Prisma allows it, else the nearest that it allows: a letter, then letters, digits and `_`."""
+    """Return the name, or else the nearest that Prisma allows: a letter, then letters, digits and `_`."""
     return re.sub(r"\W", "_", re.sub(r"^[^A-Za-z]+", "", name), flags=re.ASCII) or f"x{name}"
 
 
@@ -146,22 +147,22 @@ def _block(keyword: str, table: Table, about: str, lines: Sequence[Line], below:
 
 
 def _columns(table: Table, key: str) -> Iterator[Line]:
-    alone = len(table.primary_key.columns) == 1
+    single_key = len(table.primary_key.columns) == 1
     for column in table.columns:
         type_, native = _type(column.type)
         attributes = [
-            key if column.primary_key and alone else "",
+            key if column.primary_key and single_key else "",
             "@default(autoincrement())" if column is table.autoincrement_column and key == "@id" else "",
             "" if identifier(column.name) == column.name else f'@map("{column.name}")',
             native,
         ]
-        # A list is never null to Prisma: it reads NULL as the empty list.
+        # A Prisma list is never null: NULL reads as the empty list.
         optional = "?" if column.nullable and not type_.endswith("]") else ""
         yield identifier(column.name), type_ + optional, " ".join(filter(None, attributes))
 
 
 def _type(type_: Any) -> tuple[str, str]:
-    """Prisma's type and, where PostgreSQL's is not its default, the attribute that names that."""
+    """Return the Prisma type and, if the PostgreSQL type is not its default, the attribute that names the latter."""
     match type_:
         case ARRAY():
             inner, native = _type(type_.item_type)
@@ -196,7 +197,7 @@ def _key(table: Table, attribute: str) -> Iterator[str]:
 
 
 def _index(index: Index) -> str | None:
-    """None for what Prisma would misread: an index of some rows only, of expressions, or of another kind."""
+    """Return the index attribute; None for a partial index, one on expressions, or not a B-tree: Prisma misreads it."""
     options = index.dialect_options["postgresql"]
     if options["where"] is not None or options["using"]:
         return None
@@ -216,7 +217,7 @@ def _relations(table: Table, relations: Sequence[PrismaRelation]) -> Iterator[Li
         if relation.table == table.name:
             (key,) = table.metadata.tables[relation.target].primary_key.columns
             at = f"fields: [{identifier(relation.column)}], references: [{identifier(key.name)}]"
-            # Several relations of one column would otherwise share the name that Prisma gives to their foreign key.
+            # Without `map`, several relations of one column would share the name that Prisma gives their foreign key.
             rest = f'onDelete: Restrict, onUpdate: Restrict, map: "{table.name}_{relation.field}"'
             yield relation.field, f"{identifier(relation.target)}?", f"@relation({at}, {rest})"
     for relation in relations:

@@ -1,4 +1,4 @@
-"""Which schema a database has. Alembic, which changes it, is slow to import and stays with `migrate`."""
+"""Queries of a database's schema revision. They do not import Alembic, which is slow; `migrate` does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from indexer.errors import SchemaNewerError, SchemaOlderError
 from indexer.runtime.resources import data_dir
 
 Kind = Literal["empty", "foreign", "ours"]
-LOCK = 0x7265_7961_6D69_6772  # advisory, "reyamigr": held by whoever makes, changes or hands over what is ours
+LOCK = 0x7265_7961_6D69_6772  # advisory, "reyamigr": held while creating, changing or reassigning our objects
 
 _FOREIGN = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -25,30 +25,30 @@ ORDER BY 1 LIMIT 1
 
 @cache
 def known_revisions() -> frozenset[str]:
-    """Every revision there is a step for: its file begins with the number."""
+    """Return every revision that has a migration; the file names begin with it."""
     return frozenset(path.name.split("_")[0] for path in (data_dir("migrations") / "versions").glob("[0-9]*_*.py"))
 
 
 def head_revision() -> str:
-    """The revision that this release needs."""
+    """Return the revision that this release needs."""
     return max(known_revisions())
 
 
 async def classify(conn: Connection) -> Kind:
-    """ "ours" with our version table; "foreign" with tables or views of others; else "empty"."""
+    """Return "ours" if our version table exists, "foreign" if there are other tables or views, else "empty"."""
     if await conn.fetchval("SELECT to_regclass('indexer.alembic_version')") is not None:
         return "ours"
     return "foreign" if await foreign_table(conn) else "empty"
 
 
 async def foreign_table(conn: Connection) -> str | None:
-    """A table or view in a database that is not ours; what extensions brought does not count."""
-    found: str | None = await conn.fetchval(_FOREIGN, SCHEMA)
-    return found
+    """Return a table or view in `public` or `indexer`, except those of extensions; None if there is none."""
+    name: str | None = await conn.fetchval(_FOREIGN, SCHEMA)
+    return name
 
 
 async def current_revision(conn: Connection) -> str | None:
-    """The revision of a database that is ours; None where it is not, or before the first step."""
+    """Return the revision of a database that is ours; None if it is not, or before the first migration."""
     if await conn.fetchval("SELECT to_regclass('indexer.alembic_version')") is None:
         return None
     revision: str | None = await conn.fetchval("SELECT version_num FROM indexer.alembic_version")
@@ -56,8 +56,10 @@ async def current_revision(conn: Connection) -> str | None:
 
 
 async def require_head(conn: Connection) -> None:
-    """Raises SchemaNewerError or SchemaOlderError where the schema is not this release's: whoever is about to write
-    asks, because a migration may have come between its start and now."""
+    """Raise SchemaNewerError or SchemaOlderError if the schema is not this release's.
+
+    Check before writing: a migration may have run since the process started.
+    """
     revision = await current_revision(conn)
     if revision == head_revision():
         return
@@ -69,6 +71,6 @@ async def require_head(conn: Connection) -> None:
 
 
 async def revision_of(url: str) -> str | None:
-    """current_revision() over a connection of its own."""
+    """Return current_revision() of the database at `url`."""
     async with connection(url) as conn:
         return await current_revision(conn)

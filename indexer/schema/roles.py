@@ -1,12 +1,12 @@
 """Three roles with least rights: an owner that migrates, a writer that indexes, a reader for consumers.
 
-`<prefix>_owner` owns the schema `indexer` and all tables of ours; that it owns this schema is how a later `migrate`
-finds the roles of a database. `<prefix>_writer` is the daemon's: it adds and takes back rows of the tables that
-projections fill, and changes nothing else; the journal and the archive it can only add to. `<prefix>_reader` reads
-`public`, and of `indexer` how far the index is.
+`<prefix>_owner` owns the schema `indexer` and all our tables; a later `migrate` finds the roles of a database by the
+owner of this schema. `<prefix>_writer` is for the daemon: it inserts and removes rows of projected tables and changes
+nothing else in `public`; journal and archive are append-only to it. `<prefix>_reader` reads `public`, and of `indexer`
+only the progress of the index.
 
-What is to be done is computed from the catalogs, so that doing it again does nothing, and so that tables of later
-releases get their rights from the `migrate` that makes them.
+The statements are computed from the catalogs, so that a second run does nothing and tables of later releases get their
+rights from the `migrate` that creates them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Rights = dict[str, set[str]]  # role -> privileges
 
 _READ = {"SELECT"}
 _APPEND = {"SELECT", "INSERT"}
-_TAKE_BACK = {"SELECT", "INSERT", "DELETE", "TRUNCATE"}  # rows of a log are never changed
+_TAKE_BACK = {"SELECT", "INSERT", "DELETE", "TRUNCATE"}  # append rows are never updated
 _CHANGE = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 _EMPTIED = {"before_image", "staged_block", "staged_log"}
-_ADDED_TO = {"commit_log", "drift"}  # those that a trigger keeps append-only are found by it
-_MIGRATIONS = {"alembic_version", "adopted", "deferred_index"}  # a statement of deferred_index is run by its owner
+_ADDED_TO = {"commit_log", "drift"}  # besides the tables that a trigger keeps append-only
+_MIGRATIONS = {"alembic_version", "adopted", "deferred_index"}  # the owner runs the statements in deferred_index
 _CONSUMERS = {"checkpoint", "commit_log"}
 
 _RELATIONS = """
@@ -63,7 +63,7 @@ FROM pg_roles r WHERE rolname = ANY($2::text[]) AND (rolsuper OR rolcreaterole O
   OR EXISTS (SELECT FROM pg_roles o WHERE o.rolname = $1 AND pg_has_role(r.oid, o.oid, 'MEMBER')))
 ORDER BY 1
 """
-# Before PostgreSQL 15, and in a database that came from there, everybody may make things in `public`.
+# Before PostgreSQL 15, and in a database upgraded from it, everybody may create objects in `public`.
 _OPEN = """
 SELECT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) WHERE nspname = 'public' AND grantee = 0
   AND privilege_type = 'CREATE' AND pg_has_role(nspowner, 'USAGE'))
@@ -75,17 +75,20 @@ FROM aclexplode($1::aclitem[]) a JOIN pg_roles r ON r.oid = a.grantee WHERE r.ro
 
 
 class Roles(NamedTuple):
+    """Names of the three roles."""
+
     owner: str
     writer: str
     reader: str
 
 
 def role_names(prefix: str) -> Roles:
+    """Return the names of the roles with this prefix."""
     return Roles(f"{prefix}_owner", f"{prefix}_writer", f"{prefix}_reader")
 
 
 async def existing_roles(conn: Connection) -> Roles | None:
-    """The roles of a database, where they were set up: its schema `indexer` belongs to the owner."""
+    """Return the roles of a database, found by the owner of its schema `indexer`; None if none were set up."""
     owner = await conn.fetchval(
         "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE oid = to_regnamespace('indexer')"
     )
@@ -97,12 +100,12 @@ async def existing_roles(conn: Connection) -> Roles | None:
 
 
 async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) -> list[str]:
-    """What makes the roles, gives them what is ours and lets each do its work; nothing when all is so already. Inside
-    the caller's transaction, to whose end no `migrate` makes more.
+    """Return the statements that create the roles, make the owner own our objects, and grant each role its rights.
 
-    `verifiers`: a role's password as `verifier()` gives it; the role can log in then. Raises IndexerError for a
-    database whose roles have another prefix and for a role that is there and may do more, ForeignDatabaseError for a
-    database with tables that are not ours to give away.
+    Empty if everything is set up already. Takes the migration lock: until the end of the caller's transaction no
+    `migrate` creates more objects. `verifiers`: passwords by role, from `verifier()`; these roles can log in. Raises
+    IndexerError if the database's roles have another prefix or an existing role has more rights, ForeignDatabaseError
+    if the database is not ours.
     """
     await conn.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
     if await classify(conn) == "foreign":
@@ -117,26 +120,26 @@ async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) ->
             f"role {more[0]['role']} is there already and {more[0]['what']}",
             "Take that from it, or give another --prefix",
         )
-    statements = [*await _made(conn, roles, verifiers), *await _schemas(conn, roles)]
+    statements = [*await _role_statements(conn, roles, verifiers), *await _schemas(conn, roles)]
     statements += await _owned(conn, roles)
     return statements + await grants(conn, roles, everything=True)
 
 
-async def _made(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) -> list[str]:
+async def _role_statements(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) -> list[str]:
     rows = await conn.fetch("SELECT rolname FROM pg_roles WHERE rolname = ANY($1::text[])", list(roles))
     known = {row["rolname"] for row in rows}
-    made = [f"CREATE ROLE {quoted(role)} NOLOGIN" for role in roles if role not in known]
-    made += [f"ALTER ROLE {quoted(role)} LOGIN PASSWORD '{text}'" for role, text in verifiers.items()]
-    # What is given to a role, and made for it, needs its membership, unless one may do everything.
+    statements = [f"CREATE ROLE {quoted(role)} NOLOGIN" for role in roles if role not in known]
+    statements += [f"ALTER ROLE {quoted(role)} LOGIN PASSWORD '{text}'" for role, text in verifiers.items()]
+    # Reassigning objects to the owner, or creating them as the owner, requires membership in it, except for superusers.
     if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") and (
         roles.owner not in known or not await conn.fetchval("SELECT pg_has_role($1, 'USAGE')", roles.owner)
     ):
-        made.append(f"GRANT {quoted(roles.owner)} TO CURRENT_USER")
-    return made
+        statements.append(f"GRANT {quoted(roles.owner)} TO CURRENT_USER")
+    return statements
 
 
 async def _schemas(conn: Connection, roles: Roles) -> list[str]:
-    """The database and its two schemas."""
+    """Return the statements for the database and its two schemas."""
     database, acl = await conn.fetchrow(
         "SELECT datname, datacl FROM pg_database WHERE datname = current_database()"
     ) or ("", None)
@@ -150,21 +153,21 @@ async def _schemas(conn: Connection, roles: Roles) -> list[str]:
         statements.append(f"ALTER SCHEMA {SCHEMA} OWNER TO {quoted(roles.owner)}")
     shared: Rights = {roles.writer: {"USAGE"}, roles.reader: {"USAGE"}, roles.owner: {"USAGE", "CREATE"}}
     acl = await conn.fetchval("SELECT nspacl FROM pg_namespace WHERE nspname = 'public'")
-    # Where others have tables they may count on it.
+    # Keep this right in an adopted database: other owners of tables may rely on it.
     if not await adopted_tables.names(conn) and await conn.fetchval(_OPEN):
         statements.append("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     return statements + await _changes(conn, "SCHEMA public", shared, acl)
 
 
 async def _owned(conn: Connection, roles: Roles) -> list[str]:
-    """What is ours and another's yet. Of `public` only what migrations made: an adopted table stays whose it is."""
+    """Return statements that make the owner own our objects. Adopted tables keep their owners."""
     taken = await adopted_tables.names(conn)
     statements = []
     for row in await conn.fetch(_RELATIONS):
-        ours = row["schema"] == SCHEMA or (row["name"] in public.tables or row["name"] in VIEWS)
+        own = row["schema"] == SCHEMA or (row["name"] in public.tables or row["name"] in VIEWS)
         if row["schema"] == "public" and row["name"] in taken:
-            ours = False
-        if ours and row["kind"] != "S" and row["owner"] != roles.owner:  # a sequence goes with its table
+            own = False
+        if own and row["kind"] != "S" and row["owner"] != roles.owner:  # a sequence follows its table
             what = "VIEW" if row["kind"] == "v" else "TABLE"
             statements.append(f"ALTER {what} {_name(row)} OWNER TO {quoted(roles.owner)}")
     for row in await conn.fetch(_FUNCTIONS):
@@ -178,15 +181,17 @@ def _name(row: Any) -> str:
 
 
 async def grants(conn: Connection, roles: Roles, *, everything: bool = False) -> list[str]:
-    """What each role still lacks, or has too much, on our schema, tables, views, sequences and functions. Without
-    `everything`: only on those that the session's role may give rights on."""
+    """Return GRANTs and REVOKEs for our schema, tables, views, sequences and functions.
+
+    Without `everything`: only for objects that the session's role may grant rights on.
+    """
     taken, statements = await adopted_tables.names(conn), list[str]()
     schema = await conn.fetchrow(_SCHEMA)
     if everything or (schema and schema["mine"]):
         used: Rights = {roles.writer: {"USAGE"}, roles.reader: {"USAGE"}}
         statements += await _changes(conn, f"SCHEMA {SCHEMA}", used, schema and schema["nspacl"])
     for row in await conn.fetch(_RELATIONS):
-        wanted = _wanted(row, roles, row["schema"] == "public" and row["name"] in taken)
+        wanted = _wanted(row, roles, adopted=row["schema"] == "public" and row["name"] in taken)
         if wanted is not None and (everything or row["mine"]):
             what = "SEQUENCE" if row["kind"] == "S" else "TABLE"
             statements += await _changes(conn, f"{what} {_name(row)}", wanted, row["acl"])
@@ -197,23 +202,23 @@ async def grants(conn: Connection, roles: Roles, *, everything: bool = False) ->
 
 
 async def missing_rights(conn: Connection) -> list[str]:
-    """What the session's role, whatever its name, lacks of a writer's rights; a line for each thing."""
+    """Return the writer's rights that the session's role lacks, whatever its name; one line per object."""
     me, taken, lines = Roles("owner", "writer", "reader"), await adopted_tables.names(conn), list[str]()
     for row in await conn.fetch(_RELATIONS):
-        wanted = _wanted(row, me, row["schema"] == "public" and row["name"] in taken) or {}
+        wanted = _wanted(row, me, adopted=row["schema"] == "public" and row["name"] in taken) or {}
         asked = f"has_{'sequence' if row['kind'] == 'S' else 'table'}_privilege($1::oid, p)"
         rights = sorted(wanted.get(me.writer, ()))
-        found = await conn.fetch(f"SELECT p FROM unnest($2::text[]) p WHERE NOT {asked}", row["oid"], rights)
-        if found:
-            lines.append(f"{_listed(one[0] for one in found)} on {_name(row)}")
+        lacking = await conn.fetch(f"SELECT p FROM unnest($2::text[]) p WHERE NOT {asked}", row["oid"], rights)
+        if lacking:
+            lines.append(f"{_listed(right[0] for right in lacking)} on {_name(row)}")
     for row in await conn.fetch(_FUNCTIONS):
         if row["definer"] and not await conn.fetchval("SELECT has_function_privilege($1::oid, 'EXECUTE')", row["oid"]):
             lines.append(f"EXECUTE on {row['name']}")
     return lines
 
 
-def _wanted(row: Any, roles: Roles, theirs: bool) -> Rights | None:
-    """The rights on a relation; None for one that is nothing to us. `theirs`: adopted, so that the owner needs some."""
+def _wanted(row: Any, roles: Roles, *, adopted: bool) -> Rights | None:
+    """Return the rights on a relation, None if it is not ours. `adopted`: then the owner role needs rights too."""
     name = row["name"]
     if row["schema"] == SCHEMA:
         if row["partition"]:
@@ -226,12 +231,12 @@ def _wanted(row: Any, roles: Roles, theirs: bool) -> Rights | None:
         return None
     projected = table_kind(name) if name in public.tables and row["kind"] != "v" else ""
     written = {"append": _TAKE_BACK, "state": _CHANGE | {"TRUNCATE"}}.get(projected, set())
-    owned = written | _READ | (_CHANGE if name in ENRICHED else set[str]())  # `enrich` is the owner's
-    return {roles.writer: written, roles.reader: _READ} | ({roles.owner: owned} if theirs else {})
+    owned = written | _READ | (_CHANGE if name in ENRICHED else set[str]())  # the owner runs `enrich`
+    return {roles.writer: written, roles.reader: _READ} | ({roles.owner: owned} if adopted else {})
 
 
 def _own_rights(row: Any) -> set[str]:
-    """The writer's on a table of `indexer`."""
+    """Return the writer's rights on a table of `indexer`."""
     name = row["name"]
     if name in _MIGRATIONS:
         return _READ
@@ -241,7 +246,7 @@ def _own_rights(row: Any) -> set[str]:
 
 
 async def _changes(conn: Connection, what: str, wanted: Rights, acl: Any) -> list[str]:
-    """GRANT and REVOKE that lead from an access list to the wanted rights of these roles."""
+    """Return the GRANTs and REVOKEs that turn an access list into the wanted rights of these roles."""
     have: Rights = {role: set() for role in wanted}
     for row in await conn.fetch(_GRANTED, acl or None, list(wanted)):
         have[row["role"]].add(row["privilege"])
@@ -259,9 +264,9 @@ def _listed(privileges: Iterable[str]) -> str:
 
 
 def verifier(password: str, salt: bytes | None = None) -> str:
-    """What PostgreSQL stores of a password (SCRAM-SHA-256): the password itself reaches neither server nor its log.
+    """Return what PostgreSQL stores for a password (SCRAM-SHA-256), so that neither the server nor its log sees it.
 
-    Raises IndexerError for one with other characters than printable ASCII, which clients may spell differently.
+    Raises IndexerError unless it is printable ASCII: clients may encode other characters differently.
     """
     if not password or not password.isascii() or not password.isprintable():
         raise IndexerError("a password is empty or has other characters than printable ASCII", "Choose another one")

@@ -1,1 +1,1 @@
-"""Repositories: one module per internal table, SQL and its meaning."""
+"""Repositories: one module per internal table, with its SQL and what the rows mean."""

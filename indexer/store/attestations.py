@@ -1,5 +1,8 @@
-"""What was attested, and of that what still holds. Rows are only ever inserted (a trigger refuses anything else): what
-a rollback or a heal makes void, a later row of grade 'void' says, committed with it."""
+"""Attestations: what was attested, and how much of it still holds.
+
+Rows are only ever inserted; a trigger refuses anything else. When a rollback or a heal voids an attestation, it commits
+a later row of grade 'void' in the same transaction.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ from indexer.store import coverage
 Grade = Literal["cross-checked", "proven"]
 
 PROVEN: tuple[Grade, ...] = ("proven",)
-ANY: tuple[Grade, ...] = ("cross-checked", "proven")  # what is proven needs no second endpoint
+ANY: tuple[Grade, ...] = ("cross-checked", "proven")  # A proven range needs no second endpoint.
 
 
 class Attestation(NamedTuple):
-    """Blocks first..last hold exactly `logs` logs of `addresses`, with this digest. The hashes are those of the ends,
-    None for one that is not stored. `endpoints` were asked; `method` says how."""
+    """A statement that blocks first..last hold exactly `logs` logs of `addresses`, with this digest.
+
+    `first_hash`, `last_hash`: hashes of the end blocks; None for a block that is not stored. `endpoints`: who was
+    asked. `method`: how it was checked.
+    """
 
     first: int
     last: int
@@ -34,27 +40,39 @@ class Attestation(NamedTuple):
 
 
 class Attested(NamedTuple):
-    """`up_to`: without a gap from the origin on, for every watched contract; below the origin when nothing is.
-    `newest`: the highest attested range; `blocks`: how many in all."""
+    """How far attestation reaches for all watched contracts together.
+
+    `up_to`: last block attested without a gap from the origin, for every watched contract; below the origin when there
+    is none. `newest`: the highest attested range. `blocks`: how many blocks in total.
+    """
 
     up_to: int
     newest: BlockRange | None
     blocks: int
 
 
-async def add(conn: Connection, one: Attestation) -> None:
-    contracts = sorted((await coverage.contract_ids(conn, one.addresses)).values())
+async def add(conn: Connection, attestation: Attestation) -> None:
+    """Insert an attestation."""
+    contracts = sorted((await coverage.contract_ids(conn, attestation.addresses)).values())
     await conn.execute(
         "INSERT INTO indexer.attestation (first_block, last_block, contracts, grade, method, first_hash, last_hash,"
         " logs, digest, endpoints) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        one.first, one.last, contracts, one.grade, one.method, one.first_hash, one.last_hash, one.logs, one.digest,
-        list(one.endpoints),
+        attestation.first, attestation.last, contracts, attestation.grade, attestation.method, attestation.first_hash,
+        attestation.last_hash, attestation.logs, attestation.digest, list(attestation.endpoints),
     )  # fmt: skip
 
 
-async def void(conn: Connection, spans: Sequence[BlockRange], contracts: Sequence[int] | None, why: str) -> None:
-    """Takes back what is attested of these blocks, for these contracts (ids; None: all), in the transaction that
-    changes their logs. Spans of which nothing was attested leave no row."""
+async def void(conn: Connection, ranges: Sequence[BlockRange], contracts: Sequence[int] | None, why: str) -> None:
+    """Void the attestations of these block ranges, in the transaction that changes their logs.
+
+    Ranges in which nothing was attested leave no row.
+
+    Args:
+        conn: connection, inside the caller's transaction.
+        ranges: block ranges whose logs change.
+        contracts: contract ids; None: all.
+        why: what made them void, "rollback" or "heal".
+    """
     await conn.execute(
         "INSERT INTO indexer.attestation (first_block, last_block, contracts, grade, method, endpoints)"
         " SELECT f, LEAST(l, max(a.last_block)),"
@@ -62,8 +80,8 @@ async def void(conn: Connection, spans: Sequence[BlockRange], contracts: Sequenc
         " FROM unnest($1::bigint[], $2::bigint[]) AS s(f, l) JOIN indexer.attestation a"
         " ON a.grade IN ('cross-checked', 'proven') AND a.last_block >= f AND a.first_block <= l"
         " AND ($3::int[] IS NULL OR a.contracts && $3::int[]) GROUP BY f, l",
-        [s.first for s in spans],
-        [s.last for s in spans],
+        [r.first for r in ranges],
+        [r.last for r in ranges],
         None if contracts is None else list(contracts),
         why,
     )
@@ -88,38 +106,45 @@ SELECT contracts, lower(span) AS first, upper(span) - 1 AS last FROM (
 async def load(
     conn: Connection, addresses: Sequence[str], grades: Sequence[Grade], above: int = -1
 ) -> dict[str, list[BlockRange]]:  # fmt: skip
-    """Blocks attested with one of the grades, by contract; sorted, those that touch joined. Attestations that end
-    below block `above` are left out."""
+    """Return the attested block ranges of each contract, sorted, with adjacent ranges merged.
+
+    Args:
+        conn: connection.
+        addresses: contracts to look up.
+        grades: grades that count.
+        above: leave out attestations that end below this block.
+    """
     known = await conn.fetch(
         "SELECT id, address FROM indexer.contract WHERE address = ANY($1::bytea[])",
         [bytes.fromhex(a[2:]) for a in addresses],
     )
     rows = await conn.fetch(_HOLDING, list(grades), above)
-    of_set: dict[tuple[int, ...], list[BlockRange]] = defaultdict(list)
+    by_contracts: dict[tuple[int, ...], list[BlockRange]] = defaultdict(list)
     for contracts, first, last in rows:
-        of_set[tuple(contracts)].append(BlockRange(first, last))
-    made: dict[tuple[tuple[int, ...], ...], list[BlockRange]] = {}  # mostly one for all contracts
-    held: dict[str, list[BlockRange]] = {}
+        by_contracts[tuple(contracts)].append(BlockRange(first, last))
+    # Usually all contracts share one list of ranges: each combination is merged once.
+    merged: dict[tuple[tuple[int, ...], ...], list[BlockRange]] = {}
+    attested: dict[str, list[BlockRange]] = {}
     for id_, address in known:
-        sets = tuple(contracts for contracts in of_set if id_ in contracts)
-        if sets not in made:
-            made[sets] = merge_ranges(span for contracts in sets for span in of_set[contracts])
-        held["0x" + address.hex()] = made[sets]
-    return {address: held.get(address, []) for address in addresses}
+        sets = tuple(contracts for contracts in by_contracts if id_ in contracts)
+        if sets not in merged:
+            merged[sets] = merge_ranges(r for contracts in sets for r in by_contracts[contracts])
+        attested["0x" + address.hex()] = merged[sets]
+    return {address: attested.get(address, []) for address in addresses}
 
 
-def summary(held: Mapping[str, Sequence[BlockRange]], origin: int) -> Attested:
-    """Of what `load` told, for all its contracts together."""
-    last = max((s.last for spans in held.values() for s in spans), default=origin - 1)
-    whole = merge_ranges(
-        BlockRange(s.first, s.last) for s in covered_ranges(held, origin, last) if len(s.addresses) == len(held)
+def summary(attested: Mapping[str, Sequence[BlockRange]], origin: int) -> Attested:
+    """Summarize the answer of `load` for all its contracts together."""
+    last = max((r.last for ranges in attested.values() for r in ranges), default=origin - 1)
+    complete = merge_ranges(
+        BlockRange(r.first, r.last) for r in covered_ranges(attested, origin, last) if len(r.addresses) == len(attested)
     )
-    blocks = sum(s.last - s.first + 1 for s in whole)
-    return Attested(contiguous_end(held, origin), whole[-1] if whole else None, blocks)
+    blocks = sum(r.last - r.first + 1 for r in complete)
+    return Attested(contiguous_end(attested, origin), complete[-1] if complete else None, blocks)
 
 
 async def summaries(conn: Connection, addresses: Sequence[str], origin: int) -> dict[Grade, Attested]:
-    """How far each grade reaches; what is proven counts as cross-checked too."""
+    """Return how far each grade reaches; proven blocks count as cross-checked too."""
     return {
         "cross-checked": summary(await load(conn, addresses, ANY), origin),
         "proven": summary(await load(conn, addresses, PROVEN), origin),

@@ -1,4 +1,7 @@
-"""Which blocks of which contract are ingested. Written in the transaction that writes the raw logs, never apart."""
+"""Coverage: which blocks of which contract are ingested.
+
+Always written in the transaction that writes the raw logs, never separately (one transaction).
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from indexer.db.connection import Connection
 
 
 async def contract_ids(conn: Connection, addresses: Iterable[str]) -> dict[str, int]:
-    """The ids of contracts, rows made for new ones."""
+    """Return contract ids by address, inserting rows for new contracts."""
     wanted = [bytes.fromhex(a[2:]) for a in addresses]
-    found = "SELECT id, address FROM indexer.contract WHERE address = ANY($1::bytea[])"
-    rows = await conn.fetch(found, wanted)
+    query = "SELECT id, address FROM indexer.contract WHERE address = ANY($1::bytea[])"
+    rows = await conn.fetch(query, wanted)
     if len(rows) < len(set(wanted)):
         await conn.execute(
             "INSERT INTO indexer.contract (address) SELECT unnest($1::bytea[]) ON CONFLICT (address) DO NOTHING", wanted
         )
-        rows = await conn.fetch(found, wanted)
+        rows = await conn.fetch(query, wanted)
     return {"0x" + row["address"].hex(): row["id"] for row in rows}
 
 
 async def load(conn: Connection, addresses: Sequence[str]) -> dict[str, list[BlockRange]]:
-    """Coverage by address, sorted; an empty list for a contract never ingested."""
+    """Return sorted coverage by address; an empty list for a contract that was never ingested."""
     rows = await conn.fetch(
         "SELECT c.address, lower(v.blocks) AS first, upper(v.blocks) - 1 AS last FROM indexer.coverage v"
         " JOIN indexer.contract c ON c.id = v.contract_id WHERE c.address = ANY($1::bytea[]) ORDER BY 2",
@@ -35,12 +38,22 @@ async def load(conn: Connection, addresses: Sequence[str]) -> dict[str, list[Blo
 
 
 async def add(conn: Connection, addresses: Sequence[str], first: int, last: int) -> list[int]:
-    """Covers first..last for each contract and merges with what touches it. The ids of the contracts, ascending.
+    """Mark first..last as covered for each contract, merged with adjacent ranges.
 
-    Raises asyncpg.ExclusionViolationError when any of it is covered already: the same range was ingested twice.
+    Args:
+        conn: connection, inside the transaction that writes the raw logs.
+        addresses: contracts that were ingested.
+        first: first block.
+        last: last block, included.
+
+    Returns:
+        The ids of the contracts, ascending.
+
+    Raises:
+        asyncpg.ExclusionViolationError: part of it is covered already, so the same range was ingested twice.
     """
     ids = sorted((await contract_ids(conn, addresses)).values())
-    # Neighbours only: a range that overlaps is not merged but left to collide with the exclusion constraint.
+    # Only adjacent ranges are merged. An overlapping range is left alone so that it violates the exclusion constraint.
     touching = await conn.fetch(
         "DELETE FROM indexer.coverage WHERE contract_id = ANY($1::int[])"
         " AND (upper(blocks) = $2 OR lower(blocks) = $3 + 1)"
@@ -51,20 +64,20 @@ async def add(conn: Connection, addresses: Sequence[str], first: int, last: int)
     )
     merged = {i: BlockRange(first, last) for i in ids}
     for row in touching:
-        span = merged[row["contract_id"]]
-        merged[row["contract_id"]] = BlockRange(min(span.first, row["first"]), max(span.last, row["last"]))
+        known = merged[row["contract_id"]]
+        merged[row["contract_id"]] = BlockRange(min(known.first, row["first"]), max(known.last, row["last"]))
     await conn.execute(
         "INSERT INTO indexer.coverage (contract_id, blocks)"
         " SELECT i, int8range(f, l, '[]') FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS u(i, f, l)",
         list(merged),
-        [s.first for s in merged.values()],
-        [s.last for s in merged.values()],
+        [r.first for r in merged.values()],
+        [r.last for r in merged.values()],
     )
     return ids
 
 
 async def truncate_above(conn: Connection, number: int) -> None:
-    """Uncovers every block above `number`, for all contracts: what a rollback does."""
+    """Remove every block above `number` from the coverage of all contracts, for a rollback."""
     await conn.execute("DELETE FROM indexer.coverage WHERE lower(blocks) > $1", number)
     await conn.execute(
         "UPDATE indexer.coverage SET blocks = int8range(lower(blocks), $1 + 1) WHERE upper(blocks) > $1 + 1", number

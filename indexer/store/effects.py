@@ -1,8 +1,8 @@
-"""That a change took effect: the rows that the server counted are compared with the rows that had to change.
+"""Checks that a change took effect: compares the server's row count with the number of rows that had to change.
 
-A BEFORE trigger that returns NULL, or a rule, makes the server report success over fewer rows. Committed, that leaves
-orphaned rows in the tables for good, with a journal that says they are gone. Rows that row level security hides are an
-error of the server's: every session of ours turns `row_security` off, under which nothing is filtered.
+A BEFORE trigger that returns NULL, or a rule, makes the server report success although it changed fewer rows. If that
+were committed, orphaned rows would stay in the tables for good while the journal says they were removed. Rows hidden by
+row level security are a server error instead: all our sessions turn `row_security` off, which forbids filtering.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from indexer.db.catalog import COLUMNS, SCHEMA, quoted, schema_and_name, sql_nam
 from indexer.db.connection import Connection
 from indexer.errors import WriteInterceptedError
 
-# What comes between a statement and the rows of a table: row triggers that may drop or change a row before it is
-# written (not those of replication, which do not fire here), and rules.
-_FOUND = """
+# Row triggers that may drop or change a row before it is written, and rules. Replication triggers do not fire here.
+_INTERCEPTORS = """
 SELECT tgrelid::regclass::text AS place, 'trigger' AS kind, tgname::text AS name FROM pg_trigger
 WHERE tgrelid = ANY($1::text[]::regclass[]) AND NOT tgisinternal AND tgenabled IN ('O', 'A')
   AND tgtype & 1 = 1 AND tgtype & 66 > 0
@@ -28,16 +27,18 @@ _SECURED = """
 SELECT oid::regclass::text AS place, row_security_active(oid) AS active FROM pg_class
 WHERE oid = ANY($1::text[]::regclass[]) AND relrowsecurity ORDER BY 1
 """
-# Every table that a step writes; no partition, because statements name the whole table.
-_OURS = f"""
+# Every table that a step writes. Partitions are left out because statements name the partitioned table.
+_WRITTEN_TABLES = f"""
 SELECT format('%s.%I', relnamespace::regnamespace, relname) FROM pg_class WHERE relkind IN ('r', 'p') AND (
   relnamespace = to_regnamespace('{SCHEMA}') OR relnamespace = 'public'::regnamespace AND relname = ANY($1::text[]))
 """
 
 
 class Hindrance(NamedTuple):
-    """`kind`: "trigger", "rule" or "row security" of table `place`. `active`: whether it applies to this role.
-    `remedy`: SQL for the table's owner."""
+    """Something that may keep changes of table `place` from taking effect.
+
+    `kind`: "trigger", "rule" or "row security". `active`: whether it applies to this role.
+    """
 
     place: str
     kind: str
@@ -46,6 +47,7 @@ class Hindrance(NamedTuple):
 
     @property
     def remedy(self) -> str:
+        """SQL for the table's owner that removes it."""
         if self.kind == "row security":
             return f"ALTER TABLE {self.place} DISABLE ROW LEVEL SECURITY"
         if self.kind == "rule":
@@ -54,28 +56,41 @@ class Hindrance(NamedTuple):
 
 
 async def hindrances(conn: Connection, tables: Sequence[str] | None = None) -> list[Hindrance]:
-    """What may keep changes of these tables (as SQL) from taking effect; by default of all that a step writes."""
+    """List what may keep changes from taking effect.
+
+    `tables`: SQL names; by default every table that a step writes.
+    """
     if tables is None:
         projected = [schema_and_name(name)[1] for name in COLUMNS if schema_and_name(name)[0] == "public"]
-        tables = [row[0] for row in await conn.fetch(_OURS, projected)]
-    found = [Hindrance(place, kind, name, True) for place, kind, name in await conn.fetch(_FOUND, tables)]
-    return found + [Hindrance(place, "row security", "", on) for place, on in await conn.fetch(_SECURED, tables)]
+        tables = [row[0] for row in await conn.fetch(_WRITTEN_TABLES, projected)]
+    result = [Hindrance(place, kind, name, True) for place, kind, name in await conn.fetch(_INTERCEPTORS, tables)]
+    return result + [Hindrance(place, "row security", "", on) for place, on in await conn.fetch(_SECURED, tables)]
 
 
 def counted(status: str) -> int:
-    """The number of rows in a command tag: "DELETE 27", "INSERT 0 3", "COPY 5"."""
+    """Return the number of rows in a command tag such as "DELETE 27", "INSERT 0 3" or "COPY 5"."""
     return int(status.rsplit(" ", 1)[1])
 
 
 async def require(conn: Connection, table: str, verb: str, done: int, expected: int) -> None:
-    """Raises WriteInterceptedError when a statement changed another number of rows than it had to. The caller's
-    transaction then ends, and nothing of the step is committed."""
+    """Raise unless a statement changed exactly the expected number of rows.
+
+    Args:
+        conn: connection, inside the caller's transaction.
+        table: table that the statement changed.
+        verb: past participle for the message, such as "deleted".
+        done: number of rows that the server changed.
+        expected: number of rows that had to change.
+
+    Raises:
+        WriteInterceptedError: the two differ. The caller's transaction ends, and nothing of the step is committed.
+    """
     if done == expected:
         return
     plain = ".".join(schema_and_name(table))
-    found = [one for one in await hindrances(conn, [sql_name(table)]) if one.active]
-    cause = ", ".join(f"{one.kind} {one.name}".strip() for one in found) or "a trigger or row level security"
-    remedy = "; ".join(one.remedy for one in found) or "See what else changes this table"
+    active = [hindrance for hindrance in await hindrances(conn, [sql_name(table)]) if hindrance.active]
+    cause = ", ".join(f"{h.kind} {h.name}".strip() for h in active) or "a trigger or row level security"
+    remedy = "; ".join(h.remedy for h in active) or "See what else changes this table"
     raise WriteInterceptedError(
         f"{verb} {done} of {expected} rows of {plain}: the others were withheld by {cause}. Nothing was committed",
         f"{remedy}. `reya-indexer doctor` lists every such table",
@@ -83,10 +98,20 @@ async def require(conn: Connection, table: str, verb: str, done: int, expected: 
 
 
 async def delete(conn: Connection, table: str, where: str, *args: object, using: str = "") -> int:
-    """Deletes the rows t of a table, and counts. Raises WriteInterceptedError when one stays.
+    """Delete rows of a table, aliased `t`, and return how many.
 
-    The rows are counted by the same statement, which sees the table as it was before: one round trip, and nobody can
-    add a row between the two.
+    The same statement counts the rows, and sees the table as it was before: this takes one round trip, and nobody can
+    add a row between the count and the delete.
+
+    Args:
+        conn: connection, inside the caller's transaction.
+        table: table to delete from.
+        where: SQL condition over `t` and `using`.
+        args: parameters of the condition.
+        using: SQL of the USING clause, if any.
+
+    Raises:
+        WriteInterceptedError: a matching row was not deleted.
     """
     name = sql_name(table)
     done, expected = await conn.fetchrow(

@@ -1,4 +1,4 @@
-"""Endpoint scores in the database: over restarts, and for `endpoints` to read."""
+"""Stored endpoint health: survives restarts, and is what the `endpoints` command reads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NEWEST = ", ".join(
     f"{name} = EXCLUDED.{name}"
     for name in ("kind", "state", "reason", "aside_until", "lag_blocks", "error_permille", "updated_at")
 )
-# What this process does not know, another may have told.
+# Another process may have stored what this one does not know (None): such values are kept.
 _KNOWN = ", ".join(
     f"{name} = COALESCE(EXCLUDED.{name}, s.{name})"
     for name in ("chain_id", "head", "head_seen_at", "latency_ms", "last_error")
 )
-_KEEP = f"""
+_SAVE = f"""
 INSERT INTO indexer.endpoint_score AS s (endpoint, kind, state, reason, aside_until, chain_id, head, head_seen_at,
   lag_blocks, latency_ms, error_permille, last_error, updated_at, {", ".join(COUNTS)})
 VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7,
@@ -36,15 +36,22 @@ SELECT endpoint, kind, state, reason, aside_until, chain_id, head, head_seen_at,
 
 
 async def save(conn: Connection, kind: Kind, scores: Mapping[str, EndpointHealth], now: float) -> None:
-    """Writes how endpoints are now, and adds what was counted since the last time. `now`: of the scores' clock."""
+    """Write the current health of endpoints, and add the counts since the last save.
+
+    Args:
+        conn: connection.
+        kind: "http" or "ws".
+        scores: endpoint health by display name.
+        now: time on the clock of `scores`, monotonic (s).
+    """
     async with conn.transaction():
-        news = {name: score.pending_counts() for name, score in scores.items()}
-        await conn.executemany(_KEEP, [_row(name, kind, score, news[name], now) for name, score in scores.items()])
+        pending = {name: score.pending_counts() for name, score in scores.items()}
+        await conn.executemany(_SAVE, [_row(name, kind, score, pending[name], now) for name, score in scores.items()])
     for name, score in scores.items():
-        score.mark_saved(news[name])
+        score.mark_saved(pending[name])
 
 
-def _row(name: str, kind: Kind, score: EndpointHealth, news: Counter[str], now: float) -> tuple[object, ...]:
+def _row(name: str, kind: Kind, score: EndpointHealth, pending: Counter[str], now: float) -> tuple[object, ...]:
     aside = score.aside if score.aside and now < score.aside.until else None
     return (
         name, kind, score.state(now),
@@ -57,20 +64,23 @@ def _row(name: str, kind: Kind, score: EndpointHealth, news: Counter[str], now: 
         None if score.latency is None else round(1000 * score.latency),
         round(1000 * score.error_rate(now)),
         score.last_error[:300] or None,
-        *(news[count] for count in COUNTS),
+        *(pending[count] for count in COUNTS),
     )  # fmt: skip
 
 
 async def active_set_asides(conn: Connection) -> list[tuple[str, Reason, str, float]]:
-    """Name, reason, its words and the seconds left, of endpoints that are set aside for what outlives a restart."""
+    """Return the endpoints that are still set aside for a reason that outlives a restart.
+
+    Each as (name, reason, detail, time left (s)).
+    """
     rows = await conn.fetch(
         "SELECT endpoint, state, COALESCE(reason, ''), extract(epoch FROM aside_until - clock_timestamp())::float8"
         " FROM indexer.endpoint_score WHERE kind = 'http' AND state = ANY($1) AND aside_until > clock_timestamp()",
         LASTING,
     )
-    return [(name, reason, said, seconds) for name, reason, said, seconds in rows]
+    return [(name, reason, detail, seconds_left) for name, reason, detail, seconds_left in rows]
 
 
 async def load(conn: Connection) -> list[dict[str, Any]]:
-    """All of them as they were written last; times with their zone."""
+    """Return the health of all endpoints as last written; times are time-zone aware."""
     return [dict(row) for row in await conn.fetch(_READ)]

@@ -1,9 +1,9 @@
-"""State that no log tells, read from the contracts at one final block: where it is kept, and what is known of it.
+"""Enrichment storage: contract state that no log carries, read from the contracts at one final block.
 
-A row of a public table that `enrich` wrote is a function of the chain alone, too: of the state at the block it names.
-It is replaced by a later `enrich`, goes when its block is taken back, and no projection, rollback of rows or
-reprojection touches it. What an application wrote in the same table is never changed: only a row that still is what we
-wrote is ours.
+A row that `enrich` wrote to a public table is also a function of the chain alone: of the state at the block it names.
+A later `enrich` replaces it, rolling back its block removes it, and no projection, rollback of rows or reprojection
+touches it. A row that an application wrote to the same table is never changed: a row is ours only while it equals what
+we wrote.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from indexer.store import epoch
 
 
 class EnrichmentRun(NamedTuple):
-    """The block that is read at, and the epoch it stands in; `resumed`: an unfinished run goes on."""
+    """The block at which contracts are read, and the epoch of the run.
+
+    `timestamp`: of the block (s). `resumed`: this continues an unfinished run.
+    """
 
     number: int
     hash: bytes
@@ -32,7 +35,7 @@ class EnrichmentRun(NamedTuple):
 
 
 async def pin_block(conn: Connection) -> EnrichmentRun:
-    """A new run: at the last finalized block that is projected. Raises RefusedError when there is none yet."""
+    """Return a new run at the last finalized block that is projected. Raises RefusedError when there is none yet."""
     row = await conn.fetchrow(
         "SELECT b.number, b.hash, b.timestamp, e.value FROM indexer.checkpoint c"
         " JOIN indexer.block b ON b.number = c.rollback_floor, indexer.epoch e WHERE c.number >= c.rollback_floor"
@@ -43,7 +46,7 @@ async def pin_block(conn: Connection) -> EnrichmentRun:
 
 
 async def resumable(conn: Connection) -> EnrichmentRun | None:
-    """The unfinished run, when its block still is one of the chain's."""
+    """Return the unfinished run, or None when there is none or its block is no longer on the chain."""
     row = await conn.fetchrow(
         "SELECT r.block_number, r.block_hash, r.block_timestamp, e.value FROM indexer.enrichment_run r, indexer.epoch e"
         " WHERE r.finished_at IS NULL AND NOT EXISTS ("
@@ -55,6 +58,7 @@ async def resumable(conn: Connection) -> EnrichmentRun | None:
 
 
 async def begin(conn: Connection, run: EnrichmentRun) -> None:
+    """Record the start of a run, replacing the previous one."""
     await conn.execute(
         "INSERT INTO indexer.enrichment_run (block_number, block_hash, block_timestamp) VALUES ($1, $2, $3)"
         " ON CONFLICT (single) DO UPDATE SET block_number = $1, block_hash = $2, block_timestamp = $3,"
@@ -66,11 +70,12 @@ async def begin(conn: Connection, run: EnrichmentRun) -> None:
 
 
 async def finish(conn: Connection) -> None:
+    """Mark the run as finished."""
     await conn.execute("UPDATE indexer.enrichment_run SET finished_at = clock_timestamp()")
 
 
 async def already_read(conn: Connection, run: EnrichmentRun) -> set[tuple[str, str]]:
-    """(table, key as JSON text of the server) of what was read at this run's block already."""
+    """Return what was already read at this run's block, as (table, key in the server's JSON text)."""
     rows = await conn.fetch(
         "SELECT table_name, key::text FROM indexer.enrichment WHERE block_number = $1 AND block_hash = $2",
         run.number,
@@ -82,10 +87,21 @@ async def already_read(conn: Connection, run: EnrichmentRun) -> set[tuple[str, s
 async def save(
     conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: EnrichmentRun
 ) -> bool:
-    """Keeps what was read, with its block; in a public table, too, when it is one. False: another's row is there.
+    """Store what was read, with its block; if `table` is a public table, write the row there too.
 
-    Raises UnstorableAnswerError for one row, RefusedError for what ends the run: the block may have been taken back,
-    rights, the table.
+    Args:
+        conn: connection, outside a transaction.
+        table: public table, or a name of its own for state kept only in our schema.
+        key: primary key of the row.
+        values: other columns of the row.
+        run: run that read it.
+
+    Returns:
+        False when a row that we did not write is in the public table; it is left unchanged.
+
+    Raises:
+        UnstorableAnswerError: this one row cannot be stored.
+        RefusedError: the run must end: the block may have been rolled back, a right is missing, or the table differs.
     """
     try:
         async with conn.transaction():
@@ -105,11 +121,11 @@ async def save(
 async def _save(
     conn: Connection, table: str, key: Mapping[str, Any], values: Mapping[str, Any], run: EnrichmentRun
 ) -> bool:
-    written = to_json(values)
+    stored = to_json(values)
     if table in ENRICHED_KEYS:
         row = {**key, **values, "block_timestamp": run.timestamp, "block_number": run.number}
-        written = await conn.fetchval(_upsert(table), to_json(row), table, to_json(key))
-        if written is None:
+        stored = await conn.fetchval(_upsert(table), to_json(row), table, to_json(key))
+        if stored is None:
             return False
     await conn.execute(
         'INSERT INTO indexer.enrichment (table_name, key, "values", block_number, block_hash)'
@@ -118,7 +134,7 @@ async def _save(
         " at = clock_timestamp()",
         table,
         to_json(key),
-        written,
+        stored,
         run.number,
         run.hash,
     )
@@ -127,7 +143,7 @@ async def _save(
 
 def _upsert(table: str) -> str:
     name, keys = sql_name(table), ENRICHED_KEYS[table]
-    # By name: an adopted table may have more columns, with defaults of their own.
+    # Columns are listed by name because an adopted table may have more of them, with their own defaults.
     columns = [f'"{column}"' for column in ENRICHED_COLUMNS[table]]
     read = ", ".join(f"r.{c}" for c in columns)
     update = ", ".join(f"{c} = EXCLUDED.{c}" for c in columns if c.strip('"') not in keys)
@@ -141,8 +157,10 @@ def _upsert(table: str) -> str:
 
 
 async def forget_above(conn: Connection, number: int) -> None:
-    """What was read of blocks above this one: they are being taken back. Inside the caller's transaction, who may be a
-    role without rights on tables of applications: the function has its owner's (migration 0024)."""
+    """Remove what was read at blocks above `number`, inside the rollback's transaction.
+
+    The caller's role may lack rights on application tables; the SQL function runs with its owner's (migration 0024).
+    """
     if not await conn.fetchval("SELECT EXISTS (SELECT FROM indexer.enrichment WHERE block_number > $1)", number):
         return
     await conn.execute("SELECT indexer.forget_enriched($1)", number)

@@ -1,6 +1,8 @@
-"""The epoch: a number that every change of the past moves (one projector, fenced). Who ingests or projects holds it
-shared to the
-commit, who rolls back or heals takes it alone; so nothing that was planned before such a change is written after it."""
+"""The epoch: a number that every change of the past bumps (one projector, fenced).
+
+Ingesting and projecting hold it under a shared lock until the commit; a rollback or a heal locks it exclusively. So
+nothing that was planned before such a change is written after it.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +11,26 @@ from indexer.errors import EpochChangedError
 
 
 async def current(conn: Connection) -> int:
+    """Return the epoch without locking it."""
     value: int = await conn.fetchval("SELECT value FROM indexer.epoch")
     return value
 
 
 async def lock_shared(conn: Connection, planned: int) -> None:
-    """Holds the epoch to the end of the caller's transaction. Raises EpochChangedError when it is not the planned
-    one."""
+    """Hold the epoch until the caller's transaction ends. Raises EpochChangedError unless it is still `planned`."""
     if await conn.fetchval("SELECT value FROM indexer.epoch FOR SHARE") != planned:
         raise EpochChangedError
 
 
 async def lock_exclusive(conn: Connection, planned: int) -> None:
-    """The same with nobody else ingesting."""
+    """Lock the epoch until the caller's transaction ends, so that nobody ingests meanwhile.
+
+    Raises EpochChangedError unless it is still `planned`.
+    """
     if await conn.fetchval("SELECT value FROM indexer.epoch FOR UPDATE") != planned:
         raise EpochChangedError
 
 
 async def bump(conn: Connection) -> None:
-    """In a transaction that took it."""
+    """Increment the epoch. Call inside the transaction that called `lock_exclusive`."""
     await conn.execute("UPDATE indexer.epoch SET value = value + 1")

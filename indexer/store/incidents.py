@@ -1,4 +1,4 @@
-"""Incidents as an operator sees them: listed, and closed by hand once they were looked at."""
+"""Incidents as an operator sees them: recorded, listed, and closed by hand after a person has looked."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from indexer.runtime.exact_json import to_json
 _COLUMNS = "id, kind, subject, detail, count, first_block, last_block, opened_at, resolved_at"
 
 
-def _shown(row: Any) -> dict[str, Any]:
-    """JSON-ready."""
-    shown = dict(row)
+def _as_json(row: Any) -> dict[str, Any]:
+    """Return the row with its times as text, ready for JSON."""
+    incident = dict(row)
     for column in ("opened_at", "resolved_at"):
-        shown[column] = shown[column] and shown[column].isoformat()
-    return shown
+        incident[column] = incident[column] and incident[column].isoformat()
+    return incident
 
 
 async def open_now(conn: Connection, limit: int) -> list[dict[str, Any]]:
-    """The open ones, newest first."""
+    """List open incidents, newest first."""
     rows = await conn.fetch(
         f"SELECT {_COLUMNS} FROM indexer.incident WHERE resolved_at IS NULL ORDER BY id DESC LIMIT $1", limit
     )
-    return [_shown(row) for row in rows]
+    return [_as_json(row) for row in rows]
 
 
 async def by_kind(conn: Connection) -> dict[str, int]:
-    """How many are open."""
+    """Count open incidents by kind."""
     rows = await conn.fetch(
         "SELECT kind, count(*) FROM indexer.incident WHERE resolved_at IS NULL GROUP BY 1 ORDER BY 1"
     )
@@ -36,26 +36,28 @@ async def by_kind(conn: Connection) -> dict[str, int]:
 
 
 async def newest(conn: Connection, limit: int) -> list[dict[str, Any]]:
-    """Open and closed ones, newest first."""
+    """List open and closed incidents, newest first."""
     return [
-        _shown(row)
+        _as_json(row)
         for row in await conn.fetch(f"SELECT {_COLUMNS} FROM indexer.incident ORDER BY id DESC LIMIT $1", limit)
     ]
 
 
 async def close(conn: Connection, number: int, note: str) -> dict[str, Any] | None:
-    """Closes an open one, with what was found out; None when there is no open one of that number. The same condition
-    met again opens a new one."""
+    """Close an open incident with a note on what was found out.
+
+    Returns None when no open incident has that number. If the condition is met again, a new incident opens.
+    """
     row = await conn.fetchrow(
         "UPDATE indexer.incident SET resolved_at = clock_timestamp(), detail = detail || ' (closed: ' || $2 || ')'"
         f" WHERE id = $1 AND resolved_at IS NULL RETURNING {_COLUMNS}",
         number,
         note,
     )
-    return _shown(row) if row else None
+    return _as_json(row) if row else None
 
 
-# An event that states a position fills realized_pnl; an execution that does not leaves it NULL.
+# An event that states a position fills realized_pnl; an execution alone leaves it NULL.
 _UNPROVEN = """
 SELECT u.first AS from_block, u.last AS last_block, (
   SELECT count(*) FROM public.positions p WHERE p.block_number <= u.last OR p.realized_pnl IS NULL
@@ -66,16 +68,19 @@ FROM (
 
 
 async def unproven(conn: Connection, addresses: Iterable[str]) -> dict[str, Any] | None:
-    """First and last block with such a log, and how many positions were not stated since; None when there is none.
+    """Return the first and last block with an undecoded log, and how many positions no event has stated since.
 
-    `addresses`: the contracts whose events move positions.
+    `addresses`: the contracts whose events move positions. Returns None when they have no undecoded log.
     """
     row = await conn.fetchrow(_UNPROVEN, sorted(addresses))
     return dict(row) if row else None
 
 
 async def record(conn: Connection, incidents: list[dict[str, Any]]) -> None:
-    """Opens incidents {kind, subject, detail, first_block, last_block, count}; an open one of equal subject counts."""
+    """Open incidents, given as {kind, subject, detail, first_block, last_block, count}.
+
+    If one of the same kind and subject is open, its count and last block are updated instead.
+    """
     await conn.execute(
         "INSERT INTO indexer.incident (kind, subject, detail, first_block, last_block, count)"
         " SELECT kind, subject, detail, first_block, last_block, count FROM jsonb_to_recordset($1::jsonb)"

@@ -1,5 +1,7 @@
-"""Where a database stands: its binding, origin, checkpoint, epoch, coverage and tip. Read anew for every cycle,
-because other processes ingest into the same database."""
+"""Index state: a snapshot of a database's binding, origin, checkpoint, epoch, coverage and tip.
+
+Loaded again for every cycle, because other processes ingest into the same database.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from indexer.store import coverage
 
 @dataclass(frozen=True, slots=True)
 class DeploymentBinding:
-    """Which deployment the database belongs to (one database, one deployment), and from which block coverage counts."""
+    """The deployment that the database belongs to (one database, one deployment).
+
+    `number`, `hash`: the final block that it was bound at. `origin`: the block from which coverage counts.
+    """
 
     name: str
     chain_id: int
@@ -26,9 +31,11 @@ class DeploymentBinding:
 
 @dataclass(frozen=True, slots=True)
 class IndexState:
-    """`checkpoint`: the public tables are the projection up to it, made with `digest` from `projected_origin`.
+    """Everything that a cycle decides on.
 
-    `tip`: the highest stored block. `floor`: below it nothing can be rolled back.
+    `checkpoint`: the block up to which the public tables are the projection, computed with `digest` from block
+    `projected_origin`. `floor`: nothing below it can be rolled back; -1 when none is set. `tip`: the highest stored
+    block.
     """
 
     binding: DeploymentBinding
@@ -42,29 +49,29 @@ class IndexState:
 
     @property
     def contiguous_end(self) -> int:
-        """The end of the gapless coverage of all watched contracts, counted from the origin."""
+        """The last block up to which all watched contracts are covered without a gap, from the origin."""
         return contiguous_end(self.coverage, self.binding.origin)
 
     @property
     def next_block(self) -> int:
-        """The first block that is not projected yet."""
+        """The first block that is not yet projected."""
         return self.checkpoint.number + 1 if self.checkpoint else self.binding.origin
 
     def contracts_covered_above(self, number: int) -> tuple[str, ...]:
-        """The contracts that are ingested somewhere above `number`; all of them when none is."""
-        above = tuple(a for a, spans in self.coverage.items() if any(s.last > number for s in spans))
+        """Return the contracts with coverage above `number`; all contracts when none has any."""
+        above = tuple(a for a, ranges in self.coverage.items() if any(r.last > number for r in ranges))
         return above or tuple(self.coverage)
 
     def predates_before_images(self, number: int) -> bool:
-        """Whether public rows were written above `number` for which no before-images exist."""
+        """Tell whether public rows above `number` were written without before-images."""
         return self.checkpoint is not None and number < min(self.floor, self.checkpoint.number)
 
-    def after_projection(self, anchor: BlockRef, floor: int, digest: str) -> IndexState:
-        """The standing after a step that ends on `anchor`."""
-        return replace(self, checkpoint=anchor, projected_origin=self.binding.origin, digest=digest, floor=floor)
+    def after_projection(self, checkpoint: BlockRef, floor: int, digest: str) -> IndexState:
+        """Return the state after a step that ends on `checkpoint`."""
+        return replace(self, checkpoint=checkpoint, projected_origin=self.binding.origin, digest=digest, floor=floor)
 
     def after_rollback(self, fork: BlockRef) -> IndexState:
-        """The standing after everything above the fork point was taken back, in the next epoch."""
+        """Return the state after everything above the fork point was rolled back, in the next epoch."""
         return IndexState(
             self.binding,
             fork if self.checkpoint is not None and self.checkpoint.number > fork.number else self.checkpoint,
@@ -73,20 +80,24 @@ class IndexState:
             min(self.floor, fork.number),
             self.epoch + 1,
             {
-                address: [BlockRange(s.first, min(s.last, fork.number)) for s in spans if s.first <= fork.number]
-                for address, spans in self.coverage.items()
+                address: [BlockRange(r.first, min(r.last, fork.number)) for r in ranges if r.first <= fork.number]
+                for address, ranges in self.coverage.items()
             },
             fork,
         )
 
 
 async def binding(conn: Connection) -> DeploymentBinding | None:
+    """Return the binding, or None before the first write."""
     row = await conn.fetchrow("SELECT name, chain_id, bound_number, bound_hash, origin FROM indexer.deployment")
     return DeploymentBinding(*row) if row else None
 
 
 async def bind(conn: Connection, new: DeploymentBinding) -> DeploymentBinding:
-    """Binds the database at its first write. Raises WrongDeploymentError when it belongs to another deployment."""
+    """Bind the database at its first write, and return its binding.
+
+    Raises WrongDeploymentError when it belongs to another deployment.
+    """
     await conn.execute(
         "INSERT INTO indexer.deployment (name, chain_id, bound_number, bound_hash, origin)"
         " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (single) DO NOTHING",
@@ -103,6 +114,7 @@ async def bind(conn: Connection, new: DeploymentBinding) -> DeploymentBinding:
 
 
 def check_binding(bound: DeploymentBinding, name: str, chain_id: int) -> None:
+    """Raise WrongDeploymentError unless the database is bound to this deployment and chain."""
     if (bound.name, bound.chain_id) != (name, chain_id):
         raise WrongDeploymentError(
             f"this database belongs to {bound.name} (chain {bound.chain_id}), not to {name} (chain {chain_id})",
@@ -111,7 +123,7 @@ def check_binding(bound: DeploymentBinding, name: str, chain_id: int) -> None:
 
 
 async def load_index_state(conn: Connection, addresses: Sequence[str]) -> IndexState:
-    """Everything a cycle decides on. The database must be bound."""
+    """Load the index state in one repeatable-read snapshot. The database must be bound."""
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         bound = await binding(conn)
         assert bound is not None, "bind() comes first"
@@ -136,12 +148,13 @@ async def load_index_state(conn: Connection, addresses: Sequence[str]) -> IndexS
 
 
 async def stored_hash(conn: Connection, number: int) -> bytes | None:
+    """Return the stored hash of a block, or None when the block is not stored."""
     value: bytes | None = await conn.fetchval("SELECT hash FROM indexer.block WHERE number = $1", number)
     return value
 
 
 async def block_refs_between(conn: Connection, first: int, last: int) -> list[BlockRef]:
-    """Stored blocks in first..last, ascending."""
+    """Return the stored blocks in first..last, ascending."""
     rows = await conn.fetch(
         "SELECT number, hash, timestamp FROM indexer.block WHERE number BETWEEN $1 AND $2 ORDER BY 1", first, last
     )
@@ -149,7 +162,7 @@ async def block_refs_between(conn: Connection, first: int, last: int) -> list[Bl
 
 
 async def block_refs_below(conn: Connection, number: int, limit: int) -> list[BlockRef]:
-    """The `limit` highest stored blocks below `number`, ascending."""
+    """Return the `limit` highest stored blocks below `number`, ascending."""
     rows = await conn.fetch(
         "SELECT number, hash, timestamp FROM indexer.block WHERE number < $1 ORDER BY 1 DESC LIMIT $2", number, limit
     )
@@ -157,7 +170,7 @@ async def block_refs_below(conn: Connection, number: int, limit: int) -> list[Bl
 
 
 async def chained_block_refs(conn: Connection, above: int) -> AsyncIterator[tuple[int, bytes, bool]]:
-    """Number, hash and whether it has logs, of every stored block above `above`, ascending; memory is flat."""
+    """Yield (number, hash, whether it has logs) of every stored block above `above`, ascending, in flat memory."""
     async with conn.transaction(readonly=True):
         async for row in conn.cursor(
             "SELECT number, hash, EXISTS (SELECT FROM indexer.raw_log r WHERE r.block_number = b.number)"
@@ -169,5 +182,8 @@ async def chained_block_refs(conn: Connection, above: int) -> AsyncIterator[tupl
 
 
 async def lower_origin(conn: Connection, origin: int) -> None:
-    """A backfill below the origin: what was projected from the old one is projected again once the past is there."""
+    """Lower the origin for a backfill below it; never raises it.
+
+    What was projected from the old origin is projected again once the earlier blocks are ingested.
+    """
     await conn.execute("UPDATE indexer.deployment SET origin = least(origin, $1)", origin)

@@ -1,8 +1,9 @@
-"""Who projects (one projector, fenced). One row; its token is compared inside every projecting transaction.
+"""The lease: which process is the projector (one projector, fenced).
 
-A lease is free when it has expired by the database's clock, or when the server process of its holder's connection is
-gone: after kill -9 nobody waits for the expiry. A holder that was merely stopped is fenced by the token. A recovery
-asks for the lease in the same row; the holder then frees it and waits until the recovery is done or its process gone.
+It is one row; its token is compared inside every projecting transaction. A lease is free when it has expired by the
+database's clock, or when the server process of its holder's connection has ended, so that after kill -9 nobody waits
+for the expiry. A holder that was merely stopped is fenced by the token. A recovery requests the lease in the same row;
+the holder then releases it and waits until the recovery is done or its server process has ended.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import structlog
 from indexer.db.connection import Connection
 from indexer.errors import LeaseLostError, RefusedError
 
-TTL = 30  # seconds
+TTL = 30  # Lifetime of an acquired or renewed lease (s).
 _BACKEND = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
 
 
 def _alive(prefix: str) -> str:
-    # The start of another role's process is hidden (NULL): then that the process is there must do.
+    # The start time of another role's process is hidden (NULL); then it is enough that a process with that id exists.
     return (
         f"EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.{prefix}_pid"
         f" AND (a.backend_start = l.{prefix}_start OR a.backend_start IS NULL))"
@@ -33,13 +34,13 @@ def _alive(prefix: str) -> str:
 
 
 async def acquire(conn: Connection, holder: str) -> int | None:
-    """The token when the lease is ours now, None while another holds it or a recovery asked for it."""
+    """Acquire the lease and return its token; None while another process holds it or a recovery requests it."""
     async with conn.transaction():
         row = await conn.fetchrow(
             f"SELECT l.holder, l.expires_at > clock_timestamp() AS valid, {_alive('backend')} AS alive, l.wanted_by,"
             f" {_alive('wanted')} AS asked FROM indexer.lease l FOR UPDATE SKIP LOCKED"
         )
-        if row is None:  # locked by a step of the holder, or by another one's look
+        if row is None:  # A step of the holder, or another process that tries to acquire the lease, has it locked.
             return None
         if row["holder"] not in (None, holder) and row["valid"] and row["alive"]:
             return None
@@ -55,20 +56,22 @@ async def acquire(conn: Connection, holder: str) -> int | None:
 
 
 async def lock_and_renew(conn: Connection, token: int) -> None:
-    """Locks the lease to the end of the caller's transaction and extends it. Raises LeaseLostError when it changed
-    hands."""
-    kept = await conn.fetchval(
+    """Lock the lease until the caller's transaction ends, and extend it.
+
+    Raises LeaseLostError when another process has acquired it since.
+    """
+    renewed = await conn.fetchval(
         "UPDATE indexer.lease SET expires_at = clock_timestamp() + make_interval(secs => $2)"
         " WHERE token = $1 RETURNING token",
         token,
         TTL,
     )
-    if kept is None:
+    if renewed is None:
         raise _lost()
 
 
 async def ensure_still_held(conn: Connection, token: int) -> None:
-    """Raises LeaseLostError when the lease changed hands since it had this token."""
+    """Raise LeaseLostError when another process has acquired the lease since it had this token."""
     if await conn.fetchval("SELECT token FROM indexer.lease") != token:
         raise _lost()
 
@@ -81,7 +84,7 @@ def _lost() -> LeaseLostError:
 
 
 async def release(conn: Connection, token: int) -> None:
-    """Frees the lease so that the next one need not wait."""
+    """Release the lease so that the next holder need not wait for the expiry."""
     await conn.execute(
         "UPDATE indexer.lease SET holder = NULL, expires_at = NULL, backend_pid = NULL, state = NULL WHERE token = $1",
         token,
@@ -89,9 +92,10 @@ async def release(conn: Connection, token: int) -> None:
 
 
 async def request(conn: Connection, holder: str) -> str | None:
-    """Asks the holder, and all who stand by, to leave the lease to `holder`; void when this connection ends.
+    """Ask the current holder, and all processes in standby, to leave the lease to `holder`.
 
-    None when the request stands, else who asked before and is still at it.
+    The request lapses when this connection ends. Returns None when it is recorded, else the name of an earlier
+    requester that is still active.
     """
     async with conn.transaction():
         row = await conn.fetchrow(f"SELECT l.wanted_by, {_alive('wanted')} AS asked FROM indexer.lease l FOR UPDATE")
@@ -105,46 +109,46 @@ async def request(conn: Connection, holder: str) -> str | None:
 
 
 async def withdraw(conn: Connection, holder: str) -> None:
-    """Ends a request: whoever stands by may take the lease again."""
+    """Withdraw a request, so that processes in standby may acquire the lease again."""
     await conn.execute(
         "UPDATE indexer.lease SET wanted_by = NULL, wanted_pid = NULL, wanted_start = NULL WHERE wanted_by = $1", holder
     )
 
 
 async def wanted_by(conn: Connection) -> str | None:
-    """Who asks for the lease now, None when nobody does."""
-    asked: str | None = await conn.fetchval(f"SELECT wanted_by FROM indexer.lease l WHERE {_alive('wanted')}")
-    return asked
+    """Return the name of the process that requests the lease now, or None."""
+    requester: str | None = await conn.fetchval(f"SELECT wanted_by FROM indexer.lease l WHERE {_alive('wanted')}")
+    return requester
 
 
 async def set_state(conn: Connection, token: int, state: str) -> None:
-    """What the holder is doing, for `status`."""
+    """Record what the holder is doing, for the `status` command."""
     await conn.execute("UPDATE indexer.lease SET state = $2 WHERE token = $1", token, state)
 
 
-REQUEST_TIMEOUT_S = 90.0  # seconds until a daemon that was asked to pause must have done so
+REQUEST_TIMEOUT_S = 90.0  # Time within which a daemon that was asked to pause must have done so (s).
 log = structlog.get_logger()
 
 
 def holder_name(command: str) -> str:
-    """A holder's name, its own for each process."""
+    """Return a holder name that is unique to each call, and so to each process."""
     return f"{command} {socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 @contextlib.asynccontextmanager
 async def exclusive_lease(conn: Connection, holder: str) -> AsyncIterator[int]:
-    """The lease, asked for in its row. Its token.
+    """Request the lease from its holder, hold it for the `async with` block, and yield its token.
 
-    Raises RefusedError when another such command works, or the holder does not pause in time.
+    Raises RefusedError when another command has requested it, or when the holder does not pause in time.
     """
     other = await request(conn, holder)
     if other is not None:
         raise RefusedError(f"{other} is at work on this database", "Wait until it has ended")
     token = None
     try:
-        until = time.monotonic() + REQUEST_TIMEOUT_S
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while (token := await acquire(conn, holder)) is None:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise RefusedError(
                     f"the projector did not pause within {REQUEST_TIMEOUT_S:.0f} seconds",
                     "See `reya-indexer status` for its name; stop that process and try again",

@@ -1,4 +1,7 @@
-"""Which endpoint stored logs were read from: whom to blame when they turn out to be wrong. Never read on the way."""
+"""Provenance: which endpoint served each range of stored logs, and which endpoints were proven wrong.
+
+Only read when logs turn out to be wrong, never while ingesting or projecting.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,14 @@ from indexer.store.incidents import record
 
 
 async def record_served(conn: Connection, source: ServedRange, contracts: Sequence[int], *, merge: bool = True) -> None:
-    """In the transaction that writes the logs; `contracts` are ids, ascending.
+    """Record who served a range, in the transaction that writes its logs.
 
-    Merged with what ends before it: a row for a run of blocks, not for each. Not to be merged is what was read again
-    between older blocks, whose row must be newer than theirs.
+    Args:
+        conn: connection, inside the caller's transaction.
+        source: range and the endpoint that served it.
+        contracts: contract ids, ascending.
+        merge: extend the row that ends just before the range, so that a run of blocks has one row. False for blocks
+            that were read again between older ones: their row must be newer than the rows around it.
     """
     await conn.execute(
         "WITH grown AS (UPDATE indexer.served SET last_block = $4 WHERE last_block = $3 - 1 AND endpoint = $1"
@@ -31,13 +38,20 @@ async def record_served(conn: Connection, source: ServedRange, contracts: Sequen
 
 
 async def truncate_above(conn: Connection, number: int) -> None:
-    """Forgets every block above `number`: what a rollback does."""
+    """Remove the provenance of every block above `number`, for a rollback."""
     await conn.execute("DELETE FROM indexer.served WHERE last_block > $1 AND first_block > $1", number)
     await conn.execute("UPDATE indexer.served SET last_block = $1 WHERE last_block > $1", number)
 
 
 async def serving_endpoints(conn: Connection, contracts: Sequence[int], first: int, last: int) -> list[ServedRange]:
-    """Who served blocks first..last of any of the contracts, the oldest first: of two the later one counts."""
+    """Return who served blocks first..last, oldest record first; where two overlap, the later one counts.
+
+    Args:
+        conn: connection.
+        contracts: contract ids; ranges of any of them are returned.
+        first: first block; ranges are clipped to it.
+        last: last block, included; ranges are clipped to it.
+    """
     rows = await conn.fetch(
         "SELECT GREATEST(first_block, $2), LEAST(last_block, $3), endpoint FROM indexer.served"
         " WHERE last_block >= $2 AND first_block <= $3 AND contracts && $1::int[] ORDER BY id",
@@ -49,9 +63,10 @@ async def serving_endpoints(conn: Connection, contracts: Sequence[int], first: i
 
 
 class EndpointFault(NamedTuple):
-    """`endpoint` was wrong about a log of a block, as `what` says: its header and what `proven_by` served prove it.
+    """A proof that `endpoint` was wrong about a log of a block, in the way that `what` says.
 
-    Role "served": what was stored came from it; "asked": it answered so when the stored logs were compared.
+    The block's header and the data that `proven_by` served are the proof. Role "served": the stored logs came from the
+    endpoint; "asked": it gave the wrong answer when the stored logs were compared with its own.
     """
 
     endpoint: str
@@ -63,7 +78,7 @@ class EndpointFault(NamedTuple):
 
 
 async def record_faults(conn: Connection, blames: Sequence[EndpointFault], reorg: int | None = None) -> None:
-    """Each endpoint's incident with it. `reorg`: the journal's number of the heal."""
+    """Insert faults, and open one incident for each endpoint. `reorg`: the id of the heal in the reorg journal."""
     await conn.executemany(
         "INSERT INTO indexer.blame (endpoint, role, block_number, log_index, what, proven_by, reorg_id)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -76,15 +91,16 @@ async def record_faults(conn: Connection, blames: Sequence[EndpointFault], reorg
         conn,
         [
             {
-                "kind": "endpoint_wrong", "subject": endpoint, "count": len(of), "first_block": of[0].block,
-                "last_block": of[-1].block, "detail": f"{of[0].what} in block {of[0].block}; indexer.blame has all",
+                "kind": "endpoint_wrong", "subject": endpoint, "count": len(faults), "first_block": faults[0].block,
+                "last_block": faults[-1].block,
+                "detail": f"{faults[0].what} in block {faults[0].block}; indexer.blame has all",
             }
-            for endpoint, of in by_endpoint.items()
+            for endpoint, faults in by_endpoint.items()
         ],
     )  # fmt: skip
 
 
 async def fault_counts(conn: Connection) -> dict[str, int]:
-    """Logs by endpoint, most first."""
+    """Count faults by endpoint, the highest count first."""
     rows = await conn.fetch("SELECT endpoint, count(*) FROM indexer.blame GROUP BY 1 ORDER BY 2 DESC, 1")
     return {row[0]: row[1] for row in rows}

@@ -1,4 +1,4 @@
-"""Raw logs and blocks: stage 1's rows. Written by COPY inside the caller's transaction."""
+"""Raw logs and blocks, the rows of stage 1, written by COPY inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from indexer.db.copy_format import block_rows, log_rows
 from indexer.errors import ParentMismatchError, StoreDamagedError, StoredHashMismatchError
 from indexer.store import coverage, effects, provenance
 
-PARTITION_BLOCKS = 10_000_000  # as the function that makes them has it
+# Size of a partition (blocks). Must equal the number in the SQL function indexer.make_raw_log_partition.
+PARTITION_BLOCKS = 10_000_000
 _LOG_COLUMNS = (
     "block_number", "log_index", "address", "transaction_hash", "transaction_index", "topics", "data",
 )  # fmt: skip
@@ -20,7 +21,7 @@ LOG_COLUMNS = ", ".join(_LOG_COLUMNS)
 
 
 class StoredLogs(NamedTuple):
-    """Stored logs of whole blocks first..last in chain order, and the times (seconds) of the blocks that have logs."""
+    """Stored logs of the whole blocks first..last in chain order. `times`: block -> timestamp (s), if it has logs."""
 
     first: int
     last: int
@@ -29,37 +30,44 @@ class StoredLogs(NamedTuple):
 
 
 async def ensure_partitions(conn: Connection, first: int, last: int) -> None:
-    """Partitions for blocks first..last. Outside the step's transaction: creating one locks the whole table."""
+    """Create missing partitions for blocks first..last.
+
+    Call outside the step's transaction, because creating a partition locks the whole table.
+    """
     for n in range(first // PARTITION_BLOCKS, last // PARTITION_BLOCKS + 1):
         if await conn.fetchval("SELECT to_regclass($1)", f"indexer.raw_log_p{n}") is None:
-            # A function of the tables' owner, which the writing role is not.
+            # The writing role does not own the table, so this function runs with the rights of the owner.
             await conn.execute("SELECT indexer.make_raw_log_partition($1)", n)
 
 
-async def commit_batch(conn: Connection, unit: LogBatch) -> None:
-    """Coverage, raw logs and blocks of a confirmed unit, and who served them, in the caller's transaction.
+async def commit_batch(conn: Connection, batch: LogBatch) -> None:
+    """Write coverage, provenance, raw logs and blocks of a confirmed log batch, in the caller's transaction.
 
-    Raises asyncpg.ExclusionViolationError when any of it is ingested already, ParentMismatchError when it does not
-    join a stored neighbour, StoredHashMismatchError as `store` does.
+    Raises asyncpg.ExclusionViolationError when part of it is ingested already, ParentMismatchError when it does not
+    join a stored neighbor, and StoredHashMismatchError as `insert_batch` does.
     """
-    # Coverage first: of two processes with one range, the second waits here and is refused by its constraint.
-    contracts = await coverage.add(conn, unit.addresses, unit.first, unit.last)
-    for source in unit.sources:
+    # Coverage comes first: if two processes have the same range, the second waits here, and then the exclusion
+    # constraint refuses it.
+    contracts = await coverage.add(conn, batch.addresses, batch.first, batch.last)
+    for source in batch.sources:
         await provenance.record_served(conn, source, contracts)
-    neighbours = await conn.fetch(
-        "SELECT number, hash, parent_hash FROM indexer.block WHERE number IN ($1, $2)", unit.first - 1, unit.last + 1
+    neighbors = await conn.fetch(
+        "SELECT number, hash, parent_hash FROM indexer.block WHERE number IN ($1, $2)", batch.first - 1, batch.last + 1
     )
-    for number, stored, parent in neighbours:
-        if number < unit.first and unit.blocks[0].parent_hash not in (b"", stored):
-            raise ParentMismatchError(unit.first)
-        if number > unit.last and parent not in (None, unit.blocks[-1].hash):
+    for number, stored_hash, parent_hash in neighbors:
+        if number < batch.first and batch.blocks[0].parent_hash not in (b"", stored_hash):
+            raise ParentMismatchError(batch.first)
+        if number > batch.last and parent_hash not in (None, batch.blocks[-1].hash):
             raise ParentMismatchError(number)
-    await insert_batch(conn, unit.logs, unit.blocks)
+    await insert_batch(conn, batch.logs, batch.blocks)
 
 
 async def insert_batch(conn: Connection, logs: Sequence[Log], blocks: Iterable[Header]) -> None:
-    """Writes logs and their blocks. Raises StoredHashMismatchError when a block is stored with another hash
-    (identity is a position validated by a hash)."""
+    """Write logs and their blocks.
+
+    Raises StoredHashMismatchError when a block is stored with another hash (identity is a position validated by a
+    hash).
+    """
     rows = {b.number: b for b in blocks}
     stored = await conn.fetch("SELECT number, hash FROM indexer.block WHERE number = ANY($1::bigint[])", list(rows))
     for known in stored:
@@ -70,18 +78,20 @@ async def insert_batch(conn: Connection, logs: Sequence[Log], blocks: Iterable[H
     await copy_logs(conn, "raw_log", logs)
 
 
-async def upsert_block_ref(conn: Connection, anchor: BlockRef) -> None:
-    """Stores a block of the chain that a rollback ends on: one that has no row yet, or, before the first block that is
-    ingested, the row of a fork."""
+async def upsert_block_ref(conn: Connection, block_ref: BlockRef) -> None:
+    """Store the block of the chain on which a rollback ends.
+
+    It has no row yet, or, below the first ingested block, a row from another fork, which is replaced.
+    """
     await conn.execute(
         "INSERT INTO indexer.block AS b (number, hash, timestamp) VALUES ($1, $2, $3) ON CONFLICT (number) DO UPDATE"
         " SET hash = EXCLUDED.hash, timestamp = EXCLUDED.timestamp, parent_hash = NULL WHERE b.hash <> EXCLUDED.hash",
-        *anchor,
+        *block_ref,
     )
 
 
 async def copy_blocks(conn: Connection, table: str, blocks: Sequence[Header]) -> None:
-    """Into indexer.block or a table like it."""
+    """Copy blocks into indexer.block or a table of the same shape."""
     if blocks:
         columns = ("number", "hash", "parent_hash", "timestamp")
         done = await copy(conn, "indexer", table, columns, block_rows(blocks), "binary")
@@ -89,7 +99,7 @@ async def copy_blocks(conn: Connection, table: str, blocks: Sequence[Header]) ->
 
 
 async def copy_logs(conn: Connection, table: str, logs: Sequence[Log]) -> None:
-    """Into indexer.raw_log or a table like it."""
+    """Copy logs into indexer.raw_log or a table of the same shape."""
     if logs:
         done = await copy(conn, "indexer", table, _LOG_COLUMNS, log_rows(logs), "binary")
         await effects.require(conn, f"indexer.{table}", "inserted", done, len(logs))
@@ -98,10 +108,18 @@ async def copy_logs(conn: Connection, table: str, logs: Sequence[Log]) -> None:
 async def read(
     conn: Connection, first: int, last: int, limit: int, *, staged: bool = False, strict: bool = True
 ) -> StoredLogs:
-    """The stored logs from block `first`, about `limit` of them but always whole blocks, up to block `last`.
+    """Read stored logs from block `first` up to block `last`, about `limit` of them but always whole blocks.
 
-    `staged`: of those that wait to take the stored ones' place. Raises StoreDamagedError for logs whose block has no
-    row, unless told not to be strict; then its hash is empty and its time 0.
+    Args:
+        conn: connection.
+        first: first block.
+        last: last block, included.
+        limit: number of logs after which reading stops at a block boundary.
+        staged: read the staged replacement instead of the stored logs.
+        strict: raise for logs whose block has no row. If False, such a block has an empty hash and time 0.
+
+    Raises:
+        StoreDamagedError: a block has logs but no row of its own.
     """
     logs = "staged_log" if staged else "raw_log"
     rows = await conn.fetch(
@@ -112,28 +130,31 @@ async def read(
         limit + 1,
     )
     if len(rows) > limit:
-        # The last block may be cut by the limit: it is read whole, alone or with the next chunk.
+        # The limit may cut the last block: it is read whole, by itself or with the next stored logs.
         cut = rows[-1]["block_number"]
-        whole = [r for r in rows if r["block_number"] < cut]
-        if not whole:
+        complete = [r for r in rows if r["block_number"] < cut]
+        if not complete:
             return await read(conn, first, cut, 100_000, staged=staged, strict=strict)
-        rows, last = whole, cut - 1
+        rows, last = complete, cut - 1
         last = min(last, rows[-1]["block_number"])
-    return await _stored_logs(conn, first, last, rows, "staged_block" if staged else "block", strict)
+    return await _stored_logs(conn, first, last, rows, "staged_block" if staged else "block", strict=strict)
 
 
 async def read_blocks(conn: Connection, numbers: Sequence[int], *, strict: bool = True) -> StoredLogs:
-    """The stored logs of these blocks, ascending and not empty. Raises as `read` does."""
+    """Read the stored logs of the blocks `numbers`, which must be ascending and not empty.
+
+    Raises StoreDamagedError as `read` does.
+    """
     rows = await conn.fetch(
         f"SELECT {LOG_COLUMNS} FROM indexer.raw_log WHERE block_number = ANY($1::bigint[])"
         " ORDER BY block_number, log_index",
         list(numbers),
     )
-    return await _stored_logs(conn, numbers[0], numbers[-1], rows, "block", strict)
+    return await _stored_logs(conn, numbers[0], numbers[-1], rows, "block", strict=strict)
 
 
 async def _stored_logs(
-    conn: Connection, first: int, last: int, rows: Sequence[Any], blocks: str, strict: bool
+    conn: Connection, first: int, last: int, rows: Sequence[Any], blocks: str, *, strict: bool
 ) -> StoredLogs:  # fmt: skip
     numbers = sorted({r["block_number"] for r in rows})
     times = await conn.fetch(

@@ -1,4 +1,4 @@
-"""The reorg journal: one row per reorg, and every row it orphaned. Append-only, which triggers enforce."""
+"""The reorg journal: one row per reorg, and every row that it orphaned. Append-only, enforced by triggers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from indexer.runtime.exact_json import to_json
 
 @dataclass(frozen=True, slots=True)
 class Reorg:
-    """A fork to be taken: from `old_tip` back to `fork`, then on to `new_tip`, for the contracts `addresses`.
+    """A reorg to apply: roll back from `old_tip` to `fork`, then advance to `new_tip`, for the contracts `addresses`.
 
-    `endpoint` served it; `cause` says what revealed it.
+    `endpoint`: who served the new fork. `cause`: what revealed it.
     """
 
     fork: BlockRef
@@ -27,12 +27,12 @@ class Reorg:
 
     @property
     def depth(self) -> int:
-        """Blocks taken back."""
+        """Number of blocks rolled back."""
         return self.old_tip.number - self.fork.number
 
 
 async def reserve_id(conn: Connection) -> int:
-    """The number of the reorg that begins: known before its row, because the archive refers to it."""
+    """Reserve the id of a reorg before its row is written, because archived orphaned rows refer to it."""
     number: int = await conn.fetchval("SELECT nextval(pg_get_serial_sequence('indexer.reorg_journal', 'id'))")
     return number
 
@@ -41,7 +41,17 @@ async def write(
     conn: Connection, number: int, epoch: int, reorg: Reorg, removed: dict[str, int], inserted: dict[str, int],
     seconds: float,
 ) -> None:  # fmt: skip
-    """The journal's row, in the transaction of the swap."""
+    """Write the journal's row, in the transaction that applies the reorg.
+
+    Args:
+        conn: connection, inside the caller's transaction.
+        number: id from `reserve_id`.
+        epoch: epoch after the reorg.
+        reorg: what was applied.
+        removed: number of removed rows by table.
+        inserted: number of inserted rows by table.
+        seconds: duration (s).
+    """
     await conn.execute(
         "INSERT INTO indexer.reorg_journal (id, epoch, fork_point, old_tip, old_tip_hash, new_tip, new_tip_hash, depth,"
         " endpoint, cause, rows_removed, rows_inserted, duration_ms) OVERRIDING SYSTEM VALUE"
@@ -68,12 +78,12 @@ def _entry(row: Any) -> dict[str, Any]:
 
 
 async def latest(conn: Connection, limit: int) -> list[dict[str, Any]]:
-    """The newest reorgs first, JSON-ready."""
+    """Return the latest reorgs, newest first, ready for JSON."""
     return [_entry(row) for row in await conn.fetch(f"{_ENTRY} ORDER BY id DESC LIMIT $1", limit)]
 
 
 async def get(conn: Connection, number: int) -> dict[str, Any] | None:
-    """A reorg and, by table, the rows it orphaned."""
+    """Return a reorg with the rows it orphaned, by table; None when it does not exist."""
     row = await conn.fetchrow(f"{_ENTRY} WHERE id = $1", number)
     if row is None:
         return None
@@ -84,6 +94,6 @@ async def get(conn: Connection, number: int) -> dict[str, Any] | None:
         " FROM indexer.orphaned_log o WHERE reorg_id = $1) kept ORDER BY table_name, first, second",
         number,
     )
-    for kept in rows:
-        orphaned.setdefault(kept["table_name"], []).append(json.loads(kept["row"]))
+    for orphan in rows:
+        orphaned.setdefault(orphan["table_name"], []).append(json.loads(orphan["row"]))
     return _entry(row) | {"orphaned": orphaned}

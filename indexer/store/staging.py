@@ -1,7 +1,7 @@
-"""Where the replacement of a reorg, or of a range to be healed, waits until it is complete.
+"""Staging tables, which hold the replacement for a reorg or a heal until it is complete (verify before delete).
 
-Only the holder of the lease stages, and each write proves that it still is: what another one staged must never be
-mixed in. Unlogged: after a crash of the server it is read again.
+Only the lease holder stages, and each write proves that it still holds the lease, so that rows staged by another
+process are never mixed in. The tables are unlogged: after a server crash the replacement is read again.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from indexer.store.raw_logs import LOG_COLUMNS
 
 
 async def clear(conn: Connection, token: int) -> None:
-    """Forgets what an earlier, interrupted reorg staged. Raises LeaseLostError."""
+    """Discard what an earlier, interrupted reorg staged. Raises LeaseLostError."""
     async with conn.transaction():
         await lease.lock_and_renew(conn, token)
         await conn.execute("TRUNCATE indexer.staged_block, indexer.staged_log")
 
 
-async def add(conn: Connection, unit: LogBatch, token: int) -> None:
-    """Stages a unit. Raises LeaseLostError."""
+async def add(conn: Connection, batch: LogBatch, token: int) -> None:
+    """Stage a log batch. Raises LeaseLostError."""
     async with conn.transaction():
         await lease.lock_and_renew(conn, token)
-        await raw_logs.copy_blocks(conn, "staged_block", unit.blocks)
-        await raw_logs.copy_logs(conn, "staged_log", unit.logs)
+        await raw_logs.copy_blocks(conn, "staged_block", batch.blocks)
+        await raw_logs.copy_logs(conn, "staged_log", batch.logs)
 
 
 async def first_block_unchanged(conn: Connection, first: int) -> bool:
-    """Whether the staged block `first` is the stored one: then nothing parts there, and it is no replacement."""
+    """Tell whether the staged block `first` is the stored one: then nothing forks there, and it replaces nothing."""
     same: bool = await conn.fetchval(
         "SELECT EXISTS (SELECT FROM indexer.staged_block JOIN indexer.block USING (number, hash) WHERE number = $1)",
         first,
@@ -40,9 +40,10 @@ async def first_block_unchanged(conn: Connection, first: int) -> bool:
 
 
 async def promote(conn: Connection, first: int, last: int) -> int:
-    """Moves what is staged for blocks first..last into its place, inside the caller's transaction. How many logs.
+    """Copy the staged blocks first..last and their logs into place, inside the caller's transaction.
 
-    Raises InconsistentResponseError when it is not what was staged for this range: then a crash emptied it.
+    Returns the number of logs. Raises InconsistentResponseError when the staged blocks are not first..last, because a
+    server crash emptied the tables.
     """
     low, high, blocks, logs = await conn.fetchrow(
         "SELECT min(number), max(number), count(*), (SELECT count(*) FROM indexer.staged_log) FROM indexer.staged_block"
@@ -56,7 +57,14 @@ async def promote(conn: Connection, first: int, last: int) -> int:
 
 
 async def changed_blocks(conn: Connection, first: int, last: int, addresses: Sequence[str]) -> list[int]:
-    """The blocks of first..last whose stored hash, time or logs of `addresses` are not the staged ones, ascending."""
+    """Return the blocks of first..last whose stored hash, time or logs differ from the staged ones, ascending.
+
+    Args:
+        conn: connection.
+        first: first block.
+        last: last block, included.
+        addresses: contracts whose logs are compared.
+    """
     stored = (
         f"SELECT {LOG_COLUMNS} FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 AND address = ANY($3::bytea[])"
     )
@@ -78,7 +86,10 @@ async def changed_blocks(conn: Connection, first: int, last: int, addresses: Seq
 
 
 async def promote_blocks(conn: Connection, numbers: Sequence[int]) -> int:
-    """The same for single blocks, whose stored rows are gone already. How many logs."""
+    """Copy single staged blocks and their logs into place, after their stored rows were removed.
+
+    Call inside the transaction that removed the rows. Returns the number of logs.
+    """
     of_blocks = "SELECT * FROM indexer.staged_block WHERE number = ANY($1::bigint[])"
     of_logs = "SELECT * FROM indexer.staged_log WHERE block_number = ANY($1::bigint[])"
     blocks, logs = await conn.fetchrow(
@@ -89,7 +100,7 @@ async def promote_blocks(conn: Connection, numbers: Sequence[int]) -> int:
 
 
 async def _move(conn: Connection, table: str, query: str, count: int, *args: object) -> int:
-    """Copies `count` staged rows into their table. Raises WriteInterceptedError when it takes fewer."""
+    """Copy `count` staged rows into their table. Raises WriteInterceptedError when the table takes fewer."""
     done = effects.counted(await conn.execute(f"INSERT INTO indexer.{table} {query}", *args))
     await effects.require(conn, f"indexer.{table}", "inserted", done, count)
     return done

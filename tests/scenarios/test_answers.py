@@ -11,7 +11,7 @@ from eth_hash.auto import keccak
 from indexer.attest.compare import compare_stored, ranges
 from indexer.follow.state_machine import Mode
 from indexer.ingest import fetch
-from indexer.reorg import claims
+from indexer.reorg import replacement
 from indexer.reorg.recovery import Recovery
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.support.simchain.chain import Block, SimLog
@@ -76,7 +76,7 @@ async def test_s04_a_reorg_between_two_pages_of_one_range(stage: Stage, monkeypa
 
 
 async def test_s04_a_reorg_between_two_pages_of_a_replacement(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "STAGED_BLOCKS", 3)
+    monkeypatch.setattr(replacement, "MAX_STAGED_BLOCKS", 3)
     daemon, node = await stage.start(), stage.nodes[0]
     b = stage.fork("b", 90, 10)
     c = stage.fork("c", 92, 10, tip=b)

@@ -9,7 +9,7 @@ import pytest
 
 from indexer.attest import auditor as auditors
 from indexer.attest.auditor import Auditor
-from indexer.projector.rollback import OF_ENDPOINTS
+from indexer.projector.rollback import ENDPOINT_INCIDENTS
 from indexer.reorg.recovery import Recovery
 from indexer.store import attestations
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
@@ -33,7 +33,7 @@ async def incidents(stage: Stage) -> list[tuple[str, str]]:
     """Open ones about endpoints."""
     return await stage.fetch(
         "SELECT kind, subject FROM indexer.incident WHERE resolved_at IS NULL AND kind = ANY($1::text[]) ORDER BY 1, 2",
-        OF_ENDPOINTS,
+        ENDPOINT_INCIDENTS,
     )
 
 

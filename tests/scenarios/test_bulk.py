@@ -21,9 +21,9 @@ from tests.support.waiting import guard
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-        (engine, "BULK_BLOCKS", 10), (ingestor, "GROUP_LOGS", 5), (ingestor, "GROUP_SECONDS", 0.0),
-        (catch_up, "MOST_HELD", 12), (catch_up, "STEP_LOGS", 3), (pipeline, "STEP_LOGS", 3),
-        (pipeline, "CARRIED_ROWS", 4),
+        (engine, "MIN_CATCH_UP_BLOCKS", 10), (ingestor, "GROUP_LOGS", 5), (ingestor, "GROUP_SECONDS", 0.0),
+        (catch_up, "MAX_BUFFERED_LOGS", 12), (catch_up, "STEP_LOGS", 3), (pipeline, "STEP_LOGS", 3),
+        (pipeline, "CACHE_ROWS", 4),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 

@@ -189,7 +189,7 @@ def test_s08_core() -> None:
     """A worker without the lease neither searches nor replaces; whoever was beaten looks again."""
     segment = ContractRange(91, 100, tuple(WATCHED))
     worker = play(
-        (seen(100, segments=(segment,), holder=False), state_machine.Ingest),
+        (seen(100, ranges=(segment,), holder=False), state_machine.Ingest),
         (state_machine.StateChanged(), state_machine.Refresh),
     )
     play((Conflict(96, "stored with another hash"), REST), follower=worker)
@@ -219,7 +219,7 @@ def test_s10_core() -> None:
     """What a restart forgets of the follower changes nothing: the same look leads to the same action."""
     observations: list[state_machine.Observation] = [
         seen(100, "b"), seen(101), seen(80), seen(100, checkpoint=80), seen(100, stale=True),
-        seen(100, checkpoint=80, unconfirmed=anchor(100)), seen(101, segments=(ContractRange(101, 101, ("x",)),)),
+        seen(100, checkpoint=80, unconfirmed=anchor(100)), seen(101, ranges=(ContractRange(101, 101, ("x",)),)),
         Conflict(101, "seam"),
     ]  # fmt: skip
     rng, lived = random.Random(10), Follower()
@@ -252,7 +252,7 @@ def test_s11_core() -> None:
 def test_s12_core() -> None:
     """The head is far above; what is stored is compared by number."""
     assert search(STORED, fork_above(95, 200_000)).fork == anchor(95)
-    late = seen(200_000, "b", segments=(ContractRange(101, 200_000, ("x",)),))
+    late = seen(200_000, "b", ranges=(ContractRange(101, 200_000, ("x",)),))
     play(
         (late, state_machine.Ingest),
         (Conflict(101, "seam"), SEARCH),

@@ -16,7 +16,7 @@ from indexer.errors import NotFinalError
 from indexer.follow import engine
 from indexer.follow.state_machine import Mode
 from indexer.ingest.fetch import fetch_batch
-from indexer.reorg.claims import final_upto
+from indexer.reorg.claims import final_up_to
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
@@ -163,7 +163,7 @@ async def test_orphans_stored_before_they_were_denied_do_not_become_final(young:
         await fetch_batch(
             only, ContractRange(2, 3, tuple(sorted(ADDRESSES))), FinalBlock(6, young.at(young.main, 6).hash), None
         )
-    assert await final_upto(only, BlockRef(3, orphans.hash, 0), FinalBlock(6, young.at(young.main, 6).hash)) == -1
+    assert await final_up_to(only, BlockRef(3, orphans.hash, 0), FinalBlock(6, young.at(young.main, 6).hash)) == -1
     await daemon.settle()
     await young.equals(young.main, [(1, 2)])
     assert await young.value("SELECT rollback_floor FROM indexer.checkpoint") == FINAL

@@ -14,7 +14,7 @@ from indexer.errors import EpochChangedError, ReorgTooDeepError
 from indexer.follow.state_machine import Mode
 from indexer.ingest import fetch
 from indexer.ingest.fetch import fetch_batch
-from indexer.reorg import claims
+from indexer.reorg import replacement
 from indexer.reorg.recovery import Recovery
 from indexer.store import raw_logs
 from indexer.store.index_state import load_index_state
@@ -137,7 +137,7 @@ async def test_s09_reorg_on_reorg_during_the_search(stage: Stage) -> None:
 
 
 async def test_s09_reorg_on_reorg_while_it_is_staged(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "STAGED_BLOCKS", 2)
+    monkeypatch.setattr(replacement, "MAX_STAGED_BLOCKS", 2)
     daemon, node = await stage.start(), stage.nodes[0]
     b, c = stage.fork("b", 93, 7), stage.fork("c", 91, 10)
     stage.show(b)

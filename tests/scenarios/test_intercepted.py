@@ -163,7 +163,7 @@ async def test_a_backfill_ends_with_its_exit_code_and_one_line(played: Played) -
 async def doctored(url: str) -> dict[str, list[tuple[str, str, str]]]:
     found: dict[str, list[tuple[str, str, str]]] = {}
     for one in await examine_database(load(str(CONFIG)), url):
-        found.setdefault(one.check, []).append((one.level, one.said, one.remedy))
+        found.setdefault(one.check, []).append((one.level, one.detail, one.remedy))
     return found
 
 

@@ -13,7 +13,7 @@ from indexer.db.connection import connection
 from indexer.errors import LeaseLostError
 from indexer.follow import maintenance
 from indexer.projector import writer
-from indexer.reorg import claims
+from indexer.reorg import replacement
 from indexer.store import lease, raw_logs, staging
 from tests.scenarios.harness import DEVNET, Stage
 
@@ -73,7 +73,7 @@ async def expire(stage: Stage) -> None:
 
 async def test_s14_two_writers_that_stage_a_replacement(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is stopped while it stages; it goes on in the middle of the second one's swap to another fork."""
-    monkeypatch.setattr(claims, "STAGED_BLOCKS", 4)
+    monkeypatch.setattr(replacement, "MAX_STAGED_BLOCKS", 4)
     one, two = await stage.start(0), await stage.start(1)
     b, c = stage.fork("b", 84, 30), stage.fork("c", 84, 12)
     stage.show(b, 0)

@@ -292,7 +292,7 @@ async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once
     told: list[ContractRange] = []
 
     async def tell(news: Any) -> None:
-        told.append(news.segment)
+        told.append(news.contract_range)
         if len(told) == 1:
             os.kill(workers._all[0].pid, signal.SIGSTOP)
             monkeypatch.setattr(process_pool, "SILENT_TIMEOUT_S", 2.0)

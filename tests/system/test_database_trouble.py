@@ -252,7 +252,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watchdog asks early, and the server ends a wait for a lock soon; that it is within 60 seconds is tested on a
     clock of its own. Whoever answers, however slowly, has all the time there is."""
     monkeypatch.setattr(watchdog, "CHECK_INTERVAL_S", 0.05)
-    monkeypatch.setattr(watchdog, "STATEMENT", 0.5)
+    monkeypatch.setattr(watchdog, "STATEMENT_LIMIT_S", 0.5)
     monkeypatch.setattr(watchdog, "ASK_TIMEOUT_S", PATIENCE)
     monkeypatch.setattr(stall_detector, "SLOW_STATEMENT_S", PATIENCE)
     monkeypatch.setattr(stall_detector.StallDetector, "limit", property(lambda self: PATIENCE))

@@ -196,7 +196,7 @@ async def test_nobody_else_makes_things_in_a_database_of_its_own(
 async def test_doctor_finds_every_right_that_a_writer_needs(actors: Cast) -> None:
     async def told(url: str) -> tuple[str, str]:
         found = {one.check: one for one in await examine_database(config.load("devnet"), url)}
-        return found["rights"].level, found["rights"].said
+        return found["rights"].level, found["rights"].detail
 
     assert (await told(actors.writer))[0] == (await told(actors.owner))[0] == "good"
     level, said = await told(actors.reader)

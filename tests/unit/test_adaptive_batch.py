@@ -14,7 +14,7 @@ def test_a_named_limit_is_kept_for_good() -> None:
     control.refused(250, 100)
     assert (control.size, control.ceiling) == (100, 100)
     for _ in range(10 * ANSWERS_BEFORE_GROWTH):
-        control.served(control.size)
+        control.succeeded(control.size)
     assert control.size == 100
 
 
@@ -42,7 +42,7 @@ def test_after_trouble_it_grows_back_step_by_step() -> None:
         control.failed(200)
     assert (control.size, control.ceiling) == (100, 200)
     for _ in range(5 * ANSWERS_BEFORE_GROWTH):
-        control.served(control.size)
+        control.succeeded(control.size)
     assert control.size == 200
 
 
@@ -54,7 +54,7 @@ def test_a_refusal_that_may_have_meant_batches_is_tried_again_ever_more_seldom()
             control.refused(control.size, length=False)
         answers.append(0)
         while control.size == 1:
-            control.served(1)
+            control.succeeded(1)
             answers[-1] += 1
     assert control.ceiling == 100
     assert answers[0] >= ANSWERS_BEFORE_GROWTH and answers == sorted(set(answers))

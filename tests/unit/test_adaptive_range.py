@@ -22,7 +22,7 @@ def test_on_a_node_of_2000_blocks_no_request_is_refused_after_the_first(configur
             refused += 1
             control.refused(control.size, 2000)
         else:
-            control.served(control.size, 0)
+            control.succeeded(control.size, 0)
     assert refused == (configured > 2000)
     assert control.size == 2000
 
@@ -48,17 +48,17 @@ def test_one_block_that_is_refused_stays_one_block() -> None:
 
 def test_dense_blocks_shrink_the_next_request_and_sparse_ones_let_it_grow() -> None:
     control = AdaptiveRange(2000)
-    control.served(2000, 10 * TARGET_LOGS)
+    control.succeeded(2000, 10 * TARGET_LOGS)
     assert control.size == 200
     for _ in range(4):
-        control.served(control.size, 0)
+        control.succeeded(control.size, 0)
     assert control.size == 2000
 
 
 def test_a_short_last_range_does_not_let_it_grow() -> None:
     control = AdaptiveRange(2000)
-    control.served(2000, 10 * TARGET_LOGS)
-    control.served(3, 0)
+    control.succeeded(2000, 10 * TARGET_LOGS)
+    control.succeeded(3, 0)
     assert control.size == 200
 
 
@@ -70,7 +70,7 @@ def test_after_no_answer_fewer_blocks_are_asked_for_but_not_for_good() -> None:
         control.failed(control.size)
     assert control.size == 1
     for _ in range(11):
-        control.served(control.size, 5)
+        control.succeeded(control.size, 5)
     assert control.size == 2000
 
 
@@ -93,7 +93,7 @@ def test_the_ceiling_only_sinks_and_size_stays_between_one_and_it(
             control.refused(blocks, hint)
             assert control.size <= max(1, blocks - 1)  # the same question is never asked again
         elif kind == "served":
-            control.served(blocks, logs)
+            control.succeeded(blocks, logs)
         else:
             control.failed(blocks)
         assert 1 <= control.size <= control.ceiling <= before
@@ -108,7 +108,7 @@ def test_every_node_is_learnt_within_few_refusals(cap: int, configured: int, den
             refused += 1
             control.refused(asked, None)
         else:
-            control.served(asked, asked * density)
+            control.succeeded(asked, asked * density)
     assert refused <= 17
     assert control.size <= cap
 
@@ -118,7 +118,7 @@ def test_a_limit_on_results_shrinks_the_range_but_not_for_good() -> None:
     control.refused(2000, 16, results=True)
     assert (control.size, control.ceiling) == (16, 2000)
     for _ in range(10):
-        control.served(control.size, 0)
+        control.succeeded(control.size, 0)
     assert control.size == 2000
 
 
@@ -135,7 +135,7 @@ def fetched(control: AdaptiveRange, cap: int, fetchers: int, named: bool, densit
             refused += 1
             control.refused(blocks, cap if named else None)
         else:
-            control.served(blocks, int(blocks * density))
+            control.succeeded(blocks, int(blocks * density))
     assert control.size <= cap
     return refused
 
@@ -179,7 +179,7 @@ def test_the_target_is_reached_in_two_answers_where_the_density_is_known(start: 
     if logs < TARGET_LOGS // REACH:
         return
     for _ in range(2):
-        control.served(control.size, int(control.size * density))
+        control.succeeded(control.size, int(control.size * density))
     assert 0.6 * TARGET_LOGS <= control.size * density <= 1.6 * TARGET_LOGS or control.size == 1
 
 
@@ -187,7 +187,7 @@ def test_from_one_block_of_an_empty_chain_it_grows_in_a_few_answers() -> None:
     control = AdaptiveRange(2000)
     control.size = 1
     for _ in range(4):
-        control.served(control.size, 0)
+        control.succeeded(control.size, 0)
     assert control.size == 2000
 
 
@@ -196,7 +196,7 @@ def test_at_an_even_density_the_size_does_not_swing(density: int, seed: int) -> 
     control, chance, sizes = AdaptiveRange(10_000), random.Random(seed), list[int]()
     for _ in range(60):
         mean = control.size * density
-        control.served(control.size, max(0, round(chance.gauss(mean, 1.5 * mean**0.5))))
+        control.succeeded(control.size, max(0, round(chance.gauss(mean, 1.5 * mean**0.5))))
         sizes.append(control.size)
     settled = sizes[2:]
     assert max(settled) <= 1.5 * min(settled) + 1
@@ -212,7 +212,7 @@ def test_beyond_what_met_trouble_it_probes_in_small_steps_and_ever_more_patientl
             control.failed(control.size)
         else:
             before = control.size
-            control.served(before, 1)
+            control.succeeded(before, 1)
             assert control.size <= max(1.15 * before, 500)
             answers += 1
     assert len(failures) <= 14 and answers >= 280
@@ -230,18 +230,18 @@ def test_a_limit_on_logs_is_stayed_well_under() -> None:
             control.learn(max_logs=500)
             control.refused(control.size, control.size * control.target // 500, results=True)
         else:
-            control.served(control.size, logs)
+            control.succeeded(control.size, logs)
     assert refused <= 5 and 50 <= control.size <= 500 // 3
 
 
 def test_heavy_answers_shrink_the_next_request() -> None:
     control = AdaptiveRange(2000)
     control.observe_size(2000, 10 * TARGET_BYTES)
-    control.served(2000, 10)
+    control.succeeded(2000, 10)
     assert control.size == 200
     for _ in range(5):
         control.observe_size(control.size, control.size * TARGET_BYTES // 200)
-        control.served(control.size, 1)
+        control.succeeded(control.size, 1)
     assert control.size == 200
     control.learn(max_bytes=TARGET_BYTES)
     control.observe_size(200, TARGET_BYTES)
@@ -251,7 +251,7 @@ def test_heavy_answers_shrink_the_next_request() -> None:
 def test_a_small_answer_of_a_heavy_header_does_not_shrink_the_range() -> None:
     control = AdaptiveRange(2000)
     control.observe_size(1, 100_000)
-    control.served(1, 3)
+    control.succeeded(1, 3)
     assert control.size == 2000
 
 
@@ -279,7 +279,7 @@ def test_with_any_requests_under_way_it_stays_within_its_bounds(
         blocks, size = asked.pop(pick % fetchers), control.size
         if kind == "served":
             control.observe_size(blocks, logs * 700)
-            control.served(blocks, logs)
+            control.succeeded(blocks, logs)
         elif kind == "failed":
             control.failed(blocks)
         else:

@@ -238,7 +238,7 @@ def mute_after(*steps: tuple[float, str]) -> str:
         for at, what in steps:
             now = at
             if what == "says":
-                feed._heard({"method": "eth_subscription"}, "ws://x")
+                feed._handle_message({"method": "eth_subscription"}, "ws://x")
             elif what == "head":
                 head += 1
                 feed.observe_polled_head(head)

@@ -26,4 +26,4 @@ def test_both_stages_have_their_share_their_rate_and_their_end(monkeypatch: pyte
     assert (seen["project_done"], seen["to_project"], seen["project_eta_seconds"]) == (2_000, 10_000, 40)
     assert (seen["logs_per_second"], seen["rows_per_second"], seen["requests_per_second"]) == (800, 500, 4.0)
     assert (seen["range_size"], seen["errors"]) == (500, {"RateLimited": 2})
-    assert progress_bars._until(3_725) == "1:02:05" and progress_bars._until(None) == ""
+    assert progress_bars._format_eta(3_725) == "1:02:05" and progress_bars._format_eta(None) == ""

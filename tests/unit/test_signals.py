@@ -160,7 +160,7 @@ async def test_signals_answer_with_the_last_known_values_while_the_database_is_m
         await reader.read()
         writer.close()
 
-    monkeypatch.setattr(live_status, "LIMIT", 0.1)
+    monkeypatch.setattr(live_status, "ANSWER_TIMEOUT_S", 0.1)
     server = await asyncio.start_server(mute, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     made = told()
@@ -171,7 +171,7 @@ async def test_signals_answer_with_the_last_known_values_while_the_database_is_m
         assert second["attested"] == STORED["attested"] and first["head"] == 100
         await made.close()
     made.url = f"postgresql://u:SECRETWORD@127.0.0.1:{port}/x"  # nobody listens now
-    monkeypatch.setattr(live_status, "LIMIT", PATIENCE)
+    monkeypatch.setattr(live_status, "ANSWER_TIMEOUT_S", PATIENCE)
     shown = await made.document()
     assert "127.0.0.1" in shown["live"]["database_error"] and "SECRETWORD" not in json.dumps(shown)
     await made.close()

@@ -10,8 +10,8 @@ import pytest
 from indexer.follow.stall_detector import (
     MAX_LIMIT_S,
     MIN_LIMIT_S,
+    MIN_STILL_S,
     STATEMENT_LIMIT_S,
-    STILL_FACTOR,
     LivenessSignals,
     StallDetector,
 )
@@ -67,7 +67,7 @@ def test_a_chain_that_moved_steadily_and_stands_still_is_named_within_60_seconds
     watch = StallDetector()
     head = moving(watch, 1)
     found = first_found(watch, lambda now: LivenessSignals(now, head=head, looked=now))
-    assert found is not None and found[0] == "head" and STILL_FACTOR <= found[1] < 60
+    assert found is not None and found[0] == "head" and MIN_STILL_S <= found[1] < 60
 
 
 def test_a_chain_of_slow_or_uneven_blocks_is_waited_for_as_long_as_it_takes() -> None:

@@ -151,7 +151,7 @@ async def test_however_many_fetch_at_once_a_size_is_refused_once(named: bool) ->
                 except RangeTooLargeError as refusal:
                     reader.ranges.refused(end - first + 1, refusal.hint, results=refusal.results)
                 else:
-                    reader.ranges.served(end - first + 1, 0)
+                    reader.ranges.succeeded(end - first + 1, 0)
                     first = end + 1
 
         await asyncio.gather(*(fetch(n * 400, n * 400 + 399) for n in range(10)))

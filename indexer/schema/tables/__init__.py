@@ -1,1 +1,1 @@
-"""One description of every table, by family."""
+"""Descriptions of all tables, one module per family."""

@@ -1,9 +1,9 @@
-"""Where each column comes from: the README's section on the database is made from this, and tests compare it with the
-tables and with what the projections write.
+"""Sources of each column. docs/reference/columns.md is generated from them.
 
-A line is `columns: source`; a source that begins with `-` says why a column is always NULL. `position` stands for
-transaction_hash, block_timestamp, block_number and unique_id, as far as the table has them. The mark is the contract's
-confidence in a table as a whole: P its names are proven by published queries or types, S strongly implied, I inferred.
+Tests compare them with the tables and with what the projections write. A line is `columns: source`; a source that
+begins with `-` says why a column is always NULL. `position` stands for transaction_hash, block_timestamp, block_number
+and unique_id, as far as the table has them. The mark is the confidence that consumers expect the table this way: P
+proven by published queries or types, S strongly implied, I inferred.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _TIME = "created_at: time of the block, UTC"
 
 
 class ColumnDoc(NamedTuple):
-    """`row`: one row per what. `lines`: the columns, and for each group its source."""
+    """Documentation of one table. `row`: what there is one row per. `lines`: groups of columns with their source."""
 
     mark: str
     row: str
     lines: tuple[str, ...]
 
     def columns(self) -> dict[str, str]:
-        """Column -> source; `position` is the columns of ORIGIN."""
-        found: dict[str, str] = {}
+        """Return the source of each column; `position` expands to the columns of ORIGIN."""
+        sources: dict[str, str] = {}
         for line in self.lines:
             names, _, source = line.partition(": ")
             for name in names.split(", "):
                 for column in ORIGIN if name == "position" else (name,):
-                    found.setdefault(column, source)
-        return found
+                    sources.setdefault(column, source)
+        return sources
 
 
 _SIDES = "market_id, account_id: the event; the account is the taker or the liquidated one"
@@ -197,8 +197,7 @@ COLUMN_DOCS: dict[str, ColumnDoc] = {
     )),
 }  # fmt: skip
 
-# The public names that are views: what they are made from. `<table>_finalized` and `<table>_safe` have the columns of
-# their table.
+# Views and their sources. `<table>_finalized` and `<table>_safe` have the columns of their table.
 VIEW_DOCS: dict[str, ColumnDoc] = {
     "trades": ColumnDoc("I", "execution", (
         "id, market_id, account_id, price, fee, position: orders", "base: orders.executed_base",
@@ -232,7 +231,7 @@ VIEW_DOCS: dict[str, ColumnDoc] = {
     )),
 }  # fmt: skip
 
-# Tables that `enrich` fills, and nothing else of ours: state at one final block, which each row names.
+# Tables that only `enrich` fills: state at one final block, which each row names.
 _READ_AT = "block_timestamp, block_number: of the block that was read at"
 ENRICHED_DOCS: dict[str, ColumnDoc] = {
     "market_configuration": ColumnDoc("P", "market, by getMarketConfiguration", (
@@ -259,7 +258,7 @@ ENRICHED_DOCS: dict[str, ColumnDoc] = {
     )),
 }  # fmt: skip
 
-# Never written by the indexer, so that it can overwrite nothing there; created empty.
+# Created empty and never written by the indexer, so that it cannot overwrite an application's rows.
 APPLICATION_DOCS: dict[str, str] = {
     "WalletDetails": "the application's",
     "WalletDiscordLink": "the application's",
@@ -271,7 +270,7 @@ APPLICATION_DOCS: dict[str, str] = {
 
 
 def table_of(name: str) -> str:
-    """Markdown: what the table is, and a line per group of columns."""
+    """Return Markdown for one table: its description, and one line per group of columns."""
     source = (COLUMN_DOCS | VIEW_DOCS | ENRICHED_DOCS)[name]
     what = "view, " if name in VIEW_DOCS else ""
     lines = [f"**`{name}`** ({what}{source.mark}): a row per {source.row}", ""]
@@ -286,7 +285,7 @@ def table_of(name: str) -> str:
 
 
 def document() -> str:
-    """Markdown: every table and view of `public` and where its columns come from."""
+    """Return Markdown for all tables and views of `public`, with the sources of their columns."""
     parts = [table_of(name) for name in (*COLUMN_DOCS, *VIEW_DOCS)]
     parts.append("**Filled by `reya-indexer enrich` only**, empty until it was called:")
     parts += [table_of(name) for name in ENRICHED_DOCS]

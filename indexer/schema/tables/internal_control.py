@@ -1,7 +1,7 @@
-"""Our own schema, `indexer`: raw logs, coverage, checkpoint, lease, epoch, before-images, incidents, commit log.
+"""Control tables of our own schema, `indexer`: binding, checkpoint, deferred indexes, epoch, lease, before-images.
 
-Nothing here is read by consumers of the public tables. Addresses, hashes and topics are bytea (20, 32, 32*n bytes);
-block numbers and timestamps (seconds) are bigint.
+Consumers may read `checkpoint` and nothing else here. Hashes are bytea (32 bytes); block numbers and timestamps (s) are
+bigint.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from indexer.schema.tables.columns import internal, single_row
 
-# The binding (one database, one deployment): which deployment this database belongs to, and from where coverage
-# counts (the origin).
+# The binding: the deployment that this database belongs to (one database, one deployment), and the origin, where
+# coverage begins to count.
 deployment = Table(
     "deployment",
     internal,
@@ -25,7 +25,7 @@ deployment = Table(
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     CheckConstraint("single", name="deployment_one_row"),
 )
-# How far the public tables are the projection of the chain: block and hash. NULL before the first step.
+# The block, with its hash, up to which the public tables are the projection of the chain. NULL before the first step.
 checkpoint = Table(
     "checkpoint",
     internal,
@@ -33,21 +33,22 @@ checkpoint = Table(
     Column("number", BigInteger, nullable=True),
     Column("hash", LargeBinary, nullable=True),
     Column("timestamp", BigInteger, nullable=True),
-    # The origin and the digest of contracts and ABIs that the public tables were projected with; other ones mean
-    # "project again from the stored raw logs".
+    # The origin, and the digest of the contracts and ABIs, with which the public tables were projected. If they differ
+    # from the current ones, the stored raw logs must be projected again.
     Column("origin", BigInteger, nullable=True),
     Column("digest", Text, nullable=True),
-    # Highest block below which no before-images were kept; the daemon never rewinds below it by itself.
+    # The rollback floor: no before-images are stored at or below it, so the daemon never rewinds below it by itself
+    # (finality is a tag).
     Column("rollback_floor", BigInteger, nullable=True),
-    # The last projected block that counted as safe when it was written; between the floor and `number`.
+    # The last projected block that was safe at the time of writing; between the rollback floor and `number`.
     Column("safe_block", BigInteger, nullable=True),
-    # Where the checkpoint stood when `reproject` emptied the tables, until it is there again.
+    # The checkpoint at the time when `reproject` emptied the tables; NULL once it is reached again.
     Column("reprojecting_to", BigInteger, nullable=True),
     Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     CheckConstraint("single", name="checkpoint_one_row"),
 )
-# Keys and indexes of the public tables that an initial load dropped, with the statements that make them again. A
-# statement and its row's deletion are one transaction: a load that was killed leaves what is still to be built.
+# Keys and indexes of the public tables that an initial load dropped, with the statements that rebuild them. A statement
+# runs in the transaction that deletes its row (one transaction), so a killed load leaves just what is still to build.
 deferred_index = Table(
     "deferred_index",
     internal,
@@ -55,7 +56,7 @@ deferred_index = Table(
     Column("definition", Text, nullable=False),
     Column("constraint_definition", Text, nullable=True),
 )
-# Bumped by every rollback. Ingest holds it FOR SHARE to its commit, a reorg FOR UPDATE (one projector, fenced).
+# Bumped by every rollback. Ingest holds the row FOR SHARE until its commit, a reorg FOR UPDATE (one projector, fenced).
 epoch = Table(
     "epoch",
     internal,
@@ -63,7 +64,8 @@ epoch = Table(
     Column("value", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("single", name="epoch_one_row"),
 )
-# Who projects. `token` grows with every change of hands and is compared inside each projecting transaction.
+# Who projects. `token` grows with every new holder and is compared inside each projecting transaction (one projector,
+# fenced).
 lease = Table(
     "lease",
     internal,
@@ -74,7 +76,7 @@ lease = Table(
     Column("backend_pid", Integer, nullable=True),
     Column("backend_start", TIMESTAMP(timezone=True), nullable=True),
     Column("state", Text, nullable=True),  # what the holder is doing
-    # A recovery that asks the holder to pause; void when its server process is gone.
+    # A recovery that asks the holder to pause; void once its server process has ended.
     Column("wanted_by", Text, nullable=True),
     Column("wanted_pid", Integer, nullable=True),
     Column("wanted_start", TIMESTAMP(timezone=True), nullable=True),

@@ -1,7 +1,7 @@
-"""Our own schema, `indexer`: raw logs, coverage, checkpoint, lease, epoch, before-images, incidents, commit log.
+"""Journal tables of our own schema, `indexer`: incidents, drift, commits, reorgs, endpoints, attestations, blame.
 
-Nothing here is read by consumers of the public tables. Addresses, hashes and topics are bytea (20, 32, 32*n bytes);
-block numbers and timestamps (seconds) are bigint.
+Consumers may read `commit_log` and nothing else here. Addresses, hashes and topics are bytea (20, 32, 32*n bytes);
+block numbers and timestamps (s) are bigint.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ incident = Table(
     Column("resolved_at", TIMESTAMP(timezone=True), nullable=True),
     Index("incident_open", "kind", "subject", unique=True, postgresql_where=text("resolved_at IS NULL")),
 )
-# What `check` found: a row that is not what it must be, with the block up to which was projected then.
+# Drifts found by `check`: rows that are not what they must be, with the last projected block at that time.
 drift = Table(
     "drift",
     internal,
@@ -51,14 +51,14 @@ drift = Table(
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),
 )
-# One row per committed step: what streams and consumers will read.
+# One row per committed change of the public tables, for streams and consumers to read.
 commit_log = Table(
     "commit_log",
     internal,
     Column("seq", BigInteger, Identity(always=True), primary_key=True),
     Column("epoch", BigInteger, nullable=False),
-    # forward; rollback: the range was taken back; reproject: every row is void, forwards follow; heal: any row of these
-    # blocks may have changed, and so may any state row
+    # forward: the range was projected. rollback: it was removed. reproject: every row is void, and forward rows follow.
+    # heal: any row of these blocks, and any state row, may have changed.
     Column("kind", Text, nullable=False),
     Column("from_block", BigInteger, nullable=False),
     Column("to_block", BigInteger, nullable=False),
@@ -84,7 +84,7 @@ reorg_journal = Table(
     Column("duration_ms", Integer, nullable=False),
     now(),
 )
-# What endpoints were like, over restarts and for every process that asks them. Names are without secrets.
+# Endpoint health, shared by all processes and preserved over restarts. Names contain no secrets.
 endpoint_score = Table(
     "endpoint_score",
     internal,
@@ -108,7 +108,7 @@ endpoint_score = Table(
     Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     CheckConstraint("kind IN ('http', 'ws')", name="endpoint_score_kind"),
 )
-# What reorgs took away, as it was. Append-only like the journal: a trigger refuses UPDATE, DELETE and TRUNCATE.
+# Rows that reorgs removed, as they were. Append-only like the journal: a trigger refuses UPDATE, DELETE and TRUNCATE.
 orphaned_row = Table(
     "orphaned_row",
     internal,
@@ -118,7 +118,7 @@ orphaned_row = Table(
     Column("row", JSONB, nullable=False),
     PrimaryKeyConstraint("reorg_id", "table_name", "id", name="orphaned_row_pkey"),
 )
-# The same for raw logs, as bytes: they are half of what a reorg takes away, and JSON would take twice the time.
+# Raw logs that reorgs removed, as bytes: they are half of what a reorg removes, and JSON would take twice the time.
 orphaned_log = Table(
     "orphaned_log",
     internal,
@@ -127,9 +127,9 @@ orphaned_log = Table(
     Column("log_index", Integer, primary_key=True, autoincrement=False),
     *log_body(),
 )
-# Which endpoint the logs of stored blocks were read from. Of rows that overlap the newest counts. Adjacent ranges are
-# merged on write; `contracts` are ids in indexer.contract, ascending.
-served = Table(
+# Which endpoint served the stored logs. Where rows overlap, the newest one counts. Adjacent ranges are merged on write;
+# `contracts` are ids in indexer.contract, ascending.
+served_range = Table(
     "served",
     internal,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
@@ -139,8 +139,8 @@ served = Table(
     Column("last_block", BigInteger, nullable=False),
     Index("served_last_block_idx", "last_block"),
 )
-# Append-only, which a trigger enforces. A row of grade 'void' takes back what rows before it say of its blocks and
-# contracts: written in the transaction of the rollback or heal that changed their logs.
+# Append-only, enforced by a trigger. A row of grade 'void' revokes earlier rows for its blocks and contracts.
+# It is written in the transaction of the rollback or heal that changed their logs (one transaction).
 attestation = Table(
     "attestation",
     internal,
@@ -149,12 +149,12 @@ attestation = Table(
     Column("last_block", BigInteger, nullable=False),
     Column("contracts", ARRAY(Integer), nullable=False),
     Column("grade", Text, nullable=False),
-    # How it was checked; of a void row why it is void.
+    # How it was checked; for a void row, why it is void.
     Column("method", Text, nullable=False),
-    # The anchors: hashes of both ends. NULL where the block is not stored, and of a void row.
+    # Hashes of the first and the last block. NULL if the block is not stored, and in a void row.
     Column("first_hash", LargeBinary, nullable=True),
     Column("last_hash", LargeBinary, nullable=True),
-    # Number and SHA-256 of the contracts' stored logs, in the form that indexer/attest/log_set.py says.
+    # Number and SHA-256 of the contracts' stored logs, in the format of indexer/attest/log_set.py.
     Column("logs", BigInteger, nullable=True),
     Column("digest", LargeBinary, nullable=True),
     Column("endpoints", ARRAY(Text), nullable=False),
@@ -163,9 +163,9 @@ attestation = Table(
     CheckConstraint("first_block <= last_block", name="attestation_range"),
     Index("attestation_grade_idx", "grade", "last_block"),
 )
-# Append-only. A log that an endpoint left out, made up, changed or numbered wrongly, in blocks whose headers prove
-# it. 'served': what we had stored came from it, and was healed as `reorg_id` of the journal tells; 'asked': it said so
-# when it was asked to confirm what is stored.
+# Append-only. A log that an endpoint omitted, invented, altered or misnumbered, in blocks whose headers prove it.
+# 'served': the stored logs came from this endpoint, and were healed as `reorg_id` of the journal records. 'asked': it
+# gave this answer when asked to confirm the stored logs.
 blame = Table(
     "blame",
     internal,

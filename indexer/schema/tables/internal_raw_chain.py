@@ -1,7 +1,7 @@
-"""Our own schema, `indexer`: raw logs, coverage, checkpoint, lease, epoch, before-images, incidents, commit log.
+"""Raw chain tables of our own schema, `indexer`: contracts, coverage, raw logs, blocks, and the staging of a reorg.
 
-Nothing here is read by consumers of the public tables. Addresses, hashes and topics are bytea (20, 32, 32*n bytes);
-block numbers and timestamps (seconds) are bigint.
+Consumers do not read these tables. Addresses, hashes and topics are bytea (20, 32, 32*n bytes); block numbers and
+timestamps (s) are bigint.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ contract = Table(
     Column("id", Integer, Identity(always=True), primary_key=True),
     Column("address", LargeBinary, nullable=False, unique=True),
 )
-# Which blocks of which contract are ingested. The exclusion constraint is what makes a second ingest of the same
-# range impossible (one projector, fenced); adjacent ranges are merged on write, so the table stays small.
+# Which blocks of each contract are ingested. The exclusion constraint makes it impossible to ingest a range twice (one
+# projector, fenced). Adjacent ranges are merged on write, so the table stays small.
 coverage = Table(
     "coverage",
     internal,
@@ -40,7 +40,7 @@ raw_log = Table(
     *log_body(),
     postgresql_partition_by="RANGE (block_number)",
 )
-# Blocks with logs, anchors (ends of ranges) and the unfinalized window.
+# Blocks with logs, both ends of each ingested range, and the unfinalized window.
 block = Table(
     "block",
     internal,
@@ -49,7 +49,8 @@ block = Table(
     Column("parent_hash", LargeBinary, nullable=True),
     Column("timestamp", BigInteger, nullable=False),
 )
-# The replacement of a reorg while it is read. Unlogged: after a crash it is read again.
+# The replacement chain of a reorg while it is fetched (verify before delete). Unlogged: after a crash it is fetched
+# again.
 staged_block = Table(
     "staged_block",
     internal,

@@ -1,7 +1,7 @@
-"""Our own schema, `indexer`: raw logs, coverage, checkpoint, lease, epoch, before-images, incidents, commit log.
+"""State tables of our own schema, `indexer`: enrichment, undecoded logs, upgrades, feature flags, backstop accounts.
 
-Nothing here is read by consumers of the public tables. Addresses, hashes and topics are bytea (20, 32, 32*n bytes);
-block numbers and timestamps (seconds) are bigint.
+Consumers do not read these tables. Hashes are bytea (32 bytes), but addresses, topics and features of the state tables
+are text (0x hex); block numbers and timestamps (s) are bigint.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from indexer.schema.tables.columns import internal, now, single_row
 
-# What `enrich` read of the contracts' state, and of which block. `table_name`: the public table whose row `key` has
-# `values` (all of its columns), or one of our own words for values without a public column. No projection reads it.
+# State of the contracts that `enrich` read, and its block. `table_name`: the public table whose row `key` has `values`
+# (all of its columns), or a name of our own for values without a public column. No projection reads it.
 enrichment = Table(
     "enrichment",
     internal,
@@ -23,7 +23,7 @@ enrichment = Table(
     Column("block_hash", LargeBinary, nullable=False),
     now(),
 )
-# The block that the last `enrich` reads at; without `finished_at` the next one goes on there.
+# The block at which the last `enrich` read; if `finished_at` is NULL, the next one continues at this block.
 enrichment_run = Table(
     "enrichment_run",
     internal,
@@ -35,7 +35,8 @@ enrichment_run = Table(
     Column("finished_at", TIMESTAMP(timezone=True), nullable=True),
     CheckConstraint("single", name="enrichment_run_one_row"),
 )
-# State rows of our own, kept by projections like public state rows (before-images included).
+# Logs that could not be decoded, counted. Projections write this and the state tables below like public ones, including
+# before-images.
 undecoded = Table(
     "undecoded",
     internal,
@@ -67,7 +68,7 @@ feature_flag = Table(
     Column("deny_all", Boolean, nullable=False),
     info={"kind": "state"},
 )
-# keccak256(abi.encode(keccak256("marketEnabled"), id)): PostgreSQL cannot compute it, the "Market" view joins it.
+# keccak256(abi.encode(keccak256("marketEnabled"), id)): PostgreSQL cannot compute it; the "Market" view joins on it.
 market_feature = Table(
     "market_feature",
     internal,

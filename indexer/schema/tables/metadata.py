@@ -1,6 +1,6 @@
-"""Every table, assembled: `public` (what consumers read) and `internal` (schema `indexer`).
+"""All tables, assembled: `public` (read by consumers) and `internal` (schema `indexer`).
 
-What a running program asks about them is in `indexer.db.catalog`, which `make generate` writes from here.
+A running program looks tables up in `indexer.db.catalog`, which `make generate` writes from here.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from indexer.schema.tables import (
 from indexer.schema.tables.columns import internal, public
 
 __all__ = ["ENRICHED", "TABLES", "catalog_content", "internal", "public"]
-# Importing them filled `public` and `own`.
+# Importing these modules fills `public` and `internal`.
 FAMILIES = (
     public_accounts, public_application, public_reserved, public_settings, public_trading,
     internal_control, internal_raw_chain, internal_state, internal_journal)  # fmt: skip
-# The narrower types first: SmallInteger and BigInteger are kinds of Integer to SQLAlchemy.
+# Subclasses come first: in SQLAlchemy SmallInteger and BigInteger are Integers.
 _KINDS: tuple[tuple[type[Any], str], ...] = (
     (SmallInteger, "smallint"),
     (BigInteger, "bigint"),
@@ -58,13 +58,16 @@ def _column_kind(column: Column[Any]) -> str:
 _KIND_OF: dict[str, str] = {name: table.info["kind"] for name, table in _every() if "kind" in table.info}
 # Tables that `enrich` writes.
 ENRICHED = ("market_configuration", "global_fee_parameters", "account_owner_configuration", "fee_tier_parameters")
-# Every table that a projection may write.
+# Tables that projections may write.
 TABLES: dict[str, Table] = {name: table for name, table in _every() if _KIND_OF.get(name) in ("append", "state")}
 
 
 def catalog_content() -> dict[str, Any]:
-    """What catalog.json holds: kinds of tables; columns, keys and indexes of those that projections write; columns of
-    those that `enrich` writes."""
+    """Return the content of catalog.json.
+
+    It has the kinds of all tables; columns, keys and indexes of projected tables; columns and keys of the tables that
+    `enrich` writes.
+    """
     return {
         "kinds": _KIND_OF,
         "columns": {name: {c.name: _column_kind(c) for c in table.columns} for name, table in TABLES.items()},

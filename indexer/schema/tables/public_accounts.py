@@ -1,6 +1,6 @@
-"""Accounts and what they hold: owners, collateral, margin and pool entries, auto-exchange, token transfers.
+"""Account tables: owners, collateral, margin and pool entries, auto-exchange, token transfers.
 
-Addresses lower-case; amounts are signed token units, pool shares 1e30, `token_delta_in_quote` 1e6 rUSD.
+Addresses are in lower case. Amounts are signed (token units), pool shares (1e30), `token_delta_in_quote` (1e6 rUSD).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ account_balances = state_table(
     index("account_balances", "collateral"),
 )
 
-# A transfer makes two rows of one log and an auto-exchange four, so unique_id cannot be unique.
+# The log of a transfer gives two rows and that of an auto-exchange four, so unique_id cannot be unique.
 margin_accounts_balance_entries = append_table(
     "margin_accounts_balance_entries",
     numeric("account_id"),
@@ -63,7 +63,7 @@ lp_unified_account_balance_entries = append_table(
     *numerics("token_delta_in_quote", "action_metadata_action"),
     text("action_metadata_on_behalf_of"),
     *origin(),
-    # Named by hand: the columns' names together are longer than PostgreSQL's 63 characters.
+    # Named by hand: the columns' names joined would exceed PostgreSQL's 63 characters.
     Index("lp_unified_account_balance_entries_action_idx", "action_metadata_action", "action_metadata_on_behalf_of"),
 )
 

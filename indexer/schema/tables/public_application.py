@@ -1,4 +1,4 @@
-"""Tables that an application writes and consumers join: created empty here, never written by a projection."""
+"""Application tables, which consumers join: created empty here, written by applications, never by a projection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from indexer.schema.tables.columns import application_table, numeric, text, time
 
 
 def _big(name: str, *, null: bool = True, key: bool = False) -> Column[Any]:
-    # Without autoincrement=False a lone integer key becomes a serial: ids are the application's to give.
+    # Without autoincrement=False a single integer key would become a serial, but the application assigns the ids.
     return Column(name, BigInteger, nullable=null and not key, primary_key=key, autoincrement=False)
 
 

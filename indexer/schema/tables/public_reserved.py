@@ -1,7 +1,7 @@
-"""Tables of the schema that no event known to this release feeds: created empty, so that consumers' queries run.
+"""Reserved tables, which no event known to this release fills: created empty, so that consumers' queries run.
 
-Series, candles, prices and the configuration that is only read by calls. A later release fills them or an application
-does. Each is a line of `column:type`, with `*` for the primary key and `!` for NOT NULL; without either a column is
+These are series, candles, prices, and configuration that only view functions return. A later release or an application
+may fill them. Each is a line of `column:type` with `*` for the primary key and `!` for NOT NULL; other columns are
 nullable.
 """
 

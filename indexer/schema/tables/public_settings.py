@@ -1,6 +1,6 @@
-"""What the chain announces and rarely changes: assets, pools, collateral, liquidation and risk configuration.
+"""Tables of settings, which rarely change: assets, pools, collateral, liquidation and risk configuration.
 
-Ratios and multipliers 1e18; one state row per key.
+All are state tables. Ratios and multipliers (1e18).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ risk_matrix = state_table(
     *origin(transaction=False),
 )
 
-# The name is the schema's.
+# The spelling is that of the Prisma schema.
 auto_exchange_configrations = state_table(
     "auto_exchange_configrations",
     numeric("collateral_pool_id", key=True),

@@ -1,6 +1,6 @@
-"""Executions and markets: orders and their history, liquidations, rebates, positions, market trackers and storage.
+"""Trading tables: orders and their history, liquidations, rebates, positions, market trackers and storage.
 
-base, price, PnL, funding values and multipliers 1e18; fees 1e6 rUSD.
+Units: base, price, PnL, funding values and multipliers (1e18); fees (1e6 rUSD).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Numeric, SmallInteger
 
 from indexer.schema.tables.columns import append_table, index, numeric, numerics, origin, state_table, text, timestamp
 
-# One row per execution, for the taker or the liquidated account. The PnL columns need accounting over history.
+# One row per execution, for the taker or the liquidated account. The PnL columns need accounting over its history.
 order_history = append_table(
     "order_history",
     *numerics("market_id", "account_id", "order_base", "fee", "price"),
@@ -25,7 +25,7 @@ order_history = append_table(
     index("order_history", "created_at"),
 )
 
-# The same executions with both sides. The indexes on account and market serve the view `trades` too.
+# One row per execution as well, with both sides. The indexes on account and market also serve the view `trades`.
 orders = append_table(
     "orders",
     *numerics("market_id", "account_id", "counterparty_account_id", "executed_base", "fee", "price"),
@@ -67,7 +67,7 @@ rebate_fee_history = append_table(
     *origin(),
 )
 
-# unique_id is no identity here: one execution states the positions of both of its sides.
+# unique_id does not identify a row: one execution states the positions of both sides.
 position_raw = state_table(
     "position_raw",
     numeric("market_id", key=True),
@@ -79,7 +79,7 @@ position_raw = state_table(
     index("position_raw", "account_id"),
 )
 
-# The same positions in the fast indexer's form. `average_entry_...` and `session` follow from the executions.
+# Positions in the form of the fast indexer. `average_entry_...` and `session` are computed from the executions.
 positions = state_table(
     "positions",
     numeric("market_id", key=True),
@@ -99,7 +99,7 @@ pool_price_snapshot = state_table(
     *numerics("pool_price", "oracle_price", "price_spread", "block_timestamp", "block_number"),
 )
 
-# The last log of a block.
+# One row per market and block, from the last log of the block.
 pool_price_history = state_table(
     "pool_price_history",
     numeric("market_id", key=True),

@@ -1,1 +1,1 @@
-"""The views, as SQL."""
+"""SQL of the views."""

@@ -1,4 +1,4 @@
-"""Every view: its SQL, in the order in which they are made, and its columns."""
+"""All views: their SQL, in creation order, and their columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from indexer.schema.tables.metadata import public
 from indexer.schema.views import finality_views, market_views, statistics_views
 from indexer.schema.views.finality_views import split
 
-# In the order in which they are made.
+# In creation order.
 VIEWS: dict[str, str] = market_views.VIEWS | statistics_views.VIEWS | finality_views.views()
 
 
@@ -60,7 +60,7 @@ def _named(views: MetaData) -> None:
 
 
 def view_columns() -> MetaData:
-    """Every view of VIEWS. Raises KeyError for one that is described neither here nor in `finalized`."""
+    """Return every view in VIEWS with its columns. Raises KeyError for one described neither here nor by its table."""
     views = MetaData()
     _named(views)
     for name in VIEWS:

@@ -1,8 +1,8 @@
-"""`<table>_finalized` and `<table>_safe`: each table as it is at the last finalized, or safe, block, for who must not
-see a row that goes away.
+"""Views `<table>_finalized` and `<table>_safe`: each table as of the last finalized or safe block.
 
-Rows of append tables are there or not. A state table's row is the one before its first change above that block: these
-are kept as before-images down to finalized.
+They are for readers that must not see rows disappear. A row of an append table is included or not, by its block. For a
+state table the row is the one before its first change above that block; these are stored as before-images down to
+finalized.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SELECT r.* FROM (
   WHERE b.table_name = '{name}'{above} ORDER BY b.key, b.block_number
 ) i CROSS JOIN LATERAL jsonb_populate_record(NULL::public."{name}", i.row) r
 WHERE i.row IS NOT NULL"""
-# No before-image is at or below the floor, which is finalized.
+# The rollback floor is finalized, and no before-image is at or below it, so `_finalized` needs no condition.
 _LEVELS = {
     "_finalized": ("rollback_floor", ""),
     "_safe": ("safe_block", " AND b.block_number > (SELECT c.safe_block FROM indexer.checkpoint c)"),
@@ -49,12 +49,12 @@ def _views() -> Iterator[tuple[str, str]]:
 
 
 def views() -> dict[str, str]:
-    """View -> its query. After every table is described."""
+    """Return the views' queries by name. Call after all tables are described."""
     return dict(_views())
 
 
 def split(view: str) -> tuple[str, str]:
-    """The table and the suffix of one of these views; the name itself and "" for any other."""
+    """Return table and suffix of a `_finalized` or `_safe` view; for any other, the name itself and ""."""
     for suffix in SUFFIXES:
         if view.endswith(suffix):
             return view.removesuffix(suffix), suffix

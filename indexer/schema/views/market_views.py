@@ -1,12 +1,13 @@
-"""The views of `public`. Their text here is what migrations must have made; `migrate --check` compares the two.
+"""Market views of `public`. Migrations must have created exactly this text; `migrate --check` compares the two.
 
-`trades` only repeats `orders`, under the names that consumers know. `"Market"` is a table in the schema it follows,
-but its 24-hour columns depend on now, and a row that depends on now cannot be compared with a recompute: so the public
-name is a view over `market_storage`, `market_trackers`, the feature flags and `order_history`.
+`trades` only repeats `orders`, under the names that consumers know. `"Market"` is a table in the Prisma schema, but its
+24-hour columns depend on the current time, and such a row cannot be compared with a recompute (public rows are
+functions of the chain alone). So here it is a view over `market_storage`, `market_trackers`, the feature flags and
+`order_history`.
 
-Each column has the contract's type, and no value of the chain can make a view fail: integers are cast only when they
-fit. What the chain's events do not tell (leverage, available open interest, tick size, texts) is 0 or empty, because
-the contract has these columns NOT NULL.
+Each column has the type of the Prisma schema, and no value of the chain can make a view fail: integers are cast only if
+they fit. Values that no event contains (leverage, available open interest, tick size, texts) are 0 or empty, because
+the Prisma schema has these columns NOT NULL.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SELECT
 FROM public.orders o
 """
 
-# openInterest is one-sided: every long has its short (the pool's included), so both sides are equal to it.
+# openInterest is one-sided: every long has its short (the pool's included), so both sides equal it.
 # fundingRate is per day, as MarketDataUpdated states it. The price changes compare the first and the last execution of
 # the last 24 hours. isActive: the passive perp's marketEnabled flag of this market allows all and denies none.
 MARKET = f"""
@@ -80,5 +81,5 @@ LEFT JOIN (
 ) d ON d.market_id = s.market_id
 """
 
-# In the order in which they are made.
+# In creation order.
 VIEWS: dict[str, str] = {"trades": TRADES.strip(), "Market": MARKET.strip()}

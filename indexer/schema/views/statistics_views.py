@@ -1,8 +1,8 @@
-"""Views that are statistics over executions, and balances under their other names.
+"""Statistics views over executions, and balances under alternative names.
 
-They are views because a table would repeat what `order_history` says, and `volume_14d` depends on now. Executions of
-the types 'order' and 'liquidation' count, for the account that traded or was liquidated and for who owned it then.
-Volume, fees and PnL in rUSD.
+They are views because tables would only repeat `order_history`, and `volume_14d` depends on the current time (public
+rows are functions of the chain alone). Executions of type 'order' or 'liquidation' count, for the account that traded
+or was liquidated and for its owner at that time. Volume, fees and PnL (rUSD).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LAST_14_DAYS = """COALESCE(SUM(ABS(o.order_base) * o.price) FILTER (
   ) / 1e36, 0) AS volume_14d,
   """
 
-# Who owned an account from which log to which. An account that only AccountCreated told of has its first owner.
+# Each account's owners, from which log to which. An account that only AccountCreated mentions has its first owner.
 _OWNERS = """
   SELECT h.account_id, h.new_owner, h.unique_id AS first,
     LEAD(h.unique_id) OVER (PARTITION BY h.account_id ORDER BY h.unique_id) AS next
@@ -73,7 +73,7 @@ LEFT JOIN (
 ) e ON e.account_id = b.account_id AND e.collateral = b.collateral
 """
 
-# No event tells the volume's price impact: the column is NULL.
+# No event contains the price impact of the volume, so the column is NULL.
 PRICE_IMPACT = """
 SELECT
   o.id::text AS id,
