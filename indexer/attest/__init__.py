@@ -1,1 +1,1 @@
-"""The proof: raw logs against consensus data, or against a second endpoint."""
+"""Attestation: raw logs checked against consensus data, or against a second endpoint."""

@@ -1,8 +1,8 @@
-"""Attesting ranges: what the daemon's auditor and `verify` both do, one piece at a time.
+"""Attestation of contract ranges, one piece at a time, for the daemon's auditor and for `verify`.
 
-A piece is attested, or healed, or keeps its grade for a reason that is stored. Nothing is healed and nobody is blamed
-unless logs differ and headers prove which are right: a root that does not match while the logs do is the endpoint's
-trouble.
+A piece is attested, or healed, or keeps its grade for a reason that is stored. Nothing is healed and no endpoint is
+blamed unless logs differ and headers prove which ones are right: a root that does not match while the logs do is a
+problem of the endpoint.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from indexer.store.incidents import record
 from indexer.store.index_state import IndexState
 from indexer.store.provenance import EndpointFault
 
-PIECE = 500  # blocks proven at once: bounds memory, and what an interruption costs
+PIECE = 500  # Blocks proven at once: this bounds memory, and the work lost to an interruption.
 METHODS: dict[Grade, str] = {"proven": "header, bloom and receipts", "cross-checked": "second endpoint"}
 
 log = structlog.get_logger()
@@ -39,8 +39,11 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class AttestResult:
-    """What became of blocks `first`..`last`. `kept`: these keep their grade, for the reasons in `left`. `healed`: what
-    was not equal and is now; it is attested when it is looked at again."""
+    """The result of attesting blocks `first`..`last`.
+
+    The `unproven` blocks keep their grade, for the given `reasons`. The `healed` blocks differed and no longer do; they
+    are attested on the next pass.
+    """
 
     first: int
     last: int
@@ -50,41 +53,49 @@ class AttestResult:
     differences: list[LogDifference] = field(default_factory=list)
     healed: list[BlockRange] = field(default_factory=list)
     blamed: list[EndpointFault] = field(default_factory=list)
-    proved: set[str] = field(default_factory=set)  # endpoints that proved all they were asked
+    proved: set[str] = field(default_factory=set)  # Endpoints that proved everything they were asked for.
     logs: int = 0
 
     def add(self, other: AttestResult) -> None:
-        """What became of a part of these blocks."""
-        for name in ("attested", "kept", "left", "differences", "healed", "blamed"):
+        """Add the result of a part of these blocks."""
+        for name in ("attested", "unproven", "reasons", "differences", "healed", "blamed"):
             getattr(self, name).extend(getattr(other, name))
         self.logs += other.logs
 
 
 class Attester:
-    """Over one connection, on which nothing else is done meanwhile. `heal`: whether what is proven to differ is put
-    right; else it is only told. `breathe` is awaited before each request; `finality` as in Recovery."""
+    """Attests contract ranges, and heals the stored logs that are proven wrong.
+
+    Args:
+        deployment: The deployment whose contracts are attested.
+        pool: The endpoints to ask.
+        conn: The connection to read and write with; nothing else may use it meanwhile.
+        yield_to_follower: Awaited before each request.
+        heal: Whether to correct what is proven to differ; if not, differences are only reported.
+        finality: The process's finality tracker, as in Recovery.
+    """
 
     def __init__(
-        self, deployment: Deployment, pool: Pool, conn: Connection, breathe: YieldToFollower, *, heal: bool = True,
-        finality: FinalityTracker | None = None,
+        self, deployment: Deployment, pool: Pool, conn: Connection, yield_to_follower: YieldToFollower, *,
+        heal: bool = True, finality: FinalityTracker | None = None,
     ) -> None:  # fmt: skip
-        self.deployment, self.pool, self.conn, self.yield_to_follower, self.heal = deployment, pool, conn, breathe, heal
-        self._finality = finality
+        self.deployment, self.pool, self.conn, self.heal = deployment, pool, conn, heal
+        self.yield_to_follower, self._finality = yield_to_follower, finality
 
     async def prove(self, state: IndexState, segment: ContractRange) -> AttestResult | None:
-        """The first piece of a segment; None when no stored block is left in it to chain headers to.
+        """Prove the first piece of a contract range; None when no stored block is left in it to chain headers to.
 
-        Raises RpcError when no endpoint answers, EpochChangedError when something was rolled back or healed meanwhile,
-        RefusedError when a heal could not have the lease.
+        Raises RpcError when no endpoint answers, EpochChangedError when something was rolled back or healed in the
+        meantime, RefusedError when a heal could not acquire the lease.
         """
         end = await self._end(segment)
         if end is None:
             return None
         proof = await prove(self.pool.ordered(), self.conn, segment._replace(last=end), self.yield_to_follower)
-        result = AttestResult(segment.first, end, reasons=[c for c in proof.complaints if c.block in proof.unproven])
+        result = AttestResult(segment.first, end, reasons=[f for f in proof.failures if f.block in proof.unproven])
         result.unproven = merge_ranges(BlockRange(number, number) for number in proof.unproven)
         result.differences = _differences(proof)
-        await self.record_failures(proof.complaints)
+        await self.record_failures(proof.failures)
         if result.differences:
             log.error("logs_differ", first=segment.first, last=end, differences=len(result.differences))
             if self.heal:
@@ -95,27 +106,39 @@ class Attester:
         await self.record_attestation(
             state, proof.segment, spans, "proven", proof.stored, hashes, proof.endpoints, result
         )
-        result.proved = {*proof.endpoints} - {c.endpoint for c in proof.complaints}
+        result.proved = {*proof.endpoints} - {f.endpoint for f in proof.failures}
         return result
 
     async def _end(self, segment: ContractRange) -> int | None:
-        """The highest stored block of the first piece, else the next one above."""
-        found: int | None = await self.conn.fetchval(
+        """Return the highest stored block of the first piece, or else the next stored one above it."""
+        number: int | None = await self.conn.fetchval(
             "SELECT COALESCE((SELECT max(number) FROM indexer.block WHERE number BETWEEN $1 AND $2),"
             " (SELECT min(number) FROM indexer.block WHERE number BETWEEN $1 AND $3))",
             segment.first,
             min(segment.last, segment.first + PIECE - 1),
             segment.last,
         )
-        return found
+        return number
 
     async def record_attestation(
         self, state: IndexState, segment: ContractRange, spans: Sequence[BlockRange], grade: Grade,
-        stored: StoredRange,
-        hashes: Mapping[int, bytes], endpoints: Sequence[str], result: AttestResult,
+        stored: StoredRange, hashes: Mapping[int, bytes], endpoints: Sequence[str], result: AttestResult,
     ) -> None:  # fmt: skip
-        """Stores what is attested of a segment, unless a rollback or a heal came in between: raises
-        EpochChangedError."""
+        """Store the attested block ranges of a contract range, unless a rollback or heal happened in the meantime.
+
+        Args:
+            state: The index state that the attestation is based on; its epoch must still hold.
+            segment: The contract range whose addresses are attested.
+            spans: The block ranges to attest.
+            grade: The grade to store.
+            stored: The stored blocks and logs of the contract range.
+            hashes: Hashes of the blocks that have a known one, by number.
+            endpoints: The endpoints that were asked, in order; repeats are dropped.
+            result: Where the attested block ranges and the number of their logs are added.
+
+        Raises:
+            EpochChangedError: Something was rolled back or healed since `state` was loaded.
+        """
         async with self.conn.transaction():
             await epoch.lock_shared(self.conn, state.epoch)
             for span in spans:
@@ -130,41 +153,48 @@ class Attester:
                 )  # fmt: skip
         result.attested += spans
 
-    async def record_failures(self, complaints: Sequence[ProofFailure]) -> None:
-        """Stores why an endpoint proves nothing: an incident for each of its reasons."""
+    async def record_failures(self, failures: Sequence[ProofFailure]) -> None:
+        """Store why endpoints could not prove blocks: one incident for each endpoint and reason."""
         by_subject: dict[str, list[ProofFailure]] = defaultdict(list)
-        for complaint in complaints:
-            by_subject[f"{complaint.endpoint}: {complaint.why}"].append(complaint)
-        for subject, of in by_subject.items():
-            await self.incident("unprovable", subject, of[0].detail, [c.block for c in of])
+        for failure in failures:
+            by_subject[f"{failure.endpoint}: {failure.why}"].append(failure)
+        for subject, group in by_subject.items():
+            await self.incident("unprovable", subject, group[0].detail, [f.block for f in group])
 
     async def incident(self, kind: str, subject: str, detail: str, blocks: Sequence[int]) -> None:
-        """Opens one, or counts it again."""
+        """Open an incident, or count it again if it is open.
+
+        Args:
+            kind: The kind of incident; the runbook has an entry for each.
+            subject: The endpoint, block or reason it is about.
+            detail: One sentence for a person.
+            blocks: Numbers of the blocks it affects, at least one.
+        """
         log.warning(kind, subject=subject, detail=detail, blocks=len(blocks))
         row = {"kind": kind, "subject": subject, "detail": detail, "count": len(blocks)}
         await record(self.conn, [row | {"first_block": min(blocks), "last_block": max(blocks)}])
 
     async def _heal(self, proof: Proof, result: AttestResult) -> None:
-        """Makes the stored logs the proven ones, run by run, and stores whose fault they were."""
+        """Replace the stored logs with the proven ones, run by run, and store which endpoint was at fault."""
         headers = {s.header.number: s.header for s in proof.headers}
         for run in proof.proven():
             wrong = [d.block for d in result.differences if run.first <= d.block <= run.last]
             if not wrong:
                 continue
             first, last = min(wrong), max(wrong)
-            true, said = (
+            true, stored = (
                 [g for g in logs if first <= g.block_number <= last] for logs in (proof.logs, proof.stored.logs)
             )
             blocks = [headers[n] for n in range(first, last + 1)]
-            prover = proof.by.get(first, proof.endpoints[0])
-            unit = LogBatch(first, last, run.addresses, true, blocks, (ServedRange(first, last, prover),))
-            blames = await self._served_by(proof, said, true)
-            cause = f"attestation: {', '.join(sorted({b.endpoint for b in blames})) or 'a stored row'} was wrong"
+            prover = proof.prover_by_block.get(first, proof.endpoints[0])
+            batch = LogBatch(first, last, run.addresses, true, blocks, (ServedRange(first, last, prover),))
+            faults = await self._faults(proof, stored, true)
+            cause = f"attestation: {', '.join(sorted({f.endpoint for f in faults})) or 'a stored row'} was wrong"
             recovery = Recovery(self.deployment, self.pool, self.conn, self._finality)
             try:
-                await recovery.heal(ContractRange(first, last, run.addresses), cause, unit, blames)
+                await recovery.heal(ContractRange(first, last, run.addresses), cause, batch, faults)
             except asyncpg.UniqueViolationError as error:
-                # A transaction of these blocks is stored in another one too, which then is wrong as well.
+                # A transaction of these blocks is also stored in another block, which must then be wrong too.
                 detail = f"blocks {first} to {last} are healed with others that are not final yet: {error.detail}"
                 await self.incident("heal_waits", f"block {first}", detail, [first, last])
                 result.unproven.append(BlockRange(first, last))
@@ -172,26 +202,26 @@ class Attester:
                 continue
             log.warning("healed", first=first, last=last, differences=len(wrong), cause=cause)
             result.healed.append(BlockRange(first, last))
-            result.blamed += blames
+            result.blamed += faults
 
-    async def _served_by(self, proof: Proof, said: Sequence[Log], true: Sequence[Log]) -> list[EndpointFault]:
+    async def _faults(self, proof: Proof, stored: Sequence[Log], true: Sequence[Log]) -> list[EndpointFault]:
+        """Return the faults of the endpoints that served the stored logs, one for each wrong log."""
         contracts = sorted((await coverage.contract_ids(self.conn, proof.segment.addresses)).values())
-        blames = []
-        for block, index, what in diff_logs(said, true):
+        faults = []
+        for block, index, what in diff_logs(stored, true):
             sources = await provenance.serving_endpoints(self.conn, contracts, block, block)
             endpoint = sources[-1].endpoint if sources else "unknown"
-            blames.append(
-                EndpointFault(endpoint, "served", block, index, what, proof.by.get(block, proof.endpoints[0]))
-            )
-        return blames
+            prover = proof.prover_by_block.get(block, proof.endpoints[0])
+            faults.append(EndpointFault(endpoint, "served", block, index, what, prover))
+        return faults
 
 
 def _differences(proof: Proof) -> list[LogDifference]:
-    """Of the proven blocks."""
+    """Return the differences between the stored and the proven logs, in proven blocks only."""
 
-    def among(logs: Sequence[Log]) -> list[Log]:
+    def proven(logs: Sequence[Log]) -> list[Log]:
         return [g for g in logs if g.block_number not in proof.unproven]
 
-    stored = {a.number: (a.hash, a.timestamp) for a in proof.stored.anchors if a.number not in proof.unproven}
+    stored = {r.number: (r.hash, r.timestamp) for r in proof.stored.block_refs if r.number not in proof.unproven}
     headers = [s.header for s in proof.headers if s.header.number in stored]
-    return differences(stored, among(proof.stored.logs), headers, among(proof.logs))
+    return differences(stored, proven(proof.stored.logs), headers, proven(proof.logs))

@@ -1,7 +1,7 @@
-"""The auditor: attests in the background of the daemon what has become final, and what of the history nobody did.
+"""The auditor: attests newly final blocks, and history not attested yet, in the background of the daemon.
 
-It comes last: its requests have a cap of their own, it stands by whenever the head is not followed closely, and it
-pauses the daemon only to heal.
+It has the lowest priority: its requests have their own cap, it stands by whenever the head is not followed closely, and
+it pauses the daemon only to heal.
 """
 
 from __future__ import annotations
@@ -26,85 +26,94 @@ from indexer.runtime.progress import ATTEST_STARTING, AttestProgress, DaemonProg
 from indexer.store.index_state import IndexState, binding, load_index_state
 from indexer.store.provenance import EndpointFault
 
-MAX_LAG_BLOCKS = 20  # blocks between head and projected from which on the head needs everything: five seconds
-MIN_PIECE_BLOCKS = 100  # final blocks that are proven at once
-BUSY_WAIT_S = 30.0  # seconds that fewer may wait for more
-LOOK_INTERVAL_S = 2.0  # seconds between looks when there is nothing to do
-TRY_AGAIN, SELDOM = 600.0, 21_600.0  # seconds until what could not be attested is tried again; doubled each time
-MAX_FRUITLESS = 3  # pieces in a row
-MAX_PAUSE_S = 60.0  # seconds, while there is trouble
+MAX_LAG_BLOCKS = 20  # Behind the head by more than this (blocks, about 5 s), the follower gets all requests.
+MIN_PIECE_BLOCKS = 100  # Final blocks proven at once.
+BUSY_WAIT_S = 30.0  # How long fewer than MIN_PIECE_BLOCKS final blocks may wait for more (s).
+LOOK_INTERVAL_S = 2.0  # Time between checks for work when there is none (s).
+RETRY_S, MAX_RETRY_S = 600.0, 21_600.0  # Time until skipped blocks are tried again (s); doubled each time.
+MAX_FRUITLESS = 3  # Pieces in a row without any proof, before proving is given up for a while.
+MAX_PAUSE_S = 60.0  # Longest pause between attempts that keep failing (s).
 
 log = structlog.get_logger()
 
 
 class Auditor:
-    """`connect` opens its own connection, `pool` holds endpoints of its own; `progress` is the daemon's, who is told
-    whom the auditor `blamed`; `finality` is the daemon's too: the evidence against a lying tag is there.
+    """Attests while this process is the projector, so that only one of several daemons audits.
 
-    It works while this process is the projector: of several daemons one audits.
+    Args:
+        deployment: The deployment to attest.
+        pool: Endpoints of its own.
+        progress: The daemon's progress.
+        connect: Opens a connection of its own.
+        finality: The daemon's finality tracker, which has the evidence against a lying tag.
+        on_fault: Called for each fault of an endpoint.
     """
 
     def __init__(
-        self, deployment: Deployment, pool: Pool, progress: DaemonProgress, connect: Callable[[],
-        Awaitable[Connection]],
-        finality: FinalityTracker, blamed: Callable[[EndpointFault], None] = lambda blame: None,
+        self, deployment: Deployment, pool: Pool, progress: DaemonProgress,
+        connect: Callable[[], Awaitable[Connection]], finality: FinalityTracker,
+        on_fault: Callable[[EndpointFault], None] = lambda fault: None,
     ) -> None:  # fmt: skip
         self.deployment, self.pool, self.progress, self._connect = deployment, pool, progress, connect
-        self._finality, self._blamed = finality, blamed
+        self._finality, self._on_fault = finality, on_fault
         self.gauges: AttestProgress = progress.attest
         self.gauges.state = ATTEST_STARTING
         self._conn: Connection | None = None
         self._proving: Backlog | None = None
         self._checking: Backlog | None = None
         self._proved_at = float("-inf")
-        self._retry_in = TRY_AGAIN
-        self._retry_at = time.monotonic() + TRY_AGAIN
-        self._alone = len(pool.readers) < 2  # no second endpoint was found
-        self._troubles = 0  # turns in a row that failed
-        self._fruitless = 0  # pieces in a row of which nothing was proven
+        self._retry_in = RETRY_S
+        self._retry_at = time.monotonic() + RETRY_S
+        self._no_second_endpoint = len(pool.readers) < 2
+        self._errors = 0  # Attempts in a row that failed.
+        self._fruitless = 0  # Pieces in a row without any proof.
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Attest until cancelled."""
         try:
             with request_purpose("attest"):
                 while True:
                     if not await self.run_once():
-                        await asyncio.sleep(min(LOOK_INTERVAL_S * 2**self._troubles, MAX_PAUSE_S))
+                        await asyncio.sleep(min(LOOK_INTERVAL_S * 2**self._errors, MAX_PAUSE_S))
         finally:
             await self.close()
 
     async def close(self) -> None:
-        """Its connection; the next turn opens another. Never raises."""
+        """Close the connection; the next attempt opens another one. Never raises."""
         conn, self._conn, self._proving, self._checking = self._conn, None, None, None
         await close(conn)
 
     async def run_once(self) -> bool:
-        """One piece, when others do not come first. Whether there was any. Trouble is named, and for the next turn."""
-        waits = self._waits()
-        if waits:
-            self._state(waits)
+        """Attest one piece unless other work has priority; return whether there was one.
+
+        An error is shown as the state and left to the next attempt.
+        """
+        reason = self._standby_reason()
+        if reason:
+            self._state(reason)
             return False
         try:
-            worked = await self._turn()
-            self._troubles = 0
+            worked = await self._attest_piece()
+            self._errors = 0
             return worked
         except DATABASE_ERRORS as error:
-            self._trouble(error)
+            self._note_error(error)
             await self.close()
         except IndexerError as error:
-            self._trouble(error)  # an endpoint's, a reorg in between, or a heal for which others did not pause
+            # An endpoint failed, a reorg happened in the meantime, or the daemon did not pause for a heal.
+            self._note_error(error)
         except Exception as error:
-            # The head is followed on whatever happens here, but not in silence.
-            self._trouble(error)
+            # The daemon keeps following the head whatever happens here, but the error must not pass unseen.
+            self._note_error(error)
             log.error("attestation_failed", exc_info=True)
         return False
 
-    def _trouble(self, error: Exception) -> None:
-        self._troubles += 1
+    def _note_error(self, error: Exception) -> None:
+        self._errors += 1
         self._state(f"waits: {' '.join(str(error).split()) or type(error).__name__}")
 
-    def _waits(self) -> str:
-        """What comes first, "" for nothing."""
+    def _standby_reason(self) -> str:
+        """Return why other work has priority; empty if none has."""
         p = self.progress
         if not p.holder:
             return "stands by: another process projects"
@@ -114,9 +123,9 @@ class Auditor:
             return "stands by: the head is not reached"
         return ""
 
-    async def _breathe(self) -> None:
-        while waits := self._waits():
-            self._state(waits)
+    async def _yield_to_follower(self) -> None:
+        while reason := self._standby_reason():
+            self._state(reason)
             await asyncio.sleep(0.1)
 
     def _state(self, state: str) -> None:
@@ -124,43 +133,45 @@ class Auditor:
             self.gauges.state = state
             log.info("attestation", state=state)
 
-    async def _turn(self) -> bool:
+    async def _attest_piece(self) -> bool:
         if self._conn is None:
             self._conn = await self._connect()
         if self._proving is None or self._checking is None:
-            attestor = Attester(self.deployment, self.pool, self._conn, self._breathe, finality=self._finality)
-            self._proving, self._checking = Backlog(attestor, "proven"), Backlog(attestor, "cross-checked")
+            attester = Attester(
+                self.deployment, self.pool, self._conn, self._yield_to_follower, finality=self._finality
+            )
+            self._proving, self._checking = Backlog(attester, "proven"), Backlog(attester, "cross-checked")
         if await binding(self._conn) is None:
             return False
         state = await load_index_state(self._conn, [c.address for c in self.deployment.contracts])
-        self._forget_aside()
-        for work in (self._proving, self._checking):
-            await work.refresh()
-        found = self._next(state)
-        if found is None:
-            self._tell(state, "up to date")
+        self._retry_skipped()
+        for backlog in (self._proving, self._checking):
+            await backlog.refresh()
+        task = self._next(state)
+        if task is None:
+            self._publish(state, "up to date")
             return False
-        work, segment = found
+        backlog, segment = task
         self._state("attesting")
         try:
-            result = await work.step(state, segment)
+            result = await backlog.step(state, segment)
         except NoSecondEndpointError:
-            self._alone = True
+            self._no_second_endpoint = True
             log.warning("no_second_endpoint", reason="all that answer served the history: it is not cross-checked")
             return False
-        if work is self._proving:
+        if backlog is self._proving:
             self._proved_at = time.monotonic()
             self._checking.mark_attested(result.attested, segment.addresses)
             self._fruitless = 0 if result.attested or result.healed else self._fruitless + 1
             if self._fruitless >= MAX_FRUITLESS:
-                # Roots that are labels, or no receipts anywhere: what is left here would only cost requests.
-                work.skip([BlockRange(0, segment.last)])
-        self._count(work, result)
-        self._tell(state, "attesting")
+                # Roots are mere labels on this chain, or no endpoint has receipts: going on would only cost requests.
+                backlog.skip([BlockRange(0, segment.last)])
+        self._count(backlog, result)
+        self._publish(state, "attesting")
         return True
 
     def _next(self, state: IndexState) -> tuple[Backlog, ContractRange] | None:
-        """New blocks are proven first; then the history is cross-checked, the oldest blocks first."""
+        """Return the next task: newly final blocks are proven first, then history is cross-checked, oldest first."""
         assert self._proving is not None and self._checking is not None
         origin, last = state.binding.origin, min(self.progress.finalized, state.contiguous_end)
         recent = max(origin, self.progress.finalized - self.deployment.attest.recent_blocks + 1)
@@ -168,33 +179,34 @@ class Auditor:
         enough = new is not None and last - new.first + 1 >= MIN_PIECE_BLOCKS
         if new is not None and (enough or time.monotonic() - self._proved_at > BUSY_WAIT_S):
             return self._proving, new
-        # What is about to be proven need not be cross-checked; what could not be is.
+        # Blocks about to be proven need no cross-check; blocks that could not be proven do.
         below = new.first - 1 if new is not None else last
-        history = None if self._alone else next(self._checking.remaining(state, origin, below), None)
+        history = None if self._no_second_endpoint else next(self._checking.remaining(state, origin, below), None)
         return None if history is None else (self._checking, history)
 
-    def _forget_aside(self) -> None:
+    def _retry_skipped(self) -> None:
+        """Try again what was skipped, and look for a second endpoint again, when that is due."""
         if time.monotonic() > self._retry_at:
-            self._retry_in = min(2 * self._retry_in, SELDOM)
-            self._retry_at, self._alone = time.monotonic() + self._retry_in, len(self.pool.readers) < 2
-            for work in (self._proving, self._checking):
-                if work is not None:
-                    work.try_again()
+            self._retry_in = min(2 * self._retry_in, MAX_RETRY_S)
+            self._retry_at, self._no_second_endpoint = time.monotonic() + self._retry_in, len(self.pool.readers) < 2
+            for backlog in (self._proving, self._checking):
+                if backlog is not None:
+                    backlog.try_again()
 
-    def _count(self, work: Backlog, result: AttestResult) -> None:
+    def _count(self, backlog: Backlog, result: AttestResult) -> None:
         g = self.gauges
-        g.blocks[work.grade] += sum(s.last - s.first + 1 for s in result.attested)
+        g.blocks[backlog.grade] += sum(s.last - s.first + 1 for s in result.attested)
         g.healed += len(result.healed)
         g.unprovable += sum(s.last - s.first + 1 for s in result.unproven)
-        for blame in result.blamed:
-            g.blamed[blame.endpoint] += 1
-            self._blamed(blame)
+        for fault in result.blamed:
+            g.blamed[fault.endpoint] += 1
+            self._on_fault(fault)
         g.requests = self.pool.requests
-        log.debug("attested", grade=work.grade, first=result.first, last=result.last, logs=result.logs)
+        log.debug("attested", grade=backlog.grade, first=result.first, last=result.last, logs=result.logs)
 
-    def _tell(self, index_state: IndexState, state: str) -> None:
-        for work in (self._proving, self._checking):
-            assert work is not None
-            reached = work.extent(index_state.binding.origin)
-            self.gauges.up_to[work.grade], self.gauges.newest[work.grade] = reached
+    def _publish(self, index_state: IndexState, state: str) -> None:
+        for backlog in (self._proving, self._checking):
+            assert backlog is not None
+            reached = backlog.extent(index_state.binding.origin)
+            self.gauges.up_to[backlog.grade], self.gauges.newest[backlog.grade] = reached
         self._state(state)

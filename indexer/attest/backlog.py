@@ -1,4 +1,4 @@
-"""What is left to attest, and doing it piece by piece: it remembers what holds, and what could not be done."""
+"""The backlog of blocks to attest, worked off piece by piece. It remembers what is attested and what was skipped."""
 
 from __future__ import annotations
 
@@ -14,41 +14,47 @@ from indexer.store.index_state import IndexState
 
 
 class Backlog:
-    """Of one grade, for the deployment's contracts. `again`: what was attested before does not count."""
+    """The blocks that still lack one grade, for the deployment's contracts.
 
-    def __init__(self, attestor: Attester, grade: Grade, *, again: bool = False) -> None:
-        self.attestor, self.grade, self.ignore_previous = attestor, grade, again
-        self.addresses = [c.address for c in attestor.deployment.contracts]
-        self._held = {a: RangeSet() for a in self.addresses}
-        self._settled = {a: RangeSet() for a in self.addresses}  # held, or put aside
-        self._mark: int | None = None
+    With `again`, earlier attestations do not count.
+    """
+
+    def __init__(self, attester: Attester, grade: Grade, *, again: bool = False) -> None:
+        self.attester, self.grade, self.ignore_previous = attester, grade, again
+        self.addresses = [c.address for c in attester.deployment.contracts]
+        self._attested = {a: RangeSet() for a in self.addresses}
+        self._settled = {a: RangeSet() for a in self.addresses}  # Attested, or skipped.
+        self._newest_void: int | None = None
         self._healed: set[BlockRange] = set()
 
     async def refresh(self) -> None:
-        """Reads what holds, when that may have shrunk: attestations of other processes are seen at the next time."""
-        conn = self.attestor.conn
-        mark: int = await conn.fetchval("SELECT COALESCE(max(id), 0) FROM indexer.attestation WHERE grade = 'void'")
-        if mark != self._mark and not self.ignore_previous:
+        """Load the valid attestations again if any was voided since the last load.
+
+        New attestations of other processes alone cause no load; they are read with the next one.
+        """
+        conn = self.attester.conn
+        newest: int = await conn.fetchval("SELECT COALESCE(max(id), 0) FROM indexer.attestation WHERE grade = 'void'")
+        if newest != self._newest_void and not self.ignore_previous:
             grades = PROVEN if self.grade == "proven" else ANY
             loaded = await attestations.load(conn, self.addresses, grades)
-            self._held = {address: RangeSet(spans) for address, spans in loaded.items()}
+            self._attested = {address: RangeSet(spans) for address, spans in loaded.items()}
             self.try_again()
-        self._mark = mark
+        self._newest_void = newest
 
     def try_again(self) -> None:
-        """Nothing is put aside any more."""
-        self._settled = {address: RangeSet(spans) for address, spans in self._held.items()}
+        """Forget everything that was skipped."""
+        self._settled = {address: RangeSet(spans) for address, spans in self._attested.items()}
 
     def remaining(self, state: IndexState, first: int, last: int) -> Iterator[ContractRange]:
-        """What of first..last is ingested and neither held nor put aside, in chain order."""
+        """Yield the ingested parts of first..last that are neither attested nor skipped, in chain order."""
         for part in covered_ranges(state.coverage, first, last):
             at = part.first
-            while (found := self._gap(part, at)) is not None:
-                yield found
-                at = found.last + 1
+            while (gap := self._gap(part, at)) is not None:
+                yield gap
+                at = gap.last + 1
 
     def _gap(self, part: ContractRange, at: int) -> ContractRange | None:
-        """The first blocks from `at` on that the same contracts lack."""
+        """Return the first blocks from `at` on that the same contracts lack; None if there are none."""
         gaps = {a: next(self._settled[a].gaps(at, part.last), None) for a in part.addresses}
         open_ = {a: gap for a, gap in gaps.items() if gap is not None}
         if not open_:
@@ -58,37 +64,38 @@ class Backlog:
         return ContractRange(first, min(ends), tuple(sorted(a for a, gap in open_.items() if gap.first == first)))
 
     def extent(self, origin: int) -> tuple[int, int]:
-        """Attested without a gap from the origin up to which block, and the end of the newest attested range."""
-        gaps = [next(spans.gaps(origin, 2**62)) for spans in self._held.values()]
-        return min(gap.first for gap in gaps) - 1, min(spans.end for spans in self._held.values())
+        """Return the last block attested without a gap from the origin, and the end of the newest attested range."""
+        gaps = [next(spans.gaps(origin, 2**62)) for spans in self._attested.values()]
+        return min(gap.first for gap in gaps) - 1, min(spans.end for spans in self._attested.values())
 
     def mark_attested(self, spans: Iterable[BlockRange], addresses: Sequence[str]) -> None:
-        """Notes what was attested, here or with a better grade."""
+        """Record block ranges as attested, by this backlog or with a better grade."""
         for span in spans:
             for address in addresses:
-                self._held[address].add(span)
+                self._attested[address].add(span)
                 self._settled[address].add(span)
 
     def skip(self, spans: Iterable[BlockRange]) -> None:
-        """What could not be done is not tried again until `try_again`."""
+        """Leave out block ranges that could not be attested, until `try_again`."""
         for span in spans:
             for settled in self._settled.values():
                 settled.add(span)
 
     async def step(self, state: IndexState, segment: ContractRange) -> AttestResult:
-        """One piece of what is left, from its beginning on. Raises what attesting raises."""
+        """Attest one piece from the beginning of a contract range. Raises what Attester.prove and cross_check raise."""
         if self.grade == "proven":
-            result = await self.attestor.prove(state, segment)
+            result = await self.attester.prove(state, segment)
             if result is None:
                 result = AttestResult(segment.first, segment.last, unproven=[BlockRange(segment.first, segment.last)])
                 detail = f"no stored block from {segment.first} on to chain headers to"
                 result.reasons = [ProofFailure("", segment.first, "no anchor", detail)]
         else:
-            result = await cross_check(self.attestor, state, segment)
+            result = await cross_check(self.attester, state, segment)
         self.mark_attested(result.attested, segment.addresses)
         if result.proved:
             await self._resolve(result)
-        # What keeps its grade, and what differs after it was healed or must not be healed: or it would be for ever.
+        # Skip blocks that keep their grade, and blocks that still differ after a heal or must not be healed. Otherwise
+        # they would be tried forever.
         self.skip(result.unproven)
         if result.differences and not result.healed:
             self.skip([BlockRange(result.first, result.last)])
@@ -97,8 +104,8 @@ class Backlog:
         return result
 
     async def _resolve(self, result: AttestResult) -> None:
-        """Ends the incidents of endpoints that could not prove such blocks once and now did, when all are proven."""
-        conn = self.attestor.conn
+        """Resolve incidents of endpoints that once could not prove such blocks and now did, if all are attested."""
+        conn = self.attester.conn
         open_ = await conn.fetch(
             "SELECT id, first_block, last_block FROM indexer.incident WHERE kind = 'unprovable' AND resolved_at IS NULL"
             " AND first_block <= $2 AND last_block >= $1"
@@ -108,5 +115,5 @@ class Backlog:
             sorted(result.proved),
         )
         for id_, first, last in open_:
-            if not any(next(held.gaps(first, last), None) for held in self._held.values()):
+            if not any(next(spans.gaps(first, last), None) for spans in self._attested.values()):
                 await conn.execute("UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE id = $1", id_)

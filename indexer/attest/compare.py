@@ -1,9 +1,9 @@
-"""Stored hashes and raw logs against what one endpoint says: the comparison under all that verifies.
+"""Comparison of stored hashes and raw logs with one endpoint's answers, on which every kind of verification is built.
 
-`reorg verify` believes the endpoint: it finds what an older bug or a hand edit left, and with `--heal` reads it again.
-`verify` and the daemon's auditor (attest/attestor.py) ask who is right first: the endpoint must not be the one that
-served the logs, what they disagree about is decided by headers and receipts (attest/proof.py), and what agrees is
-stored as attested. Both heal by the same steps (follow/recovery.py).
+`reorg verify` believes the endpoint: it finds what an older bug or a manual edit left behind, and with `--heal` reads
+it again. `verify` and the daemon's auditor (attest/attestor.py) first ask who is right: the endpoint must not be the
+one that served the logs, disagreements are decided by headers and receipts (attest/proof.py), and what agrees is
+stored as attested. Both heal by the same steps (reorg/recovery.py).
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from indexer.rpc.reader import Reader
 from indexer.store import raw_logs
 from indexer.store.index_state import IndexState, block_refs_between
 
-_FAR = 50  # blocks between two differences that are healed apart
+_FAR = 50  # Differences more than this many blocks apart are healed separately.
 
 
 class LogDifference(NamedTuple):
-    """Block `block` is not stored as it is on the chain: `what` is "hash", "time", "no row", "missing log",
-    "foreign log" or "changed log"; `log_index` with the last three."""
+    """A way in which block `block` is not stored as it is on the chain.
+
+    `what` is "hash", "time", "no row", "missing log", "foreign log" or "changed log"; the last three have a
+    `log_index`.
+    """
 
     block: int
     what: str
@@ -33,14 +36,14 @@ class LogDifference(NamedTuple):
 
 
 class StoredRange(NamedTuple):
-    """What is stored of a segment: its blocks, and the logs of its contracts, both ascending."""
+    """The stored part of a contract range: its block refs, and the logs of its contracts, both ascending."""
 
-    anchors: list[BlockRef]
+    block_refs: list[BlockRef]
     logs: list[Log]
 
 
 class ComparedRange(NamedTuple):
-    """One range that was compared."""
+    """A contract range that was compared, with the logs that the endpoint returned (`read`)."""
 
     segment: ContractRange
     read: list[Log]
@@ -50,54 +53,65 @@ class ComparedRange(NamedTuple):
 
     @property
     def logs(self) -> int:
-        """How many the endpoint has."""
+        """The number of logs that the endpoint has."""
         return len(self.read)
 
 
 async def compare_stored(
     conn: Connection, pool: Pool, state: IndexState, first: int, last: int
 ) -> AsyncIterator[ComparedRange]:  # fmt: skip
-    """Compares what is covered of first..last, range by range. Raises ReplacementUnavailableError when no endpoint
-    serves one."""
+    """Compare the covered parts of first..last with the endpoints, range by range.
+
+    Args:
+        conn: A connection to read the stored logs with.
+        pool: The endpoints to ask, with failover.
+        state: The index state, for its coverage.
+        first: The first block to compare.
+        last: The last block to compare.
+
+    Raises:
+        ReplacementUnavailableError: No endpoint serves one of the ranges.
+    """
     for whole in covered_ranges(state.coverage, first, last):
         at = whole.first
         while at <= whole.last:
             rest = ContractRange(at, whole.last, whole.addresses)
             try:
-                done = await pool.with_failover(lambda reader, rest=rest: compare(reader, conn, rest))  # type: ignore[misc]
+                compared = await pool.with_failover(lambda reader, rest=rest: compare(reader, conn, rest))  # type: ignore[misc]
             except RpcError as error:
                 raise ReplacementUnavailableError(
                     f"no endpoint serves blocks from {at}: {error.message}",
                     "What came before was compared. Give an endpoint that serves history with --rpc-url",
                 ) from error
-            yield done
-            at = done.segment.last + 1
+            yield compared
+            at = compared.segment.last + 1
 
 
 async def load_stored(conn: Connection, segment: ContractRange) -> StoredRange:
-    """Logs whose block has no row come with an empty hash."""
-    anchors = await block_refs_between(conn, segment.first, segment.last)
-    chunk = await raw_logs.read(conn, segment.first, segment.last, 10**9, strict=False)
+    """Load the stored blocks and logs of a contract range. Logs whose block has no row have an empty block hash."""
+    block_refs = await block_refs_between(conn, segment.first, segment.last)
+    stored_logs = await raw_logs.read(conn, segment.first, segment.last, 10**9, strict=False)
     wanted = {bytes.fromhex(a[2:]) for a in segment.addresses}
-    return StoredRange(anchors, [g for g in chunk.logs if g.address in wanted])
+    return StoredRange(block_refs, [g for g in stored_logs.logs if g.address in wanted])
 
 
 async def compare(reader: Reader, conn: Connection, rest: ContractRange) -> ComparedRange:
-    """The first part of a segment, as large as the endpoint serves. Raises RpcError."""
+    """Compare the first part of a contract range, as large as the endpoint serves. Raises RpcError."""
     while True:
         last = min(rest.last, rest.first + reader.ranges.size - 1)
         part = ContractRange(rest.first, last, rest.addresses)
-        ours = await load_stored(conn, part)
+        stored = await load_stored(conn, part)
         try:
-            logs, headers = await _read(reader, rest.first, last, rest.addresses, [a.number for a in ours.anchors])
+            logs, headers = await _read(reader, rest.first, last, rest.addresses, [r.number for r in stored.block_refs])
         except RangeTooLargeError as refusal:
             if rest.first == last:
                 raise
             reader.ranges.refused(last - rest.first + 1, refusal.hint, results=refusal.results)
             continue
-        reader.ranges.served(last - rest.first + 1, len(logs))
-        found = differences({a.number: (a.hash, a.timestamp) for a in ours.anchors}, ours.logs, headers, logs)
-        return ComparedRange(part, logs, found, reader.name, ours)
+        reader.ranges.succeeded(last - rest.first + 1, len(logs))
+        stored_blocks = {r.number: (r.hash, r.timestamp) for r in stored.block_refs}
+        found = differences(stored_blocks, stored.logs, headers, logs)
+        return ComparedRange(part, logs, found, reader.name, stored)
 
 
 async def _read(
@@ -112,7 +126,14 @@ async def _read(
 def differences(
     stored_blocks: dict[int, tuple[bytes, int]], stored: Iterable[Log], headers: Iterable[Header], logs: Iterable[Log]
 ) -> list[LogDifference]:
-    """`headers` are the chain's for every stored block; `stored_blocks` gives hash and time. Ascending by block."""
+    """Return the differences between stored and served blocks and logs, ascending by block.
+
+    Args:
+        stored_blocks: Hash and timestamp (unix s) of every stored block, by number.
+        stored: The stored logs.
+        headers: The chain's headers, one for every stored block.
+        logs: The logs that the endpoint has.
+    """
     found: list[LogDifference] = []
     for header in headers:
         hash_, time = stored_blocks[header.number]
@@ -120,20 +141,22 @@ def differences(
             found.append(LogDifference(header.number, "hash"))
         elif time != header.timestamp:
             found.append(LogDifference(header.number, "time"))
-    ours = {(g.block_number, g.log_index): g for g in stored}
-    theirs = {(g.block_number, g.log_index): g for g in logs}
-    found += [LogDifference(n, "no row") for n in sorted({n for n, _ in {*theirs, *ours}} - set(stored_blocks))]
-    found += [LogDifference(n, "missing log", i) for n, i in theirs.keys() - ours.keys()]
-    found += [LogDifference(n, "foreign log", i) for n, i in ours.keys() - theirs.keys()]
-    # Hashes and times of blocks were compared above; a log's own content is what remains.
+    local = {(g.block_number, g.log_index): g for g in stored}
+    remote = {(g.block_number, g.log_index): g for g in logs}
+    found += [LogDifference(n, "no row") for n in sorted({n for n, _ in {*remote, *local}} - set(stored_blocks))]
+    found += [LogDifference(n, "missing log", i) for n, i in remote.keys() - local.keys()]
+    found += [LogDifference(n, "foreign log", i) for n, i in local.keys() - remote.keys()]
+    # Block hashes and times were compared above; only the log's own content remains.
     found += [
-        LogDifference(n, "changed log", i) for (n, i), g in theirs.items() if (n, i) in ours and ours[n, i][:7] != g[:7]
+        LogDifference(n, "changed log", i)
+        for (n, i), g in remote.items()
+        if (n, i) in local and local[n, i][:7] != g[:7]
     ]
     return sorted(found, key=lambda d: (d.block, d.log_index or 0, d.what))
 
 
 def ranges(segment: ContractRange, found: Sequence[LogDifference]) -> list[ContractRange]:
-    """The parts of a segment to be healed: differences that lie close together share one."""
+    """Return the parts of a contract range to heal: differences that lie close together share one part."""
     spans: list[list[int]] = []
     for number in sorted({d.block for d in found}):
         if spans and number - spans[-1][1] <= _FAR:
@@ -144,5 +167,5 @@ def ranges(segment: ContractRange, found: Sequence[LogDifference]) -> list[Contr
 
 
 def as_json(difference: LogDifference) -> dict[str, Any]:
-    """JSON-ready."""
+    """Return a difference as a JSON-ready object."""
     return difference._asdict()

@@ -1,4 +1,4 @@
-"""A second, independent endpoint is asked for the same logs. Where the two disagree, headers and receipts decide."""
+"""Cross-check of stored logs with a second, independent endpoint. If the two disagree, headers and receipts decide."""
 
 from __future__ import annotations
 
@@ -15,106 +15,105 @@ from indexer.store import coverage, provenance
 from indexer.store.index_state import IndexState
 from indexer.store.provenance import EndpointFault
 
-MAX_BLOCKS = 100_000  # more than any endpoint serves at once: what is read of who served them stays small
+MAX_BLOCKS = 100_000  # More than any endpoint serves at once; it limits how many served ranges are read.
 
 
-async def cross_check(attestor: Attester, state: IndexState, segment: ContractRange) -> AttestResult:
-    """The first part of a segment, as large as a second endpoint serves.
+async def cross_check(attester: Attester, state: IndexState, segment: ContractRange) -> AttestResult:
+    """Cross-check the first part of a contract range, as large as a second endpoint serves.
 
-    Where it is not stored who served the logs, two endpoints must agree with them. Raises as Attestor.prove does;
-    NoSecondEndpointError.
+    If no serving endpoint is stored for the logs, two endpoints must agree with them. Raises what Attester.prove
+    raises, and NoSecondEndpointError.
     """
-    conn, agreed, trouble, strange = attestor.conn, list[str](), None, list[ProofFailure]()
+    conn, agreed, last_error, mismatches = attester.conn, list[str](), None, list[ProofFailure]()
     contracts = sorted((await coverage.contract_ids(conn, segment.addresses)).values())
     part = segment._replace(last=min(segment.last, segment.first + MAX_BLOCKS - 1))
     sources = await provenance.serving_endpoints(conn, contracts, part.first, part.last)
-    part = _of_one_kind(part, sources)
+    part = _same_servers(part, sources)
     servers = sorted({s.endpoint for s in sources if s.first <= part.first <= s.last})
-    for reader in attestor.pool.ordered():
+    for reader in attester.pool.ordered():
         if reader.name in servers:
             continue
-        await attestor.yield_to_follower()
+        await attester.yield_to_follower()
         try:
-            seen = await compare(reader, conn, part)
+            compared = await compare(reader, conn, part)
         except RpcError as error:
-            trouble = error
+            last_error = error
             continue
-        part = seen.segment
-        other = next((d for d in seen.differences if d.what == "hash"), None)
+        part = compared.segment
+        other = next((d for d in compared.differences if d.what == "hash"), None)
         if other is not None:
             detail = f"block {other.block} is stored with another hash; `reya-indexer reorg verify` compares them"
-            strange.append(ProofFailure(reader.name, other.block, "chain", detail))
+            mismatches.append(ProofFailure(reader.name, other.block, "chain", detail))
             continue
-        if seen.differences:
-            return await _disputed(attestor, state, segment, seen, servers)
+        if compared.differences:
+            return await _settle_dispute(attester, state, segment, compared, servers)
         agreed.append(reader.name)
         if servers or len(agreed) > 1:
             result = AttestResult(part.first, part.last)
-            await _keep(attestor, state, seen, [BlockRange(part.first, part.last)], [*servers, *agreed], result)
+            await _record(attester, state, compared, [BlockRange(part.first, part.last)], [*servers, *agreed], result)
             return result
-    if strange:
-        await attestor.record_failures(strange)
-        return AttestResult(part.first, part.last, unproven=[BlockRange(part.first, part.last)], reasons=strange)
-    if trouble is not None:
-        raise trouble
+    if mismatches:
+        await attester.record_failures(mismatches)
+        return AttestResult(part.first, part.last, unproven=[BlockRange(part.first, part.last)], reasons=mismatches)
+    if last_error is not None:
+        raise last_error
     raise NoSecondEndpointError
 
 
-def _of_one_kind(segment: ContractRange, sources: Sequence[ServedRange]) -> ContractRange:
-    """The first part of a segment that the same endpoints served: each can be asked about what another one did."""
+def _same_servers(segment: ContractRange, sources: Sequence[ServedRange]) -> ContractRange:
+    """Return the first part of a range that the same endpoints served: every other endpoint can be asked about it."""
     edges = [edge for s in sources for edge in (s.first, s.last + 1) if segment.first < edge <= segment.last]
     return segment._replace(last=min(edges) - 1) if edges else segment
 
 
-async def _keep(
-    attestor: Attester, state: IndexState, seen: ComparedRange, spans: Sequence[BlockRange],
-    endpoints: Sequence[str],
-    result: AttestResult,
+async def _record(
+    attester: Attester, state: IndexState, compared: ComparedRange, spans: Sequence[BlockRange],
+    endpoints: Sequence[str], result: AttestResult,
 ) -> None:  # fmt: skip
-    hashes = {a.number: a.hash for a in seen.stored.anchors}
-    await attestor.record_attestation(
-        state, seen.segment, spans, "cross-checked", seen.stored, hashes, endpoints, result
+    hashes = {r.number: r.hash for r in compared.stored.block_refs}
+    await attester.record_attestation(
+        state, compared.segment, spans, "cross-checked", compared.stored, hashes, endpoints, result
     )
 
 
-async def _disputed(
-    attestor: Attester, state: IndexState, segment: ContractRange, seen: ComparedRange, servers: Sequence[str]
+async def _settle_dispute(
+    attester: Attester, state: IndexState, segment: ContractRange, compared: ComparedRange, servers: Sequence[str]
 ) -> AttestResult:  # fmt: skip
-    """Each disputed run is proven, and the endpoint blamed that is wrong; the rest is attested as agreed upon."""
-    result = AttestResult(seen.segment.first, seen.segment.last)
-    for part in ranges(seen.segment, seen.differences):
+    """Prove each disputed run and blame the endpoint that is wrong; attest the rest, on which both agree."""
+    result = AttestResult(compared.segment.first, compared.segment.last)
+    for part in ranges(compared.segment, compared.differences):
         at = part.first
         while at <= part.last and not result.healed:
-            found = await attestor.prove(state, segment._replace(first=at))
-            if found is None:
+            proven = await attester.prove(state, segment._replace(first=at))
+            if proven is None:
                 break
-            result.add(found)
-            at = found.last + 1
+            result.add(proven)
+            at = proven.last + 1
     if result.healed:
-        return result  # the rest is looked at again: what was planned is of another epoch now
-    await _blame_asked(attestor, seen, result)
-    disputed = {d.block for d in seen.differences}
+        return result  # The rest is checked again: a heal starts a new epoch, and `state` is of the old one.
+    await _blame_asked(attester, compared, result)
+    disputed = {d.block for d in compared.differences}
     settled = {n for n in disputed if any(s.first <= n <= s.last for s in result.attested)}
     settled |= {d.block for d in result.differences}
     open_ = sorted(disputed - settled)
     if open_:
-        detail = f"{seen.endpoint} has other logs than stored in block {open_[0]}, and no receipts decide"
-        await attestor.incident("endpoints_disagree", seen.endpoint, detail, open_)
+        detail = f"{compared.endpoint} has other logs than stored in block {open_[0]}, and no receipts decide"
+        await attester.incident("endpoints_disagree", compared.endpoint, detail, open_)
         result.unproven += [BlockRange(number, number) for number in open_]
-        result.reasons.append(ProofFailure(seen.endpoint, open_[0], "disagrees", detail))
-    spans = [BlockRange(run.first, run.last) for run in ranges_without(seen.segment, disputed)]
-    await _keep(attestor, state, seen, spans, [*servers, seen.endpoint], result)
+        result.reasons.append(ProofFailure(compared.endpoint, open_[0], "disagrees", detail))
+    spans = [BlockRange(run.first, run.last) for run in ranges_without(compared.segment, disputed)]
+    await _record(attester, state, compared, spans, [*servers, compared.endpoint], result)
     return result
 
 
-async def _blame_asked(attestor: Attester, seen: ComparedRange, result: AttestResult) -> None:
-    """Where the stored logs are proven, the endpoint that was asked is wrong."""
-    blames = [
-        EndpointFault(seen.endpoint, "asked", *fault, "the stored logs")
-        for fault in diff_logs(seen.read, seen.stored.logs)
+async def _blame_asked(attester: Attester, compared: ComparedRange, result: AttestResult) -> None:
+    """Blame the endpoint that was asked, for blocks whose stored logs are proven."""
+    faults = [
+        EndpointFault(compared.endpoint, "asked", *fault, "the stored logs")
+        for fault in diff_logs(compared.read, compared.stored.logs)
         if any(span.first <= fault.block <= span.last for span in result.attested)
     ]
-    if blames:
-        async with attestor.conn.transaction():
-            await provenance.record_faults(attestor.conn, blames)
-        result.blamed += blames
+    if faults:
+        async with attester.conn.transaction():
+            await provenance.record_faults(attester.conn, faults)
+        result.blamed += faults

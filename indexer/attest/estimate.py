@@ -1,4 +1,4 @@
-"""What attesting a range will cost, from samples of it."""
+"""Estimate of the cost of attesting contract ranges, from samples of them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,24 @@ from indexer.store.attestations import Grade
 
 SAMPLES = 8
 SAMPLE_BLOCKS = 50
-ANCHORS = 100  # stored blocks whose headers are compared with one request
+BLOCK_REFS = 100  # Stored blocks whose headers are compared with one request.
 
 
 async def estimate(
     conn: Connection, pool: Pool, todo: Sequence[ContractRange], grade: Grade, rps: float | None
 ) -> dict[str, Any]:  # fmt: skip
-    """Blocks, requests, of how many blocks receipts, and seconds. Raises RpcError when no endpoint answers."""
+    """Return the expected blocks, requests, blocks whose receipts are read, and duration (s), as a JSON-ready object.
+
+    Args:
+        conn: A connection to count the stored blocks with.
+        pool: The endpoints to sample.
+        todo: The contract ranges to attest.
+        grade: The grade to attest.
+        rps: The cap on requests (per second); None without one.
+
+    Raises:
+        RpcError: No endpoint answers.
+    """
     blocks = sum(s.last - s.first + 1 for s in todo)
     positive, each, samples, reader = await _sampled(pool, todo, blocks)
     receipts = round(blocks * positive)
@@ -33,7 +44,7 @@ async def estimate(
         requests = -(-blocks // min(HEADERS, length)) + -(-receipts // min(RECEIPTS, length))
     else:
         receipts, ranges = 0, sum(-(-(s.last - s.first + 1) // reader.ranges.size) for s in todo)
-        requests = max(ranges, await _anchors(conn, todo) // ANCHORS)
+        requests = max(ranges, await _count_blocks(conn, todo) // BLOCK_REFS)
     seconds = max(requests * each, requests / rps if rps else 0.0)
     return {
         "grade": grade, "blocks": blocks, "requests": requests, "receipts": receipts, "seconds": round(seconds, 1),
@@ -41,7 +52,8 @@ async def estimate(
     }  # fmt: skip
 
 
-async def _anchors(conn: Connection, todo: Sequence[ContractRange]) -> int:
+async def _count_blocks(conn: Connection, todo: Sequence[ContractRange]) -> int:
+    """Return the number of stored blocks in the ranges."""
     counts = [
         await conn.fetchval("SELECT count(*) FROM indexer.block WHERE number BETWEEN $1 AND $2", s.first, s.last)
         for s in todo
@@ -50,9 +62,9 @@ async def _anchors(conn: Connection, todo: Sequence[ContractRange]) -> int:
 
 
 async def _sampled(pool: Pool, todo: Sequence[ContractRange], blocks: int) -> tuple[float, float, int, Reader]:
-    """The part of the blocks whose bloom announces a contract, seconds of an answer, samples, and who answered."""
-    announced = read = taken = 0
-    spent, trouble = 0.0, None
+    """Return the share of blocks whose bloom filter contains a contract, time per answer (s), samples, and a reader."""
+    positive = read = taken = 0
+    spent, last_error = 0.0, None
     readers = pool.ordered()
     for n in range(min(SAMPLES, -(-blocks // SAMPLE_BLOCKS))):
         part = sample_range(todo, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
@@ -61,15 +73,15 @@ async def _sampled(pool: Pool, todo: Sequence[ContractRange], blocks: int) -> tu
             try:
                 headers = await reader.sealed_headers(range(part.first, part.last + 1))
             except RpcError as error:
-                trouble = error
+                last_error = error
                 continue
             spent, taken, read = spent + time.monotonic() - started, taken + 1, read + len(headers)
-            announced += sum(_announces(one, part.addresses) for one in headers)
+            positive += sum(_may_have_logs(header, part.addresses) for header in headers)
             break
-    if trouble is not None and not taken:
-        raise trouble
-    return announced / max(1, read), spent / max(1, taken), taken, readers[0]
+    if last_error is not None and not taken:
+        raise last_error
+    return positive / max(1, read), spent / max(1, taken), taken, readers[0]
 
 
-def _announces(block: SealedHeader, addresses: Sequence[str]) -> bool:
+def _may_have_logs(block: SealedHeader, addresses: Sequence[str]) -> bool:
     return any(may_contain(block.header.logs_bloom, bytes.fromhex(a[2:])) for a in addresses)

@@ -1,4 +1,4 @@
-"""What is wrong with logs that an endpoint served, beside those that headers prove. Pure."""
+"""Differences between the logs that an endpoint served and the proven ones, and the digest of a set of logs. Pure."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ LEFT_OUT, MADE_UP, CHANGED, WRONG_INDEX = "left out a log", "made up a log", "ch
 
 
 class LogFault(NamedTuple):
-    """`log_index` is the true one; of a log that is none, the one it was given."""
+    """One wrong log. `log_index` is the true one; for a log that does not exist, the index it was given."""
 
     block: int
     log_index: int
     what: str
 
 
-def diff_logs(said: Iterable[Log], truth: Iterable[Log]) -> list[LogFault]:
-    """In chain order. A log that stands elsewhere in its block is one fault, not two."""
-    theirs = {log[:2]: log[2:7] for log in said}
+def diff_logs(answer: Iterable[Log], truth: Iterable[Log]) -> list[LogFault]:
+    """Return the faults of an answer in chain order. A log at another index of its block is one fault, not two."""
+    answered = {log[:2]: log[2:7] for log in answer}
     true = {log[:2]: log[2:7] for log in truth}
-    found = [LogFault(*place, CHANGED) for place in theirs.keys() & true.keys() if theirs[place] != true[place]]
-    moved = {(place[0], theirs[place]): place for place in theirs.keys() - true.keys()}
-    for place in sorted(true.keys() - theirs.keys()):
-        elsewhere = moved.pop((place[0], true[place]), None)
-        found.append(LogFault(*place, LEFT_OUT if elsewhere is None else WRONG_INDEX))
-    return sorted(found + [LogFault(*place, MADE_UP) for place in moved.values()])
+    faults = [LogFault(*key, CHANGED) for key in answered.keys() & true.keys() if answered[key] != true[key]]
+    moved = {(key[0], answered[key]): key for key in answered.keys() - true.keys()}
+    for key in sorted(true.keys() - answered.keys()):
+        elsewhere = moved.pop((key[0], true[key]), None)
+        faults.append(LogFault(*key, LEFT_OUT if elsewhere is None else WRONG_INDEX))
+    return sorted(faults + [LogFault(*key, MADE_UP) for key in moved.values()])
 
 
 _NUMBERS = struct.Struct(">QII")
 
 
 def digest(logs: Iterable[Log]) -> bytes:
-    """Of logs in chain order."""
+    """Return the SHA-256 digest of logs that are given in chain order."""
     running = hashlib.sha256()
     for log in logs:
         place = _NUMBERS.pack(log.block_number, log.log_index, log.transaction_index)

@@ -1,9 +1,9 @@
-"""Proving the logs of a range from consensus data: what an endpoint serves is believed as far as it hashes to the
-stored chain.
+"""Proof of the logs of a contract range from consensus data: answers count only if they hash to the stored chain.
 
-Every header is hashed from its fields and chained to a stored block. A bloom without the contracts then proves that a
-block has no log of theirs; where it has them, all receipts of the block must have the root that the header names. The
-hash of a transaction is not in its receipt: where it alone differs nothing is proven, and nothing healed.
+Every header is hashed from its fields and chained to a stored block. A bloom filter without the contracts then proves
+that a block has none of their logs; if the filter contains them, all receipts of the block must have the root that the
+header names. A receipt does not contain its transaction's hash: if only that differs, nothing is proven and nothing is
+healed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import BlockReceipts, SealedHeader
 from indexer.store.index_state import stored_hash
 
-HEADERS = 200  # blocks whose headers are asked for at once
-RECEIPTS = 10  # blocks whose receipts are
+HEADERS = 200  # Headers requested at once (blocks).
+RECEIPTS = 10  # Receipts requested at once (blocks).
 _NO_METHOD = -32601
 
-YieldToFollower = Callable[[], Awaitable[None]]  # before each request: waits while others come first
+YieldToFollower = Callable[[], Awaitable[None]]  # Awaited before each request; waits while other work has priority.
 
 
 class ProofFailure(NamedTuple):
-    """Why block `block` is not proven by what `endpoint` serves: `why` is one of a few, `detail` a sentence."""
+    """Why the answers of `endpoint` do not prove block `block`: `why` is one of a few names, `detail` a sentence."""
 
     endpoint: str
     block: int
@@ -44,9 +44,9 @@ class ProofFailure(NamedTuple):
 
 @dataclass(slots=True)
 class Proof:
-    """Of a segment: its headers, ascending, and the contracts' logs of all blocks but those `unproven`.
+    """The proof of a contract range: its headers, ascending, and the contracts' logs in all but the `unproven` blocks.
 
-    `headers` is empty when no endpoint's are those of the stored chain: then every block is unproven.
+    `headers` is empty if no endpoint's headers match the stored chain; every block is then unproven.
     """
 
     segment: ContractRange
@@ -54,72 +54,87 @@ class Proof:
     headers: list[SealedHeader] = field(default_factory=list)
     logs: list[Log] = field(default_factory=list)
     unproven: set[int] = field(default_factory=set)
-    complaints: list[ProofFailure] = field(default_factory=list)
+    failures: list[ProofFailure] = field(default_factory=list)
     endpoints: list[str] = field(default_factory=list)
-    by: dict[int, str] = field(default_factory=dict)  # whose receipts proved a block; the others' headers did
+    # The endpoint whose receipts proved a block. All other blocks were proven by their headers.
+    prover_by_block: dict[int, str] = field(default_factory=dict)
 
     def proven(self) -> list[ContractRange]:
-        """The runs of blocks that are proven."""
+        """Return the runs of proven blocks."""
         return ranges_without(self.segment, self.unproven)
 
 
 def ranges_without(segment: ContractRange, without: Iterable[int]) -> list[ContractRange]:
-    """The parts of a segment between these blocks."""
+    """Return the parts of a contract range between the blocks `without`, which are left out."""
     edges = [segment.first - 1, *sorted(n for n in without if segment.first <= n <= segment.last), segment.last + 1]
     return [ContractRange(a + 1, b - 1, segment.addresses) for a, b in pairwise(edges) if a + 1 < b]
 
 
-async def prove(readers: Sequence[Reader], conn: Connection, segment: ContractRange, breathe: YieldToFollower) -> Proof:
-    """`segment` ends at a stored block. Asks the readers in turn, the next one only for what the one before could not
-    prove. Raises RpcError when none answers."""
+async def prove(
+    readers: Sequence[Reader], conn: Connection, segment: ContractRange, yield_to_follower: YieldToFollower
+) -> Proof:
+    """Prove the logs of a contract range by asking the readers in turn, each only for what the one before left open.
+
+    Args:
+        readers: The endpoints to ask, the preferred one first.
+        conn: A connection to read the stored blocks and logs with.
+        segment: The contract range; its last block must be a stored one.
+        yield_to_follower: Awaited before each request.
+
+    Raises:
+        RpcError: No endpoint answers.
+    """
     proof = Proof(segment, await load_stored(conn, segment))
-    await _read_headers(readers, conn, proof, breathe)
+    await _read_headers(readers, conn, proof, yield_to_follower)
     if not proof.headers:
         proof.unproven = set(range(segment.first, segment.last + 1))
         return proof
     wanted = [bytes.fromhex(a[2:]) for a in segment.addresses]
     positive = [s for s in proof.headers if any(may_contain(s.header.logs_bloom, item) for item in wanted)]
-    await _read_receipts(readers, proof, positive, breathe)
+    await _read_receipts(readers, proof, positive, yield_to_follower)
     proof.logs.sort(key=lambda g: (g.block_number, g.log_index))
     return proof
 
 
-async def _read_headers(readers: Sequence[Reader], conn: Connection, proof: Proof, breathe: YieldToFollower) -> None:
-    segment, trouble = proof.segment, None
+async def _read_headers(
+    readers: Sequence[Reader], conn: Connection, proof: Proof, yield_to_follower: YieldToFollower
+) -> None:
+    """Fill in the headers of the first endpoint whose headers chain to the stored blocks."""
+    segment, last_error = proof.segment, None
     below = await stored_hash(conn, segment.first - 1)
-    known = {a.number: a.hash for a in proof.stored.anchors}
+    known = {r.number: r.hash for r in proof.stored.block_refs}
     for reader in readers:
-        found: list[SealedHeader] = []
-        complaint, before = None, below
+        headers: list[SealedHeader] = []
+        failure, before = None, below
         try:
-            while complaint is None and len(found) <= segment.last - segment.first:
-                at = segment.first + len(found)
-                await breathe()
+            while failure is None and len(headers) <= segment.last - segment.first:
+                at = segment.first + len(headers)
+                await yield_to_follower()
                 more = await reader.sealed_headers(range(at, min(at + HEADERS, segment.last + 1)))
-                complaint, before = _chained(reader.name, more, before, known), more[-1].header.hash
-                found += more
+                failure, before = _check_chain(reader.name, more, before, known), more[-1].header.hash
+                headers += more
         except RpcError as error:
-            trouble = error
+            last_error = error
             continue
-        if complaint is None:
-            proof.headers = found
+        if failure is None:
+            proof.headers = headers
             proof.endpoints.append(reader.name)
             return
-        proof.complaints.append(complaint)
-    if trouble is not None and not proof.complaints:
-        raise trouble
+        proof.failures.append(failure)
+    if last_error is not None and not proof.failures:
+        raise last_error
 
 
-def _chained(
-    endpoint: str, found: Sequence[SealedHeader], before: bytes | None, known: Mapping[int, bytes]
+def _check_chain(
+    endpoint: str, headers: Sequence[SealedHeader], before: bytes | None, known: Mapping[int, bytes]
 ) -> ProofFailure | None:  # fmt: skip
-    """What is wrong with headers that should be those of the stored chain, and follow a block of hash `before`."""
-    for one in found:
-        number, hash_ = one.header.number, one.header.hash
-        if one.computed != hash_:
+    """Return why headers are not those of the stored chain after a block with hash `before`; None if they are."""
+    for sealed in headers:
+        number, hash_ = sealed.header.number, sealed.header.hash
+        if sealed.computed != hash_:
             detail = f"the fields of header {number} do not have its hash, 0x{hash_.hex()}"
             return ProofFailure(endpoint, number, "header", detail)
-        if before is not None and one.header.parent_hash != before:
+        if before is not None and sealed.header.parent_hash != before:
             return ProofFailure(endpoint, number, "chain", f"block {number} does not follow block {number - 1}")
         if known.get(number, hash_) != hash_:
             return ProofFailure(endpoint, number, "chain", f"block {number} is stored with another hash")
@@ -128,46 +143,47 @@ def _chained(
 
 
 async def _read_receipts(
-    readers: Sequence[Reader], proof: Proof, positive: Sequence[SealedHeader], breathe: YieldToFollower
+    readers: Sequence[Reader], proof: Proof, positive: Sequence[SealedHeader], yield_to_follower: YieldToFollower
 ) -> None:  # fmt: skip
-    ours: dict[int, list[Log]] = defaultdict(list)
+    """Prove the blocks whose bloom filter contains a contract, by their receipts."""
+    stored: dict[int, list[Log]] = defaultdict(list)
     for log in proof.stored.logs:
-        ours[log.block_number].append(log)
-    left, trouble = list(positive), None
-    # Who served the headers is asked first: mostly it has the receipts too.
+        stored[log.block_number].append(log)
+    remaining, last_error = list(positive), None
+    # The endpoint that served the headers is asked first: it usually has the receipts too.
     for reader in sorted(readers, key=lambda r: r.name != proof.endpoints[0]):
-        asking, left = left, []
+        asking, remaining = remaining, []
         for at in range(0, len(asking), RECEIPTS):
             part = asking[at : at + RECEIPTS]
             try:
-                answers = await _receipts(reader, part, proof.segment.addresses, breathe)
+                answers = await _receipts(reader, part, proof.segment.addresses, yield_to_follower)
             except TransientRpcError as error:
-                trouble = error
-                left += asking[at:]
+                last_error = error
+                remaining += asking[at:]
                 break
             for block, answer in zip(part, answers, strict=True):
-                complaint = _check_receipts(reader.name, block, answer, ours[block.header.number])
+                failure = _check_receipts(reader.name, block, answer, stored[block.header.number])
                 await asyncio.sleep(0)
-                if complaint is not None:
-                    left.append(block)
-                    proof.complaints.append(complaint)
+                if failure is not None:
+                    remaining.append(block)
+                    proof.failures.append(failure)
                 elif not isinstance(answer, RpcError):
                     proof.logs += answer.logs
-                    proof.by[block.header.number] = reader.name
+                    proof.prover_by_block[block.header.number] = reader.name
                     if reader.name not in proof.endpoints:
                         proof.endpoints.append(reader.name)
-        if not left:
+        if not remaining:
             return
-    if trouble is not None and not proof.complaints:
-        raise trouble
-    proof.unproven = {block.header.number for block in left}
+    if last_error is not None and not proof.failures:
+        raise last_error
+    proof.unproven = {block.header.number for block in remaining}
 
 
 async def _receipts(
-    reader: Reader, blocks: Sequence[SealedHeader], addresses: Sequence[str], breathe: YieldToFollower
+    reader: Reader, blocks: Sequence[SealedHeader], addresses: Sequence[str], yield_to_follower: YieldToFollower
 ) -> list[BlockReceipts | RpcError]:  # fmt: skip
-    """Of each block; its error where it has none. Raises TransientRpcError when the endpoint is not to be had."""
-    await breathe()
+    """Return the receipts of each block, or the error. Raises TransientRpcError if the endpoint is unreachable."""
+    await yield_to_follower()
     try:
         return list(await reader.block_receipts([b.header for b in blocks], addresses))
     except RpcError as error:
@@ -177,30 +193,30 @@ async def _receipts(
             raise
         if len(blocks) == 1 or (isinstance(error, RpcCallError) and error.code == _NO_METHOD):
             return [error] * len(blocks)
-    # One of them is refused, too large or not there: which, only single questions tell.
-    return [one for block in blocks for one in await _receipts(reader, [block], addresses, breathe)]
+    # One of the blocks is refused, too large or absent; only single requests show which one.
+    return [item for block in blocks for item in await _receipts(reader, [block], addresses, yield_to_follower)]
 
 
 def _check_receipts(
-    endpoint: str, block: SealedHeader, read: BlockReceipts | RpcError, ours: Sequence[Log]
+    endpoint: str, block: SealedHeader, read: BlockReceipts | RpcError, stored: Sequence[Log]
 ) -> ProofFailure | None:
-    """None: the receipts prove the logs."""
+    """Return why the receipts do not prove the logs of a block; None if they do."""
     number = block.header.number
     if isinstance(read, RpcError):
         return ProofFailure(endpoint, number, "no receipts", read.message)
     if receipts_root(read.receipts) != block.receipts_root:
-        same = [g[:7] for g in read.logs] == [g[:7] for g in ours]
+        same = [g[:7] for g in read.logs] == [g[:7] for g in stored]
         detail = f"the receipts of block {number} have another root than its header, their logs are "
         return ProofFailure(endpoint, number, "root", detail + ("the stored ones" if same else "not the stored ones"))
     if not read.in_place:
         return ProofFailure(endpoint, number, "log index", f"log indexes of block {number} are not the logs' positions")
-    same = [_proven_part(log) for log in read.logs] == [_proven_part(log) for log in ours]
-    if same and [log.transaction_hash for log in read.logs] != [log.transaction_hash for log in ours]:
+    same = [_proven_part(log) for log in read.logs] == [_proven_part(log) for log in stored]
+    if same and [log.transaction_hash for log in read.logs] != [log.transaction_hash for log in stored]:
         detail = f"a transaction of block {number} has another hash than stored, which no receipt proves"
         return ProofFailure(endpoint, number, "transaction hash", detail)
     return None
 
 
 def _proven_part(log: Log) -> Log:
-    """A log without what its receipt does not prove."""
+    """Return a log without the fields that its receipt does not prove."""
     return log._replace(transaction_hash=b"", block_hash=b"", block_timestamp=None)

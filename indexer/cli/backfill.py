@@ -1,4 +1,4 @@
-"""`reya-indexer backfill`: a range of blocks at or below finalized, ingested and projected as far as it joins."""
+"""`reya-indexer backfill`: ingest a block range up to finalized, and project it as far as it joins the projection."""
 
 from __future__ import annotations
 
@@ -48,17 +48,18 @@ from indexer.runtime.tasks import background_task
 from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching
 from indexer.store.index_state import IndexState
 
-FEW_REQUESTS = 4  # of a range that no process is started for
+FEW_REQUESTS = 4  # A block range of fewer requests than this starts no worker process.
 
 log = structlog.get_logger()
 
 
-class _Block(click.ParamType):  # type: ignore[type-arg]  # generic for mypy only
-    """A block number or a tag."""
+class _Block(click.ParamType):  # type: ignore[type-arg]  # Generic only in the type stubs.
+    """Block number or tag as the value of an option."""
 
     name = "block"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number or the tag; fail on anything else."""
         if value in ("latest", "safe", "finalized"):
             return str(value)
         if str(value).isdecimal():
@@ -68,7 +69,7 @@ class _Block(click.ParamType):  # type: ignore[type-arg]  # generic for mypy onl
 
 @dataclass(frozen=True, slots=True)
 class BackfillOptions:
-    """`rps`: requests a second to each endpoint, all workers together; None: as many as it serves."""
+    """The flags of one backfill. `rps` caps requests (per second) to each endpoint, of all workers; None: no cap."""
 
     deployment: Deployment
     urls: tuple[str, ...]
@@ -162,41 +163,44 @@ def backfill_command(
 
 
 async def _last_block(pool: Pool, options: BackfillOptions) -> int:
-    """The last block of the range, at or below finalized. Raises ConfigError when the range begins above it."""
+    """Return the last block to ingest, at or below finalized. Raises ConfigError if the range begins above it."""
     heads = await pool.with_failover(lambda reader: reader.heads())
-    verdict = FinalityTracker(options.deployment.finality_depth).observe(heads)
-    tags = {"latest": heads.latest.number, "safe": verdict.safe, "finalized": verdict.finalized}
+    finality = FinalityTracker(options.deployment.finality_depth).observe(heads)
+    tags = {"latest": heads.latest.number, "safe": finality.safe, "finalized": finality.finalized}
     wanted = tags[options.last] if isinstance(options.last, str) else options.last
-    if options.first > verdict.finalized:
+    if options.first > finality.finalized:
         raise ConfigError(
-            f"--from-block {options.first} is above finalized, block {verdict.finalized} ({verdict.source})",
+            f"--from-block {options.first} is above finalized, block {finality.finalized} ({finality.source})",
             "What is not final yet is the daemon's: `reya-indexer run`",
         )
-    if wanted > verdict.finalized:
+    if wanted > finality.finalized:
         click.echo(
-            f"blocks {verdict.finalized + 1} to {min(wanted, heads.latest.number)} are not final yet and the daemon's"
-            f" (`reya-indexer run`); this ends at block {verdict.finalized}",
+            f"blocks {finality.finalized + 1} to {min(wanted, heads.latest.number)} are not final yet and the daemon's"
+            f" (`reya-indexer run`); this ends at block {finality.finalized}",
             err=True,
         )
-    return min(wanted, verdict.finalized)
+    return min(wanted, finality.finalized)
 
 
 async def _estimate(options: BackfillOptions) -> dict[str, Any]:
     async with open_pool(options.deployment, options.urls, options.rps) as pool:
         last = await _last_block(pool, options)
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        found = await estimate(url, options.deployment, pool, options.first, last, options.workers or 1, options.rps)
-    return {"from_block": options.first, "to_block": last} | found
+        planned = await estimate(url, options.deployment, pool, options.first, last, options.workers or 1, options.rps)
+    return {"from_block": options.first, "to_block": last} | planned
 
 
 async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -> dict[str, Any] | None:
-    """`workers` were made while there was no event loop yet. None when it was told to end early."""
+    """Run the backfill and return its report; None if it was stopped early.
+
+    `workers` were forked before the event loop started.
+    """
     progress, started = DaemonProgress(), time.monotonic()
     async with AsyncExitStack() as stack:
         for worker in workers:
             stack.push_async_callback(worker.reap_unused)
-        askers = 1 + (1 if options.workers is None else options.workers)
-        share = options.rps if options.rps is None else options.rps / askers
+        processes = 1 + (1 if options.workers is None else options.workers)
+        share = options.rps if options.rps is None else options.rps / processes
         pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
         last = await _last_block(pool, options)
         url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
@@ -211,7 +215,7 @@ async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -
         stop_on_signals(runner.stop)
         await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
         await runner.open()
-        if runner.conn is None:  # told to end while it waited for a database or an endpoint
+        if runner.conn is None:  # It was stopped while it waited for a database or an endpoint.
             return None
         await stack.enter_async_context(background_task(runner.watchdog(None).run()))
         async with show_backfill_progress(
@@ -229,14 +233,14 @@ async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -
 
 
 def _max_parallelism(options: BackfillOptions) -> int:
-    """How many processes may be needed, as long as the range is not known."""
-    width = 1 if options.workers is None else options.workers
-    # Nobody projects beside a single worker that only ingests: it need not be a process of its own.
-    return 0 if options.scheduler is not None or (options.ingest_only and width == 1) else width
+    """Return the largest number of worker processes that may be needed, before the block range is known."""
+    parallelism = 1 if options.workers is None else options.workers
+    # With --ingest-only this process does not project, so a single worker needs no process of its own.
+    return 0 if options.scheduler is not None or (options.ingest_only and parallelism == 1) else parallelism
 
 
 def _parallelism(options: BackfillOptions, last: int) -> int:
-    """How many ingest elsewhere than in this process; 0 where it does that itself."""
+    """Return how many workers ingest outside this process; 0 if this process ingests itself."""
     if options.scheduler is not None:
         return options.workers or 1
     few = last - options.first < FEW_REQUESTS * options.deployment.max_blocks
@@ -244,19 +248,19 @@ def _parallelism(options: BackfillOptions, last: int) -> int:
 
 
 def _executor(
-    options: BackfillOptions, url: str, share: float | None, width: int, workers: Sequence[ForkedWorker]
+    options: BackfillOptions, url: str, share: float | None, parallelism: int, workers: Sequence[ForkedWorker]
 ) -> WorkerPool | DaskExecutor | None:  # fmt: skip
-    """Workers elsewhere than in this process; None where it ingests itself. `share`: requests a second of each."""
+    """Return the workers' executor; None if this process ingests itself. `share`: requests of each (per second)."""
     deployment = options.deployment
     budget = dict(deployment.budgets).get("backfill")
-    setup = WorkerConfig(
+    worker_config = WorkerConfig(
         url, options.urls, deployment.chain_id, deployment.max_blocks, time_fields_of(deployment.contracts), share,
         hand_over=options.scheduler is None and not options.ingest_only, log_format=options.log_format,
-        timeout=deployment.rpc_timeout, budget=None if budget is None else budget / max(1, width),
+        timeout=deployment.rpc_timeout, budget=None if budget is None else budget / max(1, parallelism),
     )  # fmt: skip
     if options.scheduler is not None:
-        return DaskExecutor(setup, options.scheduler, width)
-    return WorkerPool(setup, width, workers[:width]) if width else None
+        return DaskExecutor(worker_config, options.scheduler, parallelism)
+    return WorkerPool(worker_config, parallelism, workers[:parallelism]) if parallelism else None
 
 
 def _report(state: IndexState, progress: DaemonProgress, first: int, last: int) -> dict[str, Any]:

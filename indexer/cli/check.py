@@ -1,4 +1,4 @@
-"""`reya-indexer check`: whether the rows are what they must be."""
+"""`reya-indexer check`: verify that the rows are what they must be."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """`views`: rows of each kind that are compared with the contracts' views, when there are endpoints to ask."""
+    """The flags of one check. `views`: rows of each kind to compare with the contracts' views, given an endpoint."""
 
     deployment: Deployment
     sample: int
@@ -114,13 +114,13 @@ async def _check(options: CheckOptions) -> dict[str, Any]:
             followed, rows, drifts = await _rows(conn, writer, state, options, bar)
             sample = None
             if options.endpoints:
-                from indexer.check import contract_state  # here, because web3 is slow to import and seldom needed
+                from indexer.check import contract_state  # Imported here: web3 is slow to import and seldom needed.
 
                 sample = await contract_state.draw_sample(conn, options.views)
-        # Asked when the snapshot is closed: a slow endpoint must not hold it.
-        asked = await _ask(options, sample, bar) if sample is not None else None
-        if asked is not None:
-            drifts += asked.drifts
+        # Views are called after the snapshot is closed: a slow endpoint must not keep it open.
+        answers = await _ask(options, sample, bar) if sample is not None else None
+        if answers is not None:
+            drifts += answers.drifts
         if options.strict:
             drifts += followed.contradictions
         last = state.next_block - 1
@@ -128,30 +128,32 @@ async def _check(options: CheckOptions) -> dict[str, Any]:
             await recompute.record_drift(conn, drifts, last)
     done = {"block": last, "identities": len(INVARIANTS), "rows_compared": rows, "whole": options.recompute,
             "drifts": [drift._asdict() for drift in drifts], "positions": _positions(followed)}  # fmt: skip
-    if sample is not None and asked is not None:
-        done["views"] = {"block": sample.number, "hash": "0x" + sample.hash.hex(), "compared": asked.compared,
-                         "unanswered": asked.unanswered}  # fmt: skip
+    if sample is not None and answers is not None:
+        done["views"] = {"block": sample.number, "hash": "0x" + sample.hash.hex(), "compared": answers.compared,
+                         "unanswered": answers.unanswered}  # fmt: skip
     return done
 
 
 async def _rows(
     conn: Connection, writer: Writer, state: IndexState, options: CheckOptions, bar: Bar
 ) -> tuple[Reconciliation, int, list[Drift]]:  # fmt: skip
-    """Everything that the database alone can tell; how many rows were compared with raw logs."""
+    """Run the checks that need only the database; return positions, rows compared with raw logs (count), and drifts."""
     last = max(state.next_block - 1, 1)
     task = bar.add_task("identities", total=len(INVARIANTS))
     drifts = await recompute.find_violations(conn, lambda name: bar.update(task, advance=1, description=name))
-    moved = bar.add_task("positions", total=last)
-    followed, found = await recompute.reconcile_positions(
-        conn, writer, state, lambda block: bar.update(moved, completed=block)
+    positions_task = bar.add_task("positions", total=last)
+    followed, more = await recompute.reconcile_positions(
+        conn, writer, state, lambda block: bar.update(positions_task, completed=block)
     )
-    drifts += found
+    drifts += more
     if options.recompute:
-        whole = bar.add_task("rows against raw logs", total=last)
-        rows, found = await recompute.recompute(conn, writer, state, lambda block: bar.update(whole, completed=block))
+        rows_task = bar.add_task("rows against raw logs", total=last)
+        rows, more = await recompute.recompute(
+            conn, writer, state, lambda block: bar.update(rows_task, completed=block)
+        )
     else:
-        rows, found = await recompute.sample(conn, writer, state, options.sample)
-    return followed, rows, drifts + found
+        rows, more = await recompute.sample(conn, writer, state, options.sample)
+    return followed, rows, drifts + more
 
 
 async def _ask(options: CheckOptions, sample: Sample, bar: Bar) -> Answers:
@@ -172,22 +174,23 @@ def _positions(followed: Reconciliation) -> dict[str, Any]:
 
 
 def _summary(done: dict[str, Any]) -> str:
-    told = done["positions"]
+    positions = done["positions"]
     what = (
-        f"{done['identities']} identities, {done['rows_compared']:,} rows against the raw logs, {told['followed']:,}"
-        f" positions ({told['statements']:,} statements, {told['sessions']:,} closed sessions, open interest of"
-        f" {told['markets']} markets)"
+        f"{done['identities']} identities, {done['rows_compared']:,} rows against the raw logs,"
+        f" {positions['followed']:,} positions ({positions['statements']:,} statements,"
+        f" {positions['sessions']:,} closed sessions, open interest of {positions['markets']} markets)"
     )
     if "views" in done:
         views = done["views"]
         what += f", {views['compared']} rows against the contracts at block {views['block']:,}"
         what += f" ({len(views['unanswered'])} not answered)" if views["unanswered"] else ""
     lines = []
-    if told["contradictions"]:
-        first = told["examples"][0]
+    if positions["contradictions"]:
+        first = positions["examples"][0]
         lines.append(
-            f"  {told['contradictions']:,} statements of the chain do not follow from earlier ones (first: position"
-            f" {first['subject']}, {first['detail']}): PnL of these sessions is not proven. --strict makes them drift"
+            f"  {positions['contradictions']:,} statements of the chain do not follow from earlier ones (first:"
+            f" position {first['subject']}, {first['detail']}): PnL of these sessions is not proven. --strict makes"
+            " them drift"
         )
     if not done["drifts"]:
         return "\n".join([f"clean up to block {done['block']:,}: {what}", *lines])

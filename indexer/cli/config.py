@@ -1,4 +1,4 @@
-"""`reya-indexer config check|show`."""
+"""`reya-indexer config check|show`: validate or print a deployment's configuration."""
 
 from __future__ import annotations
 

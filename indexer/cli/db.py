@@ -1,4 +1,4 @@
-"""`reya-indexer db`: the embedded PostgreSQL, its roles, and the tables' description for people and for Prisma."""
+"""`reya-indexer db`: manage the embedded PostgreSQL and its roles; describe the tables for people and for Prisma."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def psql(chain: str, data_dir: Path | None, pg_bin: Path | None, arguments: tupl
     """Open psql on the database; what follows -- goes to psql."""
     log_setup.configure("console", quiet=True)
     url, password = without_password(open_url(config.load(chain).name, data_dir, pg_bin))
-    beside = binaries.find(pg_bin) / "psql" if pg_bin or not external_url() else Path("psql")
-    program = str(beside) if beside.is_file() else shutil.which("psql")
+    bundled = binaries.find(pg_bin) / "psql" if pg_bin or not external_url() else Path("psql")
+    program = str(bundled) if bundled.is_file() else shutil.which("psql")
     if program is None:
         raise EmbeddedServerError("there is no psql on this machine", "Install a PostgreSQL client, or name --pg-bin")
     os.execve(program, [program, f"--dbname={url}", *arguments], os.environ | password)
@@ -175,18 +175,18 @@ def columns(table: str | None, as_json: bool) -> None:
         raise click.BadParameter(f"none of these is {table}: {', '.join(known)}", param_hint="TABLE")
     if as_json:
         chosen = known if table is None else {table: known[table]}
-        told = {n: {"mark": s.mark, "row": s.row, "columns": s.columns()} for n, s in chosen.items()}
-        click.echo(json.dumps(told))
+        documents = {n: {"mark": d.mark, "row": d.row, "columns": d.columns()} for n, d in chosen.items()}
+        click.echo(json.dumps(documents))
     else:
         click.echo(document() if table is None else table_of(table), nl=table is not None)
 
 
 def _compare(path: Path, wanted: str) -> None:
-    found = path.read_text(encoding="utf-8", errors="replace")
-    if found == wanted:
+    present = path.read_text(encoding="utf-8", errors="replace")
+    if present == wanted:
         click.echo(f"{path}: as this release describes the tables")
         return
-    parts = (found.splitlines(), wanted.splitlines())
+    parts = (present.splitlines(), wanted.splitlines())
     for line in difflib.unified_diff(*parts, str(path), "this release", lineterm="", n=0):
         click.echo(line)
     click.echo(f"{path} differs: `reya-indexer db prisma --output {path}` renews it", err=True)
@@ -194,7 +194,7 @@ def _compare(path: Path, wanted: str) -> None:
 
 
 def without_password(url: str) -> tuple[str, dict[str, str]]:
-    """A URL for psql's arguments, which every user of the machine can read, and the password as its environment."""
+    """Return the URL without its password, and the password as environment: all users can read psql's arguments."""
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
     user, colon, password = login.partition(":")
@@ -209,17 +209,20 @@ _PARAMETERS = {
 
 
 def libpq_environment(url: str) -> dict[str, str]:
-    """What PostgreSQL's own programs read instead of a URL. Parameters of the query string come first, as in libpq."""
+    """Return the environment that PostgreSQL's own programs read instead of a URL.
+
+    Parameters of the query string take precedence, as in libpq.
+    """
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     pairs = [host.rpartition(":") if ":" in host.rpartition("]")[2] else (host, "", "") for host in hosts.split(",")]
-    found = {
+    environment = {
         "PGHOST": ",".join(unquote(host).strip("[]") for host, _, _ in pairs),
         "PGPORT": ",".join(port for _, _, port in pairs).strip(","),
         "PGUSER": unquote(user),
         "PGPASSWORD": unquote(password),
         "PGDATABASE": unquote(parts.path.lstrip("/")),
     }
-    found |= {_PARAMETERS[name]: value for name, value in parse_qsl(parts.query) if name in _PARAMETERS}
-    return {name: value for name, value in found.items() if value}
+    environment |= {_PARAMETERS[name]: value for name, value in parse_qsl(parts.query) if name in _PARAMETERS}
+    return {name: value for name, value in environment.items() if value}

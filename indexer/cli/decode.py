@@ -1,4 +1,4 @@
-"""`reya-indexer decode`: raw logs to events, without a database."""
+"""`reya-indexer decode`: decode raw logs to events, without a database."""
 
 from __future__ import annotations
 
@@ -44,7 +44,15 @@ def decode_command(chain: str, source: IO[bytes], any_address: bool) -> None:
 
 
 def decode_log(registry: Registry, address: str, topics: list[bytes], data: bytes, any_address: bool) -> dict[str, Any]:
-    """One log as the JSON-ready object described in the command's help."""
+    """Return one log as the JSON-ready object that the command's help describes.
+
+    Args:
+        registry: The decoders.
+        address: Address of the contract (lower-case 0x hex).
+        topics: The topics (32 bytes each).
+        data: The data of the log.
+        any_address: Whether to find the decoder by topic0 and number of topics alone.
+    """
     line: dict[str, Any] = {"address": address, "topic0": "0x" + topics[0].hex() if topics else None}
     try:
         event, args = registry.decode_by_shape(topics, data) if any_address else registry.decode(address, topics, data)
@@ -54,7 +62,7 @@ def decode_log(registry: Registry, address: str, topics: list[bytes], data: byte
 
 
 def printable(value: Any) -> Any:
-    """JSON-ready: integers as decimal text (JSON numbers lose digits beyond 2^53), bytes as 0x hex."""
+    """Return a JSON-ready value: integers as decimal text (JSON numbers lose digits beyond 2^53), bytes as 0x hex."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):

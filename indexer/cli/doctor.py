@@ -1,11 +1,11 @@
-"""`reya-indexer doctor`: what should be corrected before, or while, an indexer runs."""
+"""`reya-indexer doctor`: find what should be fixed before, or while, an indexer runs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -50,17 +50,22 @@ def doctor_command(
     deployment = config.load(chain)
     rpc, ws = deployment.endpoints("RPC", rpc_urls), deployment.endpoints("WS", ws_urls)
     url = open_url(deployment.name, data_dir, pg_bin) if database else None
-    found = asyncio.run(_examined(deployment, rpc, ws, url))
-    must = [finding for finding in found if finding.level == "fix"]
+    findings = asyncio.run(_examine(deployment, rpc, ws, url))
+    must_fix = [finding for finding in findings if finding.level == "fix"]
     if as_json:
-        click.echo(json.dumps({"good": not must, "findings": [asdict(finding) for finding in found]}))
+        click.echo(json.dumps({"good": not must_fix, "findings": [_as_json(finding) for finding in findings]}))
     else:
-        _show(found, len(must))
-    if must:
+        _show(findings, len(must_fix))
+    if must_fix:
         raise click.exceptions.Exit(ExitCode.MUST_FIX)
 
 
-async def _examined(
+def _as_json(finding: DoctorFinding) -> dict[str, Any]:
+    return {"subject": finding.subject, "check": finding.check, "level": finding.level, "said": finding.detail,
+            "remedy": finding.remedy}  # fmt: skip
+
+
+async def _examine(
     deployment: Deployment, rpc: tuple[str, ...], ws: tuple[str, ...], url: str | None
 ) -> list[DoctorFinding]:
     doctors = [EndpointDoctor(deployment, u, name) for u, name in zip(rpc, display_names(rpc), strict=True)]
@@ -69,18 +74,18 @@ async def _examined(
         *(examine_socket(deployment, u, name) for u, name in zip(ws, display_names(ws), strict=True)),
         *([examine_database(deployment, url)] if url else []),
     )
-    found = [finding for part in parts for finding in part]
+    findings = [finding for part in parts for finding in part]
     if not rpc:
         remedy = f"Set {deployment.env_prefix}_RPC_URL, or give --rpc-url"
-        found.append(DoctorFinding("endpoints", "number", "fix", "none is named", remedy))
+        findings.append(DoctorFinding("endpoints", "number", "fix", "none is named", remedy))
     elif len(rpc) == 1:
         remedy = "Name a second one of another provider: it takes over, and what only one says is not cross-checked"
-        found.append(DoctorFinding("endpoints", "number", "note", "one only", remedy))
-    return found + await _compared(doctors)
+        findings.append(DoctorFinding("endpoints", "number", "note", "one only", remedy))
+    return findings + await _compare(doctors)
 
 
-async def _compared(doctors: list[EndpointDoctor]) -> list[DoctorFinding]:
-    """Whether endpoints agree on a block that all of them have and that is final to all."""
+async def _compare(doctors: list[EndpointDoctor]) -> list[DoctorFinding]:
+    """Compare the endpoints' hashes of a block that all of them have and call final."""
     known = [doctor for doctor in doctors if doctor.final is not None]
     if len(known) < 2:
         return []
@@ -88,23 +93,24 @@ async def _compared(doctors: list[EndpointDoctor]) -> list[DoctorFinding]:
     answers = await asyncio.gather(*(doctor.hash_of(number) for doctor in known))
     hashes = {answer for answer in answers if answer is not None}
     if len(hashes) > 1:
-        told = ", ".join(f"{d.found.subject}: {a}" for d, a in zip(known, answers, strict=True) if a is not None)
+        named = ", ".join(f"{d.found.subject}: {a}" for d, a in zip(known, answers, strict=True) if a is not None)
         remedy = "One of them is on another chain or fork: compare with a block explorer and remove it"
-        return [DoctorFinding("endpoints", "agreement", "fix", f"block {number} differs: {told}", remedy)]
+        return [DoctorFinding("endpoints", "agreement", "fix", f"block {number} differs: {named}", remedy)]
     return [DoctorFinding("endpoints", "agreement", "good", f"the same block {number}")]
 
 
-def _show(found: list[DoctorFinding], must: int) -> None:
+def _show(findings: list[DoctorFinding], must_fix: int) -> None:
     console = Console()
     marks = {"good": "[green]good[/]", "note": "[yellow]note[/]", "fix": "[red]fix[/]"}
-    for subject in dict.fromkeys(finding.subject for finding in found):
+    for subject in dict.fromkeys(finding.subject for finding in findings):
         table = Table("", "check", "found", "what to do", title_justify="left")
-        for one in (f for f in found if f.subject == subject):
-            table.add_row(marks[one.level], one.check, _plain(one.said), _plain(one.remedy))
+        for finding in (f for f in findings if f.subject == subject):
+            table.add_row(marks[finding.level], finding.check, _plain(finding.detail), _plain(finding.remedy))
         console.print(subject, markup=False)
         console.print(table)
-    console.print(f"{must} to fix" if must else "nothing must be fixed", markup=False)
+    console.print(f"{must_fix} to fix" if must_fix else "nothing must be fixed", markup=False)
 
 
 def _plain(text: str) -> str:
+    """Escape rich's markup."""
     return text.replace("[", r"\[")

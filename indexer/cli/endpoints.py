@@ -1,4 +1,4 @@
-"""`reya-indexer endpoints`: what the endpoints were like."""
+"""`reya-indexer endpoints`: show the stored endpoint health."""
 
 from __future__ import annotations
 
@@ -44,33 +44,33 @@ def endpoints_command(
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     url = open_url(deployment.name, data_dir, pg_bin)
-    named = [*display_names(deployment.endpoints("RPC", rpc_urls)), *display_names(deployment.endpoints("WS", ws_urls))]
-    rows = asyncio.run(_endpoints(deployment, url, named))
+    names = [*display_names(deployment.endpoints("RPC", rpc_urls)), *display_names(deployment.endpoints("WS", ws_urls))]
+    rows = asyncio.run(_endpoints(deployment, url, names))
     if as_json:
         click.echo(json.dumps({"endpoints": rows}))
     else:
         _show(rows)
 
 
-async def _endpoints(deployment: Deployment, url: str, named: list[str]) -> list[dict[str, Any]]:
-    """Rows as JSON. `configured`: whether this command knows of the endpoint too, by environment or flags."""
+async def _endpoints(deployment: Deployment, url: str, names: list[str]) -> list[dict[str, Any]]:
+    """Return one JSON-ready row per endpoint. `configured`: whether the environment or a flag names it here, too."""
     async with checked_connection(url, deployment) as conn:
-        found = await load(conn)
+        stored = await load(conn)
     now = datetime.now(UTC)
     rows = []
-    for row in found:
+    for row in stored:
         until = row["aside_until"]
-        if until is not None and until <= now:  # nobody has written since
+        if until is not None and until <= now:  # No daemon has written since the endpoint's time was up.
             row |= {"aside_until": None, "reason": None, "state": "unknown"}
         times = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()}
-        rows.append(times | {"configured": row["endpoint"] in named})
+        rows.append(times | {"configured": row["endpoint"] in names})
     best = max((row["head"] for row in rows if row["head"] is not None), default=0)
-    for row in rows:  # one that answers no more lags ever further
+    for row in rows:  # Computed now: the lag of an endpoint that no longer answers must keep growing.
         row["lag_blocks"] = None if row["head"] is None else best - row["head"]
     return rows + [
         {"endpoint": name, "kind": "ws" if name.startswith("ws") else "http", "state": "never asked",
          "configured": True}
-        for name in named if name not in {row["endpoint"] for row in found}
+        for name in names if name not in {row["endpoint"] for row in stored}
     ]  # fmt: skip
 
 

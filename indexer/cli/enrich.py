@@ -1,4 +1,4 @@
-"""`reya-indexer enrich`: what no log tells, asked of the contracts at one final block."""
+"""`reya-indexer enrich`: read state that is in no log from the contracts, at one final block."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ from indexer.store import enrichment
 from indexer.store.enrichment import EnrichmentRun
 from indexer.store.index_state import binding
 
-_ONE_AT_A_TIME = 0x72657961656E72  # advisory lock: "reyaenr"
+_ONE_AT_A_TIME = 0x72657961656E72  # Key of the advisory lock: "reyaenr".
 
 
 @dataclass(frozen=True, slots=True)
 class EnrichOptions:
+    """The flags of one run. `rps` caps requests to each endpoint (per second), `most` caps calls."""
+
     deployment: Deployment
     endpoints: tuple[str, ...]
     kinds: Sequence[str]
@@ -101,21 +103,21 @@ async def _enrich(options: EnrichOptions, dry_run: bool) -> dict[str, Any]:
         bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))
         tasks = {kind: bar.add_task(kind, total=None) for kind in options.kinds}
 
-        def tell(kind: str, done: int, total: int) -> None:
+        def on_progress(kind: str, done: int, total: int) -> None:
             bar.update(tasks[kind], completed=done, total=total)
 
-        work = Enrichment(deployment, pool, conn, options.kinds, options.most, tell)
+        work = Enrichment(deployment, pool, conn, options.kinds, options.most, on_progress)
         try:
             return _as_json(await work.run(run))
         except StateUnavailableError as error:
-            if run.resumed:  # its block is as old as the run that was interrupted
+            if run.resumed:  # Its block is as old as the interrupted run: nodes may have pruned its state.
                 error.remedy += "; or begin anew at today's finalized block with --restart"
             raise
 
 
 async def _estimate(conn: Connection, run: EnrichmentRun, options: EnrichOptions) -> dict[str, Any]:
-    have = await enrichment.already_read(conn, run)
-    targets = {name: len(await missing_keys(conn, KINDS[name], have)) for name in options.kinds}
+    already_read = await enrichment.already_read(conn, run)
+    targets = {name: len(await missing_keys(conn, KINDS[name], already_read)) for name in options.kinds}
     calls = sum(count * KINDS[name].calls for name, count in targets.items())
     return {"dry_run": True, "block": run.number, "hash": "0x" + run.hash.hex(), "resumed": run.resumed,
             "targets": targets, "calls": calls, "seconds": round(min(calls, options.most) / options.rps)}  # fmt: skip

@@ -1,4 +1,4 @@
-"""`reya-indexer incidents list|close`: what a person must see, and a person's word that it was seen."""
+"""`reya-indexer incidents list|close`: show what a person must look at, and close what was looked at."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def list_command(chain: str, every: bool, data_dir: Path | None, pg_bin: Path | 
     """Show open incidents, the newest first."""
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
-    found = asyncio.run(_list(deployment, open_url(deployment.name, data_dir, pg_bin), every))
+    rows = asyncio.run(_list(deployment, open_url(deployment.name, data_dir, pg_bin), every))
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(rows))
         return
     table = Table("id", "incident", "subject", "count", "blocks", "opened", "closed", "detail")
-    for one in found:
-        first, last = one["first_block"], one["last_block"]
+    for row in rows:
+        first, last = row["first_block"], row["last_block"]
         table.add_row(
-            str(one["id"]), one["kind"], one["subject"], str(one["count"]),
-            "-" if first is None else f"{first} to {last}", one["opened_at"][:19], (one["resolved_at"] or "-")[:19],
-            one["detail"],
+            str(row["id"]), row["kind"], row["subject"], str(row["count"]),
+            "-" if first is None else f"{first} to {last}", row["opened_at"][:19], (row["resolved_at"] or "-")[:19],
+            row["detail"],
         )  # fmt: skip
-    Console().print(table if found else "No open incidents.")
+    Console().print(table if rows else "No open incidents.")
 
 
 @incidents_group.command(

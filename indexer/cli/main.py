@@ -1,4 +1,4 @@
-"""The command line. Errors of ours end as one line on stderr and the exit code of their class (indexer/errors.py)."""
+"""Entry point of the command line. An IndexerError ends as one line on stderr and its exit code (indexer/errors.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from indexer import __version__
 from indexer.errors import DatabaseUnreachableError, ExitCode, IndexerError
 
-# Loaded when asked for: `decode` and `config` need neither a database driver nor migrations.
+# Modules are imported on demand: `decode` and `config` need neither a database driver nor migrations.
 _COMMANDS = {
     "run": "indexer.cli.run:run_command",
     "backfill": "indexer.cli.backfill:backfill_command",
@@ -51,13 +51,15 @@ class _Commands(click.Group):
     """Commands by name, imported at first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the order of the help text."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; None if there is none of that name."""
         if cmd_name not in _COMMANDS:
             return None
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
-        gc.disable()  # nothing that is imported is garbage, and looking for some takes a tenth of a start
+        gc.disable()  # Imports create no garbage, and looking for it takes a tenth of the start-up time.
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         finally:
@@ -76,9 +78,9 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the console script."""
     try:
-        # Outside standalone mode click returns the code of an Exit; commands return nothing.
+        # Outside standalone mode, click returns the code of an Exit; commands return nothing.
         code = cli.main(prog_name="reya-indexer", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
@@ -93,15 +95,17 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
-        if (told := _as_database_error(error)) is None:
+        if (known := _as_database_error(error)) is None:
             raise
-        click.echo(f"error: {told}", err=True)
-        sys.exit(told.exit_code)
+        click.echo(f"error: {known}", err=True)
+        sys.exit(known.exit_code)
 
 
 def _as_database_error(error: Exception) -> DatabaseUnreachableError | None:
-    """What the server refused or could not do, where that has a name: no fault of ours that a traceback would show. The
-    driver is there only where a command has loaded it."""
+    """Map a PostgreSQL error with a known cause to a one-line error; None for anything that deserves a traceback.
+
+    The driver is looked up in `sys.modules`, so that commands without a database do not load it.
+    """
     driver = sys.modules.get("asyncpg")
     if driver is None or not isinstance(error, driver.PostgresError):
         return None

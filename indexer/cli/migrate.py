@@ -1,4 +1,4 @@
-"""`reya-indexer migrate`: the schema of the database in DATABASE_URL, or of the embedded one."""
+"""`reya-indexer migrate`: migrate the schema of the database in DATABASE_URL, or of the embedded one."""
 
 from __future__ import annotations
 
@@ -96,17 +96,17 @@ def _check(url: str, as_json: bool) -> None:
 
 def _adopt(url: str, dry_run: bool, as_json: bool) -> None:
     differences = migrate.adopt(url, dry_run=dry_run)
-    blocking = [one for one in differences if one.blocks]
+    blocking = [difference for difference in differences if difference.blocks]
     done = not dry_run and not blocking
     if as_json:
         head = revisions.head_revision()
-        told = {"database": secrets.redact(url), "head": head, "adopted": done}
-        click.echo(json.dumps(told | {"differences": [one._asdict() for one in differences]}))
+        answer = {"database": secrets.redact(url), "head": head, "adopted": done}
+        click.echo(json.dumps(answer | {"differences": [difference._asdict() for difference in differences]}))
     else:
-        width = max((len(one.table) for one in differences), default=0)
-        for one in differences:
-            click.echo(f"{'BLOCKS' if one.blocks else 'differs':8} {one.table:{width}}  {one.what}")
-        remedies = [one.remedy for one in differences if one.blocks and one.remedy]
+        width = max((len(d.table) for d in differences), default=0)
+        for d in differences:
+            click.echo(f"{'BLOCKS' if d.blocks else 'differs':8} {d.table:{width}}  {d.what}")
+        remedies = [d.remedy for d in blocking if d.remedy]
         if remedies:
             click.echo(
                 "\n".join(("", "-- what the owner of the tables can do about it, if nothing of theirs needs it:"))

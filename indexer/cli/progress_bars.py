@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line every ten seconds elsewhere."""
+"""Progress display of long work: bars on a terminal, and a log line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from indexer.runtime.progress import DaemonProgress
 from indexer.runtime.tasks import background_task
 
 log = structlog.get_logger()
-LINE_INTERVAL_S = 10.0  # seconds between lines
-MIN_BLOCKS_SHOWN = 5_000  # blocks behind
+LINE_INTERVAL_S = 10.0  # Time between log lines (s).
+MIN_BLOCKS_SHOWN = 5_000  # No line is written while fewer blocks than this are left.
 
 
 def stderr_is_terminal() -> bool:
+    """Return whether stderr is a terminal."""
     return sys.stderr.isatty()
 
 
 @contextlib.asynccontextmanager
 async def show_progress(progress: DaemonProgress, goal: Callable[[], int]) -> AsyncIterator[None]:
-    """Shows how far the work towards block `goal()` is, while the block of code runs."""
+    """Show the progress toward block `goal()` for the duration of the `async with` block."""
     if stderr_is_terminal():
         work = follow_bars(progress, goal)
     else:
@@ -40,7 +41,7 @@ async def show_progress(progress: DaemonProgress, goal: Callable[[], int]) -> As
 async def show_backfill_progress(
     progress: DaemonProgress, traffic: Callable[[], Traffic], last: int
 ) -> AsyncIterator[None]:
-    """Shows both stages of a backfill up to block `last`, while the block of code runs."""
+    """Show both stages of a backfill up to block `last` for the duration of the `async with` block."""
     rates = Rates(progress, traffic, last)
     if stderr_is_terminal():
         work = backfill_bars(rates)
@@ -51,25 +52,25 @@ async def show_backfill_progress(
 
 
 class Rates:
-    """What the display says of a backfill, measured over the last seconds."""
+    """The numbers that the display shows of a backfill, with rates over the last seconds."""
 
-    OVER = 15.0  # seconds
+    OVER = 15.0  # Length of the window that rates are measured over (s).
 
     def __init__(self, progress: DaemonProgress, traffic: Callable[[], Traffic], last: int) -> None:
         self.progress, self._traffic, self.last = progress, traffic, last
-        self._seen: deque[tuple[float, ...]] = deque()
+        self._samples: deque[tuple[float, ...]] = deque()
 
     def look(self) -> dict[str, Any]:
-        """Rates a second, how far both stages are, and seconds to their ends; None where nothing moves."""
+        """Take a sample and return rates (per second), progress and remaining time (s); None where nothing moves."""
         p, traffic = self.progress, self._traffic()
         start = p.projected if p.bulk_from is None else p.bulk_from
         now = (time.monotonic(), p.blocks, p.logs, p.projected, sum(p.rows.values()), traffic.requests)
-        self._seen.append(now)
-        while len(self._seen) > 2 and now[0] - self._seen[0][0] > self.OVER:
-            self._seen.popleft()
-        past = self._seen[0]
-        span = max(now[0] - past[0], 0.01)
-        blocks, logs, projected, rows, requests = ((b - a) / span for a, b in zip(past[1:], now[1:], strict=True))
+        self._samples.append(now)
+        while len(self._samples) > 2 and now[0] - self._samples[0][0] > self.OVER:
+            self._samples.popleft()
+        past = self._samples[0]
+        seconds = max(now[0] - past[0], 0.01)
+        blocks, logs, projected, rows, requests = ((b - a) / seconds for a, b in zip(past[1:], now[1:], strict=True))
         to_project = max(0, self.last - start)
         return {
             "blocks": p.blocks,
@@ -117,7 +118,8 @@ async def _lines(progress: DaemonProgress, goal: Callable[[], int]) -> None:
 
 
 async def backfill_bars(rates: Rates) -> None:
-    # Here, because a program that draws nothing need not load it.
+    """Draw one bar for each stage of a backfill until cancelled."""
+    # Imported here: a process that draws no bars need not load rich.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -136,22 +138,22 @@ async def backfill_bars(rates: Rates) -> None:
         projected = bar.add_task("projected", total=None, eta="", more="")
 
         def draw() -> None:
-            seen, waiting = rates.look(), rates.progress.waiting
-            errors = ", ".join(f"{n} {name}" for name, n in sorted(seen["errors"].items()))
+            now, waiting = rates.look(), rates.progress.waiting
+            errors = ", ".join(f"{n} {name}" for name, n in sorted(now["errors"].items()))
             bar.update(
                 ingested,
-                total=(seen["blocks"] + seen["blocks_missing"]) or None,
-                completed=seen["blocks"],
-                eta=_until(seen["ingest_eta_seconds"]),
-                more=f"{seen['logs']:,} logs, {seen['logs_per_second']:,}/s; {seen['requests_per_second']:g} requests/s"
-                f" of {seen['range_size']:,} blocks{errors and '; ' + errors}",
+                total=(now["blocks"] + now["blocks_missing"]) or None,
+                completed=now["blocks"],
+                eta=_format_eta(now["ingest_eta_seconds"]),
+                more=f"{now['logs']:,} logs, {now['logs_per_second']:,}/s; {now['requests_per_second']:g} requests/s"
+                f" of {now['range_size']:,} blocks{errors and '; ' + errors}",
             )
             bar.update(
                 projected,
-                total=seen["to_project"] or None,
-                completed=seen["project_done"],
-                eta=_until(seen["project_eta_seconds"]),
-                more=f"{seen['rows']:,} rows, {seen['rows_per_second']:,}/s{waiting and '; waiting for ' + waiting}",
+                total=now["to_project"] or None,
+                completed=now["project_done"],
+                eta=_format_eta(now["project_eta_seconds"]),
+                more=f"{now['rows']:,} rows, {now['rows_per_second']:,}/s{waiting and '; waiting for ' + waiting}",
             )
 
         try:
@@ -159,14 +161,15 @@ async def backfill_bars(rates: Rates) -> None:
                 draw()
                 await asyncio.sleep(0.25)
         finally:
-            draw()  # how it ended
+            draw()  # Leave the final numbers on the screen.
 
 
-def _until(seconds: int | None) -> str:
+def _format_eta(seconds: int | None) -> str:
     return "" if seconds is None else f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 async def follow_bars(progress: DaemonProgress, goal: Callable[[], int]) -> None:
+    """Draw the bar of projected blocks toward block `goal()` until cancelled."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

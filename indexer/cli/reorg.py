@@ -1,4 +1,4 @@
-"""`reya-indexer reorg`: what was taken back, and where the database stands."""
+"""`reya-indexer reorg`: show past reorgs and how far back the next one can be rolled back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ for _command in (plan_command, recover_command, verify_command):
 
 
 def _ask(chain: str, data_dir: Path | None, pg_bin: Path | None, question: Callable[[Connection], Awaitable[T]]) -> T:
-    """Asks the deployment's database. Raises when it is not migrated to this release, or another deployment's."""
+    """Ask the deployment's database. Raises if it is not migrated to this release, or belongs to another deployment."""
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     url = open_url(deployment.name, data_dir, pg_bin)
@@ -111,14 +111,14 @@ def list_command(chain: str, limit: int, data_dir: Path | None, pg_bin: Path | N
 @json_option
 def show(number: int, chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
     """Show one reorg and the rows it orphaned."""
-    found = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.get(conn, number))
-    if found is None:
+    reorg = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.get(conn, number))
+    if reorg is None:
         raise ConfigError(f"there is no reorg {number}", "`reya-indexer reorg list` names them")
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(reorg))
         return
-    orphaned = found.pop("orphaned")
-    for key, value in found.items():
+    orphaned = reorg.pop("orphaned")
+    for key, value in reorg.items():
         click.echo(f"{key:15} {value}")
     for table, rows in orphaned.items():
         click.echo(f"orphaned in {table}:")

@@ -1,4 +1,4 @@
-"""`reya-indexer reorg plan|recover|verify`: what a person does when the daemon will not, or to be sure."""
+"""`reya-indexer reorg plan|recover|verify`: recovery by hand, if the daemon refuses to recover or to be sure."""
 
 from __future__ import annotations
 
@@ -78,43 +78,42 @@ def plan_command(
 
     async def work() -> dict[str, Any]:
         async with _recovery(chain, rpc_urls, data_dir, pg_bin) as recovery:
-            made = await recovery.plan(to_block)
-            return await _as_json(recovery, made)
+            return await _as_json(recovery, await recovery.plan(to_block))
 
     answer = _run(as_json, work)
     click.echo(json.dumps(answer)) if as_json else _print_plan(answer, chain, to_block)
 
 
-async def _as_json(recovery: Recovery, made: Plan) -> dict[str, Any]:
+async def _as_json(recovery: Recovery, plan: Plan) -> dict[str, Any]:
     state = await recovery.state()
-    tables, exact = await recovery.count_changes(made)
+    tables, exact = await recovery.count_changes(plan)
     before = state.checkpoint.number if state.checkpoint else None
     after = before
-    if before is not None and not made.empty:
-        after = made.upto if before > made.keep.number else before
+    if before is not None and not plan.empty:
+        after = plan.upto if before > plan.keep.number else before
     return {
-        "plan_hash": made.plan_hash,
-        "fork_point": made.fork.number,
-        "to_block": made.keep.number,
-        "to_block_hash": "0x" + made.keep.hash.hex(),
-        "nothing_to_do": made.empty,
-        "below_finalized": state.predates_before_images(made.keep.number),
+        "plan_hash": plan.plan_hash,
+        "fork_point": plan.fork.number,
+        "to_block": plan.keep.number,
+        "to_block_hash": "0x" + plan.keep.hash.hex(),
+        "nothing_to_do": plan.empty,
+        "below_finalized": state.predates_before_images(plan.keep.number),
         "tables": tables,
         "exact": exact,
-        "tip": made.tip.number,
-        "new_tip": made.upto,
+        "tip": plan.tip.number,
+        "new_tip": plan.upto,
         "checkpoint": {"before": before, "after": after},
         "epoch": state.epoch,
-        "endpoint": made.endpoint,
-        "endpoints": [s.as_json() for s in made.reports],
+        "endpoint": plan.endpoint,
+        "endpoints": [report.as_json() for report in plan.reports],
     }
 
 
 def _print_plan(answer: dict[str, Any], chain: str, to_block: int | None) -> None:
     console = Console()
-    for said in answer["endpoints"]:
-        where = said["error"] or f"head {said['head']}, on the stored chain up to block {said['fork_point']}"
-        console.print(f"{said['endpoint']}: {where}", highlight=False)
+    for report in answer["endpoints"]:
+        where = report["error"] or f"head {report['head']}, on the stored chain up to block {report['fork_point']}"
+        console.print(f"{report['endpoint']}: {where}", highlight=False)
     console.print(f"fork point      {answer['fork_point']}")
     console.print(f"last block kept {answer['to_block']}  {answer['to_block_hash']}")
     console.print(f"tip             {answer['tip']} -> {answer['new_tip']}")
@@ -160,18 +159,17 @@ def recover_command(
     async def work() -> dict[str, Any]:
         async with _recovery(chain, rpc_urls, data_dir, pg_bin) as recovery:
             if dry_run:
-                made = await recovery.check(to_block, confirm)
-                return {"dry_run": True} | await _as_json(recovery, made)
-            made, done = await recovery.recover(to_block, confirm)
+                return {"dry_run": True} | await _as_json(recovery, await recovery.check(to_block, confirm))
+            plan, result = await recovery.recover(to_block, confirm)
             state = await recovery.state()
             return {
                 "dry_run": False,
-                "plan_hash": made.plan_hash,
-                "fork_point": made.fork.number,
-                "to_block": made.keep.number,
-                "changed": done is not None,
-                "rows": done.rows if done else {},
-                "logs": done.logs if done else 0,
+                "plan_hash": plan.plan_hash,
+                "fork_point": plan.fork.number,
+                "to_block": plan.keep.number,
+                "changed": result is not None,
+                "rows": result.rows if result else {},
+                "logs": result.logs if result else 0,
                 "tip": state.tip.number if state.tip else None,
                 "projected": state.checkpoint.number if state.checkpoint else None,
                 "epoch": state.epoch,
@@ -236,7 +234,7 @@ async def _verify(recovery: Recovery, first: int | None, last: int | None, heal:
         "from_block": low, "to_block": high, "clamped": last is not None and last > final, "logs": 0, "count": 0,
         "differences": [], "healed": [],
     }  # fmt: skip
-    bad: list[ComparedRange] = []
+    differing: list[ComparedRange] = []
     with Bar(console=Console(stderr=True), disable=not stderr_is_terminal(), transient=True) as bar:
         task = bar.add_task("compared", total=max(1, high - low + 1))
         async for part in compare_stored(recovery.conn, recovery.pool, state, low, high):
@@ -246,11 +244,11 @@ async def _verify(recovery: Recovery, first: int | None, last: int | None, heal:
             answer["differences"] += [shown_difference(d) for d in part.differences][
                 : MAX_LISTED - len(answer["differences"])
             ]
-            bad += [part] if part.differences else []
-    for part in bad if heal else []:
+            differing += [part] if part.differences else []
+    for part in differing if heal else []:
         for segment in ranges(part.segment, part.differences):
-            done = await recovery.heal(segment, f"reorg verify found {len(part.differences)} differences")
-            answer["healed"].append({"from_block": segment.first, "to_block": segment.last, "rows": done.rows})
+            result = await recovery.heal(segment, f"reorg verify found {len(part.differences)} differences")
+            answer["healed"].append({"from_block": segment.first, "to_block": segment.last, "rows": result.rows})
     return answer
 
 
@@ -261,9 +259,9 @@ def _print_verified(answer: dict[str, Any], chain: str) -> None:
     if not answer["count"]:
         click.echo(f"{span}: {answer['logs']} logs, all as on the chain")
         return
-    for one in answer["differences"]:
-        index = "" if one["log_index"] is None else f", log {one['log_index']}"
-        click.echo(f"block {one['block']}{index}: {one['what']}")
+    for difference in answer["differences"]:
+        index = "" if difference["log_index"] is None else f", log {difference['log_index']}"
+        click.echo(f"block {difference['block']}{index}: {difference['what']}")
     if answer["count"] > len(answer["differences"]):
         click.echo(f"... and {answer['count'] - len(answer['differences'])} more")
     if answer["healed"]:

@@ -1,4 +1,4 @@
-"""`reya-indexer reproject`: the public tables again, from what is stored."""
+"""`reya-indexer reproject`: project the stored raw logs to the public tables again."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ async def _reproject(
         goal = (await load_index_state(conn, addresses)).contiguous_end if await binding(conn) is not None else 0
         task = bar.add_task("projected", total=max(goal, 1))
 
-        def tell(done: StepResult) -> None:
-            bar.update(task, completed=done.last)
+        def on_commit(step: StepResult) -> None:
+            bar.update(task, completed=step.last)
 
-        return await Reprojection(deployment, conn, side, tell).run(first, events)
+        return await Reprojection(deployment, conn, side, on_commit).run(first, events)
 
 
 def _summary(done: ReprojectResult) -> str:

@@ -1,4 +1,4 @@
-"""`reya-indexer db roles`: owner, writer and reader of a database."""
+"""`reya-indexer db roles`: set up the owner, writer and reader roles of a database."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from indexer.schema import roles as store
 
 _PREFIX = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,55}")
 _SECRET = re.compile(r"PASSWORD '[^']*'")
-# A daemon's step holds its tables for seconds; what takes longer is told, not waited for.
-_SESSION = {"lock_timeout": "30s", "statement_timeout": "0"}  # it may rewrite rights of many tables
+# A daemon's step locks its tables for seconds only; a longer lock is reported as an error, not waited for. Statements
+# have no time limit, because they may rewrite the rights of many tables.
+_SESSION = {"lock_timeout": "30s", "statement_timeout": "0"}
 
 
 @click.command(
@@ -61,8 +62,8 @@ def roles_command(
     statements = asyncio.run(_set_up(url, roles, verifiers, dry_run))
     shown = [_SECRET.sub("PASSWORD '<not shown>'", statement) for statement in statements]
     if as_json:
-        told = {"database": secrets.redact(url), **roles._asdict(), "dry_run": dry_run, "statements": shown}
-        click.echo(json.dumps(told))
+        answer = {"database": secrets.redact(url), **roles._asdict(), "dry_run": dry_run, "statements": shown}
+        click.echo(json.dumps(answer))
         return
     for statement in shown:
         click.echo(statement + ";")

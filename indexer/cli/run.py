@@ -1,4 +1,4 @@
-"""`reya-indexer run`: the daemon."""
+"""`reya-indexer run`: run the daemon."""
 
 from __future__ import annotations
 
@@ -121,27 +121,29 @@ async def _run(
         live.heads = lambda: feed.state
         feed.start()
         stack.push_async_callback(feed.close)
-        keeper = EndpointMonitor(pool, feed, partial(connect, url), lambda: runner.engine.final_ref)
-        await keeper.restore()
-        stack.push_async_callback(keeper.save_once_more)
+        monitor = EndpointMonitor(pool, feed, partial(connect, url), lambda: runner.engine.final_ref)
+        await monitor.restore()
+        stack.push_async_callback(monitor.save_once_more)
         await stack.enter_async_context(background_task(runner.watchdog(feed).run()))
-        await stack.enter_async_context(background_task(keeper.run()))
+        await stack.enter_async_context(background_task(monitor.run()))
         log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)
         if (stderr_is_terminal() and progress.head - progress.projected > 50_000) or not stderr_is_terminal():
             await stack.enter_async_context(show_progress(progress, lambda: progress.head))
         if deployment.attest.enabled:
-            # Endpoints of its own: its cap is no part of the follower's, and its waits hold nobody up.
-            own = Pool(
+            # The auditor has its own pool: its cap must not count against the follower's, nor its waits delay it.
+            auditor_pool = Pool(
                 urls, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout,
                 rps=deployment.attest.rps, budgets=pool.budgets,
             )  # fmt: skip
-            stack.push_async_callback(own.close)
+            stack.push_async_callback(auditor_pool.close)
 
-            def blamed(blame: EndpointFault) -> None:
-                if blame.endpoint in {reader.name for reader in pool.readers}:
-                    pool.set_aside(blame.endpoint, f"{blame.what} in block {blame.block}", "omitting")
+            def on_fault(fault: EndpointFault) -> None:
+                if fault.endpoint in {reader.name for reader in pool.readers}:
+                    pool.set_aside(fault.endpoint, f"{fault.what} in block {fault.block}", "omitting")
 
-            auditor = Auditor(deployment, own, progress, partial(connect, url), runner.engine.finality, blamed)
+            auditor = Auditor(
+                deployment, auditor_pool, progress, partial(connect, url), runner.engine.finality, on_fault
+            )
             await stack.enter_async_context(background_task(auditor.run()))
         await runner.follow(feed)
         log.info("ended", projected=progress.projected)

@@ -1,4 +1,4 @@
-"""What `run` and `backfill` share: endpoints whose chain id was checked, and signals."""
+"""Setup shared by the commands: endpoints with a checked chain id, the database and its schema, and signals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ...]:
-    """The HTTP endpoints; ConfigError names the variable when there are none."""
+    """Return the HTTP endpoints. Raises ConfigError, which names the variable to set, if there are none."""
     urls = deployment.endpoints("RPC", flags)
     warn_about_visible_secrets(flags)
     if not urls:
@@ -42,7 +42,7 @@ def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ..
 
 
 def warn_about_visible_secrets(flags: Sequence[str]) -> None:
-    """Says that a flag's secret can be read by every user of the machine."""
+    """Warn if a flag contains a secret, because every user of the machine can read flags."""
     for url in (part.strip() for flag in flags for part in flag.split(",")):
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or any(len(p) >= 16 for p in parts.path.split("/")):
@@ -51,7 +51,7 @@ def warn_about_visible_secrets(flags: Sequence[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def open_pool(deployment: Deployment, urls: Sequence[str], rps: float | None = None) -> AsyncIterator[Pool]:
-    """Endpoints whose chain id was checked: before any database is touched. `rps` instead of the deployment's."""
+    """Open a pool whose chain id is checked before any database is touched. `rps` overrides the deployment's rate."""
     pool = Pool(
         urls, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout,
         rps=rps or deployment.rps, budgets=dict(deployment.budgets),
@@ -65,7 +65,7 @@ async def open_pool(deployment: Deployment, urls: Sequence[str], rps: float | No
 
 @contextlib.contextmanager
 def errors_as_json(as_json: bool) -> Iterator[None]:
-    """With --json a failure, too, is one object on stdout; the exit code and the line on stderr stay."""
+    """With --json, print a failure as one object on stdout, too; exit code and line on stderr stay the same."""
     try:
         yield
     except IndexerError as error:
@@ -75,14 +75,14 @@ def errors_as_json(as_json: bool) -> Iterator[None]:
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
-    """SIGTERM and SIGINT set `stop`; the running step is finished or rolled back."""
+    """Make SIGTERM and SIGINT set `stop`; the running step is finished or rolled back."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
 
 async def run_until_signal(work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of the work; None when SIGTERM or SIGINT ended it: its transaction rolls back."""
+    """Return the result of the work; None if SIGTERM or SIGINT ended it, which rolls its transaction back."""
     stop = asyncio.Event()
     stop_on_signals(stop)
     async with background_task(stop.wait()) as stopped, background_task(work) as working:
@@ -91,12 +91,12 @@ async def run_until_signal(work: Coroutine[Any, Any, T]) -> T | None:
 
 
 def external_url() -> str | None:
-    """DATABASE_URL, or what DATABASE_URL_FILE holds; None without either: then the embedded server is ours to start."""
+    """Return DATABASE_URL, or the content of the file DATABASE_URL_FILE; None means to use the embedded server."""
     return secrets.secret("DATABASE_URL") or None
 
 
 def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -> str:
-    """The URL of the deployment's database; starts the embedded server and makes the database where needed."""
+    """Return the URL of the deployment's database; start the embedded server and create the database if needed."""
     url = external_url()
     if url:
         return url
@@ -109,7 +109,7 @@ def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -
 
 
 def prepare_schema(url: str) -> None:
-    """Migrates an empty database, and an older one of the embedded server; refuses everything else.
+    """Migrate an empty database, or an older one of the embedded server; refuse everything else.
 
     Raises ForeignDatabaseError, SchemaOlderError, SchemaNewerError, DatabaseUnreachableError.
     """
@@ -132,14 +132,14 @@ def prepare_schema(url: str) -> None:
             "Run `reya-indexer migrate` while no indexer runs",
         )
     log.info("migrating", database=where, to=revisions.head_revision())
-    from indexer.schema import migrate  # here, because Alembic is slow to import and seldom needed
+    from indexer.schema import migrate  # Imported here: Alembic is slow to import and seldom needed.
 
     migrate.upgrade(url)
 
 
 @contextlib.asynccontextmanager
 async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[Connection]:
-    """A connection to a database that is migrated to this release and free, or bound to the deployment.
+    """Connect to a database that is migrated to this release and either unbound or bound to the deployment.
 
     Raises SchemaOlderError, WrongDeploymentError, DatabaseUnreachableError.
     """

@@ -1,4 +1,4 @@
-"""`reya-indexer status`."""
+"""`reya-indexer status`: show the index state, and how far it is behind the chain."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def status_command(
 
 def _show(answer: dict[str, Any]) -> None:
     console = Console()
-    facts = Table(show_header=False, box=None)
+    summary = Table(show_header=False, box=None)
     if unproven := answer.get("unproven"):
         answer["unproven"] = f"{unproven['positions']} positions, since an unread log in block {unproven['from_block']}"
     if blamed := answer.get("blamed"):
         answer["blamed"] = ", ".join(f"{endpoint}: {count}" for endpoint, count in blamed.items())
     for key, value in answer.items():
         if key == "attested":
-            for grade, of in value.items():
-                facts.add_row(grade, _attested(of))
+            for grade, attested in value.items():
+                summary.add_row(grade, _attested(attested))
         elif key not in ("coverage", "rows", "incidents"):
-            facts.add_row(key.replace("_", " "), str(value) if value or value == 0 else "-")
-    console.print(facts)
+            summary.add_row(key.replace("_", " "), str(value) if value or value == 0 else "-")
+    console.print(summary)
     if not answer["bound"]:
         return
     coverage = Table("contract", "covered blocks", "gaps", title="Coverage", title_justify="left")
@@ -66,20 +66,20 @@ def _show(answer: dict[str, Any]) -> None:
         rows.add_row(name, f"{'~' if count['estimated'] else ''}{count['rows']:,}")
     console.print(rows)
     incidents = Table("incident", "subject", "count", "blocks", "detail", title="Open incidents", title_justify="left")
-    for one in answer["incidents"]:
+    for incident in answer["incidents"]:
         incidents.add_row(
-            one["kind"],
-            one["subject"],
-            str(one["count"]),
-            _spans([[one["first_block"], one["last_block"]]]),
-            one["detail"],
+            incident["kind"],
+            incident["subject"],
+            str(incident["count"]),
+            _spans([[incident["first_block"], incident["last_block"]]]),
+            incident["detail"],
         )
     console.print(incidents if answer["incidents"] else "No open incidents.")
 
 
-def _attested(of: dict[str, Any]) -> str:
-    newest = f", newest {_spans([of['newest']])}" if of["newest"] else ""
-    return f"up to {'-' if of['up_to'] is None else of['up_to']}{newest}, {of['blocks']} blocks"
+def _attested(grade: dict[str, Any]) -> str:
+    newest = f", newest {_spans([grade['newest']])}" if grade["newest"] else ""
+    return f"up to {'-' if grade['up_to'] is None else grade['up_to']}{newest}, {grade['blocks']} blocks"
 
 
 def _spans(spans: list[list[int]]) -> str:

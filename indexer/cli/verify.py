@@ -1,4 +1,4 @@
-"""`reya-indexer verify`: attests what is stored."""
+"""`reya-indexer verify`: attest stored logs."""
 
 from __future__ import annotations
 
@@ -38,15 +38,17 @@ from indexer.runtime import log_setup
 from indexer.store.attestations import Grade, summaries
 from indexer.store.index_state import IndexState
 
-ASK_FROM = 60.0  # seconds of estimated work from which on it is asked for
+ASK_FROM = 60.0  # Estimated work longer than this must be confirmed (s).
 MAX_LISTED = 100
-LINE_INTERVAL_S = 10.0  # seconds between lines
+LINE_INTERVAL_S = 10.0  # Time between log lines (s).
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
+    """The flags of one run. Without `first` or `last`, it begins at the origin or ends at finalized."""
+
     deployment: Deployment
     urls: tuple[str, ...]
     data_dir: Path | None
@@ -136,35 +138,38 @@ def _ask(planned: dict[str, Any]) -> None:
 
 
 class VerifyRun:
-    """One run: what is asked for, within what is stored and final."""
+    """One run of `verify`: the requested blocks, limited to stored and final ones."""
 
     def __init__(self, options: VerifyOptions, recovery: Recovery) -> None:
         self.options, self.recovery = options, recovery
-        attestor = Attester(
+        attester = Attester(
             options.deployment, recovery.pool, recovery.conn, _no_wait, heal=options.heal, finality=recovery.finality
         )
-        self.work = Backlog(attestor, options.grade, again=options.again)
+        self.backlog = Backlog(attester, options.grade, again=options.again)
         self.first = self.last = self.final = 0
 
     async def open(self) -> IndexState:
-        """Raises RefusedError when nothing is stored, RpcError when no endpoint answers."""
+        """Choose the block range and load the backlog.
+
+        Raises RefusedError when nothing is stored, RpcError when no endpoint answers.
+        """
         state = await self.recovery.state()
         assert state.tip is not None
         self.final = min((await self.recovery.look()).finalized, state.tip.number)
         self.first = state.binding.origin if self.options.first is None else self.options.first
         self.last = self.final if self.options.last is None else min(self.options.last, self.final)
         if self.options.grade == "proven":
-            # Headers are chained up to a stored block: the range ends at one.
+            # Headers are chained to a stored block above them, so the range must end at a stored block.
             above = await self.recovery.conn.fetchval(
                 "SELECT min(number) FROM indexer.block WHERE number BETWEEN $1 AND $2", self.last, self.final
             )
             self.last = self.last if above is None else above
-        await self.work.refresh()
+        await self.backlog.refresh()
         return state
 
 
 async def _no_wait() -> None:
-    """Nobody comes first."""
+    """Return at once: no other work has priority."""
 
 
 @asynccontextmanager
@@ -176,14 +181,14 @@ async def _open_run(options: VerifyOptions, rps: float | None) -> AsyncIterator[
 
 
 async def _estimate(options: VerifyOptions) -> dict[str, Any]:
-    # A handful of samples: no cap, whose waits would be measured instead of the endpoint.
+    # A handful of samples needs no cap, and the waits of a cap would be measured instead of the endpoint.
     async with _open_run(options, None) as verification:
         state = await verification.open()
-        todo = list(verification.work.remaining(state, verification.first, verification.last))
-        told = {"from_block": verification.first, "to_block": verification.last}
+        todo = list(verification.backlog.remaining(state, verification.first, verification.last))
+        blocks = {"from_block": verification.first, "to_block": verification.last}
         try:
             conn, pool = verification.recovery.conn, verification.recovery.pool
-            return told | await estimate(conn, pool, todo, options.grade, options.rps)
+            return blocks | await estimate(conn, pool, todo, options.grade, options.rps)
         except RpcError as error:
             raise _unserved(error) from error
 
@@ -192,7 +197,7 @@ async def _verify(options: VerifyOptions) -> dict[str, Any]:
     async with _open_run(options, options.rps) as verification:
         state = await verification.open()
         total = AttestResult(verification.first, verification.last)
-        blocks = sum(s.last - s.first + 1 for s in verification.work.remaining(state, total.first, total.last))
+        blocks = sum(s.last - s.first + 1 for s in verification.backlog.remaining(state, total.first, total.last))
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
             TimeRemainingColumn(), TextColumn("{task.fields[logs]:,} logs, {task.fields[requests]:,} requests"),
@@ -200,28 +205,29 @@ async def _verify(options: VerifyOptions) -> dict[str, Any]:
         with Bar(*columns, console=Console(stderr=True), disable=not stderr_is_terminal()) as bar:
             task = bar.add_task(options.grade, total=max(1, blocks), logs=0, requests=0)
 
-            def tell() -> None:
+            def on_progress() -> None:
                 done = sum(s.last - s.first + 1 for s in (*total.attested, *total.unproven))
                 requests = verification.recovery.pool.requests
                 bar.update(task, completed=min(done, blocks), logs=total.logs, requests=requests)
 
-            await _drain_backlog(verification, state, total, tell)
+            await _drain_backlog(verification, state, total, on_progress)
         return await _report(verification, total)
 
 
 async def _drain_backlog(
-    verification: VerifyRun, state: IndexState, total: AttestResult, tell: Callable[[], None]
+    verification: VerifyRun, state: IndexState, total: AttestResult, on_progress: Callable[[], None]
 ) -> None:
-    work, said = verification.work, asyncio.get_running_loop().time()
-    while (segment := next(work.remaining(state, total.first, total.last), None)) is not None:
-        tell()
-        if asyncio.get_running_loop().time() - said > LINE_INTERVAL_S:
-            said = asyncio.get_running_loop().time()
-            log.info("verify", grade=work.grade, at=segment.first, last=total.last, logs=total.logs)
+    """Attest piece by piece until nothing remains, and add each result to `total`."""
+    backlog, logged_at = verification.backlog, asyncio.get_running_loop().time()
+    while (segment := next(backlog.remaining(state, total.first, total.last), None)) is not None:
+        on_progress()
+        if asyncio.get_running_loop().time() - logged_at > LINE_INTERVAL_S:
+            logged_at = asyncio.get_running_loop().time()
+            log.info("verify", grade=backlog.grade, at=segment.first, last=total.last, logs=total.logs)
         try:
-            total.add(await work.step(state, segment))
+            total.add(await backlog.step(state, segment))
         except EpochChangedError:
-            pass  # a reorg or a heal came in between: what is left is looked at again
+            pass  # A reorg or heal happened in the meantime: the remaining blocks are looked up again.
         except NoSecondEndpointError:
             raise ReplacementUnavailableError(
                 f"no second endpoint for blocks from {segment.first}: all that answer served them",
@@ -230,8 +236,8 @@ async def _drain_backlog(
         except RpcError as error:
             raise _unserved(error) from error
         state = await verification.recovery.state()
-        await work.refresh()
-    tell()
+        await backlog.refresh()
+    on_progress()
 
 
 def _unserved(error: RpcError) -> ReplacementUnavailableError:
@@ -259,7 +265,7 @@ async def _report(verification: VerifyRun, total: AttestResult) -> dict[str, Any
         "blamed": [b._asdict() for b in total.blamed[:MAX_LISTED]],
         "left": [c._asdict() for c in total.reasons[:MAX_LISTED]],
         "requests": verification.recovery.pool.requests,
-        "attested": {grade: shown._asdict() for grade, shown in grades.items()},
+        "attested": {grade: attested._asdict() for grade, attested in grades.items()},
     }
 
 
@@ -274,13 +280,16 @@ def _plan_summary(planned: dict[str, Any]) -> str:
 
 def _summary(done: dict[str, Any]) -> str:
     lines = [
-        f"block {one['block']}: {one['what']}" + ("" if one["log_index"] is None else f", log {one['log_index']}")
-        for one in done["differences"]
+        f"block {d['block']}: {d['what']}" + ("" if d["log_index"] is None else f", log {d['log_index']}")
+        for d in done["differences"]
     ]
     lines += [
-        f"{one['endpoint']} {one['what']}: block {one['block']}, log {one['log_index']}" for one in done["blamed"]
+        f"{fault['endpoint']} {fault['what']}: block {fault['block']}, log {fault['log_index']}"
+        for fault in done["blamed"]
     ]
-    lines += [f"block {one['block']} keeps its grade: {one['detail']}" for one in _first_of_each(done["left"])]
+    lines += [
+        f"block {failure['block']} keeps its grade: {failure['detail']}" for failure in _first_of_each(done["left"])
+    ]
     lines += [f"healed: blocks {first} to {last}" for first, last in done["healed"]]
     reached = done["attested"][done["grade"]]
     lines.append(
@@ -290,8 +299,9 @@ def _summary(done: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _first_of_each(left: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    seen: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in left:
-        seen.setdefault((one["endpoint"], one["why"]), one)
-    return list(seen.values())
+def _first_of_each(failures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first failure for each endpoint and reason."""
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for failure in failures:
+        first.setdefault((failure["endpoint"], failure["why"]), failure)
+    return list(first.values())

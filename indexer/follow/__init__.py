@@ -1,1 +1,1 @@
-"""The head: finality, forks, and the loop that follows them."""
+"""Following the head: finality, forks, catching up, and the loop that drives them."""

@@ -1,7 +1,7 @@
-"""Catching up below finalized: ingesting and projecting side by side, until everything there is done.
+"""Catching up below finalized: ingesting and projecting concurrently, until everything there is done.
 
-The same for `run` after a long stop and for `backfill`. Ingest workers write raw logs in any order, and the projection
-follows the gapless front. Without the lease only raw logs are ingested; whoever holds it projects them.
+`run` uses it after a long stop, and `backfill` from the start. Ingest workers write raw logs in any order, and the
+projection follows the contiguous end. Without the lease only raw logs are ingested; whoever holds it projects them.
 """
 
 from __future__ import annotations
@@ -31,103 +31,127 @@ from indexer.store import lease
 from indexer.store.index_state import IndexState
 from indexer.store.raw_logs import StoredLogs
 
-TICK_INTERVAL_S = 1.0  # seconds
-DEFER_BLOCKS = 100_000  # blocks of an initial load from which on keys and indexes are built at its end
+TICK_INTERVAL_S = 1.0
+DEFER_BLOCKS = 100_000  # an initial load of at least so many blocks builds keys and indexes at its end
 
 
 class CatchUp:
-    """`committed` is told of every commit; `glance` is called now and then, to keep an eye on the head."""
+    """Ingests and projects concurrently.
+
+    Args:
+        executor: Who ingests.
+        writer: Writes what is projected.
+        connect: Opens the connections that are needed besides the caller's.
+        on_commit: Called after every commit.
+        on_tick: Called now and then, to keep an eye on the head.
+        max_blocks: Largest request (blocks); tasks are cut into multiples of it.
+        defer_from: Projecting at least this many blocks into empty tables is an initial load, which does without
+            indexes until its end (blocks).
+    """
 
     def __init__(
-        self, hands: IngestExecutor, writer: Writer, connect: Connect, committed: Callable[[StepResult], None],
-        glance: Callable[[], Awaitable[object]], unit: int, defer_from: int = DEFER_BLOCKS,
+        self, executor: IngestExecutor, writer: Writer, connect: Connect, on_commit: Callable[[StepResult], None],
+        on_tick: Callable[[], Awaitable[object]], max_blocks: int, defer_from: int = DEFER_BLOCKS,
     ) -> None:  # fmt: skip
-        """`unit`: blocks that are asked for at once at most, to cut tasks by. `defer_from`: so many blocks to project
-        into empty tables are an initial load, that does without indexes until its end."""
-        self.executor, self.writer, self.connect, self.max_blocks = hands, writer, connect, unit
+        self.executor, self.writer, self.connect, self.max_blocks = executor, writer, connect, max_blocks
         self.defer_from = defer_from
-        self._committed, self._on_tick = committed, glance
-        self.source = -1  # the end of gapless coverage while it runs
+        self._on_commit, self._on_tick = on_commit, on_tick
+        self.contiguous_end = -1  # of coverage, while it runs
         self._source: BufferedSource | None = None
 
     async def run(
-        self, conn: Connection, state: IndexState, segments: Sequence[ContractRange], final: FinalBlock,
-        finalized: int,
-        token: int | None,
+        self, conn: Connection, state: IndexState, contract_ranges: Sequence[ContractRange], final: FinalBlock,
+        finalized: int, token: int | None,
     ) -> None:  # fmt: skip
-        """Ingests the segments and projects up to `finalized`, all of which must join the `final` block at or above it.
-        Ends early when another asks for the lease.
+        """Ingest the contract ranges and project up to `finalized`. Ends early when another process requests the lease.
 
-        Raises what ingesting and projecting raise: RpcError, ParentMismatchError, StoredHashMismatchError,
-        EpochChangedError, LeaseLostError.
+        Args:
+            conn: Connection that the projection writes on.
+            state: Index state to start from.
+            contract_ranges: What to ingest.
+            final: Final block, at or above `finalized`, that all blocks must join.
+            finalized: Last block to project.
+            token: Token of the lease; None to ingest only.
+
+        Raises:
+            RpcError, ParentMismatchError, StoredHashMismatchError, EpochChangedError, LeaseLostError: As raised by
+                ingesting and projecting.
         """
         async with self._opened() as reading, self._opened() as watching:
             projecting = token is not None and self.writer.projection_is_current(state)
             origin = state.binding.origin
-            front = self._source = BufferedSource(reading, state.coverage, origin, finalized, projecting=projecting)
-            works = [self._ingest(segments, final, front)]
+            source = self._source = BufferedSource(reading, state.coverage, origin, finalized, projecting=projecting)
+            coroutines = [self._ingest(contract_ranges, final, source)]
             if token is not None and projecting:
                 if state.next_block == origin and finalized - origin + 1 >= self.defer_from:
                     deferred_indexes.log.info(
                         "indexes_deferred", count=await deferred_indexes.drop_indexes(conn, token)
                     )
-                works.append(ProjectionPipeline(self.writer, conn, reading, state, token).run(front, self._committed))
-            await self._until_stopped(watching, token, run_all(*works))
+                coroutines.append(
+                    ProjectionPipeline(self.writer, conn, reading, state, token).run(source, self._on_commit)
+                )
+            await self._until_stopped(watching, token, run_all(*coroutines))
 
     @property
     def blocked_since(self) -> float | None:
-        """Since when ingesting waits for the projection, monotonic seconds; None while it does not."""
+        """Monotonic time since which ingesting has waited for the projection (s); None while it does not wait."""
         return self._source.blocked_since if self._source else None
 
     @property
     def last_heartbeat_at(self) -> float:
-        """The last sign of life from workers elsewhere, monotonic seconds."""
+        """Monotonic time of the last message from a worker (s)."""
         return self.executor.last_heartbeat_at
 
-    async def build_indexes(self, conn: Connection, token: int, tell: Callable[[str, int], None]) -> bool:
-        """Builds what an initial load put off; whether there was any. Ends early when another asks for the lease."""
+    async def build_indexes(self, conn: Connection, token: int, on_index: Callable[[str, int], None]) -> bool:
+        """Build the indexes that an initial load deferred. Returns whether there were any.
+
+        Ends early when another process requests the lease. `on_index` is called with an index's name and how many are
+        left.
+        """
         if not await deferred_indexes.pending(conn):
             return False
         async with self._opened() as second, self._opened() as watching:
-            await self._until_stopped(watching, token, deferred_indexes.build_indexes([conn, second], tell))
+            await self._until_stopped(watching, token, deferred_indexes.build_indexes([conn, second], on_index))
         return True
 
-    async def _until_stopped(self, watching: Connection, token: int | None, works: Coroutine[Any, Any, None]) -> None:
-        async with background_task(self._tick(watching, token)) as watch, background_task(works) as work:
-            await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
-            await (work if work.done() else watch)
+    async def _until_stopped(self, watching: Connection, token: int | None, work: Coroutine[Any, Any, None]) -> None:
+        async with background_task(self._tick(watching, token)) as tick, background_task(work) as working:
+            await asyncio.wait({tick, working}, return_when=asyncio.FIRST_COMPLETED)
+            await (working if working.done() else tick)
 
-    async def _ingest(self, segments: Sequence[ContractRange], final: FinalBlock, front: BufferedSource) -> None:
-        async def tell(news: IngestCommit | CommitReport) -> None:
-            segment, logs, unit = _parts(news)
-            seconds = news.seconds if isinstance(news, IngestCommit) else None
-            self._committed(StepResult("ingest", segment.first, segment.last, logs, seconds=seconds))
-            await (front.mark_covered(segment) if unit is None else front.offer(unit))
-            self.source = front.block
+    async def _ingest(
+        self, contract_ranges: Sequence[ContractRange], final: FinalBlock, source: BufferedSource
+    ) -> None:
+        async def on_commit(commit: IngestCommit | CommitReport) -> None:
+            contract_range, logs, batch = _parts(commit)
+            seconds = commit.seconds if isinstance(commit, IngestCommit) else None
+            self._on_commit(StepResult("ingest", contract_range.first, contract_range.last, logs, seconds=seconds))
+            await (source.mark_covered(contract_range) if batch is None else source.offer(batch))
+            self.contiguous_end = source.block
 
-        left = deque(split_into_tasks(segments, self.executor.parallelism, self.max_blocks))
+        remaining = deque(split_into_tasks(contract_ranges, self.executor.parallelism, self.max_blocks))
 
-        async def hand() -> None:
-            while left:
-                segment = left.popleft()
-                await self.executor.ingest(segment, final, tell)
-                await front.mark_covered(segment)
+        async def work_through() -> None:
+            while remaining:
+                contract_range = remaining.popleft()
+                await self.executor.ingest(contract_range, final, on_commit)
+                await source.mark_covered(contract_range)
 
-        await run_all(*(hand() for _ in range(self.executor.parallelism)))
-        await front.close()
+        await run_all(*(work_through() for _ in range(self.executor.parallelism)))
+        await source.close()
 
     async def _tick(self, conn: Connection, token: int | None) -> None:
-        """Ends when another asks for the lease. Keeps ours while no step is committed."""
-        held = time.monotonic()
+        """End when another process requests the lease. Keep our own while no step is committed."""
+        renewed_at = time.monotonic()
         while True:
             await asyncio.sleep(TICK_INTERVAL_S)
             if await lease.wanted_by(conn) is not None:
                 return
-            if time.monotonic() - held > lease.TTL / 3:
-                held = time.monotonic()
+            if time.monotonic() - renewed_at > lease.TTL / 3:
+                renewed_at = time.monotonic()
                 if token is not None:
                     await lease.lock_and_renew(conn, token)
-                with contextlib.suppress(RpcError):  # ingesting meets it too, and knows better whether it matters
+                with contextlib.suppress(RpcError):  # ingesting meets the error, too, and knows whether it matters
                     await self._on_tick()
 
     @contextlib.asynccontextmanager
@@ -139,94 +163,102 @@ class CatchUp:
             await close(conn)
 
 
-def _parts(news: IngestCommit | CommitReport) -> tuple[ContractRange, int, LogBatch | None]:
-    """Blocks, number of logs, and the unit where it is at hand."""
-    if isinstance(news, CommitReport):
-        return news.segment, news.logs, None if news.body is None else load_batch(news.body)
-    unit = news.unit
-    return ContractRange(unit.first, unit.last, unit.addresses), len(unit.logs), unit
+def _parts(commit: IngestCommit | CommitReport) -> tuple[ContractRange, int, LogBatch | None]:
+    """Return the blocks, the number of logs, and the log batch if it is at hand."""
+    if isinstance(commit, CommitReport):
+        return commit.contract_range, commit.logs, None if commit.body is None else load_batch(commit.body)
+    batch = commit.batch
+    return ContractRange(batch.first, batch.last, batch.addresses), len(batch.logs), batch
 
 
-MAX_BUFFERED_LOGS = 4 * STEP_LOGS  # logs kept in memory for the projection; at half of it ingesting waits
+MAX_BUFFERED_LOGS = 4 * STEP_LOGS  # in memory for the projection; ingesting waits at half of it
 
 
 class BufferedSource:
-    """A source of stored blocks. Those that this process ingested last are taken from memory, all others from the
-    database; both are the same bytes, because a stretch is handed over only after its commit."""
+    """Source of stored logs: those that this process ingested last from memory, all others from the database.
+
+    Both are the same bytes, because logs are buffered only after their commit.
+
+    Args:
+        conn: Connection that stored logs are read on.
+        coverage: Ingested block ranges of each contract.
+        origin: Block that coverage begins to count at.
+        last: Last block to project.
+        projecting: Whether this process projects. Otherwise nothing is buffered, because nobody would take it.
+    """
 
     def __init__(
         self, conn: Connection, coverage: Mapping[str, Sequence[BlockRange]], origin: int, last: int, *,
         projecting: bool
     ) -> None:  # fmt: skip
-        """`last`: how far is to be projected at most; `projecting`: whether this process does. Else nothing is held,
-        for nobody would come for it."""
         self._projecting = projecting
         self._stored = DatabaseSource(conn, -1)
         self._coverage, self._origin, self._last = {a: list(s) for a, s in coverage.items()}, origin, last
         self._buffered: dict[int, EndedLogs] = {}  # by first block
         self._complete = False
-        self.blocked_since: float | None = None  # monotonic seconds, while ingesting waits for room
+        self.blocked_since: float | None = None  # monotonic time (s), while ingesting waits for room
         self._changed = asyncio.Condition()
         self.block = min(contiguous_end(self._coverage, origin), last)
 
-    async def mark_covered(self, segment: ContractRange) -> None:
-        """Blocks of a segment are ingested now, by whomever."""
-        new = BlockRange(segment.first, segment.last)
-        for address in segment.addresses:
+    async def mark_covered(self, contract_range: ContractRange) -> None:
+        """Record that a contract range is ingested now, by whichever process."""
+        new = BlockRange(contract_range.first, contract_range.last)
+        for address in contract_range.addresses:
             self._coverage[address] = merge_ranges([*self._coverage[address], new])
         async with self._changed:
             self.block = min(contiguous_end(self._coverage, self._origin), self._last)
             self._changed.notify_all()
 
-    async def offer(self, unit: LogBatch) -> None:
-        """The same for a unit at hand, which is held until it is projected. Waits while much is held."""
-        if self._projecting and set(unit.addresses) == set(self._coverage):
-            end = unit.blocks[-1]
-            stretch = EndedLogs(
-                StoredLogs(unit.first, unit.last, unit.logs, unit.times), BlockRef(*end[:2], end.timestamp)
+    async def offer(self, batch: LogBatch) -> None:
+        """Record that a log batch is ingested now, and buffer it until it is projected. Waits if much is buffered."""
+        if self._projecting and set(batch.addresses) == set(self._coverage):
+            end = batch.blocks[-1]
+            ended_logs = EndedLogs(
+                StoredLogs(batch.first, batch.last, batch.logs, batch.times), BlockRef(*end[:2], end.timestamp)
             )
             async with self._changed:
-                if unit.first == self.block + 1:
-                    # Room is waited for only where the projection makes it: of what it can reach already.
+                if batch.first == self.block + 1:
+                    # Wait only where the projection makes room, that is, with logs that it can reach already.
                     self.blocked_since = time.monotonic()
                     await self._changed.wait_for(lambda: self._logs(self.block) < MAX_BUFFERED_LOGS // 2)
                     self.blocked_since = None
-                    self._buffered[unit.first] = stretch
-                elif unit.first > self.block and self._logs(self._last) < MAX_BUFFERED_LOGS:
-                    self._buffered[unit.first] = stretch
-        await self.mark_covered(ContractRange(unit.first, unit.last, unit.addresses))
+                    self._buffered[batch.first] = ended_logs
+                elif batch.first > self.block and self._logs(self._last) < MAX_BUFFERED_LOGS:
+                    self._buffered[batch.first] = ended_logs
+        await self.mark_covered(ContractRange(batch.first, batch.last, batch.addresses))
 
     async def close(self) -> None:
-        """Nothing more will be ingested."""
+        """Record that nothing more will be ingested."""
         async with self._changed:
             self._complete = True
             self._changed.notify_all()
 
     def _logs(self, last: int) -> int:
-        """Logs held of stretches that begin up to block `last`."""
-        return sum(len(stretch.chunk.logs) for first, stretch in self._buffered.items() if first <= last)
+        """Return the number of buffered logs in batches that begin at or below block `last`."""
+        return sum(len(ended_logs.chunk.logs) for first, ended_logs in self._buffered.items() if first <= last)
 
     async def next(self, first: int) -> EndedLogs | None:
+        """Return the stored logs from block `first` on; waits for them. None when no more will come."""
         async with self._changed:
             await self._changed.wait_for(lambda: first <= self.block or self._complete)
-            held = self._joined(first)
-            if held is not None:
+            buffered = self._joined(first)
+            if buffered is not None:
                 self._changed.notify_all()
-                return held
-            # What begins later waits; the database has what is before it.
+                return buffered
+            # Buffered logs that begin later wait; the database has the blocks before them.
             self._stored.last = min([self.block, *(start - 1 for start in self._buffered if start > first)])
         return await self._stored.next(first)
 
     def _joined(self, first: int) -> EndedLogs | None:
-        """Held stretches from block `first` on, of about one step together."""
-        found: list[EndedLogs] = []
+        """Take the buffered logs from block `first` on, of about one step in total; None if there are none."""
+        taken: list[EndedLogs] = []
         at, logs = first, 0
         while logs < STEP_LOGS and at in self._buffered:
-            found.append(self._buffered.pop(at))
-            at, logs = found[-1].chunk.last + 1, logs + len(found[-1].chunk.logs)
-        if len(found) < 2:
-            return found[0] if found else None
-        chunks = [stretch.chunk for stretch in found]
+            taken.append(self._buffered.pop(at))
+            at, logs = taken[-1].chunk.last + 1, logs + len(taken[-1].chunk.logs)
+        if len(taken) < 2:
+            return taken[0] if taken else None
+        chunks = [ended_logs.chunk for ended_logs in taken]
         times = {number: time for chunk in chunks for number, time in chunk.times.items()}
         whole = StoredLogs(first, chunks[-1].last, [log for chunk in chunks for log in chunk.logs], times)
-        return EndedLogs(whole, found[-1].anchor)
+        return EndedLogs(whole, taken[-1].anchor)

@@ -1,4 +1,4 @@
-"""What a daemon does about its endpoints beside its steps: it looks at all of them, and keeps their scores."""
+"""Background task that probes every endpoint and persists endpoint health."""
 
 from __future__ import annotations
 
@@ -18,37 +18,46 @@ from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.store import endpoint_health
 
-SAVE_INTERVAL_S = 30.0  # seconds
-LAST_SAVE_TIMEOUT_S = 2.0  # seconds that writing the scores may take at the end
+SAVE_INTERVAL_S = 30.0
+LAST_SAVE_TIMEOUT_S = 2.0  # for saving endpoint health at shutdown
 
 log = structlog.get_logger()
 
 
 class EndpointMonitor:
-    """`connect` opens a connection for each writing: a database in trouble costs scores only. `anchor`: as
-    HealthChecker."""
+    """Probes the endpoints, and saves and restores their health.
+
+    Args:
+        pool: The endpoints.
+        feed: The WebSocket endpoints.
+        connect: Opens a connection for each save, so that a failing database costs endpoint health only.
+        final_ref: Returns a final block as it is stored, as for HealthChecker.
+    """
 
     def __init__(
-        self, pool: Pool, feed: HeadFeed, connect: Connect, anchor: Callable[[], BlockRef | None]
+        self, pool: Pool, feed: HeadFeed, connect: Connect, final_ref: Callable[[], BlockRef | None]
     ) -> None:  # fmt: skip
         self.pool, self.feed, self._connect = pool, feed, connect
-        self._health_checker = health_check.HealthChecker(pool, anchor)
+        self._health_checker = health_check.HealthChecker(pool, final_ref)
 
     async def run(self) -> None:
-        """Until it is cancelled."""
-        kept = 0.0
+        """Probe and save until cancelled."""
+        saved_at = 0.0
         while True:
             try:
                 await self._health_checker.check_all()
-            except Exception as error:  # one round less is better than none from now on
+            except Exception as error:  # losing one round is better than losing all further rounds
                 log.error("sentinel_failed", error=" ".join(f"{error_label(error)}: {error}".split()))
-            if time.monotonic() - kept >= SAVE_INTERVAL_S:
-                kept = time.monotonic()
+            if time.monotonic() - saved_at >= SAVE_INTERVAL_S:
+                saved_at = time.monotonic()
                 await self.save()
             await asyncio.sleep(health_check.CHECK_INTERVAL_S)
 
     async def restore(self) -> None:
-        """Before the first step: who lied to the process before is asked last by this one, too."""
+        """Set aside, before the first step, the endpoints that were set aside when the last process ended.
+
+        An endpoint that lied to that process is asked last by this one, too.
+        """
 
         async def read(conn: Connection) -> None:
             for name, reason, detail, seconds in await endpoint_health.active_set_asides(conn):
@@ -57,7 +66,7 @@ class EndpointMonitor:
         await self._connected(read)
 
     async def save(self) -> None:
-        """Writes the scores."""
+        """Save the health of all endpoints."""
         http = {reader.name: reader.endpoint.health for reader in self.pool.readers}
 
         async def write(conn: Connection) -> None:
@@ -67,13 +76,13 @@ class EndpointMonitor:
         await self._connected(write)
 
     async def save_once_more(self) -> None:
-        """Writes them once more, if the database is quick: nobody waits for scores to end."""
+        """Save once more at shutdown, if the database is quick: a shutdown does not wait for endpoint health."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SAVE_TIMEOUT_S):
                 await self.save()
 
     async def _connected(self, work: Callable[[Connection], Awaitable[None]]) -> None:
-        """Never raises: the follower meets the same trouble, and names it."""
+        """Run `work` on a new connection. Raises no database error: the follower meets the same error, and names it."""
         try:
             conn = await self._connect()
             try:

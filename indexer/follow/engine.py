@@ -1,7 +1,8 @@
-"""The loop: look at the head, ingest what coverage lacks, project what is gapless, swap what was reorged away.
+"""The main loop: look at the head, ingest what is missing, project what is contiguous, replace what was reorged away.
 
-`run` and `backfill` are this engine with and without an end. Everything it decides on is read from the database anew
-for each step, so a kill at any point, or another process ingesting beside it, changes nothing but who does the work.
+`run` is this engine without an end, `backfill` is it with one. Everything it decides on is read from the database again
+for each step, so a kill at any point, or another process that ingests at the same time, changes nothing but who does
+the work.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from indexer.ingest.fetch import fetch_batch
 from indexer.projector import replay
 from indexer.projector.writer import StepResult, Writer
 from indexer.reorg import claims, replacement
-from indexer.reorg.claims import confirm_stored, final_upto
+from indexer.reorg.claims import confirm_stored, final_up_to
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.runtime.progress import STARTING, DaemonProgress
@@ -38,17 +39,20 @@ from indexer.schema import revisions
 from indexer.store import lease
 from indexer.store.index_state import IndexState, block_refs_between, load_index_state, stored_hash
 
-MAX_CONFLICTS = 20  # conflicts in a row with other ingesting processes before it is an error
-MIN_CATCH_UP_BLOCKS = 500  # blocks left below finalized from which on ingesting and projecting go side by side
-LOOK_INTERVAL_S = 5.0  # seconds between looks at the head while there is known work
+MAX_CONFLICTS = 20  # consecutive conflicts with other ingesting processes before they are an error
+MIN_CATCH_UP_BLOCKS = 500  # left below finalized, from which ingesting and projecting run concurrently
+LOOK_INTERVAL_S = 5.0  # between looks at the head while there is known work
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class HeadView:
-    """One endpoint's head and what finality it gives. `final`: the block that what is final must join, whoever serves
-    it; the verdict's numbers alone make nothing final."""
+    """One endpoint's head, and the finality derived from it.
+
+    `final`: the block that everything final must join, whoever serves it; the numbers in `finality` alone make nothing
+    final.
+    """
 
     heads: Heads
     finality: FinalityStatus
@@ -58,11 +62,14 @@ class HeadView:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What makes an engine a daemon or a backfill.
+    """Options that make an engine a daemon or a backfill.
 
-    `first`: where ingesting starts (None: the origin). `last`: where it ends (None: it follows the head). `executor`:
-    who ingests below finalized when much is left (None: this process). `ingest_only`: it never takes the lease.
-    `defer_from`: missing blocks from which on an initial load drops the indexes, as in CatchUp.
+    Args:
+        first: Block to start ingesting at (None: the origin).
+        last: Block to end at (None: follow the head).
+        executor: Who ingests below finalized when much is left (None: this process).
+        ingest_only: Whether to never take the lease.
+        defer_from: Missing blocks from which an initial load drops the indexes, as in CatchUp.
     """
 
     first: int | None = None
@@ -73,7 +80,16 @@ class EngineOptions:
 
 
 class Engine:
-    """The loop over one database: `holder` names this process in the lease, `connect` opens connections for workers."""
+    """The loop over one database.
+
+    Args:
+        deployment: Chain and watched contracts.
+        pool: The endpoints.
+        progress: Where progress and waits are published.
+        holder: Name of this process in the lease.
+        connect: Opens connections for workers.
+        options: What makes it a daemon or a backfill.
+    """
 
     def __init__(
         self, deployment: Deployment, pool: Pool, progress: DaemonProgress, holder: str, connect: Connect,
@@ -87,32 +103,32 @@ class Engine:
         self.follower = state_machine.Follower()
         self.reporter = StepReporter(progress, pool)
         self.maintenance = Maintenance(progress)
-        self._stamps = time_fields_of(deployment.contracts)
-        executor = options.executor or InlineExecutor(pool, connect, self._stamps)
+        self._time_fields = time_fields_of(deployment.contracts)
+        executor = options.executor or InlineExecutor(pool, connect, self._time_fields)
         self.catch_up = CatchUp(
             executor, self.writer, connect, self._committed, self.read_heads, deployment.max_blocks, options.defer_from
         )
         self.token: int | None = None
-        self._lost_token: int | None = None  # the token we had when the connection ended
+        self._lost_token: int | None = None  # the token held when the connection ended
         self._state: IndexState | None = None
         self._confirmed: bytes | None = None  # hash of the stored block that this look found on the chain
-        self._final_upto = -1  # up to which block that chain is final, by the word of who confirmed the block
+        self._final_up_to = -1  # block up to which that chain is final, in the answer that confirmed it
         self._named = ""
         self._conflicts = 0
         self._extended_at = 0.0
-        self._indexes_complete = False  # whether no index is missing, as far as the holder of the lease knows
+        self._indexes_complete = False  # as far as the holder of the lease knows
 
     async def read_heads(self) -> HeadView:
-        """Reads the head. Raises RpcError when no endpoint answers."""
+        """Read the head from one endpoint. Raises RpcError if no endpoint answers."""
 
         async def ask(reader: Reader) -> tuple[Heads, str]:
             return await reader.heads(), reader.name
 
         heads, endpoint = await self.pool.with_failover(ask)
-        verdict = self.finality.observe(heads)
-        self.writer.safe = verdict.safe
-        # What this finality calls final may replace stored blocks: they must be found on the chain after it.
-        self._confirmed, self._final_upto = None, -1
+        status = self.finality.observe(heads)
+        self.writer.safe = status.safe
+        # The final chain may replace stored blocks, so these must be found on it after this look.
+        self._confirmed, self._final_up_to = None, -1
         p = self.progress
         if p.waiting == STARTING:
             p.set_wait("")
@@ -121,17 +137,17 @@ class Engine:
         p.looked_at = p.clock()
         self.pool.observe_head(endpoint, heads.latest)
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
-        p.safe, p.finalized, p.finality_source = verdict.safe, verdict.finalized, verdict.reason or verdict.source
-        return HeadView(heads, verdict, endpoint, self.finality.final)
+        p.safe, p.finalized, p.finality_source = status.safe, status.finalized, status.reason or status.source
+        return HeadView(heads, status, endpoint, self.finality.final)
 
     @property
     def final_ref(self) -> BlockRef | None:
-        """A final block as it is stored: the newest that is known here, else the one the database is bound by."""
+        """A stored final block: the newest known here, otherwise the one that the database is bound to."""
         bound = self._state.binding if self._state else None
         return self.maintenance.final or (BlockRef(bound.number, bound.hash, 0) if bound else None)
 
     async def run_cycle(self, conn: Connection) -> bool:
-        """Looks at the head and works for a few seconds. False when there is nothing left to do now.
+        """Look at the head and work for a few seconds. Returns False when there is nothing left to do now.
 
         Raises RpcError, connection errors of asyncpg, LeaseLostError.
         """
@@ -155,7 +171,7 @@ class Engine:
             else:
                 observed = await self._do(conn, view, action)
                 worked = worked or isinstance(observed, state_machine.HeadSeen)
-                # A block is confirmed for one look: a look that ends there would confirm it for ever.
+                # A block is confirmed for one look only: a cycle that ended here would confirm it again forever.
                 stepped = isinstance(observed, state_machine.HeadSeen) and not isinstance(action, state_machine.Confirm)
                 if stepped and time.monotonic() > until:
                     break
@@ -171,7 +187,7 @@ class Engine:
             log.info("building_index", index=name, left=left)
 
     async def _name_wait(self, conn: Connection, action: state_machine.Action) -> None:
-        """The follower's mode and wait, where /ready, the metrics, the log and `status` find them."""
+        """Publish the follower's mode and wait where /ready, the metrics, the log and `status` find them."""
         p, mode = self.progress, self.follower.mode
         reason = ""
         if isinstance(action, state_machine.Halt):
@@ -189,6 +205,7 @@ class Engine:
             raise ReorgTooDeepError(action.reason, action.remedy)
 
     async def load_state(self, conn: Connection) -> IndexState:
+        """Load the index state, and publish its numbers as progress."""
         state = await load_index_state(conn, self.addresses)
         p = self.progress
         p.origin, p.ingested, p.holder = state.binding.origin, state.contiguous_end, self.token is not None
@@ -218,14 +235,17 @@ class Engine:
         )
 
     def disconnected(self) -> None:
-        """The connection is gone, and the lease with it. Who finds another holder then was fenced and must end: it may
-        have been stopped in the middle of a step, while that one went on."""
+        """Forget the lease, which was lost with the connection, but remember its token.
+
+        If another process turns out to hold the lease, this one was fenced and must end: it may have been stopped in
+        the middle of a step while the other one continued.
+        """
         self._lost_token, self.token = self.token or self._lost_token, None
 
     async def take_lease(self, conn: Connection) -> str | None:
-        """Takes the lease when it is free; extends ours, so that it does not expire while the chain is silent.
+        """Take the lease if it is free, or renew ours, so that it does not expire while the chain is silent.
 
-        Leaves it to a recovery that asks for it, whose name is returned. Raises LeaseLostError.
+        Yields it to a recovery that requests it, and returns the name of that recovery. Raises LeaseLostError.
         """
         if self.ingest_only:
             return None
@@ -251,7 +271,7 @@ class Engine:
         return None
 
     async def _do(self, conn: Connection, view: HeadView, action: state_machine.Action) -> state_machine.Observation:
-        """Executes one action; what came of it."""
+        """Execute one action, and return what was observed."""
         started, asked = time.monotonic(), self.pool.requests
         state, done = self._state, None
         assert state is not None
@@ -260,11 +280,11 @@ class Engine:
                 case state_machine.Project() | state_machine.Ingest() if self._far_behind(state, view):
                     await self._catch_up(conn, state, view)
                 case state_machine.Project(last):
-                    done = await self.writer.project_stored(conn, state, last, self._final_upto, self._held_token)
+                    done = await self.writer.project_stored(conn, state, last, self._final_up_to, self._held_token)
                 case state_machine.Reproject(last):
                     await self._project_again(conn, state, last)
-                case state_machine.Ingest(segment):
-                    done = await self._ingest(conn, state, segment, view.final)
+                case state_machine.Ingest(contract_range):
+                    done = await self._ingest(conn, state, contract_range, view.final)
                 case state_machine.Confirm(block):
                     if not await self._confirm(block, view.final):
                         return state_machine.Conflict(
@@ -273,7 +293,7 @@ class Engine:
                 case _:
                     return await self._handle_fork(conn, state, view, action)
         except (ParentMismatchError, StoredHashMismatchError) as conflict:
-            # A reorg between our looks, or a node that contradicts itself: the fork search tells which.
+            # A reorg between two looks, or a node that contradicts itself: the fork search finds out.
             log.info("seam_broken", block=conflict.number)
             return state_machine.Conflict(conflict.number, conflict.message)
         except (EpochChangedError, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError) as conflict:
@@ -285,7 +305,10 @@ class Engine:
         return await self._seen(conn, view)
 
     async def _project_again(self, conn: Connection, state: IndexState, last: int) -> None:
-        """A lower origin is healed: its events and what they touch. Other contracts or ABIs may change any row."""
+        """Project again from the origin. A lowered origin replays only its events and the rows that they touch.
+
+        Other contracts or ABIs may change any row, so everything is projected again.
+        """
         reason, scope, token = "contracts or ABIs changed since the public tables were written", None, self._held_token
         if state.digest == self.writer.digest:
             reason = "the origin was lowered"
@@ -299,18 +322,18 @@ class Engine:
             await self.writer.commit_replay(conn, state, scope, token)
 
     async def _unconfirmed(self, conn: Connection, state: IndexState) -> BlockRef | None:
-        """The stored end of the gapless range, when there is something to project and this look did not compare it."""
+        """Return the block at the contiguous end, if rows are to be projected and this look has not compared it."""
         last = state.next_block - 1
         if state.contiguous_end < last or (state.contiguous_end == last and self.writer.projection_is_current(state)):
             return None
-        (front,) = await block_refs_between(conn, state.contiguous_end, state.contiguous_end)
-        return None if front.hash == self._confirmed else front
+        (end,) = await block_refs_between(conn, state.contiguous_end, state.contiguous_end)
+        return None if end.hash == self._confirmed else end
 
     async def _confirm(self, block: BlockRef, final: FinalBlock) -> bool:
-        upto = await self.pool.with_failover(lambda reader: final_upto(reader, block, final))
-        if upto is not None:
-            self._confirmed, self._final_upto = block.hash, upto
-        return upto is not None
+        up_to = await self.pool.with_failover(lambda reader: final_up_to(reader, block, final))
+        if up_to is not None:
+            self._confirmed, self._final_up_to = block.hash, up_to
+        return up_to is not None
 
     async def _handle_fork(
         self, conn: Connection, state: IndexState, view: HeadView, action: state_machine.Action
@@ -332,8 +355,11 @@ class Engine:
         return self.token
 
     def _beaten_by_another(self, conflict: Exception) -> None:
-        """Another process committed the same range, or a block row of it, first: nothing of ours was written, and the
-        next plan leaves it out. Raises the conflict when it comes again and again: then it is none of those."""
+        """Tolerate that another process committed the same range, or a block row of it, first.
+
+        Nothing of this process was written, and the next plan leaves the range out. Raises the conflict when it comes
+        again and again, or from a public table: then it has another cause.
+        """
         self._conflicts += 1
         public = isinstance(conflict, asyncpg.UniqueViolationError) and conflict.schema_name != "indexer"
         if public or self._conflicts > MAX_CONFLICTS:
@@ -341,17 +367,17 @@ class Engine:
         log.debug("beaten", conflict=" ".join(str(conflict).split()))
 
     def ranges_to_ingest(self, state: IndexState, view: HeadView) -> list[ContractRange]:
-        """What is to be ingested now. Without the lease only up to finalized: a fork above needs the projector."""
+        """Return what to ingest now. Without the lease only up to finalized: a fork above it needs the projector."""
         goal = view.heads.latest.number if self.last is None else min(self.last, view.heads.latest.number)
         if self.token is None:
             goal = min(goal, view.finality.finalized)
         return plan_missing(state.coverage, state.binding.origin if self.first is None else self.first, goal)
 
     def _far_behind(self, state: IndexState, view: HeadView) -> bool:
-        """Whether much is left to do below finalized, where nothing can be reorged away."""
+        """Return whether much is left to do below finalized, where nothing can be reorged away."""
         finalized = view.finality.finalized
-        lacking = sum(max(0, min(s.last, finalized) - s.first + 1) for s in self.ranges_to_ingest(state, view))
-        return max(lacking, min(state.contiguous_end, finalized) - state.next_block + 1) >= MIN_CATCH_UP_BLOCKS
+        missing = sum(max(0, min(s.last, finalized) - s.first + 1) for s in self.ranges_to_ingest(state, view))
+        return max(missing, min(state.contiguous_end, finalized) - state.next_block + 1) >= MIN_CATCH_UP_BLOCKS
 
     async def _catch_up(self, conn: Connection, state: IndexState, view: HeadView) -> None:
         finalized, p = view.finality.finalized, self.progress
@@ -365,33 +391,35 @@ class Engine:
         await self.catch_up.run(conn, state, below, view.final, finalized, self.token)
 
     def _committed(self, done: StepResult) -> None:
-        """A commit of the bulk work."""
+        """Report a commit made while catching up."""
         self._conflicts = 0
         if done.projected:
             self._extended_at = time.monotonic()
-        self.reporter.report_bulk(done, self.catch_up.source)
+        self.reporter.report_bulk(done, self.catch_up.contiguous_end)
 
     async def _ingest(
-        self, conn: Connection, state: IndexState, segment: ContractRange, final: FinalBlock
+        self, conn: Connection, state: IndexState, contract_range: ContractRange, final: FinalBlock
     ) -> StepResult:
-        before = await stored_hash(conn, segment.first - 1)
-        unit = await self.pool.with_failover(lambda reader: fetch_batch(reader, segment, final, before, self._stamps))
-        return await self.writer.commit_batch(conn, state, unit, unit.final, self.token)
+        before = await stored_hash(conn, contract_range.first - 1)
+        batch = await self.pool.with_failover(
+            lambda reader: fetch_batch(reader, contract_range, final, before, self._time_fields)
+        )
+        return await self.writer.commit_batch(conn, state, batch, batch.final, self.token)
 
     async def _replace(
         self, conn: Connection, state: IndexState, found: forks.ForkClaim, cause: str, final: FinalBlock
     ) -> state_machine.Observation:
-        """Stages the replacement from the endpoint that claimed it, or from another that claims a fork, and swaps."""
+        """Stage the replacement from the endpoint that claimed it, or from another that claims a fork, and apply it."""
         started, asked, tip = time.monotonic(), self.pool.requests, state.tip
         assert tip is not None
         try:
-            reorg, upto = await replacement.stage_replacement(
+            reorg, up_to = await replacement.stage_replacement(
                 self.pool, conn, state, found, cause, final, self._held_token
             )
         except RpcError as error:
             assert found.fork is not None
             return state_machine.ReplacementUnavailable(found.fork.number + 1, tip.number, error.message)
-        done = await self.writer.apply_reorg(conn, state, reorg, upto, self._held_token)
+        done = await self.writer.apply_reorg(conn, state, reorg, up_to, self._held_token)
         self.progress.reorgs += 1
         self.progress.reorg_depth.observe(reorg.depth)
         old, new = tip.number, reorg.new_tip.number

@@ -1,4 +1,4 @@
-"""What the holder of the lease does now and then beside its steps: pruning, and the alarm on growing before-images."""
+"""Periodic work of the lease holder between its steps: pruning, and the alarm about growing before-images."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from indexer.store import lease
 from indexer.store.incidents import record
 from indexer.store.index_state import IndexState, block_refs_below
 
-INTERVAL_S = 30.0  # seconds
-MAX_BEFORE_IMAGES = 1_000_000  # rows; at the exchange's own pace days without finality
+INTERVAL_S = 30.0
+MAX_BEFORE_IMAGES = 1_000_000  # rows; at the exchange's usual pace, days without finality
 log = structlog.get_logger()
 
 
 class Maintenance:
-    """`most_images`: before-images above which an incident is opened. Nothing is ever cut for it."""
+    """Prunes headers and watches the number of before-images.
 
-    def __init__(self, progress: DaemonProgress, most_images: int = MAX_BEFORE_IMAGES) -> None:
-        self.progress, self.max_before_images = progress, most_images
+    `max_before_images`: number above which an incident is opened; nothing is ever deleted because of it (rows).
+    """
+
+    def __init__(self, progress: DaemonProgress, max_before_images: int = MAX_BEFORE_IMAGES) -> None:
+        self.progress, self.max_before_images = progress, max_before_images
         self.final: BlockRef | None = None  # the newest stored block that is final
         self._pruned: int | None = None
         self._next = 0.0
 
     async def run_if_due(self, conn: Connection, state: IndexState, token: int) -> None:
-        """One round, when one is due. Raises LeaseLostError."""
+        """Run one round if it is due. Raises LeaseLostError."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + INTERVAL_S
@@ -38,14 +41,17 @@ class Maintenance:
             self.final = next(iter(await block_refs_below(conn, state.floor + 1, 1)), None)
 
     async def prune(self, conn: Connection, state: IndexState, token: int) -> None:
-        """Headers below the floor; after a start as far back as a long stop may have left them."""
+        """Prune headers below the floor; after a start, as far back as a long stop may have left them."""
         floor = state.floor
         first = max(0, floor - 1_000_000) if self._pruned is None else self._pruned
         if floor > first and await prune(conn, first, floor, token):
             self._pruned = floor
 
     async def count_images(self, conn: Connection, state: IndexState) -> None:
-        """Before-images grow while finality stands still: said aloud, because a reorg needs every one of them."""
+        """Count the before-images, and open an incident if there are too many.
+
+        They grow while finality stands still. This must be visible, because a reorg needs every one of them.
+        """
         counted = await conn.fetchval(
             "SELECT count(*) FROM (SELECT FROM indexer.before_image LIMIT $1) counted", self.max_before_images + 1
         )
@@ -66,11 +72,20 @@ class Maintenance:
 
 
 async def prune(conn: Connection, first: int, floor: int, token: int) -> bool:
-    """Forgets headers of first..floor-1 that only a rollback below the floor would need. False: try again later.
+    """Delete headers of blocks first..floor-1 that only a rollback below the floor would need.
 
-    Kept: blocks with logs, every thousandth as an anchor, ends of coverage (seams are compared with them) and the
-    block the database is bound to. Apart from the step and only when nobody ingests: an uncommitted log is
-    invisible here, and its block's row would go.
+    Kept are blocks with logs, every thousandth block as a reference for fork searches, ends of coverage (parent links
+    are compared with them) and the block that the database is bound to. This runs apart from the step, and only when
+    nobody ingests: an uncommitted log is invisible here, and its block's row would be deleted.
+
+    Args:
+        conn: The connection.
+        first: First block to prune.
+        floor: Rollback floor; it stays.
+        token: Token of the lease.
+
+    Returns:
+        False if somebody ingests: try again later.
     """
     async with conn.transaction():
         await lease.lock_and_renew(conn, token)

@@ -1,6 +1,6 @@
-"""A process's life around the engine: connections, waits that have names, a clean end.
+"""Life cycle of a process around the engine: connections, named waits, a clean end.
 
-No trouble of an endpoint or of the database ends the daemon: it waits, says so once, turns /ready red and tries again.
+No error of an endpoint or of the database ends the daemon: it waits, logs it once, turns /ready red and tries again.
 """
 
 from __future__ import annotations
@@ -52,14 +52,22 @@ from indexer.store.index_state import (
 )
 
 log = structlog.get_logger()
-BACKFILL_PATIENCE_S = 600.0  # seconds of uninterrupted trouble after which a backfill gives up; the daemon never does
+BACKFILL_TIMEOUT_S = 600.0  # of uninterrupted errors, after which a backfill gives up; the daemon never does
 ENDPOINT_WAIT = "an endpoint that answers"
-OPEN_TIMEOUT_S = 60.0  # the same, seconds, while any process starts
-GRACE_S = 2.0  # seconds a running step gets to finish when the process is told to end
+OPEN_TIMEOUT_S = 60.0  # of uninterrupted errors, after which any process gives up while it starts
+GRACE_S = 2.0  # for a running step to finish when the process is asked to end
 
 
 class Runner:
-    """One process on one database. `url` is a postgresql:// URL."""
+    """Runs an engine as one process on one database.
+
+    Args:
+        deployment: Chain and watched contracts.
+        url: URL of the database (postgresql://).
+        pool: The endpoints.
+        progress: Where progress and waits are published.
+        options: What makes the engine a daemon or a backfill.
+    """
 
     def __init__(
         self, deployment: Deployment, url: str, pool: Pool, progress: DaemonProgress,
@@ -70,40 +78,43 @@ class Runner:
         self.engine = Engine(deployment, pool, progress, self.holder, self.connect, options or EngineOptions())
         self.conn: Connection | None = None
         self.stop = asyncio.Event()
-        self.stepping_since: float | None = None  # monotonic seconds
+        self.stepping_since: float | None = None  # monotonic time (s)
         self._open: WeakSet[MonitoredConnection] = WeakSet()
         self._step: asyncio.Future[bool] | None = None
         self._stalled = ""
-        self._troubled_since: float | None = None
+        self._failing_since: float | None = None
 
     async def connect(self) -> MonitoredConnection:
-        """A connection that the watchdog knows of. Raises DatabaseUnreachableError."""
+        """Open a connection that the watchdog monitors. Raises DatabaseUnreachableError."""
         conn = await connect(self.url)
         self._open.add(conn)
         return conn
 
     def watchdog(self, feed: HeadFeed | None) -> Watchdog:
-        """Sees that this process gets on."""
-        watch = StallDetector(self.deployment.rpc_timeout, self.deployment.poll_interval)
+        """Return a watchdog of this process. `feed`: WebSocket endpoints to watch as well, if any."""
+        detector = StallDetector(self.deployment.rpc_timeout, self.deployment.poll_interval)
         step = RunningStep(lambda: self.stepping_since, self.restart_step)
         return Watchdog(
-            watch, self.progress, self.pool, self.engine.catch_up, feed, partial(connect, self.url),
+            detector, self.progress, self.pool, self.engine.catch_up, feed, partial(connect, self.url),
             lambda: self._open, step,
         )  # fmt: skip
 
     def restart_step(self, why: str) -> None:
-        """Ends the step under way; its transaction rolls back, and the next one begins with a new connection."""
+        """Cancel the running step: its transaction rolls back, and the next one begins with a new connection."""
         if self._step is not None and not self._step.done():
             self._stalled = why
             self._step.cancel()
 
     async def prepare(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does what needs the database before it is opened; trouble that passes is waited for. Raises its errors."""
+        """Run `work` that needs the database, before `open`. Transient errors are waited out, others raised."""
         await self._retry_at_start(work)
 
     async def open(self) -> None:
-        """Connects, checks the binding against config and chain, binds an empty database. Raises FatalError errors, and
-        others when they last: what fails for a moment must not end a daemon that is only just starting."""
+        """Connect, check the binding against config and chain, and bind an empty database.
+
+        Raises FatalError, and other errors if they last: a momentary failure must not end a daemon that is only just
+        starting.
+        """
 
         async def work() -> None:
             self.conn = self.conn or await self.connect()
@@ -146,8 +157,11 @@ class Runner:
             log.info("origin_lowered", origin=first, before=bound.origin)
 
     async def _choose_binding_block(self, view: HeadView) -> BlockRef:
-        """A final block. A node whose finalized tag is its head proves nothing yet, and a reorg must not leave the
-        binding behind: then a block deep below, unless the node has only the newest ones."""
+        """Return a final block to bind an empty database to.
+
+        A node whose finalized tag is its head proves nothing yet, and a reorg must not orphan the bound block: such a
+        node gives a block deep below its head, unless it has only the newest ones.
+        """
         latest, final = view.heads.latest.number, max(view.finality.finalized, 0)
         deep = max(latest - self.deployment.finality_depth, 0)
 
@@ -180,7 +194,10 @@ class Runner:
             )
 
     async def _shares_history(self) -> bool:
-        """Whether the lowest stored block is on the chain: it is this chain then, forked deep; the follower halts."""
+        """Return whether the lowest stored block is on the chain.
+
+        Then it is this chain, deeply forked, and the follower halts.
+        """
         assert self.conn is not None
         lowest = await self.conn.fetchrow("SELECT number, hash FROM indexer.block ORDER BY number LIMIT 1")
         if lowest is None:
@@ -189,23 +206,23 @@ class Runner:
         return header is not None and header.hash == lowest["hash"]
 
     async def follow(self, feed: HeadFeed) -> None:
-        """Follows the head until `stop` is set. Raises LeaseLostError."""
+        """Follow the head until `stop` is set. Raises LeaseLostError."""
         while not self.stop.is_set():
-            worked = await self._run_cycle(patience=None)
+            worked = await self._run_cycle(timeout_s=None)
             if worked is False and self.progress.waiting:
-                await self._pause(1.0)  # a fork that is waited for costs every endpoint a search at each look
+                await self._pause(1.0)  # while a fork is waited for, each look costs every endpoint a search
             elif worked is False:
                 feed.observe_polled_head(self.progress.head)
                 await feed.wait(self.stop)
 
     async def backfill(self) -> IndexState:
-        """Works until first..last is ingested, and projected as far as it is gapless. The standing at the end.
+        """Work until first..last is ingested, and projected up to the contiguous end. Returns the index state then.
 
-        Raises what lasted longer than BACKFILL_PATIENCE_S, ReorgTooDeepError, LeaseLostError.
+        Raises errors that lasted longer than BACKFILL_TIMEOUT_S, ReorgTooDeepError, LeaseLostError.
         """
         await self._check_end()
         while not self.stop.is_set():
-            worked = await self._run_cycle(patience=BACKFILL_PATIENCE_S)
+            worked = await self._run_cycle(timeout_s=BACKFILL_TIMEOUT_S)
             if worked is False:
                 assert self.conn is not None
                 state = await self.engine.load_state(self.conn)
@@ -221,16 +238,16 @@ class Runner:
         return await self.engine.load_state(self.conn)
 
     async def _check_end(self) -> None:
-        """The end of the range, where it is stored, must be on the chain: "it is there already" would be a lie else."""
+        """Check that the end of the range, if stored, is on the chain; else "it is there already" would be a lie."""
         last = self.engine.last
         if self.conn is None or last is None or (stored := await stored_hash(self.conn, last)) is None:
             return
         header, *witness = await self.pool.with_failover(
             lambda reader: reader.found([last, *self.engine.finality.final.witness])
         )
-        # A node that lacks the final block may be on an orphaned branch: what it denies proves nothing.
-        upto = self.engine.finality.final.final_up_to(next(iter(witness), None))
-        if header is not None and header.hash != stored and last <= upto:
+        # A node that lacks the final block may be on an orphaned branch: its denial proves nothing.
+        up_to = self.engine.finality.final.final_up_to(next(iter(witness), None))
+        if header is not None and header.hash != stored and last <= up_to:
             raise ReorgTooDeepError(
                 f"block {last} is stored with a hash that the chain does not have, below finalized",
                 "Nothing was changed. `reya-indexer reorg plan` shows what a recovery would do",
@@ -238,13 +255,13 @@ class Runner:
 
     def _give_up_when_waiting(self) -> None:
         p, engine = self.progress, self.engine
-        if engine.token is not None and p.waiting and p.clock() - p.waiting_since > BACKFILL_PATIENCE_S:
+        if engine.token is not None and p.waiting and p.clock() - p.waiting_since > BACKFILL_TIMEOUT_S:
             raise EndpointUnreachableError(
-                f"waited {BACKFILL_PATIENCE_S:.0f} seconds for {p.waiting}", "Give another endpoint as well"
+                f"waited {BACKFILL_TIMEOUT_S:.0f} seconds for {p.waiting}", "Give another endpoint as well"
             )
 
     def finished(self, state: IndexState) -> bool:
-        """Whether nothing of the range is left to ingest or, up to the gapless front, to project."""
+        """Return whether nothing of the range is left to ingest or, up to the contiguous end, to project."""
         engine = self.engine
         if engine.last is None or engine.first is None or plan_missing(state.coverage, engine.first, engine.last):
             return False
@@ -252,25 +269,25 @@ class Runner:
             return True
         return engine.writer.projection_is_current(state) and state.next_block > min(state.contiguous_end, engine.last)
 
-    async def _run_cycle(self, patience: float | None) -> bool | None:
-        """One cycle; None when there was trouble or the end. Trouble is named, logged once and waited for."""
+    async def _run_cycle(self, timeout_s: float | None) -> bool | None:
+        """Run one cycle; None after an error or at the end. An error is named, logged once and waited out."""
         try:
             if self.conn is None:
                 self.conn = await self.connect()
             waited_for = self.progress.waiting
             worked = await self._until_stopped(self.engine.run_cycle(self.conn))
         except RpcError as error:
-            await self._wait_out(ENDPOINT_WAIT, error, patience)
+            await self._wait_out(ENDPOINT_WAIT, error, timeout_s)
         except DATABASE_ERRORS as error:
             await self._drop_connection()
-            await self._wait_out(database_wait_name(error), error, patience)
+            await self._wait_out(database_wait_name(error), error, timeout_s)
         except StepStalledError as error:
             await self._drop_connection()
-            await self._wait_out("a step that goes on", error, patience)
+            await self._wait_out("a step that goes on", error, timeout_s)
         else:
-            if worked is not None and self._troubled_since is not None:
+            if worked is not None and self._failing_since is not None:
                 log.info("recovered", waited_for=waited_for)
-            self._troubled_since = None
+            self._failing_since = None
             return worked
         return None
 
@@ -283,7 +300,7 @@ class Runner:
             if not task.done():
                 await asyncio.wait({task}, timeout=GRACE_S)
             if not task.done():
-                task.cancel()  # the transaction rolls back: the step is done again at the next start
+                task.cancel()  # the transaction rolls back, and the next start repeats the step
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
                 return None
@@ -294,20 +311,20 @@ class Runner:
             stopped.cancel()
             self._step = self.stepping_since = None
 
-    async def _wait_out(self, name: str, error: Exception, patience: float | None, pause: float = 0.0) -> None:
+    async def _wait_out(self, name: str, error: Exception, timeout_s: float | None, pause: float = 0.0) -> None:
         now = self.progress.clock()
-        if self._troubled_since is None:
-            self._troubled_since = now
+        if self._failing_since is None:
+            self._failing_since = now
         self.progress.errors[error_label(error)] += 1
         if self.progress.set_wait(name):
             log.warning("waiting", waiting_for=name, error=" ".join(str(error).split()))
-        if patience is not None and now - self._troubled_since > patience:
+        if timeout_s is not None and now - self._failing_since > timeout_s:
             if isinstance(error, IndexerError):
                 raise error
             raise DatabaseUnreachableError(
-                f"no success for {patience:.0f} seconds: {error}", "See the server's log"
+                f"no success for {timeout_s:.0f} seconds: {error}", "See the server's log"
             ) from error
-        await self._pause(pause or min(0.5 + (now - self._troubled_since) / 4, 10.0))
+        await self._pause(pause or min(0.5 + (now - self._failing_since) / 4, 10.0))
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -319,7 +336,7 @@ class Runner:
         await close(conn)
 
     async def close(self) -> None:
-        """Frees the lease and closes; within seconds, never raises."""
+        """Release the lease and close the connection. Takes seconds at most, and never raises."""
         if self.conn is not None and self.engine.token is not None:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(lease.release(self.conn, self.engine.token), 1)

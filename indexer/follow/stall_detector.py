@@ -1,7 +1,7 @@
-"""What is stuck, and since when. Pure: the watchdog brings the signs and does what heals.
+"""Detection of what is stuck, and since when. Pure: the watchdog collects the signals and triggers the recovery.
 
-Progress is expected within a limit that follows from the chain's pace: of anything, while a step is under way (an
-answer of an endpoint, an end of a statement, a commit); of the head, where the chain moved steadily until now.
+Progress is expected within a limit that follows from the chain's pace. While a step is under way, any progress counts
+(an answer of an endpoint, the end of a statement, a commit). The head must progress if it moved steadily until now.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-# websocket: a socket that announces nothing; poll: an endpoint that does not answer; statement: a server that does not;
-# lock: a session that holds what we need; queue: ingesting that waits for a projection that does not come; step: none
-# of these; head: a chain that stands still, or every endpoint of it.
+# websocket: a socket announces nothing. poll: an endpoint does not answer. statement: the server does not answer. lock:
+# a session holds what the step needs. queue: ingesting waits for a projection that makes no progress. step: none of
+# these. head: the chain stands still, or every endpoint of it does.
 Name = Literal["websocket", "poll", "statement", "lock", "queue", "step", "head"]
-MIN_LIMIT_S, MAX_LIMIT_S = 15.0, 40.0  # seconds without progress, whatever the chain's pace
-LIMIT_BLOCKS = 20  # the same in blocks
-STATEMENT_LIMIT_S = 20.0  # seconds a statement may take before the server is asked what it does
-SLOW_STATEMENT_S = 40.0  # seconds after which a statement that the server works on is said to be slow
-MIN_MOVES_SEEN, MOVES = 60.0, 10  # seconds and moves of the head after which its pace is known
-STILL_FACTOR = 30.0  # seconds without a new head, at least, before it is said to stand still
+MIN_LIMIT_S, MAX_LIMIT_S = 15.0, 40.0  # bounds of the time without progress, whatever the chain's pace
+LIMIT_BLOCKS = 20  # time without progress, in block times
+STATEMENT_LIMIT_S = 20.0  # for a statement, before the server is asked what it does
+SLOW_STATEMENT_S = 40.0  # after which a statement that the server works on is reported as slow
+MIN_PACE_S, MIN_PACE_MOVES = 60.0, 10  # time and moves of the head after which its pace is known
+MIN_STILL_S = 30.0  # without a new head, before the head is reported as standing still
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """`name` for metrics, `detail` for people; `subject`: which endpoint; `seconds` without progress."""
+    """One thing that is stuck.
+
+    `name`: for metrics. `detail`: for people. `subject`: the endpoint. `seconds`: without progress (s).
+    """
 
     name: Name
     detail: str
@@ -35,11 +38,20 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class LivenessSignals:
-    """Times in monotonic seconds. `began`: when the step under way did, None between steps; `active`: the last answer,
-    end of a statement, commit or word of a worker; `request`: endpoint, method and sending of the oldest one without an
-    answer, whatever else goes on; `statement`: the
-    longest under way, `server`: what the server said it does with it (working, lock: who, silent, or not asked);
-    `full`: since when ingesting waits for room; `mute`: whose socket is; `head` as seen last, and `looked`: when."""
+    """Signals of one look. All times are monotonic (s).
+
+    Args:
+        now: Time of this look.
+        began: When the running step began; None between steps.
+        active: Last answer, end of a statement, commit or message from a worker.
+        request: Endpoint, method and send time of the oldest unanswered request, whatever else makes progress.
+        statement: Text and start of the statement that has run longest.
+        server: What the server said it does with that statement ("working", "lock of ...", "silent"); "" if not asked.
+        full: When ingesting began to wait for room; None if it does not wait.
+        mute: Endpoint whose WebSocket is mute, or "".
+        head: Head as last seen; -1 if none.
+        looked: When the head was last looked at.
+    """
 
     now: float
     began: float | None = None
@@ -54,18 +66,19 @@ class LivenessSignals:
 
 
 class HeadPace:
-    """How fast the head moves, from when it was seen."""
+    """The pace of the head, from the times at which new heads were seen."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=400)
 
     def observe(self, now: float, head: int) -> None:
+        """Record a head, if it is higher than all before."""
         if not self._seen or head > self._seen[-1][1]:
             self._seen.append((now, head))
 
     @property
     def block_time(self) -> float | None:
-        """Seconds a block, None while unknown."""
+        """Time per block (s); None while unknown."""
         if len(self._seen) < 2:
             return None
         (first, low), (last, high) = self._seen[0], self._seen[-1]
@@ -73,20 +86,27 @@ class HeadPace:
 
     @property
     def is_known(self) -> bool:
-        return len(self._seen) > MOVES and self._seen[-1][0] - self._seen[0][0] >= MIN_MOVES_SEEN
+        """Whether enough moves of the head were seen to expect the next one."""
+        return len(self._seen) > MIN_PACE_MOVES and self._seen[-1][0] - self._seen[0][0] >= MIN_PACE_S
 
     def stalled_for(self, looked: float) -> tuple[float, float] | None:
-        """Seconds from the last new head to the last look, and how many were to be expected, where that is too long."""
+        """Return how long the head has stood still and the limit that this exceeds (s); None within the limit.
+
+        The time counts from the last new head to the last look.
+        """
         if not self.is_known:
             return None
         times = [at for at, _ in self._seen]
         longest = max(b - a for a, b in pairwise(times))
-        limit, waited = max(STILL_FACTOR, 3 * longest), looked - times[-1]
+        limit, waited = max(MIN_STILL_S, 3 * longest), looked - times[-1]
         return (waited, limit) if waited > limit else None
 
 
 class StallDetector:
-    """`least`: seconds that a single request may take anyway; `poll`: seconds between looks at the head."""
+    """Decides what is stuck.
+
+    `least`: time that a single request may take in any case (s). `poll`: time between looks at the head (s).
+    """
 
     def __init__(self, least: float = 20.0, poll: float = 0.25) -> None:
         self.pace = HeadPace()
@@ -94,48 +114,54 @@ class StallDetector:
 
     @property
     def limit(self) -> float:
-        """Seconds within which something must come of a step."""
+        """Time within which a step must make progress (s)."""
         expected = LIMIT_BLOCKS * self.pace.block_time if self.pace.block_time is not None else MAX_LIMIT_S
         return max(min(max(expected, MIN_LIMIT_S), MAX_LIMIT_S), self._least + 10)
 
     def observe(self, signs: LivenessSignals) -> list[Stall]:
-        """What is stuck now, each name once."""
+        """Return what is stuck now, each name once."""
         if signs.head >= 0:
             self.pace.observe(signs.now, signs.head)
-        found = []
+        stalls = []
         if signs.mute:
-            told = f"{signs.mute} announces no head though it moves; polling goes on, the socket is opened anew"
-            found.append(Stall("websocket", told, signs.mute))
+            detail = f"{signs.mute} announces no head though it moves; polling goes on, the socket is opened anew"
+            stalls.append(Stall("websocket", detail, signs.mute))
         step = self._step(signs)
         if step is not None:
-            found.append(step)
-        still = self.pace.stalled_for(signs.looked)
-        if still is not None and step is None:
-            found.append(Stall("head", f"no new block for {still[0]:.0f} s, one was expected within {still[1]:.0f} s"))
-        return found
+            stalls.append(step)
+        stalled = self.pace.stalled_for(signs.looked)
+        if stalled is not None and step is None:
+            stalls.append(
+                Stall("head", f"no new block for {stalled[0]:.0f} s, one was expected within {stalled[1]:.0f} s")
+            )
+        return stalls
 
-    def _step(self, s: LivenessSignals) -> Stall | None:
-        """The one thing that keeps a step from going on."""
-        if s.statement is not None:
-            return self._statement(s.statement[0], s.now - s.statement[1], s.server)
-        if s.began is None:
+    def _step(self, signs: LivenessSignals) -> Stall | None:
+        """Return the one thing that keeps a step from making progress."""
+        if signs.statement is not None:
+            return self._statement(signs.statement[0], signs.now - signs.statement[1], signs.server)
+        if signs.began is None:
             return None
-        if s.request is not None and s.now - s.request[2] > self.limit:
-            endpoint, method, sent = s.request
-            return Stall("poll", f"{endpoint} has not answered {method} for {s.now - sent:.0f} s", endpoint)
-        waited = s.now - max(s.began, s.active)
+        if signs.request is not None and signs.now - signs.request[2] > self.limit:
+            endpoint, method, sent = signs.request
+            return Stall("poll", f"{endpoint} has not answered {method} for {signs.now - sent:.0f} s", endpoint)
+        waited = signs.now - max(signs.began, signs.active)
         if waited <= self.limit:
             return None
-        if s.full is not None:
-            return Stall("queue", f"ingesting has waited {s.now - s.full:.0f} s for the projection", seconds=waited)
+        if signs.full is not None:
+            return Stall(
+                "queue", f"ingesting has waited {signs.now - signs.full:.0f} s for the projection", seconds=waited
+            )
         return Stall("step", f"nothing came of the step under way for {waited:.0f} s", seconds=waited)
 
     def _statement(self, text: str, seconds: float, server: str) -> Stall | None:
-        what = " ".join(text.split())[:60]
+        statement = " ".join(text.split())[:60]
         if server.startswith("lock"):
-            return Stall("lock", f"{what!r} has waited {seconds:.0f} s for a {server}")
+            return Stall("lock", f"{statement!r} has waited {seconds:.0f} s for a {server}")
         if server == "silent":
-            return Stall("statement", f"the server has not answered {what!r} for {seconds:.0f} s, nor anything else")
+            return Stall(
+                "statement", f"the server has not answered {statement!r} for {seconds:.0f} s, nor anything else"
+            )
         if server == "working" and seconds > SLOW_STATEMENT_S:
-            return Stall("statement", f"{what!r} has taken {seconds:.0f} s: the database is slow")
+            return Stall("statement", f"{statement!r} has taken {seconds:.0f} s: the database is slow")
         return None

@@ -1,8 +1,9 @@
-"""What the follower does next: (state, observation) -> action. Pure, so that every history of heads, forks, lies and
-silences can be played against it without a node or a database.
+"""State machine of the follower: (state, observation) -> action.
 
-Of a fork it believes one endpoint as far as rows can be taken back. A claim that reaches deeper is put to every
-endpoint: if one of them still serves the stored chain, the others are set aside; if none does, the follower halts.
+Pure, so that every history of heads, forks, lies and silences can be played against it without a node or a database.
+
+One endpoint's word is enough for a fork above the rollback floor. A claim that reaches deeper is put to every endpoint:
+if one of them still serves the stored chain, the others are set aside; if none does, the follower halts.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from indexer.chain.types import BlockRef, Header
 
 
 class Mode(Enum):
-    """STANDBY: another process projects. WAITING: for a replacement that nobody serves yet, or for endpoints that agree
-    with themselves. HALTED: a person must decide. PAUSED: a recovery works."""
+    """Mode of the follower.
+
+    STANDBY: another process projects. WAITING: for a replacement that nobody serves yet, or for endpoints that do not
+    contradict themselves. HALTED: a person must decide. PAUSED: a recovery is at work.
+    """
 
     FOLLOWING = "following"
     STANDBY = "standby"
@@ -30,11 +34,20 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class HeadSeen:
-    """A look at one endpoint's head, beside where the database stands. `at_head`: the hash stored for its number.
+    """A look at one endpoint's head, together with the index state.
 
-    `segments`: what coverage lacks. `stale`: the public tables were projected with other contracts, ABIs or origin.
-    `unconfirmed`: the stored block at the front, when rows are to be projected up to it and this look did not yet find
-    it on the chain.
+    Args:
+        head: The head.
+        at_head: Hash that is stored for the head's number, if any.
+        tip: Highest stored block, if any.
+        checkpoint: Last projected block; below the origin if there is none.
+        contiguous_end: Last block up to which every contract is ingested.
+        floor: Rollback floor.
+        holder: Whether this process holds the lease.
+        stale: Whether the public tables were projected with other contracts, ABIs or origin.
+        unconfirmed: The stored block at the contiguous end, if rows are to be projected up to it and this look has not
+            yet found it on the chain.
+        ranges: Contract ranges that coverage lacks.
     """
 
     head: Header
@@ -51,14 +64,14 @@ class HeadSeen:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """A recovery asks for the lease."""
+    """A recovery requests the lease."""
 
     by: str
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """What an endpoint served does not join what is stored around block `number`."""
+    """An endpoint's answer does not join what is stored around block `number`."""
 
     number: int
     why: str
@@ -66,7 +79,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Answers to a search; `everyone`: of all endpoints."""
+    """Answers to a fork search. `everyone`: every endpoint was asked."""
 
     claims: tuple[ForkClaim, ...]
     everyone: bool
@@ -83,7 +96,7 @@ class ReplacementUnavailable:
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """A swap was committed, or another process came first: look again."""
+    """A replacement was committed, or another process came first: look again."""
 
 
 Observation = HeadSeen | Paused | Conflict | Claims | ReplacementUnavailable | StateChanged
@@ -91,7 +104,7 @@ Observation = HeadSeen | Paused | Conflict | Claims | ReplacementUnavailable | S
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do until the next look; `reason` names a wait, "" when everything known is done."""
+    """Do nothing until the next look. `reason`: the name of a wait, "" when everything known is done."""
 
     reason: str = ""
 
@@ -103,47 +116,64 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Project:
+    """Project stored blocks up to `last`."""
+
     last: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reproject:
+    """Project again from the origin up to `last`, because the public tables are stale."""
+
     last: int
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Compare the stored block with the chain before what was stored up to it is projected: it may have been reorged
-    away while nobody looked, and what counts as final now would put orphaned rows below the floor for good."""
+    """Compare the stored block with the chain before rows up to it are projected.
+
+    It may have been reorged away while nobody looked, and what counts as final now would put orphaned rows below the
+    floor for good.
+    """
 
     block: BlockRef
 
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    segment: ContractRange
+    """Ingest a contract range that coverage lacks."""
+
+    contract_range: ContractRange
 
 
 @dataclass(frozen=True, slots=True)
 class SearchFork:
+    """Search the fork point, on one endpoint or on every one."""
+
     everyone: bool
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaceFork:
+    """Replace the stored blocks above the fork point that an endpoint claims."""
+
     claim: ForkClaim
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
 class SetEndpointsAside:
+    """Set endpoints aside that serve another chain below the floor."""
+
     endpoints: tuple[str, ...]
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Halt:
+    """Stop until a person decides; nothing was changed."""
+
     reason: str
     remedy: str
 
@@ -152,8 +182,11 @@ Action = Wait | Refresh | Project | Reproject | Confirm | Ingest | SearchFork | 
 
 
 class Follower:
-    """One process's follower. What it remembers between observations is only why it searches, so that a restart, which
-    forgets that, merely looks again."""
+    """One process's follower.
+
+    All that it remembers between observations is why it searches, so that a restart, which forgets that, merely looks
+    again.
+    """
 
     def __init__(self) -> None:
         self.mode = Mode.FOLLOWING
@@ -164,7 +197,7 @@ class Follower:
         self._holder = False
 
     def observe(self, seen: Observation) -> Action:
-        """The next action."""
+        """Return the next action."""
         match seen:
             case Paused(by):
                 self.mode = Mode.PAUSED
@@ -174,7 +207,7 @@ class Follower:
             case Conflict(number, why):
                 return self._search(why, number)
             case Claims(claims, everyone):
-                return self._decide_on_claims(claims, everyone)
+                return self._decide_on_claims(claims, everyone=everyone)
             case ReplacementUnavailable(first, last, why):
                 self.mode = Mode.WAITING
                 return Wait(f"a replacement of blocks {first} to {last} that an endpoint serves: {why}")
@@ -182,50 +215,54 @@ class Follower:
                 self.mode = Mode.FOLLOWING
                 return Refresh()
 
-    def _seen(self, s: HeadSeen) -> Action:
-        self._floor, self._tip, self._holder = s.floor, s.tip, s.holder
-        if compare_head(s.tip, s.head, s.at_head) is HeadRelation.FORK:
-            return self._search("the head is not on the stored chain", s.head.number)
-        self.mode = Mode.FOLLOWING if s.holder else Mode.STANDBY
+    def _seen(self, seen: HeadSeen) -> Action:
+        self._floor, self._tip, self._holder = seen.floor, seen.tip, seen.holder
+        if compare_head(seen.tip, seen.head, seen.at_head) is HeadRelation.FORK:
+            return self._search("the head is not on the stored chain", seen.head.number)
+        self.mode = Mode.FOLLOWING if seen.holder else Mode.STANDBY
         self._conflict = None
-        # What was projected before stays readable until the past of a new contract is there.
-        if s.holder and (s.contiguous_end >= s.checkpoint if s.stale else s.contiguous_end > s.checkpoint):
-            # What is stored may have been reorged away, also while blocks below it were ingested that did not join it.
-            if s.unconfirmed is not None and s.unconfirmed.number > s.floor:
-                return Confirm(s.unconfirmed)
-            return Reproject(s.contiguous_end) if s.stale else Project(s.contiguous_end)
-        return Ingest(s.ranges[0]) if s.ranges else Wait()
+        # Rows that were projected before stay readable until the past of a new contract is ingested.
+        if seen.holder and (
+            seen.contiguous_end >= seen.checkpoint if seen.stale else seen.contiguous_end > seen.checkpoint
+        ):
+            # Stored blocks may have been reorged away, even while blocks below that do not join them were ingested.
+            if seen.unconfirmed is not None and seen.unconfirmed.number > seen.floor:
+                return Confirm(seen.unconfirmed)
+            return Reproject(seen.contiguous_end) if seen.stale else Project(seen.contiguous_end)
+        return Ingest(seen.ranges[0]) if seen.ranges else Wait()
 
     def _search(self, cause: str, number: int) -> Action:
         if not self._holder or self._tip is None:
-            # Rows change only by the holder's hand; it finds the same fork.
+            # Only the lease holder changes rows, and it finds the same fork.
             self.mode = Mode.STANDBY
             return Wait()
         self.mode, self._cause, self._conflict = Mode.SEARCHING, cause, number
         return SearchFork(False, cause)
 
-    def _decide_on_claims(self, claims: Sequence[ForkClaim], everyone: bool) -> Action:
-        of = {finding: [c for c in claims if c.kind is finding] for finding in ClaimKind}
+    def _decide_on_claims(self, claims: Sequence[ForkClaim], *, everyone: bool) -> Action:
+        by_kind = {kind: [c for c in claims if c.kind is kind] for kind in ClaimKind}
         if not everyone:
             return (
-                ReplaceFork(of[ClaimKind.FORK][0], self._cause) if of[ClaimKind.FORK] else SearchFork(True, self._cause)
+                ReplaceFork(by_kind[ClaimKind.FORK][0], self._cause)
+                if by_kind[ClaimKind.FORK]
+                else SearchFork(True, self._cause)
             )
-        if of[ClaimKind.DEEP] and (of[ClaimKind.FORK] or of[ClaimKind.SAME]):
+        if by_kind[ClaimKind.DEEP] and (by_kind[ClaimKind.FORK] or by_kind[ClaimKind.SAME]):
             self.mode = Mode.FOLLOWING
             return SetEndpointsAside(
-                tuple(c.endpoint for c in of[ClaimKind.DEEP]),
+                tuple(c.endpoint for c in by_kind[ClaimKind.DEEP]),
                 f"alone serves another chain below block {max(self._floor, 0)}",
             )
-        if of[ClaimKind.FORK]:
-            return ReplaceFork(of[ClaimKind.FORK][0], self._cause)
-        deep = [c for c in of[ClaimKind.DEEP] if not c.behind]
+        if by_kind[ClaimKind.FORK]:
+            return ReplaceFork(by_kind[ClaimKind.FORK][0], self._cause)
+        deep = [c for c in by_kind[ClaimKind.DEEP] if not c.behind]
         if deep:
             return self._halt(
                 f"{deep[0].endpoint} serves another chain than the stored one, from block {max(self._floor, 0)} down",
                 "Nothing was deleted. Compare it with another endpoint; if the chain really changed below finalized,"
                 " `reya-indexer reorg plan` shows what a recovery would do",
             )
-        if of[ClaimKind.SAME] and self._conflict is not None and self._conflict <= self._floor:
+        if by_kind[ClaimKind.SAME] and self._conflict is not None and self._conflict <= self._floor:
             return self._halt(
                 f"block {self._conflict} is stored with a hash that the chain does not have, below finalized",
                 "Nothing was changed. `reya-indexer reorg verify --heal` compares the stored range and repairs it",

@@ -1,4 +1,4 @@
-"""What is told of a commit: counted in the progress, and a log line."""
+"""Reports of commits: each updates the progress counters and writes one log line."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ log = structlog.get_logger()
 
 
 class StepReporter:
+    """Reports each commit, with the time and the requests that it took."""
+
     def __init__(self, progress: DaemonProgress, pool: Pool) -> None:
         self.progress, self.pool = progress, pool
-        self._last = time.monotonic(), 0  # when the last commit of the bulk work was told of, and requests then
+        self._last = time.monotonic(), 0  # when the last commit while catching up was reported, and requests then
 
-    def report_bulk(self, done: StepResult, front: int) -> None:
-        """A commit of the bulk work, whose gapless coverage ends at block `front`."""
+    def report_bulk(self, done: StepResult, contiguous_end: int) -> None:
+        """Report a commit made while catching up. `contiguous_end`: the contiguous end of coverage after it."""
         p = self.progress
         if done.projected:
             p.projected = done.last
         else:
             p.blocks += done.last - done.first + 1
-            p.ingested = front
+            p.ingested = contiguous_end
         now, asked = time.monotonic(), self.pool.requests
         self.report(done, now - self._last[0], asked - self._last[1])
         self._last = now, asked
 
     def report(self, done: StepResult, elapsed: float, requests: int) -> None:
-        """A commit that took `elapsed` seconds and so many requests."""
+        """Report a commit that took `elapsed` (s) and so many `requests`."""
         p = self.progress
         p.steps[done.kind] += 1
         p.rows.update(done.rows)

@@ -1,1 +1,1 @@
-"""How we come to believe and keep: the planner, confirmed units of work, coverage."""
+"""Ingesting raw logs: fetch, confirm and commit them with their coverage, in this process or in workers."""

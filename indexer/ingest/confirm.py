@@ -1,5 +1,4 @@
-"""A unit of work: the logs of one block range from one endpoint, and how we come to believe it (one unit, one
-endpoint). Pure."""
+"""Confirmation of log batches: logs are checked against headers of the same endpoint (one unit, one endpoint). Pure."""
 
 from __future__ import annotations
 
@@ -22,13 +21,22 @@ def confirm_final_range(
     before: bytes | None,
     times: Mapping[int, int] = MappingProxyType({}),
 ) -> LogBatch:
-    """A range at or below finalized: `headers` hold at least the first and the last block, and those of all blocks with
-    logs that are not in `times` (seconds, confirmed). `before` is the stored hash of block first - 1.
+    """Confirm the logs of a block range at or below finalized, and return them as a log batch.
 
-    What logs say of their block's time is not looked at: it would be stored for good, and nothing here confirms it.
+    The block time that a log carries is ignored: it would be stored for good, and nothing here confirms it.
 
-    Raises InconsistentResponseError when logs and headers disagree, ParentMismatchError when the range does not join
-    what is stored.
+    Args:
+        first: First block of the range.
+        last: Last block of the range.
+        addresses: Contracts whose logs were requested.
+        logs: All logs of the answer.
+        headers: Those of at least the first and the last block, and of all blocks with logs that are not in `times`.
+        before: Stored hash of block first - 1; None to leave the comparison to others.
+        times: Confirmed timestamps of blocks without a header (s).
+
+    Raises:
+        InconsistentResponseError: Logs and headers disagree.
+        ParentMismatchError: The range does not join the stored blocks.
     """
     known = {h.number: h for h in headers}
     if before is not None and known[first].parent_hash != before:
@@ -52,7 +60,20 @@ def confirm_head_range(
     headers: Sequence[Header],
     before: bytes | None,
 ) -> LogBatch:
-    """A range above finalized: `headers` are those of first..last, every one. Raises as confirm_plain does."""
+    """Confirm the logs of a block range above finalized, and return them as a log batch.
+
+    Args:
+        first: First block of the range.
+        last: Last block of the range.
+        addresses: Contracts whose logs were requested.
+        logs: All logs of the answer.
+        headers: Those of every block from `first` to `last`, in order.
+        before: Stored hash of block first - 1; None to leave the comparison to others.
+
+    Raises:
+        InconsistentResponseError: Headers are missing or not chained, or logs and headers disagree.
+        ParentMismatchError: The range does not join the stored blocks.
+    """
     if [h.number for h in headers] != list(range(first, last + 1)):
         raise InconsistentResponseError(f"headers of blocks {first} to {last} are not complete")
     for parent, child in pairwise(headers):
@@ -73,16 +94,16 @@ def _agree(headers: dict[int, Header], logs: Iterable[Log]) -> None:
             raise InconsistentResponseError(f"log {log.log_index} of block {log.block_number} names another block hash")
 
 
-def blocks_with_unmet_bloom(unit: LogBatch) -> list[Header]:
-    """Blocks whose bloom announces a watched address but which came without any log of ours.
+def blocks_with_unmet_bloom(batch: LogBatch) -> list[Header]:
+    """Return the blocks whose bloom announces a watched address but which came without any watched log.
 
     Nodes answer eth_getLogs for the newest block from an index that may lag behind its header; such an empty answer
-    must be asked again. A bloom may also be wrong in this direction, so this is a reason to look twice, not a proof.
+    must be requested again. Bloom filters have false positives, so this is a reason to look twice, not a proof.
     """
-    have = {log.block_number for log in unit.logs}
-    watched = [bytes.fromhex(a[2:]) for a in unit.addresses]
+    with_logs = {log.block_number for log in batch.logs}
+    watched = [bytes.fromhex(a[2:]) for a in batch.addresses]
     return [
         b
-        for b in unit.blocks
-        if b.number not in have and b.logs_bloom and any(may_contain(b.logs_bloom, a) for a in watched)
+        for b in batch.blocks
+        if b.number not in with_logs and b.logs_bloom and any(may_contain(b.logs_bloom, a) for a in watched)
     ]

@@ -1,5 +1,6 @@
-"""Ingest workers of a Dask cluster (extra `[dask]`), on as many machines as it has. All of them must reach the
-endpoints and the PostgreSQL by the same URLs, and have this program installed.
+"""Ingest workers in a Dask cluster (extra `[dask]`), on as many machines as it has.
+
+All of them must reach the endpoints and PostgreSQL by the same URLs, and have this program installed.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from indexer.ingest.worker import CommitReport, LearnedLimitsByEndpoint, Task, W
 from indexer.ingest.worker_process import picklable_error
 from indexer.rpc.pool import Pool, Traffic
 
-CONNECT_TIMEOUT_S = 20.0  # seconds
+CONNECT_TIMEOUT_S = 20.0
 
 
-def ingest_task(setup: WorkerConfig, sizes: LearnedLimitsByEndpoint, task: Task) -> list[CommitReport]:
-    """One task, in a thread of a cluster's worker. What it committed before it fails stays, and is not done again."""
+def ingest_task(config: WorkerConfig, limits: LearnedLimitsByEndpoint, task: Task) -> list[CommitReport]:
+    """Run one task in a thread of a Dask worker. Commits made before a failure stay and are not repeated."""
 
-    async def done() -> list[CommitReport]:
-        worker, reports = Worker(setup), list[CommitReport]()
-        worker.import_limits(sizes)
+    async def run() -> list[CommitReport]:
+        worker, reports = Worker(config), list[CommitReport]()
+        worker.import_limits(limits)
         try:
             await worker.ingest(*task, reports.append)
         finally:
@@ -33,23 +34,29 @@ def ingest_task(setup: WorkerConfig, sizes: LearnedLimitsByEndpoint, task: Task)
         return reports
 
     try:
-        return asyncio.run(done())
+        return asyncio.run(run())
     except Exception as error:
         raise picklable_error(error) from None
 
 
 class DaskExecutor:
-    """`address` of the scheduler, such as tcp://host:8786. One that dies with a range in hand costs it once more."""
+    """Executor that submits tasks to a Dask cluster. A worker that dies costs the range it was working on once more.
 
-    def __init__(self, setup: WorkerConfig, address: str, width: int) -> None:
-        self.parallelism, self._setup, self._address = width, setup, address
+    Args:
+        config: Configuration that every task gets.
+        address: The scheduler, such as tcp://host:8786.
+        parallelism: Tasks that run concurrently.
+    """
+
+    def __init__(self, config: WorkerConfig, address: str, parallelism: int) -> None:
+        self.parallelism, self._config, self._address = parallelism, config, address
         self._client: Any = None  # distributed has no types
-        self._sizes: LearnedLimitsByEndpoint = {}
+        self._limits: LearnedLimitsByEndpoint = {}
         self._requests = 0
         self._errors: Counter[str] = Counter()
 
     async def start(self) -> None:
-        """Raises ConfigError when the extra is not installed, or no scheduler answers."""
+        """Connect to the scheduler. Raises ConfigError if the extra is not installed or no scheduler answers."""
         try:
             from distributed import Client
         except ImportError as error:
@@ -69,30 +76,34 @@ class DaskExecutor:
 
     @property
     def last_heartbeat_at(self) -> float:
-        """Now: a task says nothing before its end, and the scheduler watches its workers."""
+        """Return the current time: a task reports nothing before its end, and the scheduler monitors its workers."""
         return time.monotonic()
 
     def traffic(self, own: Pool) -> Traffic:
-        """What all tasks asked that have ended, and this process with its own pool."""
-        mine = own.traffic()
-        size = max((size.size for size in self._sizes.values()), default=mine.size)
-        return Traffic(mine.requests + self._requests, self._errors + Counter(mine.errors), size)
+        """Return the traffic of all finished tasks plus that of this process's `own` pool."""
+        own_traffic = own.traffic()
+        size = max((limits.size for limits in self._limits.values()), default=own_traffic.size)
+        return Traffic(own_traffic.requests + self._requests, self._errors + Counter(own_traffic.errors), size)
 
-    async def ingest(self, segment: ContractRange, final: FinalBlock, tell: OnCommit) -> None:
+    async def ingest(self, contract_range: ContractRange, final: FinalBlock, on_commit: OnCommit) -> None:
+        """Run one task on the cluster, and report its commits when it has ended. Raises the task's error."""
         assert self._client is not None, "start() comes first"
-        future = self._client.submit(ingest_task, self._setup, self._sizes, Task(segment, final), pure=False, retries=0)
+        future = self._client.submit(
+            ingest_task, self._config, self._limits, Task(contract_range, final), pure=False, retries=0
+        )
         try:
             reports: list[CommitReport] = await future
         finally:
-            # Given up here, it is given up there.
+            # A task that is abandoned here must not go on there.
             await self._client.cancel([future], force=True)
         for report in reports:
-            await tell(report)
+            await on_commit(report)
         if reports:
-            self._sizes = reports[-1].sizes
+            self._limits = reports[-1].limits
             self._requests += reports[-1].requests
             self._errors.update(reports[-1].errors)
 
     async def close(self) -> None:
+        """Disconnect from the scheduler."""
         if self._client is not None:
             await self._client.close()

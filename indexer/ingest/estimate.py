@@ -1,4 +1,4 @@
-"""What a backfill would cost: requests, time and disk, from a few sampled ranges. Writes nothing."""
+"""Estimate of what a backfill would cost (requests, time, disk), from a few sampled ranges. Writes nothing."""
 
 from __future__ import annotations
 
@@ -17,26 +17,41 @@ from indexer.store import coverage
 
 SAMPLES = 12
 SAMPLE_BLOCKS = 500
-# Measured (benchmarks/memory.py): raw log, its rows in the public tables and all indexes.
+# Measured (benchmarks/memory.py): a raw log, its rows in the public tables and all indexes (bytes).
 BYTES_PER_LOG = 1_800
-LOGS_PER_SECOND = 15_000  # that are ingested and projected on two cores; one projector, however many workers
+LOGS_PER_SECOND = 15_000  # ingested and projected on two cores: one projector, however many workers
 
 
 async def estimate(
     url: str, deployment: Deployment, pool: Pool, first: int, last: int, workers: int, rps: float | None
 ) -> dict[str, Any]:
-    """Blocks missing, and about how many logs, requests, bytes on disk and seconds they will take."""
+    """Estimate how many blocks are missing, and what ingesting and projecting them will cost.
+
+    Args:
+        url: URL of the database, whose coverage is subtracted.
+        deployment: Chain and watched contracts.
+        pool: Endpoints to sample.
+        first: First block of the backfill.
+        last: Last block of the backfill.
+        workers: Number of ingest workers.
+        rps: Cap of the request rate (requests/s); None for no cap.
+
+    Returns:
+        JSON-ready counts, disk space (bytes), time (s), and in `bound_by` what limits the time.
+    """
     addresses = tuple(sorted(c.address for c in deployment.contracts))
     missing = plan_missing(await _covered(url, addresses), first, last)
     blocks = sum(s.last - s.first + 1 for s in missing)
-    logs_per_block, seconds_each, samples = await _sampled(pool, missing, blocks, time_fields_of(deployment.contracts))
+    logs_per_block, seconds_per_answer, samples = await _sampled(
+        pool, missing, blocks, time_fields_of(deployment.contracts)
+    )
     logs = round(blocks * logs_per_block)
     ceiling = min(deployment.max_blocks, pool.ordered()[0].ranges.ceiling)
     requests = sum(-(-(s.last - s.first + 1) // ceiling) for s in missing)
     requests = max(requests, logs // TARGET_LOGS)
     bounds = {
-        f"bound by {seconds_each * 1000:.0f} ms an answer, {workers * FETCHES_AHEAD} under way": (
-            requests * seconds_each / (workers * FETCHES_AHEAD)
+        f"bound by {seconds_per_answer * 1000:.0f} ms an answer, {workers * FETCHES_AHEAD} under way": (
+            requests * seconds_per_answer / (workers * FETCHES_AHEAD)
         ),
         f"bound by the projection at about {LOGS_PER_SECOND:,} logs a second": logs / LOGS_PER_SECOND,
     }
@@ -57,20 +72,20 @@ async def _covered(url: str, addresses: tuple[str, ...]) -> dict[str, Any]:
 
 
 async def _sampled(
-    pool: Pool, missing: list[ContractRange], blocks: int, stamps: TimeFields
+    pool: Pool, missing: list[ContractRange], blocks: int, time_fields: TimeFields
 ) -> tuple[float, float, int]:  # fmt: skip
-    """Logs per block, seconds of an answer, and how many samples that is from: evenly over what is missing."""
+    """Sample the missing ranges evenly. Returns logs per block, time per answer (s) and the number of samples."""
     logs = read = taken = 0
     spent = 0.0
     for n in range(min(SAMPLES, -(-blocks // SAMPLE_BLOCKS))):
-        segment = sample_range(missing, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
+        contract_range = sample_range(missing, (2 * n + 1) * blocks // (2 * SAMPLES), SAMPLE_BLOCKS)
         try:
             started = time.monotonic()
-            units = await fetch_range(pool, segment, stamps)
+            batches = await fetch_range(pool, contract_range, time_fields)
         except RangeTooLargeError:
             continue
-        spent += (time.monotonic() - started) / len(units)
-        logs += sum(len(unit.logs) for unit in units)
-        read += segment.last - segment.first + 1
+        spent += (time.monotonic() - started) / len(batches)
+        logs += sum(len(batch.logs) for batch in batches)
+        read += contract_range.last - contract_range.first + 1
         taken += 1
     return (logs / read if read else 0.0), (spent / taken if taken else 0.0), taken

@@ -1,4 +1,8 @@
-"""Fetching a unit from one endpoint. A block over its limits is put together from parts; a range over them is not."""
+"""Fetching a log batch from one endpoint.
+
+A single block over the endpoint's limits is assembled from parts; a range over them is not, but requested in smaller
+ranges.
+"""
 
 from __future__ import annotations
 
@@ -21,69 +25,93 @@ from indexer.rpc.reader import Reader
 
 log = structlog.get_logger()
 NO_TIME_FIELDS: TimeFields = MappingProxyType({})
-CHAINED_BLOCKS = 200  # blocks above finalized per unit: every header is read, so answers stay small
-PROBES = 4  # blocks of a range whose times, told by events alone, are compared with their headers
-# Seconds between looks at a block whose bloom announces logs that did not come; about two seconds in all.
+CHAINED_BLOCKS = 200  # per log batch above finalized: every header is read, so answers must stay small
+PROBES = 4  # blocks per range whose times come from events alone and are compared with their headers
+# Between looks at a block whose bloom announces logs that did not come (s); about two seconds in all.
 _RETRY_PAUSES_S = (0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 async def fetch_batch(
-    reader: Reader, segment: ContractRange, final: FinalBlock, before: bytes | None,
-    stamps: TimeFields = NO_TIME_FIELDS,
+    reader: Reader, contract_range: ContractRange, final: FinalBlock, before: bytes | None,
+    time_fields: TimeFields = NO_TIME_FIELDS,
     *, plain: bool = False,
 ) -> LogBatch:  # fmt: skip
-    """The first unit of a segment, as large as the endpoint serves. `before` is the stored hash of the block before it,
-    None where seams are compared later. `plain`: all of it is at or below finalized.
+    """Fetch the first log batch of a contract range, as large as the endpoint serves.
 
-    Raises RpcError, ParentMismatchError; RangeTooLargeError only for a block that is refused whole and in parts.
+    Args:
+        reader: The endpoint.
+        contract_range: Blocks and contracts that are still to be ingested.
+        final: The highest block known to be final.
+        before: Stored hash of the block before the range; None if the parent link is compared later.
+        time_fields: Events that carry the time of their block.
+        plain: Whether all of the range is at or below finalized.
+
+    Raises:
+        RpcError: The endpoint failed; RangeTooLargeError only for a block that is refused both whole and in parts.
+        ParentMismatchError: The batch does not join the stored blocks.
     """
     while True:
-        first, chained = segment.first, not plain and segment.first > final.number
+        first, chained = contract_range.first, not plain and contract_range.first > final.number
         size = min(reader.ranges.size, CHAINED_BLOCKS) if chained else reader.ranges.size
-        last = min(first + size - 1, segment.last if chained or plain else min(segment.last, final.number))
+        last = min(
+            first + size - 1, contract_range.last if chained or plain else min(contract_range.last, final.number)
+        )
         try:
             if chained:
-                unit = await fetch_head(reader, first, last, segment.addresses, before, final)
+                batch = await fetch_head(reader, first, last, contract_range.addresses, before, final)
             else:
-                unit = await _fetch_final(reader, first, last, segment.addresses, before, stamps, final)
+                batch = await _fetch_final(reader, first, last, contract_range.addresses, before, time_fields, final)
         except RangeTooLargeError:
             if first == last:
                 raise
-            continue  # the range control heard of it
-        reader.ranges.served(last - first + 1, len(unit.logs))
-        return replace(unit, sources=(ServedRange(first, last, reader.name),))
+            continue  # the reader's AdaptiveRange has shrunk
+        reader.ranges.succeeded(last - first + 1, len(batch.logs))
+        return replace(batch, sources=(ServedRange(first, last, reader.name),))
 
 
 async def _fetch_final(
-    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, stamps: TimeFields,
+    reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None, time_fields: TimeFields,
     final: FinalBlock
 ) -> LogBatch:  # fmt: skip
-    """Asks again where the final block or an end is missing: one name may lead to several nodes, and the next one may
-    have it."""
+    """Fetch a final range, and retry while the node lacks the final block or an end of the range.
+
+    One URL may lead to several nodes, and the next one may have it.
+    """
     for pause in _RETRY_PAUSES_S:
         try:
-            return await fetch_final(reader, first, last, addresses, before, stamps, final)
+            return await fetch_final(reader, first, last, addresses, before, time_fields, final)
         except (NotFinalError, MissingBlockError):
             await asyncio.sleep(pause)
-    return await fetch_final(reader, first, last, addresses, before, stamps, final)
+    return await fetch_final(reader, first, last, addresses, before, time_fields, final)
 
 
 async def fetch_final(
     reader: Reader, first: int, last: int, addresses: Sequence[str], before: bytes | None,
-    stamps: TimeFields = NO_TIME_FIELDS,
+    time_fields: TimeFields = NO_TIME_FIELDS,
     final: FinalBlock = NOTHING_FINAL,
 ) -> LogBatch:  # fmt: skip
-    """A confirmed range at or below finalized: one request, or two where the times of its blocks need more headers.
+    """Fetch and confirm a range at or below finalized, in one request, or two if block times need more headers.
 
-    That the range is final is shown by the answer that holds the logs: it holds the final block as well, so that its
-    node has that block on its chain, and every lower block of that chain is an ancestor of it. Without, a node that is
-    stuck on an orphaned branch serves orphans below the final number. It may be another node at every request, behind
-    one name: what a second request adds (times) must therefore agree with the logs by hash, and proves nothing else.
-    The premise is that one answer is one node's view. A proxy that spreads the calls of a batch over nodes breaks it,
-    as does an endpoint without batches: there the ends, the seams and attestation find what this cannot.
+    The answer that holds the logs also proves that the range is final: it includes the final block, so its node has
+    that block on its chain, and every lower block of that chain is an ancestor of it. Otherwise, a node that is stuck
+    on an orphaned branch would serve orphans below the final number. Every request may reach another node behind the
+    same URL: what a second request adds (times) must therefore agree with the logs by hash, and proves nothing else.
+    The premise is that one answer is one node's view. A proxy that spreads the calls of a batch over several nodes
+    breaks it, and so does an endpoint without batches: there the range ends, the parent links and attestation find what
+    this cannot.
 
-    Raises RpcError, ParentMismatchError; NotFinalError where the node lacks the final block. Not compared when
-    nothing is `final`.
+    Args:
+        reader: The endpoint.
+        first: First block of the range.
+        last: Last block of the range.
+        addresses: Contracts whose logs are requested.
+        before: Stored hash of block first - 1; None if the parent link is compared later.
+        time_fields: Events that carry the time of their block.
+        final: The block that the range must join; not compared while nothing is final.
+
+    Raises:
+        RpcError: The endpoint failed; NotFinalError if its node lacks the final block.
+        ParentMismatchError: The range does not join the stored blocks.
     """
     ends = sorted({first, last})
     logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, ends, final)
@@ -91,42 +119,44 @@ async def fetch_final(
         raise NotFinalError(f"blocks {first} to {last} do not join the final block {final.number}", reader.name)
     known = {h.number: h for h in headers}
     lacking = sorted({g.block_number for g in logs} - known.keys())
-    confirmed, more = await _timed(reader, lacking, logs, stamps, known) if lacking else ({}, [])
-    unit = confirm_final_range(first, last, addresses, logs, [*headers, *more], before, confirmed)
-    return replace(unit, final=final.final_up_to(witness))
+    confirmed, more = await _confirmed_times(reader, lacking, logs, time_fields, known) if lacking else ({}, [])
+    batch = confirm_final_range(first, last, addresses, logs, [*headers, *more], before, confirmed)
+    return replace(batch, final=final.final_up_to(witness))
 
 
-async def _timed(
-    reader: Reader, lacking: list[int], logs: Sequence[Log], stamps: TimeFields, known: Mapping[int, Header]
+async def _confirmed_times(
+    reader: Reader, lacking: list[int], logs: Sequence[Log], time_fields: TimeFields, known: Mapping[int, Header]
 ) -> tuple[dict[int, int], list[Header]]:
-    """Confirmed times of blocks whose headers are not `known`, and the headers that were read for the others.
+    """Return confirmed times of blocks whose headers are not `known`, and the headers that were read for the others.
 
     A node's `blockTimestamp` is never believed by itself: order and bounds do not catch a wrong one in the middle of a
-    range, only its block's header or an event of the block that carries the time does, and it would be stored for good.
-    So a time comes from an event, and the headers of blocks without such events are read. Where the node says the same
-    as the event, two sources agree and nothing more is read; of the other events' times some are compared with headers,
-    the highest among them: where a proxy asks several nodes for the calls of one request, its hash tells whose the logs
-    are. If one is wrong, or time runs backward along the chain, no event of the range is believed.
+    range, only the block's header or an event of the block that carries the time does, and it would be stored for good.
+    So a time comes from an event, and the headers of blocks without such an event are read. Where the node reports the
+    same time as the event, two sources agree and nothing more is read. Some of the other events' times are compared
+    with headers, always including the highest such block: if a proxy asks several nodes for the calls of one request,
+    that header's hash shows whose logs they are. If one time is wrong, or time runs backward along the chain, no event
+    of the range is believed.
     """
-    told, said = block_times(logs, stamps), _said(logs)
+    event_times, log_times = block_times(logs, time_fields), _log_times(logs)
     ends = {n: h.timestamp for n, h in known.items()}
-    alone = [n for n in lacking if n in told and said[n] != told[n]]
-    probes = alone[:: -max(1, len(alone) // PROBES)]
-    wanted = sorted({*(n for n in lacking if n not in told), *probes})
+    uncorroborated = [n for n in lacking if n in event_times and log_times[n] != event_times[n]]
+    probes = uncorroborated[:: -max(1, len(uncorroborated) // PROBES)]
+    wanted = sorted({*(n for n in lacking if n not in event_times), *probes})
     headers = await reader.headers(wanted) if wanted else []
-    read = ends | {h.number: h.timestamp for h in headers}
-    if any(told[n] != read[n] for n in told.keys() & read.keys()) or not _in_order(told | read):
-        return {}, [*headers, *await reader.headers([n for n in lacking if n not in read])]
-    return told, headers
+    header_times = ends | {h.number: h.timestamp for h in headers}
+    differ = any(event_times[n] != header_times[n] for n in event_times.keys() & header_times.keys())
+    if differ or not _in_order(event_times | header_times):
+        return {}, [*headers, *await reader.headers([n for n in lacking if n not in header_times])]
+    return event_times, headers
 
 
-def _said(logs: Iterable[Log]) -> dict[int, int | None]:
-    """The time that a block's logs carry; None where one has none, or another."""
-    said: dict[int, int | None] = {}
+def _log_times(logs: Iterable[Log]) -> dict[int, int | None]:
+    """Return the time that a block's logs carry, by block; None where a log has no time or a different one."""
+    times: dict[int, int | None] = {}
     for log_ in logs:
-        if said.setdefault(log_.block_number, log_.block_timestamp) != log_.block_timestamp:
-            said[log_.block_number] = None
-    return said
+        if times.setdefault(log_.block_number, log_.block_timestamp) != log_.block_timestamp:
+            times[log_.block_number] = None
+    return times
 
 
 def _in_order(at: Mapping[int, int]) -> bool:
@@ -138,24 +168,36 @@ async def fetch_head(
     final: FinalBlock = NOTHING_FINAL,
     *, proven: bool = False,
 ) -> LogBatch:  # fmt: skip
-    """A confirmed range above finalized: logs and every header in one request. Raises RpcError, or ParentMismatchError.
+    """Fetch and confirm a range above finalized: its logs and every header, in one request.
 
-    A block whose bloom announces a watched address but that came without logs is looked at again, then proven by its
-    receipts: nodes answer eth_getLogs from an index that may lag behind the header, or be pruned. `proven`: a node that
-    keeps no receipts is then not believed, because rows are to be deleted for what it serves.
+    A block whose bloom announces a watched address but which came without logs is looked at again, then proven by its
+    receipts: nodes answer eth_getLogs from an index that may lag behind the header, or be pruned.
 
-    Its blocks join what is stored by their parents. Where the answer holds the final block too, that one is below them
-    on one chain, and what is stored up to it is final; without it nothing becomes final by this range.
+    The blocks join the stored ones by their parent hashes. If the answer also holds the final block, that block is
+    below them on one chain, and everything stored up to it is final; otherwise this range makes nothing final.
+
+    Args:
+        reader: The endpoint.
+        first: First block of the range.
+        last: Last block of the range.
+        addresses: Contracts whose logs are requested.
+        before: Stored hash of block first - 1; None to skip the comparison.
+        final: The highest block known to be final.
+        proven: Whether to disbelieve a node that keeps no receipts, because rows will be deleted for its answer.
+
+    Raises:
+        RpcError: The endpoint failed, or its answers contradict each other.
+        ParentMismatchError: The range does not join the stored blocks.
     """
     numbers = range(first, last + 1)
     for pause in (*_RETRY_PAUSES_S, None):
         logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, numbers, final)
-        unit = replace(
+        batch = replace(
             confirm_head_range(first, last, addresses, logs, headers, before), final=final.final_up_to(witness)
         )
-        silent = blocks_with_unmet_bloom(unit)
-        if not silent or await _proven_silent(reader, silent, addresses, proven):
-            return unit
+        silent = blocks_with_unmet_bloom(batch)
+        if not silent or await _proven_silent(reader, silent, addresses, proven=proven):
+            return batch
         if pause is not None:
             await asyncio.sleep(pause)
     raise InconsistentResponseError(f"no logs of block {silent[0].number}, though it has some", reader.name)
@@ -164,12 +206,12 @@ async def fetch_head(
 async def _logs_with_headers(
     reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Sequence[int], final: FinalBlock
 ) -> tuple[list[Log], list[Header], Header | None]:
-    """The logs, the headers of `numbers`, and the witness of what is final: all in one answer."""
-    # No call for a block that is read anyway.
-    beside = [block for block in final.witness if block not in numbers]
+    """Return the logs, the headers of `numbers` and the witness of what is final, all from one answer."""
+    # A block that is read anyway needs no second call.
+    extra = [block for block in final.witness if block not in numbers]
     try:
-        logs, headers = await reader.logs_with_headers(first, last, addresses, numbers, beside)
-        if beside:
+        logs, headers = await reader.logs_with_headers(first, last, addresses, numbers, extra)
+        if extra:
             return logs, headers[: len(numbers)], next(iter(headers[len(numbers) :]), None)
         return logs, headers, next((h for h in headers if h.number == final.number), None)
     except RangeTooLargeError as refusal:
@@ -179,18 +221,18 @@ async def _logs_with_headers(
         logs, header = await logs_of_block(reader, first, addresses, refusal)
         if not final.witness:
             return logs, [header], None
-        # Its parts came one by one, all of the block with this hash: it is that block which must join the final one.
-        same, *witness = await reader.found([first, *final.witness])
-        if same is None or same.hash != header.hash:
+        # The parts came one by one, all from the block with this hash: exactly that block must join the final one.
+        block_header, *witness = await reader.found([first, *final.witness])
+        if block_header is None or block_header.hash != header.hash:
             raise InconsistentResponseError(f"block {first} changed while its logs were read", reader.name) from refusal
         return logs, [header], next(iter(witness), None)
 
 
-async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], proven: bool) -> bool:
-    """Whether the receipts show that the blocks have no log of ours: blooms are wrong in this direction now and then.
+async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], *, proven: bool) -> bool:
+    """Return whether receipts show that the blocks have no watched log: bloom filters have false positives.
 
-    A node that keeps no receipts leaves nothing to prove it with; unless it must be `proven` it is believed, and the
-    log says so.
+    A node that keeps no receipts leaves nothing to prove it with: it is believed and a warning logged, unless the
+    answer must be `proven`, which raises InconsistentResponseError.
     """
     watched = {bytes.fromhex(a[2:]) for a in addresses}
     for block in blocks:
@@ -209,13 +251,22 @@ async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Se
 async def logs_of_block(
     reader: Reader, number: int, addresses: Sequence[str], refusal: RangeTooLargeError
 ) -> tuple[list[Log], Header]:
-    """All logs of the addresses in block `number`, in their order, and its header; `refusal` is of all addresses.
+    """Return all logs of the addresses in block `number`, ordered by log index, and the block's header.
 
-    Each address is asked for alone; those refused even so are read from the block's receipts. Every part comes with the
-    header, in one request, and all headers must be of one block. Raises RangeTooLargeError when an address is
-    refused and there are no receipts, InconsistentResponseError when the parts contradict each other.
+    Each address is requested separately; those refused even so are read from the block's receipts. Every part comes
+    with the header, in one request, and all headers must be of one block.
+
+    Args:
+        reader: The endpoint.
+        number: The block.
+        addresses: Contracts whose logs are requested.
+        refusal: The error that refused the request for all addresses at once.
+
+    Raises:
+        RangeTooLargeError: An address is refused and there are no receipts.
+        InconsistentResponseError: The parts contradict each other.
     """
-    served: list[Log] = []
+    answered: list[Log] = []
     headers: list[Header] = []
     refused = {addresses[0]: refusal} if len(addresses) == 1 else {}
     for address in addresses if not refused else ():
@@ -224,35 +275,40 @@ async def logs_of_block(
         except RangeTooLargeError as error:
             refused[address] = error
             continue
-        served += logs
+        answered += logs
         headers += of_block
-    found = served
+    complete = answered
     if refused:
         try:
-            found, header = await reader.receipts(number, addresses)
+            complete, header = await reader.receipts(number, addresses)
         except RpcCallError as error:
             message = f"block {number} has more logs than are served at once, and its receipts are not: {error.message}"
             raise RangeTooLargeError(message, reader.name, results=True) from error
         headers.append(header)
-        _agree(found, served, refused, reader.name)
-    return _of_one_block(found, headers, reader.name)
+        _agree(complete, answered, refused, reader.name)
+    return _of_one_block(complete, headers, reader.name)
 
 
-def _agree(read: Sequence[Log], served: Sequence[Log], refused: dict[str, RangeTooLargeError], endpoint: str) -> None:
-    """What eth_getLogs served must be in the receipts, all of it and no more, and an address that it had too many logs
-    of must be there too: receipts that lack these may lack others."""
+def _agree(
+    in_receipts: Sequence[Log], answered: Sequence[Log], refused: dict[str, RangeTooLargeError], endpoint: str
+) -> None:  # fmt: skip
+    """Raise InconsistentResponseError unless the receipts hold exactly the logs that eth_getLogs returned.
+
+    An address that had too many logs for eth_getLogs must have logs in the receipts as well: receipts that lack these
+    may lack others.
+    """
     lacking = {bytes.fromhex(a[2:]): error for a, error in refused.items()}
-    told = [log for log in read if log.address not in lacking]
-    if _places(told) != _places(served):
+    comparable = [log for log in in_receipts if log.address not in lacking]
+    if _identities(comparable) != _identities(answered):
         raise InconsistentResponseError("receipts and eth_getLogs disagree about a block's logs", endpoint)
-    for address in lacking.keys() - {log.address for log in read}:
+    for address in lacking.keys() - {log.address for log in in_receipts}:
         if lacking[address].results:
             raise InconsistentResponseError(
                 f"no logs of 0x{address.hex()} in the receipts, though it has too many", endpoint
             )
 
 
-def _places(logs: Iterable[Log]) -> list[tuple[int, bytes, bytes]]:
+def _identities(logs: Iterable[Log]) -> list[tuple[int, bytes, bytes]]:
     return sorted((log.log_index, log.address, log.block_hash) for log in logs)
 
 

@@ -1,7 +1,8 @@
-"""Ingesting ranges at or below finalized: fetch ahead, confirm, commit in groups. What a worker does.
+"""Ingesting ranges at or below finalized: fetch ahead, confirm, commit in groups. This is what every worker runs.
 
-Any number of these may work on one database, in one process or in many, in any order: coverage excludes overlap by its
-constraint, seams are compared with whatever is stored beside them, and the epoch is held shared to each commit.
+Any number of ingestors may work on one database, in one process or in many, in any order: a constraint keeps coverage
+from overlapping, parent links are compared with whatever is stored on either side, and each commit holds the epoch
+shared.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from indexer.runtime.failpoints import hit
 from indexer.runtime.tasks import background_task, cancel_and_wait, run_all
 from indexer.store import coverage, epoch, raw_logs
 
-FETCHES_AHEAD = 4  # requests for logs under way at once
-GROUP_LOGS = 8_000  # logs of one commit, about
-GROUP_BATCHES = 50
-BATCHES_AHEAD = 4  # confirmed ones that wait for the group before theirs to be committed
-GROUP_SECONDS = 1.0  # how long confirmed units may wait for their commit
-MAX_CONFLICTS = 20  # conflicts in a row with others before it is an error
+FETCHES_AHEAD = 4  # requests for logs in flight at once
+GROUP_LOGS = 8_000  # per commit, approximately
+GROUP_BATCHES = 50  # per commit, approximately
+BATCHES_AHEAD = 4  # answers, already confirmed, that may wait while the group before them is committed
+GROUP_SECONDS = 1.0  # that confirmed log batches may wait for their commit
+MAX_CONFLICTS = 20  # consecutive conflicts with other processes before they are an error
 
 CONFLICTS = (
     EpochChangedError,
@@ -46,45 +47,56 @@ log = structlog.get_logger()
 
 
 class IngestCommit(NamedTuple):
-    """One commit: confirmed blocks, the epoch it was made in, how many ranges it was fetched in, and the seconds that
-    its transaction took."""
+    """One commit of an ingestor.
 
-    unit: LogBatch
+    `batch`: the confirmed blocks. `epoch`: the epoch it was made in. `ranges`: how many ranges it was fetched in.
+    `seconds`: the time that its transaction took (s).
+    """
+
+    batch: LogBatch
     epoch: int
     ranges: int
     seconds: float
 
 
-# Told of each commit, in chain order within a segment; ingesting goes on when it returns.
+# Awaited after each commit, in chain order within a contract range; ingesting continues when it returns.
 OnCommit = Callable[[IngestCommit], Awaitable[None]]
 
 
 class Ingestor:
-    """Ingests from one pool of endpoints over one connection, on which nothing else is done meanwhile. `stamps`: which
-    events tell their block's time."""
+    """Ingests from one endpoint pool over one connection, which nothing else may use meanwhile.
 
-    def __init__(self, pool: Pool, conn: Connection, tell: OnCommit, stamps: TimeFields) -> None:
-        self.pool, self.conn, self._tell, self._stamps = pool, conn, tell, stamps
+    Args:
+        pool: The endpoints.
+        conn: The connection.
+        on_commit: Awaited after each commit.
+        time_fields: Events that carry the time of their block.
+    """
 
-    async def ingest(self, segment: ContractRange, final: FinalBlock) -> None:
-        """Ingests what coverage lacks of a segment, whose blocks must join the `final` one above them.
+    def __init__(self, pool: Pool, conn: Connection, on_commit: OnCommit, time_fields: TimeFields) -> None:
+        self.pool, self.conn, self._on_commit, self._time_fields = pool, conn, on_commit, time_fields
 
-        Raises RpcError, ParentMismatchError, StoredHashMismatchError; what was told of stays.
+    async def ingest(self, contract_range: ContractRange, final: FinalBlock) -> None:
+        """Ingest the part of a contract range that coverage lacks; its blocks must join the `final` block above them.
+
+        Raises RpcError, ParentMismatchError, StoredHashMismatchError; commits already reported stay.
         """
-        beaten = 0
-        while missing := await self._missing(segment):
+        conflicts = 0
+        while missing := await self._missing(contract_range):
             try:
                 for gap in missing:
                     await self._fill(gap, final)
             except CONFLICTS as conflict:
-                # Another process committed some of it first, or a reorg was handled: what is left is planned again.
-                beaten += 1
-                if beaten > MAX_CONFLICTS:
+                # Another process committed part of it first, or a reorg was handled: plan what is left again.
+                conflicts += 1
+                if conflicts > MAX_CONFLICTS:
                     raise
                 log.debug("beaten", conflict=" ".join(str(conflict).split()))
 
-    async def _missing(self, segment: ContractRange) -> list[ContractRange]:
-        return plan_missing(await coverage.load(self.conn, segment.addresses), segment.first, segment.last)
+    async def _missing(self, contract_range: ContractRange) -> list[ContractRange]:
+        return plan_missing(
+            await coverage.load(self.conn, contract_range.addresses), contract_range.first, contract_range.last
+        )
 
     async def _fill(self, gap: ContractRange, final: FinalBlock) -> None:
         planned = await epoch.current(self.conn)
@@ -92,53 +104,53 @@ class Ingestor:
         await run_all(self._fetch(gap, final, ready), self._commit_all(planned, ready, gap.last))
 
     async def _fetch(self, gap: ContractRange, final: FinalBlock, ready: asyncio.Queue[list[LogBatch] | None]) -> None:
-        """Units of the gap in chain order, some requests ahead of the commit."""
-        under_way: deque[asyncio.Task[list[LogBatch]]] = deque()
+        """Put the log batches of the gap into `ready` in chain order, with some requests ahead of the commit."""
+        in_flight: deque[asyncio.Task[list[LogBatch]]] = deque()
         at = gap.first
         try:
-            while under_way or at <= gap.last:
-                # One request alone, until its answer shows how dense the chain is there.
-                while at <= gap.last and len(under_way) < (FETCHES_AHEAD if at > gap.first else 1):
+            while in_flight or at <= gap.last:
+                # The first request runs alone, until its answer shows how dense the chain is there.
+                while at <= gap.last and len(in_flight) < (FETCHES_AHEAD if at > gap.first else 1):
                     last = self._end(at, gap.last)
                     part = ContractRange(at, last, gap.addresses)
-                    under_way.append(asyncio.create_task(fetch_range(self.pool, part, self._stamps, final)))
+                    in_flight.append(asyncio.create_task(fetch_range(self.pool, part, self._time_fields, final)))
                     at = last + 1
-                await ready.put(await under_way[0])
-                under_way.popleft()
+                await ready.put(await in_flight[0])
+                in_flight.popleft()
             await ready.put(None)
         finally:
-            await cancel_and_wait(*under_way)
+            await cancel_and_wait(*in_flight)
 
     def _end(self, at: int, last: int) -> int:
-        """Where the next request ends: equal parts of what is left, none larger than the endpoint should be asked."""
+        """Return where the next request ends: equal parts of what is left, within the endpoint's current size."""
         left, size = last - at + 1, self.pool.ordered()[0].ranges.size
         return at + -(-left // -(-left // size)) - 1
 
     async def _commit_all(self, planned: int, ready: asyncio.Queue[list[LogBatch] | None], last: int) -> None:
-        """Commits in groups; the next one gathers while the server writes."""
+        """Commit in groups; the next group gathers while the server writes."""
         group = await _next_group(ready, last)
         while group:
             async with background_task(_next_group(ready, last)) as following:
                 await self._commit(planned, group)
                 group = await following
 
-    async def _commit(self, planned: int, units: list[LogBatch]) -> None:
-        unit = merge_batches(units)
-        await raw_logs.ensure_partitions(self.conn, unit.first, unit.last)
+    async def _commit(self, planned: int, batches: list[LogBatch]) -> None:
+        batch = merge_batches(batches)
+        await raw_logs.ensure_partitions(self.conn, batch.first, batch.last)
         began = time.monotonic()
         async with self.conn.transaction():
             await epoch.lock_shared(self.conn, planned)
-            await raw_logs.commit_batch(self.conn, unit)
+            await raw_logs.commit_batch(self.conn, batch)
             hit("work.before_commit")
         hit("work.committed")
-        await self._tell(IngestCommit(unit, planned, len(units), time.monotonic() - began))
+        await self._on_commit(IngestCommit(batch, planned, len(batches), time.monotonic() - began))
 
 
 async def _next_group(ready: asyncio.Queue[list[LogBatch] | None], last: int) -> list[LogBatch]:
-    """The next group; empty at the end. It waits for the first unit as long as that takes, then not much longer.
+    """Return the next group, empty at the end. Waits for its first batch as long as that takes, then not much longer.
 
-    What little is left up to block `last` belongs to it, too: a small step of the projection beside a large one leaves
-    one of its two sides, computing and writing, waiting for the other.
+    A small remainder up to block `last` joins the group as well: a small projection step next to a large one leaves one
+    of its two sides, computing and writing, waiting for the other.
     """
     group: list[LogBatch] = []
     until = 0.0
@@ -149,7 +161,7 @@ async def _next_group(ready: asyncio.Queue[list[LogBatch] | None], last: int) ->
         except TimeoutError:
             break
         if more is None:
-            ready.put_nowait(None)  # for the next look
+            ready.put_nowait(None)  # so that the next call sees the end as well
             break
         until = until or time.monotonic() + GROUP_SECONDS
         group += more
@@ -157,7 +169,7 @@ async def _next_group(ready: asyncio.Queue[list[LogBatch] | None], last: int) ->
 
 
 def _group_is_full(group: Sequence[LogBatch], last: int) -> bool:
-    logs = sum(len(unit.logs) for unit in group)
+    logs = sum(len(batch.logs) for batch in group)
     if len(group) < GROUP_BATCHES and logs < GROUP_LOGS:
         return False
     blocks, left = group[-1].last - group[0].first + 1, last - group[-1].last
@@ -165,20 +177,30 @@ def _group_is_full(group: Sequence[LogBatch], last: int) -> bool:
 
 
 async def fetch_range(
-    pool: Pool, segment: ContractRange, stamps: TimeFields = NO_TIME_FIELDS, final: FinalBlock = NOTHING_FINAL
+    pool: Pool, contract_range: ContractRange, time_fields: TimeFields = NO_TIME_FIELDS,
+    final: FinalBlock = NOTHING_FINAL,
 ) -> list[LogBatch]:  # fmt: skip
-    """All blocks of a segment as confirmed units, in one request when the endpoint serves it at once. Raises RpcError.
+    """Fetch all blocks of a contract range as confirmed log batches, in one request if the endpoint serves it at once.
 
-    `final` is at or above the segment; without it (an estimate, which stores nothing) nothing shows that it is final.
-    Each unit is from one endpoint; two of them may be from two, which is why their seams are compared too.
+    Each batch is from one endpoint; two of them may be from two, which is why their parent links are compared, too.
+
+    Args:
+        pool: The endpoints.
+        contract_range: Blocks and contracts to fetch.
+        time_fields: Events that carry the time of their block.
+        final: A final block at or above the range. Without it (an estimate, which stores nothing), nothing shows that
+            the range is final.
+
+    Raises:
+        RpcError: No endpoint served it.
     """
-    units: list[LogBatch] = []
-    rest = segment
+    batches: list[LogBatch] = []
+    rest = contract_range
     while rest.first <= rest.last:
-        # Bound now: the reader is asked before the loop goes on, but only a default says so.
-        async def fetched(reader: Reader, part: ContractRange = rest) -> LogBatch:
-            return await fetch_batch(reader, part, final, None, stamps, plain=True)
+        # A default binds `rest` now. The call ends before `rest` changes, but nothing else in the code says so.
+        async def fetch(reader: Reader, part: ContractRange = rest) -> LogBatch:
+            return await fetch_batch(reader, part, final, None, time_fields, plain=True)
 
-        units.append(await pool.with_failover(fetched))
-        rest = rest._replace(first=units[-1].last + 1)
-    return units
+        batches.append(await pool.with_failover(fetch))
+        rest = rest._replace(first=batches[-1].last + 1)
+    return batches

@@ -1,4 +1,4 @@
-"""Ingest workers in processes of their own on this machine."""
+"""Ingest workers in separate processes on this machine."""
 
 from __future__ import annotations
 
@@ -21,70 +21,87 @@ from indexer.ingest.worker_fork import ForkedWorker
 from indexer.ingest.worker_protocol import encode_message, read_message
 from indexer.rpc.pool import Pool, Traffic
 
-MAX_DEATHS = 5  # of workers within one task before it is an error
+MAX_DEATHS = 5  # of workers within one task before they are an error
 PIPE_BYTES = 1 << 22  # read ahead from a worker
-SILENT_TIMEOUT_S = 30.0  # seconds without a word from a worker, which sends a beat every five
-END_TIMEOUT_S = 3.0  # seconds a worker gets to end by itself
+SILENT_TIMEOUT_S = 30.0  # without a message from a worker, which sends a heartbeat every five seconds
+END_TIMEOUT_S = 3.0  # for a worker to exit by itself
 
 log = structlog.get_logger()
 
 
 class WorkerPool:
-    """`width` processes: those that were `forked`, and new ones. One that dies costs the range that it had in hand once
-    more."""
+    """Executor with `parallelism` worker processes: first those in `forked`, then new ones.
 
-    def __init__(self, setup: WorkerConfig, width: int, forked: Sequence[ForkedWorker] = ()) -> None:
-        self.parallelism, self._setup, self._forked = width, setup, list(forked)
+    A worker that dies costs the range it was working on once more.
+    """
+
+    def __init__(self, config: WorkerConfig, parallelism: int, forked: Sequence[ForkedWorker] = ()) -> None:
+        self.parallelism, self._config, self._forked = parallelism, config, list(forked)
         self._idle: asyncio.Queue[Process | ForkedWorker | None] = asyncio.Queue()
         self._all: list[Process | ForkedWorker] = []
-        self._sizes: LearnedLimitsByEndpoint = {}
-        self._numbers: dict[int, CommitReport] = {}  # the newest report of each process
+        self._limits: LearnedLimitsByEndpoint = {}
+        self._latest_reports: dict[int, CommitReport] = {}  # the newest report of each process
         self._first_answer = asyncio.Event()
-        self._begun = False
+        self._started = False
         self.last_heartbeat_at = 0.0
 
     async def start(self) -> None:
-        """Starts the processes; they get ready by themselves."""
+        """Start the processes, without waiting until they are ready."""
         for _ in range(self.parallelism):
             self._idle.put_nowait(await self._spawned())
 
     def traffic(self, own: Pool) -> Traffic:
-        """What all workers asked, and this process with its own pool."""
-        reports, mine = list(self._numbers.values()), own.traffic()
-        errors = sum((Counter(report.errors) for report in reports), Counter(mine.errors))
-        sizes = [size.size for report in reports for size in report.sizes.values()]
-        return Traffic(mine.requests + sum(r.requests for r in reports), dict(errors), max(sizes, default=mine.size))
+        """Return the traffic of all workers plus that of this process's `own` pool."""
+        reports, own_traffic = list(self._latest_reports.values()), own.traffic()
+        errors = sum((Counter(report.errors) for report in reports), Counter(own_traffic.errors))
+        sizes = [limits.size for report in reports for limits in report.limits.values()]
+        return Traffic(
+            own_traffic.requests + sum(r.requests for r in reports), dict(errors), max(sizes, default=own_traffic.size)
+        )
 
-    async def ingest(self, segment: ContractRange, final: FinalBlock, tell: OnCommit) -> None:
+    async def ingest(self, contract_range: ContractRange, final: FinalBlock, on_commit: OnCommit) -> None:
+        """Run one task on an idle worker, and on another one if that worker dies.
+
+        Raises the error of the task, and IndexerError after MAX_DEATHS deaths.
+        """
         for _ in range(MAX_DEATHS):
-            # One alone meets the endpoint's limits first; the others begin with what it learnt.
-            if self._begun:
+            # The first task runs alone and meets the endpoint's limits; the others begin with what it learned.
+            if self._started:
                 await self._first_answer.wait()
-            self._begun = True
+            self._started = True
             process = await self._idle.get() or await self._spawned()
-            kept: Process | ForkedWorker | None = None
+            reusable: Process | ForkedWorker | None = None
             try:
-                outcome = await self._work(process, Task(segment, final), tell)
-                kept = process if outcome is not None else None
+                outcome = await self._run_task(process, Task(contract_range, final), on_commit)
+                reusable = process if outcome is not None else None
             finally:
                 self._first_answer.set()
-                self._idle.put_nowait(kept)
-                if kept is None:  # dead, or left in the middle of its work
+                self._idle.put_nowait(reusable)
+                if reusable is None:  # dead, or interrupted in the middle of its task
                     await _end(process)
             if isinstance(outcome, Exception):
                 raise outcome
             if outcome is not None:
                 return
-            log.warning("worker_died", pid=process.pid, code=process.returncode, first=segment.first, last=segment.last)
+            log.warning(
+                "worker_died",
+                pid=process.pid,
+                code=process.returncode,
+                first=contract_range.first,
+                last=contract_range.last,
+            )
         raise IndexerError(
-            f"{MAX_DEATHS} workers died on blocks {segment.first} to {segment.last}", "See the log for why"
+            f"{MAX_DEATHS} workers died on blocks {contract_range.first} to {contract_range.last}",
+            "See the log for why",
         )
 
-    async def _work(self, process: Process | ForkedWorker, task: Task, tell: OnCommit) -> TaskDone | Exception | None:
-        """How the worker's work ended; None when the worker died, or says nothing any more."""
+    async def _run_task(
+        self, process: Process | ForkedWorker, task: Task, on_commit: OnCommit
+    ) -> TaskDone | Exception | None:
+        """Run a task. Returns how it ended, or None if the worker died or fell silent."""
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(ConnectionError):
-            process.stdin.write(encode_message(self._sizes) + encode_message(task))
+            process.stdin.write(encode_message(self._limits) + encode_message(task))
             await process.stdin.drain()
         while True:
             try:
@@ -96,9 +113,9 @@ class WorkerPool:
             self.last_heartbeat_at = time.monotonic()
             match message:
                 case CommitReport():
-                    self._sizes, self._numbers[process.pid] = message.sizes, message
+                    self._limits, self._latest_reports[process.pid] = message.limits, message
                     self._first_answer.set()
-                    await tell(message)
+                    await on_commit(message)
                 case TaskDone() | Exception() | None:
                     return message
 
@@ -112,16 +129,17 @@ class WorkerPool:
                 sys.executable, "-m", "indexer.ingest.worker_process", stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES
             )
         assert process.stdin is not None
-        process.stdin.write(encode_message(self._setup))
+        process.stdin.write(encode_message(self._config))
         self._all.append(process)
         return process
 
     async def close(self) -> None:
+        """End all workers."""
         await asyncio.gather(*(_end(process) for process in self._all))
 
 
 async def _end(process: Process | ForkedWorker) -> None:
-    """The end of its input tells a worker to end; what it had in hand is rolled back."""
+    """End a worker by closing its input; what it was working on is rolled back."""
     assert process.stdin is not None
     process.stdin.close()
     try:

@@ -1,7 +1,7 @@
-"""Ingest workers that are copies of this process: they need not import what it has imported, a third of a second each.
+"""Ingest workers that are forks of this process, so that they need not repeat its imports (a third of a second each).
 
-A copy is safe only of a process without other threads and without an event loop, so they are made before both, and wait
-for their Setup. One that is not needed ends with its input.
+Forking is safe only in a process without other threads and without an event loop, so workers are made before both
+exist, and then wait for their WorkerConfig. One that is not needed exits when its input ends.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from collections.abc import Sequence
 
 from indexer.ingest import worker_process
 
-_POLL_INTERVAL_S = 0.02  # seconds
-# Bytes that a worker can write ahead of us: one report of a commit. Each turn of our loop may have to wait for a thread
-# that computes, and with the usual 64 KiB a report takes fifty turns.
+_POLL_INTERVAL_S = 0.02
+# That a worker can write ahead of the parent: one commit report. Each turn of the parent's event loop may have to wait
+# for a thread that computes, and with the usual 64 KiB a report would take fifty turns.
 _PIPE_BYTES = 1 << 20
 
 
 class ForkedWorker:
-    """A worker and the parent's ends of its pipes: what `crew.py` needs of an asyncio.subprocess.Process."""
+    """A forked worker and the parent's ends of its pipes.
+
+    It offers what `process_pool.py` needs of an asyncio.subprocess.Process.
+    """
 
     stdin: asyncio.StreamWriter
     stdout: asyncio.StreamReader
@@ -35,7 +38,7 @@ class ForkedWorker:
         self._opened = False
 
     async def open(self, limit: int) -> None:
-        """Connects the pipes to the running loop; `limit`: bytes read ahead."""
+        """Connect the pipes to the running event loop. `limit`: read-ahead (bytes)."""
         loop, (into, out_of) = asyncio.get_running_loop(), self.ends
         self._opened = True
         self.stdout = asyncio.StreamReader(limit)
@@ -46,8 +49,8 @@ class ForkedWorker:
         self.stdin = asyncio.StreamWriter(transport, protocol, None, loop)
 
     async def wait(self) -> int:
-        """Its exit code, once it has ended."""
-        while (code := self._ended()) is None:  # noqa: ASYNC110 - there is no event that could be waited for
+        """Wait until the process has ended, and return its exit code."""
+        while (code := self._ended()) is None:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(_POLL_INTERVAL_S)
         return code
 
@@ -58,22 +61,22 @@ class ForkedWorker:
         return self.returncode
 
     async def reap_unused(self) -> None:
-        """Ends it unless somebody opened it, whose it is then."""
+        """End the worker unless it was opened; an opened worker belongs to whoever opened it."""
         if not self._opened:
             for end in self.ends:
                 os.close(end)
-            self.kill()  # it has begun nothing
+            self.kill()  # it has not begun anything
             await self.wait()
 
     def kill(self) -> None:
-        """Raises ProcessLookupError when it has ended and was waited for: its number may be another's by now."""
+        """Kill the process. Raises ProcessLookupError once it was reaped: its pid may be another's by now."""
         if self.returncode is not None:
             raise ProcessLookupError
         os.kill(self.pid, signal.SIGKILL)
 
 
 def fork_workers(count: int) -> list[ForkedWorker]:
-    """So many workers. To be called before there is an event loop or a thread."""
+    """Fork `count` workers. Call this before there is an event loop or a thread."""
     sys.stdout.flush()
     sys.stderr.flush()
     workers: list[ForkedWorker] = []
@@ -83,23 +86,23 @@ def fork_workers(count: int) -> list[ForkedWorker]:
 
 
 def _fork(earlier: Sequence[ForkedWorker]) -> ForkedWorker:
-    (theirs_in, into), (out_of, theirs_out) = os.pipe(), os.pipe()
-    with contextlib.suppress(AttributeError, OSError):  # Linux only, and only as much as a user may have
+    (child_in, into), (out_of, child_out) = os.pipe(), os.pipe()
+    with contextlib.suppress(AttributeError, OSError):  # Linux only, and users have a limit
         fcntl.fcntl(out_of, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     pid = os.fork()
     if pid:
-        os.close(theirs_in)
-        os.close(theirs_out)
+        os.close(child_in)
+        os.close(child_out)
         return ForkedWorker(pid, into, out_of)
     code = 1
     try:
-        # A worker ends with its input. A sibling that kept the other end of it open would keep it alive.
+        # A worker exits when its input ends. A sibling that held the other end open would keep it alive.
         for end in (into, out_of, *(end for worker in earlier for end in worker.ends)):
             os.close(end)
-        os.dup2(theirs_in, 0)
-        os.dup2(theirs_out, 1)
-        os.close(theirs_in)
-        os.close(theirs_out)
+        os.dup2(child_in, 0)
+        os.dup2(child_out, 1)
+        os.close(child_in)
+        os.close(child_out)
         worker_process.main()
         code = 0
     except BaseException:
@@ -107,4 +110,4 @@ def _fork(earlier: Sequence[ForkedWorker]) -> ForkedWorker:
     finally:
         with contextlib.suppress(Exception):
             sys.stderr.flush()
-        os._exit(code)  # nothing of the parent's is cleaned up twice
+        os._exit(code)  # without the parent's cleanup, which must not run twice

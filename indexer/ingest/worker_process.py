@@ -1,7 +1,8 @@
-"""A worker as a process of its own; `ingest/crew.py` is the other end of its pipes.
+"""Entry point of a worker process; `ingest/process_pool.py` is at the other end of its pipes.
 
-In come a Setup, then Tasks and Sizes; out go a Report of each commit, a Beat now and then while it works, and for
-each Task Done or the error. It ends when its input does: with whoever started it.
+It reads a WorkerConfig, then Tasks and LearnedLimitsByEndpoint. It writes a CommitReport for each commit, a Heartbeat
+now and then while it works, and for each Task a TaskDone or the error. It exits when its input ends, and so with
+whoever started it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from indexer.runtime import log_setup
 from indexer.runtime.tasks import background_task, cancel_and_wait
 from indexer.runtime.tuning import BULK, tune_gc
 
-HEARTBEAT_INTERVAL_S = 5.0  # seconds
-# Beside the projection, which everything waits for: a worker takes what it leaves of the machine. Without, workers run
-# ahead at its expense, and at the end it is alone on all processors.
+HEARTBEAT_INTERVAL_S = 5.0
+# Of a worker next to the projector, which everything waits for: the worker takes what the projector leaves of the
+# machine. Otherwise workers run ahead at its expense, and at the end it is alone on all processors.
 NICE = 5
 
 
 def picklable_error(error: Exception) -> Exception:
-    """The error itself where it can be sent, else one of ours with its text."""
+    """Return the error itself if it can be pickled, otherwise an IndexerError with its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -37,7 +38,7 @@ async def _serve() -> None:
     loop = asyncio.get_running_loop()
     source = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(source), os.fdopen(0, "rb", 0))
-    # What libraries print must not come between the messages.
+    # Output that libraries print must not come between the messages.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
@@ -45,22 +46,22 @@ async def _serve() -> None:
         out.write(encode_message(message))
         out.flush()
 
-    setup = await read_message(source)
-    if not isinstance(setup, WorkerConfig):
+    config = await read_message(source)
+    if not isinstance(config, WorkerConfig):
         return
-    log_setup.configure(setup.log_format, quiet=True)
-    if setup.hand_over:
+    log_setup.configure(config.log_format, quiet=True)
+    if config.hand_over:
         os.nice(NICE)
-    worker, work = Worker(setup), None
+    worker, running = Worker(config), None
 
-    async def beat() -> None:
+    async def send_heartbeats() -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             send(Heartbeat())
 
-    async def do(task: Task) -> None:
+    async def run_task(task: Task) -> None:
         try:
-            async with background_task(beat()):
+            async with background_task(send_heartbeats()):
                 await worker.ingest(*task, send)
         except Exception as error:
             send(picklable_error(error))
@@ -70,18 +71,18 @@ async def _serve() -> None:
     try:
         while (message := await read_message(source)) is not None:
             if isinstance(message, Task):
-                work = asyncio.create_task(do(message))
+                running = asyncio.create_task(run_task(message))
             else:
                 worker.import_limits(message)
     finally:
-        if work is not None:
-            await cancel_and_wait(work)
+        if running is not None:
+            await cancel_and_wait(running)
         await worker.close()
 
 
 def main() -> None:
-    """Entry point of `python -m indexer.ingest.worker_process`, and of a fork. Reads from 0 and writes to 1."""
-    # Ctrl-C goes to the whole process group; who started this one decides when it ends.
+    """Run a worker on file descriptors 0 and 1, in `python -m indexer.ingest.worker_process` or in a fork."""
+    # Ctrl-C goes to the whole process group, but the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tune_gc(BULK)
     asyncio.run(_serve())

@@ -1,1 +1,1 @@
-"""Health, readiness and metrics of a running daemon."""
+"""Health, readiness, status and metrics of a running daemon, and the checks of `reya-indexer doctor`."""

@@ -1,4 +1,4 @@
-"""/live, /ready, /status, /metrics, and the status page at /."""
+"""The HTTP server of the daemon: /live, /ready, /status, /metrics, and the status page at /."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PAGE = files("indexer.ops").joinpath("page.html").read_text(encoding="utf-8")
 
 
 def _hash_of(tag: str) -> str:
-    """The source expression that allows the page's one inline element of this kind and nothing else."""
+    """Return the CSP source expression that allows the page's only inline element with this tag, and nothing else."""
     (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"
 
 
-# Nothing from elsewhere is loaded, framed, sent or run, whatever a node or the chain made the page show.
+# The page can load, frame, send or run nothing from other origins, whatever a node or the chain makes it show.
 POLICY = (
     f"default-src 'none'; script-src {_hash_of('script')}; style-src {_hash_of('style')}; img-src data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -37,8 +37,11 @@ HEADERS = {
 
 
 def application(live: LiveStatus) -> web.Application:
-    """/live: the process answers. /ready: 200 when the rows are fresh, else 503 with the reasons. /status: the document
-    of `reya-indexer status --json` and what only the process knows."""
+    """Return the web application of a running daemon.
+
+    /live: the process answers. /ready: 200 when the rows are fresh, else 503 with the reasons. /status: the document of
+    `reya-indexer status --json`, with what only the process knows.
+    """
     collected = metrics.registry(live)
 
     async def alive(_: web.Request) -> web.Response:
@@ -76,7 +79,7 @@ def application(live: LiveStatus) -> web.Application:
 
 
 async def serve(host: str, port: int, live: LiveStatus) -> web.AppRunner:
-    """Serves until `cleanup()`. Raises PortInUseError."""
+    """Start the server and return its runner, which serves until `cleanup()`. Raises PortInUseError."""
     runner = web.AppRunner(application(live), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

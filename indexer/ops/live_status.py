@@ -1,7 +1,7 @@
-"""The status document of a running daemon: what the database says, read a little while ago, and what only it knows.
+"""The status document of a running daemon: a recent reading of the database, and what only the process knows.
 
-However many ask for it, the database is read at most every FRESH seconds over one connection of its own; and whatever
-the database does, an answer comes within LIMIT seconds and says how old it is.
+However many clients ask for it, the database is read at most every MAX_AGE_S seconds, over a separate connection.
+Whatever the database does, an answer comes within ANSWER_TIMEOUT_S seconds and says how old it is.
 """
 
 from __future__ import annotations
@@ -23,57 +23,60 @@ from indexer.rpc.reader import Reader
 from indexer.runtime.progress import DaemonProgress, wait_name
 from indexer.runtime.tasks import cancel_and_wait
 
-FRESH = 2.0  # seconds
-LIMIT = 3.0  # seconds
-MAX_READ_S = 60.0  # seconds; then the connection is given up
-SLOW_INTERVAL_S = 30.0  # seconds between looks at what is costly, and at least TIMES_COST as long as the last one took
+MAX_AGE_S = 2.0  # A reading of the database older than this is refreshed (s).
+ANSWER_TIMEOUT_S = 3.0  # How long an answer waits for the database (s).
+MAX_READ_S = 60.0  # After this, a reading fails and its connection is closed (s).
+# Time between readings of the slow part (s), and at least TIMES_COST times as long as the last one took.
+SLOW_INTERVAL_S = 30.0
 TIMES_COST = 20
-SAMPLES, SAMPLE_EVERY = 150, 2.0  # of the history; seconds
+SAMPLES, SAMPLE_INTERVAL_S = 150, 2.0  # Number of samples in the history, and time between them (s).
 READING = {"statement_timeout": "20s", "lock_timeout": "2s"}
 
 log = structlog.get_logger()
 
 
 class LiveStatus:
-    """`url` is None until the database is known; `heads` tells how heads are noticed."""
+    """The daemon's status. `url` is None until the database is known; `heads` names how new heads are noticed."""
 
     def __init__(self, deployment: Deployment, progress: DaemonProgress, pool: Pool) -> None:
         self.deployment, self.progress, self.pool = deployment, progress, pool
         self.url: str | None = None
         self.heads: Callable[[], str] = lambda: "none yet"
         self.stored: dict[str, Any] = {"chain": deployment.name, "bound": None, **NO_HEADS}
-        self.read_at: float | None = None  # when `stored` was read, monotonic seconds
-        self._trouble: str | None = None
+        self.read_at: float | None = None  # When `stored` was read (monotonic s).
+        self._error: str | None = None
         self._conn: Connection | None = None
         self._reading: asyncio.Task[None] | None = None
         self._sampling: asyncio.Task[None] | None = None
-        self._seldom: SlowPart = {}
-        self._seldom_due = 0.0
+        self._slow_part: SlowPart = {}
+        self._slow_part_due = 0.0
         self._samples: deque[tuple[float, ...]] = deque(maxlen=SAMPLES)
         self._started = time.time()
 
     def start(self) -> None:
+        """Start sampling the history in the background."""
         self._sampling = asyncio.create_task(self._sample())
 
     async def close(self) -> None:
+        """Stop all background work and close the connection."""
         await cancel_and_wait(*(task for task in (self._sampling, self._reading) if task is not None))
         await close(self._conn)
 
     async def refresh(self) -> None:
-        """Reads the database again when what is known is older than FRESH. Never raises."""
+        """Read the database again if the last reading is older than MAX_AGE_S. Never raises."""
         now = time.monotonic()
-        if self.url is None or (self.read_at is not None and now - self.read_at < FRESH):
+        if self.url is None or (self.read_at is not None and now - self.read_at < MAX_AGE_S):
             return
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read(self.url))
-        done, _ = await asyncio.wait({self._reading}, timeout=LIMIT)
+        done, _ = await asyncio.wait({self._reading}, timeout=ANSWER_TIMEOUT_S)
         if not done:
-            self._trouble = f"no answer within {LIMIT:g} seconds"
+            self._error = f"no answer within {ANSWER_TIMEOUT_S:g} seconds"
 
     async def document(self) -> dict[str, Any]:
-        """As `reya-indexer status --json`, with `as_of` (unix seconds), `database_error` and `live`."""
+        """Return the document of `reya-indexer status --json`, with `as_of` (unix s), `database_error` and `live`."""
         await self.refresh()
-        return self.stored | (self._heads() if self._trouble else {}) | {"live": self._now()}
+        return self.stored | (self._heads() if self._error else {}) | {"live": self._now()}
 
     async def _read(self, url: str) -> None:
         try:
@@ -81,20 +84,20 @@ class LiveStatus:
                 if self._conn is None:
                     self._conn = await connect(url, patience=STATEMENT_TIMEOUT_S, **READING)
                 self.stored = await self._document(self._conn) | {"as_of": round(time.time(), 3)}
-            self.read_at, self._trouble = time.monotonic(), None
-        except Exception as error:  # whatever the database says, the signals go on
-            self._trouble = " ".join(str(error).split())[:300] or type(error).__name__
-            log.debug("status_unread", error=self._trouble)
+            self.read_at, self._error = time.monotonic(), None
+        except Exception as error:  # Whatever the database does, /ready and /metrics keep answering.
+            self._error = " ".join(str(error).split())[:300] or type(error).__name__
+            log.debug("status_unread", error=self._error)
             conn, self._conn = self._conn, None
             await close(conn)
 
     async def _document(self, conn: Connection) -> dict[str, Any]:
         began = time.monotonic()
-        if began >= self._seldom_due:
-            self._seldom = await slow_part(conn, self.deployment)
+        if began >= self._slow_part_due:
+            self._slow_part = await slow_part(conn, self.deployment)
             now = time.monotonic()
-            self._seldom_due = now + max(SLOW_INTERVAL_S, TIMES_COST * (now - began))
-        return await build_status(conn, self.deployment, self._heads(), self._seldom)
+            self._slow_part_due = now + max(SLOW_INTERVAL_S, TIMES_COST * (now - began))
+        return await build_status(conn, self.deployment, self._heads(), self._slow_part)
 
     def _heads(self) -> Heads:
         p = self.progress
@@ -113,14 +116,14 @@ class LiveStatus:
             "mode": p.mode,
             "holds_lease": p.holder,
             "waiting": waiting if p.waiting else None,
-            "database_error": self._trouble,
+            "database_error": self._error,
             "heads": self.heads(),
             "finality": p.finality_source,
             "lag_blocks": p.lag_blocks,
             "lag_seconds": p.lag_seconds,
             "rates": self._rates(),
             "history": {
-                "every_seconds": SAMPLE_EVERY,
+                "every_seconds": SAMPLE_INTERVAL_S,
                 "lag_blocks": [int(s[5]) for s in self._samples],
                 "logs": [int(s[2]) for s in self._samples],
             },
@@ -128,7 +131,7 @@ class LiveStatus:
         }
 
     def _rates(self) -> dict[str, float]:
-        """A second, over the last 20 seconds."""
+        """Return rates (per second) over the last 20 s."""
         names = ("blocks", "logs", "rows", "requests")
         recent = list(self._samples)[-11:]
         if len(recent) < 2:
@@ -139,18 +142,18 @@ class LiveStatus:
     async def _sample(self) -> None:
         p = self.progress
         while True:
-            logs = max(p.logs, p.events)  # of a catch-up from stored logs only the projection tells
+            logs = max(p.logs, p.events)  # A catch-up from stored logs ingests nothing; only `events` grows.
             counts = (max(p.projected, p.ingested), logs, sum(p.rows.values()), self.pool.requests, p.lag_blocks)
             self._samples.append((time.monotonic(), *counts))
-            await asyncio.sleep(SAMPLE_EVERY)
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
 
 
 def endpoints(pool: Pool) -> list[dict[str, Any]]:
-    """What the process knows of each endpoint."""
-    return [_describe(pool, reader, turn == 0) for turn, reader in enumerate(pool.ordered())]
+    """Return the process's view of each endpoint, in the order in which they are asked, JSON-ready."""
+    return [_describe(pool, reader, current=index == 0) for index, reader in enumerate(pool.ordered())]
 
 
-def _describe(pool: Pool, reader: Reader, current: bool) -> dict[str, Any]:
+def _describe(pool: Pool, reader: Reader, *, current: bool) -> dict[str, Any]:
     endpoint, calls = reader.endpoint, dict[str, dict[str, int]]()
     for (method, outcome), count in endpoint.outcomes.items():
         calls.setdefault(method, {})[outcome] = count

@@ -1,4 +1,4 @@
-"""Every metric, once: its kind, its labels and its help. docs/reference/metrics.md is made from this table."""
+"""Catalog of all metrics: kind, labels and help of each. docs/reference/metrics.md is generated from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PREFIX = "reya_indexer_"
 
 
 class Metric(NamedTuple):
-    """`says` in one sentence, with the unit; a counter's name goes without `_total`."""
+    """One metric. `help` is one sentence, with the unit; a counter's `name` omits `_total`."""
 
     name: str
     kind: Kind
@@ -18,7 +18,7 @@ class Metric(NamedTuple):
 
     @property
     def exported(self) -> str:
-        """The name under which Prometheus stores it; of a histogram without _bucket, _sum and _count."""
+        """The name in Prometheus; for a histogram, without _bucket, _sum and _count."""
         return PREFIX + self.name + ("_total" if self.kind == "counter" else "")
 
 
@@ -105,9 +105,9 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
                 "time of the last one's block, unix seconds"),
     ),
 }  # fmt: skip
-CATALOG: dict[str, Metric] = {told.name: told for section in SECTIONS.values() for told in section}
+CATALOG: dict[str, Metric] = {metric.name: metric for section in SECTIONS.values() for metric in section}
 
-# Of the standard collector; on other systems than Linux they are absent.
+# Metrics of the standard process collector; they exist only on Linux.
 PROCESS = {
     "process_resident_memory_bytes": "resident memory",
     "process_virtual_memory_bytes": "virtual memory",
@@ -119,12 +119,12 @@ PROCESS = {
 
 
 def markdown() -> str:
-    """The tables of docs/reference/metrics.md."""
+    """Return the tables of docs/reference/metrics.md."""
     lines: list[str] = []
     for title, section in SECTIONS.items():
         lines += [f"## {title}", "", "| name | kind | labels | says |", "|---|---|---|---|"]
         lines += [f"| `{t.exported}` | {t.kind} | {', '.join(t.labels)} | {t.help} |" for t in section]
         lines.append("")
     lines += ["## The process", "", "| name | says |", "|---|---|"]
-    lines += [f"| `{name}` | {says} |" for name, says in PROCESS.items()]
+    lines += [f"| `{name}` | {text} |" for name, text in PROCESS.items()]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The process's numbers in Prometheus' text format: from Progress and Pool at each scrape, and from the last status."""
+"""Metrics in Prometheus' text format, from DaemonProgress and Pool at each scrape, and from the last status."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ STATES = (STARTING, *(mode.value for mode in Mode))
 
 
 class _Signals(Collector):
+    """Collects all metrics of the catalog, section by section."""
+
     def __init__(self, live: LiveStatus) -> None:
         self.live = live
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metric families of one scrape."""
         yield from self._block_numbers()
         yield from self._doing()
         yield from self._work()
@@ -42,8 +45,9 @@ class _Signals(Collector):
         tags = {"latest": known.get("head"), "safe": known.get("safe"), "finalized": known.get("finalized")}
         lags = [((tag,), max(0, at - p.projected)) for tag, at in tags.items() if at is not None]
         yield family("lag_blocks", lags)
-        yield family("lag_seconds", unlabelled(p.lag_seconds))
-        grades = {grade: of["up_to"] for grade, of in (stored.get("attested") or {}).items() if of["up_to"] is not None}
+        yield family("lag_seconds", unlabeled(p.lag_seconds))
+        summaries = (stored.get("attested") or {}).items()
+        grades = {grade: summary["up_to"] for grade, summary in summaries if summary["up_to"] is not None}
         yield family("attested_block", by_label(grades))
         behind = {grade: max(0, p.finalized - at) for grade, at in grades.items() if p.finalized >= 0}
         yield family("attested_lag_blocks", by_label(behind))
@@ -52,56 +56,56 @@ class _Signals(Collector):
         for contract in stored.get("coverage", ()):
             uncovered[contract["contract"]] += sum(last - first + 1 for first, last in contract["gaps"])
         yield family("uncovered_blocks", by_label(uncovered))
-        yield family("head_age_seconds", unlabelled(max(0.0, time.time() - p.head_time) if p.head_time else None))
-        yield family("look_age_seconds", unlabelled(p.clock() - p.looked_at if p.looked_at else None))
-        yield family("step_age_seconds", unlabelled(p.clock() - p.last_step_at if p.last_step_at else None))
+        yield family("head_age_seconds", unlabeled(max(0.0, time.time() - p.head_time) if p.head_time else None))
+        yield family("look_age_seconds", unlabeled(p.clock() - p.looked_at if p.looked_at else None))
+        yield family("step_age_seconds", unlabeled(p.clock() - p.last_step_at if p.last_step_at else None))
 
     def _doing(self) -> Iterator[Metric]:
         p, read_at = self.live.progress, self.live.read_at
         yield family("info", [((__version__, self.live.deployment.name), 1)])
-        yield family("ready", unlabelled(not p.not_ready()))
+        yield family("ready", unlabeled(not p.not_ready()))
         yield family("state", [((state,), int(p.mode == state)) for state in STATES])
-        yield family("lease_held", unlabelled(p.holder))
+        yield family("lease_held", unlabeled(p.holder))
         waiting = [((wait_name(p.waiting),), p.clock() - p.waiting_since)] if p.waiting else []
         yield family("waiting_seconds", waiting)
         yield family("waits", by_label(p.waits))
         yield family("waited_seconds", by_label(p.waited))
         yield family("errors", by_label(p.errors))
         yield from found_stuck(p)
-        yield family("status_age_seconds", unlabelled(None if read_at is None else time.monotonic() - read_at))
+        yield family("status_age_seconds", unlabeled(None if read_at is None else time.monotonic() - read_at))
 
     def _work(self) -> Iterator[Metric]:
         p = self.live.progress
         yield family("steps", by_label(p.steps))
-        yield histogram("step_blocks", [((kind,), spread) for kind, spread in sorted(p.step_blocks.items())])
-        yield histogram("commit_seconds", [((kind,), spread) for kind, spread in sorted(p.commit_seconds.items())])
-        yield family("logs", unlabelled(p.logs))
-        yield family("events", unlabelled(p.events))
+        yield histogram("step_blocks", [((kind,), values) for kind, values in sorted(p.step_blocks.items())])
+        yield histogram("commit_seconds", [((kind,), values) for kind, values in sorted(p.commit_seconds.items())])
+        yield family("logs", unlabeled(p.logs))
+        yield family("events", unlabeled(p.events))
         yield family("rows", by_label(p.rows))
-        yield family("reorgs", unlabelled(p.reorgs))
+        yield family("reorgs", unlabeled(p.reorgs))
         yield histogram("reorg_depth_blocks", [((), p.reorg_depth)])
-        yield family("head_regressions", unlabelled(p.regressions))
-        yield family("before_images", unlabelled(p.before_images))
+        yield family("head_regressions", unlabeled(p.regressions))
+        yield family("before_images", unlabeled(p.before_images))
 
     def _endpoints(self) -> Iterator[Metric]:
-        told = endpoints(self.live.pool)
+        described = endpoints(self.live.pool)
 
         def each(key: str) -> list[Sample]:
-            return [((one["endpoint"],), one[key]) for one in told]
+            return [((endpoint["endpoint"],), endpoint[key]) for endpoint in described]
 
         yield family("rpc_requests", each("requests"))
         yield family(
             "rpc_calls",
             [
-                ((one["endpoint"], method, outcome), count)
-                for one in told
-                for method, outcomes in sorted(one["calls"].items())
+                ((endpoint["endpoint"], method, outcome), count)
+                for endpoint in described
+                for method, outcomes in sorted(endpoint["calls"].items())
                 for outcome, count in sorted(outcomes.items())
             ],
         )
         yield family("endpoint_range_blocks", each("range_blocks"))
         yield family("endpoint_current", each("current"))
-        yield from endpoint_scores(self.live.pool)
+        yield from endpoint_health(self.live.pool)
         yield from budgets(self.live.pool)
 
     def _alarms(self) -> Iterator[Metric]:
@@ -110,7 +114,7 @@ class _Signals(Collector):
         yield family("undecoded_logs", by_label(stored.get("undecoded_logs", {})))
         counts: Counter[str] = Counter()
         times: dict[str, int] = {}
-        for upgrade in stored.get("upgrades", ()):  # the newest first
+        for upgrade in stored.get("upgrades", ()):  # Newest first, so that the first time per contract is kept.
             counts[upgrade["contract"]] += upgrade["count"]
             times.setdefault(upgrade["contract"], upgrade["block_time"])
         yield family("proxy_upgrades", by_label(counts))
@@ -118,7 +122,7 @@ class _Signals(Collector):
 
 
 def registry(live: LiveStatus) -> CollectorRegistry:
-    """A registry of this process's metrics only."""
+    """Return a registry with the metrics of this process only."""
     collected = CollectorRegistry(auto_describe=False)
     collected.register(_Signals(live))
     ProcessCollector(registry=collected)
@@ -126,67 +130,71 @@ def registry(live: LiveStatus) -> CollectorRegistry:
 
 
 def render(collected: CollectorRegistry) -> bytes:
+    """Render one scrape in Prometheus' text format."""
     return generate_latest(collected)
 
 
-Sample = tuple[tuple[str, ...], float]  # values of the labels, in the catalogue's order
+Sample = tuple[tuple[str, ...], float]  # Label values in the catalog's order, and the value.
 
 
 def family(name: str, samples: Iterable[Sample]) -> Metric:
-    told = CATALOG[name]
-    make = CounterMetricFamily if told.kind == "counter" else GaugeMetricFamily
-    made = make(PREFIX + name, told.help, labels=told.labels)
+    """Return the gauge or counter `name` of the catalog with these samples."""
+    spec = CATALOG[name]
+    family_type = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
+    metric = family_type(PREFIX + name, spec.help, labels=spec.labels)
     for labels, value in samples:
-        made.add_metric(labels, value)
-    return made
+        metric.add_metric(labels, value)
+    return metric
 
 
-def histogram(name: str, spreads: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
-    told = CATALOG[name]
-    made = HistogramMetricFamily(PREFIX + name, told.help, labels=told.labels)
-    for labels, spread in spreads:
-        made.add_metric(labels, spread.buckets(), spread.total)
-    return made
+def histogram(name: str, histograms: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
+    """Return the histogram `name` of the catalog, one for each set of label values."""
+    spec = CATALOG[name]
+    metric = HistogramMetricFamily(PREFIX + name, spec.help, labels=spec.labels)
+    for labels, values in histograms:
+        metric.add_metric(labels, values.buckets(), values.total)
+    return metric
 
 
-def unlabelled(value: float | None) -> list[Sample]:
-    """Without labels; nothing where it is not known."""
+def unlabeled(value: float | None) -> list[Sample]:
+    """Return one sample without labels; none if the value is unknown."""
     return [] if value is None else [((), value)]
 
 
 def by_label(counter: Mapping[str, float]) -> list[Sample]:
-    """By one label."""
+    """Return one sample for each value of a single label, sorted."""
     return [((key,), value) for key, value in sorted(counter.items())]
 
 
-def attested(gauges: AttestProgress) -> Iterable[Metric]:
-    works = gauges.state != ATTEST_OFF
-    yield family("attesting", unlabelled(int(works)))
-    yield family("attested_newest_block", by_label(gauges.newest) if works else ())
-    yield family("attested_blocks", by_label(gauges.blocks))
-    yield family("attest_requests", unlabelled(gauges.requests if works else None))
-    yield family("attest_healed", unlabelled(gauges.healed if works else None))
-    yield family("attest_unprovable", unlabelled(gauges.unprovable if works else None))
-    yield family("attest_faults", by_label(gauges.blamed))
+def attested(progress: AttestProgress) -> Iterable[Metric]:
+    """Yield the metrics of attestation; most are absent when this process does not attest."""
+    attesting = progress.state != ATTEST_OFF
+    yield family("attesting", unlabeled(int(attesting)))
+    yield family("attested_newest_block", by_label(progress.newest) if attesting else ())
+    yield family("attested_blocks", by_label(progress.blocks))
+    yield family("attest_requests", unlabeled(progress.requests if attesting else None))
+    yield family("attest_healed", unlabeled(progress.healed if attesting else None))
+    yield family("attest_unprovable", unlabeled(progress.unprovable if attesting else None))
+    yield family("attest_faults", by_label(progress.blamed))
 
 
 COUNTS = ("disagreements", "omissions", "limited", "failures", "set_aside")
 
 
-def endpoint_scores(pool: Pool) -> Iterable[Metric]:
-    """Label `endpoint` is its URL without secrets."""
-    scores, now = {reader.name: reader.endpoint.health for reader in pool.readers}, pool.clock()
-    held = {name: s.aside for name, s in scores.items() if s.aside is not None and now < s.aside.until}
-    heads = {name: s.head.number for name, s in scores.items() if s.head is not None}
+def endpoint_health(pool: Pool) -> Iterable[Metric]:
+    """Yield the metrics of endpoint health. Their label `endpoint` is the URL without secrets."""
+    healths, now = {reader.name: reader.endpoint.health for reader in pool.readers}, pool.clock()
+    set_aside = {name: h.aside for name, h in healths.items() if h.aside is not None and now < h.aside.until}
+    heads = {name: h.head.number for name, h in healths.items() if h.head is not None}
     best = max(heads.values(), default=0)
-    latencies = {name: s.latency for name, s in scores.items() if s.latency is not None}
-    asides: list[Sample] = [((name, aside.reason), aside.until - now) for name, aside in sorted(held.items())]
-    yield family("endpoint_well", by_label({name: int(name not in held) for name in scores}))
+    latencies = {name: h.latency for name, h in healths.items() if h.latency is not None}
+    asides: list[Sample] = [((name, aside.reason), aside.until - now) for name, aside in sorted(set_aside.items())]
+    yield family("endpoint_well", by_label({name: int(name not in set_aside) for name in healths}))
     yield family("endpoint_aside_seconds", asides)
     yield family("endpoint_head", by_label(heads))
-    # One that answers no more lags ever further.
+    # Computed now: the lag of an endpoint that no longer answers must keep growing.
     yield family("endpoint_lag_blocks", by_label({name: best - head for name, head in heads.items()}))
-    yield family("endpoint_error_rate", by_label({name: s.error_rate(now) for name, s in scores.items()}))
+    yield family("endpoint_error_rate", by_label({name: h.error_rate(now) for name, h in healths.items()}))
     yield family("endpoint_latency_seconds", by_label(latencies))
     failed: list[Sample] = [
         ((reader.name, name), count)
@@ -195,10 +203,11 @@ def endpoint_scores(pool: Pool) -> Iterable[Metric]:
     ]
     yield family("endpoint_failed_work", failed)
     for count in COUNTS:
-        yield family(f"endpoint_{count}", by_label({name: s.counts[count] for name, s in scores.items()}))
+        yield family(f"endpoint_{count}", by_label({name: h.counts[count] for name, h in healths.items()}))
 
 
 def budgets(pool: Pool) -> Iterable[Metric]:
+    """Yield the metrics of request budgets by purpose."""
     spent, caps = pool.budgets.spent, pool.budgets.caps
     yield family("rpc_spent", [((purpose,), spent[purpose]) for purpose in PURPOSES])
     yield family("rpc_budget_waited_seconds", [((purpose,), pool.budgets.waited[purpose]) for purpose in caps])
@@ -206,5 +215,6 @@ def budgets(pool: Pool) -> Iterable[Metric]:
 
 
 def found_stuck(progress: DaemonProgress) -> Iterable[Metric]:
+    """Yield the metrics of the watchdog's findings."""
     yield family("stuck", by_label(dict.fromkeys(progress.stuck, 1)))
     yield family("found_stuck", by_label(progress.found_stuck))

@@ -1,6 +1,6 @@
-"""`status`: where a database stands, from the database, and from the endpoints when there are any.
+"""The status document of `reya-indexer status`, from the database, and from the endpoints if there are any.
 
-A running daemon serves the same document at /status, with what only it knows added (ops/live.py).
+A running daemon serves the same document at /status, with what only the process knows (ops/live_status.py).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from indexer.store import attestations, incidents, provenance, reorg_journal
 from indexer.store.incidents import unproven
 from indexer.store.index_state import IndexState, binding, check_binding, load_index_state
 
-EXACT_ROWS = 1_000_000  # above it the planner's estimate is shown, because count(*) reads the table
+EXACT_ROWS = 1_000_000  # Above this the planner's estimate is shown, because count(*) reads the whole table.
 LAST_REORGS = 5
-MAX_INCIDENTS = 200  # shown; all are counted
+MAX_INCIDENTS = 200  # Incidents shown; all of them are counted.
 _UNDECODED = "SELECT reason, sum(count) FROM indexer.undecoded GROUP BY 1 ORDER BY 1"
 
 
@@ -33,7 +33,10 @@ NO_HEADS: Heads = {"head": None, "safe": None, "finalized": None, "head_time": N
 
 
 async def status(deployment: Deployment, url: str, urls: Sequence[str]) -> dict[str, Any]:
-    """One JSON-ready object. Block numbers are None where nothing is known."""
+    """Return the status as one JSON-ready object. Unknown block numbers are None.
+
+    Raises SchemaOlderError when the database holds no index.
+    """
     heads = await _heads(deployment, urls)
     async with connection(url) as conn:
         if await revisions.classify(conn) != "ours":
@@ -42,9 +45,16 @@ async def status(deployment: Deployment, url: str, urls: Sequence[str]) -> dict[
 
 
 async def build_status(
-    conn: Connection, deployment: Deployment, heads: Heads, seldom: SlowPart | None = None
+    conn: Connection, deployment: Deployment, heads: Heads, slow: SlowPart | None = None
 ) -> dict[str, Any]:
-    """The status from a database that is ours. `seldom`: its costly part, when what the caller has is fresh enough."""
+    """Return the status from a database whose schema is this program's.
+
+    Args:
+        conn: A connection to the database.
+        deployment: The deployment; WrongDeploymentError if the database is bound to another one.
+        heads: The chain's heads, NO_HEADS if unknown.
+        slow: The slow part, if the caller has a fresh one; None: read it now.
+    """
     bound = await binding(conn)
     if bound is None:
         return {"chain": deployment.name, "bound": False, **heads}
@@ -56,12 +66,15 @@ async def build_status(
         "bound": True,
         **heads,
         **stored,
-        **(await slow_part(conn, deployment) if seldom is None else seldom),
+        **(await slow_part(conn, deployment) if slow is None else slow),
     }
 
 
 async def slow_part(conn: Connection, deployment: Deployment) -> SlowPart:
-    """What takes longer the more is stored, not for every second: `rows` of the tables, `attested` by grade."""
+    """Return the slow part of the status: `attested` by grade, and `rows` by table.
+
+    It takes longer the more is stored, so it must not be read every second.
+    """
     bound = await binding(conn)
     if bound is None:
         return {}
@@ -80,11 +93,11 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
         return NO_HEADS | {"endpoint_error": str(error) or "no answer within 10 seconds"}
     finally:
         await pool.close()
-    verdict = FinalityTracker(deployment.finality_depth).observe(heads)
+    finality = FinalityTracker(deployment.finality_depth).observe(heads)
     return NO_HEADS | {
         "head": heads.latest.number,
-        "safe": verdict.safe,
-        "finalized": verdict.finalized,
+        "safe": finality.safe,
+        "finalized": finality.finalized,
         "head_time": heads.latest.timestamp,
     }
 
@@ -127,24 +140,24 @@ async def _stored(conn: Connection, deployment: Deployment, state: IndexState, h
 
 
 async def _attested(conn: Connection, deployment: Deployment, origin: int) -> dict[str, dict[str, Any]]:
-    """By grade: without a gap up to which block, the newest attested range, and how many blocks."""
-    found = await attestations.summaries(conn, [c.address for c in deployment.contracts], origin)
+    """Return for each grade the end of the gapless part, the newest attested range, and the number of blocks."""
+    summaries = await attestations.summaries(conn, [c.address for c in deployment.contracts], origin)
     return {
-        grade: {"up_to": of.up_to if of.up_to >= origin else None, "newest": of.newest and list(of.newest),
-                "blocks": of.blocks}
-        for grade, of in found.items()
+        grade: {"up_to": summary.up_to if summary.up_to >= origin else None,
+                "newest": summary.newest and list(summary.newest), "blocks": summary.blocks}
+        for grade, summary in summaries.items()
     }  # fmt: skip
 
 
 def _coverage(deployment: Deployment, state: IndexState, head: int | None) -> list[dict[str, Any]]:
     origin = state.binding.origin
-    goal = head if head is not None else state.tip.number if state.tip else origin - 1
+    last = head if head is not None else state.tip.number if state.tip else origin - 1
     return [
         {
             "contract": contract.name,
             "address": contract.address,
             "covered": [list(s) for s in state.coverage[contract.address]],
-            "gaps": [list(s) for s in gaps_in(state.coverage[contract.address], origin, goal)],
+            "gaps": [list(s) for s in gaps_in(state.coverage[contract.address], origin, last)],
         }
         for contract in deployment.contracts
     ]
@@ -157,7 +170,7 @@ async def _upgrades(conn: Connection, deployment: Deployment) -> list[dict[str, 
 
 
 async def _rows(conn: Connection) -> dict[str, dict[str, Any]]:
-    """By public table, {"rows", "estimated"}."""
+    """Return {"rows", "estimated"} for each public table."""
     rows: dict[str, dict[str, Any]] = {}
     for name in COLUMNS:
         if schema_and_name(name)[0] == SCHEMA:

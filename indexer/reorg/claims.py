@@ -1,5 +1,4 @@
-"""The fork point on one endpoint, and the replacement read from it into staging before anything is deleted (verify
-before delete)."""
+"""Claims of endpoints about the stored chain, and the search for the fork point behind them."""
 
 from __future__ import annotations
 
@@ -27,7 +26,16 @@ from indexer.store.index_state import IndexState, block_refs_below, block_refs_b
 
 
 async def claim(reader: Reader, conn: Connection, state: IndexState, final: FinalBlock = NOTHING_FINAL) -> ForkClaim:
-    """What the reader's chain is to the stored one, by hash; its own head bounds the search. Never raises RpcError."""
+    """Compare the reader's chain with the stored one by hash; the reader's head bounds the search.
+
+    Never raises RpcError: an endpoint that fails makes an unclear claim.
+
+    Args:
+        reader: The endpoint.
+        conn: Connection that stored blocks are read on.
+        state: Index state with a tip.
+        final: The highest block known to be final.
+    """
     try:
         found = await _claim(reader, conn, state)
     except RpcError as error:
@@ -43,24 +51,26 @@ async def _claim(reader: Reader, conn: Connection, state: IndexState) -> ForkCla
     head, tip, floor = BlockRef(latest.number, latest.hash, latest.timestamp), state.tip, state.floor
     assert tip is not None
     start = min(tip.number, head.number)
-    # Never below the origin: a fork point there would pull in blocks that nobody asked for.
-    anchors = await block_refs_between(conn, max(floor, state.binding.origin), start)
-    if start < floor or not anchors:
+    # Never below the origin: a fork point there would pull in blocks that nobody requested.
+    block_refs = await block_refs_between(conn, max(floor, state.binding.origin), start)
+    if start < floor or not block_refs:
         detail = f"{reader.name} is at block {head.number}, below what is final here"
         return ForkClaim(reader.name, ClaimKind.LAGGING, None, head, detail)
-    fork = await highest_common(reader, anchors, state)
+    fork = await highest_common_block(reader, block_refs, state)
     if fork is None:
-        return await _below(reader, state, head, anchors[0])
-    finding = ClaimKind.SAME if fork.number in (tip.number, head.number) else ClaimKind.FORK
-    detail = f"{reader.name} serves the stored chain up to block {fork.number}" if finding is ClaimKind.SAME else ""
-    return ForkClaim(reader.name, finding, fork, head, detail)
+        return await _below(reader, state, head, block_refs[0])
+    kind = ClaimKind.SAME if fork.number in (tip.number, head.number) else ClaimKind.FORK
+    detail = f"{reader.name} serves the stored chain up to block {fork.number}" if kind is ClaimKind.SAME else ""
+    return ForkClaim(reader.name, kind, fork, head, detail)
 
 
-async def highest_common(reader: Reader, anchors: Sequence[BlockRef], state: IndexState) -> BlockRef | None:
-    """The highest of the anchors, ascending, up to which all are on the reader's chain. Raises
-    InconsistentResponseError."""
+async def highest_common_block(reader: Reader, block_refs: Sequence[BlockRef], state: IndexState) -> BlockRef | None:
+    """Return the highest of the block refs (ascending) up to which all are on the reader's chain.
+
+    Returns None if the lowest is not. Raises InconsistentResponseError.
+    """
     fork = None
-    for part in _chained(anchors, state):
+    for part in _chained(block_refs, state):
         found = await _search(reader, part)
         fork = found or fork
         if found != part[-1]:
@@ -68,10 +78,12 @@ async def highest_common(reader: Reader, anchors: Sequence[BlockRef], state: Ind
     return fork
 
 
-async def final_upto(reader: Reader, block: BlockRef, final: FinalBlock) -> int | None:
-    """Up to which block the chain that ends on `block` is final, as one answer of the reader shows; -1 where it lacks
-    the final block, None when `block` is not on its chain. Raises MissingBlockError for a block that it does not
-    have."""
+async def final_up_to(reader: Reader, block: BlockRef, final: FinalBlock) -> int | None:
+    """Return the block up to which the chain that ends in `block` is final, as one answer of the reader shows.
+
+    Returns -1 if the reader lacks the final block, None if `block` is not on its chain. Raises MissingBlockError if it
+    does not have a block of that number.
+    """
     found, *witness = await reader.found([block.number, *final.witness])
     if found is None:
         raise MissingBlockError(f"block {block.number} is missing", reader.name)
@@ -79,37 +91,50 @@ async def final_upto(reader: Reader, block: BlockRef, final: FinalBlock) -> int 
 
 
 async def confirm_stored(pool: Pool, conn: Connection, state: IndexState, finalized: int, final: FinalBlock) -> None:
-    """Blocks that were stored before they were final join the final block, or bulk work would project orphans for good.
+    """Check that blocks stored before they were final join the final block; else orphans would be projected for good.
 
-    What is below the highest of them joins it by its seams. Raises StoredHashMismatchError, NotFinalError and other
-    RpcErrors.
+    Everything below the highest of them joins it by parent links.
+
+    Args:
+        pool: The endpoints.
+        conn: Connection that stored blocks are read on.
+        state: Index state.
+        finalized: Highest block to check.
+        final: The block that they must join.
+
+    Raises:
+        StoredHashMismatchError: The highest such block is not on the chain.
+        RpcError: No endpoint answered; NotFinalError if the block does not join the final one.
     """
     highest = next(iter(await block_refs_below(conn, finalized + 1, 1)), None)
     if highest is None or highest.number <= state.floor:
         return
 
     async def ask(reader: Reader) -> bool:
-        upto = await final_upto(reader, highest, final)
-        if upto is not None and upto < highest.number:
+        up_to = await final_up_to(reader, highest, final)
+        if up_to is not None and up_to < highest.number:
             raise NotFinalError(f"block {highest.number} does not join the final block {final.number}", reader.name)
-        return upto is not None
+        return up_to is not None
 
     if not await pool.with_failover(ask):
         raise StoredHashMismatchError(highest.number)
 
 
-def _chained(anchors: Sequence[BlockRef], state: IndexState) -> Iterator[list[BlockRef]]:
-    """The anchors, ascending, cut where blocks between them are not ingested: another process may have ingested final
-    blocks above a stored tip that was reorged away, so that across a gap a common block says nothing of lower ones."""
-    spans = [span for spans in state.coverage.values() for span in spans]
-    gaps = gaps_in(spans, anchors[0].number + 1, anchors[-1].number)
+def _chained(block_refs: Sequence[BlockRef], state: IndexState) -> Iterator[list[BlockRef]]:
+    """Cut the block refs (ascending) where blocks between them are not ingested.
+
+    Another process may have ingested final blocks above a stored tip that was reorged away, so a common block above a
+    gap says nothing about lower ones.
+    """
+    block_ranges = [block_range for block_ranges in state.coverage.values() for block_range in block_ranges]
+    gaps = gaps_in(block_ranges, block_refs[0].number + 1, block_refs[-1].number)
     cuts = [edge for gap in gaps for edge in (gap.first, gap.last + 1)]
-    for _, part in groupby(anchors, lambda anchor: bisect_right(cuts, anchor.number)):
+    for _, part in groupby(block_refs, lambda block_ref: bisect_right(cuts, block_ref.number)):
         yield list(part)
 
 
-async def _search(reader: Reader, anchors: Sequence[BlockRef]) -> BlockRef | None:
-    search = ForkSearch(anchors)
+async def _search(reader: Reader, block_refs: Sequence[BlockRef]) -> BlockRef | None:
+    search = ForkSearch(block_refs)
     while wanted := search.ask():
         search.tell({h.number: h.hash for h in await reader.headers(wanted)})
     if search.outcome is ForkSearchOutcome.INCONCLUSIVE:
@@ -118,7 +143,10 @@ async def _search(reader: Reader, anchors: Sequence[BlockRef]) -> BlockRef | Non
 
 
 async def _below(reader: Reader, state: IndexState, head: BlockRef, lowest: BlockRef) -> ForkClaim:
-    """No stored block is common: too deep, unless nothing final is stored, when the block before the first is it."""
+    """Return the claim of a chain that shares no stored block: too deep, unless nothing final is stored.
+
+    In that case the block before the lowest stored one is the fork point.
+    """
     if state.floor < lowest.number and lowest.number > 0 and state.binding.number < lowest.number:
         before = await reader.header(lowest.number - 1)
         if before is not None:
@@ -129,7 +157,18 @@ async def _below(reader: Reader, state: IndexState, head: BlockRef, lowest: Bloc
 async def collect_claims(
     pool: Pool, conn: Connection, state: IndexState, final: FinalBlock, *, everyone: bool
 ) -> tuple[ForkClaim, ...]:  # fmt: skip
-    """What one endpoint, or every one, says of the stored chain. Raises RpcError when none answers."""
+    """Return the claims of one endpoint, or of every one, about the stored chain.
+
+    Args:
+        pool: The endpoints.
+        conn: Connection that stored blocks are read on.
+        state: Index state with a tip.
+        final: The highest block known to be final.
+        everyone: Whether to ask every endpoint.
+
+    Raises:
+        RpcError: No endpoint answered, when only one was to be asked.
+    """
 
     async def ask(reader: Reader) -> ForkClaim:
         return await claim(reader, conn, state, final)

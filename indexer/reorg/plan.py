@@ -1,4 +1,4 @@
-"""The plan of a recovery: what each endpoint says, the last block that is kept, and what would become of the rows.
+"""The plan of a recovery: each endpoint's report, the last block that is kept, and the chain that replaces the rest.
 
 Making one reads the database and the endpoints and changes nothing.
 """
@@ -15,7 +15,7 @@ from indexer.chain.types import BlockRef
 from indexer.config import Deployment
 from indexer.db.connection import Connection
 from indexer.errors import IndexerError, RefusedError, ReplacementUnavailableError
-from indexer.reorg.claims import highest_common
+from indexer.reorg.claims import highest_common_block
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store.index_state import IndexState, block_refs_below, chained_block_refs
@@ -25,7 +25,7 @@ _WINDOW = 20_000  # stored blocks compared at once on the way down
 
 @dataclass(frozen=True, slots=True)
 class EndpointReport:
-    """What one endpoint says: its head, the highest stored block on its chain, or the error."""
+    """One endpoint's report: its head and the highest stored block on its chain, or the error."""
 
     endpoint: str
     head: BlockRef | None
@@ -33,7 +33,7 @@ class EndpointReport:
     error: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the report ready for JSON."""
         return {
             "endpoint": self.endpoint,
             "head": self.head.number if self.head else None,
@@ -61,7 +61,7 @@ class Plan:
 
 
 async def collect_reports(pool: Pool, conn: Connection, state: IndexState) -> tuple[EndpointReport, ...]:
-    """Every endpoint's fork point, however deep; the search goes below what is final."""
+    """Return every endpoint's fork point, however deep; the search continues below finalized."""
 
     async def ask(reader: Reader) -> EndpointReport:
         latest = (await reader.heads()).latest
@@ -78,56 +78,70 @@ async def collect_reports(pool: Pool, conn: Connection, state: IndexState) -> tu
 async def _fork_point(reader: Reader, conn: Connection, state: IndexState, head: BlockRef) -> BlockRef | None:
     assert state.tip is not None
     below = min(state.tip.number, head.number) + 1
-    while anchors := await block_refs_below(conn, below, _WINDOW):
-        fork = await highest_common(reader, anchors, state)
+    while block_refs := await block_refs_below(conn, below, _WINDOW):
+        fork = await highest_common_block(reader, block_refs, state)
         if fork is not None:
             return fork
-        below = anchors[0].number
+        below = block_refs[0].number
     return None
 
 
 async def make_plan(
     deployment: Deployment, pool: Pool, conn: Connection, state: IndexState, to_block: int | None
 ) -> Plan:  # fmt: skip
-    """The plan to keep blocks up to `to_block`, the fork point unless told. Raises ReplacementUnavailableError,
-    RefusedError, RpcError."""
-    said = await collect_reports(pool, conn, state)
-    chosen = choose_endpoint(said)
+    """Make a plan to keep blocks up to `to_block`.
+
+    Args:
+        deployment: Chain and watched contracts.
+        pool: The endpoints.
+        conn: Connection that stored blocks are read on.
+        state: Index state with a tip.
+        to_block: Last block to keep; None for the fork point.
+
+    Raises:
+        ReplacementUnavailableError: No endpoint answers, or none shares a block with the stored chain.
+        RefusedError: `to_block` cannot be kept.
+        RpcError: The endpoint failed.
+    """
+    reports = await collect_reports(pool, conn, state)
+    chosen = choose_endpoint(reports)
     tip = state.tip
     assert chosen.fork is not None and chosen.head is not None and tip is not None
     keep = chosen.fork
     if to_block is not None:
-        keep = await _kept(pool, state, chosen, to_block)
+        keep = await _block_to_keep(pool, state, chosen, to_block)
     base = _base(deployment, state, keep)
     plan_hash = ""
     async for _, plan_hash in plan_hashes(base, keep, chained_block_refs(conn, keep.number)):  # noqa: B007 - the last one
         pass
     upto = keep.number if keep.number == tip.number else min(chosen.head.number, max(tip.number, keep.number + 1))
-    return Plan(plan_hash, chosen.fork, keep, tip, upto, chosen.endpoint, said)
+    return Plan(plan_hash, chosen.fork, keep, tip, upto, chosen.endpoint, reports)
 
 
-def choose_endpoint(said: Iterable[EndpointReport]) -> EndpointReport:
-    """The endpoint that is believed: of the fork point that most of them name, the first. Raises
-    ReplacementUnavailableError."""
-    said = tuple(said)
-    answered = [s for s in said if s.head is not None]
+def choose_endpoint(reports: Iterable[EndpointReport]) -> EndpointReport:
+    """Return the endpoint to believe: the first that reports the fork point that most of them report.
+
+    Raises ReplacementUnavailableError.
+    """
+    reports = tuple(reports)
+    answered = [r for r in reports if r.head is not None]
     if not answered:
         raise ReplacementUnavailableError(
-            f"no endpoint answers: {'; '.join(s.error for s in said)}",
+            f"no endpoint answers: {'; '.join(r.error for r in reports)}",
             "Give an endpoint that serves this chain's history",
         )
-    known = [s for s in answered if s.fork is not None]
+    known = [r for r in answered if r.fork is not None]
     if not known:
         raise ReplacementUnavailableError(
             f"no stored block is on the chain of {answered[0].endpoint}",
             "It is another chain, or its whole history changed: index into a new database",
         )
-    votes = Counter(s.fork.number for s in known if s.fork)
+    votes = Counter(r.fork.number for r in known if r.fork)
     most = max(votes.values())
-    return next(s for s in known if s.fork and votes[s.fork.number] == most)
+    return next(r for r in known if r.fork and votes[r.fork.number] == most)
 
 
-async def _kept(pool: Pool, state: IndexState, chosen: EndpointReport, number: int) -> BlockRef:
+async def _block_to_keep(pool: Pool, state: IndexState, chosen: EndpointReport, number: int) -> BlockRef:
     assert chosen.fork is not None and state.tip is not None
     if number > state.tip.number:
         raise RefusedError(
@@ -148,7 +162,7 @@ async def _kept(pool: Pool, state: IndexState, chosen: EndpointReport, number: i
 
 
 def _base(deployment: Deployment, state: IndexState, keep: BlockRef) -> bytes:
-    """What a plan is bound to besides the blocks it takes back."""
+    """Return a digest of what a plan is bound to besides the blocks that it takes back."""
     bound = state.binding
     parts = (
         bound.name, bound.chain_id, bound.hash.hex(), deployment.digest, keep.number, keep.hash.hex(), state.epoch,
@@ -159,10 +173,11 @@ def _base(deployment: Deployment, state: IndexState, keep: BlockRef) -> bytes:
 async def plan_hashes(
     base: bytes, keep: BlockRef, above: AsyncIterator[tuple[int, bytes, bool]]
 ) -> AsyncIterator[tuple[int, str]]:
-    """(tip, plan hash) for every stored block that may have been the tip when the plan was made, ascending.
+    """Yield (tip, plan hash) for every stored block that may have been the tip when the plan was made, ascending.
 
-    `above`: number, hash and whether it has logs, of the stored blocks above `keep`. Blocks without logs count only as
-    the tip: they are pruned when they become final, and a plan must survive that and blocks appended later.
+    `above`: number, hash and whether it has logs, for each stored block above `keep`. Blocks without logs count only as
+    the tip: they are pruned when they become final, and a plan must survive that, as well as blocks that are appended
+    later.
     """
     running = hashlib.sha256(base)
     yield keep.number, _with_tip(running, keep.number, keep.hash)
@@ -178,9 +193,19 @@ def _with_tip(running: hashlib._Hash, number: int, hash_: bytes) -> str:
     return last.hexdigest()
 
 
-async def still_holds(deployment: Deployment, conn: Connection, state: IndexState, keep: BlockRef, said: str) -> bool:
-    """Whether the hash is that of this plan, made now or when fewer blocks were stored."""
-    base, found = _base(deployment, state, keep), False
+async def still_holds(
+    deployment: Deployment, conn: Connection, state: IndexState, keep: BlockRef, confirmed: str
+) -> bool:
+    """Return whether the confirmed hash is that of this plan, made now or when fewer blocks were stored.
+
+    Args:
+        deployment: Chain and watched contracts.
+        conn: Connection that stored blocks are read on.
+        state: Index state.
+        keep: Last block that the plan keeps.
+        confirmed: Plan hash that the person confirmed (hex, with or without 0x).
+    """
+    base, holds = _base(deployment, state, keep), False
     async for _, plan_hash in plan_hashes(base, keep, chained_block_refs(conn, keep.number)):
-        found = found or plan_hash == said.lower().removeprefix("0x")
-    return found
+        holds = holds or plan_hash == confirmed.lower().removeprefix("0x")
+    return holds

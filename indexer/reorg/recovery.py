@@ -1,10 +1,10 @@
-"""Recovery by hand: the forecast of a plan, its execution while the daemon pauses, and the healing of single ranges."""
+"""Recovery by hand: previewing a plan, executing it while the daemon pauses, and healing single ranges."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import structlog
 
@@ -20,7 +20,7 @@ from indexer.projector.preview import ChangePreview
 from indexer.projector.replay import HistoryPart, ReplayScope, keys_of, plan_replay
 from indexer.projector.writer import StepResult, Writer, stored_block_ref
 from indexer.reorg import replacement
-from indexer.reorg.claims import final_upto
+from indexer.reorg.claims import final_up_to
 from indexer.reorg.plan import Plan, make_plan, still_holds
 from indexer.reorg.replacement import read_replacement
 from indexer.rpc.pool import Pool
@@ -32,13 +32,18 @@ from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 
 class Recovery:
-    """One command's work on one database, or the healing of a daemon's auditor.
+    """One command's work on one database, or the healing that a daemon's auditor requests.
 
-    `finality` is the process's own, where it has one: the evidence against a lying tag was gathered there, and a fresh
-    one would believe the tag again and let the floor rise to the head.
+    Args:
+        deployment: Chain and watched contracts.
+        pool: The endpoints.
+        conn: Connection to read and write on.
+        finality: The process's own tracker, if it has one: it holds the evidence against a lying tag, while a new
+            tracker would believe the tag again and let the floor rise to the head.
     """
 
     def __init__(
@@ -51,83 +56,86 @@ class Recovery:
         self.holder = holder_name("reorg recovery")
 
     async def state(self) -> IndexState:
-        """Raises RefusedError when nothing is stored."""
+        """Load the index state. Raises RefusedError if nothing is stored."""
         state = await load_index_state(self.conn, self.addresses) if await binding(self.conn) is not None else None
         if state is None or state.tip is None:
             raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         return state
 
     async def plan(self, to_block: int | None) -> Plan:
-        """Raises ReplacementUnavailableError, RefusedError, RpcError."""
+        """Make a plan to keep blocks up to `to_block`. Raises ReplacementUnavailableError, RefusedError, RpcError."""
         return await make_plan(self.deployment, self.pool, self.conn, await self.state(), to_block)
 
-    async def count_changes(self, made: Plan) -> tuple[dict[str, dict[str, int]], bool]:
-        """By table: rows removed (or put back), rows inserted and the difference; and whether the counts are exact.
+    async def count_changes(self, plan: Plan) -> tuple[dict[str, dict[str, int]], bool]:
+        """Count the rows removed (or put back), the rows inserted and their difference, by table.
 
-        Reads the whole replacement. Raises ReplacementUnavailableError when no endpoint serves it.
+        The second result is whether the counts are exact.
+
+        Reads the whole replacement. Raises ReplacementUnavailableError if no endpoint serves it.
         """
-        if made.empty:
+        if plan.empty:
             return {}, True
         state = await self.state()
 
-        async def forecast(reader: Reader) -> ChangePreview:
-            fresh = ChangePreview(self.conn, self.writer, state, made.keep.number)
+        async def preview(reader: Reader) -> ChangePreview:
+            fresh = ChangePreview(self.conn, self.writer, state, plan.keep.number)
             fresh.rows_removed = await fresh.removed()
-            addresses = state.contracts_covered_above(made.keep.number)
-            await read_replacement(reader, made.keep, made.upto, addresses, fresh.add)
+            addresses = state.contracts_covered_above(plan.keep.number)
+            await read_replacement(reader, plan.keep, plan.upto, addresses, fresh.add)
             return fresh
 
-        done = await self._served(forecast, made)
-        gone, come = done.gone, done.inserted()
+        done = await self._with_planned_endpoint(preview, plan)
+        removed, inserted = done.rows_removed, done.inserted()
         tables = {
             table: {
-                "removed": gone.get(table, 0),
-                "inserted": come.get(table, 0),
-                "difference": come.get(table, 0) - gone.get(table, 0),
+                "removed": removed.get(table, 0),
+                "inserted": inserted.get(table, 0),
+                "difference": inserted.get(table, 0) - removed.get(table, 0),
             }
-            for table in sorted({*gone, *come})
+            for table in sorted({*removed, *inserted})
         }
         return tables, done.exact
 
-    async def _served(self, work: Any, made: Plan) -> Any:
+    async def _with_planned_endpoint(self, work: Callable[[Reader], Awaitable[T]], plan: Plan) -> T:
+        """Run `work` on the plan's endpoint, else on another. Raises ReplacementUnavailableError if none serves it."""
         try:
-            return await self.pool.with_failover(work, prefer=made.endpoint)
+            return await self.pool.with_failover(work, prefer=plan.endpoint)
         except RpcError as error:
             raise ReplacementUnavailableError(
-                f"no endpoint serves blocks {made.keep.number + 1} to {made.upto}: {error.message}",
+                f"no endpoint serves blocks {plan.keep.number + 1} to {plan.upto}: {error.message}",
                 "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
             ) from error
 
     async def recover(self, to_block: int | None, confirmed: str) -> tuple[Plan, StepResult | None]:
-        """Executes the confirmed plan: above the floor by before-images, below it by replay. None: nothing to do.
+        """Execute the confirmed plan: above the floor by before-images, below it by replay.
 
-        Raises RefusedError when the plan is not the confirmed one, ReplacementUnavailableError when no endpoint
-        serves the replacement.
+        The result is None if there was nothing to do. Raises RefusedError if the plan is not the confirmed one,
+        ReplacementUnavailableError if no endpoint serves the replacement.
         """
         async with exclusive_lease(self.conn, self.holder) as token:
-            made = await self.check(to_block, confirmed)
-            if made.empty:
-                return made, None
+            plan = await self.check(to_block, confirmed)
+            if plan.empty:
+                return plan, None
             state, final = await self.state(), await self._final()
-            reorg = await self._stage(state, made, token)
+            reorg = await self._stage(state, plan, token)
             scope = await self._replay_scope_above(state, reorg, token)
-            upto = await self._final_upto(reorg.new_tip, final, reorg.endpoint)
-            done = await self.writer.apply_reorg(self.conn, state, reorg, upto, token, scope)
+            up_to = await self._final_up_to(reorg.new_tip, final, reorg.endpoint)
+            done = await self.writer.apply_reorg(self.conn, state, reorg, up_to, token, scope)
             await self._project(final, token)
-            return made, done
+            return plan, done
 
     async def check(self, to_block: int | None, confirmed: str) -> Plan:
-        """The plan as it is now, when the hash confirms it or its state with fewer blocks. Raises RefusedError."""
-        made = await self.plan(to_block)
-        if not await still_holds(self.deployment, self.conn, await self.state(), made.keep, confirmed):
+        """Return the plan as it is now, if the hash confirms it or its state with fewer blocks. Raises RefusedError."""
+        plan = await self.plan(to_block)
+        if not await still_holds(self.deployment, self.conn, await self.state(), plan.keep, confirmed):
             raise RefusedError(
-                f"{confirmed} is not the hash of the plan to keep block {made.keep.number} now",
+                f"{confirmed} is not the hash of the plan to keep block {plan.keep.number} now",
                 "Nothing was changed. The chain, the database or the flags differ: run `reya-indexer reorg plan` again",
             )
-        return made
+        return plan
 
     async def look(self) -> FinalityStatus:
-        """What is final, by a look at the head. Raises RpcError."""
+        """Look at the head, and return what is final. Raises RpcError."""
         return self.finality.observe(await self.pool.with_failover(lambda reader: reader.heads()))
 
     async def _final(self) -> FinalBlock:
@@ -135,52 +143,53 @@ class Recovery:
             await self.look()
         return self.finality.final
 
-    async def _final_upto(self, end: BlockRef, final: FinalBlock, prefer: str = "") -> int:
-        """Up to which block the chain that ends on `end` is final; -1 where no endpoint shows it: nothing becomes final
-        then."""
+    async def _final_up_to(self, end: BlockRef, final: FinalBlock, prefer: str = "") -> int:
+        """Return the block up to which the chain that ends in `end` is final; -1 if no endpoint shows it.
+
+        With -1, nothing becomes final.
+        """
         try:
-            upto = await self.pool.with_failover(lambda reader: final_upto(reader, end, final), prefer=prefer)
+            up_to = await self.pool.with_failover(lambda reader: final_up_to(reader, end, final), prefer=prefer)
         except RpcError:
             return -1
-        return -1 if upto is None else upto
+        return -1 if up_to is None else up_to
 
-    async def _stage(self, state: IndexState, made: Plan, token: int) -> Reorg:
+    async def _stage(self, state: IndexState, plan: Plan, token: int) -> Reorg:
         async def stage(reader: Reader) -> Reorg:
-            cause = f"reorg recover, kept block {made.keep.number}"
+            cause = f"reorg recover, kept block {plan.keep.number}"
             return await replacement.stage_replacement_from(
-                reader, self.conn, state, made.keep, made.upto, cause, token
+                reader, self.conn, state, plan.keep, plan.upto, cause, token
             )
 
-        reorg: Reorg = await self._served(stage, made)
-        return reorg
+        return await self._with_planned_endpoint(stage, plan)
 
     async def _replay_scope_above(self, state: IndexState, reorg: Reorg, token: int) -> ReplayScope | None:
-        """What to replay to have the state at the fork point, where no before-images are."""
+        """Return what to replay to restore the state at the fork point, if before-images do not reach it."""
         fork = reorg.fork.number
         if not state.predates_before_images(fork) or not self.writer.projection_is_current(state):
             return None
-        gone: set[Any] = set()
+        orphaned: set[Any] = set()
         first, last = fork + 1, state.next_block - 1
         while first <= last:
-            chunk = await raw_logs.read(self.conn, first, last, 20_000)
-            gone |= keys_of(self.writer.registry, chunk)
-            first = chunk.last + 1
+            stored_logs = await raw_logs.read(self.conn, first, last, 20_000)
+            orphaned |= keys_of(self.writer.registry, stored_logs)
+            first = stored_logs.last + 1
         parts = [HistoryPart(state.binding.origin, fork, False)]
         return await plan_replay(
             self.conn,
             self.writer.registry,
             parts,
             frozenset(),
-            gone,
+            orphaned,
             fork + 1,
             lambda: lease.lock_and_renew(self.conn, token),
         )
 
     async def _project(self, final: FinalBlock, token: int) -> None:
-        """What a heal of everything left to project."""
+        """Project what the commit left unprojected: everything, if a heal had to reset the projection."""
         state, finalized = await self.state(), -1
         if self.writer.projection_is_current(state) and state.next_block <= state.contiguous_end:
-            finalized = await self._final_upto(await stored_block_ref(self.conn, state.contiguous_end), final)
+            finalized = await self._final_up_to(await stored_block_ref(self.conn, state.contiguous_end), final)
         while self.writer.projection_is_current(state) and state.next_block <= state.contiguous_end:
             done = await self.writer.project_stored(self.conn, state, state.contiguous_end, finalized, token)
             log.info(
@@ -193,37 +202,44 @@ class Recovery:
             state = await self.state()
 
     async def heal(
-        self, segment: ContractRange, cause: str, unit: LogBatch | None = None, blames: Sequence[EndpointFault] = ()
+        self, contract_range: ContractRange, cause: str, batch: LogBatch | None = None,
+        faults: Sequence[EndpointFault] = (),
     ) -> StepResult:  # fmt: skip
-        """Makes a covered range of final blocks equal to the chain, rows and all. Raises RefusedError,
-        ReplacementUnavailableError.
+        """Make a covered range of final blocks equal to the chain, rows included.
 
-        `unit`: every header and log of the segment, proven; without it they are read from an endpoint and believed.
-        `blames` are stored with the heal.
+        Args:
+            contract_range: Blocks and contracts to heal.
+            cause: Reason for the journal.
+            batch: Every header and log of the range, proven; None to read them from an endpoint and believe it.
+            faults: Endpoint faults to store with the heal.
+
+        Raises:
+            RefusedError: Nothing is stored, or the lease is not to be had.
+            ReplacementUnavailableError: No endpoint serves the range.
         """
         async with exclusive_lease(self.conn, self.holder) as token:
             state, final = await self.state(), await self._final()
-            if unit is None:
-                healing = await self._stage_range(segment, cause, token)
+            if batch is None:
+                healing = await self._stage_range(contract_range, cause, token)
             else:
-                healing = await self._stage_unit(unit, cause, token)
-            scope = await self._replay_scope_within(state, segment, token)
-            done = await self.writer.apply_heal(self.conn, state, healing, scope, token, blames)
+                healing = await self._stage_batch(batch, cause, token)
+            scope = await self._replay_scope_within(state, contract_range, token)
+            done = await self.writer.apply_heal(self.conn, state, healing, scope, token, faults)
             await self._project(final, token)
             return done
 
-    async def _stage_unit(self, unit: LogBatch, cause: str, token: int) -> Reorg:
+    async def _stage_batch(self, batch: LogBatch, cause: str, token: int) -> Reorg:
         await staging.clear(self.conn, token)
-        await staging.add(self.conn, unit, token)
-        below, tip = unit.blocks[0], unit.blocks[-1]
+        await staging.add(self.conn, batch, token)
+        below, tip = batch.blocks[0], batch.blocks[-1]
         fork = BlockRef(below.number - 1, below.parent_hash, below.timestamp)
         new = BlockRef(tip.number, tip.hash, tip.timestamp)
         old = await stored_hash(self.conn, tip.number)
-        return Reorg(fork, new._replace(hash=old or new.hash), new, unit.addresses, unit.sources[0].endpoint, cause)
+        return Reorg(fork, new._replace(hash=old or new.hash), new, batch.addresses, batch.sources[0].endpoint, cause)
 
-    async def _stage_range(self, segment: ContractRange, cause: str, token: int) -> Reorg:
+    async def _stage_range(self, contract_range: ContractRange, cause: str, token: int) -> Reorg:
         async def stage(reader: Reader) -> Reorg:
-            first = segment.first
+            first = contract_range.first
             before = (
                 (await reader.headers([first - 1]))[0]
                 if first
@@ -231,34 +247,38 @@ class Recovery:
             )
             fork = BlockRef(before.number, before.hash, before.timestamp)
             await staging.clear(self.conn, token)
-            keep = functools.partial(staging.add, self.conn, token=token)
-            tip = await read_replacement(reader, fork, segment.last, segment.addresses, keep)
-            old = await stored_hash(self.conn, segment.last)
-            return Reorg(fork, tip._replace(hash=old or tip.hash), tip, segment.addresses, reader.name, cause)
+            stage_batch = functools.partial(staging.add, self.conn, token=token)
+            tip = await read_replacement(reader, fork, contract_range.last, contract_range.addresses, stage_batch)
+            old = await stored_hash(self.conn, contract_range.last)
+            return Reorg(fork, tip._replace(hash=old or tip.hash), tip, contract_range.addresses, reader.name, cause)
 
         try:
             return await self.pool.with_failover(stage)
         except RpcError as error:
             raise ReplacementUnavailableError(
-                f"no endpoint serves blocks {segment.first} to {segment.last}: {error.message}",
+                f"no endpoint serves blocks {contract_range.first} to {contract_range.last}: {error.message}",
                 "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
             ) from error
 
-    async def _replay_scope_within(self, state: IndexState, segment: ContractRange, token: int) -> ReplayScope | None:
-        numbers = await staging.changed_blocks(self.conn, segment.first, segment.last, segment.addresses)
+    async def _replay_scope_within(
+        self, state: IndexState, contract_range: ContractRange, token: int
+    ) -> ReplayScope | None:
+        numbers = await staging.changed_blocks(
+            self.conn, contract_range.first, contract_range.last, contract_range.addresses
+        )
         projected = state.next_block - 1
         if not self.writer.projection_is_current(state):
             return None
         changed = frozenset(n for n in numbers if n <= projected)
         if not changed:
-            return ReplayScope(DependencyGroups(), frozenset(), changed, [], segment.first)
-        chunk = await raw_logs.read_blocks(self.conn, sorted(changed), strict=False)
+            return ReplayScope(DependencyGroups(), frozenset(), changed, [], contract_range.first)
+        stored_logs = await raw_logs.read_blocks(self.conn, sorted(changed), strict=False)
         parts = [
-            HistoryPart(state.binding.origin, segment.first - 1, False),
-            HistoryPart(segment.first, min(segment.last, projected), True),
-            HistoryPart(segment.last + 1, projected, False),
+            HistoryPart(state.binding.origin, contract_range.first - 1, False),
+            HistoryPart(contract_range.first, min(contract_range.last, projected), True),
+            HistoryPart(contract_range.last + 1, projected, False),
         ]
         return await plan_replay(
-            self.conn, self.writer.registry, parts, changed, keys_of(self.writer.registry, chunk), min(changed),
+            self.conn, self.writer.registry, parts, changed, keys_of(self.writer.registry, stored_logs), min(changed),
             lambda: lease.lock_and_renew(self.conn, token),
         )  # fmt: skip

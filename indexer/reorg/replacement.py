@@ -1,5 +1,4 @@
-"""The fork point on one endpoint, and the replacement read from it into staging before anything is deleted (verify
-before delete)."""
+"""Replacements of orphaned blocks: read into staging before anything is deleted (verify before delete)."""
 
 from __future__ import annotations
 
@@ -13,83 +12,118 @@ from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
 from indexer.errors import InconsistentResponseError, NotFinalError, ParentMismatchError, RangeTooLargeError
 from indexer.ingest.fetch import fetch_head
-from indexer.reorg.claims import claim, final_upto
+from indexer.reorg.claims import claim, final_up_to
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import staging
 from indexer.store.index_state import IndexState
 from indexer.store.reorg_journal import Reorg
 
-MAX_STAGED_BLOCKS = 200  # blocks per request and staging step: bounds memory, whatever the depth
+MAX_STAGED_BLOCKS = 200  # per request and staging step: bounds memory, whatever the depth of the reorg
 
 
 async def read_replacement(
-    reader: Reader, fork: BlockRef, last: int, addresses: Sequence[str], keep: Callable[[LogBatch], Awaitable[None]]
+    reader: Reader, fork: BlockRef, last: int, addresses: Sequence[str], on_batch: Callable[[LogBatch], Awaitable[None]]
 ) -> BlockRef:
-    """Reads and validates blocks fork + 1 .. last, chained to the fork point, each unit given to `keep`. Its end.
+    """Read and validate blocks fork + 1 .. last, chained to the fork point. Returns the last one.
 
-    Raises RpcError; InconsistentResponseError when the blocks do not follow each other.
+    Args:
+        reader: The endpoint.
+        fork: The fork point.
+        last: Last block to read.
+        addresses: Contracts whose logs are requested.
+        on_batch: Awaited with each log batch.
+
+    Raises:
+        RpcError: The endpoint failed; InconsistentResponseError if the blocks do not follow each other.
     """
     tip, size = fork, MAX_STAGED_BLOCKS
     while tip.number < last:
-        upto = min(tip.number + size, last)
+        up_to = min(tip.number + size, last)
         try:
-            unit = await fetch_head(reader, tip.number + 1, upto, addresses, tip.hash, proven=True)
-        except ParentMismatchError as broken:
+            batch = await fetch_head(reader, tip.number + 1, up_to, addresses, tip.hash, proven=True)
+        except ParentMismatchError as mismatch:
             raise InconsistentResponseError(
-                f"block {broken.number} changed while the replacement was read", reader.name
-            ) from broken
+                f"block {mismatch.number} changed while the replacement was read", reader.name
+            ) from mismatch
         except RangeTooLargeError:
             if size == 1:
                 raise
-            size = max(1, (upto - tip.number) // 2)
+            size = max(1, (up_to - tip.number) // 2)
             continue
-        await keep(unit)
-        end = unit.blocks[-1]
+        await on_batch(batch)
+        end = batch.blocks[-1]
         tip = BlockRef(end.number, end.hash, end.timestamp)
     return tip
 
 
 async def stage_replacement(
-    pool: Pool, conn: Connection, state: IndexState, found: ForkClaim, cause: str, final: FinalBlock, token: int
+    pool: Pool, conn: Connection, state: IndexState, fork_claim: ForkClaim, cause: str, final: FinalBlock, token: int
 ) -> tuple[Reorg, int]:  # fmt: skip
-    """Reads the replacement into staging from the endpoint that claimed it, else from another that claims a fork; and
-    up to which block the chain that it ends is final, by the word of who served it.
+    """Read the replacement into staging from the endpoint that claimed it, else from another that claims a fork.
 
-    Raises RpcError when no endpoint serves it in a form that can be believed, LeaseLostError.
+    Args:
+        pool: The endpoints.
+        conn: Connection to read and write on.
+        state: Index state with a tip.
+        fork_claim: The claim to start from.
+        cause: Reason for the journal.
+        final: The highest block known to be final.
+        token: Token of the lease.
+
+    Returns:
+        The reorg, and the block up to which the new chain is final according to the endpoint that served it.
+
+    Raises:
+        RpcError: No endpoint serves the replacement in a form that can be believed.
+        LeaseLostError: Another process holds the lease.
     """
     tip = state.tip
     assert tip is not None
 
     async def from_one(reader: Reader) -> tuple[Reorg, int]:
-        said = found if reader.name == found.endpoint else await claim(reader, conn, state)
-        if said.kind is not ClaimKind.FORK or said.fork is None or said.head is None:
-            raise InconsistentResponseError(said.detail or f"serves no such fork ({said.kind.value})", reader.name)
-        last = min(said.head.number, max(tip.number, said.fork.number + 1))
-        reorg = await stage_replacement_from(reader, conn, state, said.fork, last, cause, token)
-        if await staging.first_block_unchanged(conn, said.fork.number + 1):
-            # The chain came back while we read: a swap would archive rows that never were orphaned.
+        answer = fork_claim if reader.name == fork_claim.endpoint else await claim(reader, conn, state)
+        if answer.kind is not ClaimKind.FORK or answer.fork is None or answer.head is None:
+            raise InconsistentResponseError(answer.detail or f"serves no such fork ({answer.kind.value})", reader.name)
+        last = min(answer.head.number, max(tip.number, answer.fork.number + 1))
+        reorg = await stage_replacement_from(reader, conn, state, answer.fork, last, cause, token)
+        if await staging.first_block_unchanged(conn, answer.fork.number + 1):
+            # The chain came back meanwhile: replacing its blocks would archive rows that never were orphaned.
             raise InconsistentResponseError("serves the stored chain again", reader.name)
-        upto = await final_upto(reader, reorg.new_tip, final)
-        if upto is None:
+        up_to = await final_up_to(reader, reorg.new_tip, final)
+        if up_to is None:
             raise InconsistentResponseError(f"block {last} changed after the replacement was read", reader.name)
-        if final.hash and upto < 0 and said.fork.number < final.number:
+        if final.hash and up_to < 0 and answer.fork.number < final.number:
             # It denies a block that another endpoint called final: its branch is the orphaned one.
             raise NotFinalError(
-                f"its fork from block {said.fork.number} lacks the final block {final.number}", reader.name
+                f"its fork from block {answer.fork.number} lacks the final block {final.number}", reader.name
             )
-        return reorg, upto
+        return reorg, up_to
 
-    return await pool.with_failover(from_one, prefer=found.endpoint)
+    return await pool.with_failover(from_one, prefer=fork_claim.endpoint)
 
 
 async def stage_replacement_from(
     reader: Reader, conn: Connection, state: IndexState, fork: BlockRef, last: int, cause: str, token: int
 ) -> Reorg:  # fmt: skip
-    """Blocks fork + 1 .. last of one endpoint, staged, for the contracts that are covered above the fork point."""
+    """Stage blocks fork + 1 .. last of one endpoint, for the contracts that are covered above the fork point.
+
+    Args:
+        reader: The endpoint.
+        conn: Connection to write on.
+        state: Index state with a tip.
+        fork: The fork point.
+        last: Last block to read.
+        cause: Reason for the journal.
+        token: Token of the lease.
+
+    Raises:
+        RpcError: The endpoint failed.
+        LeaseLostError: Another process holds the lease.
+    """
     assert state.tip is not None
     addresses = state.contracts_covered_above(fork.number)
     await staging.clear(conn, token)
-    keep = functools.partial(staging.add, conn, token=token)
-    new_tip = await read_replacement(reader, fork, last, addresses, keep)
+    stage_batch = functools.partial(staging.add, conn, token=token)
+    new_tip = await read_replacement(reader, fork, last, addresses, stage_batch)
     return Reorg(fork, state.tip, new_tip, addresses, reader.name, cause)

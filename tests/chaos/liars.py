@@ -101,7 +101,7 @@ class Liars(Machine):
 
 async def omissions(databases: Databases, seed: int | str) -> tuple[int, int]:
     """One such history on a database of its own."""
-    with small_and_impatient(), mock.patch.object(auditors, "PATIENCE", -1.0):
+    with small_and_impatient(), mock.patch.object(auditors, "BUSY_WAIT_S", -1.0):
         machine = Liars(databases, f"omissions {seed}")
         await machine.open()
         try:

@@ -26,7 +26,7 @@ from indexer.follow.engine import Engine, EngineOptions
 from indexer.follow.runner import Runner
 from indexer.ingest import fetch, ingestor
 from indexer.projector import pipeline, writer
-from indexer.reorg import claims
+from indexer.reorg import replacement
 from indexer.rpc import transport
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
@@ -69,20 +69,20 @@ def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> I
     configured, loops = structlog.get_config(), logging.getLogger("asyncio")
     loops.addFilter(_not_cut)
     with (
-        mock.patch.object(writer, "CHUNK_LOGS", chunk),
+        mock.patch.object(writer, "MAX_STEP_LOGS", chunk),
         mock.patch.object(writer.Writer.project_stored, "__defaults__", (chunk,)),
-        mock.patch.object(claims, "STAGED_BLOCKS", staged),
+        mock.patch.object(replacement, "MAX_STAGED_BLOCKS", staged),
         mock.patch.object(fetch, "CHAINED_BLOCKS", chained),
-        mock.patch.object(engines, "BULK_BLOCKS", 2 * chained),
+        mock.patch.object(engines, "MIN_CATCH_UP_BLOCKS", 2 * chained),
         mock.patch.object(pipeline, "STEP_LOGS", chunk),
-        mock.patch.object(pipeline, "CARRIED_ROWS", 2 * chunk),
+        mock.patch.object(pipeline, "CACHE_ROWS", 2 * chunk),
         mock.patch.object(catch_up, "STEP_LOGS", chunk),
-        mock.patch.object(catch_up, "MOST_HELD", 4 * chunk),
+        mock.patch.object(catch_up, "MAX_BUFFERED_LOGS", 4 * chunk),
         mock.patch.object(ingestor, "GROUP_LOGS", chunk),
         mock.patch.object(ingestor, "GROUP_SECONDS", 0.01),
-        mock.patch.object(maintenance, "EVERY", 0.05),
+        mock.patch.object(maintenance, "INTERVAL_S", 0.05),
         mock.patch.object(transport, "_backoff", lambda _: 0.0),
-        mock.patch.object(fetch, "_LOOK_AGAIN", (0.0, 0.0)),
+        mock.patch.object(fetch, "_RETRY_PAUSES_S", (0.0, 0.0)),
     ):
         structlog.configure(processors=[_drop], cache_logger_on_first_use=False)
         try:

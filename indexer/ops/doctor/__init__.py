@@ -1,1 +1,1 @@
-"""What `reya-indexer doctor` examines."""
+"""The checks of `reya-indexer doctor`: endpoints and the database."""

@@ -1,4 +1,4 @@
-"""`doctor`: the database, with the eyes of the role that the indexer uses. Changes nothing."""
+"""Checks of the database for `doctor`, as the role that the indexer uses sees it. They change nothing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from indexer.schema import revisions
 from indexer.store import effects
 from indexer.store.index_state import binding, check_binding
 
-OLDEST = 140_000
-SPARE, CONNECTIONS = 0.10, 10  # part of the disk, and connections, that should be free
-CLOCK = 5.0  # seconds
-LISTED = 5  # rights that are named
+OLDEST = 140_000  # Oldest supported server (server_version_num).
+SPARE, CONNECTIONS = 0.10, 10  # Share of the disk, and number of connections, that should be free.
+CLOCK = 5.0  # Largest difference between the two clocks that is not reported (s).
+LISTED = 5  # Missing rights that are named.
 
 _OVERRIDES = """
 SELECT COALESCE(r.rolname, 'every role'), COALESCE(d.datname, 'every database'), split_part(c.setting, '=', 2)
@@ -34,7 +34,7 @@ _UTC = ("utc", "etc/utc", "gmt", "etc/gmt", "uct", "zulu")
 
 
 async def examine_database(deployment: Deployment, url: str) -> list[DoctorFinding]:
-    """Findings; the first one only, where no connection can be had."""
+    """Return the findings about the database; only one if it cannot be reached."""
     found = DoctorFindings(redact(url))
     try:
         async with connection(url) as conn:
@@ -60,7 +60,7 @@ async def examine_database(deployment: Deployment, url: str) -> list[DoctorFindi
                     )
     except DatabaseUnreachableError as error:
         found.fix("answers", f"{database_wait_name(error)}: {error.message}", error.remedy)
-    return found.found
+    return found.items
 
 
 async def _version(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
@@ -124,7 +124,7 @@ async def _rights(conn: Connection, found: DoctorFindings, _: Deployment) -> Non
         if not await conn.fetchval("SELECT has_database_privilege(current_database(), 'CREATE')"):
             lacking.append("CREATE on the database")
     else:
-        from indexer.schema import roles  # here, because SQLAlchemy comes with it
+        from indexer.schema import roles  # Imported here because it loads SQLAlchemy.
 
         lacking += await roles.missing_rights(conn)
     if lacking:
@@ -136,22 +136,22 @@ async def _rights(conn: Connection, found: DoctorFindings, _: Deployment) -> Non
 
 
 async def _hindrances(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
-    """What would end a step, or change its rows unseen, long before the first reorg shows it."""
+    """Find what would fail a step or silently change its rows; the first reorg would show it much too late."""
     if await revisions.classify(conn) != "ours":
         return
-    there = await effects.hindrances(conn)
-    for one in there:
-        if one.kind == "row security" and not one.active:
+    hindrances = await effects.hindrances(conn)
+    for item in hindrances:
+        if item.kind == "row security" and not item.active:
             found.note(
-                "row security", f"{one.place} has it; this role is exempt, other readers may miss rows", one.remedy
+                "row security", f"{item.place} has it; this role is exempt, other readers may miss rows", item.remedy
             )
-        elif one.kind == "row security":
-            found.fix("row security", f"{one.place} hides rows from this role by row level security", one.remedy)
+        elif item.kind == "row security":
+            found.fix("row security", f"{item.place} hides rows from this role by row level security", item.remedy)
         else:
             found.fix(
-                "triggers", f"{one.kind} {one.name} of {one.place} may drop or change what is written", one.remedy
+                "triggers", f"{item.kind} {item.name} of {item.place} may drop or change what is written", item.remedy
             )
-    if not there:
+    if not hindrances:
         found.good("triggers", "no row security, rule or trigger comes between the indexer and its tables")
 
 
@@ -184,13 +184,13 @@ async def _connections(conn: Connection, found: DoctorFindings, _: Deployment) -
 
 
 async def _session(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
-    """Our own limits must hold: a pooler, or a trigger at login, may drop them."""
-    told = {
+    """Check that the session's own limits hold: a pooler, or a trigger at login, may drop them."""
+    is_kept = {
         name: await conn.fetchval(
             "SELECT current_setting($1) = set_config($1, $2, true)", name, value
         ) for name, value in SETTINGS.items() if name != "application_name"
     }  # fmt: skip
-    dropped = [name for name, kept in told.items() if not kept]
+    dropped = [name for name, kept in is_kept.items() if not kept]
     if dropped:
         found.fix("settings", f"{', '.join(dropped)}: not what this session asked for",
                   "Connect to PostgreSQL itself, or by a pooler that keeps a session's settings")  # fmt: skip
@@ -214,21 +214,21 @@ async def _time(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
 
 async def _disk(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     size = await conn.fetchval("SELECT pg_database_size(current_database())")
-    said = f"the database has {size / 2**30:.2f} GiB"
+    used = f"the database has {size / 2**30:.2f} GiB"
     folder = await conn.fetchval("SELECT current_setting('data_directory', true)")
-    if not folder or not _is_ours(Path(folder)):
-        found.note("disk", f"{said}; free space cannot be seen from here", "Watch it on the server")
+    if not folder or not _is_local(Path(folder)):
+        found.note("disk", f"{used}; free space cannot be seen from here", "Watch it on the server")
         return
     usage = shutil.disk_usage(folder)
     free = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.0f} GiB are free"
     if usage.free < SPARE * usage.total:
-        found.fix("disk", f"{said}, {free}", "Make room: a log takes about 1.8 kB with its rows and indexes")
+        found.fix("disk", f"{used}, {free}", "Make room: a log takes about 1.8 kB with its rows and indexes")
     else:
-        found.good("disk", f"{said}, {free}")
+        found.good("disk", f"{used}, {free}")
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether the server's folder is on this machine: a path of that name is not enough, but one of a cluster is."""
+def _is_local(folder: Path) -> bool:
+    """Return whether the server's folder is on this machine. The path must exist and hold a cluster."""
     try:
         return os.path.isdir(folder) and (folder / "PG_VERSION").exists()
     except OSError:

@@ -1,4 +1,4 @@
-"""`doctor`: one endpoint, asked for everything that the indexer relies on. Changes nothing, a few dozen requests."""
+"""Checks of one endpoint for `doctor`: everything the indexer relies on. A few dozen requests; they change nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from indexer.rpc.error_classifier import pruned
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import Endpoint, redact_text
 
-SPAN = 1000  # blocks over which the block time is measured
-OLD_HEAD, CLOCK = 60, 15  # seconds: a head so old, or so far in the future, is said
-BATCH = 20
+SPAN = 1000  # Blocks over which the block time is measured.
+OLD_HEAD, CLOCK = 60, 15  # A head older, or further in the future, than this is reported (s).
+BATCH = 20  # Calls in the batch that is tried.
 
 
 class EndpointDoctor:
-    """Looks at one HTTP endpoint. `final` is a block that it called final, for the comparison with others."""
+    """Examines one HTTP endpoint. `final` is a block that the endpoint calls final, for comparison with others."""
 
     def __init__(self, deployment: Deployment, url: str, name: str) -> None:
         self.deployment, self._url = deployment, url
@@ -34,7 +34,7 @@ class EndpointDoctor:
         self.final: Header | None = None
 
     async def examine(self) -> list[DoctorFinding]:
-        """Every look; one that fails is a finding and ends none of the others."""
+        """Run all checks. One that fails is a finding, and the others still run."""
         try:
             if await self._chain():
                 heads = await self._heads()
@@ -45,10 +45,10 @@ class EndpointDoctor:
                     self._latency()
         finally:
             await self.reader.endpoint.close()
-        return self.found.found
+        return self.found.items
 
     async def hash_of(self, number: int) -> str | None:
-        """A block's hash, None where it is not served."""
+        """Return a block's hash; None if the endpoint does not serve it."""
         try:
             header = await self.reader.header(number)
         except RpcError:
@@ -74,8 +74,8 @@ class EndpointDoctor:
             self.found.fix("answers", error.message, "Check the URL, its key and the network")
             return False
         if chain != self.deployment.chain_id:
-            said = f"serves chain {chain}, the deployment {self.deployment.name} is chain {self.deployment.chain_id}"
-            self.found.fix("chain id", said, "Give an endpoint of that chain, or another --chain")
+            detail = f"serves chain {chain}, the deployment {self.deployment.name} is chain {self.deployment.chain_id}"
+            self.found.fix("chain id", detail, "Give an endpoint of that chain, or another --chain")
             return False
         self.found.good("chain id", str(chain))
         return True
@@ -131,11 +131,11 @@ class EndpointDoctor:
         if size >= BATCH:
             self.found.good("batch", f"{BATCH} calls in one request")
         else:
-            said = f"at most {size} calls in a request: catching up takes more of them"
-            self.found.note("batch", "single calls only: everything takes more requests" if size == 1 else said)
+            detail = f"at most {size} calls in a request: catching up takes more of them"
+            self.found.note("batch", "single calls only: everything takes more requests" if size == 1 else detail)
 
     async def _logs(self, heads: Heads) -> None:
-        """By number and by hash: the same logs."""
+        """Check that a block has as many logs by number as by hash."""
         number = self.final.number if self.final else heads.latest.number
         addresses = [c.address for c in self.deployment.contracts]
         logs, (header,) = await self.reader.logs_with_headers(number, number, addresses, [number])
@@ -146,8 +146,8 @@ class EndpointDoctor:
             self.found.note("getLogs by hash", error.message)
             return
         if not isinstance(by_hash, list) or len(by_hash) != len(logs):
-            said = f"block {number}: {len(logs)} logs by number, another answer by hash"
-            self.found.fix("getLogs by hash", said, "It leaves logs out: use another endpoint")
+            detail = f"block {number}: {len(logs)} logs by number, another answer by hash"
+            self.found.fix("getLogs by hash", detail, "It leaves logs out: use another endpoint")
         else:
             self.found.good("getLogs by hash", f"block {number}: {len(logs)} logs, by number and by hash")
 
@@ -157,8 +157,8 @@ class EndpointDoctor:
         try:
             logs, _ = await self.reader.receipts(number, addresses)
         except RpcError as error:
-            said = f"eth_getBlockReceipts: {error.message}"
-            self.found.note("receipts", said, "Without receipts logs are not proven, and an oversized block not read")
+            detail = f"eth_getBlockReceipts: {error.message}"
+            self.found.note("receipts", detail, "Without receipts logs are not proven, and an oversized block not read")
             return
         by_logs, _ = await self.reader.logs_with_headers(number, number, addresses, [])
         if [(g.log_index, g.data) for g in logs] != [(g.log_index, g.data) for g in by_logs]:
@@ -167,7 +167,7 @@ class EndpointDoctor:
             self.found.good("receipts", f"block {number}: the same {len(logs)} logs")
 
     async def _range(self, heads: Heads) -> None:
-        """How many blocks an eth_getLogs may have, from its own words."""
+        """Find out how many blocks one eth_getLogs may have, from the endpoint's own refusals."""
         addresses, last = [c.address for c in self.deployment.contracts], heads.latest.number
         ranges = self.reader.ranges
         while True:
@@ -185,11 +185,11 @@ class EndpointDoctor:
                 self.found.note("limits", f"not known: {error.message}")
                 return
             break
-        said = f"{blocks} blocks in one eth_getLogs"
-        self.found.good("limits", said + (f", at most {ranges.max_logs} logs" if ranges.max_logs else ""))
+        detail = f"{blocks} blocks in one eth_getLogs"
+        self.found.good("limits", detail + (f", at most {ranges.max_logs} logs" if ranges.max_logs else ""))
 
     async def _history(self, heads: Heads) -> None:
-        """The first block of the deployment: a pruned node serves the head and not the past."""
+        """Check the first block of the deployment: a pruned node serves the head but not the past."""
         first = self.deployment.start_block
         header = await self.reader.header(first)
         if header is None:
@@ -214,32 +214,33 @@ class EndpointDoctor:
 
 
 async def examine_socket(deployment: Deployment, url: str, name: str) -> list[DoctorFinding]:
-    """A WebSocket endpoint: whether it opens, is of this chain and takes a subscription."""
+    """Examine a WebSocket endpoint: whether it opens, serves the deployment's chain and accepts a subscription."""
     found = DoctorFindings(name)
     try:
         async with asyncio.timeout(15), aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
-            chain = await _asked(socket, 1, "eth_chainId", [])
+            chain = await _call(socket, 1, "eth_chainId", [])
             if chain != hex(deployment.chain_id):
-                said = f"serves chain {chain!r:.40}, the deployment is chain {deployment.chain_id}"
-                found.fix("chain id", said, "Give an endpoint of that chain")
+                detail = f"serves chain {chain!r:.40}, the deployment is chain {deployment.chain_id}"
+                found.fix("chain id", detail, "Give an endpoint of that chain")
             else:
-                await _asked(socket, 2, "eth_subscribe", ["newHeads"])
+                await _call(socket, 2, "eth_subscribe", ["newHeads"])
                 found.good("newHeads", "subscribed")
     except (OSError, TimeoutError, ValueError, aiohttp.ClientError) as error:
-        said = printable(redact_text(" ".join(f"{error_label(error)}: {error}".split())[:200], url))
-        found.note("answers", said, "Heads are polled without it")
-    return found.found
+        detail = printable(redact_text(" ".join(f"{error_label(error)}: {error}".split())[:200], url))
+        found.note("answers", detail, "Heads are polled without it")
+    return found.items
 
 
-async def _asked(socket: aiohttp.ClientWebSocketResponse, number: int, method: str, params: list[Any]) -> Any:
+async def _call(socket: aiohttp.ClientWebSocketResponse, number: int, method: str, params: list[Any]) -> Any:
+    """Send one JSON-RPC call and return its result. Raises ValueError if it is refused or not answered."""
     await socket.send_json({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
-    for _ in range(100):  # announcements may come between
+    for _ in range(100):  # Notifications may arrive before the answer.
         message = await socket.receive()
         if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
             raise ValueError("closed by the node")
-        told = orjson.loads(message.data)
-        if isinstance(told, dict) and told.get("id") == number:
-            if told.get("error"):
-                raise ValueError(f"{method} refused: {str(told['error'])[:100]}")
-            return told.get("result")
+        answer = orjson.loads(message.data)
+        if isinstance(answer, dict) and answer.get("id") == number:
+            if answer.get("error"):
+                raise ValueError(f"{method} refused: {str(answer['error'])[:100]}")
+            return answer.get("result")
     raise ValueError(f"no answer to {method}")

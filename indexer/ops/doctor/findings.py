@@ -1,4 +1,4 @@
-"""What `doctor` says of one thing that it looked at."""
+"""Findings of `doctor`: one for each check of an endpoint or the database."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ Level = Literal["good", "note", "fix"]
 
 @dataclass(frozen=True, slots=True)
 class DoctorFinding:
-    """`subject`: an endpoint or the database; `remedy` is empty where nothing is to be done."""
+    """The result of one check. `subject`: an endpoint or the database; `remedy` is empty if there is nothing to do."""
 
     subject: str
     check: str
     level: Level
-    said: str
+    detail: str
     remedy: str = ""
 
 
 class DoctorFindings:
-    """Of one subject, in the order of the looks."""
+    """The findings about one subject, in the order of the checks."""
 
     def __init__(self, subject: str) -> None:
-        self.subject, self.found = subject, list[DoctorFinding]()
+        self.subject, self.items = subject, list[DoctorFinding]()
 
-    def good(self, check: str, said: str) -> None:
-        self.found.append(DoctorFinding(self.subject, check, "good", said))
+    def good(self, check: str, detail: str) -> None:
+        """Add a finding that all is well."""
+        self.items.append(DoctorFinding(self.subject, check, "good", detail))
 
-    def note(self, check: str, said: str, remedy: str = "") -> None:
-        self.found.append(DoctorFinding(self.subject, check, "note", said, remedy))
+    def note(self, check: str, detail: str, remedy: str = "") -> None:
+        """Add a finding that is worth knowing but need not be fixed."""
+        self.items.append(DoctorFinding(self.subject, check, "note", detail, remedy))
 
-    def fix(self, check: str, said: str, remedy: str) -> None:
-        self.found.append(DoctorFinding(self.subject, check, "fix", said, remedy))
+    def fix(self, check: str, detail: str, remedy: str) -> None:
+        """Add a finding that must be fixed."""
+        self.items.append(DoctorFinding(self.subject, check, "fix", detail, remedy))
