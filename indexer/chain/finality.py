@@ -5,6 +5,7 @@ Pure. One FinalityTracker per process.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from indexer.chain.types import Header, Heads
@@ -49,6 +50,20 @@ class FinalBlock(NamedTuple):
 
 
 NOTHING_FINAL = FinalBlock(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadView:
+    """One endpoint's head, and the finality derived from it.
+
+    `final`: the block that everything final must join, whoever serves it; the numbers in `finality` alone make nothing
+    final.
+    """
+
+    heads: Heads
+    finality: FinalityStatus
+    endpoint: str
+    final: FinalBlock
 
 
 class FinalityTracker:

@@ -13,24 +13,23 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
-from indexer.chain import forks
-from indexer.chain.finality import FinalBlock, FinalityStatus, FinalityTracker
+from indexer.chain.finality import FinalBlock, FinalityTracker, HeadView
 from indexer.chain.ranges import ContractRange, plan_missing
 from indexer.chain.types import BlockRef, Heads
 from indexer.config import Deployment
 from indexer.db.connection import Connect, Connection
 from indexer.decode.block_times import time_fields_of
-from indexer.errors import EpochChangedError, ParentMismatchError, ReorgTooDeepError, RpcError, StoredHashMismatchError
+from indexer.errors import EpochChangedError, ParentMismatchError, ReorgTooDeepError, StoredHashMismatchError
 from indexer.follow import state_machine
 from indexer.follow.catch_up import DEFER_BLOCKS, CatchUp
+from indexer.follow.fork_handler import ForkHandler
 from indexer.follow.maintenance import Maintenance
 from indexer.follow.state_machine import Mode
 from indexer.follow.step_report import StepReporter
 from indexer.ingest.executor import IngestExecutor, InlineExecutor
 from indexer.ingest.fetch import fetch_batch
-from indexer.projector import replay
+from indexer.projector.reproject import project_again
 from indexer.projector.writer import StepResult, Writer
-from indexer.reorg import claims, replacement
 from indexer.reorg.claims import confirm_stored, final_up_to
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
@@ -44,20 +43,6 @@ MIN_CATCH_UP_BLOCKS = 500  # left below finalized, from which ingesting and proj
 LOOK_INTERVAL_S = 5.0  # between looks at the head while there is known work
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class HeadView:
-    """One endpoint's head, and the finality derived from it.
-
-    `final`: the block that everything final must join, whoever serves it; the numbers in `finality` alone make nothing
-    final.
-    """
-
-    heads: Heads
-    finality: FinalityStatus
-    endpoint: str
-    final: FinalBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +88,7 @@ class Engine:
         self.follower = state_machine.Follower()
         self.reporter = StepReporter(progress, pool)
         self.maintenance = Maintenance(progress)
+        self.fork_handler = ForkHandler(pool, self.writer, progress, self.reporter)
         self._time_fields = time_fields_of(deployment.contracts)
         executor = options.executor or InlineExecutor(pool, connect, self._time_fields)
         self.catch_up = CatchUp(
@@ -282,7 +268,7 @@ class Engine:
                 case state_machine.Project(last):
                     done = await self.writer.project_stored(conn, state, last, self._final_up_to, self._held_token)
                 case state_machine.Reproject(last):
-                    await self._project_again(conn, state, last)
+                    await project_again(conn, self.writer, state, last, self._held_token)
                 case state_machine.Ingest(contract_range):
                     done = await self._ingest(conn, state, contract_range, view.final)
                 case state_machine.Confirm(block):
@@ -291,7 +277,7 @@ class Engine:
                             block.number, f"the stored block {block.number} is not on the chain"
                         )
                 case _:
-                    return await self._handle_fork(conn, state, view, action)
+                    return await self.fork_handler.handle(conn, state, view.final, action, self.token)
         except (ParentMismatchError, StoredHashMismatchError) as conflict:
             # A reorg between two looks, or a node that contradicts itself: the fork search finds out.
             log.info("seam_broken", block=conflict.number)
@@ -303,23 +289,6 @@ class Engine:
         if done is not None:
             self.reporter.report(done, time.monotonic() - started, self.pool.requests - asked)
         return await self._seen(conn, view)
-
-    async def _project_again(self, conn: Connection, state: IndexState, last: int) -> None:
-        """Project again from the origin. A lowered origin replays only its events and the rows that they touch.
-
-        Other contracts or ABIs may change any row, so everything is projected again.
-        """
-        reason, scope, token = "contracts or ABIs changed since the public tables were written", None, self._held_token
-        if state.digest == self.writer.digest:
-            reason = "the origin was lowered"
-            scope = await replay.plan_replay_below_start(
-                conn, self.writer.registry, state, lambda: lease.lock_and_renew(conn, token)
-            )
-        log.warning("project_again", reason=reason, first=state.binding.origin, last=last, whole=scope is None)
-        if scope is None:
-            await self.writer.reset_projection(conn, state, token)
-        else:
-            await self.writer.commit_replay(conn, state, scope, token)
 
     async def _unconfirmed(self, conn: Connection, state: IndexState) -> BlockRef | None:
         """Return the block at the contiguous end, if rows are to be projected and this look has not compared it."""
@@ -334,20 +303,6 @@ class Engine:
         if up_to is not None:
             self._confirmed, self._final_up_to = block.hash, up_to
         return up_to is not None
-
-    async def _handle_fork(
-        self, conn: Connection, state: IndexState, view: HeadView, action: state_machine.Action
-    ) -> state_machine.Observation:
-        match action:
-            case state_machine.SearchFork(everyone, _):
-                found = await claims.collect_claims(self.pool, conn, state, view.final, everyone=everyone)
-                return state_machine.Claims(found, everyone)
-            case state_machine.ReplaceFork(claim, cause):
-                return await self._replace(conn, state, claim, cause, view.final)
-            case state_machine.SetEndpointsAside(endpoints, reason):
-                for name in endpoints:
-                    self.pool.set_aside(name, reason)
-        return state_machine.StateChanged()
 
     @property
     def _held_token(self) -> int:
@@ -405,24 +360,3 @@ class Engine:
             lambda reader: fetch_batch(reader, contract_range, final, before, self._time_fields)
         )
         return await self.writer.commit_batch(conn, state, batch, batch.final, self.token)
-
-    async def _replace(
-        self, conn: Connection, state: IndexState, found: forks.ForkClaim, cause: str, final: FinalBlock
-    ) -> state_machine.Observation:
-        """Stage the replacement from the endpoint that claimed it, or from another that claims a fork, and apply it."""
-        started, asked, tip = time.monotonic(), self.pool.requests, state.tip
-        assert tip is not None
-        try:
-            reorg, up_to = await replacement.stage_replacement(
-                self.pool, conn, state, found, cause, final, self._held_token
-            )
-        except RpcError as error:
-            assert found.fork is not None
-            return state_machine.ReplacementUnavailable(found.fork.number + 1, tip.number, error.message)
-        done = await self.writer.apply_reorg(conn, state, reorg, up_to, self._held_token)
-        self.progress.reorgs += 1
-        self.progress.reorg_depth.observe(reorg.depth)
-        old, new = tip.number, reorg.new_tip.number
-        log.warning("reorg", fork_point=reorg.fork.number, depth=reorg.depth, old_tip=old, new_tip=new, cause=cause)
-        self.reporter.report(done, time.monotonic() - started, self.pool.requests - asked)
-        return state_machine.StateChanged()

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 import structlog
 
+from indexer.chain.finality import HeadView
 from indexer.chain.ranges import plan_missing
 from indexer.chain.types import BlockRef, Header
 from indexer.config import Deployment
@@ -33,7 +34,7 @@ from indexer.errors import (
     WrongDeploymentError,
     error_label,
 )
-from indexer.follow.engine import Engine, EngineOptions, HeadView
+from indexer.follow.engine import Engine, EngineOptions
 from indexer.follow.stall_detector import StallDetector
 from indexer.follow.watchdog import RunningStep, Watchdog
 from indexer.rpc.head_feed import HeadFeed

@@ -14,7 +14,7 @@ from indexer.config import Deployment
 from indexer.db.connection import Connection
 from indexer.errors import RefusedError
 from indexer.projector.pipeline import DatabaseSource, ProjectionPipeline
-from indexer.projector.replay import MAX_REPLAYED, HistoryPart, ReplayScope, plan_replay
+from indexer.projector.replay import MAX_REPLAYED, HistoryPart, ReplayScope, plan_replay, plan_replay_below_start
 from indexer.projector.writer import StepResult, Writer
 from indexer.store import lease
 from indexer.store.index_state import IndexState, binding, load_index_state
@@ -130,3 +130,26 @@ class Reprojection:
         # A reprojection that ends below where it began has less coverage now: there is nothing left to resume.
         await self.conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = NULL")
         return ReprojectResult(True, resumed, self._events, self._rows, state.next_block - 1)
+
+
+async def project_again(conn: Connection, writer: Writer, state: IndexState, last: int, token: int) -> None:
+    """Project again from the origin. A lowered origin replays only its events and the rows that they touch.
+
+    Other contracts or ABIs may change any row, so for these everything is projected again.
+
+    Args:
+        conn: Connection of the lease's holder.
+        writer: Projects with today's contracts and ABIs.
+        state: What is stored now.
+        last: Block that the checkpoint is at (reported only).
+        token: The lease.
+    """
+    reason, scope = "contracts or ABIs changed since the public tables were written", None
+    if state.digest == writer.digest:
+        reason = "the origin was lowered"
+        scope = await plan_replay_below_start(conn, writer.registry, state, lambda: lease.lock_and_renew(conn, token))
+    log.warning("project_again", reason=reason, first=state.binding.origin, last=last, whole=scope is None)
+    if scope is None:
+        await writer.reset_projection(conn, state, token)
+    else:
+        await writer.commit_replay(conn, state, scope, token)

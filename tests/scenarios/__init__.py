@@ -93,10 +93,10 @@ END_TO_END: dict[str, list[str]] = {
         "scenarios/test_endpoints.py::test_s19_a_storm_of_429_on_one_endpoint_is_left_for_the_other",
         "scenarios/test_endpoints.py::test_s19_words_of_a_node_reach_the_lease_s_state_without_what_postgresql_refuses",
         "scenarios/test_endpoints.py::test_s19_an_endpoint_that_only_hangs_costs_its_time_out_once",
-        "unit/test_rpc_transport.py::test_retries_are_bounded",
-        "unit/test_rpc_transport.py::test_passing_trouble_is_tried_again_and_batches_go_on",
-        "unit/test_rpc_transport.py::test_a_hanging_node_is_given_up_after_about_its_time_out",
-        "unit/test_rpc_transport.py::test_a_batch_with_an_answer_too_few_or_too_many_is_tried_again_then_named",
+        "unit/test_transport.py::test_retries_are_bounded",
+        "unit/test_transport.py::test_passing_trouble_is_tried_again_and_batches_go_on",
+        "unit/test_transport.py::test_a_hanging_node_is_given_up_after_about_its_time_out",
+        "unit/test_transport.py::test_a_batch_with_an_answer_too_few_or_too_many_is_tried_again_then_named",
     ],
     "S20 two ABI generations in one block, unknown and misfit events": [
         "scenarios/test_generations.py::test_s20_two_abi_generations_in_one_block_unknown_and_misfit_events",
@@ -106,13 +106,13 @@ END_TO_END: dict[str, list[str]] = {
     "S21 an endpoint of another chain joins after the start": [
         "scenarios/test_endpoints.py::test_s21_an_endpoint_of_another_chain_joins_after_the_start",
         "scenarios/test_endpoints.py::test_s21_an_endpoint_that_turns_into_another_chain_behind_its_name",
-        "unit/test_rpc_pool.py::test_an_endpoint_down_at_open_that_comes_back_as_another_chain_is_never_read",
+        "unit/test_pool.py::test_an_endpoint_down_at_open_that_comes_back_as_another_chain_is_never_read",
     ],
     "S22 removed and duplicate entries": ["scenarios/test_answers.py::test_s22_removed_and_duplicate_entries"],
     "S23 mute WebSocket, stuck poll": [
         "scenarios/test_endpoints.py::test_s23_mute_websocket",
         "scenarios/test_endpoints.py::test_s23_stuck_poll",
-        "unit/test_watch.py::test_everything_that_is_stuck_is_named_within_60_seconds",
+        "unit/test_stall_detector.py::test_everything_that_is_stuck_is_named_within_60_seconds",
     ],
 }
 

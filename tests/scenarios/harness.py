@@ -15,6 +15,7 @@ import asyncpg
 from indexer.attest.auditor import Auditor
 from indexer.config import Deployment, load
 from indexer.db.connection import Connection, connect
+from indexer.follow.engine import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.follow.state_machine import Mode
 from indexer.rpc.pool import Pool
@@ -58,7 +59,7 @@ class Daemon:
         self.pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
         self.progress = DaemonProgress()
         self.auditors: list[Auditor] = []
-        self.runner: Runner = _Busy(deployment, url, self.pool, self.progress, **limits)
+        self.runner: Runner = _Busy(deployment, url, self.pool, self.progress, EngineOptions(**limits))
 
     @property
     def mode(self) -> Mode:

@@ -192,7 +192,10 @@ async def test_without_a_tag_the_head_of_who_serves_a_range_tells_what_is_final(
 async def test_the_final_block_costs_no_request_and_no_call_where_it_is_read_anyway(young: Stage) -> None:
     node, pool = young.nodes[0], Pool([young.nodes[0].url], CHAIN_ID)
     await pool.open()
-    final, addresses = FinalBlock(6, young.at(young.main, 6).hash), tuple(sorted(ADDRESSES))
+    final, addresses = (
+        FinalBlock(6, young.at(young.main, 6).hash),
+        ("0x" + "77" * 20,),
+    )  # logs nothing: a block with logs may cost a header for its time
     try:
         for (first, last), headers in {(2, 6): 2, (2, 5): 3, (7, 9): 4}.items():
             asked, calls = node.http_requests, node.requests["eth_getBlockByNumber"]

@@ -110,12 +110,12 @@ async def test_s14_two_writers_that_stage_a_replacement(stage: Stage, monkeypatc
     await stage.equals(c, [(84, 16)])
 
 
-@pytest.mark.parametrize("step", ["ingest", "replace"])
+@pytest.mark.parametrize("step", ["commit_batch", "apply_reorg"])
 async def test_s14_a_holder_stopped_before_its_transaction_is_refused_in_it(
     step: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = await stage.start(0), await stage.start(1)
-    tip = stage.fork("b", 95, 9) if step == "replace" else stage.grow(stage.main, 4)
+    tip = stage.fork("b", 95, 9) if step == "apply_reorg" else stage.grow(stage.main, 4)
     stage.show(tip, 0)
     stopped, go_on, work = asyncio.Event(), asyncio.Event(), getattr(one.runner.engine.writer, step)
 
