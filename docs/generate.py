@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from indexer import config, errors
-from indexer.cli.main import EXIT_CODES, cli
+from indexer.cli.main import cli
 from indexer.db import catalog
 from indexer.ops import metric_catalog
 from indexer.rpc.rate_limit import PURPOSES
@@ -175,21 +175,16 @@ way. After every other code it does.
 
 
 def exit_codes_page() -> str:
-    told = {int(code): text.strip() for code, text in re.findall(r"(\d+) (\D[^\n]*?)(?=\s{2,}\d|\n|$)", EXIT_CODES)}
     classes: dict[int, list[str]] = {}
     for value in vars(errors).values():
         if isinstance(value, type) and issubclass(value, errors.IndexerError) and value.exit_code != 1:
             classes.setdefault(value.exit_code, []).append(value.__name__)
-    tree = re.findall(r"[├└]─ (\w+) +(\d+) +(.+)", errors.__doc__ or "")
-    meaning = {int(code): text for _, code, text in reversed(tree)}
     unit = (ROOT / "deploy/systemd/reya-indexer.service").read_text()
     final = {int(code) for line in re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.M) for code in line.split()}
     rows = ["| code | meaning | error class | restarted |", "|---|---|---|---|"]
-    for code in sorted({*told, *classes}):
-        text = meaning.get(code, told.get(code, ""))
+    for code in errors.ExitCode:
         named = ", ".join(f"`{name}`" for name in classes.get(code, ()))
-        rows.append(f"| {code} | {_cell(text)} | {named} | {'no' if code in final else ''} |")
-    rows += ["| 130 | interrupted by Ctrl-C |  |  |", "| 141 | the reader of stdout went away |  |  |"]
+        rows.append(f"| {code.value} | {_cell(code.meaning)} | {named} | {'no' if code in final else ''} |")
     return NOTE + CODES_HEAD + "\n".join(rows) + "\n"
 
 

@@ -37,7 +37,7 @@ IndexerError
  ├─ UnstorableAnswerError             a contract's answer does not fit its row
  └─ ViewUnansweredError               a contract does not answer a view call
 
-Control flow within one module, never shown: StepStalledError, NoSecondEndpointError, DecodeMismatchError,
+Control flow, caught before it ends a command: StepStalledError, NoSecondEndpointError, DecodeMismatchError,
 UnsupportedTypeError.
 """
 
@@ -77,8 +77,8 @@ class ExitCode(IntEnum):
     ADOPTION_REFUSED = 23, "`migrate --adopt`: tables that projections cannot work with"
     WRITE_INTERCEPTED = 24, "row level security or a trigger keeps a change from taking effect"
     DIFFERENCES = 30, "`verify`, `reorg verify`: differences found"
-    REFUSED = 31, "`reorg recover`: not the plan that was confirmed, or somebody else is at work"
-    UNAVAILABLE = 32, "`reorg plan|recover|verify`: no endpoint serves what it takes"
+    REFUSED = 31, "refused: not the plan that was confirmed, nothing stored yet, or another process is at work"
+    UNAVAILABLE = 32, "no endpoint serves the blocks that are needed, or keeps the state that is asked for"
     DRIFT = 33, "`check`: drift found"
     UNATTESTED = 34, "`verify`: a part keeps its grade"
     MUST_FIX = 36, "`doctor`: something must be fixed"

@@ -105,7 +105,7 @@ async def sample(conn: Connection, writer: Writer, state: IndexState, blocks: in
         return 0, []
     stored_logs = await raw_logs.read_blocks(conn, [row["block_number"] for row in picked])
     events = events_of(writer.registry, stored_logs.logs, stored_logs.times)
-    write_set = writer.ledger(dict.fromkeys(state_keys(events)), stored_logs.last)
+    write_set = writer.new_write_set(dict.fromkeys(state_keys(events)), stored_logs.last)
     project(write_set, events)
     return await _appended(conn, write_set, [row["block_number"] for row in picked], STATEFUL)
 
@@ -130,7 +130,7 @@ async def recompute(
         events = events_of(writer.registry, stored_logs.logs, stored_logs.times)
         for key in state_keys(events):
             state.setdefault(key, None)
-        write_set = writer.ledger(state, stored_logs.last)
+        write_set = writer.new_write_set(state, stored_logs.last)
         project(write_set, events)
         rows, drifts = await _appended(conn, write_set, (stored_logs.first, stored_logs.last), {})
         compared, all_drifts = compared + rows, all_drifts + drifts

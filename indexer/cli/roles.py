@@ -72,7 +72,7 @@ def roles_command(
 
 
 async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_run: bool) -> list[str]:
-    async with connection(url, patience=DAY_S, **_SESSION) as conn:
+    async with connection(url, timeout_s=DAY_S, **_SESSION) as conn:
         try:
             async with conn.transaction():
                 statements = await store.setup(conn, roles, verifiers)

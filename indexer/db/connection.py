@@ -74,7 +74,7 @@ def _monitored(method: Callable[..., Any]) -> Any:
     ) -> Any:
         self.current_statement = what, time.monotonic()
         try:
-            return await method(self, what, *args, timeout=timeout or self.patience, **options)
+            return await method(self, what, *args, timeout=timeout or self.timeout_s, **options)
         except asyncpg.InsufficientPrivilegeError as error:
             if intercepted := _intercepted(error):
                 raise intercepted from error
@@ -89,12 +89,12 @@ class MonitoredConnection(asyncpg.Connection):
     """A connection that shows which statement it is waiting for.
 
     `current_statement`: the statement in progress and its start (monotonic, s), or None. `done_at`: when the last one
-    ended (monotonic, s). `patience`: time after which a statement is given up with a TimeoutError (s).
+    ended (monotonic, s). `timeout_s`: time after which a statement is given up with a TimeoutError (s).
     """
 
     current_statement: tuple[str, float] | None = None
     done_at = 0.0
-    patience = STATEMENT_TIMEOUT_S
+    timeout_s = STATEMENT_TIMEOUT_S
 
     execute = _monitored(asyncpg.Connection.execute)
     executemany = _monitored(asyncpg.Connection.executemany)
@@ -113,17 +113,17 @@ def patient(conn: Connection, seconds: float) -> Iterator[None]:
     if not isinstance(conn, MonitoredConnection):  # A connection that somebody else opened has no limit of ours.
         yield
         return
-    before, conn.patience = conn.patience, seconds
+    before, conn.timeout_s = conn.timeout_s, seconds
     try:
         yield
     finally:
-        conn.patience = before
+        conn.timeout_s = before
 
 
-async def connect(url: str, *, patience: float = STATEMENT_TIMEOUT_S, **settings: str) -> MonitoredConnection:
+async def connect(url: str, *, timeout_s: float = STATEMENT_TIMEOUT_S, **settings: str) -> MonitoredConnection:
     """Open a connection that returns numeric values as int, or as Decimal if they have a fraction.
 
-    `patience`: time after which a statement is given up (s). `settings`: server settings that override SETTINGS. Raises
+    `timeout_s`: after which a statement is given up (s). `settings`: server settings that override SETTINGS. Raises
     DatabaseUnreachableError with the redacted URL.
     """
     remedy = "Check DATABASE_URL (postgresql://user:password@host:port/database), the server and your rights there"
@@ -131,10 +131,10 @@ async def connect(url: str, *, patience: float = STATEMENT_TIMEOUT_S, **settings
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             conn = await asyncpg.connect(
-                url, timeout=CONNECT_TIMEOUT_S, command_timeout=patience, connection_class=MonitoredConnection,
+                url, timeout=CONNECT_TIMEOUT_S, command_timeout=timeout_s, connection_class=MonitoredConnection,
                 server_settings=SETTINGS | settings,
             )  # fmt: skip
-            conn.patience = patience
+            conn.timeout_s = timeout_s
             await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_number, format="text")
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
         if conn is not None:
@@ -175,9 +175,9 @@ async def close(conn: Connection | None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connection(url: str, *, patience: float = STATEMENT_TIMEOUT_S, **settings: str) -> AsyncIterator[Connection]:
+async def connection(url: str, *, timeout_s: float = STATEMENT_TIMEOUT_S, **settings: str) -> AsyncIterator[Connection]:
     """Open a connection for the `async with` block; parameters as for `connect`."""
-    conn = await connect(url, patience=patience, **settings)
+    conn = await connect(url, timeout_s=timeout_s, **settings)
     try:
         yield conn
     finally:

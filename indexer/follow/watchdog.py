@@ -128,7 +128,7 @@ class Watchdog:
             return "silent"  # it no longer knows the connection
         if row[0]:
             return f"lock of {row[1] or 'another session'}"
-        return "working" if hung.patience <= STATEMENT_TIMEOUT_S else "working on what takes its time"
+        return "working" if hung.timeout_s <= STATEMENT_TIMEOUT_S else "working on what takes its time"
 
     def _signs(self, hung: MonitoredConnection | None, server: str) -> LivenessSignals:
         p, endpoints = self.progress, [reader.endpoint for reader in self.pool.readers]

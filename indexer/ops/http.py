@@ -48,7 +48,7 @@ def application(live: LiveStatus) -> web.Application:
         return web.json_response({"live": True})
 
     async def ready(_: web.Request) -> web.Response:
-        reasons = live.progress.not_ready()
+        reasons = live.progress.reasons_not_ready()
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def status(_: web.Request) -> web.Response:

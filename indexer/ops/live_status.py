@@ -82,7 +82,7 @@ class LiveStatus:
         try:
             async with asyncio.timeout(MAX_READ_S):
                 if self._conn is None:
-                    self._conn = await connect(url, patience=STATEMENT_TIMEOUT_S, **READING)
+                    self._conn = await connect(url, timeout_s=STATEMENT_TIMEOUT_S, **READING)
                 self.stored = await self._document(self._conn) | {"as_of": round(time.time(), 3)}
             self.read_at, self._error = time.monotonic(), None
         except Exception as error:  # Whatever the database does, /ready and /metrics keep answering.
@@ -105,7 +105,7 @@ class LiveStatus:
         return NO_HEADS | {k: v if v >= 0 else None for k, v in known.items()} | {"head_time": p.head_time or None}
 
     def _now(self) -> dict[str, Any]:
-        p, reasons = self.progress, self.progress.not_ready()
+        p, reasons = self.progress, self.progress.reasons_not_ready()
         waiting = {"for": p.waiting, "name": wait_name(p.waiting), "seconds": round(p.clock() - p.waiting_since, 1)}
         return {
             "version": __version__,

@@ -63,7 +63,7 @@ class _Signals(Collector):
     def _doing(self) -> Iterator[Metric]:
         p, read_at = self.live.progress, self.live.read_at
         yield family("info", [((__version__, self.live.deployment.name), 1)])
-        yield family("ready", unlabeled(not p.not_ready()))
+        yield family("ready", unlabeled(not p.reasons_not_ready()))
         yield family("state", [((state,), int(p.mode == state)) for state in STATES])
         yield family("lease_held", unlabeled(p.holder))
         waiting = [((wait_name(p.waiting),), p.clock() - p.waiting_since)] if p.waiting else []

@@ -14,7 +14,20 @@ from typing import Any, NamedTuple
 E18 = 10**18
 
 Stated = Mapping[str, Any]  # the contract's PerpPosition struct, decoded
-UNSTATED: tuple[int | None, ...] = (None,) * 6
+
+
+class StatedPosition(NamedTuple):
+    """The fields of a position that only an event of the chain gives. Each is None where no event gave it."""
+
+    realized_pnl: int | None = None
+    last_price: int | None = None
+    last_price_timestamp: int | None = None
+    funding: int | None = None
+    multiplier: int | None = None
+    unwind: int | None = None
+
+
+UNSTATED = StatedPosition()
 
 
 def trunc_div(a: int, b: int) -> int:
@@ -37,11 +50,11 @@ class Position:
     funding: int | None = None
     session: int = 0
     snapshot: int | None = None
-    stated: tuple[int | None, ...] = UNSTATED  # realized PnL, last price and its time, funding, multiplier, unwind
+    stated: StatedPosition = UNSTATED
 
     @property
     def multiplier(self) -> int | None:
-        return self.stated[4]
+        return self.stated.multiplier
 
     def open(self, price: int, funding: int | None, realized: int | None) -> None:
         """Begin a session."""
@@ -99,10 +112,10 @@ class TradeResult(NamedTuple):
         return None if self.price_variation is None or self.funding is None else self.price_variation + self.funding
 
 
-def stated_fields(statement: Stated) -> tuple[int | None, ...]:
-    """Return the fields of a statement that `Position.stated` holds, in its order."""
+def stated_fields(statement: Stated) -> StatedPosition:
+    """Return the fields of a statement that `Position.stated` holds."""
     last, trackers = statement["lastPriceData"], statement["trackers"]
-    return (
+    return StatedPosition(
         statement["realizedPnL"], last["price"], last["timestamp"],
         trackers["fundingValue"], trackers["baseMultiplier"], trackers["adlUnwindPrice"],
     )  # fmt: skip
@@ -117,7 +130,7 @@ def apply_statement(position: Position | None, statement: Stated) -> Position:
     base, fields = statement["base"], stated_fields(statement)
     if position is None:
         return Position(base, session=1 if base else 0, stated=fields)
-    live = _live(position, fields[4])
+    live = _live(position, fields.multiplier)
     same_side = _sign(base) == _sign(position.base)
     if live != position.base and abs(base - live) <= _slack(position) and (same_side or base == 0):
         if base == 0:
@@ -150,7 +163,7 @@ def apply_execution(
         return _execute_unstated(position or Position(), size, price)
     if before is not None:
         position = apply_statement(position, before)
-        closing = Tracker(position.stated[3], position.stated[4])
+        closing = Tracker(position.stated.funding, position.stated.multiplier)
     else:
         position = position or _first_seen(size, after)
         closing = _closing(position, after, market)
@@ -221,7 +234,7 @@ def _after(position: Position, after: Stated | None, market: Trackers) -> Positi
             position.stated = UNSTATED
         else:
             side = market.side(position.base)
-            position.stated = (None, None, None, side.funding, side.multiplier, side.unwind)
+            position.stated = StatedPosition(None, None, None, side.funding, side.multiplier, side.unwind)
         return position
     if after["base"] != position.base:
         position.discard_entry()

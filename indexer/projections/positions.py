@@ -19,6 +19,7 @@ from indexer.projections.accounting import (
     NO_TRACKERS,
     Position,
     Stated,
+    StatedPosition,
     Tracker,
     Trackers,
     TradeResult,
@@ -165,7 +166,8 @@ def _read(write_set: WriteSet, event: Event, account: int, size: int = 0) -> Dra
     if values is None:
         return None
     price, funding, session, sequence, snapshot = values[_ENTRY:]
-    position = Position(values[_BASE], price, funding, session, snapshot, values[_BASE + 1 : _BASE + 1 + len(_STATED)])
+    stated = StatedPosition._make(values[_BASE + 1 : _BASE + 1 + len(_STATED)])
+    position = Position(values[_BASE], price, funding, session, snapshot, stated)
     return Draft(event, account, position, sequence)
 
 

@@ -151,7 +151,7 @@ class ProjectionPipeline:
             return None
         events, keys = await asyncio.to_thread(self._decode, ended_logs.chunk)
         await self._load(keys)
-        write_set = self.writer.ledger(self._cache.rows, ended_logs.anchor.number)
+        write_set = self.writer.new_write_set(self._cache.rows, ended_logs.anchor.number)
         output = await project_and_prepare(write_set, events)
         self._absent.mark_written(write_set.changed)
         return _Step(ended_logs, output)

@@ -95,7 +95,7 @@ class ChangePreview:
         missing = [key for key in state_keys(events) if key not in self._state]
         for key, row in (await load_state(self.conn, missing)).items():
             self._state.setdefault(key, row)
-        write_set = self.writer.ledger(self._state, floor=2**62)
+        write_set = self.writer.new_write_set(self._state, floor=2**62)
         project(write_set, events)
         self._written |= write_set.changed.keys()
         for table, rows in write_set.appended.items():

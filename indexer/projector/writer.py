@@ -237,7 +237,7 @@ class Writer:
         if not state.predates_before_images(fork.number):
             counts = await rollback.restore_state(conn, fork.number)
         elif scope is not None:
-            counts = await replay(conn, self.registry, scope, lambda loaded: self.ledger(loaded, state.floor))
+            counts = await replay(conn, self.registry, scope, lambda loaded: self.new_write_set(loaded, state.floor))
         return counts | await rollback.remove_chain_above(conn, fork.number, number)
 
     async def apply_heal(
@@ -268,7 +268,7 @@ class Writer:
             if state.checkpoint is not None and scope is None:
                 await self._reset(conn, state)
             elif scope is not None:
-                rows = await replay(conn, self.registry, scope, lambda loaded: self.ledger(loaded, state.floor))
+                rows = await replay(conn, self.registry, scope, lambda loaded: self.new_write_set(loaded, state.floor))
             await log_commit(conn, "heal", first, max(last, state.next_block - 1), sum(rows.values()))
             await reorg_journal.write(conn, number, state.epoch + 1, healing, removed, rows, time.monotonic() - started)
             hit("heal.before_commit")
@@ -287,7 +287,7 @@ class Writer:
             token: token of the lease.
         """
         async with self._exclusive(conn, state, token, new_epoch=True):
-            rows = await replay(conn, self.registry, scope, lambda loaded: self.ledger(loaded, state.floor))
+            rows = await replay(conn, self.registry, scope, lambda loaded: self.new_write_set(loaded, state.floor))
             await conn.execute("UPDATE indexer.checkpoint SET origin = $1", state.binding.origin)
             await log_commit(conn, "heal", state.binding.origin, state.next_block - 1, sum(rows.values()))
             hit("restate.before_commit")
@@ -308,7 +308,7 @@ class Writer:
                 yield
             await lease.lock_and_renew(conn, token)
 
-    def ledger(self, state: dict[StateKey, StateRow], floor: int) -> WriteSet:
+    def new_write_set(self, state: dict[StateKey, StateRow], floor: int) -> WriteSet:
         """Return an empty write set over loaded state rows, which keeps before-images of blocks above `floor`."""
         return WriteSet(self._encoder, state, floor, self._tokens, self._rusd, self.deployment.accounting)
 
@@ -348,7 +348,7 @@ class Writer:
         """
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
         floor = await rollback.floor_after(conn, state.floor, finalized, end.number)
-        write_set = self.ledger(await load_state(conn, state_keys(events)), floor)
+        write_set = self.new_write_set(await load_state(conn, state_keys(events)), floor)
         async with background_task(project_and_prepare(write_set, events)) as output:
             if meanwhile:
                 await meanwhile()

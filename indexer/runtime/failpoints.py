@@ -1,6 +1,6 @@
 """Failpoints: named places where a test kills or stops the process, to prove that no step can be caught half done.
 
-`REYA_INDEXER_FAILPOINTS="store.before_commit=kill@3,follow.after_commit=pause"`: a process that passes a failpoint for
+`REYA_INDEXER_FAILPOINTS="project.before_commit=kill@3,ingest.committed=pause"`: a process that passes a failpoint for
 the third time (first, without a number) sends itself SIGKILL (kill) or SIGSTOP (pause). Without the variable a
 failpoint costs one dictionary lookup.
 """

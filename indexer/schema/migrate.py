@@ -93,7 +93,7 @@ async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[Asyn
     """
 
     async def session() -> asyncpg.Connection:
-        return await connection.connect(url, patience=connection.DAY_S, **_SESSION)
+        return await connection.connect(url, timeout_s=connection.DAY_S, **_SESSION)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=session, poolclass=NullPool)
     try:

@@ -110,7 +110,7 @@ def test_a_long_history_adds_up(seed: int) -> None:
     ]
     events = events_of(writer.registry, logs, {block: block for block in range(500)})
     state: dict[StateKey, StateRow] = dict.fromkeys(state_keys(events))
-    ledger = writer.ledger(state, 500)
+    ledger = writer.new_write_set(state, 500)
     project(ledger, events)
     told, pnl = Reconciliation(), {row["unique_id"]: row["r_pnl"] for row in ledger.rows("order_history")}
     for tx in transactions(events):

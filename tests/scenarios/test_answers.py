@@ -215,13 +215,13 @@ async def test_s13_replacement_not_servable(how: str, stage: Stage) -> None:
         assert not await daemon.poll()
         assert daemon.mode is Mode.WAITING and "blocks 98 to 100" in daemon.progress.waiting
     await stage.untouched(stage.main)
-    assert daemon.progress.not_ready(tolerated=0)
+    assert daemon.progress.reasons_not_ready(tolerated=0)
     assert "a replacement of blocks 98 to 100" in await stage.value("SELECT state FROM indexer.lease")
     stage.show(b)
     stage.nodes[1].offline = False
     await daemon.settle()
     await stage.equals(b, [(97, 3)])
-    assert not daemon.progress.not_ready(tolerated=0)
+    assert not daemon.progress.reasons_not_ready(tolerated=0)
 
 
 # -- S22

@@ -183,7 +183,7 @@ async def test_s11_below_finalized_on_every_endpoint_halts_until_a_person_confir
     stage.show(b)
     for _ in range(3):
         assert not await daemon.poll()
-        assert daemon.mode is Mode.HALTED and daemon.progress.not_ready()
+        assert daemon.mode is Mode.HALTED and daemon.progress.reasons_not_ready()
     await stage.untouched(stage.main)
     assert "halted" in await stage.value("SELECT state FROM indexer.lease")
 
@@ -199,7 +199,7 @@ async def test_s11_below_finalized_on_every_endpoint_halts_until_a_person_confir
         await executed
     await daemon.settle()
     await stage.equals(b, [(50, 50)], healed=True)
-    assert daemon.mode is Mode.FOLLOWING and not daemon.progress.not_ready()
+    assert daemon.mode is Mode.FOLLOWING and not daemon.progress.reasons_not_ready()
     await daemon.stop()
     tip = stage.grow(b, 2)
     stage.show(tip)

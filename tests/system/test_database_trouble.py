@@ -103,7 +103,7 @@ async def test_gone_for_five_minutes(troubled: EmbeddedServer, stage: Stage, mon
             assert not await daemon.poll()
             tries += 1
         assert daemon.progress.waiting == "the database: refuses connections"
-        assert "the database: refuses connections" in daemon.progress.not_ready()
+        assert "the database: refuses connections" in daemon.progress.reasons_not_ready()
         assert daemon.runner.conn is None
         troubled.start()
         await again(stage)
@@ -143,7 +143,7 @@ async def test_read_only(troubled: EmbeddedServer, stage: Stage) -> None:
                 assert not await daemon.poll()
         assert waits(logs) == ["the database: read-only"]
         assert (await status(DEVNET, stage.url, []))["database"] == "read-only: nothing can be written"
-        assert "the database: read-only" in daemon.progress.not_ready(tolerated=0)
+        assert "the database: read-only" in daemon.progress.reasons_not_ready(tolerated=0)
     finally:
         await admin(troubled, "ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
     await read_only_to(stage.url, "off")
@@ -270,15 +270,15 @@ async def running(daemon: Daemon) -> AsyncIterator[None]:
 async def stuck(daemon: Daemon, name: str) -> str:
     """Until the watchdog says it; what it says."""
     await eventually(lambda: name in daemon.progress.stuck, lambda: f"{name} among {daemon.progress.stuck}")
-    assert any(reason.startswith(name) for reason in daemon.progress.not_ready())
+    assert any(reason.startswith(name) for reason in daemon.progress.reasons_not_ready())
     return daemon.progress.stuck[name]
 
 
 async def well(daemon: Daemon, number: int) -> None:
     p = daemon.progress
     await eventually(
-        lambda: p.projected == number and not p.not_ready(),
-        lambda: f"block {number}; it is at {p.projected}: {p.not_ready()}",
+        lambda: p.projected == number and not p.reasons_not_ready(),
+        lambda: f"block {number}; it is at {p.projected}: {p.reasons_not_ready()}",
     )
 
 

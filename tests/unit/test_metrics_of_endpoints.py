@@ -43,4 +43,4 @@ def test_each_endpoint_each_budget_and_what_is_stuck_is_a_sample() -> None:
         "reya_indexer_ready 0.0",
     ):
         assert line in text, line
-    assert any("poll: http://a has not answered" in reason for reason in progress.not_ready())
+    assert any("poll: http://a has not answered" in reason for reason in progress.reasons_not_ready())

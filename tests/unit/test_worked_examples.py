@@ -113,7 +113,7 @@ class ByProjection:
         events = events_of(self.writer.registry, logs, {self.block: 1000 + self.block})
         for key in state_keys(events):
             self.state.setdefault(key, None)
-        ledger = self.writer.ledger(self.state, self.block)
+        ledger = self.writer.new_write_set(self.state, self.block)
         project(ledger, events)
         positions = [
             split_row(name, kept)[0] or {} for (name, _), kept in self.state.items() if name == "positions" and kept
