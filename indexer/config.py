@@ -107,7 +107,7 @@ class Deployment:
             if urlsplit(url).scheme not in schemes or not urlsplit(url).hostname:
                 raise ConfigError(
                     f"{self.env_prefix}_{kind}_URL: {redact(url)!r} is not a {' or '.join(schemes)} URL",
-                    f"Write it like {schemes[0]}://host:port/path",
+                    f"Write it as {schemes[0]}://host:port/path",
                 )
         return urls
 
@@ -129,13 +129,15 @@ def load(chain: str) -> Deployment:
     path = Path(chain) if chain.endswith(".toml") else config_dir() / f"{chain}.toml"
     if not path.is_file() and not chain.endswith(".toml"):
         known = ", ".join(sorted(p.stem for p in config_dir().glob("*.toml")))
-        raise ConfigError(f"no deployment named {chain!r} in {config_dir()}", f"Known: {known}; or name a .toml file")
+        raise ConfigError(
+            f"no deployment named {chain!r} in {config_dir()}", f"Known: {known}; or pass the path of a .toml file"
+        )
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Check the path and its rights") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Check the path and its permissions") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}", "Correct the line named") from error
+        raise ConfigError(f"{path}: not valid TOML: {error}", "Fix that line") from error
     return _Reader(path, raw).deployment()
 
 
@@ -197,7 +199,7 @@ class _Reader:
             events += self._abi(at, name)
         transfer = any(e.signature == "Transfer(address,address,uint256)" and e.indexed_count == 2 for e in events)
         if erc20 and not transfer:
-            raise self.fail(at + "abis", "an erc20 contract without the ERC-20 event Transfer", 'Add "erc20" to abis')
+            raise self.fail(at + "abis", "an erc20 contract needs the ERC-20 event Transfer", 'Add "erc20" to abis')
         return Contract(
             self._pattern(entry, at, "name", _NAME, "a lower-case word"),
             self._address(entry, at),
@@ -223,7 +225,7 @@ class _Reader:
             known = ", ".join(sorted(p.stem for p in data_dir("abis").glob("*.json")))
             raise self.fail(at + "abis", f"no ABI named {name!r}", f"Known: {known}") from None
         except ValueError as error:
-            raise self.fail(at + "abis", f"{path}: {error}", "Give a JSON ABI that holds at least one event") from error
+            raise self.fail(at + "abis", f"{path}: {error}", "Use a JSON ABI with at least one event") from error
 
     def _require_unique_events(self, contracts: Sequence[Contract]) -> None:
         seen: dict[tuple[str, bytes], str] = {}
@@ -235,7 +237,7 @@ class _Reader:
                         f"contract[{i}].abis",
                         f"two entries for address {contract.address} and event {event.signature}"
                         f" (topic0 0x{event.topic0.hex()}), the first in {seen[key]}",
-                        "Keep one of the two: a log has one decoder",
+                        "Keep only one of them: each log has one decoder",
                     )
                 seen[key] = f"contract[{i}] {contract.name}"
 
@@ -248,14 +250,16 @@ class _Reader:
         address = self._pattern(table, at, "address", _ADDRESS, "0x and 40 hex digits")
         digits = address[2:]
         if digits not in (digits.lower(), digits.upper()) and not _checksum_fits(address):
-            problem = f"{address!r} is mistyped: its capital letters are not its EIP-55 checksum"
-            raise self.fail(at + "address", problem, "Copy the address again; all lower-case is taken unchecked")
+            problem = f"{address!r} is mistyped: its capitalization does not match the EIP-55 checksum"
+            raise self.fail(
+                at + "address", problem, "Copy the address again; an all-lowercase address is accepted unchecked"
+            )
         return address.lower()
 
     def _only(self, table: Mapping[str, object], at: str, known: set[str]) -> None:
         for key in table:
             if key not in known:
-                raise self.fail(at + key, "unknown key", f"Known here: {', '.join(sorted(known))}")
+                raise self.fail(at + key, "unknown key", f"Known keys: {', '.join(sorted(known))}")
 
     def _table(self, top: dict[str, object], key: str, known: set[str]) -> dict[str, object]:
         table = top.get(key, {})
@@ -273,13 +277,13 @@ class _Reader:
     def _text(self, table: dict[str, object], at: str, key: str) -> str:
         value = table.get(key)
         if not isinstance(value, str) or not value:
-            raise self.fail(at + key, "missing or not a text", f'Write {key} = "..."')
+            raise self.fail(at + key, "missing or not a string", f'Write {key} = "..."')
         return value
 
     def _pattern(self, table: dict[str, object], at: str, key: str, pattern: re.Pattern[str], like: str) -> str:
         value = self._text(table, at, key)
         if not pattern.fullmatch(value):
-            raise self.fail(at + key, f"{value!r} does not fit", f"It must be {like}")
+            raise self.fail(at + key, f"{value!r} is not valid", f"It must be {like}")
         return value
 
     def _int(self, table: dict[str, object], at: str, key: str, low: int, high: int, default: int | None = None) -> int:
@@ -291,7 +295,7 @@ class _Reader:
     def _rate(self, table: dict[str, object], at: str, key: str, default: float | None = None) -> float:
         value = table.get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0.01 <= value <= 1e6:
-            raise self.fail(at + key, f"{value!r} is not a rate from 0.01 to 1000000 a second", "Correct the value")
+            raise self.fail(at + key, f"{value!r} is not a rate from 0.01 to 1000000 per second", "Correct the value")
         return float(value)
 
     def _seconds(self, table: dict[str, object], at: str, key: str, default: float) -> float:

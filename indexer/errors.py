@@ -72,8 +72,8 @@ class ExitCode(IntEnum):
     DATABASE_UNREACHABLE = 18, "no PostgreSQL answers"
     EMBEDDED_SERVER = 19, "the embedded PostgreSQL cannot start"
     UNREADABLE_INPUT = 20, "`decode`: a line that is not a log"
-    CONFIG_CHANGED = 21, "the stored data answers to another configuration"
-    STORE_DAMAGED = 22, "rows that no release leaves so: a hand edit, a broken disk"
+    CONFIG_CHANGED = 21, "the stored data belongs to another configuration"
+    STORE_DAMAGED = 22, "rows that no release would write: a hand edit, a broken disk"
     ADOPTION_REFUSED = 23, "`migrate --adopt`: tables that projections cannot work with"
     WRITE_INTERCEPTED = 24, "row level security or a trigger keeps a change from taking effect"
     DIFFERENCES = 30, "`verify`, `reorg verify`: differences found"
@@ -85,7 +85,7 @@ class ExitCode(IntEnum):
     REORG_TOO_DEEP = 70, "a fork at or below finalized, or below what is stored"
     LEASE_LOST = 75, "another process is the projector now"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
-    STDOUT_CLOSED = 141, "the reader of stdout went away"
+    STDOUT_CLOSED = 141, "the reader of stdout closed it"
 
 
 class IndexerError(Exception):
@@ -354,7 +354,7 @@ class EpochChangedError(IndexerError):
     label = "EpochMoved"
 
     def __init__(self) -> None:
-        super().__init__("a rollback came in between")
+        super().__init__("a rollback happened in the meantime")
 
 
 class UnstorableAnswerError(IndexerError):

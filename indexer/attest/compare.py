@@ -80,8 +80,8 @@ async def compare_stored(
                 compared = await pool.with_failover(lambda reader, rest=rest: compare(reader, conn, rest))  # type: ignore[misc]
             except RpcError as error:
                 raise ReplacementUnavailableError(
-                    f"no endpoint serves blocks from {at}: {error.message}",
-                    "What came before was compared. Give an endpoint that serves history with --rpc-url",
+                    f"no endpoint serves blocks from {at} on: {error.message}",
+                    "Earlier blocks were compared. Use --rpc-url with an endpoint that serves history",
                 ) from error
             yield compared
             at = compared.segment.last + 1

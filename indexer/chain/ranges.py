@@ -118,7 +118,7 @@ def sample_range(ranges: Iterable[ContractRange], offset: int, max_blocks: int) 
             first = contract_range.first + offset
             return contract_range._replace(first=first, last=min(first + max_blocks - 1, contract_range.last))
         offset -= size
-    raise AssertionError("the offset is that of a block they hold")
+    raise AssertionError("the offset must be that of a block in the ranges")
 
 
 class RangeSet:

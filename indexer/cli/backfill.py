@@ -97,20 +97,23 @@ class BackfillOptions:
 @chain_option
 @click.option("--from-block", "first", type=click.IntRange(0), required=True, help="First block of the range.")
 @click.option("--to-block", "last", type=_Block(), default="finalized", show_default=True,
-              help="Last block: a number or a tag. Blocks above finalized are the daemon's.")  # fmt: skip
+              help="Last block: a number, latest, safe, or finalized. Blocks above finalized are left to the"
+              " daemon.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(0, 256),
-              help="Processes that ingest, beside the one that projects (0: one does both), or tasks of a cluster."
-              " Default: 1, and 0 for a range of few requests.")  # fmt: skip
+              help="Number of ingesting processes besides the one that projects (0: one does both), or of cluster"
+              " tasks. Default: 1, or 0 for a range of few requests.")  # fmt: skip
 @click.option("--rps", type=click.FloatRange(0, min_open=True),
-              help="Most requests a second to each endpoint, of all workers together.")  # fmt: skip
+              help="Maximum requests per second to each endpoint, for all workers together.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True,
-              help="Where workers run: here, or on a Dask cluster (extra [dask]).")  # fmt: skip
-@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
-@click.option("--ingest-only", is_flag=True, help="Store raw logs and leave projecting to whoever holds the lease.")
+              help="Where workers run: on this machine, or on a Dask cluster (extra [dask]).")  # fmt: skip
+@click.option("--scheduler", metavar="ADDRESS", help="Address of the Dask scheduler, such as tcp://host:8786.")
+@click.option(
+    "--ingest-only", is_flag=True, help="Store raw logs only; leave projecting to the process that holds the lease."
+)
 @click.option("--defer-indexes/--keep-indexes", "defer", default=None,
-              help="Build the tables' keys and indexes at the end of an initial load. Default: of one of 100,000"
-              " blocks or more.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Estimate requests, time and disk; write nothing.")
+              help="Build the tables' keys and indexes at the end of an initial load. Default: for 100,000 blocks or"
+              " more.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Estimate requests, time, and disk space; write nothing.")
 @rpc_option
 @data_dir_option
 @pg_bin_option
@@ -122,16 +125,17 @@ def backfill_command(
     ingest_only: bool, defer: bool | None, dry_run: bool, rpc_urls: tuple[str, ...], data_dir: Path | None,
     pg_bin: Path | None, log_format: log_setup.LogFormat, verbose: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Ingest a block range and project it as far as it joins what is there.
+    """Ingest a block range and project it up to the first gap.
 
-    Only what is missing is fetched; doing it again does nothing. On an empty database FROM becomes the origin, from
-    which gapless coverage counts; a range below the origin lowers it, and the tables are projected again from there. A
-    range above a gap is ingested only. While a daemon holds the projector's lease, this ingests and waits for it.
+    Only missing blocks are fetched, so running it again is a no-op. On an empty database, FROM becomes the origin,
+    where gapless coverage starts; a range below the origin lowers it, and the tables are projected again from there. A
+    range above a gap is only ingested. While a daemon holds the projector's lease, this command ingests, and waits for
+    the daemon to project.
     """
     if isinstance(last, int) and last < first:
         raise click.BadParameter(f"{last} is below --from-block {first}", param_hint="--to-block")
     if (engine == "dask") != (scheduler is not None):
-        raise click.UsageError("--engine dask and --scheduler ADDRESS belong together.")
+        raise click.UsageError("--engine dask and --scheduler ADDRESS must be used together.")
     log_setup.configure(log_format, debug=verbose, quiet=stderr_is_terminal() and not verbose)
     tune_gc(BULK)
     tune_thread_switching()
@@ -157,7 +161,7 @@ def backfill_command(
         return
     report = asyncio.run(_backfill(options, fork_workers(_max_parallelism(options))))
     if report is None:
-        click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
+        click.echo("interrupted: committed work is kept; run the same command again to continue", err=True)
         raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     click.echo(json.dumps(report) if as_json else _summary(report))
 
@@ -170,13 +174,13 @@ async def _last_block(pool: Pool, options: BackfillOptions) -> int:
     wanted = tags[options.last] if isinstance(options.last, str) else options.last
     if options.first > finality.finalized:
         raise ConfigError(
-            f"--from-block {options.first} is above finalized, block {finality.finalized} ({finality.source})",
-            "What is not final yet is the daemon's: `reya-indexer run`",
+            f"--from-block {options.first} is above the finalized block {finality.finalized} ({finality.source})",
+            "Blocks that are not final yet are left to the daemon: `reya-indexer run`",
         )
     if wanted > finality.finalized:
         click.echo(
-            f"blocks {finality.finalized + 1} to {min(wanted, heads.latest.number)} are not final yet and the daemon's"
-            f" (`reya-indexer run`); this ends at block {finality.finalized}",
+            f"blocks {finality.finalized + 1} to {min(wanted, heads.latest.number)} are not final yet and left to the"
+            f" daemon (`reya-indexer run`); this run ends at block {finality.finalized}",
             err=True,
         )
     return min(wanted, finality.finalized)

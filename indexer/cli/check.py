@@ -56,14 +56,14 @@ class CheckOptions:
 )
 @chain_option
 @click.option("--sample", type=click.IntRange(0), default=1_000, show_default=True, metavar="N",
-              help="Rows of about N random logs are compared with what the logs give.")  # fmt: skip
+              help="Compare the rows of about N random logs with what the logs yield.")  # fmt: skip
 @click.option("--recompute", is_flag=True, help="Compare every row with the projection of all stored raw logs.")
-@click.option("--strict", is_flag=True, help="Contradictions between the chain's own statements are drift, too.")
+@click.option("--strict", is_flag=True, help="Also count contradictions between the chain's own statements as drift.")
 @click.option("--rpc-url", "rpc_urls", multiple=True, metavar="URL",
-              help="Also ask the contracts at the last finalized block: owners, collateral, positions.")  # fmt: skip
+              help="Also query the contracts at the last finalized block: owners, collateral, positions.")  # fmt: skip
 @click.option("--views", type=click.IntRange(1), default=100, show_default=True, metavar="N",
-              help="With --rpc-url: random rows of each kind.")  # fmt: skip
-@click.option("--rps", type=click.FloatRange(0, min_open=True), metavar="R", help="Most requests a second.")
+              help="With --rpc-url: number of random rows of each kind.")  # fmt: skip
+@click.option("--rps", type=click.FloatRange(0, min_open=True), metavar="R", help="Maximum requests per second.")
 @data_dir_option
 @pg_bin_option
 @log_format_option
@@ -72,11 +72,12 @@ def check_command(
     chain: str, sample: int, recompute: bool, strict: bool, rpc_urls: tuple[str, ...], views: int, rps: float | None,
     data_dir: Path | None, pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
-    """Check the tables against each other, against the stored raw logs and, with --rpc-url, against the contracts.
+    """Check the tables against each other and the stored raw logs.
 
-    Every position is followed through its executions, auto-deleveraging and the chain's statements; PnL of closed
-    sessions, open interest and the number of executions must agree. Changes no row: it reads one snapshot, so a daemon
-    may run meanwhile. What it finds is written to indexer.drift, and the exit code is 33.
+    With --rpc-url, also against the contracts. Every position is replayed through its executions, auto-deleveraging,
+    and the chain's own statements; PnL of closed sessions, open interest, and the number of executions must agree.
+    Changes no table: it reads one snapshot, so a daemon may run meanwhile. Findings are written to indexer.drift, and
+    the exit code is 33.
     """
     log_setup.configure(log_format, quiet=stderr_is_terminal())
     deployment = config.load(chain)
@@ -109,7 +110,7 @@ async def _check(options: CheckOptions) -> dict[str, Any]:
             if not writer.projection_is_current(state):
                 raise RefusedError(
                     "contracts, ABIs or projections changed since the tables were written",
-                    "Let `reya-indexer run` or `reproject` project them again first",
+                    "Project them again first: `reya-indexer run` or `reya-indexer reproject`",
                 )
             followed, rows, drifts = await _rows(conn, writer, state, options, bar)
             sample = None

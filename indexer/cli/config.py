@@ -21,7 +21,10 @@ def config_group() -> None:
 @config_group.command("check", epilog="\b\nExample:\n  reya-indexer config check --chain ./my-deployment.toml")
 @chain_option
 def check(chain: str) -> None:
-    """Validate the TOML, its ABIs and the endpoint variables; exit 10 names file, key and remedy."""
+    """Validate the TOML file, its ABIs, and the endpoint variables.
+
+    On an error, exits with 10 and names the file, the key, and the remedy.
+    """
     deployment = config.load(chain)
     for kind in ("RPC", "WS"):
         deployment.endpoints(kind)
@@ -35,7 +38,7 @@ def check(chain: str) -> None:
 @chain_option
 @json_option
 def show(chain: str, as_json: bool) -> None:
-    """Show the settings in force, endpoints from the environment included; secrets are redacted."""
+    """Show the settings in effect, with secrets redacted. Includes endpoints from the environment."""
     d, database = config.load(chain), external_url()
     shown: dict[str, Any] = {
         "file": str(d.path),

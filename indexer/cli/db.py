@@ -24,7 +24,10 @@ from indexer.runtime import log_setup, secrets
 
 @click.group("db", epilog="\b\nExample:\n  reya-indexer db psql --chain reya")
 def db_group() -> None:
-    """The PostgreSQL that the program brings along; with DATABASE_URL set, yours is used instead."""
+    """Manage the database: embedded server, psql, roles, schema docs.
+
+    The embedded PostgreSQL is used unless DATABASE_URL is set; then yours is.
+    """
 
 
 db_group.add_command(roles_command)
@@ -34,7 +37,8 @@ def _embedded(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServer:
     url = external_url()
     if url:
         raise EmbeddedServerError(
-            f"DATABASE_URL names {secrets.redact(url)}: no embedded server is used", "Unset DATABASE_URL to manage it"
+            f"DATABASE_URL is set ({secrets.redact(url)}): the embedded server is not used",
+            "Unset DATABASE_URL to manage the embedded server",
         )
     return EmbeddedServer(data_dir or default_data_dir(), pg_bin)
 
@@ -43,7 +47,7 @@ def _embedded(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServer:
 @data_dir_option
 @pg_bin_option
 def start(data_dir: Path | None, pg_bin: Path | None) -> None:
-    """Start the server unless it runs. `run` and `backfill` do this themselves."""
+    """Start the server unless it is running. `run` and `backfill` do this themselves."""
     server = _embedded(data_dir, pg_bin)
     server.start()
     status = server.status()
@@ -53,7 +57,7 @@ def start(data_dir: Path | None, pg_bin: Path | None) -> None:
 @db_group.command("stop", epilog="\b\nExample:\n  reya-indexer db stop")
 @data_dir_option
 def stop(data_dir: Path | None) -> None:
-    """Stop the server; connections end."""
+    """Stop the server and close its connections."""
     click.echo("stopped" if _embedded(data_dir, None).stop() else "was not running")
 
 
@@ -61,7 +65,7 @@ def stop(data_dir: Path | None) -> None:
 @data_dir_option
 @json_option
 def status(data_dir: Path | None, as_json: bool) -> None:
-    """Say whether it runs, where, and on which port."""
+    """Show whether the server is running, where, and on which port."""
     url = external_url()
     if url:
         answer: dict[str, object] = {"external": True, "url": secrets.redact(url)}
@@ -79,7 +83,7 @@ def status(data_dir: Path | None, as_json: bool) -> None:
 @data_dir_option
 @pg_bin_option
 def url_command(chain: str, data_dir: Path | None, pg_bin: Path | None) -> None:
-    """Print the database's URL, password included; starts the server."""
+    """Print the database's URL, password included. Starts the server."""
     log_setup.configure("console", quiet=True)
     click.echo(open_url(config.load(chain).name, data_dir, pg_bin))
 
@@ -94,13 +98,13 @@ def url_command(chain: str, data_dir: Path | None, pg_bin: Path | None) -> None:
 @pg_bin_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(chain: str, data_dir: Path | None, pg_bin: Path | None, arguments: tuple[str, ...]) -> None:
-    """Open psql on the database; what follows -- goes to psql."""
+    """Open psql on the database. Arguments after -- are passed to psql."""
     log_setup.configure("console", quiet=True)
     url, password = without_password(open_url(config.load(chain).name, data_dir, pg_bin))
     bundled = binaries.find(pg_bin) / "psql" if pg_bin or not external_url() else Path("psql")
     program = str(bundled) if bundled.is_file() else shutil.which("psql")
     if program is None:
-        raise EmbeddedServerError("there is no psql on this machine", "Install a PostgreSQL client, or name --pg-bin")
+        raise EmbeddedServerError("psql was not found on this machine", "Install a PostgreSQL client, or set --pg-bin")
     os.execve(program, [program, f"--dbname={url}", *arguments], os.environ | password)
 
 
@@ -115,9 +119,10 @@ def psql(chain: str, data_dir: Path | None, pg_bin: Path | None, arguments: tupl
 @pg_bin_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def exec_command(chain: str, data_dir: Path | None, pg_bin: Path | None, command: tuple[str, ...]) -> None:
-    """Run a PostgreSQL program with the database's connection in its environment (PGHOST, PGPASSWORD, ...).
+    """Run a PostgreSQL program connected to the database.
 
-    Nothing secret is in its arguments, which every user of the machine can read.
+    The connection is in its environment (PGHOST, PGPASSWORD, ...). Its arguments, which every user of the machine can
+    read, contain no secret.
     """
     log_setup.configure("console", quiet=True)
     url = open_url(config.load(chain).name, data_dir, pg_bin)
@@ -127,7 +132,7 @@ def exec_command(chain: str, data_dir: Path | None, pg_bin: Path | None, command
     program = shutil.which(command[0], path=environment.get("PATH"))
     if program is None:
         raise EmbeddedServerError(
-            f"there is no {command[0]} on this machine", "Install a PostgreSQL client, or name --pg-bin"
+            f"{command[0]} was not found on this machine", "Install a PostgreSQL client, or set --pg-bin"
         )
     os.execve(program, command, environment)
 
@@ -138,15 +143,17 @@ def exec_command(chain: str, data_dir: Path | None, pg_bin: Path | None, command
     "\n  reya-indexer db prisma --output config/schema.prisma"
     "\n  reya-indexer db prisma --check config/schema.prisma",
 )
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it to FILE.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write to FILE instead of stdout."
+)
 @click.option("--check", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-              help="Write nothing; say how FILE differs, exit 1 if it does.")  # fmt: skip
+              help="Write nothing; show how FILE differs, and exit with 1 if it does.")  # fmt: skip
 def prisma(output: Path | None, check: Path | None) -> None:
-    """Print schema.prisma of the public tables and views, for readers through Prisma. Needs no database."""
+    """Print schema.prisma of the public tables and views. For readers that use Prisma; needs no database."""
     from indexer.schema.prisma import prisma_schema
 
     if output and check:
-        raise click.UsageError("--output and --check exclude each other.")
+        raise click.UsageError("--output and --check are mutually exclusive.")
     wanted = prisma_schema()
     if check:
         _compare(check, wanted)
@@ -154,7 +161,7 @@ def prisma(output: Path | None, check: Path | None) -> None:
         try:
             output.write_text(wanted, encoding="utf-8")
         except OSError as error:
-            raise IndexerError(f"{output}: {error.strerror}", "Name a file that can be written") from error
+            raise IndexerError(f"{output}: {error.strerror}", "Choose a writable file") from error
         click.echo(f"{output}: {wanted.count(chr(10))} lines")
     else:
         click.echo(wanted, nl=False)
@@ -167,12 +174,15 @@ def prisma(output: Path | None, check: Path | None) -> None:
 @click.argument("table", required=False)
 @json_option
 def columns(table: str | None, as_json: bool) -> None:
-    """Say where each column of TABLE, or of every table, comes from: event or formula, unit, or why it is NULL."""
+    """Explain where the columns of TABLE, or of all tables, come from.
+
+    Shows each one's event or formula, its unit, or why it is NULL.
+    """
     from indexer.schema.tables.column_docs import COLUMN_DOCS, ENRICHED_DOCS, VIEW_DOCS, document, table_of
 
     known = COLUMN_DOCS | VIEW_DOCS | ENRICHED_DOCS
     if table is not None and table not in known:
-        raise click.BadParameter(f"none of these is {table}: {', '.join(known)}", param_hint="TABLE")
+        raise click.BadParameter(f"unknown table {table}. Known: {', '.join(known)}", param_hint="TABLE")
     if as_json:
         chosen = known if table is None else {table: known[table]}
         documents = {n: {"mark": d.mark, "row": d.row, "columns": d.columns()} for n, d in chosen.items()}

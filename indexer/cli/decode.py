@@ -25,14 +25,19 @@ _HEX = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
     "  cast logs --json ... | jq -c '.[]' | reya-indexer decode --file - --any-address",
 )
 @chain_option
-@click.option("--file", "source", type=click.File("rb"), required=True, help="JSON lines, one log each; - for stdin.")
-@click.option("--any-address", is_flag=True, help="Find decoders by topic0 and number of topics alone.")
+@click.option(
+    "--file", "source", type=click.File("rb"), required=True, help="File of JSON lines, one log each; - for stdin."
+)
+@click.option(
+    "--any-address", is_flag=True, help="Find decoders by topic0 and number of topics only, ignoring the address."
+)
 def decode_command(chain: str, source: IO[bytes], any_address: bool) -> None:
-    """Decode raw logs (JSON-RPC form, or only address, topics, data), one JSON line for each, in order.
+    """Decode raw logs to JSON lines, one for each log, in order.
 
-    Output: {address, topic0, event, signature, args}; integers as decimal text, addresses lower-case, bytes as 0x hex,
-    tuples as objects. What cannot be decoded has event null and a reason. Exit 0 when every line was read as a log,
-    20 at the first line that is none.
+    Input: logs in JSON-RPC form, or only address, topics, and data. Output: {address, topic0, event, signature, args},
+    with integers as decimal text, addresses in lowercase, bytes as 0x hex, and tuples as objects. A log that cannot be
+    decoded has event null and a reason. Exits with 0 if every line was read as a log, 20 at the first line that is not
+    one.
     """
     registry = Registry(config.load(chain).contracts)
     if any_address:
@@ -88,7 +93,7 @@ def _read(source: IO[bytes]) -> Iterator[tuple[str, list[bytes], bytes]]:
             words = [_bytes(t, "topics", 32) for t in topics]
             yield "0x" + _bytes(address, "address", 20).hex(), words, _bytes(data, "data")
         except KeyError as error:
-            raise _unreadable(source, number, f"no key {error}") from error
+            raise _unreadable(source, number, f"missing key {error}") from error
         except (ValueError, TypeError) as error:
             raise _unreadable(source, number, str(error) or "not a JSON object") from error
 

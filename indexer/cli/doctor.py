@@ -33,7 +33,7 @@ from indexer.runtime import log_setup
 @chain_option
 @rpc_option
 @ws_option
-@click.option("--database/--no-database", default=True, help="Whether to look at the database too.")
+@click.option("--database/--no-database", default=True, help="Check the database too, or endpoints only.")
 @data_dir_option
 @pg_bin_option
 @json_option
@@ -41,10 +41,10 @@ def doctor_command(
     chain: str, rpc_urls: tuple[str, ...], ws_urls: tuple[str, ...], database: bool, data_dir: Path | None,
     pg_bin: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Probe every endpoint and the database, and say what to fix. Changes nothing.
+    """Probe every endpoint and the database, and report what to fix. Changes nothing.
 
     Endpoints: chain id, tags, block time, clock, batches, logs by hash, receipts, limits, history. Database: version,
-    rights, schema, row security and triggers, disk, settings, time zone. Exit code 36 when something must be fixed.
+    permissions, schema, row security and triggers, disk, settings, time zone. Exits with 36 if something must be fixed.
     """
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
@@ -76,7 +76,7 @@ async def _examine(
     )
     findings = [finding for part in parts for finding in part]
     if not rpc:
-        remedy = f"Set {deployment.env_prefix}_RPC_URL, or give --rpc-url"
+        remedy = f"Set {deployment.env_prefix}_RPC_URL, or pass --rpc-url"
         findings.append(DoctorFinding("endpoints", "number", "fix", "none is named", remedy))
     elif len(rpc) == 1:
         remedy = "Name a second one of another provider: it takes over, and what only one says is not cross-checked"

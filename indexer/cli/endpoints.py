@@ -37,9 +37,10 @@ def endpoints_command(
     chain: str, rpc_urls: tuple[str, ...], ws_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Show each endpoint's state, lag, error rate, disagreements and omissions, as the daemon stored them.
+    """Show each endpoint's health as the daemon last stored it.
 
-    Asks no endpoint: `doctor` does. Counts go on over restarts; the daemon writes about twice a minute.
+    That is state, lag, error rate, disagreements, and omissions. Contacts no endpoint: `doctor` does. Counts continue
+    across restarts; the daemon writes about twice a minute.
     """
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)

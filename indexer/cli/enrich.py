@@ -53,13 +53,19 @@ class EnrichOptions:
 )
 @chain_option
 @rpc_option
-@click.option("--only", "kinds", multiple=True, type=click.Choice(list(KINDS)), help="May be repeated. Default: all.")
+@click.option(
+    "--only",
+    "kinds",
+    multiple=True,
+    type=click.Choice(list(KINDS)),
+    help="Kind of state to read; may be repeated. Default: all.",
+)
 @click.option("--rps", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="R",
-              help="Most requests a second to each endpoint.")  # fmt: skip
+              help="Maximum requests per second to each endpoint.")  # fmt: skip
 @click.option("--max-calls", "most", type=click.IntRange(1), default=10_000, show_default=True, metavar="N",
-              help="Most calls; the same command goes on where it stopped.")  # fmt: skip
-@click.option("--restart", is_flag=True, help="Begin anew at today's finalized block.")
-@click.option("--dry-run", is_flag=True, help="Say how much would be asked; ask and write nothing.")
+              help="Maximum number of calls; run the same command again to continue where it stopped.")  # fmt: skip
+@click.option("--restart", is_flag=True, help="Start over at the current finalized block.")
+@click.option("--dry-run", is_flag=True, help="Show how many calls would be made; make none and write nothing.")
 @data_dir_option
 @pg_bin_option
 @log_format_option
@@ -68,11 +74,12 @@ def enrich_command(
     chain: str, rpc_urls: tuple[str, ...], kinds: tuple[str, ...], rps: float, most: int, restart: bool, dry_run: bool,
     data_dir: Path | None, pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
-    """Ask the contracts for state that no log tells: market configuration, fee parameters, fee tiers of owners, pool
-    share prices, token names, positions that nothing states.
+    """Read state from the contracts that no log contains.
 
-    Nothing else does this. All calls are made at one block, the last finalized one that is projected, by its hash; each
-    row names it. A later run replaces the rows of an earlier one. Rows that an application wrote are left alone.
+    That is market configuration, fee parameters, fee tiers of owners, pool share prices, token names, and positions
+    that no log states. No other command does this. All calls are made at one block, the last finalized one that is
+    projected, by its hash; each row names it. A later run replaces the rows of an earlier one. Rows written by an
+    application are left alone.
     """
     log_setup.configure(log_format, quiet=stderr_is_terminal())
     deployment = config.load(chain)
@@ -80,7 +87,7 @@ def enrich_command(
     options = EnrichOptions(deployment, endpoints, kinds or list(KINDS), rps, most, restart, data_dir, pg_bin)
     done = asyncio.run(run_until_signal(_enrich(options, dry_run)))
     if done is None:
-        click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
+        click.echo("interrupted: committed work is kept; run the same command again to continue", err=True)
         raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     click.echo(json.dumps(done) if as_json else _summary(done))
 
@@ -98,7 +105,7 @@ async def _enrich(options: EnrichOptions, dry_run: bool) -> dict[str, Any]:
         if dry_run:
             return await _estimate(conn, run, options)
         if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _ONE_AT_A_TIME):
-            raise RefusedError("another enrich is at work on this database", "Wait until it has ended")
+            raise RefusedError("another `enrich` is running on this database", "Wait until it finishes")
         pool = await stack.enter_async_context(open_pool(deployment, options.endpoints, options.rps))
         bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))
         tasks = {kind: bar.add_task(kind, total=None) for kind in options.kinds}
@@ -111,7 +118,7 @@ async def _enrich(options: EnrichOptions, dry_run: bool) -> dict[str, Any]:
             return _as_json(await work.run(run))
         except StateUnavailableError as error:
             if run.resumed:  # Its block is as old as the interrupted run: nodes may have pruned its state.
-                error.remedy += "; or begin anew at today's finalized block with --restart"
+                error.remedy += "; or start over at the current finalized block with --restart"
             raise
 
 

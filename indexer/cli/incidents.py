@@ -24,17 +24,17 @@ MAX_LISTED = 500
 
 @click.group("incidents", epilog="\b\nExample:\n  reya-indexer incidents list --chain reya")
 def incidents_group() -> None:
-    """List incidents, and close those that were looked at. docs/runbook.md has an entry for each kind."""
+    """List incidents, and close those you have investigated. docs/runbook.md has an entry for each kind."""
 
 
 @incidents_group.command("list", epilog="\b\nExample:\n  reya-indexer incidents list --all --json")
 @chain_option
-@click.option("--all", "every", is_flag=True, help=f"Closed ones too; the newest {MAX_LISTED}.")
+@click.option("--all", "every", is_flag=True, help=f"Include closed incidents; shows the newest {MAX_LISTED}.")
 @data_dir_option
 @pg_bin_option
 @json_option
 def list_command(chain: str, every: bool, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
-    """Show open incidents, the newest first."""
+    """List open incidents, newest first."""
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     rows = asyncio.run(_list(deployment, open_url(deployment.name, data_dir, pg_bin), every))
@@ -57,14 +57,14 @@ def list_command(chain: str, every: bool, data_dir: Path | None, pg_bin: Path | 
 )
 @click.argument("number", type=int)
 @chain_option
-@click.option("--note", required=True, help="What was found out; it is kept with the incident.")
+@click.option("--note", required=True, help="What you found out; stored with the incident.")
 @data_dir_option
 @pg_bin_option
 @json_option
 def close_command(
     number: int, chain: str, note: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
 ) -> None:
-    """Close an incident. The same condition met again opens a new one."""
+    """Close an incident. If the condition occurs again, a new incident is opened."""
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     closed = asyncio.run(_close(deployment, open_url(deployment.name, data_dir, pg_bin), number, note))
@@ -80,5 +80,5 @@ async def _close(deployment: Deployment, url: str, number: int, note: str) -> di
     async with checked_connection(url, deployment) as conn:
         closed = await incidents.close(conn, number, note)
     if closed is None:
-        raise RefusedError(f"there is no open incident {number}", "`reya-indexer incidents list` shows them")
+        raise RefusedError(f"there is no open incident {number}", "`reya-indexer incidents list` shows the open ones")
     return closed

@@ -32,19 +32,19 @@ _COMMANDS = {
 
 EXIT_CODES = """\b
 Exit codes:
-   0 done                        16 schema older: migrate
-   1 unexpected                  17 port in use
-   2 wrong flags                 18 database unreachable
-  10 broken configuration        19 embedded PostgreSQL cannot start
-  11 endpoint unreachable        20 input unreadable
-  12 wrong chain                 21 stored data answer to another configuration
-  13 not our database            22 stored rows damaged: reorg verify
-  14 another deployment's        23 migrate --adopt: tables that do not fit
-  15 schema newer than program   24 row security or a trigger in the way
-  33 check: drift found          30 verify, reorg verify: differences found
-  36 doctor: something to fix    31 reorg recover, verify, incidents: refused
-  70 fork below finalized        32 no endpoint serves the range, or the state
-  75 another process projects    34 verify: a part keeps its grade"""
+   0 success                        20 unreadable input
+   1 unexpected error               21 stored data from another configuration
+   2 wrong flags                    22 stored rows damaged: reorg verify
+  10 broken configuration           23 migrate --adopt: tables do not fit
+  11 no endpoint reachable          24 row security or a trigger in the way
+  12 wrong chain                    30 verify, reorg verify: differences found
+  13 not our database               31 reorg recover, verify, incidents: refused
+  14 another deployment's database  32 no endpoint serves the range or state
+  15 schema newer than program      33 check: drift found
+  16 schema older: migrate          34 verify: part of it keeps its grade
+  17 port in use                    36 doctor: something to fix
+  18 database unreachable           70 fork below finalized
+  19 embedded PostgreSQL failed     75 another process projects"""
 
 
 class _Commands(click.Group):
@@ -112,7 +112,7 @@ def _as_database_error(error: Exception) -> DatabaseUnreachableError | None:
     from indexer.db.database_errors import describe
 
     name = describe(error)
-    return DatabaseUnreachableError(f"{name}: {error}", "`reya-indexer doctor` says what to look at") if name else None
+    return DatabaseUnreachableError(f"{name}: {error}", "`reya-indexer doctor` shows what to check") if name else None
 
 
 if __name__ == "__main__":

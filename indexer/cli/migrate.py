@@ -23,14 +23,19 @@ from indexer.schema import migrate, revisions
 )
 @chain_option
 @click.option("--to", "target", metavar="REV", help="Migrate up to this revision instead of the newest.")
-@click.option("--downgrade", "down", metavar="REV", help="Migrate down to this revision; `base` removes all of ours.")
+@click.option(
+    "--downgrade",
+    "down",
+    metavar="REV",
+    help="Migrate down to this revision; `base` removes all of this program's tables.",
+)
 @click.option("--yes", is_flag=True, help="Confirm a downgrade: it drops tables and the rows in them.")
-@click.option("--check", is_flag=True, help="Change nothing; say how the schema differs, exit 1 if it does.")
+@click.option("--check", is_flag=True, help="Change nothing; show how the schema differs, and exit with 1 if it does.")
 @click.option(
     "--adopt",
     is_flag=True,
-    help="Work on a database whose tables others made (Prisma): what is there stays as"
-    " it is, what is missing is made. Exit 23, and nothing done, if it cannot be. With --check: only compare.",
+    help="Work on a database whose tables were created by others (Prisma): existing tables stay as they are, missing"
+    " ones are created. If that is impossible, exit with 23 and change nothing. With --check: only compare.",
 )
 @data_dir_option
 @pg_bin_option
@@ -46,15 +51,15 @@ def migrate_command(
     pg_bin: Path | None,
     as_json: bool,
 ) -> None:
-    """Create the tables, or bring them to this release's schema. Refuses databases that are not ours."""
+    """Create the tables, or upgrade them to this release's schema. Refuses databases that are not this program's."""
     if sum((target is not None, down is not None, check or adopt)) > 1:
-        raise click.UsageError("--to, --downgrade and --check or --adopt exclude each other.")
+        raise click.UsageError("--to, --downgrade, and --check or --adopt are mutually exclusive.")
     for option, revision, other in (("--to", target, "head"), ("--downgrade", down, "base")):
         if revision is not None and revision not in revisions.known_revisions() | {other}:
             known = ", ".join((*sorted(revisions.known_revisions()), other))
-            raise click.BadParameter(f"no schema revision {revision!r}; known: {known}", param_hint=option)
+            raise click.BadParameter(f"no schema revision {revision!r}. Known: {known}", param_hint=option)
     if down is not None and not yes:
-        raise click.UsageError("--downgrade drops tables and their rows: add --yes.")
+        raise click.UsageError("--downgrade drops tables and their rows: add --yes to confirm.")
     url = open_url(config.load(chain).name, data_dir, pg_bin)
     if adopt:
         _adopt(url, check, as_json)
@@ -117,7 +122,7 @@ def _adopt(url: str, dry_run: bool, as_json: bool) -> None:
         elif not blocking:
             click.echo(f"{secrets.redact(url)}: can be adopted")
     if blocking:
-        remedy = "Nothing was changed. Change the tables, or let this program fill a database of its own"
+        remedy = "Nothing was changed. Change the tables, or use a separate database for this program"
         raise AdoptionRefusedError(
-            f"{secrets.redact(url)}: cannot be adopted: {len(blocking)} differences block", remedy
+            f"{secrets.redact(url)}: cannot be adopted: {len(blocking)} blocking differences", remedy
         )

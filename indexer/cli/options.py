@@ -7,18 +7,26 @@ from pathlib import Path
 import click
 
 chain_option = click.option(
-    "--chain", default="reya", show_default=True, metavar="NAME", help="Deployment: a name in config/, or a .toml file."
+    "--chain",
+    default="reya",
+    show_default=True,
+    metavar="NAME",
+    help="Deployment: a name in config/, or the path of a .toml file.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
 rpc_option = click.option(
     "--rpc-url",
     "rpc_urls",
     multiple=True,
     metavar="URL",
-    help="HTTP endpoint; may be repeated. Default: environment.",
+    help="HTTP endpoint; may be repeated. Default: from the environment.",
 )
 ws_option = click.option(
-    "--ws-url", "ws_urls", multiple=True, metavar="URL", help="WebSocket endpoint that announces heads."
+    "--ws-url",
+    "ws_urls",
+    multiple=True,
+    metavar="URL",
+    help="WebSocket endpoint that announces new heads; may be repeated.",
 )
 log_format_option = click.option(
     "--log-format",
@@ -26,20 +34,20 @@ log_format_option = click.option(
     default="console",
     show_default=True,
     envvar="REYA_INDEXER_LOG_FORMAT",
-    help="How log lines look on stderr.",
+    help="Format of log lines on stderr.",
 )
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Debug lines too.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Include debug log lines.")
 data_dir_option = click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="REYA_INDEXER_DATA_DIR",
     show_envvar=True,
-    help="Folder of the embedded PostgreSQL; unused with DATABASE_URL.",
+    help="Directory of the embedded PostgreSQL; ignored if DATABASE_URL is set.",
 )
 pg_bin_option = click.option(
     "--pg-bin",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="REYA_INDEXER_PG_BIN",
     show_envvar=True,
-    help="bin folder of a PostgreSQL 14 or newer to use instead of the packaged one.",
+    help="bin directory of a PostgreSQL 14 or newer to use instead of the bundled one.",
 )

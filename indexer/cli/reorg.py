@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @click.group("reorg", epilog="\b\nExample:\n  reya-indexer reorg list --chain reya")
 def reorg_group() -> None:
-    """What reorgs did, and recovery by hand: plan, recover, verify."""
+    """Show past reorgs, and recover manually: plan, recover, verify."""
 
 
 for _command in (plan_command, recover_command, verify_command):
@@ -53,7 +53,7 @@ def _ask(chain: str, data_dir: Path | None, pg_bin: Path | None, question: Calla
 @pg_bin_option
 @json_option
 def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
-    """Show the epoch, how far back a reorg can be taken, and the last one."""
+    """Show the epoch, the deepest possible rollback, and the last reorg."""
     addresses = [c.address for c in config.load(chain).contracts]
 
     async def question(conn: Connection) -> dict[str, Any]:
@@ -85,12 +85,12 @@ def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
 
 @reorg_group.command("list", epilog="\b\nExample:\n  reya-indexer reorg list --limit 5")
 @chain_option
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="The newest ones.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="Number of reorgs to show.")
 @data_dir_option
 @pg_bin_option
 @json_option
 def list_command(chain: str, limit: int, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
-    """List reorgs, the newest first."""
+    """List reorgs, newest first."""
     reorgs = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.latest(conn, limit))
     if as_json:
         click.echo(json.dumps({"reorgs": reorgs}))
@@ -113,7 +113,7 @@ def show(number: int, chain: str, data_dir: Path | None, pg_bin: Path | None, as
     """Show one reorg and the rows it orphaned."""
     reorg = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.get(conn, number))
     if reorg is None:
-        raise ConfigError(f"there is no reorg {number}", "`reya-indexer reorg list` names them")
+        raise ConfigError(f"there is no reorg {number}", "`reya-indexer reorg list` shows all reorgs")
     if as_json:
         click.echo(json.dumps(reorg))
         return

@@ -28,7 +28,7 @@ from indexer.runtime import log_setup
 MAX_LISTED = 100
 
 to_block_option = click.option(
-    "--to-block", type=click.IntRange(0), metavar="N", help="Last block that is kept. Default: the fork point."
+    "--to-block", type=click.IntRange(0), metavar="N", help="Last block to keep. Default: the fork point."
 )
 
 
@@ -71,8 +71,8 @@ def plan_command(
 ) -> None:  # fmt: skip
     """Show what `recover` would do, and change nothing.
 
-    Compares the stored chain with every endpoint, however deep they part, and reads the replacement to count its rows.
-    Exits 0 whenever a plan could be made.
+    Compares the stored chain with every endpoint, however deep they diverge, and reads the replacement to count its
+    rows. Exits with 0 whenever a plan could be made.
     """
     log_setup.configure(log_format)
 
@@ -138,8 +138,8 @@ def _print_plan(answer: dict[str, Any], chain: str, to_block: int | None) -> Non
 )
 @chain_option
 @to_block_option
-@click.option("--confirm", metavar="PLAN_HASH", required=True, help="The hash that `reorg plan` printed.")
-@click.option("--dry-run", is_flag=True, help="Check the hash, show what would be done, change nothing.")
+@click.option("--confirm", metavar="PLAN_HASH", required=True, help="Plan hash that `reorg plan` printed.")
+@click.option("--dry-run", is_flag=True, help="Check the hash and show what would be done; change nothing.")
 @rpc_option
 @data_dir_option
 @pg_bin_option
@@ -149,10 +149,10 @@ def recover_command(
     chain: str, to_block: int | None, confirm: str, dry_run: bool, rpc_urls: tuple[str, ...], data_dir: Path | None,
     pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
-    """Execute exactly the plan that was confirmed, in one commit; a running daemon pauses meanwhile.
+    """Execute exactly the confirmed plan, in one commit. A running daemon pauses meanwhile.
 
-    Exits 0 when it is done or nothing was to be done, 31 when it is not the confirmed plan any more or somebody else
-    is at work, 32 when no endpoint serves the blocks. Whatever the code, nothing is half done.
+    Exits with 0 if it succeeded or there was nothing to do, 31 if the plan is no longer the confirmed one or another
+    process is at work, 32 if no endpoint serves the blocks. Whatever the code, nothing is left half done.
     """
     log_setup.configure(log_format)
 
@@ -195,9 +195,15 @@ def recover_command(
     "  reya-indexer reorg verify --heal --json",
 )
 @chain_option
-@click.option("--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="Default: the origin.")
-@click.option("--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Default: the finalized block.")
-@click.option("--heal", is_flag=True, help="Read what differs again and correct every row that depends on it.")
+@click.option(
+    "--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="First block. Default: the origin."
+)
+@click.option(
+    "--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Last block. Default: the finalized block."
+)
+@click.option(
+    "--heal", is_flag=True, help="Read the differing blocks again, and correct every row that depends on them."
+)
 @rpc_option
 @data_dir_option
 @pg_bin_option
@@ -207,10 +213,11 @@ def verify_command(
     chain: str, first: int | None, last: int | None, heal: bool, rpc_urls: tuple[str, ...], data_dir: Path | None,
     pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compare stored block hashes and raw logs with the chain, up to finalized.
+    """Compare stored block hashes and raw logs with the chain.
 
-    Exits 0 when all is equal or was healed, 30 when differences were found, 32 when no endpoint serves the range. It
-    trusts what the endpoint answers: a log that a node leaves out of its answer, too, looks like a foreign one here.
+    Goes up to finalized. Exits with 0 if everything matches or was healed, 30 if differences were found, 32 if no
+    endpoint serves the range. It trusts the endpoint's answers: a log that a node omits also looks like one that is not
+    on the chain.
     """
     log_setup.configure(log_format)
 

@@ -32,8 +32,8 @@ from indexer.store.index_state import binding, load_index_state
     "  reya-indexer reproject --from 120000000 --event PassivePerpMatchOrder --json",
 )
 @chain_option
-@click.option("--from", "first", type=click.IntRange(0), metavar="N", help="Only events of blocks from N on.")
-@click.option("--event", "events", multiple=True, metavar="NAME", help="Only events of this name; may be repeated.")
+@click.option("--from", "first", type=click.IntRange(0), metavar="N", help="Only events from block N on.")
+@click.option("--event", "events", multiple=True, metavar="NAME", help="Only events with this name; may be repeated.")
 @data_dir_option
 @pg_bin_option
 @log_format_option
@@ -42,11 +42,12 @@ def reproject_command(
     chain: str, first: int | None, events: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
     log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
-    """Decode and project the stored raw logs again, without asking the chain.
+    """Decode and project stored raw logs again, without endpoints.
 
-    For a corrected projection, or to be sure. Without options the tables are emptied and projected again in whole
-    transactions; interrupted, the same command goes on. With --from or --event only those events and what they touch
-    are replayed, in one transaction that readers see at once. A running daemon pauses meanwhile.
+    Use it after a projection was corrected, or to be sure. Without options, the tables are emptied and projected again
+    in whole transactions; if interrupted, run the same command again to continue. With --from or --event, only those
+    events and what they affect are replayed, in one transaction that readers see all at once. A running daemon pauses
+    meanwhile.
     """
     log_setup.configure(log_format, quiet=stderr_is_terminal())
     tune_gc(BULK)
@@ -54,7 +55,7 @@ def reproject_command(
     deployment = config.load(chain)
     done = asyncio.run(run_until_signal(_reproject(deployment, first, events, data_dir, pg_bin)))
     if done is None:
-        click.echo("interrupted: what was committed stays; the same command goes on from there", err=True)
+        click.echo("interrupted: committed work is kept; run the same command again to continue", err=True)
         raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     click.echo(json.dumps(done._asdict()) if as_json else _summary(done))
 

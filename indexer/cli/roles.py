@@ -33,25 +33,25 @@ _SESSION = {"lock_timeout": "30s", "statement_timeout": "0"}
     "  psql -c 'GRANT reya_reader TO dashboards'",
 )
 @chain_option
-@click.option("--prefix", metavar="NAME", help="Roles are NAME_owner, NAME_writer, NAME_reader. Default: by the chain.")
-@click.option("--dry-run", is_flag=True, help="Print the SQL and change nothing.")
+@click.option("--prefix", metavar="NAME", help="Create NAME_owner, NAME_writer, NAME_reader. Default: from the chain.")
+@click.option("--dry-run", is_flag=True, help="Print the SQL; change nothing.")
 @data_dir_option
 @pg_bin_option
 @json_option
 def roles_command(
     chain: str, prefix: str | None, dry_run: bool, data_dir: Path | None, pg_bin: Path | None, as_json: bool
 ) -> None:
-    """Make an owner (migrate), a writer (run, backfill, reorg) and a reader with the least rights, or bring them up to
-    date.
+    """Create or update owner, writer, and reader database roles.
 
-    Run it as a role that may create roles. They cannot log in: grant them to roles that can, or give a password in
-    REYA_INDEXER_OWNER_PASSWORD, _WRITER_, _READER_, or a file's name in the same with _FILE. Repeating it does nothing
-    but set the passwords that are given.
+    Each has the fewest permissions it needs: the owner for migrate, the writer for run, backfill, and reorg. Run it as
+    a role that can create roles. The new roles cannot log in: grant them to roles that can, or set a password in
+    REYA_INDEXER_OWNER_PASSWORD, _WRITER_, _READER_, or a file's name in the same with _FILE. Running it again only sets
+    the passwords that are given.
     """
     deployment = config.load(chain).name
     name = prefix or re.sub(r"\W", "_", database_name(deployment))
     if not _PREFIX.fullmatch(name):
-        raise click.BadParameter("lower-case letters, digits and _, at most 56", param_hint="--prefix")
+        raise click.BadParameter("must be at most 56 lowercase letters, digits, and _", param_hint="--prefix")
     roles = store.role_names(name)
     passwords = {
         role: secrets.secret(f"REYA_INDEXER_{duty.upper()}_PASSWORD", blanks=True)
@@ -79,12 +79,12 @@ async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_r
                 for statement in [] if dry_run else statements:
                     await conn.execute(statement)
         except asyncpg.InsufficientPrivilegeError as error:
-            remedy = "Nothing was changed. Name a role in DATABASE_URL that may create roles and owns the tables"
+            remedy = "Nothing was changed. Set DATABASE_URL to a role that can create roles and owns the tables"
             raise IndexerError(f"{secrets.redact(url)}: {error}", remedy) from error
         except asyncpg.LockNotAvailableError as error:
             remedy = "Nothing was changed. Stop the indexer, or try again when it is less busy"
             raise IndexerError(f"{secrets.redact(url)}: a table is in use: {error}", remedy) from error
         except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError) as error:
-            remedy = "Nothing was changed. Repeat it: somebody made a role of that name at the same time"
+            remedy = "Nothing was changed. Try again: somebody created a role with that name at the same time"
             raise IndexerError(f"{secrets.redact(url)}: {error}", remedy) from error
         return statements

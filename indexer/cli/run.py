@@ -58,15 +58,21 @@ log = structlog.get_logger()
 @chain_option
 @rpc_option
 @ws_option
-@click.option("--poll-interval", type=click.FloatRange(0.01, 3600), help="Seconds between looks at the head.")
+@click.option("--poll-interval", type=click.FloatRange(0.01, 3600), help="Seconds between polls of the head.")
 @click.option(
-    "--http-host", default="127.0.0.1", show_default=True, help="Where the status page, /ready, /metrics listen."
+    "--http-host", default="127.0.0.1", show_default=True, help="Address for the status page, /ready, and /metrics."
 )
-@click.option("--http-port", default=9464, show_default=True, type=click.IntRange(0, 65535), help="0 serves none.")
+@click.option(
+    "--http-port",
+    default=9464,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port for the same; 0 disables them.",
+)
 @click.option("--attest/--no-attest", default=None,
-              help="Attest in the background what becomes final. Default: enabled in [attest].")  # fmt: skip
+              help="Attest finalized blocks in the background. Default: `enabled` in [attest].")  # fmt: skip
 @click.option("--attest-rps", type=click.FloatRange(0.01, 10_000), metavar="R",
-              help="Most requests a second to each endpoint for that. Default: rps in [attest].")  # fmt: skip
+              help="Maximum attestation requests per second to each endpoint. Default: `rps` in [attest].")  # fmt: skip
 @data_dir_option
 @pg_bin_option
 @log_format_option
@@ -78,7 +84,7 @@ def run_command(
 ) -> None:  # fmt: skip
     """Catch up with the chain, then follow its head until SIGTERM or Ctrl-C.
 
-    Without DATABASE_URL it starts its own PostgreSQL. An empty database is migrated and bound to this deployment.
+    Without DATABASE_URL, it starts its own PostgreSQL. An empty database is migrated and bound to this deployment.
     """
     log_setup.configure(log_format, debug=verbose)
     tune_gc(FOLLOWING)

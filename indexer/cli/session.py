@@ -35,8 +35,8 @@ def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ..
     warn_about_visible_secrets(flags)
     if not urls:
         raise ConfigError(
-            f"no endpoint for {deployment.name}",
-            f"Set {deployment.env_prefix}_RPC_URL=https://... (a comma-separated list), or give --rpc-url",
+            f"no endpoint is configured for {deployment.name}",
+            f"Set {deployment.env_prefix}_RPC_URL=https://... (a comma-separated list), or pass --rpc-url",
         )
     return urls
 
@@ -117,18 +117,18 @@ def prepare_schema(url: str) -> None:
     where = redact(url)
     if kind == "foreign":
         raise ForeignDatabaseError(
-            f"{where}: holds tables, but not this program's",
-            "Name an empty database, or the right one, in DATABASE_URL; or see `reya-indexer migrate --adopt --check`",
+            f"{where}: contains tables that do not belong to this program",
+            "Set DATABASE_URL to an empty database, or to the right one; or see `reya-indexer migrate --adopt --check`",
         )
     if kind == "ours" and revision == revisions.head_revision():
         return
     if kind == "ours" and revision not in revisions.known_revisions():
         raise SchemaNewerError(
-            f"{where}: schema revision {revision} is newer than this release knows", "Run the newer release, or upgrade"
+            f"{where}: schema revision {revision} is newer than this release supports", "Upgrade to the newer release"
         )
     if kind == "ours" and external_url():
         raise SchemaOlderError(
-            f"{where}: schema revision {revision}, this release needs {revisions.head_revision()}",
+            f"{where}: schema revision is {revision}, but this release requires {revisions.head_revision()}",
             "Run `reya-indexer migrate` while no indexer runs",
         )
     log.info("migrating", database=where, to=revisions.head_revision())

@@ -27,9 +27,10 @@ from indexer.runtime import log_setup
 def status_command(
     chain: str, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None, as_json: bool
 ) -> None:
-    """Show head, safe, finalized, ingested, projected, coverage and gaps, lag, rows and incidents.
+    """Show progress, coverage and gaps, lag, rows, and incidents.
 
-    The head comes from the endpoints; without one, or when none answers, it is unknown and the rest is shown.
+    Progress: head, safe, finalized, ingested, and projected block. The head comes from the endpoints; without one, or
+    if none answers, it is unknown and the rest is shown.
     """
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)

@@ -69,18 +69,20 @@ class VerifyOptions:
     "  reya-indexer verify --grade proven --attest-rps 50 --yes --json",
 )
 @chain_option
-@click.option("--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="Default: the origin.")
-@click.option("--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Default: the finalized block.")
-@click.option("--grade", type=click.Choice(["cross-checked", "proven"]), default="cross-checked", show_default=True,
-              help="By a second endpoint, or by headers and receipts.")  # fmt: skip
 @click.option(
-    "--heal/--no-heal", default=True, show_default=True, help="Whether what is proven to differ is corrected."
+    "--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="First block. Default: the origin."
 )
-@click.option("--again", is_flag=True, help="Also what is attested already.")
+@click.option(
+    "--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Last block. Default: the finalized block."
+)
+@click.option("--grade", type=click.Choice(["cross-checked", "proven"]), default="cross-checked", show_default=True,
+              help="Attest by a second endpoint, or by headers and receipts.")  # fmt: skip
+@click.option("--heal/--no-heal", default=True, show_default=True, help="Correct logs that are proven wrong.")
+@click.option("--again", is_flag=True, help="Include blocks that are already attested.")
 @click.option("--attest-rps", type=click.FloatRange(0.01, 10_000), metavar="R",
-              help="Most requests a second to each endpoint. Default: rps in [attest].")  # fmt: skip
+              help="Maximum requests per second to each endpoint. Default: `rps` in [attest].")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Estimate requests and time; write nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask before work that takes more than a minute.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation of work that takes more than a minute.")
 @rpc_option
 @data_dir_option
 @pg_bin_option
@@ -91,15 +93,16 @@ def verify_command(
     dry_run: bool, yes: bool, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
     log_format: log_setup.LogFormat, as_json: bool,
 ) -> None:  # fmt: skip
-    """Check the stored raw logs against the chain, up to finalized, and store how far they are attested.
+    """Attest stored raw logs against the chain, up to finalized.
 
-    cross-checked: an endpoint that did not serve them has the same logs. proven: headers are hashed and chained to the
-    stored blocks, then a bloom excludes the contracts, or all receipts of the block have the header's root. Where logs
-    differ, headers and receipts decide which are right; then they are healed and the endpoint is blamed.
+    Stores how far they are attested. cross-checked: an endpoint that did not serve the logs has the same ones. proven:
+    headers are hashed and chained to the stored blocks, then a bloom filter rules out the contracts, or all receipts of
+    the block match the header's root. Where logs differ, headers and receipts decide which are right; then the stored
+    ones are healed, and the endpoint is blamed.
 
-    Ctrl-C leaves what was attested; the same command goes on from there. Exit codes: 0 all of it is attested, 30 logs
-    differ and were not healed, 31 not confirmed, 32 no endpoint serves it (or no second one), 34 part of it keeps its
-    grade: `reya-indexer status` has the incident.
+    Ctrl-C keeps what was attested; run the same command again to continue. Exit codes: 0 everything is attested, 30
+    logs differ and were not healed, 31 not confirmed, 32 no endpoint (or no second one) serves the range, 34 part of
+    the range keeps its grade: `reya-indexer status` shows the incident.
     """
     log_setup.configure(log_format, quiet=stderr_is_terminal())
     deployment = config.load(chain)
@@ -122,7 +125,7 @@ def verify_command(
 
 def _finish_or_interrupted(answer: dict[str, Any] | None) -> dict[str, Any]:
     if answer is None:
-        click.echo("interrupted: what was attested stays; the same command goes on from there", err=True)
+        click.echo("interrupted: attested blocks stay attested; run the same command again to continue", err=True)
         raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     return answer
 
@@ -132,8 +135,8 @@ def _ask(planned: dict[str, Any]) -> None:
         return
     click.echo(_plan_summary(planned), err=True)
     if not sys.stdin.isatty():
-        raise RefusedError("this takes more than a minute", "Give --yes to confirm it, or a smaller range")
-    if not click.confirm("Go on?", err=True):
+        raise RefusedError("this would take more than a minute", "Pass --yes to confirm, or use a smaller range")
+    if not click.confirm("Continue?", err=True):
         raise RefusedError("not confirmed", "Nothing was done")
 
 
@@ -230,8 +233,8 @@ async def _drain_backlog(
             pass  # A reorg or heal happened in the meantime: the remaining blocks are looked up again.
         except NoSecondEndpointError:
             raise ReplacementUnavailableError(
-                f"no second endpoint for blocks from {segment.first}: all that answer served them",
-                "Give another endpoint with --rpc-url, or --grade proven",
+                f"no second endpoint for blocks from {segment.first} on: every endpoint that answers served them",
+                "Add another endpoint with --rpc-url, or use --grade proven",
             ) from None
         except RpcError as error:
             raise _unserved(error) from error
@@ -242,8 +245,8 @@ async def _drain_backlog(
 
 def _unserved(error: RpcError) -> ReplacementUnavailableError:
     return ReplacementUnavailableError(
-        f"no endpoint serves it: {error.message}",
-        "What came before is stored; the same command goes on. Give another endpoint with --rpc-url",
+        f"no endpoint serves the range: {error.message}",
+        "Earlier results are stored. Add another endpoint with --rpc-url, and run the same command again to continue",
     )
 
 

@@ -123,7 +123,7 @@ def encode_call(view: ContractView, arguments: Sequence[Any]) -> str:
     try:
         return "0x" + (selector + _CODEC.encode(view.inputs, arguments)).hex()
     except EncodingError as error:
-        raise ViewUnansweredError(f"{view.function}: cannot be asked: {error}") from error
+        raise ViewUnansweredError(f"{view.function}: cannot be called: {error}") from error
 
 
 def decode_answer(view: ContractView, answer: Any) -> tuple[Any, ...]:
@@ -135,5 +135,5 @@ def decode_answer(view: ContractView, answer: Any) -> tuple[Any, ...]:
             types = types[: max(view.least or len(types), min(len(types), len(data) // _WORD))]
         values = _CODEC.decode(types, data)
     except (AttributeError, TypeError, ValueError, OverflowError, DecodingError) as error:
-        raise ViewUnansweredError(f"{view.function}: no such answer: {answer!r:.80}") from error
+        raise ViewUnansweredError(f"{view.function}: unexpected answer: {answer!r:.80}") from error
     return tuple(v.lower() if t == "address" else v for t, v in zip(types, values, strict=True))

@@ -126,7 +126,9 @@ async def connect(url: str, *, timeout_s: float = STATEMENT_TIMEOUT_S, **setting
     `timeout_s`: after which a statement is given up (s). `settings`: server settings that override SETTINGS. Raises
     DatabaseUnreachableError with the redacted URL.
     """
-    remedy = "Check DATABASE_URL (postgresql://user:password@host:port/database), the server and your rights there"
+    remedy = (
+        "Check DATABASE_URL (postgresql://user:password@host:port/database), the server, and your permissions there"
+    )
     conn: MonitoredConnection | None = None
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -154,7 +156,7 @@ def _cause(url: str, error: Exception) -> str:
         try:
             urlsplit(url).port  # noqa: B018 - reading the port raises
         except ValueError:
-            return "not a URL that can be read; characters such as / @ # : in a password are written %2F %40 %23 %3A"
+            return "not a valid URL; in a password, write characters such as / @ # : as %2F %40 %23 %3A"
     message = " ".join(str(error).split()) or type(error).__name__
     parts = urlsplit(url)
     for password in (parts.password, dict(parse_qsl(parts.query)).get("password")):

@@ -83,10 +83,10 @@ def load_abi(path: Path) -> list[EventAbi]:
     if isinstance(entries, dict):
         entries = entries.get("abi")
     if not isinstance(entries, list):
-        raise ValueError("not a JSON ABI: a list of entries is needed")
+        raise ValueError("not a JSON ABI: it must be a list of entries")
     events = [_event(e) for e in entries if isinstance(e, dict) and e.get("type") == "event" and not e.get("anonymous")]
     if not events:
-        raise ValueError("holds no event")
+        raise ValueError("contains no event")
     return events
 
 
@@ -97,7 +97,7 @@ def _event(entry: dict[str, Any]) -> EventAbi:
     params = tuple(_param(p, i) for i, p in enumerate(inputs))
     names = [p.name for p in params]
     if len(set(names)) != len(names):
-        raise ValueError(f"event {name} has two arguments of one name")
+        raise ValueError(f"event {name} has two arguments with the same name")
     signature = f"{name}({','.join(p.type for p in params)})"
     return EventAbi(
         name,

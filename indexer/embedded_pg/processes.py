@@ -33,7 +33,7 @@ def postmaster(cluster: Path) -> Postmaster | None:
         pid, port = int(lines[0]), int(lines[3])
     except PermissionError as error:
         raise EmbeddedServerError(
-            f"{cluster}: {error.strerror}", "Run as the user who started it, or name a --data-dir of your own"
+            f"{cluster}: {error.strerror}", "Run as the user who started it, or use your own --data-dir"
         ) from error
     except (OSError, ValueError, IndexError):
         return None

@@ -110,7 +110,7 @@ class EmbeddedServer:
                     if self._launch(folder, self._choose_port(), claim, log):
                         return
                     (self.data_dir / "port").unlink(missing_ok=True)
-                raise EmbeddedServerError(f"PostgreSQL does not start: {log.reason()}", self._remedy())
+                raise EmbeddedServerError(f"PostgreSQL failed to start: {log.reason()}", self._remedy())
 
     def stop(self) -> bool:
         """Stop the server and end its connections. Returns False when it was not running."""
@@ -124,13 +124,13 @@ class EmbeddedServer:
                 os.kill(running.pid, signal.SIGINT)
             except PermissionError as error:
                 raise EmbeddedServerError(
-                    f"PostgreSQL (process {running.pid}) is another user's", "Stop it as the user who started it"
+                    f"PostgreSQL (process {running.pid}) belongs to another user", "Stop it as the user who started it"
                 ) from error
             deadline = time.monotonic() + STOP_TIMEOUT_S
             while postmaster(self.cluster):
                 if time.monotonic() > deadline:
                     raise EmbeddedServerError(
-                        f"PostgreSQL did not stop in {STOP_TIMEOUT_S:.0f} seconds", self._remedy()
+                        f"PostgreSQL did not stop within {STOP_TIMEOUT_S:.0f} seconds", self._remedy()
                     )
                 time.sleep(0.05)
             claim = self._acquire_server_lock()  # This waits for the last of the server's processes.
@@ -155,7 +155,7 @@ class EmbeddedServer:
         """Return the URL of a database of the running server, including the password."""
         running = postmaster(self.cluster)
         if running is None:
-            raise EmbeddedServerError("the embedded PostgreSQL is not running", "Start it: reya-indexer db start")
+            raise EmbeddedServerError("the embedded PostgreSQL is not running", "Start it with `reya-indexer db start`")
         return f"postgresql://{USER}:{quote(self._password())}@127.0.0.1:{running.port}/{quote(database)}"
 
     def ensure_database(self, name: str) -> None:
@@ -175,7 +175,7 @@ class EmbeddedServer:
                 await conn.close()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             cause = " ".join(str(error).split()) or type(error).__name__
-            raise EmbeddedServerError(f"database {name!r} cannot be made: {cause}", self._remedy()) from error
+            raise EmbeddedServerError(f"cannot create database {name!r}: {cause}", self._remedy()) from error
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -188,13 +188,13 @@ class EmbeddedServer:
             handle = (self.data_dir / "lock").open("w")
         except OSError as error:
             raise EmbeddedServerError(
-                f"--data-dir {self.data_dir}: {error.strerror}", "Name a folder that you may write to"
+                f"--data-dir {self.data_dir}: {error.strerror}", "Choose a directory that you can write to"
             ) from error
         with handle:
             if not binaries.can_enter(self.data_dir):
                 raise EmbeddedServerError(
-                    f"--data-dir {self.data_dir}: PostgreSQL's user {binaries.UNPRIVILEGED!r} may not enter",
-                    "Name a folder whose parents everybody may enter, such as /var/lib/reya-indexer",
+                    f"--data-dir {self.data_dir}: PostgreSQL's user {binaries.UNPRIVILEGED!r} cannot access it",
+                    "Choose a directory whose parents are accessible to all users, such as /var/lib/reya-indexer",
                 )
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -217,8 +217,8 @@ class EmbeddedServer:
                     return handle
                 if time.monotonic() > deadline:
                     raise EmbeddedServerError(
-                        f"processes of another server still work in {self.cluster}",
-                        "End them (here or in another container with this folder), then start again",
+                        f"processes of another server are still using {self.cluster}",
+                        "Stop them (here, or in another container that uses this directory), then start again",
                     )
                 time.sleep(0.05)
         return None
@@ -227,8 +227,8 @@ class EmbeddedServer:
         """Raise for a cluster that lost its PG_VERSION: initializing over it would overwrite its password."""
         if self.cluster.exists() and not (self.cluster.is_dir() and not any(self.cluster.iterdir())):
             raise EmbeddedServerError(
-                f"{self.cluster} holds files but no PG_VERSION: no cluster, or a damaged one",
-                "Restore it from a backup, or move it away to begin with an empty database",
+                f"{self.cluster} contains files but no PG_VERSION: not a PostgreSQL cluster, or a damaged one",
+                "Restore it from a backup, or move it away to start with an empty database",
             )
 
     def _password(self) -> str:
@@ -236,7 +236,7 @@ class EmbeddedServer:
             return (self.data_dir / "password").read_text().strip()
         except OSError as error:
             raise EmbeddedServerError(
-                f"{self.data_dir}/password: {error.strerror}", "Run as the user who owns the data folder"
+                f"{self.data_dir}/password: {error.strerror}", "Run as the user who owns the data directory"
             ) from error
 
     def _choose_port(self) -> int:
@@ -270,7 +270,7 @@ class EmbeddedServer:
         log.complete()
         if "could not bind" in log.text():
             return False
-        raise EmbeddedServerError(f"PostgreSQL does not start: {log.reason()}", self._remedy())
+        raise EmbeddedServerError(f"PostgreSQL failed to start: {log.reason()}", self._remedy())
 
     def _becomes_ready(self, child: subprocess.Popen[bytes] | None, log: ServerLog) -> bool:
         """Wait until the server accepts connections; False when it ended instead.

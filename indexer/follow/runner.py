@@ -144,7 +144,7 @@ class Runner:
         view = await self.engine.read_heads()
         if first is not None and first > view.heads.latest.number:
             raise ConfigError(
-                f"--from-block {first} is above the head {view.heads.latest.number}", "Name a lower block"
+                f"--from-block {first} is above the head {view.heads.latest.number}", "Use a lower block number"
             )
         if bound is None:
             block = await self._choose_binding_block(view)
@@ -170,7 +170,7 @@ class Runner:
             header, *witness = await reader.found([number, *view.final.witness])
             if header is not None and witness and view.final.final_up_to(witness[0]) < number:
                 raise NotFinalError(
-                    f"its block {number} does not join the final block {view.final.number}", reader.name
+                    f"its block {number} does not connect to the final block {view.final.number}", reader.name
                 )
             return header
 
@@ -189,9 +189,9 @@ class Runner:
             log.warning("binding_unchecked", block=bound.number, reason="no endpoint serves the block")
         elif header.hash != bound.hash and not await self._shares_history():
             raise WrongDeploymentError(
-                f"this database follows a chain whose block {bound.number} is 0x{bound.hash.hex()}, the endpoint's is"
-                f" 0x{header.hash.hex()}",
-                "Same chain id, other chain: check the endpoint, or name another database in DATABASE_URL",
+                f"this database follows a chain whose block {bound.number} is 0x{bound.hash.hex()}, but the endpoint's"
+                f" is 0x{header.hash.hex()}",
+                "Same chain id, different chain: check the endpoint, or set DATABASE_URL to another database",
             )
 
     async def _shares_history(self) -> bool:
@@ -258,7 +258,7 @@ class Runner:
         p, engine = self.progress, self.engine
         if engine.token is not None and p.waiting and p.clock() - p.waiting_since > BACKFILL_TIMEOUT_S:
             raise EndpointUnreachableError(
-                f"waited {BACKFILL_TIMEOUT_S:.0f} seconds for {p.waiting}", "Give another endpoint as well"
+                f"waited {BACKFILL_TIMEOUT_S:.0f} seconds for {p.waiting}", "Add another endpoint"
             )
 
     def finished(self, state: IndexState) -> bool:
@@ -323,7 +323,7 @@ class Runner:
             if isinstance(error, IndexerError):
                 raise error
             raise DatabaseUnreachableError(
-                f"no success for {timeout_s:.0f} seconds: {error}", "See the server's log"
+                f"the database has been unavailable for {timeout_s:.0f} seconds: {error}", "See the server's log"
             ) from error
         await self._pause(pause or min(0.5 + (now - self._failing_since) / 4, 10.0))
 

@@ -46,7 +46,7 @@ def confirm_final_range(
         if log.block_number not in known:
             time = times.get(log.block_number)
             if time is None:
-                raise InconsistentResponseError(f"no time is known for block {log.block_number}")
+                raise InconsistentResponseError(f"no timestamp is known for block {log.block_number}")
             known[log.block_number] = Header(log.block_number, log.block_hash, b"", time)
     numbers = {g.block_number for g in logs} | {first, last}
     return LogBatch(first, last, tuple(addresses), list(logs), [known[n] for n in sorted(numbers)])
@@ -91,7 +91,9 @@ def _agree(headers: dict[int, Header], logs: Iterable[Log]) -> None:
     for log in logs:
         header = headers.get(log.block_number)
         if header and header.hash != log.block_hash:
-            raise InconsistentResponseError(f"log {log.log_index} of block {log.block_number} names another block hash")
+            raise InconsistentResponseError(
+                f"log {log.log_index} of block {log.block_number} has a different block hash"
+            )
 
 
 def blocks_with_unmet_bloom(batch: LogBatch) -> list[Header]:

@@ -61,7 +61,8 @@ class DaskExecutor:
             from distributed import Client
         except ImportError as error:
             raise ConfigError(
-                "--engine dask needs the extra [dask]", "pip install 'reya-indexer[dask]' here and on every worker"
+                "--engine dask requires the extra [dask]",
+                "Run `pip install 'reya-indexer[dask]'` here and on every worker",
             ) from error
         try:
             client: Any = Client
@@ -71,7 +72,7 @@ class DaskExecutor:
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"--scheduler {self._address}: {' '.join(str(error).split())}",
-                "Give the address that `dask scheduler` says",
+                "Use the address that `dask scheduler` prints",
             ) from error
 
     @property

@@ -116,7 +116,7 @@ async def fetch_final(
     ends = sorted({first, last})
     logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, ends, final)
     if final.number >= 0 and final.final_up_to(witness) < last:
-        raise NotFinalError(f"blocks {first} to {last} do not join the final block {final.number}", reader.name)
+        raise NotFinalError(f"blocks {first} to {last} do not connect to the final block {final.number}", reader.name)
     known = {h.number: h for h in headers}
     lacking = sorted({g.block_number for g in logs} - known.keys())
     confirmed, more = await _confirmed_times(reader, lacking, logs, time_fields, known) if lacking else ({}, [])
@@ -200,7 +200,7 @@ async def fetch_head(
             return batch
         if pause is not None:
             await asyncio.sleep(pause)
-    raise InconsistentResponseError(f"no logs of block {silent[0].number}, though it has some", reader.name)
+    raise InconsistentResponseError(f"no logs for block {silent[0].number}, although it has some", reader.name)
 
 
 async def _logs_with_headers(
@@ -239,7 +239,7 @@ async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Se
         logged = await reader.addresses_in_receipts(block)
         if logged is None and proven:
             raise InconsistentResponseError(
-                f"no receipts to prove that block {block.number} has no logs of ours", reader.name
+                f"no receipts to prove that block {block.number} has no logs of the watched contracts", reader.name
             )
         if logged is None:
             log.warning("unproven_empty_block", block=block.number, endpoint=reader.name)
@@ -304,7 +304,7 @@ def _agree(
     for address in lacking.keys() - {log.address for log in in_receipts}:
         if lacking[address].results:
             raise InconsistentResponseError(
-                f"no logs of 0x{address.hex()} in the receipts, though it has too many", endpoint
+                f"no logs of 0x{address.hex()} in the receipts, although it has too many to serve at once", endpoint
             )
 
 
@@ -317,5 +317,5 @@ def _of_one_block(logs: Sequence[Log], headers: Sequence[Header], endpoint: str)
     if len(known) > 1 or any(log.block_hash not in known for log in logs):
         raise InconsistentResponseError(f"block {number} changed while its logs were read", endpoint)
     if len({log.log_index for log in logs}) != len(logs):
-        raise InconsistentResponseError(f"a log index of block {number} came twice", endpoint)
+        raise InconsistentResponseError(f"duplicate log index in block {number}", endpoint)
     return sorted(logs, key=lambda log: log.log_index), headers[0]

@@ -92,7 +92,7 @@ class WorkerPool:
             )
         raise IndexerError(
             f"{MAX_DEATHS} workers died on blocks {contract_range.first} to {contract_range.last}",
-            "See the log for why",
+            "See the log for the cause",
         )
 
     async def _run_task(

@@ -89,7 +89,7 @@ async def serve(host: str, port: int, live: LiveStatus) -> web.AppRunner:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
             raise
         raise PortInUseError(
-            f"--http-port: {host}:{port} cannot be bound: {error.strerror or error}",
-            "Stop the other process or name another port; 0 serves none",
+            f"--http-port: cannot bind {host}:{port}: {error.strerror or error}",
+            "Stop the other process, or choose another port; 0 disables HTTP",
         ) from error
     return runner

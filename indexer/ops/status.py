@@ -40,7 +40,7 @@ async def status(deployment: Deployment, url: str, urls: Sequence[str]) -> dict[
     heads = await _heads(deployment, urls)
     async with connection(url) as conn:
         if await revisions.classify(conn) != "ours":
-            raise SchemaOlderError("this database holds no index yet", "Start `reya-indexer run` or `backfill` first")
+            raise SchemaOlderError("this database has no index yet", "Start `reya-indexer run` or `backfill` first")
         return await build_status(conn, deployment, heads)
 
 

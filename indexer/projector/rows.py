@@ -60,7 +60,7 @@ async def load_state(
             if present < len(tables_of(table)):
                 raise StoreDamagedError(
                     f"one of {' and '.join(tables_of(table))} lacks a row that the other has",
-                    "Run `reya-indexer reproject`, and look who deletes rows there",
+                    "Run `reya-indexer reproject`, and find out what deletes rows there",
                 )
             state[table, key_of(row)] = tuple(values)
     return state

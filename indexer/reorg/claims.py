@@ -113,7 +113,9 @@ async def confirm_stored(pool: Pool, conn: Connection, state: IndexState, finali
     async def ask(reader: Reader) -> bool:
         up_to = await final_up_to(reader, highest, final)
         if up_to is not None and up_to < highest.number:
-            raise NotFinalError(f"block {highest.number} does not join the final block {final.number}", reader.name)
+            raise NotFinalError(
+                f"block {highest.number} does not connect to the final block {final.number}", reader.name
+            )
         return up_to is not None
 
     if not await pool.with_failover(ask):

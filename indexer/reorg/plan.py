@@ -128,13 +128,13 @@ def choose_endpoint(reports: Iterable[EndpointReport]) -> EndpointReport:
     if not answered:
         raise ReplacementUnavailableError(
             f"no endpoint answers: {'; '.join(r.error for r in reports)}",
-            "Give an endpoint that serves this chain's history",
+            "Use an endpoint that serves this chain's history",
         )
     known = [r for r in answered if r.fork is not None]
     if not known:
         raise ReplacementUnavailableError(
             f"no stored block is on the chain of {answered[0].endpoint}",
-            "It is another chain, or its whole history changed: index into a new database",
+            "It is a different chain, or its whole history changed: index into a new database",
         )
     votes = Counter(r.fork.number for r in known if r.fork)
     most = max(votes.values())
@@ -145,12 +145,13 @@ async def _block_to_keep(pool: Pool, state: IndexState, chosen: EndpointReport, 
     assert chosen.fork is not None and state.tip is not None
     if number > state.tip.number:
         raise RefusedError(
-            f"--to-block {number} is above the highest stored block {state.tip.number}", "Name a lower one"
+            f"--to-block {number} is above the highest stored block {state.tip.number}", "Use a lower block number"
         )
     if number > chosen.fork.number:
         raise RefusedError(
-            f"--to-block {number} is above the fork point {chosen.fork.number}: blocks between are not on the chain",
-            "Leave --to-block out, or name a block at or below the fork point",
+            f"--to-block {number} is above the fork point {chosen.fork.number}: the blocks between them are not on the"
+            " chain",
+            "Omit --to-block, or use a block at or below the fork point",
         )
     if number < state.binding.origin:
         raise RefusedError(

@@ -103,7 +103,7 @@ class Recovery:
         except RpcError as error:
             raise ReplacementUnavailableError(
                 f"no endpoint serves blocks {plan.keep.number + 1} to {plan.upto}: {error.message}",
-                "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
+                "Nothing was changed. Use --rpc-url with an endpoint that has the logs and receipts of these blocks",
             ) from error
 
     async def recover(self, to_block: int | None, confirmed: str) -> tuple[Plan, StepResult | None]:
@@ -129,8 +129,9 @@ class Recovery:
         plan = await self.plan(to_block)
         if not await still_holds(self.deployment, self.conn, await self.state(), plan.keep, confirmed):
             raise RefusedError(
-                f"{confirmed} is not the hash of the plan to keep block {plan.keep.number} now",
-                "Nothing was changed. The chain, the database or the flags differ: run `reya-indexer reorg plan` again",
+                f"{confirmed} is not the hash of the current plan, which keeps block {plan.keep.number}",
+                "Nothing was changed. The chain, the database, or the flags differ now: run `reya-indexer reorg plan`"
+                " again",
             )
         return plan
 
@@ -257,7 +258,7 @@ class Recovery:
         except RpcError as error:
             raise ReplacementUnavailableError(
                 f"no endpoint serves blocks {contract_range.first} to {contract_range.last}: {error.message}",
-                "Nothing was changed. Give an endpoint that has the logs and receipts of these blocks with --rpc-url",
+                "Nothing was changed. Use --rpc-url with an endpoint that has the logs and receipts of these blocks",
             ) from error
 
     async def _replay_scope_within(

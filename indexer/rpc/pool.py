@@ -143,7 +143,7 @@ class Pool:
         if chain_id != self.chain_id:
             raise WrongChainError(
                 f"{reader.name} serves chain {chain_id}, the deployment is chain {self.chain_id}",
-                "Give an endpoint of that chain, or another --chain",
+                "Use an endpoint of the deployment's chain, or another --chain",
             )
 
     def record_chain_id(self, reader: Reader, chain_id: int) -> None:

@@ -21,7 +21,7 @@ class TokenBucket:
 
     def __init__(self, rps: float, burst: float = 1.0) -> None:
         if not rps > 0:
-            raise ValueError(f"a cap of {rps} requests a second")
+            raise ValueError(f"not a rate: {rps} requests per second")
         self.rps, self.burst = rps, burst
         self._tokens, self._at = burst, float("-inf")
 

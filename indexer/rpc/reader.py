@@ -155,7 +155,7 @@ class Reader:
         wanted, blocks = list(numbers), last - first + 1
         calls = [_header_call(n) for n in (*wanted, *extra_blocks)]
         if self.ranges.refuses(blocks):
-            raise RangeTooLargeError(f"{blocks} blocks were refused before", self.name, self.ranges.ceiling)
+            raise RangeTooLargeError(f"a range of {blocks} blocks was refused before", self.name, self.ranges.ceiling)
         log_filter = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
         try:
             results, size = await self.endpoint.batch_with_size([("eth_getLogs", [log_filter]), *calls])
@@ -221,7 +221,7 @@ class Reader:
             if error.code == -32601:
                 return None
             raise InconsistentResponseError(
-                f"no receipts of block {header.number}: {error.message}", self.name
+                f"no receipts for block {header.number}: {error.message}", self.name
             ) from error
         return self._parse(lambda: receipts.addresses_logged(result, header))
 

@@ -60,7 +60,7 @@ def receipts(result: Any, header: Header, addresses: Collection[str]) -> BlockRe
     unreadable.
     """
     if not isinstance(result, list):
-        raise InconsistentResponseError(f"no receipts of block {header.number}")
+        raise InconsistentResponseError(f"no receipts for block {header.number}")
     watched = {bytes.fromhex(a[2:]) for a in addresses}
     ordered = sorted(((_transaction_index(receipt, header), receipt) for receipt in result), key=lambda pair: pair[0])
     if [tx_index for tx_index, _ in ordered] != list(range(len(ordered))):
@@ -87,9 +87,9 @@ def receipts(result: Any, header: Header, addresses: Collection[str]) -> BlockRe
 
 def _transaction_index(receipt: Any, header: Header) -> int:
     if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
-        raise TransientRpcError(f"a receipt is no object with logs: {receipt!r:.80}")
+        raise TransientRpcError(f"a receipt is not an object with logs: {receipt!r:.80}")
     if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
-        raise InconsistentResponseError(f"receipts of another block than {header.number} of this hash")
+        raise InconsistentResponseError(f"the receipts have a different block hash than block {header.number}")
     return quantity(receipt.get("transactionIndex"), "transactionIndex", 2**31)
 
 
@@ -109,7 +109,7 @@ def _receipt(receipt: dict[str, Any], logs: list[ReceiptLog]) -> Receipt:
 
 def _log(entry: Any) -> ReceiptLog:
     if not isinstance(entry, dict):
-        raise TransientRpcError(f"a log is no object: {entry!r:.80}")
+        raise TransientRpcError(f"a log is not an object: {entry!r:.80}")
     topics = entry.get("topics")
     if not isinstance(topics, list) or len(topics) > 4:
         raise TransientRpcError(f"topics are not a list of at most four: {topics!r:.80}")
@@ -128,17 +128,17 @@ def logs_of_receipts(result: Any, header: Header, addresses: Collection[str]) ->
     receipt is missing: a header does not state their number.
     """
     if not isinstance(result, list) or not result:
-        raise InconsistentResponseError(f"no receipts of block {header.number}")
+        raise InconsistentResponseError(f"no receipts for block {header.number}")
     entries: list[Any] = []
     transactions: set[int] = set()
     for receipt in result:
         if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
-            raise TransientRpcError(f"a receipt is no object with logs: {receipt!r:.80}")
+            raise TransientRpcError(f"a receipt is not an object with logs: {receipt!r:.80}")
         if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
-            raise InconsistentResponseError(f"receipts of another block than {header.number} of this hash")
+            raise InconsistentResponseError(f"the receipts have a different block hash than block {header.number}")
         index = quantity(receipt.get("transactionIndex"), "transactionIndex", 2**31)
         if index in transactions:
-            raise InconsistentResponseError(f"the receipt of transaction {index} of block {header.number} came twice")
+            raise InconsistentResponseError(f"duplicate receipt for transaction {index} of block {header.number}")
         transactions.add(index)
         _check_owned(receipt, index)
         entries += receipt["logs"]
@@ -147,16 +147,16 @@ def logs_of_receipts(result: Any, header: Header, addresses: Collection[str]) ->
     # All logs are parsed, so that a duplicate index is found wherever it is.
     logs = parse_logs(entries, header.number, header.number, everyone)
     if any(log.block_hash != header.hash for log in logs):
-        raise InconsistentResponseError(f"a log of another block than {header.number} of this hash in its receipts")
+        raise InconsistentResponseError(f"the receipts of block {header.number} contain a log of a different block")
     return [log for log in logs if log.address in watched]
 
 
 def _check_owned(receipt: dict[str, Any], index: int) -> None:
     for entry in receipt["logs"]:
         if not isinstance(entry, dict):
-            raise TransientRpcError(f"a log is no object: {entry!r:.80}")
+            raise TransientRpcError(f"a log is not an object: {entry!r:.80}")
         if quantity(entry.get("transactionIndex"), "transactionIndex", 2**31) != index:
-            raise InconsistentResponseError(f"a log of another transaction in the receipt of transaction {index}")
+            raise InconsistentResponseError(f"the receipt of transaction {index} contains a log of another transaction")
 
 
 def addresses_logged(result: Any, header: Header) -> set[bytes]:
@@ -165,15 +165,15 @@ def addresses_logged(result: Any, header: Header) -> set[bytes]:
     Raises InconsistentResponseError if they are not this block's.
     """
     if not isinstance(result, list) or not result:
-        raise InconsistentResponseError(f"no receipts of block {header.number}")
+        raise InconsistentResponseError(f"no receipts for block {header.number}")
     addresses: set[bytes] = set()
     for receipt in result:
         if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):
-            raise TransientRpcError(f"a receipt is no object with logs: {receipt!r:.80}")
+            raise TransientRpcError(f"a receipt is not an object with logs: {receipt!r:.80}")
         if data(receipt.get("blockHash"), "blockHash", 32) != header.hash:
-            raise InconsistentResponseError(f"receipts of another block than {header.number} of this hash")
+            raise InconsistentResponseError(f"the receipts have a different block hash than block {header.number}")
         for entry in receipt["logs"]:
             if not isinstance(entry, dict):
-                raise TransientRpcError(f"a log is no object: {entry!r:.80}")
+                raise TransientRpcError(f"a log is not an object: {entry!r:.80}")
             addresses.add(data(entry.get("address"), "address", 20))
     return addresses

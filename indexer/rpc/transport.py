@@ -223,7 +223,7 @@ class Endpoint:
                 now = time.monotonic()
                 quiet = self._quiet.wait(now)
                 if quiet > MAX_WAIT_S:
-                    raise RateLimitedError(f"asks for {quiet:.0f} more seconds without requests", self.name, quiet)
+                    raise RateLimitedError(f"accepts no requests for another {quiet:.0f} seconds", self.name, quiet)
                 wait = max(quiet, self._bucket.wait(now) if self._bucket else 0.0)
                 if wait <= 0:
                     break
@@ -304,13 +304,13 @@ class Endpoint:
             if not isinstance(number, int):
                 raise self._classify_batch_answer(entry, count)
             if number in by_id:
-                raise InconsistentResponseError("an answer came twice in one batch", self.name)
+                raise InconsistentResponseError("duplicate answer in a batch", self.name)
             by_id[number] = entry
         missing = sum(i not in by_id for i in range(first, first + count))
         if missing:
             for entry in answer:
                 self._result(entry)
-            raise TransientRpcError(f"{missing} of {count} answers are missing in a batch", self.name)
+            raise TransientRpcError(f"{missing} of {count} answers are missing from a batch", self.name)
         return [self._result(by_id[i]) for i in range(first, first + count)]
 
     async def _post(self, body: bytes) -> _Answer:
@@ -329,7 +329,7 @@ class Endpoint:
             raise TransientRpcError(f"{error_label(error)}: {detail}", self.name) from None
         if status in _REDIRECTS:
             target = redact(headers.get("Location", ""))
-            raise RpcCallError(f"redirects to {target}: give the URL that answers itself", self.name, status)
+            raise RpcCallError(f"redirects to {target}: use the URL that answers without a redirect", self.name, status)
         return self._answer(text, status, headers)
 
     def _answer(self, text: bytes, status: int, headers: Mapping[str, str]) -> _Answer:
@@ -337,9 +337,7 @@ class Endpoint:
             parsed = parse_json(text)
         except ValueError as error:
             if status == 200:
-                raise TransientRpcError(
-                    f"the answer is not JSON, or too much of it: {error!s:.80}", self.name
-                ) from error
+                raise TransientRpcError(f"the answer is not JSON, or is too large: {error!s:.80}", self.name) from error
             parsed = None
         if status != 200 and not (
             (isinstance(parsed, list) and status != 429) or (isinstance(parsed, dict) and parsed.get("error"))
@@ -371,7 +369,7 @@ class Endpoint:
 
     def _result(self, entry: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
         if not isinstance(entry, dict):
-            raise TransientRpcError(f"an answer is no object: {entry!r:.80}", self.name)
+            raise TransientRpcError(f"an answer is not an object: {entry!r:.80}", self.name)
         error = entry.get("error")
         if error is not None:
             raise self._error(error, status, headers)

@@ -58,7 +58,7 @@ def header(result: Any, number: int | None = None) -> Header:
     if result is None:
         raise MissingBlockError(f"block {number} is missing" if number is not None else "a block is missing")
     if not isinstance(result, dict):
-        raise TransientRpcError(f"a block is no object: {result!r:.80}")
+        raise TransientRpcError(f"a block is not an object: {result!r:.80}")
     actual = quantity(result.get("number"), "block number", 2**63 // LOGS_PER_BLOCK)  # unique_id is a bigint.
     if number is not None and actual != number:
         raise InconsistentResponseError(f"asked for block {number}, got block {actual}")
@@ -87,11 +87,11 @@ def logs(result: Any, first: int, last: int, addresses: Collection[str]) -> list
         TransientRpcError: the answer is unreadable.
     """
     if not isinstance(result, list):
-        raise TransientRpcError(f"eth_getLogs did not answer with a list: {result!r:.80}")
+        raise TransientRpcError(f"eth_getLogs did not return a list: {result!r:.80}")
     try:
         return _read(result, _Texts(first, last, addresses))
     except TypeError as error:
-        raise TransientRpcError(f"a field of a log is neither text nor absent: {error}") from error
+        raise TransientRpcError(f"a field of a log is neither a string nor absent: {error}") from error
 
 
 _FIELDS = (
@@ -110,10 +110,10 @@ def _read(result: list[Any], read: _Texts) -> list[Log]:
     last_tx_index_text: Any = ()
     for entry in result:
         if entry.__class__ is not dict:
-            raise TransientRpcError(f"a log is no object: {entry!r:.80}")
+            raise TransientRpcError(f"a log is not an object: {entry!r:.80}")
         get = entry.get
         if get("removed"):
-            raise InconsistentResponseError("a removed log in an answer of eth_getLogs")
+            raise InconsistentResponseError("a removed log in an answer to eth_getLogs")
         try:
             fields = _fields(entry)
         except KeyError:
@@ -162,7 +162,9 @@ class _Texts:
         height = quantity(number, "blockNumber")
         parsed_hash = data(block_hash, "blockHash", 32)
         if not self._first <= height <= self._last:
-            raise InconsistentResponseError(f"a log of block {height} in an answer about {self._first} to {self._last}")
+            raise InconsistentResponseError(
+                f"a log of block {height} in an answer for blocks {self._first} to {self._last}"
+            )
         if self._hashes.setdefault(height, parsed_hash) != parsed_hash:
             raise InconsistentResponseError(f"two hashes for block {height} in one answer")
         return parsed_hash, height, _optional_time(stamp)
@@ -174,7 +176,7 @@ class _Texts:
         if index >= LOGS_PER_BLOCK:
             # unique_id = block * 100000 + index would collide with one of the next block.
             raise InconsistentResponseError(
-                f"block {number} has a log index of {index}: unique_id has room for 100,000 logs a block"
+                f"block {number} has a log index of {index}: unique_id has room for 100,000 logs per block"
             )
         self.indices[text] = index
         return index
@@ -188,7 +190,7 @@ class _Texts:
     def address(self, text: Any) -> bytes:
         address = data(text, "address", 20)
         if address not in self._watched:
-            raise InconsistentResponseError(f"a log of 0x{address.hex()}, which was not asked for")
+            raise InconsistentResponseError(f"a log of 0x{address.hex()}, which was not requested")
         self.addresses[text] = address
         return address
 
@@ -218,7 +220,7 @@ def _sorted(logs: list[Log]) -> list[Log]:
     logs.sort(key=lambda g: (g.block_number, g.log_index))
     for below, above in pairwise(logs):
         if below[:2] == above[:2]:
-            raise InconsistentResponseError(f"log {above.log_index} of block {above.block_number} came twice")
+            raise InconsistentResponseError(f"duplicate log {above.log_index} in block {above.block_number}")
     return logs
 
 

@@ -31,12 +31,12 @@ def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = Fa
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{name}_FILE: {path}: {error.strerror}", "Check the path and its rights") from error
+        raise ConfigError(f"{name}_FILE: {path}: {error.strerror}", "Check the path and its permissions") from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{name}_FILE: {path}: not UTF-8 text", "Write the value alone into the file") from None
+        raise ConfigError(f"{name}_FILE: {path}: not UTF-8 text", "The file must contain only the value") from None
     value = text.rstrip("\r\n") if blanks else text.strip()
     if not value:
-        raise ConfigError(f"{name}_FILE: {path}: empty", f"Write the value into it, or unset {name}_FILE")
+        raise ConfigError(f"{name}_FILE: {path}: empty", f"Write the value to the file, or unset {name}_FILE")
     return value
 
 

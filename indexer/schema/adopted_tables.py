@@ -111,6 +111,6 @@ async def ensure_unchanged(conn: Connection, taken: Names, before: list[str]) ->
     after = await catalog_snapshot(conn, taken)
     if changed := sorted(set(before) ^ set(after)):
         raise IndexerError(
-            f"a step would change a table that this program did not make: {changed[0]}",
-            "Nothing was changed; this is a fault of this release",
+            f"a step would change a table that this program did not create: {changed[0]}",
+            "Nothing was changed. This is a bug in this release",
         )

@@ -100,8 +100,8 @@ async def build_indexes(conns: Sequence[Connection], on_progress: Callable[[str,
     waiting = await pending(conns[0])
     if waiting and not await conns[0].fetchval(_MINE):
         raise SchemaOlderError(
-            "keys and indexes that an initial load put off are not built yet, and this role does not own the tables",
-            "Run `reya-indexer backfill` once as their owner",
+            "keys and indexes deferred by an initial load are not built yet, and this role does not own the tables",
+            "Run `reya-indexer backfill` once as the owner of the tables",
         )
     # Building a key locks its table in shared mode first and exclusively later: two keys of one table at once would
     # deadlock. So one connection builds all indexes of a table.

@@ -168,14 +168,14 @@ async def _refuse(url: str, conn: Any, *, adopting: bool) -> None:
     """Raise ForeignDatabaseError or SchemaNewerError for a database that this release must not touch."""
     if await classify(conn) == "foreign" and not adopting:
         raise ForeignDatabaseError(
-            f"{redact(url)}: {await foreign_table(conn)} is not a table of this program",
-            "Name an empty database, or the right one, in DATABASE_URL; or see `reya-indexer migrate --adopt --check`",
+            f"{redact(url)}: table {await foreign_table(conn)} does not belong to this program",
+            "Set DATABASE_URL to an empty database, or to the right one; or see `reya-indexer migrate --adopt --check`",
         )
     revision = await current_revision(conn)
     if revision is not None and revision not in known_revisions():
         raise SchemaNewerError(
-            f"{redact(url)}: schema revision {revision} is newer than this release knows",
-            f"Run the newer release; this one knows up to {head_revision()}",
+            f"{redact(url)}: schema revision {revision} is newer than this release supports",
+            f"Run the newer release; this one supports up to {head_revision()}",
         )
 
 
@@ -210,7 +210,8 @@ def _refuse_blocked(url: str, differences: list[SchemaDifference]) -> None:
         first, more = blocking[0], f" and {len(blocking) - 1} more" if len(blocking) > 1 else ""
         raise AdoptionRefusedError(
             f"{redact(url)}: {first.table}: {first.what}{more}",
-            f"Nothing was changed. {first.remedy or 'Change it'}; `reya-indexer migrate --adopt --check` lists all",
+            f"Nothing was changed. {first.remedy or 'Change it'}; `reya-indexer migrate --adopt --check` lists every"
+            " difference",
         )
 
 
@@ -232,7 +233,7 @@ async def adopt_async(url: str, *, dry_run: bool) -> list[SchemaDifference]:
             if dry_run and taken:
                 return await adoption.compare(raw, taken)
             raise IndexerError(
-                f"{redact(url)}: is this program's already", "`reya-indexer migrate` keeps it up to date"
+                f"{redact(url)}: already belongs to this program", "`reya-indexer migrate` keeps it up to date"
             )
         differences, taken = await adoption.compare(raw), await adoption.existing_names(raw)
         if dry_run or any(difference.blocks for difference in differences):
@@ -280,7 +281,7 @@ async def check_async(url: str) -> list[str]:
         revision = await current_revision(raw)
         if revision != head_revision():
             raise SchemaOlderError(
-                f"{redact(url)}: schema revision {revision or 'none'}, this release needs {head_revision()}",
+                f"{redact(url)}: schema revision is {revision or 'none'}, but this release requires {head_revision()}",
                 "Run `reya-indexer migrate`",
             )
         taken = await adopted_tables.names(raw)

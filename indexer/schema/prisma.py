@@ -137,7 +137,7 @@ def _view(table: Table) -> str:
 def _block(keyword: str, table: Table, about: str, lines: Sequence[Line], below: list[str]) -> str:
     repeated = {name for name, _, _ in lines if [line[0] for line in lines].count(name) > 1}
     if repeated:
-        raise ValueError(f"{table.name}: two fields of the name {', '.join(sorted(repeated))}")
+        raise ValueError(f"{table.name}: two fields named {', '.join(sorted(repeated))}")
     if identifier(table.name) != table.name:
         below = [*below, f'@@map("{table.name}")']
     names, types = (max(len(line[part]) for line in lines) for part in (0, 1))

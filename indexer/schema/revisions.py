@@ -65,9 +65,9 @@ async def require_head(conn: Connection) -> None:
         return
     if revision is not None and revision in known_revisions():
         raise SchemaOlderError(
-            f"schema revision {revision}, this release needs {head_revision()}", "Run `reya-indexer migrate`"
+            f"schema revision is {revision}, but this release requires {head_revision()}", "Run `reya-indexer migrate`"
         )
-    raise SchemaNewerError(f"schema revision {revision} is newer than this release knows", "Run the newer release")
+    raise SchemaNewerError(f"schema revision {revision} is newer than this release supports", "Run the newer release")
 
 
 async def revision_of(url: str) -> str | None:

@@ -110,15 +110,18 @@ async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) ->
     await conn.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
     if await classify(conn) == "foreign":
         raise ForeignDatabaseError(
-            f"{await foreign_table(conn)} is not a table of this program", "Run `reya-indexer migrate --adopt` first"
+            f"table {await foreign_table(conn)} does not belong to this program",
+            "Run `reya-indexer migrate --adopt` first",
         )
     others = await existing_roles(conn)
     if others not in (None, roles):
-        raise IndexerError(f"the roles of this database are {', '.join(others or ())}", "Give their --prefix")
+        raise IndexerError(
+            f"the roles of this database are {', '.join(others or ())}", "Pass their prefix with --prefix"
+        )
     if more := await conn.fetch(_MORE, roles.owner, [roles.writer, roles.reader]):
         raise IndexerError(
-            f"role {more[0]['role']} is there already and {more[0]['what']}",
-            "Take that from it, or give another --prefix",
+            f"role {more[0]['role']} already exists and {more[0]['what']}",
+            "Take that privilege from it, or use another --prefix",
         )
     statements = [*await _role_statements(conn, roles, verifiers), *await _schemas(conn, roles)]
     statements += await _owned(conn, roles)
@@ -269,7 +272,7 @@ def verifier(password: str, salt: bytes | None = None) -> str:
     Raises IndexerError unless it is printable ASCII: clients may encode other characters differently.
     """
     if not password or not password.isascii() or not password.isprintable():
-        raise IndexerError("a password is empty or has other characters than printable ASCII", "Choose another one")
+        raise IndexerError("a password is empty or has characters other than printable ASCII", "Choose another one")
     salt, rounds = salt or os.urandom(16), 4096
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
     client = hmac.digest(salted, b"Client Key", "sha256")

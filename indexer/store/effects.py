@@ -92,7 +92,7 @@ async def require(conn: Connection, table: str, verb: str, done: int, expected: 
     cause = ", ".join(f"{h.kind} {h.name}".strip() for h in active) or "a trigger or row level security"
     remedy = "; ".join(h.remedy for h in active) or "See what else changes this table"
     raise WriteInterceptedError(
-        f"{verb} {done} of {expected} rows of {plain}: the others were withheld by {cause}. Nothing was committed",
+        f"{verb} {done} of {expected} rows of {plain}: the others were blocked by {cause}. Nothing was committed",
         f"{remedy}. `reya-indexer doctor` lists every such table",
     )
 

@@ -41,7 +41,9 @@ async def pin_block(conn: Connection) -> EnrichmentRun:
         " JOIN indexer.block b ON b.number = c.rollback_floor, indexer.epoch e WHERE c.number >= c.rollback_floor"
     )
     if row is None:
-        raise RefusedError("no projected block is final yet", "Let `run` or `backfill` reach the finalized block first")
+        raise RefusedError(
+            "no projected block is final yet", "Wait until `run` or `backfill` has reached the finalized block"
+        )
     return EnrichmentRun(row["number"], row["hash"], row["timestamp"], row["value"], resumed=False)
 
 
@@ -109,12 +111,12 @@ async def save(
             return await _save(conn, table, key, values, run)
     except errors.EpochChangedError as error:
         raise RefusedError(
-            "blocks were rolled back or healed meanwhile", "The same command goes on from there"
+            "blocks were rolled back or healed in the meantime", "Run the same command again to continue"
         ) from error
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-        raise UnstorableAnswerError(f"cannot be kept: {error}") from error
+        raise UnstorableAnswerError(f"cannot be stored: {error}") from error
     except asyncpg.SyntaxOrAccessError as error:
-        remedy = "Run it as the owner (`db roles`); of an adopted table `migrate --adopt --check` tells what differs"
+        remedy = "Run it as the owner (`db roles`); for an adopted table, `migrate --adopt --check` shows what differs"
         raise RefusedError(f"{table}: {error}", remedy) from error
 
 

@@ -118,7 +118,7 @@ def check_binding(bound: DeploymentBinding, name: str, chain_id: int) -> None:
     if (bound.name, bound.chain_id) != (name, chain_id):
         raise WrongDeploymentError(
             f"this database belongs to {bound.name} (chain {bound.chain_id}), not to {name} (chain {chain_id})",
-            "One database serves one deployment: name another database in DATABASE_URL, or the right --chain",
+            "Each database serves one deployment: set DATABASE_URL to another database, or use the right --chain",
         )
 
 

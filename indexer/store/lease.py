@@ -143,7 +143,7 @@ async def exclusive_lease(conn: Connection, holder: str) -> AsyncIterator[int]:
     """
     other = await request(conn, holder)
     if other is not None:
-        raise RefusedError(f"{other} is at work on this database", "Wait until it has ended")
+        raise RefusedError(f"{other} is running on this database", "Wait until it finishes")
     token = None
     try:
         deadline = time.monotonic() + REQUEST_TIMEOUT_S

@@ -166,7 +166,7 @@ async def _stored_logs(
         if strict:
             raise StoreDamagedError(
                 f"block {orphan} has logs but no row of its own in the database",
-                f"`reya-indexer reorg verify --from {orphan} --to {orphan} --heal` reads it again",
+                f"`reya-indexer reorg verify --from {orphan} --to {orphan} --heal` reads the block again",
             )
         hashes[orphan], seconds[orphan] = b"", 0
     logs = [

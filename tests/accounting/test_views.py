@@ -242,8 +242,8 @@ async def test_what_cannot_be_asked_or_kept_is_told_and_all_else_is_read(
     node.drift = {"name": lambda _: ["a\0b"], "getPoolMarginBalance": out_of_gas}
     done = await enrich(history, monkeypatch)
     tier, fees, *pools = sorted(done["unanswered"], key=lambda line: ("pool" in line, "fee_tier" not in line))
-    assert 'fee_tier_parameters {"tier_id":-1}: getFeeTierParameters: cannot be asked' in tier
-    assert 'global_fee_parameters {"id":1}: cannot be kept: ' in fees and "small" in fees
+    assert 'fee_tier_parameters {"tier_id":-1}: getFeeTierParameters: cannot be called' in tier
+    assert 'global_fee_parameters {"id":1}: cannot be stored: ' in fees and "small" in fees
     assert all("out of gas" in line for line in pools)
     assert done["left"] == 0 and {"market_configuration", "fee_tier_parameters", "token"} <= set(done["written"])
     async with connection(history.url) as conn:
@@ -276,7 +276,7 @@ async def test_nothing_is_kept_of_a_block_that_may_have_been_taken_back(
     async with connection(history.url) as conn:
         run = await enrichment.pin_block(conn)
         await conn.execute("UPDATE indexer.epoch SET value = value + 1")
-        with pytest.raises(RefusedError, match=r"healed meanwhile.*same command"):
+        with pytest.raises(RefusedError, match=r"healed in the meantime.*same command"):
             await enrichment.save(conn, "fee_tier_parameters", {"tier_id": 1}, {"taker_fee": 1}, run)
     assert not any((await public_rows(history)).values())
     assert (await enrich(history, monkeypatch, "tiers", "owners"))["written"]

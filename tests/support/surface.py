@@ -86,7 +86,7 @@ def toml_keys() -> dict[str, list[str]]:
             try:
                 config.load(str(path))
             except ConfigError as error:
-                listed = re.search(r"unknown key\. Known here: (.*)", str(error))
+                listed = re.search(r"unknown key\. Known keys: (.*)", str(error))
                 assert listed, error
                 known[table or "(top)"] = listed[1].split(", ")
     return known

@@ -254,7 +254,7 @@ def test_what_cannot_be_worked_with_is_refused_with_its_own_code_and_nothing_is_
     asyncio.run(made_by_others(url, BLOCKING[0][0], BLOCKING[2][0]))
     before = asyncio.run(everything(url))
     for arguments in (["--adopt"], ["--adopt", "--check"], ["--adopt", "--json"]):
-        with pytest.raises(AdoptionRefusedError, match="2 differences block") as caught:
+        with pytest.raises(AdoptionRefusedError, match="2 blocking differences") as caught:
             run(url, monkeypatch, *arguments)
         assert caught.value.exit_code == 23
         assert '"me_nonce"' in caught.value.__notes__[0].replace('\\"', '"')

@@ -242,7 +242,7 @@ def test_verify_with_a_second_endpoint_and_ctrl_c(fresh_database: Databases) -> 
         finally:
             over.set()
             process.kill()
-        assert "the same command goes on" in said and process.returncode == 130
+        assert "run the same command again" in said and process.returncode == 130
         second.on_request = None
         done = invoke(stage, "verify", *PROVING, *flags)
         assert done["blocks"] == 101 and done["attested"]["proven"]["up_to"] == 100

@@ -327,7 +327,7 @@ async def test_ctrl_c_leaves_a_clean_state_and_no_process(
         ours = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
         assert ended(process, log.read_text) == 130, log.read_text()
-        assert "the same command goes on" in log.read_text()
+        assert "run the same command again" in log.read_text()
         assert not [pid for pid in ours if Path(f"/proc/{pid}").exists()]
     assert chain.backfill(url, "--from-block", "0")["projected"] == BLOCKS
     await chain.equals_truth(url)

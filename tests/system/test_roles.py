@@ -154,12 +154,12 @@ def test_a_role_that_may_do_more_is_refused(
             await conn.execute(statement)
 
     asyncio.run(execute(f"CREATE ROLE {prefix}_writer SUPERUSER"))
-    with pytest.raises(IndexerError, match=r"_writer is there already and is a superuser.*--prefix"):
+    with pytest.raises(IndexerError, match=r"_writer already exists and is a superuser.*--prefix"):
         command(url, "--prefix", prefix)
     asyncio.run(execute(f"ALTER ROLE {prefix}_writer NOSUPERUSER"))
     assert command(url, "--prefix", prefix).exit_code == 0
     asyncio.run(execute(f"GRANT {prefix}_owner TO {prefix}_reader"))
-    with pytest.raises(IndexerError, match=f"_reader is there already and is a member of {prefix}_owner"):
+    with pytest.raises(IndexerError, match=f"_reader already exists and is a member of {prefix}_owner"):
         command(url, "--prefix", prefix)
 
 
@@ -386,7 +386,7 @@ async def test_the_writer_keeps_indexes_and_says_who_can_build_those_put_off(act
         assert await deferred_indexes.drop_indexes(conn, await lease.acquire(conn, "writer") or 0) == 0
         await conn.execute("UPDATE indexer.lease SET holder = NULL")
         assert await deferred_indexes.drop_indexes(owner, await lease.acquire(owner, "owner") or 0) > 10
-        with pytest.raises(SchemaOlderError, match="once as their owner"):
+        with pytest.raises(SchemaOlderError, match="once as the owner of the tables"):
             await deferred_indexes.build_indexes([conn], lambda *_: None)
         await deferred_indexes.build_indexes([owner], lambda *_: None)
         await deferred_indexes.build_indexes([conn], lambda *_: None)

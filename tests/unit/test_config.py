@@ -105,7 +105,7 @@ def test_two_contracts_of_one_address_and_event_are_refused(tmp_path: Path) -> N
 
 def test_an_abi_without_events_and_broken_toml_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text(json.dumps([{"type": "function", "name": "f", "inputs": []}]))
-    with pytest.raises(ConfigError, match="holds no event"):
+    with pytest.raises(ConfigError, match="contains no event"):
         load(write(tmp_path, GOOD.replace('["erc20"]', '["empty"]')))
     with pytest.raises(ConfigError, match="not valid TOML"):
         load(write(tmp_path, "name = "))

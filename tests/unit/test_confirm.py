@@ -47,7 +47,7 @@ def test_a_log_that_names_another_hash_than_its_header_is_inconsistent(number: i
 
 @pytest.mark.parametrize("said", [None, 1015])
 def test_a_block_with_logs_needs_a_confirmed_time_whatever_its_logs_say(said: int | None) -> None:
-    with pytest.raises(InconsistentResponseError, match="no time is known for block 15"):
+    with pytest.raises(InconsistentResponseError, match="no timestamp is known for block 15"):
         confirm_final_range(10, 20, WATCHED, [log(15, time=said)], [header(10), header(20)], None)
 
 

@@ -96,7 +96,7 @@ def test_what_prisma_cannot_read_is_refused_or_left_out() -> None:
     assert model(Column("id", Text)) == ""  # without a key
     with pytest.raises(TypeError, match="no Prisma type"):
         model(Column("id", Text, primary_key=True), Column("span", Interval))
-    with pytest.raises(ValueError, match="two fields of the name a_b"):
+    with pytest.raises(ValueError, match="two fields named a_b"):
         model(Column("a-b", Text, primary_key=True), Column("a b", Text))
 
 

@@ -48,7 +48,7 @@ def test_a_pause_does_not_save_up_a_burst() -> None:
 
 @pytest.mark.parametrize("rps", [0, -1, float("nan")])
 def test_a_cap_is_positive(rps: float) -> None:
-    with pytest.raises(ValueError, match="requests a second"):
+    with pytest.raises(ValueError, match="requests per second"):
         TokenBucket(rps)
 
 

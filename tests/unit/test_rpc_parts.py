@@ -164,12 +164,12 @@ def test_receipts_give_the_watched_logs_in_order() -> None:
     [
         (lambda a: [], "no receipts"),
         (lambda a: {"logs": []}, "no receipts"),
-        (lambda a: [*a, a[0]], "transaction 0 of block 1 came twice"),
-        (lambda a: a[0].update(blockHash="0x" + "00" * 32), "another block"),
+        (lambda a: [*a, a[0]], "duplicate receipt for transaction 0 of block 1"),
+        (lambda a: a[0].update(blockHash="0x" + "00" * 32), "different block"),
         (lambda a: a[0]["logs"][0].update(blockHash="0x" + "00" * 32), "two hashes"),
         (lambda a: a[0]["logs"][0].update(blockNumber="0x2"), "a log of block 2"),
         (lambda a: a[0]["logs"][0].update(transactionIndex="0x1"), "another transaction"),
-        (lambda a: a[0]["logs"][0].update(logIndex="0x9"), "came twice"),
+        (lambda a: a[0]["logs"][0].update(logIndex="0x9"), "duplicate log"),
         (lambda a: a[0]["logs"][0].update(removed=True), "removed"),
     ],
 )

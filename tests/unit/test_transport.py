@@ -293,7 +293,7 @@ def with_the_first_twice(answer: Any) -> Any:
     ("mangle", "kind", "said"),
     [
         (without_the_second, TransientRpcError, "1 of 3 answers are missing"),
-        (with_the_first_twice, InconsistentResponseError, "twice"),
+        (with_the_first_twice, InconsistentResponseError, "duplicate"),
     ],
 )
 async def test_a_batch_with_an_answer_too_few_or_too_many_is_tried_again_then_named(
@@ -354,7 +354,7 @@ async def test_an_unknown_refusal_of_logs_stays_a_refusal() -> None:
     ("logs", "said"),
     [
         ([{**log_of(5), "removed": True}], "removed"),
-        ([log_of(5), log_of(5)], "twice"),
+        ([log_of(5), log_of(5)], "duplicate"),
         ([log_of(5), log_of(5, 1, fork="b")], "two hashes"),
     ],
 )

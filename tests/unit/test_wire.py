@@ -106,10 +106,10 @@ def test_a_time_of_a_log_that_cannot_be_read_is_as_good_as_none(stamp: Any) -> N
     ("answer", "said"),
     [
         ([{**log_of(5), "removed": True}], "removed"),
-        ([log_of(5), log_of(5)], "came twice"),
+        ([log_of(5), log_of(5)], "duplicate log"),
         ([log_of(5), log_of(5, 1, fork="b")], "two hashes for block 5"),
-        ([log_of(11)], "in an answer about 0 to 10"),
-        ([log_of(5, address="0x" + "b2" * 20)], "not asked for"),
+        ([log_of(11)], "in an answer for blocks 0 to 10"),
+        ([log_of(5, address="0x" + "b2" * 20)], "not requested"),
         ([{**log_of(5), "blockHash": None}], "pending"),
         ([{**log_of(5), "blockNumber": None}], "pending"),
         ([{**log_of(5), "blockHash": None, "blockNumber": None}], "pending"),

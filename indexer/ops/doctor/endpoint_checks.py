@@ -75,7 +75,7 @@ class EndpointDoctor:
             return False
         if chain != self.deployment.chain_id:
             detail = f"serves chain {chain}, the deployment {self.deployment.name} is chain {self.deployment.chain_id}"
-            self.found.fix("chain id", detail, "Give an endpoint of that chain, or another --chain")
+            self.found.fix("chain id", detail, "Use an endpoint of the deployment's chain, or another --chain")
             return False
         self.found.good("chain id", str(chain))
         return True
