@@ -1,8 +1,9 @@
 """Fork detection: a head compared with what is stored, and the search for the fork point.
 
-Pure: `compare_head` tells a fork from a lagging node by hash. `ForkSearch` names the blocks to compare and is given their hashes. Blocks are chained by their parents, so the lower stored
-blocks are common and the higher ones are not: the search gallops down from the top, then splits the interval. The
-blocks of one round fit into one batch; a fork one block deep takes one round, a window of 20,000 blocks four.
+Pure: `compare_head` tells a fork from a lagging node by hash. `ForkSearch` names the blocks to compare and is given
+their hashes. Blocks are chained by their parents, so the lower stored blocks are common and the higher ones are not:
+the search gallops down from the top, then splits the interval. The blocks of one round fit into one batch; a fork one
+block deep takes one round, a window of 20,000 blocks four.
 """
 
 from __future__ import annotations
