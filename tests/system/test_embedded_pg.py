@@ -445,7 +445,7 @@ def test_installations_that_do_not_serve_are_refused(folder: Path, monkeypatch: 
             EmbeddedServer(folder / "data", pg_bin).start()
         assert all(word in str(caught.value) for word in words), str(caught.value)
 
-    refused(folder / "nowhere", "no postgres", "--pg-bin")
+    refused(folder / "nowhere", "does not contain postgres", "--pg-bin")
     for answer, words in {"postgres (PostgreSQL) 13.9": ("13.9", "14 or newer"), "nonsense": ("nonsense",)}.items():
         for program in ("postgres", "initdb"):
             (folder / program).write_text(f"#!/bin/sh\necho '{answer}'\n")
