@@ -78,8 +78,12 @@ class Tab:
 
         async def value() -> Any:
             nonlocal says
-            says = await self.value("document.body.innerText")
-            return await self.value(expression)
+            try:
+                says = await self.value("document.body.innerText")
+                return await self.value(expression)
+            except AssertionError as error:  # a page that is still loading has no body, and none of its elements
+                says = str(error)
+                return None
 
         return await eventually(value, lambda: f"{expression}; the page says {says}")
 
