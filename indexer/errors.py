@@ -31,14 +31,14 @@ IndexerError
  │   ├─ BatchUnsupportedError         the endpoint takes single calls only
  │   ├─ StateUnavailableError     32  `eth_call` at a block whose state the endpoint does not keep
  │   └─ RpcCallError                  any other JSON-RPC error: code and message
- ├─ ParentMismatchError               a block range does not join the stored block before it
- ├─ StoredHashMismatchError           a block is stored with another hash
+ ├─ BlockMismatchError                a block does not fit what is stored
+ │   ├─ ParentMismatchError           a block range does not join the stored block before it
+ │   └─ StoredHashMismatchError       a block is stored with another hash
  ├─ EpochChangedError                 a reorg was handled since this step was planned
  ├─ UnstorableAnswerError             a contract's answer does not fit its row
  └─ ViewUnansweredError               a contract does not answer a view call
 
-Control flow, caught before it ends a command: StepStalledError, NoSecondEndpointError, DecodeMismatchError,
-UnsupportedTypeError.
+The four classes at the end are control flow: each is caught before it ends a command.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ class ExitCode(IntEnum):
 
     def __new__(cls, code: int, meaning: str) -> ExitCode:
         member = int.__new__(cls, code)
-        member._value_ = code
-        member.meaning = meaning
+        member._value_, member.meaning = code, meaning
         return member
 
     DONE = 0, "done"
@@ -322,30 +321,29 @@ class RpcCallError(RpcError):
         self.code = code
 
 
-class ParentMismatchError(IndexerError):
-    """A block range does not join the stored block before it: a reorg, or a lying node. Nothing is concluded."""
+class BlockMismatchError(IndexerError):
+    """Base of errors about block `number`: a reorg, or a lying node. `problem` has room for it and the one before."""
 
-    label = "SeamBroken"
+    problem: ClassVar[str]
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"block {number} does not follow the stored block {number - 1}")
+        super().__init__(self.problem.format(number, number - 1))
         self.number = number
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
         return type(self), (self.number,)  # it crosses from worker processes
 
 
-class StoredHashMismatchError(IndexerError):
-    """A block is stored with another hash than the one to be written: a reorg, or a lying node. Nothing was written."""
+class ParentMismatchError(BlockMismatchError):
+    """A block range does not join the stored block before it. Nothing is concluded."""
 
-    label = "HashConflict"
+    label, problem = "SeamBroken", "block {} does not follow the stored block {}"
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"block {number} is stored with another hash")
-        self.number = number
 
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.number,)  # it crosses from worker processes
+class StoredHashMismatchError(BlockMismatchError):
+    """A block is stored with another hash than the one to be written. Nothing was written."""
+
+    label, problem = "HashConflict", "block {} is stored with another hash"
 
 
 class EpochChangedError(IndexerError):
@@ -371,6 +369,8 @@ class ViewUnansweredError(IndexerError):
 
 class StepStalledError(Exception):
     """The watchdog ended a step, to be begun again."""
+
+    label = "Stalled"
 
 
 class NoSecondEndpointError(Exception):
