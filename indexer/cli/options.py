@@ -51,3 +51,9 @@ pg_bin_option = click.option(
     show_envvar=True,
     help="bin directory of a PostgreSQL 14 or newer to use instead of the bundled one.",
 )
+first_option = click.option(
+    "--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="First block. Default: the origin."
+)
+last_option = click.option(
+    "--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Last block. Default: the finalized block."
+)

@@ -17,7 +17,16 @@ from rich.table import Table
 from indexer import config
 from indexer.attest.compare import ComparedRange, compare_stored, ranges
 from indexer.attest.compare import as_json as shown_difference
-from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
+from indexer.cli.options import (
+    chain_option,
+    data_dir_option,
+    first_option,
+    json_option,
+    last_option,
+    log_format_option,
+    pg_bin_option,
+    rpc_option,
+)
 from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, errors_as_json, open_pool, open_url, rpc_endpoints
 from indexer.errors import ExitCode
@@ -195,12 +204,8 @@ def recover_command(
     "  reya-indexer reorg verify --heal --json",
 )
 @chain_option
-@click.option(
-    "--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="First block. Default: the origin."
-)
-@click.option(
-    "--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Last block. Default: the finalized block."
-)
+@first_option
+@last_option
 @click.option(
     "--heal", is_flag=True, help="Read the differing blocks again, and correct every row that depends on them."
 )

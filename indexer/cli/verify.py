@@ -21,7 +21,16 @@ from indexer import config
 from indexer.attest.attestor import Attester, AttestResult
 from indexer.attest.backlog import Backlog
 from indexer.attest.estimate import estimate
-from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
+from indexer.cli.options import (
+    chain_option,
+    data_dir_option,
+    first_option,
+    json_option,
+    last_option,
+    log_format_option,
+    pg_bin_option,
+    rpc_option,
+)
 from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, errors_as_json, open_pool, open_url, rpc_endpoints, run_until_signal
 from indexer.config import Deployment
@@ -69,12 +78,8 @@ class VerifyOptions:
     "  reya-indexer verify --grade proven --attest-rps 50 --yes --json",
 )
 @chain_option
-@click.option(
-    "--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="First block. Default: the origin."
-)
-@click.option(
-    "--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Last block. Default: the finalized block."
-)
+@first_option
+@last_option
 @click.option("--grade", type=click.Choice(["cross-checked", "proven"]), default="cross-checked", show_default=True,
               help="Attest by a second endpoint, or by headers and receipts.")  # fmt: skip
 @click.option("--heal/--no-heal", default=True, show_default=True, help="Correct logs that are proven wrong.")

@@ -211,6 +211,11 @@ async def copy(
             yield rows[start : start + COPY_BYTES]
 
     status = await conn.copy_to_table(table, source=pieces(), columns=list(columns), schema_name=schema, format=written)
+    return row_count(status)
+
+
+def row_count(status: str) -> int:
+    """Return the number of rows in a command tag such as "DELETE 27", "INSERT 0 3" or "COPY 5"."""
     return int(status.rsplit(" ", 1)[1])
 
 

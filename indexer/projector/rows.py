@@ -17,7 +17,7 @@ import asyncpg
 
 from indexer.chain.types import BlockRef
 from indexer.db.catalog import COLUMNS, KEYS, schema_and_name, sql_name, table_kind
-from indexer.db.connection import Connection, copy
+from indexer.db.connection import Connection, copy, row_count
 from indexer.db.copy_format import rowset_sql, sql_type
 from indexer.errors import StoreDamagedError
 from indexer.projections.events import Event, Key, Row, StateKey
@@ -190,7 +190,7 @@ async def write_rows(conn: Connection, output: PreparedRows) -> dict[str, int]:
             output.images[1],
         )
         # A rollback restores what it finds here and cannot know of an image that was withheld.
-        await effects.require(conn, "indexer.before_image", "inserted", effects.counted(status), output.images[0])
+        await effects.require(conn, "indexer.before_image", "inserted", row_count(status), output.images[0])
     if output.incidents:
         await record(conn, output.incidents)
     return counts
@@ -216,7 +216,7 @@ async def set_checkpoint(
         " reprojecting_to = CASE WHEN reprojecting_to > $1 THEN reprojecting_to END",
         end.number, end.hash, end.timestamp, origin, digest, floor, safe,
     )  # fmt: skip
-    await effects.require(conn, "indexer.checkpoint", "updated", effects.counted(status), 1)
+    await effects.require(conn, "indexer.checkpoint", "updated", row_count(status), 1)
 
 
 async def log_commit(conn: Connection, kind: str, first: int, last: int, rows: int) -> None:
@@ -281,8 +281,8 @@ async def upsert(conn: Connection, table: str, count: int, source: str, *args: o
         *args,
     )
     if rest:  # A row that is nothing but its key stays as it is, and is not counted.
-        await effects.require(conn, table, "upserted", effects.counted(status), count)
-    return effects.counted(status)
+        await effects.require(conn, table, "upserted", row_count(status), count)
+    return row_count(status)
 
 
 def _grouped(incidents: Iterable[Incident]) -> list[Row]:

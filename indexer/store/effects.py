@@ -67,11 +67,6 @@ async def hindrances(conn: Connection, tables: Sequence[str] | None = None) -> l
     return result + [Hindrance(place, "row security", "", on) for place, on in await conn.fetch(_SECURED, tables)]
 
 
-def counted(status: str) -> int:
-    """Return the number of rows in a command tag such as "DELETE 27", "INSERT 0 3" or "COPY 5"."""
-    return int(status.rsplit(" ", 1)[1])
-
-
 async def require(conn: Connection, table: str, verb: str, done: int, expected: int) -> None:
     """Raise unless a statement changed exactly the expected number of rows.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from indexer.chain.batch import LogBatch
-from indexer.db.connection import Connection
+from indexer.db.connection import Connection, row_count
 from indexer.errors import InconsistentResponseError
 from indexer.store import effects, lease, raw_logs
 from indexer.store.raw_logs import LOG_COLUMNS
@@ -101,6 +101,6 @@ async def promote_blocks(conn: Connection, numbers: Sequence[int]) -> int:
 
 async def _move(conn: Connection, table: str, query: str, count: int, *args: object) -> int:
     """Copy `count` staged rows into their table. Raises WriteInterceptedError when the table takes fewer."""
-    done = effects.counted(await conn.execute(f"INSERT INTO indexer.{table} {query}", *args))
+    done = row_count(await conn.execute(f"INSERT INTO indexer.{table} {query}", *args))
     await effects.require(conn, f"indexer.{table}", "inserted", done, count)
     return done
