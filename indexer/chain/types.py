@@ -15,6 +15,10 @@ class Header(NamedTuple):
     timestamp: int
     logs_bloom: bytes = b""
 
+    def ref(self) -> BlockRef:
+        """Return what identifies the block."""
+        return BlockRef(self.number, self.hash, self.timestamp)
+
 
 class Log(NamedTuple):
     """One log. Its identity is (block_number, log_index); `block_hash` validates it.

@@ -180,7 +180,7 @@ class Runner:
         for number in (final,) if final < latest else (deep, final):
             header = await self.pool.with_failover(partial(ask, number=number))
             if header is not None:
-                return BlockRef(header.number, header.hash, header.timestamp)
+                return header.ref()
         raise EndpointUnreachableError(f"{view.endpoint} has no block {final}", "Use a node that serves history")
 
     async def _check_bound_block(self, bound: DeploymentBinding) -> None:

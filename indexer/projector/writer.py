@@ -102,7 +102,7 @@ class Writer:
             hit("ingest.stored")
             if projected and token is not None:
                 header = batch.blocks[-1]
-                end = BlockRef(header.number, header.hash, header.timestamp)
+                end = header.ref()
                 events = events_of(self.registry, batch.logs, batch.times)
                 rows = await self._project(conn, state, batch.first, end, events, finalized)
                 await lease.lock_and_renew(conn, token)  # The lease counts from the commit, however long it took.

@@ -48,7 +48,7 @@ async def claim(reader: Reader, conn: Connection, state: IndexState, final: Fina
 
 async def _claim(reader: Reader, conn: Connection, state: IndexState) -> ForkClaim:
     latest = (await reader.heads()).latest
-    head, tip, floor = BlockRef(latest.number, latest.hash, latest.timestamp), state.tip, state.floor
+    head, tip, floor = latest.ref(), state.tip, state.floor
     assert tip is not None
     start = min(tip.number, head.number)
     # Never below the origin: a fork point there would pull in blocks that nobody requested.
@@ -152,7 +152,7 @@ async def _below(reader: Reader, state: IndexState, head: BlockRef, lowest: Bloc
     if state.floor < lowest.number and lowest.number > 0 and state.binding.number < lowest.number:
         before = await reader.header(lowest.number - 1)
         if before is not None:
-            return ForkClaim(reader.name, ClaimKind.FORK, BlockRef(before.number, before.hash, before.timestamp), head)
+            return ForkClaim(reader.name, ClaimKind.FORK, before.ref(), head)
     return ForkClaim(reader.name, ClaimKind.DEEP, None, head)
 
 

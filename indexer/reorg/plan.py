@@ -65,7 +65,7 @@ async def collect_reports(pool: Pool, conn: Connection, state: IndexState) -> tu
 
     async def ask(reader: Reader) -> EndpointReport:
         latest = (await reader.heads()).latest
-        head = BlockRef(latest.number, latest.hash, latest.timestamp)
+        head = latest.ref()
         return EndpointReport(reader.name, head, await _fork_point(reader, conn, state, head))
 
     answers = await pool.ask_all(ask)
@@ -159,7 +159,7 @@ async def _block_to_keep(pool: Pool, state: IndexState, chosen: EndpointReport, 
             "Index into a new database instead",
         )
     (header,) = await pool.with_failover(lambda reader: reader.headers([number]), prefer=chosen.endpoint)
-    return BlockRef(header.number, header.hash, header.timestamp)
+    return header.ref()
 
 
 def _base(deployment: Deployment, state: IndexState, keep: BlockRef) -> bytes:

@@ -234,7 +234,7 @@ class Recovery:
         await staging.add(self.conn, batch, token)
         below, tip = batch.blocks[0], batch.blocks[-1]
         fork = BlockRef(below.number - 1, below.parent_hash, below.timestamp)
-        new = BlockRef(tip.number, tip.hash, tip.timestamp)
+        new = tip.ref()
         old = await stored_hash(self.conn, tip.number)
         return Reorg(fork, new._replace(hash=old or new.hash), new, batch.addresses, batch.sources[0].endpoint, cause)
 
@@ -246,7 +246,7 @@ class Recovery:
                 if first
                 else (await reader.headers([0]))[0]._replace(number=-1, hash=b"\0" * 32)
             )
-            fork = BlockRef(before.number, before.hash, before.timestamp)
+            fork = before.ref()
             await staging.clear(self.conn, token)
             stage_batch = functools.partial(staging.add, self.conn, token=token)
             tip = await read_replacement(reader, fork, contract_range.last, contract_range.addresses, stage_batch)

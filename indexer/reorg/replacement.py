@@ -53,7 +53,7 @@ async def read_replacement(
             continue
         await on_batch(batch)
         end = batch.blocks[-1]
-        tip = BlockRef(end.number, end.hash, end.timestamp)
+        tip = end.ref()
     return tip
 
 
