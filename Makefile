@@ -11,7 +11,7 @@ run: install     ## index a live local chain end to end and compare every row wi
 	@$(BIN)/python -m tests.demo $(RUN)
 lint: install    ## ruff, import contracts, spelling, and whether the generated files are up to date
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
-	@$(BIN)/lint-imports --no-cache >.lint-imports.log || { cat .lint-imports.log; exit 1; }; rm -f .lint-imports.log
+	@out=$$($(BIN)/lint-imports --no-cache) || { echo "$$out"; exit 1; }
 	@$(BIN)/codespell
 	@$(BIN)/python -m docs.generate --check
 types: install   ## mypy, strict

@@ -55,8 +55,7 @@ the last known values when the database does not answer; `reya_indexer_status_ag
 
 
 def metrics_page() -> str:
-    _, first, rest = metric_catalog.markdown().partition("## ")
-    return NOTE + METRICS_HEAD + first + rest
+    return NOTE + METRICS_HEAD + metric_catalog.markdown()
 
 
 COLUMNS_HEAD = """# Columns

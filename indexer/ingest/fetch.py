@@ -27,7 +27,8 @@ log = structlog.get_logger()
 NO_TIME_FIELDS: TimeFields = MappingProxyType({})
 CHAINED_BLOCKS = 200  # per log batch above finalized: every header is read, so answers must stay small
 PROBES = 4  # blocks per range whose times come from events alone and are compared with their headers
-# Between looks at a block whose bloom announces logs that did not come (s); about two seconds in all.
+# Between looks at a block whose bloom announces logs that did not come, or for a final block that is not there (s);
+# about two seconds in all.
 _RETRY_PAUSES_S = (0.1, 0.2, 0.4, 0.6, 0.8)
 
 
@@ -115,13 +116,14 @@ async def fetch_final(
     """
     ends = sorted({first, last})
     logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, ends, final)
-    if final.number >= 0 and final.final_up_to(witness) < last:
+    up_to = final.final_up_to(witness)
+    if final.number >= 0 and up_to < last:
         raise NotFinalError(f"blocks {first} to {last} do not connect to the final block {final.number}", reader.name)
     known = {h.number: h for h in headers}
     lacking = sorted({g.block_number for g in logs} - known.keys())
     confirmed, more = await _confirmed_times(reader, lacking, logs, time_fields, known) if lacking else ({}, [])
     batch = confirm_final_range(first, last, addresses, logs, [*headers, *more], before, confirmed)
-    return replace(batch, final=final.final_up_to(witness))
+    return replace(batch, final=up_to)
 
 
 async def _confirmed_times(

@@ -15,7 +15,7 @@ import random
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -164,12 +164,8 @@ def rows(deployment: Deployment, logs: list[Log]) -> dict[str, list[Any]]:
             _state_rows(found, "", name, key, ledger.state[name, key])
         for (number, (name, key)), kept in sorted(ledger.before.items(), key=repr):
             _state_rows(found, f"before {number}", name, key, kept)
-        found["indexer.incident"] += [list(vars_of(incident)) for incident in ledger.incidents]
+        found["indexer.incident"] += [list(astuple(incident)) for incident in ledger.incidents]
     return dict(found)
-
-
-def vars_of(incident: Any) -> Iterator[Any]:
-    return (getattr(incident, name) for name in ("kind", "subject", "detail", "block_number"))
 
 
 def _state_rows(found: dict[str, list[Any]], when: str, name: str, key: Any, kept: StateRow) -> None:

@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,9 @@ def tables() -> dict[str, list[str]]:
     return dict(sorted(described.items()))
 
 
-def sources() -> Iterator[ast.Module]:
-    for path in sorted((ROOT / "indexer").rglob("*.py")):
-        yield ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def sources() -> tuple[ast.Module, ...]:
+    return tuple(ast.parse(p.read_text(encoding="utf-8")) for p in sorted((ROOT / "indexer").rglob("*.py")))
 
 
 def log_events() -> list[str]:

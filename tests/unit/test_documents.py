@@ -12,7 +12,7 @@ import click
 import pytest
 
 from docs.generate import differing
-from indexer.cli.main import cli
+from tests.support import surface
 
 ROOT = Path(__file__).parents[2]
 WITH_PAGES = [".", *(f"{folder}/**" for folder in ("docs", "migrations", "benchmarks"))]
@@ -49,15 +49,9 @@ def links(page: Path) -> Iterator[tuple[Path, str]]:
             yield (page.parent / path).resolve() if path else page, anchor
 
 
-def commands(group: click.Group = cli, path: str = "reya-indexer") -> Iterator[tuple[str, click.Command]]:
+def commands() -> Iterator[tuple[str, click.Command]]:
     """Each command and subcommand, by what one types."""
-    context = click.Context(group, **cli.context_settings)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        yield f"{path} {name}", command
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{path} {name}")
+    return ((name, command) for name, command, _ in surface.commands() if " " in name)
 
 
 def test_the_readme_is_short() -> None:

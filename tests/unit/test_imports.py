@@ -13,7 +13,7 @@ PURE = [
     "indexer.chain", "indexer.projections", "indexer.ingest.confirm", "indexer.follow.state_machine",
     "indexer.follow.stall_detector", "indexer.runtime.progress", "indexer.rpc.error_classifier",
     "indexer.rpc.error_hints", "indexer.rpc.adaptive_size", "indexer.rpc.rate_limit", "indexer.rpc.receipts",
-    "indexer.rpc.wire", "indexer.rpc.health", "indexer.db.copy_format", "indexer.db.copy_format",
+    "indexer.rpc.wire", "indexer.rpc.health", "indexer.db.copy_format",
     "indexer.attest.log_set", "indexer.projector.impact", "indexer.check.position_replay",
 ]  # fmt: skip
 # indexer.decode.registry reads the shipped ABI files; the rest of what it does is pure.
