@@ -42,12 +42,16 @@ class Attest:
     """Settings of the daemon's attestation.
 
     `rps`: maximum rate for each endpoint (requests/s). `recent_blocks`: the newest final blocks are proven, this many
-    (blocks); older ones are cross-checked.
+    (blocks); older ones are cross-checked. `head`: blocks above finalized are proven after their commit, at `head_rps`
+    (requests/s). `before_commit`: no block is committed before it is proven.
     """
 
     enabled: bool = True
     rps: float = 4.0
     recent_blocks: int = 1_000_000
+    head: bool = True
+    head_rps: float = 20.0
+    before_commit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ class _Reader:
         finality = self._table(top, "finality", {"depth"})
         polling = self._table(top, "polling", {"interval"})
         ranges = self._table(top, "ranges", {"max_blocks"})
-        attest = self._table(top, "attest", {"enabled", "rps", "recent_blocks"})
+        attest = self._table(top, "attest", {"enabled", "rps", "recent_blocks"} | {"head", "head_rps", "before_commit"})
         rpc = self._table(top, "rpc", {"timeout", "rps"})
         budget = self._table(top, "budget", set(PURPOSES))
         contracts = tuple(self._contract(i, entry) for i, entry in enumerate(self._list(top, "contract", needed=True)))
@@ -179,6 +183,9 @@ class _Reader:
                 self._flag(attest, "attest.", "enabled", default=True),
                 self._rate(attest, "attest.", "rps", 4.0),
                 self._int(attest, "attest.", "recent_blocks", 0, 2**53, 1_000_000),
+                self._flag(attest, "attest.", "head", default=True),
+                self._rate(attest, "attest.", "head_rps", 20.0),
+                self._flag(attest, "attest.", "before_commit"),
             ),
             rpc_timeout=self._seconds(rpc, "rpc.", "timeout", 20.0),
             rps=self._rate(rpc, "rpc.", "rps") if "rps" in rpc else None,

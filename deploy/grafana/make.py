@@ -26,7 +26,8 @@ ROWS: list[tuple[str, list[tuple[Any, ...]]]] = [
         ("Blocks", "timeseries", "locale", 12, [("max by (kind) (reya_indexer_block{OF})", "{{kind}}"),
             ("max by (grade) (reya_indexer_attested_block{OF})", "{{grade}}")]),
         ("Lag by tag", "timeseries", "locale", 12, [("min by (tag) (reya_indexer_lag_blocks{OF})", "{{tag}}"),
-            ("min by (grade) (reya_indexer_attested_lag_blocks{OF})", "not {{grade}}")]),
+            ("min by (grade) (reya_indexer_attested_lag_blocks{OF})", "not {{grade}}"),
+            ("min(reya_indexer_head_proof_lag_blocks{OF})", "proven head")]),
         ("Age of the head, of the last look, of the last commit", "timeseries", "s", 12, [
             ("reya_indexer_head_age_seconds{OF}", "{{instance}} head"),
             ("reya_indexer_look_age_seconds{OF}", "{{instance}} look"),

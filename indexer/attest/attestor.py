@@ -14,25 +14,25 @@ from dataclasses import dataclass, field
 import asyncpg
 import structlog
 
-from indexer.attest.compare import LogDifference, StoredRange, differences
-from indexer.attest.log_set import diff_logs, digest
-from indexer.attest.proof import Proof, ProofFailure, YieldToFollower, prove
+from indexer.attest.compare import LogDifference, StoredRange, differences, load_stored
+from indexer.attest.proof import Proof, prove
 from indexer.chain.batch import LogBatch, ServedRange
 from indexer.chain.finality import FinalityTracker
+from indexer.chain.log_set import diff_logs, digest
 from indexer.chain.ranges import BlockRange, ContractRange, merge_ranges
 from indexer.chain.types import Log
 from indexer.config import Deployment
 from indexer.db.connection import Connection
+from indexer.ingest.block_proof import ProofFailure, YieldToFollower
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
-from indexer.store import attestations, coverage, epoch, provenance
-from indexer.store.attestations import Attestation, Grade
+from indexer.store import attestations, coverage, epoch, head_proofs, provenance
+from indexer.store.attestations import METHODS, Attestation, Grade
 from indexer.store.incidents import record
 from indexer.store.index_state import IndexState
 from indexer.store.provenance import EndpointFault
 
 PIECE = 500  # Blocks proven at once: this bounds memory, and the work lost to an interruption.
-METHODS: dict[Grade, str] = {"proven": "header, bloom and receipts", "cross-checked": "second endpoint"}
 
 log = structlog.get_logger()
 
@@ -82,13 +82,19 @@ class Attester:
         self.deployment, self.pool, self.conn, self.heal = deployment, pool, conn, heal
         self.yield_to_follower, self._finality = yield_to_follower, finality
 
-    async def prove(self, state: IndexState, segment: ContractRange) -> AttestResult | None:
+    async def prove(self, state: IndexState, segment: ContractRange, *, again: bool = False) -> AttestResult | None:
         """Prove the first piece of a contract range; None when no stored block is left in it to chain headers to.
+
+        Blocks that were proven before they were final are not proven again unless `again` is set.
 
         Raises RpcError when no endpoint answers, EpochChangedError when something was rolled back or healed in the
         meantime, RefusedError when a heal could not acquire the lease.
         """
-        end = await self._end(segment)
+        piece = min(segment.last, segment.first + PIECE - 1)
+        known = None if again else await head_proofs.first_run(self.conn, segment.first, piece, segment.addresses)
+        if known is not None and known[0].first == segment.first:
+            return await self._adopt(state, segment._replace(last=known[0].last), known[1])
+        end = await self._end(segment if known is None else segment._replace(last=known[0].first - 1))
         if end is None:
             return None
         proof = await prove(self.pool.ordered(), self.conn, segment._replace(last=end), self.yield_to_follower)
@@ -107,6 +113,14 @@ class Attester:
             state, proof.segment, spans, "proven", proof.stored, hashes, proof.endpoints, result
         )
         result.proved = {*proof.endpoints} - {f.endpoint for f in proof.failures}
+        return result
+
+    async def _adopt(self, state: IndexState, segment: ContractRange, endpoints: Sequence[str]) -> AttestResult:
+        """Attest blocks that were proven before they were final; nothing is requested, and `proved` stays empty."""
+        stored, result = await load_stored(self.conn, segment), AttestResult(segment.first, segment.last)
+        hashes = {r.number: r.hash for r in stored.block_refs}
+        spans = [BlockRange(segment.first, segment.last)]
+        await self.record_attestation(state, segment, spans, "proven", stored, hashes, endpoints, result)
         return result
 
     async def _end(self, segment: ContractRange) -> int | None:
@@ -151,6 +165,8 @@ class Attester:
                         len(logs), digest(logs), tuple(dict.fromkeys(endpoints)),
                     ),
                 )  # fmt: skip
+                if grade == "proven":
+                    await head_proofs.forget(self.conn, *span)
         result.attested += spans
 
     async def record_failures(self, failures: Sequence[ProofFailure]) -> None:
@@ -188,7 +204,9 @@ class Attester:
             blocks = [headers[n] for n in range(first, last + 1)]
             prover = proof.prover_by_block.get(first, proof.endpoints[0])
             batch = LogBatch(first, last, run.addresses, true, blocks, (ServedRange(first, last, prover),))
-            faults = await self._faults(proof, stored, true)
+            contracts = sorted((await coverage.contract_ids(self.conn, run.addresses)).values())
+            provers = {n: proof.prover_by_block.get(n, proof.endpoints[0]) for n in wrong}
+            faults = await provenance.faults_of_servers(self.conn, contracts, diff_logs(stored, true), provers)
             cause = f"attestation: {', '.join(sorted({f.endpoint for f in faults})) or 'a stored row'} was wrong"
             recovery = Recovery(self.deployment, self.pool, self.conn, self._finality)
             try:
@@ -203,17 +221,6 @@ class Attester:
             log.warning("healed", first=first, last=last, differences=len(wrong), cause=cause)
             result.healed.append(BlockRange(first, last))
             result.blamed += faults
-
-    async def _faults(self, proof: Proof, stored: Sequence[Log], true: Sequence[Log]) -> list[EndpointFault]:
-        """Return the faults of the endpoints that served the stored logs, one for each wrong log."""
-        contracts = sorted((await coverage.contract_ids(self.conn, proof.segment.addresses)).values())
-        faults = []
-        for block, index, what in diff_logs(stored, true):
-            sources = await provenance.serving_endpoints(self.conn, contracts, block, block)
-            endpoint = sources[-1].endpoint if sources else "unknown"
-            prover = proof.prover_by_block.get(block, proof.endpoints[0])
-            faults.append(EndpointFault(endpoint, "served", block, index, what, prover))
-        return faults
 
 
 def _differences(proof: Proof) -> list[LogDifference]:

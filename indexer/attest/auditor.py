@@ -13,15 +13,14 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from indexer.attest.attestor import Attester, AttestResult
+from indexer.attest.background import BackgroundTask
 from indexer.attest.backlog import Backlog
 from indexer.chain.finality import FinalityTracker
 from indexer.chain.ranges import BlockRange, ContractRange
 from indexer.config import Deployment
-from indexer.db.connection import Connection, close
-from indexer.db.database_errors import DATABASE_ERRORS
-from indexer.errors import IndexerError, NoSecondEndpointError
+from indexer.db.connection import Connection
+from indexer.errors import NoSecondEndpointError
 from indexer.rpc.pool import Pool
-from indexer.rpc.rate_limit import request_purpose
 from indexer.runtime.progress import ATTEST_STARTING, AttestProgress, DaemonProgress
 from indexer.store.index_state import IndexState, binding, load_index_state
 from indexer.store.provenance import EndpointFault
@@ -32,12 +31,11 @@ BUSY_WAIT_S = 30.0  # How long fewer than MIN_PIECE_BLOCKS final blocks may wait
 LOOK_INTERVAL_S = 2.0  # Time between checks for work when there is none (s).
 RETRY_S, MAX_RETRY_S = 600.0, 21_600.0  # Time until skipped blocks are tried again (s); doubled each time.
 MAX_FRUITLESS = 3  # Pieces in a row without any proof, before proving is given up for a while.
-MAX_PAUSE_S = 60.0  # Longest pause between attempts that keep failing (s).
 
 log = structlog.get_logger()
 
 
-class Auditor:
+class Auditor(BackgroundTask):
     """Attests while this process is the projector, so that only one of several daemons audits.
 
     Args:
@@ -54,69 +52,31 @@ class Auditor:
         connect: Callable[[], Awaitable[Connection]], finality: FinalityTracker,
         on_fault: Callable[[EndpointFault], None] = lambda fault: None,
     ) -> None:  # fmt: skip
-        self.deployment, self.pool, self.progress, self._connect = deployment, pool, progress, connect
+        super().__init__(connect, "attest", LOOK_INTERVAL_S)
+        self.deployment, self.pool, self.progress = deployment, pool, progress
         self._finality, self._on_fault = finality, on_fault
         self.gauges: AttestProgress = progress.attest
         self.gauges.state = ATTEST_STARTING
-        self._conn: Connection | None = None
         self._proving: Backlog | None = None
         self._checking: Backlog | None = None
         self._proved_at = float("-inf")
         self._retry_in = RETRY_S
         self._retry_at = time.monotonic() + RETRY_S
         self._no_second_endpoint = len(pool.readers) < 2
-        self._errors = 0  # Attempts in a row that failed.
         self._fruitless = 0  # Pieces in a row without any proof.
 
-    async def run(self) -> None:
-        """Attest until cancelled."""
-        try:
-            with request_purpose("attest"):
-                while True:
-                    if not await self.run_once():
-                        await asyncio.sleep(min(LOOK_INTERVAL_S * 2**self._errors, MAX_PAUSE_S))
-        finally:
-            await self.close()
-
     async def close(self) -> None:
-        """Close the connection; the next attempt opens another one. Never raises."""
-        conn, self._conn, self._proving, self._checking = self._conn, None, None, None
-        await close(conn)
+        """Close the connection, and forget what was read over it. Never raises."""
+        self._proving = self._checking = None
+        await super().close()
 
-    async def run_once(self) -> bool:
-        """Attest one piece unless other work has priority; return whether there was one.
-
-        An error is shown as the state and left to the next attempt.
-        """
-        reason = self._standby_reason()
-        if reason:
-            self._state(reason)
-            return False
-        try:
-            worked = await self._attest_piece()
-            self._errors = 0
-            return worked
-        except DATABASE_ERRORS as error:
-            self._note_error(error)
-            await self.close()
-        except IndexerError as error:
-            # An endpoint failed, a reorg happened in the meantime, or the daemon did not pause for a heal.
-            self._note_error(error)
-        except Exception as error:
-            # The daemon keeps following the head whatever happens here, but the error must not pass unseen.
-            self._note_error(error)
-            log.error("attestation_failed", exc_info=True)
-        return False
-
-    def _note_error(self, error: Exception) -> None:
-        self._errors += 1
-        self._state(f"waits: {' '.join(str(error).split()) or type(error).__name__}")
-
-    def _standby_reason(self) -> str:
+    def standby_reason(self) -> str:
         """Return why other work has priority; empty if none has."""
         p = self.progress
         if not p.holder:
             return "stands by: another process projects"
+        if self.deployment.attest.before_commit:
+            return ""  # The follower may be waiting for what is proven here.
         if p.waiting or p.mode != "following":
             return f"stands by: {p.waiting or p.mode}"
         if p.finalized < 0 or p.lag_blocks > MAX_LAG_BLOCKS:
@@ -124,26 +84,24 @@ class Auditor:
         return ""
 
     async def _yield_to_follower(self) -> None:
-        while reason := self._standby_reason():
-            self._state(reason)
+        while reason := self.standby_reason():
+            self.show_state(reason)
             await asyncio.sleep(0.1)
 
-    def _state(self, state: str) -> None:
+    def show_state(self, state: str) -> None:
+        """Show what the auditor does, or why it waits; each change is logged."""
         if state != self.gauges.state:
             self.gauges.state = state
             log.info("attestation", state=state)
 
-    async def _attest_piece(self) -> bool:
-        if self._conn is None:
-            self._conn = await self._connect()
+    async def work(self, conn: Connection) -> bool:
+        """Attest one piece; return whether there was one."""
         if self._proving is None or self._checking is None:
-            attester = Attester(
-                self.deployment, self.pool, self._conn, self._yield_to_follower, finality=self._finality
-            )
+            attester = Attester(self.deployment, self.pool, conn, self._yield_to_follower, finality=self._finality)
             self._proving, self._checking = Backlog(attester, "proven"), Backlog(attester, "cross-checked")
-        if await binding(self._conn) is None:
+        if await binding(conn) is None:
             return False
-        state = await load_index_state(self._conn, [c.address for c in self.deployment.contracts])
+        state = await load_index_state(conn, [c.address for c in self.deployment.contracts])
         self._retry_skipped()
         for backlog in (self._proving, self._checking):
             await backlog.refresh()
@@ -152,7 +110,7 @@ class Auditor:
             self._publish(state, "up to date")
             return False
         backlog, segment = task
-        self._state("attesting")
+        self.show_state("attesting")
         try:
             result = await backlog.step(state, segment)
         except NoSecondEndpointError:
@@ -174,10 +132,11 @@ class Auditor:
         """Return the next task: newly final blocks are proven first, then history is cross-checked, oldest first."""
         assert self._proving is not None and self._checking is not None
         origin, last = state.binding.origin, min(self.progress.finalized, state.contiguous_end)
-        recent = max(origin, self.progress.finalized - self.deployment.attest.recent_blocks + 1)
+        attest = self.deployment.attest
+        recent = origin if attest.before_commit else max(origin, self.progress.finalized - attest.recent_blocks + 1)
         new = next(self._proving.remaining(state, recent, last), None)
         enough = new is not None and last - new.first + 1 >= MIN_PIECE_BLOCKS
-        if new is not None and (enough or time.monotonic() - self._proved_at > BUSY_WAIT_S):
+        if new is not None and (enough or attest.before_commit or time.monotonic() - self._proved_at > BUSY_WAIT_S):
             return self._proving, new
         # Blocks about to be proven need no cross-check; blocks that could not be proven do.
         below = new.first - 1 if new is not None else last
@@ -209,4 +168,4 @@ class Auditor:
             assert backlog is not None
             reached = backlog.extent(index_state.binding.origin)
             self.gauges.up_to[backlog.grade], self.gauges.newest[backlog.grade] = reached
-        self._state(state)
+        self.show_state(state)

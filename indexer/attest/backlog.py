@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from indexer.attest.attestor import Attester, AttestResult
 from indexer.attest.cross_check import cross_check
-from indexer.attest.proof import ProofFailure
 from indexer.chain.ranges import BlockRange, ContractRange, RangeSet, covered_ranges
+from indexer.ingest.block_proof import ProofFailure
 from indexer.store import attestations
 from indexer.store.attestations import ANY, PROVEN, Grade
 from indexer.store.index_state import IndexState
@@ -84,7 +84,7 @@ class Backlog:
     async def step(self, state: IndexState, segment: ContractRange) -> AttestResult:
         """Attest one piece from the beginning of a contract range. Raises what Attester.prove and cross_check raise."""
         if self.grade == "proven":
-            result = await self.attester.prove(state, segment)
+            result = await self.attester.prove(state, segment, again=self.ignore_previous)
             if result is None:
                 result = AttestResult(segment.first, segment.last, unproven=[BlockRange(segment.first, segment.last)])
                 detail = f"no stored block from {segment.first} on to chain headers to"

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from indexer.attest.attestor import Attester, AttestResult
 from indexer.attest.compare import ComparedRange, compare, ranges
-from indexer.attest.log_set import diff_logs
-from indexer.attest.proof import ProofFailure, ranges_without
+from indexer.attest.proof import ranges_without
 from indexer.chain.batch import ServedRange
+from indexer.chain.log_set import diff_logs
 from indexer.chain.ranges import BlockRange, ContractRange
 from indexer.errors import NoSecondEndpointError, RpcError
+from indexer.ingest.block_proof import ProofFailure
 from indexer.store import coverage, provenance
 from indexer.store.index_state import IndexState
 from indexer.store.provenance import EndpointFault

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from indexer.attest.proof import HEADERS, RECEIPTS
 from indexer.chain.bloom import may_contain
 from indexer.chain.ranges import ContractRange, sample_range
 from indexer.db.connection import Connection
 from indexer.errors import RpcError
+from indexer.ingest.block_proof import HEADERS, RECEIPTS
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import SealedHeader

@@ -10,36 +10,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
 
 from indexer.attest.compare import StoredRange, load_stored
 from indexer.chain.bloom import may_contain
 from indexer.chain.ranges import ContractRange
-from indexer.chain.receipts_root import receipts_root
-from indexer.chain.types import Log
+from indexer.chain.types import Header, Log
 from indexer.db.connection import Connection
-from indexer.errors import InconsistentResponseError, RateLimitedError, RpcCallError, RpcError, TransientRpcError
+from indexer.errors import RpcError, TransientRpcError
+from indexer.ingest.block_proof import HEADERS, RECEIPTS, ProofFailure, YieldToFollower, check_receipts, read_receipts
 from indexer.rpc.reader import Reader
-from indexer.rpc.receipts import BlockReceipts, SealedHeader
+from indexer.rpc.receipts import SealedHeader
 from indexer.store.index_state import stored_hash
-
-HEADERS = 200  # Headers requested at once (blocks).
-RECEIPTS = 10  # Receipts requested at once (blocks).
-_NO_METHOD = -32601
-
-YieldToFollower = Callable[[], Awaitable[None]]  # Awaited before each request; waits while other work has priority.
-
-
-class ProofFailure(NamedTuple):
-    """Why the answers of `endpoint` do not prove block `block`: `why` is one of a few names, `detail` a sentence."""
-
-    endpoint: str
-    block: int
-    why: str
-    detail: str
 
 
 @dataclass(slots=True)
@@ -90,7 +74,7 @@ async def prove(
         proof.unproven = set(range(segment.first, segment.last + 1))
         return proof
     wanted = [bytes.fromhex(a[2:]) for a in segment.addresses]
-    positive = [s for s in proof.headers if any(may_contain(s.header.logs_bloom, item) for item in wanted)]
+    positive = [s.header for s in proof.headers if any(may_contain(s.header.logs_bloom, item) for item in wanted)]
     await _read_receipts(readers, proof, positive, yield_to_follower)
     proof.logs.sort(key=lambda g: (g.block_number, g.log_index))
     return proof
@@ -143,7 +127,7 @@ def _check_chain(
 
 
 async def _read_receipts(
-    readers: Sequence[Reader], proof: Proof, positive: Sequence[SealedHeader], yield_to_follower: YieldToFollower
+    readers: Sequence[Reader], proof: Proof, positive: Sequence[Header], yield_to_follower: YieldToFollower
 ) -> None:  # fmt: skip
     """Prove the blocks whose bloom filter contains a contract, by their receipts."""
     stored: dict[int, list[Log]] = defaultdict(list)
@@ -156,67 +140,24 @@ async def _read_receipts(
         for at in range(0, len(asking), RECEIPTS):
             part = asking[at : at + RECEIPTS]
             try:
-                answers = await _receipts(reader, part, proof.segment.addresses, yield_to_follower)
+                answers = await read_receipts(reader, part, proof.segment.addresses, yield_to_follower)
             except TransientRpcError as error:
                 last_error = error
                 remaining += asking[at:]
                 break
             for block, answer in zip(part, answers, strict=True):
-                failure = _check_receipts(reader.name, block, answer, stored[block.header.number])
+                failure = check_receipts(reader.name, block, answer, stored[block.number])
                 await asyncio.sleep(0)
                 if failure is not None:
                     remaining.append(block)
                     proof.failures.append(failure)
                 elif not isinstance(answer, RpcError):
                     proof.logs += answer.logs
-                    proof.prover_by_block[block.header.number] = reader.name
+                    proof.prover_by_block[block.number] = reader.name
                     if reader.name not in proof.endpoints:
                         proof.endpoints.append(reader.name)
         if not remaining:
             return
     if last_error is not None and not proof.failures:
         raise last_error
-    proof.unproven = {block.header.number for block in remaining}
-
-
-async def _receipts(
-    reader: Reader, blocks: Sequence[SealedHeader], addresses: Sequence[str], yield_to_follower: YieldToFollower
-) -> list[BlockReceipts | RpcError]:  # fmt: skip
-    """Return the receipts of each block, or the error. Raises TransientRpcError if the endpoint is unreachable."""
-    await yield_to_follower()
-    try:
-        return list(await reader.block_receipts([b.header for b in blocks], addresses))
-    except RpcError as error:
-        if isinstance(error, RateLimitedError) or (
-            isinstance(error, TransientRpcError) and not isinstance(error, InconsistentResponseError)
-        ):
-            raise
-        if len(blocks) == 1 or (isinstance(error, RpcCallError) and error.code == _NO_METHOD):
-            return [error] * len(blocks)
-    # One of the blocks is refused, too large or absent; only single requests show which one.
-    return [item for block in blocks for item in await _receipts(reader, [block], addresses, yield_to_follower)]
-
-
-def _check_receipts(
-    endpoint: str, block: SealedHeader, read: BlockReceipts | RpcError, stored: Sequence[Log]
-) -> ProofFailure | None:
-    """Return why the receipts do not prove the logs of a block; None if they do."""
-    number = block.header.number
-    if isinstance(read, RpcError):
-        return ProofFailure(endpoint, number, "no receipts", read.message)
-    if receipts_root(read.receipts) != block.receipts_root:
-        same = [g[:7] for g in read.logs] == [g[:7] for g in stored]
-        detail = f"the receipts of block {number} have another root than its header, their logs are "
-        return ProofFailure(endpoint, number, "root", detail + ("the stored ones" if same else "not the stored ones"))
-    if not read.in_place:
-        return ProofFailure(endpoint, number, "log index", f"log indexes of block {number} are not the logs' positions")
-    same = [_proven_part(log) for log in read.logs] == [_proven_part(log) for log in stored]
-    if same and [log.transaction_hash for log in read.logs] != [log.transaction_hash for log in stored]:
-        detail = f"a transaction of block {number} has another hash than stored, which no receipt proves"
-        return ProofFailure(endpoint, number, "transaction hash", detail)
-    return None
-
-
-def _proven_part(log: Log) -> Log:
-    """Return a log without the fields that its receipt does not prove."""
-    return log._replace(transaction_hash=b"", block_hash=b"", block_timestamp=None)
+    proof.unproven = {block.number for block in remaining}

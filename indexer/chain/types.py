@@ -7,13 +7,18 @@ from typing import NamedTuple
 
 
 class Header(NamedTuple):
-    """The block header fields that are used here. `timestamp` (s); `logs_bloom` (256 bytes), empty if not given."""
+    """The block header fields that are used here. `timestamp` (s); `logs_bloom` (256 bytes), empty if not given.
+
+    `receipts_root` (32 bytes) is set only if all fields of the header were read and have its hash: then bloom filter
+    and root are what consensus says. Else it is empty.
+    """
 
     number: int
     hash: bytes
     parent_hash: bytes
     timestamp: int
     logs_bloom: bytes = b""
+    receipts_root: bytes = b""
 
     def ref(self) -> BlockRef:
         """Return what identifies the block."""

@@ -34,7 +34,7 @@ from indexer.config import Deployment
 from indexer.decode.block_times import time_fields_of
 from indexer.errors import ConfigError, ExitCode
 from indexer.follow.catch_up import DEFER_BLOCKS
-from indexer.follow.engine import EngineOptions
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.ingest.dask_cluster import DaskExecutor
 from indexer.ingest.estimate import estimate

@@ -13,6 +13,7 @@ import structlog
 
 from indexer import config
 from indexer.attest.auditor import Auditor
+from indexer.attest.head_prover import HeadProver
 from indexer.cli.options import (
     chain_option,
     data_dir_option,
@@ -136,20 +137,38 @@ async def _run(
         if (stderr_is_terminal() and progress.head - progress.projected > 50_000) or not stderr_is_terminal():
             await stack.enter_async_context(show_progress(progress, lambda: progress.head))
         if deployment.attest.enabled:
-            # The auditor has its own pool: its cap must not count against the follower's, nor its waits delay it.
-            auditor_pool = Pool(
-                urls, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout,
-                rps=deployment.attest.rps, budgets=pool.budgets,
-            )  # fmt: skip
-            stack.push_async_callback(auditor_pool.close)
-
-            def on_fault(fault: EndpointFault) -> None:
-                if fault.endpoint in {reader.name for reader in pool.readers}:
-                    pool.set_aside(fault.endpoint, f"{fault.what} in block {fault.block}", "omitting")
-
-            auditor = Auditor(
-                deployment, auditor_pool, progress, partial(connect, url), runner.engine.finality, on_fault
-            )
-            await stack.enter_async_context(background_task(auditor.run()))
+            await _start_attesting(stack, deployment, urls, url, runner, feed)
         await runner.follow(feed)
         log.info("ended", projected=progress.projected)
+
+
+async def _start_attesting(
+    stack: AsyncExitStack, deployment: Deployment, urls: tuple[str, ...], url: str, runner: Runner, feed: HeadFeed
+) -> None:
+    """Start the auditor and, if configured, the prover of the head."""
+    pool, progress, engine = runner.pool, runner.progress, runner.engine
+
+    def own_pool(rps: float) -> Pool:
+        # Each has its own pool: its cap must not count against the follower's, nor its waits delay it.
+        opened = Pool(
+            urls, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout, rps=rps,
+            budgets=pool.budgets,
+        )  # fmt: skip
+        stack.push_async_callback(opened.close)
+        return opened
+
+    def on_fault(fault: EndpointFault) -> None:
+        if fault.endpoint in {reader.name for reader in pool.readers}:
+            pool.set_aside(fault.endpoint, f"{fault.what} in block {fault.block}", "omitting")
+
+    def on_wrong(first: int) -> None:
+        engine.report_wrong_logs(first)
+        feed.wake()
+
+    opened = partial(connect, url)
+    auditor = Auditor(deployment, own_pool(deployment.attest.rps), progress, opened, engine.finality, on_fault)
+    await stack.enter_async_context(background_task(auditor.run()))
+    if deployment.attest.head:
+        prover = HeadProver(deployment, own_pool(deployment.attest.head_rps), progress, opened, on_wrong)
+        engine.on_head_commit = prover.offer
+        await stack.enter_async_context(background_task(prover.run()))

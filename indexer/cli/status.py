@@ -49,6 +49,8 @@ def _show(answer: dict[str, Any]) -> None:
         answer["unproven"] = f"{unproven['positions']} positions, since an unread log in block {unproven['from_block']}"
     if blamed := answer.get("blamed"):
         answer["blamed"] = ", ".join(f"{endpoint}: {count}" for endpoint, count in blamed.items())
+    if head_proof := answer.get("head_proof"):
+        answer["head_proof"] = _head_proof(head_proof)
     for key, value in answer.items():
         if key == "attested":
             for grade, attested in value.items():
@@ -81,6 +83,14 @@ def _show(answer: dict[str, Any]) -> None:
 def _attested(grade: dict[str, Any]) -> str:
     newest = f", newest {_spans([grade['newest']])}" if grade["newest"] else ""
     return f"up to {'-' if grade['up_to'] is None else grade['up_to']}{newest}, {grade['blocks']} blocks"
+
+
+def _head_proof(head_proof: dict[str, int | None]) -> str:
+    if head_proof["newest"] is None:
+        return "-"
+    lag = head_proof["lag_blocks"]
+    behind = "" if lag is None else f", {lag} blocks behind the head"
+    return f"up to {head_proof['newest']}{behind}; {head_proof['unproven']} blocks above finalized lack a proof"
 
 
 def _spans(spans: list[list[int]]) -> str:

@@ -8,34 +8,38 @@ the work.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import asyncpg
 import structlog
 
 from indexer.chain.finality import FinalBlock, FinalityTracker, HeadView
 from indexer.chain.ranges import ContractRange, plan_missing
-from indexer.chain.types import BlockRef, Heads
+from indexer.chain.types import BlockRef, Header, Heads
 from indexer.config import Deployment
 from indexer.db.connection import Connect, Connection
 from indexer.decode.block_times import time_fields_of
 from indexer.errors import EpochChangedError, ParentMismatchError, ReorgTooDeepError, StoredHashMismatchError
 from indexer.follow import state_machine
-from indexer.follow.catch_up import DEFER_BLOCKS, CatchUp
+from indexer.follow.catch_up import CatchUp
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.fork_handler import ForkHandler
+from indexer.follow.head_healer import HeadHealer
+from indexer.follow.lease_keeper import LeaseKeeper
 from indexer.follow.maintenance import Maintenance
 from indexer.follow.state_machine import Mode
 from indexer.follow.step_report import StepReporter
-from indexer.ingest.executor import IngestExecutor, InlineExecutor
+from indexer.ingest.executor import InlineExecutor
 from indexer.ingest.fetch import fetch_batch
+from indexer.ingest.proven_batch import prove_batch
 from indexer.projector.reproject import project_again
 from indexer.projector.writer import StepResult, Writer
 from indexer.reorg.claims import confirm_stored, final_up_to
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.runtime.progress import STARTING, DaemonProgress
-from indexer.schema import revisions
 from indexer.store import lease
+from indexer.store.head_proofs import contiguous_proof_end
 from indexer.store.index_state import IndexState, block_refs_between, load_index_state, stored_hash
 
 MAX_CONFLICTS = 20  # consecutive conflicts with other ingesting processes before they are an error
@@ -43,25 +47,6 @@ MIN_CATCH_UP_BLOCKS = 500  # left below finalized, from which ingesting and proj
 LOOK_INTERVAL_S = 5.0  # between looks at the head while there is known work
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Options that make an engine a daemon or a backfill.
-
-    Args:
-        first: Block to start ingesting at (None: the origin).
-        last: Block to end at (None: follow the head).
-        executor: Who ingests below finalized when much is left (None: this process).
-        ingest_only: Whether to never take the lease.
-        defer_from: Missing blocks from which an initial load drops the indexes, as in CatchUp.
-    """
-
-    first: int | None = None
-    last: int | None = None
-    executor: IngestExecutor | None = None
-    ingest_only: bool = False
-    defer_from: int = DEFER_BLOCKS
 
 
 class Engine:
@@ -80,7 +65,7 @@ class Engine:
         self, deployment: Deployment, pool: Pool, progress: DaemonProgress, holder: str, connect: Connect,
         options: EngineOptions,
     ) -> None:  # fmt: skip
-        self.deployment, self.pool, self.progress, self.holder = deployment, pool, progress, holder
+        self.deployment, self.pool, self.progress = deployment, pool, progress
         self.first, self.last, self.ingest_only = options.first, options.last, options.ingest_only
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self.finality = FinalityTracker(deployment.finality_depth)
@@ -89,19 +74,21 @@ class Engine:
         self.reporter = StepReporter(progress, pool)
         self.maintenance = Maintenance(progress)
         self.fork_handler = ForkHandler(pool, self.writer, progress, self.reporter)
+        self.head_healer = HeadHealer(pool, self.writer, progress)
+        # Called after each commit at the head, with the headers of its blocks and the endpoint that served them.
+        self.on_head_commit: Callable[[Sequence[Header], str], None] = lambda headers, endpoint: None
+        self.wrong_from: int | None = None  # the first block at the head whose stored logs are proven to be wrong
         self._time_fields = time_fields_of(deployment.contracts)
         executor = options.executor or InlineExecutor(pool, connect, self._time_fields)
         self.catch_up = CatchUp(
             executor, self.writer, connect, self._committed, self.read_heads, deployment.max_blocks, options.defer_from
         )
-        self.token: int | None = None
-        self._lost_token: int | None = None  # the token held when the connection ended
+        self.lease_keeper = LeaseKeeper(holder, ingest_only=options.ingest_only)
         self._state: IndexState | None = None
         self._confirmed: bytes | None = None  # hash of the stored block that this look found on the chain
         self._final_up_to = -1  # block up to which that chain is final, in the answer that confirmed it
         self._named = ""
         self._conflicts = 0
-        self._extended_at = 0.0
         self._indexes_complete = False  # as far as the holder of the lease knows
 
     async def read_heads(self) -> HeadView:
@@ -125,6 +112,11 @@ class Engine:
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
         p.safe, p.finalized, p.finality_source = status.safe, status.finalized, status.reason or status.source
         return HeadView(heads, status, endpoint, self.finality.final)
+
+    @property
+    def token(self) -> int | None:
+        """Token of the lease; None without it."""
+        return self.lease_keeper.token
 
     @property
     def final_ref(self) -> BlockRef | None:
@@ -201,12 +193,15 @@ class Engine:
         return state
 
     async def _seen(self, conn: Connection, view: HeadView) -> state_machine.HeadSeen:
-        state, head = await self.load_state(conn), view.heads.latest
+        state, head, unproven_from = await self.load_state(conn), view.heads.latest, None
         tip = state.tip
         if tip is not None and tip.number > head.number:
             log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=tip.number - head.number)
         if self.token is not None:
             await self.maintenance.run_if_due(conn, state, self.token)
+        if self.deployment.attest.before_commit and state.contiguous_end >= state.next_block:
+            end = await contiguous_proof_end(conn, state.next_block, state.contiguous_end, self.addresses)
+            unproven_from = end + 1 if end < state.contiguous_end else None
         return state_machine.HeadSeen(
             head=head,
             at_head=await stored_hash(conn, head.number),
@@ -218,43 +213,21 @@ class Engine:
             stale=not self.writer.projection_is_current(state),
             unconfirmed=await self._unconfirmed(conn, state),
             ranges=tuple(self.ranges_to_ingest(state, view)),
+            wrong_from=self.wrong_from if self.wrong_from is not None and self.wrong_from > state.floor else None,
+            unproven_from=unproven_from,
         )
 
-    def disconnected(self) -> None:
-        """Forget the lease, which was lost with the connection, but remember its token.
-
-        If another process turns out to hold the lease, this one was fenced and must end: it may have been stopped in
-        the middle of a step while the other one continued.
-        """
-        self._lost_token, self.token = self.token or self._lost_token, None
+    def report_wrong_logs(self, first: int) -> None:
+        """Have the blocks from `first` on healed by the next step: the logs of that block are proven to be wrong."""
+        self.wrong_from = first if self.wrong_from is None else min(first, self.wrong_from)
 
     async def take_lease(self, conn: Connection) -> str | None:
-        """Take the lease if it is free, or renew ours, so that it does not expire while the chain is silent.
-
-        Yields it to a recovery that requests it, and returns the name of that recovery. Raises LeaseLostError.
-        """
-        if self.ingest_only:
-            return None
-        wanted = await lease.wanted_by(conn)
-        if wanted is not None:
-            if self.token is not None:
-                await lease.release(conn, self.token)
-                self.token = None
-                log.info("lease_left", to=wanted)
-            return wanted
-        if self.token is None:
-            self.token, self._named = await lease.acquire(conn, self.holder), ""
-            self._indexes_complete = False
-            if self.token is not None:
-                await revisions.require_head(conn)  # a standby of the release before an upgrade must not write
-                self._extended_at, self._lost_token = time.monotonic(), None
-                log.info("lease_taken", holder=self.holder, token=self.token)
-            elif self._lost_token is not None:
-                await lease.ensure_still_held(conn, self._lost_token)
-        elif time.monotonic() - self._extended_at > lease.TTL / 3:
-            await lease.lock_and_renew(conn, self.token)
-            self._extended_at = time.monotonic()
-        return None
+        """Take or renew the lease; return the name of a recovery that it was yielded to. Raises LeaseLostError."""
+        held = self.token
+        yielded_to = await self.lease_keeper.take(conn)
+        if self.token != held:
+            self._named, self._indexes_complete = "", False
+        return yielded_to
 
     async def _do(self, conn: Connection, view: HeadView, action: state_machine.Action) -> state_machine.Observation:
         """Execute one action, and return what was observed."""
@@ -271,6 +244,10 @@ class Engine:
                     await project_again(conn, self.writer, state, last, self._held_token)
                 case state_machine.Ingest(contract_range):
                     done = await self._ingest(conn, state, contract_range, view.final)
+                case state_machine.HealHead(first):
+                    # Whatever comes of it, the prover looks again and reports what is still wrong.
+                    self.wrong_from = None
+                    done = await self.head_healer.heal(conn, state, first, self._held_token)
                 case state_machine.Confirm(block):
                     if not await self._confirm(block, view.final):
                         return state_machine.Conflict(
@@ -329,7 +306,12 @@ class Engine:
         return plan_missing(state.coverage, state.binding.origin if self.first is None else self.first, goal)
 
     def _far_behind(self, state: IndexState, view: HeadView) -> bool:
-        """Return whether much is left to do below finalized, where nothing can be reorged away."""
+        """Return whether much is left to do below finalized, where nothing can be reorged away.
+
+        In strict mode, each batch is proven by the loop instead.
+        """
+        if self.deployment.attest.before_commit:
+            return False
         finalized = view.finality.finalized
         missing = sum(max(0, min(s.last, finalized) - s.first + 1) for s in self.ranges_to_ingest(state, view))
         return max(missing, min(state.contiguous_end, finalized) - state.next_block + 1) >= MIN_CATCH_UP_BLOCKS
@@ -349,7 +331,7 @@ class Engine:
         """Report a commit made while catching up."""
         self._conflicts = 0
         if done.projected:
-            self._extended_at = time.monotonic()
+            self.lease_keeper.extended_at = time.monotonic()
         self.reporter.report_bulk(done, self.catch_up.contiguous_end)
 
     async def _ingest(
@@ -359,4 +341,9 @@ class Engine:
         batch = await self.pool.with_failover(
             lambda reader: fetch_batch(reader, contract_range, final, before, self._time_fields)
         )
-        return await self.writer.commit_batch(conn, state, batch, batch.final, self.token)
+        proof = None
+        if self.deployment.attest.before_commit:
+            batch, proof = await prove_batch(self.pool, batch)
+        done = await self.writer.commit_batch(conn, state, batch, batch.final, self.token, proof)
+        self.on_head_commit(batch.blocks, batch.sources[0].endpoint)
+        return done

@@ -66,7 +66,9 @@ class ForkHandler:
         started, asked, tip = time.monotonic(), self.pool.requests, state.tip
         assert tip is not None
         try:
-            reorg, up_to = await stage_replacement(self.pool, conn, state, claim, cause, final, token)
+            reorg, up_to = await stage_replacement(
+                self.pool, conn, state, claim, cause, final, token, strict=self.writer.deployment.attest.before_commit
+            )
         except RpcError as error:
             assert claim.fork is not None
             return state_machine.ReplacementUnavailable(claim.fork.number + 1, tip.number, error.message)

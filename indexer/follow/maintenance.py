@@ -43,9 +43,12 @@ class Maintenance:
     async def prune(self, conn: Connection, state: IndexState, token: int) -> None:
         """Prune headers below the floor; after a start, as far back as a long stop may have left them."""
         floor = state.floor
-        first = max(0, floor - 1_000_000) if self._pruned is None else self._pruned
+        oldest = max(0, floor - 1_000_000)
+        first = oldest if self._pruned is None else self._pruned
         if floor > first and await prune(conn, first, floor, token):
-            self._pruned = floor
+            kept: int | None = await conn.fetchval("SELECT min(block_number) FROM indexer.head_proof")
+            # What was kept for its proof is pruned by a later round.
+            self._pruned = floor if kept is None else max(oldest, min(floor, kept))
 
     async def count_images(self, conn: Connection, state: IndexState) -> None:
         """Count the before-images, and open an incident if there are too many.
@@ -75,8 +78,9 @@ async def prune(conn: Connection, first: int, floor: int, token: int) -> bool:
     """Delete headers of blocks first..floor-1 that only a rollback below the floor would need.
 
     Kept are blocks with logs, every thousandth block as a reference for fork searches, ends of coverage (parent links
-    are compared with them) and the block that the database is bound to. This runs apart from the step, and only when
-    nobody ingests: an uncommitted log is invisible here, and its block's row would be deleted.
+    are compared with them), blocks whose proof is not part of an attestation yet, and the block that the database is
+    bound to. This runs apart from the step, and only when nobody ingests: an uncommitted log is invisible here, and its
+    block's row would be deleted.
 
     Args:
         conn: The connection.
@@ -95,7 +99,8 @@ async def prune(conn: Connection, first: int, floor: int, token: int) -> bool:
             "DELETE FROM indexer.block b WHERE number >= $1 AND number < $2 AND number % 1000 <> 0"
             " AND NOT EXISTS (SELECT FROM indexer.raw_log r WHERE r.block_number = b.number)"
             " AND NOT EXISTS (SELECT FROM indexer.coverage c WHERE upper(c.blocks) - 1 = b.number)"
-            " AND NOT EXISTS (SELECT FROM indexer.deployment d WHERE d.bound_number = b.number)",
+            " AND NOT EXISTS (SELECT FROM indexer.deployment d WHERE d.bound_number = b.number)"
+            " AND NOT EXISTS (SELECT FROM indexer.head_proof p WHERE p.block_number = b.number)",
             first,
             floor,
         )

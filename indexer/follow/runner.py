@@ -34,7 +34,8 @@ from indexer.errors import (
     WrongDeploymentError,
     error_label,
 )
-from indexer.follow.engine import Engine, EngineOptions
+from indexer.follow.engine import Engine
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.stall_detector import StallDetector
 from indexer.follow.watchdog import RunningStep, Watchdog
 from indexer.rpc.head_feed import HeadFeed
@@ -333,7 +334,7 @@ class Runner:
 
     async def _drop_connection(self) -> None:
         conn, self.conn = self.conn, None
-        self.engine.disconnected()
+        self.engine.lease_keeper.disconnected()
         await close(conn)
 
     async def close(self) -> None:

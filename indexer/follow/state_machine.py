@@ -48,6 +48,8 @@ class HeadSeen:
         unconfirmed: The stored block at the contiguous end, if rows are to be projected up to it and this look has not
             yet found it on the chain.
         ranges: Contract ranges that coverage lacks.
+        wrong_from: The first block above the floor whose stored logs are proven to be wrong, if any.
+        unproven_from: The first stored block that must not be projected before it is proven; only in strict mode.
     """
 
     head: Header
@@ -60,6 +62,8 @@ class HeadSeen:
     stale: bool
     unconfirmed: BlockRef | None
     ranges: tuple[ContractRange, ...]
+    wrong_from: int | None = None
+    unproven_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,13 @@ class Ingest:
 
 
 @dataclass(frozen=True, slots=True)
+class HealHead:
+    """Replace the stored blocks from `first` on with proven ones: their hashes are right, their logs are not."""
+
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
 class SearchFork:
     """Search the fork point, on one endpoint or on every one."""
 
@@ -178,7 +189,10 @@ class Halt:
     remedy: str
 
 
-Action = Wait | Refresh | Project | Reproject | Confirm | Ingest | SearchFork | ReplaceFork | SetEndpointsAside | Halt
+Action = (
+    Wait | Refresh | Project | Reproject | Confirm | Ingest | HealHead
+    | SearchFork | ReplaceFork | SetEndpointsAside | Halt
+)  # fmt: skip
 
 
 class Follower:
@@ -221,15 +235,21 @@ class Follower:
             return self._search("the head is not on the stored chain", seen.head.number)
         self.mode = Mode.FOLLOWING if seen.holder else Mode.STANDBY
         self._conflict = None
+        end = seen.contiguous_end if seen.unproven_from is None else min(seen.contiguous_end, seen.unproven_from - 1)
         # Rows that were projected before stay readable until the past of a new contract is ingested.
-        if seen.holder and (
-            seen.contiguous_end >= seen.checkpoint if seen.stale else seen.contiguous_end > seen.checkpoint
-        ):
+        if seen.holder and (end >= seen.checkpoint if seen.stale else end > seen.checkpoint):
             # Stored blocks may have been reorged away, even while blocks below that do not join them were ingested.
             if seen.unconfirmed is not None and seen.unconfirmed.number > seen.floor:
                 return Confirm(seen.unconfirmed)
-            return Reproject(seen.contiguous_end) if seen.stale else Project(seen.contiguous_end)
-        return Ingest(seen.ranges[0]) if seen.ranges else Wait()
+            return Reproject(end) if seen.stale else Project(end)
+        if seen.holder and seen.wrong_from is not None and seen.wrong_from > seen.floor:
+            return HealHead(seen.wrong_from)
+        if seen.ranges:
+            return Ingest(seen.ranges[0])
+        if seen.holder and seen.unproven_from is not None:
+            blocks = f"{seen.unproven_from} to {seen.contiguous_end}"
+            return Wait(f"a proof of the stored blocks {blocks}: before_commit = true in [attest]")
+        return Wait()
 
     def _search(self, cause: str, number: int) -> Action:
         if not self._holder or self._tip is None:

@@ -193,7 +193,7 @@ async def fetch_head(
     """
     numbers = range(first, last + 1)
     for pause in (*_RETRY_PAUSES_S, None):
-        logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, numbers, final)
+        logs, headers, witness = await _logs_with_headers(reader, first, last, addresses, numbers, final, verified=True)
         batch = replace(
             confirm_head_range(first, last, addresses, logs, headers, before), final=final.final_up_to(witness)
         )
@@ -206,13 +206,14 @@ async def fetch_head(
 
 
 async def _logs_with_headers(
-    reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Sequence[int], final: FinalBlock
-) -> tuple[list[Log], list[Header], Header | None]:
+    reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Sequence[int], final: FinalBlock,
+    *, verified: bool = False,
+) -> tuple[list[Log], list[Header], Header | None]:  # fmt: skip
     """Return the logs, the headers of `numbers` and the witness of what is final, all from one answer."""
     # A block that is read anyway needs no second call.
     extra = [block for block in final.witness if block not in numbers]
     try:
-        logs, headers = await reader.logs_with_headers(first, last, addresses, numbers, extra)
+        logs, headers = await reader.logs_with_headers(first, last, addresses, numbers, extra, verified=verified)
         if extra:
             return logs, headers[: len(numbers)], next(iter(headers[len(numbers) :]), None)
         return logs, headers, next((h for h in headers if h.number == final.number), None)

@@ -119,6 +119,7 @@ class LiveStatus:
             "database_error": self._error,
             "heads": self.heads(),
             "finality": p.finality_source,
+            "head_proof": p.head_proof.state,
             "lag_blocks": p.lag_blocks,
             "lag_seconds": p.lag_seconds,
             "rates": self._rates(),

@@ -38,6 +38,14 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric("attest_healed", "counter", (), "ranges whose stored logs were healed"),
         Metric("attest_unprovable", "counter", (), "blocks that were looked at and kept their grade"),
         Metric("attest_faults", "counter", ("endpoint",), "logs that an endpoint had wrong"),
+        Metric("head_proven_block", "gauge", (), "newest block that was proven before it is final; absent without"
+             " one"),
+        Metric("head_proof_lag_blocks", "gauge", (), "how many blocks that one is behind the head"),
+        Metric("head_unproven_blocks", "gauge", (), "committed blocks above finalized that lack a proof; absent when"
+             " this process does not prove the head"),
+        Metric("head_proven_blocks", "counter", (), "blocks above finalized that were proven"),
+        Metric("head_proof_requests", "counter", (), "HTTP requests to prove them"),
+        Metric("head_healed", "counter", (), "heals of blocks above finalized"),
         Metric("uncovered_blocks", "gauge", ("contract",), "blocks from the origin to the head that are not ingested"),
         Metric("head_age_seconds", "gauge", (), "age of the newest block known, by this machine's clock"),
         Metric("look_age_seconds", "gauge", (), "since an endpoint last told the head"),

@@ -16,7 +16,15 @@ from indexer.ops.live_status import LiveStatus, endpoints
 from indexer.ops.metric_catalog import CATALOG, PREFIX
 from indexer.rpc.pool import Pool
 from indexer.rpc.rate_limit import PURPOSES
-from indexer.runtime.progress import ATTEST_OFF, STARTING, AttestProgress, DaemonProgress, Histogram, wait_name
+from indexer.runtime.progress import (
+    ATTEST_OFF,
+    STARTING,
+    AttestProgress,
+    DaemonProgress,
+    HeadProofProgress,
+    Histogram,
+    wait_name,
+)
 
 STATES = (STARTING, *(mode.value for mode in Mode))
 
@@ -52,6 +60,7 @@ class _Signals(Collector):
         behind = {grade: max(0, p.finalized - at) for grade, at in grades.items() if p.finalized >= 0}
         yield family("attested_lag_blocks", by_label(behind))
         yield from attested(p.attest)
+        yield from head_proof(p.head_proof, p.head)
         uncovered: Counter[str] = Counter()
         for contract in stored.get("coverage", ()):
             uncovered[contract["contract"]] += sum(last - first + 1 for first, last in contract["gaps"])
@@ -176,6 +185,17 @@ def attested(progress: AttestProgress) -> Iterable[Metric]:
     yield family("attest_healed", unlabeled(progress.healed if attesting else None))
     yield family("attest_unprovable", unlabeled(progress.unprovable if attesting else None))
     yield family("attest_faults", by_label(progress.blamed))
+
+
+def head_proof(progress: HeadProofProgress, head: int) -> Iterable[Metric]:
+    """Yield the metrics of proofs at the head, absent when this process does not prove it. `head`: -1 if unknown."""
+    proving, newest = progress.state != ATTEST_OFF, progress.newest
+    yield family("head_proven_block", unlabeled(newest if newest >= 0 else None))
+    yield family("head_proof_lag_blocks", unlabeled(max(0, head - newest) if min(head, newest) >= 0 else None))
+    yield family("head_unproven_blocks", unlabeled(progress.unproven if proving else None))
+    yield family("head_proven_blocks", unlabeled(progress.blocks if proving else None))
+    yield family("head_proof_requests", unlabeled(progress.requests if proving else None))
+    yield family("head_healed", unlabeled(progress.healed if proving else None))
 
 
 COUNTS = ("disagreements", "omissions", "limited", "failures", "set_aside")

@@ -17,7 +17,7 @@ from indexer.db.connection import Connection, connection
 from indexer.errors import IndexerError, SchemaOlderError
 from indexer.rpc.pool import Pool
 from indexer.schema import deferred_indexes, revisions
-from indexer.store import attestations, incidents, provenance, reorg_journal
+from indexer.store import attestations, head_proofs, incidents, provenance, reorg_journal
 from indexer.store.incidents import unproven
 from indexer.store.index_state import IndexState, binding, check_binding, load_index_state
 
@@ -116,6 +116,7 @@ async def _stored(conn: Connection, deployment: Deployment, state: IndexState, h
         "projected_hash": "0x" + checkpoint.hash.hex() if checkpoint else None,
         "lag_blocks": None if lag is None else max(0, lag),
         "lag_seconds": None if seconds is None else max(0, seconds),
+        "head_proof": await _head_proof(conn, state, heads["head"]),
         "blamed": await provenance.fault_counts(conn),
         "up_to_date_with_config": checkpoint is None
         or (state.digest, state.projected_origin) == (deployment.digest, origin),
@@ -136,6 +137,17 @@ async def _stored(conn: Connection, deployment: Deployment, state: IndexState, h
         "upgrades": await _upgrades(conn, deployment),
         "incidents_open": await incidents.by_kind(conn),
         "incidents": await incidents.open_now(conn, MAX_INCIDENTS),
+    }
+
+
+async def _head_proof(conn: Connection, state: IndexState, head: int | None) -> dict[str, int | None]:
+    """Return the newest block proven before it is final, the distance to the head, and how many blocks lack a proof."""
+    newest = await head_proofs.newest(conn)
+    checkpoint = state.checkpoint.number if state.checkpoint else -1
+    return {
+        "newest": newest if newest >= 0 else None,
+        "lag_blocks": None if head is None or newest < 0 else max(0, head - newest),
+        "unproven": await head_proofs.count_unproven(conn, state.floor, checkpoint),
     }
 
 

@@ -18,10 +18,10 @@ from indexer.projections.events import Event, StateKey, events_of
 from indexer.projections.project import WHOLE_TABLES, state_keys
 from indexer.projections.write_set import StateRow
 from indexer.projector.rows import PreparedRows, empty_tables, load_state, project_and_prepare
-from indexer.projector.writer import StepResult, Writer, stored_block_ref
+from indexer.projector.writer import StepResult, Writer
 from indexer.runtime.tasks import background_task
 from indexer.store import raw_logs
-from indexer.store.index_state import IndexState
+from indexer.store.index_state import IndexState, stored_block_ref
 from indexer.store.raw_logs import StoredLogs
 
 STEP_LOGS = 5_000  # Logs of one step.

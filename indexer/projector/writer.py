@@ -24,8 +24,9 @@ from indexer.projector.replay import ReplayScope, replay
 from indexer.projector.rows import PreparedRows, load_state, log_commit, project_and_prepare, set_checkpoint, write_rows
 from indexer.runtime.failpoints import hit
 from indexer.runtime.tasks import background_task
-from indexer.store import coverage, epoch, lease, provenance, raw_logs, reorg_journal, staging
-from indexer.store.index_state import IndexState
+from indexer.store import coverage, epoch, head_proofs, lease, provenance, raw_logs, reorg_journal, staging
+from indexer.store.head_proofs import ProofRecord
+from indexer.store.index_state import IndexState, stored_block_ref
 from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
 
@@ -75,8 +76,9 @@ class Writer:
         return complete and state.contiguous_end + 1 == state.next_block == batch.first
 
     async def commit_batch(
-        self, conn: Connection, state: IndexState, batch: LogBatch, finalized: int, token: int | None
-    ) -> StepResult:
+        self, conn: Connection, state: IndexState, batch: LogBatch, finalized: int, token: int | None,
+        proof: ProofRecord | None = None,
+    ) -> StepResult:  # fmt: skip
         """Store a confirmed batch; with the lease, also project it when it extends the projection.
 
         Raises StoredHashMismatchError, EpochChangedError, LeaseLostError or asyncpg.ExclusionViolationError; then
@@ -88,6 +90,7 @@ class Writer:
             batch: the confirmed logs.
             finalized: the finalized block.
             token: token of the lease; None: without it.
+            proof: what proves the batch, if it was proven beforehand.
         """
         await raw_logs.ensure_partitions(conn, batch.first, batch.last)
         projected = token is not None and self.extends_projection(state, batch)
@@ -99,6 +102,8 @@ class Writer:
                 await lease.lock_and_renew(conn, token)
             await epoch.lock_shared(conn, state.epoch)
             await raw_logs.commit_batch(conn, batch)
+            if proof is not None:
+                await head_proofs.record(conn, batch, proof)
             hit("ingest.stored")
             if projected and token is not None:
                 header = batch.blocks[-1]
@@ -182,7 +187,7 @@ class Writer:
 
     async def apply_reorg(
         self, conn: Connection, state: IndexState, reorg: Reorg, finalized: int, token: int,
-        scope: ReplayScope | None = None,
+        scope: ReplayScope | None = None, blames: Sequence[EndpointFault] = (),
     ) -> StepResult:  # fmt: skip
         """Replace everything above the fork point with the staged logs, in one commit (verify before delete).
 
@@ -195,6 +200,7 @@ class Writer:
             finalized: the finalized block.
             token: token of the lease.
             scope: what to replay below the floor. None: the steps that follow project everything again.
+            blames: whose fault the stored logs were, where that is proven.
         """
         started, logs = time.monotonic(), 0
         fork, last = reorg.fork, reorg.new_tip.number
@@ -223,6 +229,7 @@ class Writer:
                 await self._reset(conn, after)
             else:
                 rows = await self._project_replacement(conn, after, reorg, finalized, staged, decoded, take_rows_back)
+            await provenance.record_faults(conn, blames, number)
             await reorg_journal.write(conn, number, state.epoch + 1, reorg, removed, rows, time.monotonic() - started)
             hit("replace.before_commit")
         hit("replace.committed")
@@ -364,10 +371,3 @@ class Writer:
             await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
         await log_commit(conn, "forward", first, end.number, sum(rows.values()))
         return rows
-
-
-async def stored_block_ref(conn: Connection, number: int) -> BlockRef:
-    """Return the block ref of a stored block: an end of coverage, or a block with logs."""
-    row = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block WHERE number = $1", number)
-    assert row is not None, "ends of coverage and blocks with logs are stored"
-    return BlockRef(*row)

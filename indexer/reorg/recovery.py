@@ -18,7 +18,7 @@ from indexer.errors import RefusedError, ReplacementUnavailableError, RpcError
 from indexer.projector.impact import DependencyGroups
 from indexer.projector.preview import ChangePreview
 from indexer.projector.replay import HistoryPart, ReplayScope, keys_of, plan_replay
-from indexer.projector.writer import StepResult, Writer, stored_block_ref
+from indexer.projector.writer import StepResult, Writer
 from indexer.reorg import replacement
 from indexer.reorg.claims import final_up_to
 from indexer.reorg.plan import Plan, make_plan, still_holds
@@ -26,7 +26,7 @@ from indexer.reorg.replacement import read_replacement
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import lease, raw_logs, staging
-from indexer.store.index_state import IndexState, binding, load_index_state, stored_hash
+from indexer.store.index_state import IndexState, binding, load_index_state, stored_block_ref, stored_hash
 from indexer.store.lease import exclusive_lease, holder_name
 from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable, Sequence
 
 from indexer.chain.batch import LogBatch
@@ -12,6 +11,7 @@ from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
 from indexer.errors import InconsistentResponseError, NotFinalError, ParentMismatchError, RangeTooLargeError
 from indexer.ingest.fetch import fetch_head
+from indexer.ingest.proven_batch import prove_batch
 from indexer.reorg.claims import claim, final_up_to
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
@@ -58,7 +58,8 @@ async def read_replacement(
 
 
 async def stage_replacement(
-    pool: Pool, conn: Connection, state: IndexState, fork_claim: ForkClaim, cause: str, final: FinalBlock, token: int
+    pool: Pool, conn: Connection, state: IndexState, fork_claim: ForkClaim, cause: str, final: FinalBlock, token: int,
+    *, strict: bool = False,
 ) -> tuple[Reorg, int]:  # fmt: skip
     """Read the replacement into staging from the endpoint that claimed it, else from another that claims a fork.
 
@@ -70,6 +71,7 @@ async def stage_replacement(
         cause: Reason for the journal.
         final: The highest block known to be final.
         token: Token of the lease.
+        strict: Whether every block must be proven before it is staged.
 
     Returns:
         The reorg, and the block up to which the new chain is final according to the endpoint that served it.
@@ -86,7 +88,8 @@ async def stage_replacement(
         if answer.kind is not ClaimKind.FORK or answer.fork is None or answer.head is None:
             raise InconsistentResponseError(answer.detail or f"serves no such fork ({answer.kind.value})", reader.name)
         last = min(answer.head.number, max(tip.number, answer.fork.number + 1))
-        reorg = await stage_replacement_from(reader, conn, state, answer.fork, last, cause, token)
+        provers = pool if strict else None
+        reorg = await stage_replacement_from(reader, conn, state, answer.fork, last, cause, token, provers)
         if await staging.first_block_unchanged(conn, answer.fork.number + 1):
             # The chain came back meanwhile: replacing its blocks would archive rows that never were orphaned.
             raise InconsistentResponseError("serves the stored chain again", reader.name)
@@ -104,7 +107,8 @@ async def stage_replacement(
 
 
 async def stage_replacement_from(
-    reader: Reader, conn: Connection, state: IndexState, fork: BlockRef, last: int, cause: str, token: int
+    reader: Reader, conn: Connection, state: IndexState, fork: BlockRef, last: int, cause: str, token: int,
+    provers: Pool | None = None,
 ) -> Reorg:  # fmt: skip
     """Stage blocks fork + 1 .. last of one endpoint, for the contracts that are covered above the fork point.
 
@@ -116,14 +120,18 @@ async def stage_replacement_from(
         last: Last block to read.
         cause: Reason for the journal.
         token: Token of the lease.
+        provers: Endpoints that must prove every block before it is staged; None: the reader is believed.
 
     Raises:
-        RpcError: The endpoint failed.
+        RpcError: The endpoint failed, or a block is not proven.
         LeaseLostError: Another process holds the lease.
     """
     assert state.tip is not None
     addresses = state.contracts_covered_above(fork.number)
     await staging.clear(conn, token)
-    stage_batch = functools.partial(staging.add, conn, token=token)
-    new_tip = await read_replacement(reader, fork, last, addresses, stage_batch)
+
+    async def stage(batch: LogBatch) -> None:
+        await staging.add(conn, batch if provers is None else (await prove_batch(provers, batch))[0], token)
+
+    new_tip = await read_replacement(reader, fork, last, addresses, stage)
     return Reorg(fork, state.tip, new_tip, addresses, reader.name, cause)

@@ -116,6 +116,10 @@ class HeadFeed:
                 async with asyncio.timeout(2):
                     await socket.close()
 
+    def wake(self) -> None:
+        """End the current or the next wait at once, as an announced head does."""
+        self._woken.set()
+
     async def wait(self, stop: asyncio.Event) -> Woken:
         """Wait until a head is announced, the interval is over, or `stop` is set."""
         min_pause = min(MIN_PAUSE_S, self.poll_interval / 10) - (self.clock() - self._waited_at)

@@ -71,7 +71,7 @@ class Backoff:
             self._pause = MIN_PAUSE_S
 
 
-RequestPurpose = Literal["follow", "probe", "backfill", "attest"]
+RequestPurpose = Literal["follow", "head_proof", "probe", "backfill", "attest"]
 PURPOSES: tuple[RequestPurpose, ...] = get_args(RequestPurpose)  # The most urgent first.
 _purpose: ContextVar[RequestPurpose] = ContextVar("purpose", default="follow")
 

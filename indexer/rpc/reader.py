@@ -121,6 +121,8 @@ class Reader:
         addresses: Sequence[str],
         numbers: Iterable[int],
         extra_blocks: Sequence[int | str] = (),
+        *,
+        verified: bool = False,
     ) -> tuple[list[Log], list[Header]]:
         """Read logs and headers in one request.
 
@@ -133,6 +135,7 @@ class Reader:
             addresses: contracts whose logs to read (lower-case 0x).
             numbers: blocks whose headers are required.
             extra_blocks: blocks, by number or tag, whose headers are returned only if the node has them.
+            verified: whether to compute the hashes of the headers of `numbers`, as `receipts.verified_header` does.
 
         Returns:
             The logs in chain order, and the headers of `numbers` followed by those of `extra_blocks`.
@@ -142,16 +145,17 @@ class Reader:
             RpcError: any other failure. It may be a range too large in disguise (a timeout, a dropped connection), so
                 fewer blocks are requested next.
         """
-        blocks = last - first + 1
+        blocks, parse = last - first + 1, receipts.verified_header if verified else wire.header
         if blocks > self.ranges.max_answered:
             async with self._probing:
                 if blocks > self.ranges.max_answered:
-                    return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks)
-        return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks)
+                    return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks, parse)
+        return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks, parse)
 
     async def _logs_with_headers(
-        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int], extra_blocks: Sequence[int | str]
-    ) -> tuple[list[Log], list[Header]]:
+        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int],
+        extra_blocks: Sequence[int | str], parse: Callable[[Any, int], Header],
+    ) -> tuple[list[Log], list[Header]]:  # fmt: skip
         wanted, blocks = list(numbers), last - first + 1
         calls = [_header_call(n) for n in (*wanted, *extra_blocks)]
         if self.ranges.refuses(blocks):
@@ -172,7 +176,7 @@ class Reader:
         return self._parse(
             lambda: (
                 wire.logs(results[0], first, last, addresses),
-                [wire.header(r, n) for r, n in zip(of_wanted, wanted, strict=True)]
+                [parse(r, n) for r, n in zip(of_wanted, wanted, strict=True)]
                 + [h for r, b in zip(of_extra, extra_blocks, strict=True) if (h := _optional_header(r, b)) is not None],
             )
         )
@@ -193,6 +197,18 @@ class Reader:
         """Return whole headers in the order requested, each with the hash computed from its fields."""
         results = await self.endpoint.batch([_header_call(n) for n in numbers])
         return self._parse(lambda: [receipts.sealed_header(r, n) for r, n in zip(results, numbers, strict=True)])
+
+    async def verified_headers(self, numbers: Sequence[int]) -> list[Header | None]:
+        """Return headers as `receipts.verified_header` does; None for a block that is missing or unreadable."""
+        results = await self.endpoint.batch([_header_call(n) for n in numbers])
+
+        def parse(result: Any, number: int) -> Header | None:
+            try:
+                return receipts.verified_header(result, number)
+            except RpcError:
+                return None
+
+        return [parse(r, n) for r, n in zip(results, numbers, strict=True)]
 
     async def block_receipts(
         self, headers: Sequence[Header], addresses: Collection[str]

@@ -23,7 +23,6 @@ class SealedHeader(NamedTuple):
     """A header with its proof: `computed` is the hash of its fields, to be compared with `header.hash`."""
 
     header: Header
-    receipts_root: bytes
     computed: bytes
 
 
@@ -46,7 +45,21 @@ def sealed_header(result: Any, number: int) -> SealedHeader:
     values |= {name: _value(result[name], name, size) for name, size in LATER_FIELDS if result.get(name) is not None}
     root = values["receiptsRoot"]
     assert isinstance(root, bytes)
-    return SealedHeader(header, root, header_hash(values))
+    return SealedHeader(header._replace(receipts_root=root), header_hash(values))
+
+
+def verified_header(result: Any, number: int) -> Header:
+    """Parse a block object; the header has its `receipts_root` only if its fields have its hash.
+
+    A node that leaves fields out serves a header that is as good as any other, but proves nothing. Raises what
+    `sealed_header` raises, except for the fields that only the hash needs.
+    """
+    header = read_header(result, number)
+    try:
+        sealed = sealed_header(result, number)
+    except TransientRpcError:
+        return header
+    return sealed.header if sealed.computed == header.hash else header
 
 
 def _value(value: Any, name: str, size: int | None) -> bytes | int:

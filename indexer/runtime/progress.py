@@ -57,6 +57,22 @@ class AttestProgress:
     blamed: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(slots=True)
+class HeadProofProgress:
+    """Progress of the proofs of blocks above finalized.
+
+    `newest`: the highest proven block, -1 until known. `unproven`: blocks above the rollback floor that lack a proof.
+    `state` says what it does, or why it waits. `blocks` counts blocks proven since the start, `requests` HTTP requests.
+    """
+
+    state: str = ATTEST_OFF
+    newest: int = -1
+    unproven: int = 0
+    blocks: int = 0
+    requests: int = 0
+    healed: int = 0  # Heals of blocks above the rollback floor.
+
+
 STARTING = "starting"
 
 
@@ -99,6 +115,7 @@ class DaemonProgress:
     regressions: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     attest: AttestProgress = field(default_factory=AttestProgress)
+    head_proof: HeadProofProgress = field(default_factory=HeadProofProgress)
     stuck: dict[str, str] = field(default_factory=dict)  # Findings of the watchdog by name, until resolved.
     found_stuck: Counter[str] = field(default_factory=Counter)
     waits: Counter[str] = field(default_factory=Counter)  # Waits begun, by name.

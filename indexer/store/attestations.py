@@ -17,6 +17,7 @@ from indexer.store import coverage
 Grade = Literal["cross-checked", "proven"]
 
 PROVEN: tuple[Grade, ...] = ("proven",)
+METHODS: dict[Grade, str] = {"proven": "header, bloom and receipts", "cross-checked": "second endpoint"}
 ANY: tuple[Grade, ...] = ("cross-checked", "proven")  # A proven range needs no second endpoint.
 
 

@@ -153,6 +153,13 @@ async def stored_hash(conn: Connection, number: int) -> bytes | None:
     return value
 
 
+async def stored_block_ref(conn: Connection, number: int) -> BlockRef:
+    """Return the block ref of a stored block: an end of coverage, or a block with logs."""
+    row = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block WHERE number = $1", number)
+    assert row is not None, "ends of coverage and blocks with logs are stored"
+    return BlockRef(*row)
+
+
 async def block_refs_between(conn: Connection, first: int, last: int) -> list[BlockRef]:
     """Return the stored blocks in first..last, ascending."""
     rows = await conn.fetch(

@@ -6,10 +6,11 @@ Only read when logs turn out to be wrong, never while ingesting or projecting.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from indexer.chain.batch import ServedRange
+from indexer.chain.log_set import LogFault
 from indexer.db.connection import Connection
 from indexer.store.incidents import record
 
@@ -77,8 +78,29 @@ class EndpointFault(NamedTuple):
     proven_by: str
 
 
+async def faults_of_servers(
+    conn: Connection, contracts: Sequence[int], wrong: Iterable[LogFault], prover_by_block: Mapping[int, str]
+) -> list[EndpointFault]:  # fmt: skip
+    """Return the fault of the endpoint that served each wrong log, "unknown" where no record says who did.
+
+    Args:
+        conn: connection.
+        contracts: ids of the contracts whose logs were compared.
+        wrong: the wrong stored logs.
+        prover_by_block: who proved each of their blocks.
+    """
+    faults = []
+    for block, index, what in wrong:
+        sources = await serving_endpoints(conn, contracts, block, block)
+        endpoint = sources[-1].endpoint if sources else "unknown"
+        faults.append(EndpointFault(endpoint, "served", block, index, what, prover_by_block[block]))
+    return faults
+
+
 async def record_faults(conn: Connection, blames: Sequence[EndpointFault], reorg: int | None = None) -> None:
     """Insert faults, and open one incident for each endpoint. `reorg`: the id of the heal in the reorg journal."""
+    if not blames:
+        return
     await conn.executemany(
         "INSERT INTO indexer.blame (endpoint, role, block_number, log_index, what, proven_by, reorg_id)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7)",

@@ -22,7 +22,8 @@ from indexer.db.database_errors import DATABASE_ERRORS
 from indexer.errors import EndpointUnreachableError, LeaseLostError, RpcError
 from indexer.follow import catch_up, maintenance
 from indexer.follow import engine as engines
-from indexer.follow.engine import Engine, EngineOptions
+from indexer.follow.engine import Engine
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.ingest import fetch, ingestor
 from indexer.projector import pipeline, writer

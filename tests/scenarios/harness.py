@@ -13,9 +13,10 @@ from typing import Any, Self
 import asyncpg
 
 from indexer.attest.auditor import Auditor
+from indexer.attest.head_prover import HeadProver
 from indexer.config import Deployment, load
 from indexer.db.connection import Connection, connect
-from indexer.follow.engine import EngineOptions
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.follow.state_machine import Mode
 from indexer.rpc.pool import Pool
@@ -58,7 +59,7 @@ class Daemon:
     def __init__(self, url: str, nodes: Sequence[SimNode], deployment: Deployment, **limits: Any) -> None:
         self.pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
         self.progress = DaemonProgress()
-        self.auditors: list[Auditor] = []
+        self.auditors: list[Auditor | HeadProver] = []
         self.runner: Runner = _Busy(deployment, url, self.pool, self.progress, EngineOptions(**limits))
 
     @property
@@ -92,8 +93,28 @@ class Daemon:
         deployment = self.runner.deployment
         pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
         finality, opened = self.runner.engine.finality, partial(connect, self.runner.url)
-        self.auditors.append(Auditor(deployment, pool, self.progress, opened, finality))
-        return self.auditors[-1]
+        auditor = Auditor(deployment, pool, self.progress, opened, finality)
+        self.auditors.append(auditor)
+        return auditor
+
+    def prover(self, *nodes: SimNode) -> HeadProver:
+        """The daemon's, as `run` starts it, on these nodes; `prove` drives it."""
+        deployment, engine = self.runner.deployment, self.runner.engine
+        pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
+        prover = HeadProver(
+            deployment, pool, self.progress, partial(connect, self.runner.url), engine.report_wrong_logs
+        )
+        engine.on_head_commit = prover.offer
+        self.auditors.append(prover)
+        return prover
+
+    async def prove(self, prover: HeadProver, most: int = 60) -> str:
+        """Looks of the prover and of the daemon in turn, until neither has work; the prover's state then."""
+        for _ in range(most):
+            proved = await prover.run_once()
+            if not (await self.poll() or proved or self.progress.waiting):
+                return prover.gauges.state
+        raise AssertionError(f"not done after {most} looks: {prover.gauges.state!r}, waits: {self.progress.waiting!r}")
 
     async def audit(self, auditor: Auditor, most: int = 60) -> str:
         """Turns of the auditor beside looks at the head, until it has nothing to do; its state then."""
@@ -197,12 +218,13 @@ class Stage:
 
     async def start(
         self, *nodes: int, settled: bool = True, max_blocks: int = 2000, without: Sequence[str] = (),
-        recent_blocks: int = 1000, **limits: int,
+        recent_blocks: int = 1000, strict: bool = False, **limits: int,
     ) -> Daemon:  # fmt: skip
         """A daemon on these nodes, by default the first; has followed their head unless told not to. `without` some
-        contracts; its auditor proves `recent_blocks`; `limits` are `first` and `last` as of a backfill."""
+        contracts; its auditor proves `recent_blocks`; `strict`: nothing is committed unproven; `limits` are `first` and
+        `last` as of a backfill."""
         kept = tuple(c for c in DEVNET.contracts if c.name not in without)
-        attest = replace(DEVNET.attest, recent_blocks=recent_blocks)
+        attest = replace(DEVNET.attest, recent_blocks=recent_blocks, before_commit=strict)
         deployment = replace(DEVNET, contracts=kept, max_blocks=max_blocks, attest=attest)
         daemon = Daemon(self.url, [self.nodes[n] for n in nodes or (0,)], deployment, **limits)
         self.daemons.append(daemon)

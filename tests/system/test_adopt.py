@@ -18,7 +18,7 @@ from indexer import config
 from indexer.cli.migrate import migrate_command
 from indexer.db.connection import connection
 from indexer.errors import AdoptionRefusedError, ForeignDatabaseError, IndexerError
-from indexer.follow.engine import EngineOptions
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.projector.reproject import Reprojection
 from indexer.rpc.pool import Pool

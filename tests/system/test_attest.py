@@ -18,8 +18,8 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
-from indexer.attest.log_set import CHANGED, LEFT_OUT, MADE_UP, WRONG_INDEX, LogFault, diff_logs, digest
 from indexer.chain.batch import ServedRange
+from indexer.chain.log_set import CHANGED, LEFT_OUT, MADE_UP, WRONG_INDEX, LogFault, diff_logs, digest
 from indexer.chain.ranges import BlockRange
 from indexer.chain.types import Log
 from indexer.cli.main import cli

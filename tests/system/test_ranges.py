@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from indexer import config
-from indexer.follow.engine import EngineOptions
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress

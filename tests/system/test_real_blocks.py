@@ -12,7 +12,7 @@ import asyncpg
 from indexer import config
 from indexer.chain.bloom import may_contain
 from indexer.db.catalog import sql_name
-from indexer.follow.engine import EngineOptions
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress

@@ -11,7 +11,7 @@ import pytest
 from indexer import config
 from indexer.attest.compare import compare_stored, ranges
 from indexer.db.connection import connection
-from indexer.follow.engine import EngineOptions
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.maintenance import Maintenance
 from indexer.follow.runner import Runner
 from indexer.projector import replay

@@ -13,7 +13,7 @@ from indexer.attest.compare import compare_stored, ranges
 from indexer.db.catalog import sql_name, table_kind
 from indexer.db.connection import Connection, connection
 from indexer.errors import IndexerError
-from indexer.follow.engine import EngineOptions
+from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.projector.reproject import Reprojection
 from indexer.reorg.recovery import Recovery

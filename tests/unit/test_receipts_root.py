@@ -65,13 +65,13 @@ def test_real_headers_hash_to_their_hash_and_only_so(one: dict[str, Any]) -> Non
 def test_real_receipts_have_the_root_of_their_header_and_only_all_of_them_as_they_are(one: dict[str, Any]) -> None:
     block = receipts.sealed_header(one["header"], number(one))
     found = receipts.receipts(one["receipts"][::-1], block.header, [ADDRESS])
-    assert receipts_root(found.receipts) == block.receipts_root and found.in_place
+    assert receipts_root(found.receipts) == block.header.receipts_root and found.in_place
     for position, receipt in enumerate(found.receipts):
         for other in (receipt._replace(cumulative_gas=receipt.cumulative_gas + 1), receipt._replace(logs=[])):
             if other != receipt:
                 changed = [*found.receipts[:position], other, *found.receipts[position + 1 :]]
-                assert receipts_root(changed) != block.receipts_root
-    assert receipts_root(found.receipts[:-1]) != block.receipts_root
+                assert receipts_root(changed) != block.header.receipts_root
+    assert receipts_root(found.receipts[:-1]) != block.header.receipts_root
 
 
 def test_types_and_forks_of_the_real_blocks() -> None:
@@ -87,7 +87,9 @@ def test_classic_blocks_of_arbitrum_one_have_roots_of_another_kind() -> None:
     """Before Nitro the receipts root was none over these receipts: such blocks cannot be proven, and are not."""
     for one in (b for b in BLOCKS if b.get("classic")):
         block = receipts.sealed_header(one["header"], number(one))
-        assert receipts_root(receipts.receipts(one["receipts"], block.header, []).receipts) != block.receipts_root
+        assert (
+            receipts_root(receipts.receipts(one["receipts"], block.header, []).receipts) != block.header.receipts_root
+        )
 
 
 # -- against the simulated chain's encoding, which was written apart
@@ -143,7 +145,7 @@ def test_blocks_of_the_simulated_chain_prove_their_logs(txs: list[SimTx], salt: 
     found = receipts.sealed_header(made.header(), 1)
     assert found.computed == found.header.hash == made.hash
     read = receipts.receipts(made.receipts(), found.header, [ADDRESS])
-    assert receipts_root(read.receipts) == found.receipts_root and read.in_place
+    assert receipts_root(read.receipts) == found.header.receipts_root and read.in_place
     assert [(g.log_index, g.transaction_index, g.transaction_hash, g.topics, g.data) for g in read.logs] == [
         (index, position, tx.hash, log.topics, log.data) for index, position, tx, log in made
     ]

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAX_MODULES, MAX_LINES, MIN_LINES, MAX_SMALL = 200, 350, 40, 15
+# The number of modules grows with what the program does, not with cuts of what is there.
+MAX_MODULES, MAX_LINES, MIN_LINES, MAX_SMALL = 215, 350, 40, 15
 
 # Modules above MAX_LINES, with the most lines that each may have.
 LONG = {
-    "errors.py": 385, "rpc/transport.py": 395, "projector/writer.py": 373, "follow/engine.py": 362,
+    "errors.py": 385, "rpc/transport.py": 395, "projector/writer.py": 373,
     "check/position_replay.py": 377,
 }  # fmt: skip
 

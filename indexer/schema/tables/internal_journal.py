@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -154,7 +155,7 @@ attestation = Table(
     # Hashes of the first and the last block. NULL if the block is not stored, and in a void row.
     Column("first_hash", LargeBinary, nullable=True),
     Column("last_hash", LargeBinary, nullable=True),
-    # Number and SHA-256 of the contracts' stored logs, in the format of indexer/attest/log_set.py.
+    # Number and SHA-256 of the contracts' stored logs, in the format of indexer/chain/log_set.py.
     Column("logs", BigInteger, nullable=True),
     Column("digest", LargeBinary, nullable=True),
     Column("endpoints", ARRAY(Text), nullable=False),
@@ -162,6 +163,22 @@ attestation = Table(
     CheckConstraint("grade IN ('cross-checked', 'proven', 'void')", name="attestation_grade"),
     CheckConstraint("first_block <= last_block", name="attestation_range"),
     Index("attestation_grade_idx", "grade", "last_block"),
+)
+# A block above finalized whose stored logs of `contracts` (ids, ascending) are proven; `endpoint` served the proof.
+# The row goes with the block's row (rollback, heal), and becomes part of an attestation once the block is final.
+head_proof = Table(
+    "head_proof",
+    internal,
+    Column(
+        "block_number",
+        BigInteger,
+        ForeignKey("indexer.block.number", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("contracts", ARRAY(Integer), nullable=False),
+    Column("endpoint", Text, nullable=False),
+    now(),
 )
 # Append-only. A log that an endpoint omitted, invented, altered or misnumbered, in blocks whose headers prove it.
 # 'served': the stored logs came from this endpoint, and were healed as `reorg_id` of the journal records. 'asked': it

@@ -1,0 +1,108 @@
+"""Heals blocks above the rollback floor whose logs are proven to be wrong, in one commit, while the head is followed.
+
+The blocks keep their hashes: only their logs, and the rows made from them, are replaced, as a reorg would do it. Below
+the floor `reorg/recovery.py` heals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import structlog
+
+from indexer.chain.batch import LogBatch
+from indexer.chain.log_set import LogFault, diff_logs
+from indexer.chain.types import BlockRef, Header, Log
+from indexer.db.connection import Connection
+from indexer.ingest.block_proof import BlockProofs, prove_blocks
+from indexer.projector.writer import StepResult, Writer
+from indexer.rpc.pool import Pool
+from indexer.runtime.progress import DaemonProgress
+from indexer.store import coverage, provenance, raw_logs, staging
+from indexer.store.index_state import IndexState, block_refs_between
+from indexer.store.provenance import EndpointFault
+from indexer.store.reorg_journal import Reorg
+
+log = structlog.get_logger()
+
+
+class HeadHealer:
+    """Replaces wrong logs of blocks that may still be reorged away.
+
+    Args:
+        pool: The endpoints to prove with; those at fault are set aside.
+        writer: Applies the replacement.
+        progress: Where heals and faults are counted.
+    """
+
+    def __init__(self, pool: Pool, writer: Writer, progress: DaemonProgress) -> None:
+        self.pool, self.writer, self.progress = pool, writer, progress
+
+    async def heal(self, conn: Connection, state: IndexState, first: int, token: int) -> StepResult | None:
+        """Prove the stored blocks from `first` on, and replace them in one commit if their logs are wrong.
+
+        A block that cannot be proven now ends the replacement: from there on, the follower reads the chain again.
+        Returns None if nothing is wrong any more. Raises RpcError if no endpoint answers, and LeaseLostError.
+
+        Args:
+            conn: The daemon's connection.
+            state: What is stored now.
+            first: The first block that is wrong; it must be above the rollback floor.
+            token: The lease.
+        """
+        tip = state.tip
+        assert tip is not None
+        refs = await block_refs_between(conn, first - 1, tip.number)
+        if len(refs) != tip.number - first + 2 or refs[0].number != first - 1:
+            return None  # They are not all stored any more: a rollback came first.
+        addresses = state.contracts_covered_above(first - 1)
+        watched = {bytes.fromhex(a[2:]) for a in addresses}
+        stored = (await raw_logs.read(conn, first, tip.number, 10**9)).logs
+        stored = [g for g in stored if g.address in watched]
+        headers = [Header(block.number, block.hash, parent.hash, block.timestamp) for parent, block in pairwise(refs)]
+        proofs = await prove_blocks(self.pool.ordered(), headers, stored, addresses)
+        last = _last_proven(headers, proofs)
+        wrong = diff_logs(_up_to(stored, last), _up_to(proofs.logs, last))
+        if not wrong:
+            return None
+        return await self._replace(conn, state, refs, [h for h in headers if h.number <= last], proofs, wrong, token)
+
+    async def _replace(
+        self, conn: Connection, state: IndexState, refs: Sequence[BlockRef], headers: Sequence[Header],
+        proofs: BlockProofs, wrong: Sequence[LogFault], token: int,
+    ) -> StepResult:  # fmt: skip
+        addresses, tip = state.contracts_covered_above(refs[0].number), headers[-1].ref()
+        contracts = sorted((await coverage.contract_ids(conn, addresses)).values())
+        faults = await provenance.faults_of_servers(conn, contracts, wrong, proofs.proven_by)
+        prover = proofs.proven_by[wrong[0].block]
+        logs = _up_to(proofs.logs, tip.number)
+        batch = LogBatch(headers[0].number, tip.number, addresses, logs, list(headers))
+        await staging.clear(conn, token)
+        await staging.add(conn, batch, token)
+        cause = f"attestation: {', '.join(sorted({f.endpoint for f in faults}))} was wrong"
+        reorg = Reorg(refs[0], refs[-1], tip, addresses, prover, cause)
+        done = await self.writer.apply_reorg(conn, state, reorg, -1, token, blames=faults)
+        log.warning("healed", first=reorg.fork.number + 1, last=tip.number, differences=len(wrong), cause=cause)
+        self._blame(faults)
+        return replace(done, kind="heal")
+
+    def _blame(self, faults: Sequence[EndpointFault]) -> None:
+        self.progress.head_proof.healed += 1
+        for fault in faults:
+            self.progress.attest.blamed[fault.endpoint] += 1
+            if fault.endpoint in {reader.name for reader in self.pool.readers}:
+                self.pool.set_aside(fault.endpoint, f"{fault.what} in block {fault.block}", "omitting")
+
+
+def _last_proven(headers: Sequence[Header], proofs: BlockProofs) -> int:
+    """Return the last block up to which every block is proven; the one before the first if that one is not."""
+    last = headers[0].number - 1
+    while last + 1 in proofs.proven_by:
+        last += 1
+    return last
+
+
+def _up_to(logs: Sequence[Log], last: int) -> list[Log]:
+    return [g for g in logs if g.block_number <= last]

@@ -1,0 +1,187 @@
+"""Proof of the logs of single blocks from consensus data: the header's hash, its bloom filter, its receipts root.
+
+A header whose fields have its hash is what consensus says. If its bloom filter lacks the watched contracts, the block
+has none of their logs; if it has them, the block's receipts must have the root that the header names. It does not
+matter who serves the receipts, since no endpoint can make up others with that root. A receipt does not contain its
+transaction's hash: if only that differs, nothing is proven.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from indexer.chain.bloom import may_contain
+from indexer.chain.receipts_root import receipts_root
+from indexer.chain.types import Header, Log
+from indexer.errors import InconsistentResponseError, RateLimitedError, RpcCallError, RpcError, TransientRpcError
+from indexer.rpc.reader import Reader
+from indexer.rpc.receipts import BlockReceipts
+
+HEADERS = 200  # Headers requested at once (blocks).
+RECEIPTS = 10  # Receipts requested at once (blocks).
+_NO_METHOD = -32601
+
+YieldToFollower = Callable[[], Awaitable[None]]  # Awaited before each request; waits while other work has priority.
+
+
+class ProofFailure(NamedTuple):
+    """Why the answers of `endpoint` do not prove block `block`: `why` is one of a few names, `detail` a sentence."""
+
+    endpoint: str
+    block: int
+    why: str
+    detail: str
+
+
+@dataclass(slots=True)
+class BlockProofs:
+    """The proofs of some blocks.
+
+    `proven_by`: who proved a block, by number; for a block that its header alone proves, the endpoint that served that
+    header, or "" if it was known before. `logs`: the true logs of the proven blocks, in chain order. `failures`: why
+    endpoints could not prove a block; another one may have proven it.
+    """
+
+    proven_by: dict[int, str] = field(default_factory=dict)
+    logs: list[Log] = field(default_factory=list)
+    failures: list[ProofFailure] = field(default_factory=list)
+
+
+async def no_wait() -> None:
+    """Wait for nothing: a YieldToFollower for work that has no other before it."""
+
+
+async def prove_blocks(
+    readers: Sequence[Reader], blocks: Sequence[Header], logs: Iterable[Log], addresses: Sequence[str]
+) -> BlockProofs:  # fmt: skip
+    """Prove the logs of blocks, asking the readers in turn, each only for what the ones before left open.
+
+    A block with a receipts root needs no header; one without logs of the watched contracts then costs no request.
+
+    Args:
+        readers: The endpoints to ask, the preferred one first.
+        blocks: The blocks, by number and hash, ascending.
+        logs: What is believed so far to be their logs of the watched contracts, in chain order.
+        addresses: The watched contracts (lower-case 0x).
+
+    Raises:
+        RpcError: No endpoint answered.
+    """
+    proofs, last_error = BlockProofs(), None
+    believed: dict[int, list[Log]] = defaultdict(list)
+    for log in logs:
+        believed[log.block_number].append(log)
+    watched = [bytes.fromhex(a[2:]) for a in addresses]
+    known = {b.number: (b, "") for b in blocks if b.receipts_root}
+    for reader in readers:
+        try:
+            await _read_headers(reader, blocks, known, proofs)
+            for block, source in known.values():
+                if not any(may_contain(block.logs_bloom, item) for item in watched):
+                    proofs.proven_by.setdefault(block.number, source)
+            open_ = [block for number, (block, _) in sorted(known.items()) if number not in proofs.proven_by]
+            await _prove_by_receipts(reader, open_, believed, addresses, proofs)
+        except TransientRpcError as error:
+            last_error = error
+        if len(proofs.proven_by) == len(blocks):
+            break
+    if last_error is not None and not proofs.proven_by and not proofs.failures:
+        raise last_error
+    proofs.logs.sort(key=lambda g: g[:2])
+    return proofs
+
+
+async def _read_headers(
+    reader: Reader, blocks: Sequence[Header], known: dict[int, tuple[Header, str]], proofs: BlockProofs
+) -> None:
+    """Add to `known` the headers that are lacking, if their fields have the hashes of the blocks."""
+    lacking = [b for b in blocks if b.number not in known]
+    for at in range(0, len(lacking), HEADERS):
+        part = lacking[at : at + HEADERS]
+        for block, header in zip(part, await reader.verified_headers([b.number for b in part]), strict=True):
+            if header is not None and header.hash == block.hash and header.receipts_root:
+                known[block.number] = (header, reader.name)
+            elif header is not None and header.hash == block.hash:
+                detail = f"the fields of header {block.number} do not have its hash, 0x{block.hash.hex()}"
+                proofs.failures.append(ProofFailure(reader.name, block.number, "header", detail))
+            else:
+                detail = f"serves no block {block.number} with the stored hash"
+                proofs.failures.append(ProofFailure(reader.name, block.number, "chain", detail))
+
+
+async def _prove_by_receipts(
+    reader: Reader, blocks: Sequence[Header], believed: dict[int, list[Log]], addresses: Sequence[str],
+    proofs: BlockProofs,
+) -> None:  # fmt: skip
+    for at in range(0, len(blocks), RECEIPTS):
+        part = blocks[at : at + RECEIPTS]
+        answers = await read_receipts(reader, part, addresses, no_wait)
+        for block, answer in zip(part, answers, strict=True):
+            failure = check_receipts(reader.name, block, answer, believed[block.number])
+            await asyncio.sleep(0)  # Hashing takes milliseconds, and the head must not wait for it.
+            if failure is not None:
+                proofs.failures.append(failure)
+            elif not isinstance(answer, RpcError):
+                proofs.logs += answer.logs
+                proofs.proven_by[block.number] = reader.name
+
+
+async def read_receipts(
+    reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], yield_to_follower: YieldToFollower
+) -> list[BlockReceipts | RpcError]:  # fmt: skip
+    """Return the receipts of each block, or the error. Raises TransientRpcError if the endpoint is unreachable.
+
+    Args:
+        reader: The endpoint.
+        blocks: The blocks, at most RECEIPTS.
+        addresses: The contracts whose logs are wanted (lower-case 0x).
+        yield_to_follower: Awaited before each request.
+    """
+    await yield_to_follower()
+    try:
+        return list(await reader.block_receipts(blocks, addresses))
+    except RpcError as error:
+        if isinstance(error, RateLimitedError) or (
+            isinstance(error, TransientRpcError) and not isinstance(error, InconsistentResponseError)
+        ):
+            raise
+        if len(blocks) == 1 or (isinstance(error, RpcCallError) and error.code == _NO_METHOD):
+            return [error] * len(blocks)
+    # One of the blocks is refused, too large or absent; only single requests show which one.
+    return [item for block in blocks for item in await read_receipts(reader, [block], addresses, yield_to_follower)]
+
+
+def check_receipts(
+    endpoint: str, block: Header, read: BlockReceipts | RpcError, stored: Sequence[Log]
+) -> ProofFailure | None:
+    """Return why the receipts do not prove the logs of a block; None if they do.
+
+    Args:
+        endpoint: Who served the receipts.
+        block: The block, with its receipts root.
+        read: The receipts, or why there are none.
+        stored: The logs that are believed so far.
+    """
+    number = block.number
+    if isinstance(read, RpcError):
+        return ProofFailure(endpoint, number, "no receipts", read.message)
+    if receipts_root(read.receipts) != block.receipts_root:
+        same = [g[:7] for g in read.logs] == [g[:7] for g in stored]
+        detail = f"the receipts of block {number} have another root than its header, their logs are "
+        return ProofFailure(endpoint, number, "root", detail + ("the stored ones" if same else "not the stored ones"))
+    if not read.in_place:
+        return ProofFailure(endpoint, number, "log index", f"log indexes of block {number} are not the logs' positions")
+    same = [_proven_part(log) for log in read.logs] == [_proven_part(log) for log in stored]
+    if same and [log.transaction_hash for log in read.logs] != [log.transaction_hash for log in stored]:
+        detail = f"a transaction of block {number} has another hash than stored, which no receipt proves"
+        return ProofFailure(endpoint, number, "transaction hash", detail)
+    return None
+
+
+def _proven_part(log: Log) -> Log:
+    """Return a log without the fields that its receipt does not prove."""
+    return log._replace(transaction_hash=b"", block_hash=b"", block_timestamp=None)

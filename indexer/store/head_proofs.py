@@ -1,0 +1,151 @@
+"""Proofs of blocks above finalized: one row a block, which goes when the block's row goes.
+
+A rollback or a heal that removes a block thus voids its grade in the same transaction. Once blocks are final, their
+rows become one attestation (`attest/attestor.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from indexer.chain.batch import LogBatch
+from indexer.chain.log_set import digest
+from indexer.chain.ranges import BlockRange, contiguous_end
+from indexer.db.connection import Connection
+from indexer.store import attestations, coverage, provenance
+from indexer.store.attestations import METHODS, PROVEN, Attestation
+from indexer.store.provenance import EndpointFault
+
+
+class ProofRecord(NamedTuple):
+    """What is stored about a batch that was proven before its commit.
+
+    `proven_by`: the endpoint that proved a block, for every block of the batch. `faults`: the logs that its server had
+    wrong, none of which are in the batch any more.
+    """
+
+    proven_by: Mapping[int, str]
+    faults: tuple[EndpointFault, ...]
+
+
+async def record(conn: Connection, batch: LogBatch, proof: ProofRecord) -> None:
+    """Record that a batch is proven, in the transaction that commits it: as an attestation if all of it is final."""
+    await provenance.record_faults(conn, proof.faults)
+    if batch.last > batch.final:
+        await add(conn, proof.proven_by, {b.number: b.hash for b in batch.blocks}, batch.addresses)
+        return
+    await attestations.add(
+        conn,
+        Attestation(
+            batch.first, batch.last, batch.addresses, "proven", METHODS["proven"], batch.blocks[0].hash,
+            batch.blocks[-1].hash, len(batch.logs), digest(batch.logs), tuple(sorted(set(proof.proven_by.values()))),
+        ),
+    )  # fmt: skip
+
+
+async def add(
+    conn: Connection, proven_by: Mapping[int, str], hashes: Mapping[int, bytes], addresses: Sequence[str]
+) -> None:  # fmt: skip
+    """Record that the stored logs of blocks are proven, inside a transaction that holds the epoch.
+
+    A block that is not stored, or with another hash, is left out.
+
+    Args:
+        conn: connection, inside the caller's transaction.
+        proven_by: the endpoint that proved a block, by number.
+        hashes: hashes of these blocks, by number.
+        addresses: contracts whose logs are proven (lower-case 0x).
+    """
+    contracts = sorted((await coverage.contract_ids(conn, addresses)).values())
+    await conn.execute(
+        "INSERT INTO indexer.head_proof (block_number, contracts, endpoint)"
+        " SELECT b.number, $1, p.endpoint FROM unnest($2::bigint[], $3::bytea[], $4::text[]) p(number, hash, endpoint)"
+        " JOIN indexer.block b ON b.number = p.number AND b.hash = p.hash"
+        " ON CONFLICT (block_number) DO UPDATE SET contracts = EXCLUDED.contracts, endpoint = EXCLUDED.endpoint",
+        contracts,
+        list(proven_by),
+        [hashes.get(number) for number in proven_by],
+        list(proven_by.values()),
+    )
+
+
+async def unproven(conn: Connection, first: int, last: int, addresses: Sequence[str]) -> list[int]:
+    """Return the stored blocks in first..last that are not proven for all of these contracts, ascending.
+
+    Args:
+        conn: connection.
+        first: first block to look at.
+        last: last block to look at, included.
+        addresses: contracts that must be proven (lower-case 0x).
+    """
+    contracts = list((await coverage.contract_ids(conn, addresses)).values())
+    rows = await conn.fetch(
+        "SELECT number FROM indexer.block b WHERE number BETWEEN $1 AND $2 AND NOT EXISTS"
+        " (SELECT FROM indexer.head_proof p WHERE p.block_number = b.number AND p.contracts @> $3::int[]) ORDER BY 1",
+        first,
+        last,
+        contracts,
+    )
+    return [row["number"] for row in rows]
+
+
+async def newest(conn: Connection) -> int:
+    """Return the highest proven block; -1 if there is none."""
+    value: int = await conn.fetchval("SELECT COALESCE(max(block_number), -1) FROM indexer.head_proof")
+    return value
+
+
+async def count_unproven(conn: Connection, floor: int, checkpoint: int) -> int:
+    """Return how many blocks above the floor, up to the checkpoint, lack a proof."""
+    value: int = await conn.fetchval(
+        "SELECT (SELECT count(*) FROM indexer.block WHERE number > $1 AND number <= $2)"
+        " - (SELECT count(*) FROM indexer.head_proof WHERE block_number > $1 AND block_number <= $2)",
+        floor,
+        checkpoint,
+    )
+    return value
+
+
+async def first_run(
+    conn: Connection, first: int, last: int, addresses: Sequence[str]
+) -> tuple[BlockRange, list[str]] | None:  # fmt: skip
+    """Return the lowest run of blocks within first..last that are proven for these contracts, and who proved them.
+
+    Args:
+        conn: connection.
+        first: first block to look at.
+        last: last block to look at, included.
+        addresses: contracts that must be proven (lower-case 0x).
+    """
+    contracts = list((await coverage.contract_ids(conn, addresses)).values())
+    row = await conn.fetchrow(
+        "SELECT min(block_number) AS first, max(block_number) AS last, array_agg(DISTINCT endpoint) AS endpoints FROM ("
+        " SELECT block_number, endpoint, block_number - row_number() OVER (ORDER BY block_number) AS run"
+        " FROM indexer.head_proof WHERE block_number BETWEEN $1 AND $2 AND contracts @> $3::int[]) proven"
+        " GROUP BY run ORDER BY run LIMIT 1",
+        first,
+        last,
+        contracts,
+    )
+    return None if row is None else (BlockRange(row["first"], row["last"]), row["endpoints"])
+
+
+async def contiguous_proof_end(conn: Connection, first: int, last: int, addresses: Sequence[str]) -> int:
+    """Return the block up to which all of first..last is proven for these contracts; first - 1 if `first` is not.
+
+    Args:
+        conn: connection.
+        first: first block to look at.
+        last: last block to look at, included.
+        addresses: contracts that must be proven (lower-case 0x).
+    """
+    attested = await attestations.load(conn, addresses, PROVEN, first)
+    end = min(contiguous_end(attested, first), last)
+    run = await first_run(conn, end + 1, last, addresses) if end < last else None
+    return run[0].last if run is not None and run[0].first == end + 1 else end
+
+
+async def forget(conn: Connection, first: int, last: int) -> None:
+    """Remove the proofs of blocks first..last, in the transaction that records their attestation."""
+    await conn.execute("DELETE FROM indexer.head_proof WHERE block_number BETWEEN $1 AND $2", first, last)
