@@ -27,7 +27,7 @@ from benchmarks.figures import Figure, report
 from indexer.embedded_pg.server import EmbeddedServer
 from tests.support.daemon import Daemon
 from tests.support.postgres import own_postgres
-from tests.support.simchain.chain import SimTx, Tree
+from tests.support.simchain.chain import Block, SimTx, Tree
 from tests.support.simchain.node import SimNode
 from tests.support.simchain.view import Depth
 
@@ -48,12 +48,19 @@ class Chain:
         self._kinds = list(MIX)
 
     def grow(self) -> None:
+        self.serve(self.extend())
+
+    def extend(self) -> Block:
+        """The next block, which the node does not show yet."""
         tree, head = self.node.tree, self.node.tree[self.node.head]
         stamp, txs = tree.next_timestamp(head), []
         for n in range(self.rng.randrange(4)):
             kinds = self.rng.choices(self._kinds, list(MIX.values()), k=self.rng.randrange(1, 7))
             txs.append(SimTx(keccak(b"%d %d" % (head.number, n)), self.traffic.transaction(kinds, stamp)))
-        block = tree.extend(head.hash, txs, timestamp=stamp)
+        return tree.extend(head.hash, txs, timestamp=stamp)
+
+    def serve(self, block: Block) -> None:
+        """The node shows it from now on."""
         self.node.head = block.hash
         self.served[block.number] = time.monotonic()
 

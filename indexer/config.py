@@ -179,20 +179,27 @@ class _Reader:
             max_blocks=self._int(ranges, "ranges.", "max_blocks", 1, 10**7, 2000),
             contracts=contracts,
             tokens=tuple(self._token(i, entry) for i, entry in enumerate(self._list(top, "token", needed=False))),
-            attest=Attest(
-                self._flag(attest, "attest.", "enabled", default=True),
-                self._rate(attest, "attest.", "rps", 4.0),
-                self._int(attest, "attest.", "recent_blocks", 0, 2**53, 1_000_000),
-                self._flag(attest, "attest.", "head", default=True),
-                self._rate(attest, "attest.", "head_rps", 20.0),
-                self._flag(attest, "attest.", "before_commit"),
-            ),
+            attest=self._attest(attest),
             rpc_timeout=self._seconds(rpc, "rpc.", "timeout", 20.0),
             rps=self._rate(rpc, "rpc.", "rps") if "rps" in rpc else None,
             budgets=tuple(
                 (purpose, self._rate(budget, "budget.", purpose)) for purpose in PURPOSES if purpose in budget
             ),
         )
+
+    def _attest(self, table: dict[str, object]) -> Attest:
+        made = Attest(
+            self._flag(table, "attest.", "enabled", default=True),
+            self._rate(table, "attest.", "rps", 4.0),
+            self._int(table, "attest.", "recent_blocks", 0, 2**53, 1_000_000),
+            self._flag(table, "attest.", "head", default=True),
+            self._rate(table, "attest.", "head_rps", 20.0),
+            self._flag(table, "attest.", "before_commit"),
+        )
+        if made.before_commit and not made.enabled:
+            problem = "stored blocks would wait for their proof for ever, because enabled = false"
+            raise self.fail("attest.before_commit", problem, "Set enabled = true, or before_commit = false")
+        return made
 
     def _contract(self, i: int, entry: dict[str, object]) -> Contract:
         at = f"contract[{i}]."

@@ -21,6 +21,7 @@ from indexer.chain.log_set import diff_logs
 from indexer.chain.types import Header
 from indexer.config import Deployment
 from indexer.db.connection import Connection
+from indexer.errors import EpochChangedError
 from indexer.ingest.block_proof import BlockProofs, ProofFailure, no_wait, prove_blocks
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import ATTEST_STARTING, DaemonProgress, HeadProofProgress
@@ -102,10 +103,10 @@ class HeadProver(BackgroundTask):
         return "stands by: the head is not reached" if p.finalized < 0 or p.head < 0 else ""
 
     def show_state(self, state: str) -> None:
-        """Show what the prover does, or why it waits; each change is logged."""
+        """Show what the prover does, or why it waits; only waits are logged, as the rest changes with each block."""
         if state != self.gauges.state:
             self.gauges.state = state
-            log.info("head_proof", state=state)
+            (log.info if state.startswith(("stands by", "waits")) else log.debug)("head_proof", state=state)
 
     async def work(self, conn: Connection) -> bool:
         """Prove the newest blocks that lack a proof; return whether there were any."""
@@ -157,9 +158,12 @@ class HeadProver(BackgroundTask):
             log.error("logs_differ_at_head", first=wrong[0].block, differences=len(wrong))
         # From the first wrong block on everything is replaced, so nothing above it is recorded.
         good = {n: by or self._offered[n][1] for n, by in proofs.proven_by.items() if not wrong or n < wrong[0].block}
-        async with conn.transaction():
-            await epoch.lock_shared(conn, planned)
-            await head_proofs.add(conn, good, {b.number: b.hash for b in blocks}, self.addresses)
+        try:
+            async with conn.transaction():
+                await epoch.lock_shared(conn, planned)
+                await head_proofs.add(conn, good, {b.number: b.hash for b in blocks}, self.addresses)
+        except EpochChangedError:
+            return  # What was compared may be gone: the next look begins anew.
         self._settle(good)
         await self._postpone(conn, [n for n in numbers if n not in proofs.proven_by], proofs)
         self._publish("proving")

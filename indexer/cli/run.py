@@ -34,6 +34,7 @@ from indexer.cli.session import (
 )
 from indexer.config import Deployment
 from indexer.db.connection import connect
+from indexer.errors import ConfigError
 from indexer.follow.endpoint_monitor import EndpointMonitor
 from indexer.follow.runner import Runner
 from indexer.ops import http
@@ -97,6 +98,10 @@ def run_command(
     attesting = replace(
         attesting, enabled=attesting.enabled if attest is None else attest, rps=attest_rps or attesting.rps
     )
+    if attesting.before_commit and not attesting.enabled:
+        raise ConfigError(
+            f"--no-attest contradicts before_commit = true in [attest] of {deployment.path}", "Leave one of them out"
+        )
     deployment = replace(deployment, attest=attesting)
     urls = rpc_endpoints(deployment, rpc_urls)
     wakers = deployment.endpoints("WS", ws_urls)

@@ -46,7 +46,9 @@ def test_the_shipped_deployments_load(name: str, chain_id: int) -> None:
 def test_defaults_and_lower_case_addresses(tmp_path: Path) -> None:
     deployment = load(write(tmp_path, GOOD))
     assert deployment.contracts[0].address == "0x" + "a" * 40
-    assert deployment.attest == Attest(enabled=True, rps=4.0, recent_blocks=1_000_000)
+    assert deployment.attest == Attest(
+        enabled=True, rps=4.0, recent_blocks=1_000_000, head=True, head_rps=20.0, before_commit=False
+    )
     assert (deployment.max_blocks, deployment.finality_depth, deployment.poll_interval) == (2000, 20_000, 0.25)
 
 
@@ -61,6 +63,8 @@ def test_defaults_and_lower_case_addresses(tmp_path: Path) -> None:
         ("erc20 = true", "erc20 = true\n[attest]\nrps = 0", "attest.rps"),
         ("erc20 = true", "erc20 = true\n[attest]\nenabled = 1", "attest.enabled"),
         ("erc20 = true", "erc20 = true\n[attest]\nrecent = 5", "attest.recent"),
+        ("erc20 = true", "erc20 = true\n[attest]\nhead_rps = 0", "attest.head_rps"),
+        ("erc20 = true", "erc20 = true\n[attest]\nbefore_commit = true\nenabled = false", "attest.before_commit"),
         ("0xAAAA", "0xZZZZ", "contract[0].address"),
         ("0xAAAAA", "0xAAAA", "contract[0].address"),
         ('["erc20"]', '["nonsense"]', "contract[0].abis"),

@@ -48,6 +48,7 @@ def told(urls: tuple[str, ...] = ("http://n.example/KEY-ONE", "http://n.example/
     gauges = progress.attest
     gauges.state, gauges.newest["proven"], gauges.blocks["proven"] = "", 88, 4
     gauges.blamed["http://n.example/…"] = 1
+    progress.head_proof.state, progress.head_proof.newest, progress.head_proof.unproven = "proving", 97, 1
     made = LiveStatus(config.load("devnet"), progress, Pool(urls, 1, budgets={"attest": 5}))
     for reader in made.pool.readers:
         reader.endpoint.requests = 5
