@@ -138,7 +138,7 @@ class Run:
                     seeing = tasks.create_task(committed(self.url, last))
                     await self._grow(chain, nodes, liars, WARM + blocks)
                     until = time.monotonic() + 3 * ONE_S
-                    while not liars.lies.keys() <= found.keys() and time.monotonic() < until:
+                    while not liars.lies.keys() <= found.keys() and time.monotonic() < until:  # noqa: ASYNC110
                         await asyncio.sleep(LOOK)
                 seen = seeing.result()
             finally:

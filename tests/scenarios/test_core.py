@@ -147,6 +147,27 @@ def test_s05_core() -> None:
     ]  # fmt: skip
 
 
+def test_wrong_logs_at_the_head_are_healed_by_the_holder_alone_after_forks_and_projection() -> None:
+    heal, project, ingest = state_machine.HealHead, state_machine.Project, state_machine.Ingest
+    missing = (ContractRange(101, 102, ("0x1",)),)
+    assert Follower().observe(seen(102, wrong_from=90, ranges=missing)) == heal(90)
+    play((seen(100, wrong_from=60), REST))  # final: the auditor's
+    play((seen(102, wrong_from=90, holder=False, ranges=missing), ingest))
+    play((seen(100, "b", wrong_from=90), SEARCH))
+    play((seen(100, wrong_from=90, contiguous_end=110), project))
+
+
+def test_in_strict_mode_nothing_is_projected_beyond_what_is_proven() -> None:
+    follower = Follower()
+    assert follower.observe(seen(120, contiguous_end=120, unproven_from=111)) == state_machine.Project(110)
+    missing = (ContractRange(121, 122, ("0x1",)),)
+    waits = seen(120, contiguous_end=120, unproven_from=101)
+    assert follower.observe(replace(waits, ranges=missing)) == state_machine.Ingest(missing[0])
+    action = follower.observe(waits)
+    assert isinstance(action, state_machine.Wait) and "a proof of the stored blocks 101 to 120" in action.reason
+    assert follower.observe(replace(waits, holder=False)) == REST()
+
+
 def test_s06_core() -> None:
     bloom = mask(CORE).to_bytes(256, "big")
     early = confirm_head_range(100, 101, WATCHED, [], [header(100, bloom=bytes(256)), header(101, bloom=bloom)], None)
