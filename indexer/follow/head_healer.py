@@ -6,6 +6,7 @@ the floor `reorg/recovery.py` heals.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -16,11 +17,12 @@ from indexer.chain.batch import LogBatch
 from indexer.chain.log_set import LogFault, diff_logs
 from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.connection import Connection
+from indexer.errors import EpochChangedError
 from indexer.ingest.block_proof import BlockProofs, prove_blocks
 from indexer.projector.writer import StepResult, Writer
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
-from indexer.store import coverage, provenance, raw_logs, staging
+from indexer.store import coverage, epoch, head_proofs, provenance, raw_logs, staging
 from indexer.store.index_state import IndexState, block_refs_between
 from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
@@ -62,12 +64,25 @@ class HeadHealer:
         stored = (await raw_logs.read(conn, first, tip.number, 10**9)).logs
         stored = [g for g in stored if g.address in watched]
         headers = [Header(block.number, block.hash, parent.hash, block.timestamp) for parent, block in pairwise(refs)]
-        proofs = await prove_blocks(self.pool.ordered(), headers, stored, addresses)
+        proofs = await self._prove(conn, headers, stored, addresses)
         last = _last_proven(headers, proofs)
         wrong = diff_logs(_up_to(stored, last), _up_to(proofs.logs, last))
         if not wrong:
             return None
         return await self._replace(conn, state, refs, [h for h in headers if h.number <= last], proofs, wrong, token)
+
+    async def _prove(
+        self, conn: Connection, headers: Sequence[Header], stored: Sequence[Log], addresses: Sequence[str]
+    ) -> BlockProofs:
+        """Prove what is not proven yet: the wrong block may be deep, and the blocks above it have their proofs."""
+        known = await head_proofs.provers(conn, headers[0].number, headers[-1].number, addresses)
+        open_ = [h for h in headers if h.number not in known]
+        proofs = await prove_blocks(
+            self.pool.ordered(), open_, [g for g in stored if g.block_number not in known], addresses
+        )
+        proofs.proven_by |= known
+        proofs.logs = sorted([*proofs.logs, *(g for g in stored if g.block_number in known)], key=lambda g: g[:2])
+        return proofs
 
     async def _replace(
         self, conn: Connection, state: IndexState, refs: Sequence[BlockRef], headers: Sequence[Header],
@@ -84,6 +99,12 @@ class HeadHealer:
         cause = f"attestation: {', '.join(sorted({f.endpoint for f in faults}))} was wrong"
         reorg = Reorg(refs[0], refs[-1], tip, addresses, prover, cause)
         done = await self.writer.apply_reorg(conn, state, reorg, -1, token, blames=faults)
+        proven_by = {h.number: proofs.proven_by[h.number] for h in headers}
+        with contextlib.suppress(EpochChangedError):
+            # The proofs went with the rows of their blocks, which are there again.
+            async with conn.transaction():
+                await epoch.lock_shared(conn, state.epoch + 1)
+                await head_proofs.add(conn, proven_by, {h.number: h.hash for h in headers}, addresses)
         log.warning("healed", first=reorg.fork.number + 1, last=tip.number, differences=len(wrong), cause=cause)
         self._blame(faults)
         return replace(done, kind="heal")

@@ -90,6 +90,26 @@ async def unproven(conn: Connection, first: int, last: int, addresses: Sequence[
     return [row["number"] for row in rows]
 
 
+async def provers(conn: Connection, first: int, last: int, addresses: Sequence[str]) -> dict[int, str]:
+    """Return who proved each block of first..last that is proven for all of these contracts, by number.
+
+    Args:
+        conn: connection.
+        first: first block to look at.
+        last: last block to look at, included.
+        addresses: contracts that must be proven (lower-case 0x).
+    """
+    contracts = list((await coverage.contract_ids(conn, addresses)).values())
+    rows = await conn.fetch(
+        "SELECT block_number, endpoint FROM indexer.head_proof"
+        " WHERE block_number BETWEEN $1 AND $2 AND contracts @> $3::int[]",
+        first,
+        last,
+        contracts,
+    )
+    return dict(map(tuple, rows))
+
+
 async def newest(conn: Connection) -> int:
     """Return the highest proven block; -1 if there is none."""
     value: int = await conn.fetchval("SELECT COALESCE(max(block_number), -1) FROM indexer.head_proof")

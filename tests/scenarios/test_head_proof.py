@@ -147,6 +147,22 @@ async def test_what_nobody_can_prove_stays_told_and_does_not_hold_up_the_rest(
     assert ("unprovable", f"{stage.nodes[0].url}: root", block) in incidents
 
 
+async def test_a_deep_heal_asks_only_for_blocks_without_a_proof(stage: Stage) -> None:
+    liar, place = stage.nodes[0], places(stage, stage.main, 61)[0]
+    liar.omit, liar.omit_receipts = {place}, True
+    daemon = await stage.start(0)
+    prover = daemon.prover(liar)
+    while await prover.run_once():
+        pass
+    block = stage.tree[place[0]].number
+    assert await proven(stage) == [n for n in range(61, 101) if n != block]
+    liar.omit_receipts, asked = False, liar.requests["eth_getBlockReceipts"]
+    assert await daemon.prove(prover) == "up to date"
+    assert liar.requests["eth_getBlockReceipts"] == asked + 2  # the prover's and the heal's
+    assert await stage.journal() == [(block - 1, 100, 100)] and await proven(stage) == list(range(61, 101))
+    await stage.equals(stage.main)
+
+
 async def test_a_block_costs_no_request_without_our_contracts_and_one_with_them(stage: Stage) -> None:
     daemon = await stage.start(0)
     prover = daemon.prover(stage.nodes[1])
