@@ -15,8 +15,9 @@ import asyncpg
 import structlog
 
 from indexer.attest.compare import LogDifference, StoredRange, differences
+from indexer.attest.header_chain import ProofFailure
 from indexer.attest.log_set import diff_logs, digest
-from indexer.attest.proof import Proof, ProofFailure, YieldToFollower, prove
+from indexer.attest.proof import Proof, YieldToFollower, prove
 from indexer.chain.batch import LogBatch, ServedRange
 from indexer.chain.finality import FinalityTracker
 from indexer.chain.ranges import BlockRange, ContractRange, merge_ranges

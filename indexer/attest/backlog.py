@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from indexer.attest.attestor import Attester, AttestResult
 from indexer.attest.cross_check import cross_check
-from indexer.attest.proof import ProofFailure
+from indexer.attest.header_chain import ProofFailure
 from indexer.chain.ranges import BlockRange, ContractRange, RangeSet, covered_ranges
 from indexer.store import attestations
 from indexer.store.attestations import ANY, PROVEN, Grade

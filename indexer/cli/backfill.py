@@ -168,7 +168,7 @@ def backfill_command(
 
 async def _last_block(pool: Pool, options: BackfillOptions) -> int:
     """Return the last block to ingest, at or below finalized. Raises ConfigError if the range begins above it."""
-    heads = await pool.with_failover(lambda reader: reader.heads())
+    heads = await pool.heads()
     finality = FinalityTracker(options.deployment.finality_depth).observe(heads)
     tags = {"latest": heads.latest.number, "safe": finality.safe, "finalized": finality.finalized}
     wanted = tags[options.last] if isinstance(options.last, str) else options.last

@@ -88,7 +88,7 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
     try:
         async with asyncio.timeout(10):
             await pool.open()
-            heads = await pool.with_failover(lambda reader: reader.heads())
+            heads = await pool.heads()
     except (IndexerError, TimeoutError) as error:
         return NO_HEADS | {"endpoint_error": str(error) or "no answer within 10 seconds"}
     finally:

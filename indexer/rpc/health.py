@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from indexer.chain.types import Header
+from indexer.rpc.method_support import MethodSupport
 
 Reason = Literal["failing", "lagging", "pruned", "omitting", "mute", "contradicting", "wrong chain"]
 # If all endpoints are set aside, the one with the least severe reason is asked first: old data are better than none.
@@ -59,6 +60,7 @@ class EndpointHealth:
     latency: float | None = None
     last_error: str = ""
     aside: SetAside | None = None
+    support: MethodSupport = field(default_factory=MethodSupport)
     _good: float = 0.0
     _bad: float = 0.0
     _weighed_at: float = 0.0
@@ -157,6 +159,13 @@ class EndpointHealth:
         if self.aside and now < self.aside.until:
             return self.aside.reason
         return "well" if self.counts["requests"] > self.counts["failures"] + self.counts["limited"] else "unknown"
+
+    def reason(self, now: float) -> str:
+        """Return why it is set aside, else which methods and tags it refuses; "" if it is well and serves all."""
+        if self.aside and now < self.aside.until:
+            return self.aside.detail
+        refused = "; ".join(f"{name}: {why}" for name, why in self.support.reasons().items())
+        return f"refuses {refused}" if refused else ""
 
     def pending_counts(self) -> Counter[str]:
         """Return the counts that `mark_saved` has not seen yet."""
