@@ -32,6 +32,7 @@ from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import PROGRAM, Daemon, environment, get, wait_synced
 from tests.support.simchain.node import ThreadedNode
+from tests.support.simchain.view import NO_RECEIPTS
 from tests.support.waiting import PATIENCE, eventually, until
 from tests.system.test_recovery import Stage
 from tests.system.truth import assert_equals_truth
@@ -252,7 +253,7 @@ def test_verify_tells_what_keeps_its_grade(fresh_database: Databases) -> None:
     stage = Stage(fresh_database(), 7, blocks=60)
     with stage.node as node:
         filled(stage)
-        node.missing_methods = {"eth_getBlockReceipts"}
+        node.missing_methods = NO_RECEIPTS
         done = invoke(stage, "verify", *PROVING, code=34)
         assert done["left"] and {one["why"] for one in done["left"]} == {"no receipts"} and done["count"] == 0
         assert "keeps its grade" in invoke(stage, "verify", *PROVING, human=True, code=34)

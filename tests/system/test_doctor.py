@@ -24,7 +24,7 @@ from tests.scenarios.harness import CHAIN_ID
 from tests.support.daemon import run
 from tests.support.simchain.chain import Tree
 from tests.support.simchain.node import SimNode
-from tests.support.simchain.view import Depth
+from tests.support.simchain.view import NO_RECEIPTS, Depth
 from tests.support.simchain.world import exchange
 from tests.support.stubnode import StubNode
 
@@ -88,7 +88,7 @@ async def test_doctor_names_what_is_wrong_with_an_endpoint() -> None:
     async with nodes(7) as (good, other, bare, liar, small, pruned, fork), StubNode(5) as foreign:
         other.chain_id = 1
         bare.safe = bare.finalized = None
-        bare.missing_methods, bare.max_batch = {"eth_getBlockReceipts"}, 4
+        bare.missing_methods, bare.max_batch = NO_RECEIPTS, 4
         liar.omit = {(block.hash, n) for block in liar.tree.path(liar.head) for n in range(200)}
         small.max_blocks, pruned.pruned_below, pruned.pruned_mode = 7, 20, "error"
         fork.head = fork.tree.grow(fork.tree.ancestor(fork.head, 20).hash, 25, salt=b"f").hash
