@@ -96,8 +96,8 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
     finality = FinalityTracker(deployment.finality_depth).observe(heads)
     return NO_HEADS | {
         "head": heads.latest.number,
-        "safe": finality.safe,
-        "finalized": finality.finalized,
+        "safe": None if finality.source == "unknown" else finality.safe,
+        "finalized": None if finality.source == "unknown" else finality.finalized,
         "head_time": heads.latest.timestamp,
     }
 

@@ -112,9 +112,9 @@ async def test_e06_a_tag_that_fails_does_not_stop_the_head_and_makes_nothing_fin
     node.on_request, node.fault_for = None, lambda asked: None
     node.__dict__.pop("do_eth_getBlockByNumber", None)
     daemon.pool.readers[0].endpoint.health.support.__init__()  # type: ignore[misc]
-    node.finalized = node.safe = 95
+    node.finalized = node.safe = 102
     tip = await follows(stage, daemon, tip)
-    assert (daemon.progress.finalized, daemon.progress.finality_source) == (95, "tag")
+    assert (daemon.progress.finalized, daemon.progress.finality_source) == (102, "tag")
     await stage.untouched(tip)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from indexer.attest import auditor as auditors
-from indexer.rpc import receipt_source, transport
+from indexer.rpc import transport
+from indexer.rpc.method_support import MethodSupport
 from indexer.rpc.receipt_source import BLOCK, SINGLE
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage
 from tests.scenarios.test_answers import misleading
@@ -86,7 +87,7 @@ async def test_e02_a_refused_method_is_tried_again_now_and_then(
     await daemon.settle(3)
     assert set(refused(daemon)) == METHODS
     node.on_request = None
-    monkeypatch.setattr(receipt_source.MethodSupport, "rests", lambda *_: False)
+    monkeypatch.setattr(MethodSupport, "rests", lambda *_: False)
     stage.show(tip := stage.chain(tip, [stage.tx(*misleading(stage, min(ADDRESSES)))]))
     await daemon.settle(3)
     assert BLOCK not in refused(daemon)

@@ -58,12 +58,12 @@ def receipts_of_one_block(change: dict[str, Any]) -> Callable[[list[Json]], Any]
     return patch
 
 
-async def with_logs_in_every_block(stage: Stage, **limits: int) -> Daemon:
+async def with_logs_in_every_block(stage: Stage, recent_blocks: int = 1000) -> Daemon:
     """So that every block is stored, and an anchor of its own."""
     tip = stage.busy("busy", 0, 100)
     stage.show(tip)
     stage.main = tip
-    return await stage.start(**limits)
+    return await stage.start(recent_blocks=recent_blocks)
 
 
 async def unattested(stage: Stage, grade: str = "proven") -> list[int]:
