@@ -67,11 +67,11 @@ class HeadTags:
                 pass  # Which of them failed shows when each is asked for alone.
             else:
                 for tag in tags:
-                    self._served(tag)
+                    self._restored(tag)
                 return dict(zip(tags, answers, strict=True))
         return {tag: await self._ask(tag) for tag in tags}
 
-    def _served(self, tag: str) -> None:
+    def _restored(self, tag: str) -> None:
         if self._support.answered(_name(tag)):
             log.info("tag_served_again", endpoint=self.endpoint.name, tag=tag)
 
@@ -86,7 +86,7 @@ class HeadTags:
         except TimeoutError:
             self._failed(tag, f"no answer within {TAG_WAIT_S:g} seconds", transient=True)
             return None
-        self._served(tag)
+        self._restored(tag)
         return answer
 
     def _failed(self, tag: str, why: str, *, transient: bool) -> None:

@@ -221,10 +221,10 @@ class Reader:
                 return self._parse(lambda: logs_of_receipts(results[0], header, addresses)), header
         block = await self.endpoint.call(*header_call)
         header = self._parse(lambda: wire.header(block, number))
-        served = await self._receipts.of_blocks([header])
-        if served is None:
+        answers = await self._receipts.of_blocks([header])
+        if answers is None:
             raise RpcCallError(self._receipts.why_none, self.name, NO_METHOD)
-        return self._parse(lambda: logs_of_receipts(served[0], header, addresses)), header
+        return self._parse(lambda: logs_of_receipts(answers[0], header, addresses)), header
 
     async def addresses_in_receipts(self, header: Header) -> set[bytes] | None:
         """Return the addresses that logged in a block, from its receipts; None if no endpoint shows any to prove it.

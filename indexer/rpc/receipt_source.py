@@ -16,7 +16,7 @@ import structlog
 
 from indexer.chain.types import Header
 from indexer.errors import InconsistentResponseError, RateLimitedError, RpcCallError, RpcError
-from indexer.rpc.method_support import MethodSupport
+from indexer.rpc.health import MethodSupport
 from indexer.rpc.transport import Call, Endpoint
 
 BLOCK, SINGLE = "eth_getBlockReceipts", "eth_getTransactionReceipt"

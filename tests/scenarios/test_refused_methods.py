@@ -9,7 +9,7 @@ import pytest
 
 from indexer.attest import auditor as auditors
 from indexer.rpc import transport
-from indexer.rpc.method_support import MethodSupport
+from indexer.rpc.health import MethodSupport
 from indexer.rpc.receipt_source import BLOCK, SINGLE
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage
 from tests.scenarios.test_answers import misleading

@@ -17,7 +17,14 @@ _UNPROVABLE = (
 
 
 async def examine_receipts(reader: Reader, found: DoctorFindings, number: int, addresses: Sequence[str]) -> None:
-    """Check that a block's receipts are served, and that their logs are those of eth_getLogs."""
+    """Check that a block's receipts are served, and that their logs are those of eth_getLogs.
+
+    Args:
+        reader: The endpoint.
+        found: Where the findings go.
+        number: The block.
+        addresses: Contracts of the deployment (lower-case 0x).
+    """
     try:
         logs, _ = await reader.receipts(number, addresses)
     except RpcError as error:
@@ -36,7 +43,14 @@ async def examine_receipts(reader: Reader, found: DoctorFindings, number: int, a
 
 
 async def examine_proof(reader: Reader, found: DoctorFindings, number: int, addresses: Sequence[str]) -> None:
-    """Check that a block can be proven: its header has its hash, and its receipts have the header's root."""
+    """Check that a block can be proven: its header has its hash, and its receipts have the header's root.
+
+    Args:
+        reader: The endpoint.
+        found: Where the findings go.
+        number: The block.
+        addresses: Contracts of the deployment (lower-case 0x).
+    """
     (sealed,) = await reader.sealed_headers([number])
     if isinstance(sealed, RpcError):
         found.note("header", f"block {number} is not proven: {sealed.message}", _UNPROVABLE)
