@@ -124,7 +124,6 @@ class Caller:
     async def _answers_at_block(self) -> bool:
         """Return whether a call that no contract can refuse is answered at the block; asked for once."""
         if self._serves_state is None:
-            self.calls += 1
             try:
                 nobody = {"to": "0x" + "00" * 20, "data": "0x"}
                 await self.reader.endpoint.call("eth_call", [nobody, self._block])

@@ -13,6 +13,7 @@ from indexer.chain.ranges import ContractRange
 from indexer.rpc import transport
 from tests.scenarios.harness import ADDRESSES, FINAL, Daemon, Stage
 from tests.scenarios.test_attest import audited, incidents, up_to
+from tests.support.simchain.refusals import Refusal
 from tests.support.simchain.view import Json
 
 BAD = 40
@@ -128,6 +129,26 @@ async def test_e05_an_unreadable_header_does_not_keep_later_blocks_from_a_cross_
     assert await unattested(stage, "cross-checked") == [BAD]
     assert await incidents(stage) == [("unprovable", f"{stage.nodes[1].url}: unreadable answer")]
     await stage.untouched(stage.main)
+
+
+async def test_e05_a_piece_that_fails_again_and_again_does_not_keep_later_ones_waiting(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second endpoint refuses the logs of some blocks, whatever it is asked: the blocks above are cross-checked."""
+    monkeypatch.setattr(auditors, "PIECE", 20)
+    daemon, other = await with_logs_in_every_block(stage, recent_blocks=0), stage.nodes[1]
+
+    def refuse(method: str, params: list[Any]) -> None:
+        if method == "eth_getLogs" and int(params[0]["fromBlock"], 16) < 20:
+            raise Refusal(-32000, "something went wrong")
+
+    other.on_request = refuse
+    auditor = daemon.auditor([stage.nodes[0], other])
+    for _ in range(40):
+        await auditor.run_once()
+        await daemon.poll()
+    assert await unattested(stage, "cross-checked") == list(range(20))
+    assert await incidents(stage) == [("unprovable", f"{other.url}: no answer")]
 
 
 async def test_e05_an_estimate_leaves_out_what_it_cannot_read(stage: Stage) -> None:
