@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -28,6 +29,7 @@ from indexer.rpc.transport import Call, Endpoint
 
 T = TypeVar("T")
 PEER_WAIT_S = 5.0  # For receipts of another endpoint, while the head waits for them.
+PEER_REST_S = 60.0  # Until a peer that did not answer is asked for receipts again.
 
 
 class Reader:
@@ -37,6 +39,7 @@ class Reader:
         self.endpoint, self.name = endpoint, endpoint.name
         self.ranges = AdaptiveRange(max_blocks)
         self.peers: Sequence[Reader] = ()  # The other endpoints of the chain, for receipts that this one refuses.
+        self._peers_rest: dict[str, float] = {}  # Until when (monotonic, s) a peer that failed is not asked.
         self._probing = asyncio.Lock()
         self._tags = HeadTags(endpoint)
         self._receipts = ReceiptSource(endpoint, endpoint.health.support)
@@ -250,10 +253,13 @@ class Reader:
 
     async def _addresses_from_peers(self, header: Header) -> set[bytes] | None:
         for peer in self.peers:
+            if self._peers_rest.get(peer.name, 0.0) > time.monotonic():
+                continue
             try:
                 async with asyncio.timeout(PEER_WAIT_S):
                     results = await peer._receipts.of_blocks([header])
             except (RpcError, TimeoutError):
+                self._peers_rest[peer.name] = time.monotonic() + PEER_REST_S
                 continue
             logged = None if results is None else peer._parsed(partial(receipts.addresses_logged, results[0], header))
             if isinstance(logged, set):

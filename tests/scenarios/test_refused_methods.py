@@ -128,6 +128,18 @@ async def test_e02_the_block_is_proven_by_another_endpoint(stage: Stage) -> None
     await stage.untouched(tip)
 
 
+async def test_e02_another_endpoint_that_is_down_is_not_waited_for_at_each_block(stage: Stage) -> None:
+    daemon, other, tip = await stage.start(0, 1), stage.nodes[1], stage.main
+    stage.nodes[0].on_request, other.offline = refusing(REFUSALS["not whitelisted"]), True
+    for _ in range(3):
+        stage.show(tip := stage.chain(tip, [stage.tx(*misleading(stage, min(ADDRESSES)))]), 0)
+        asked = other.http_requests
+        await daemon.settle(3)
+        spent = other.http_requests - asked
+    assert spent == 0 and daemon.errors == 0
+    await stage.untouched(tip)
+
+
 ONE_BLOCK: dict[str, Refusal | None] = {
     "pruned": Refusal(4444, "pruned history unavailable"),
     "missing": Refusal(-32000, "missing trie node"),
