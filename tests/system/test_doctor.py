@@ -214,6 +214,7 @@ async def test_scores_are_stored_add_up_over_restarts_and_are_shown_without_secr
             )
             await keeper._health_checker.check_all()
             pool.set_aside(two.url, "left out log 3 of block 7", "omitting")
+            pool.readers[0].endpoint.health.support.refused("eth_getBlockReceipts", 0, "not whitelisted")
             await keeper.save()
             await keeper.save()  # nothing is counted twice
             await pool.close()
@@ -226,10 +227,12 @@ async def test_scores_are_stored_add_up_over_restarts_and_are_shown_without_secr
     assert rows[two.url]["reason"] == "left out log 3 of block 7" and not rows[two.url]["configured"]
     assert (rows[behind.url]["state"], rows[behind.url]["lag_blocks"]) == ("lagging", 61)
     assert rows["http://never"]["state"] == "never asked"
+    assert rows[one.url]["reason"] == "refuses eth_getBlockReceipts: not whitelisted"
     assert [row["kind"] for row in rows.values()].count("ws") == 1
     shown = await program("endpoints", url=url)
     assert shown.returncode == 0 and "…" not in shown.stdout.splitlines()[0]  # the head of the table fits
     assert "omitting" in shown.stdout and "left out log 3 of block 7" in " ".join(shown.stdout.split())
+    assert f"{one.url} refuses eth_getBlockReceipts: not whitelisted" in " ".join(shown.stdout.split())
 
 
 async def test_a_database_in_trouble_costs_scores_only() -> None:

@@ -97,7 +97,7 @@ def test_news_are_told_once() -> None:
 def test_what_is_refused_rests_longer_each_time_and_is_forgotten_when_it_is_answered() -> None:
     support, now = MethodSupport(), 0.0
     assert support.refused("eth_getBlockReceipts", now, "not whitelisted")
-    pauses = []
+    pauses: list[float] = []
     while len(pauses) < 9:
         known = support.get("eth_getBlockReceipts")
         assert known is not None and support.rests("eth_getBlockReceipts", known.until - 1)
