@@ -253,9 +253,9 @@ class RpcError(IndexerError):
 
 
 class TransientRpcError(RpcError):
-    """Worth another attempt, at the same endpoint first and then at another."""
+    """Worth another attempt, at the same endpoint first and then at another. `unreadable`: it did answer."""
 
-    label = "Transient"
+    label, unreadable = "Transient", False
 
 
 class RateLimitedError(TransientRpcError):

@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from indexer.attest.attestor import Attester, AttestResult
+from indexer.attest.attestor import PIECE, Attester, AttestResult
 from indexer.attest.background import BackgroundTask
 from indexer.attest.backlog import Backlog
 from indexer.chain.finality import FinalityTracker
 from indexer.chain.ranges import BlockRange, ContractRange
 from indexer.config import Deployment
 from indexer.db.connection import Connection
-from indexer.errors import NoSecondEndpointError
+from indexer.errors import NoSecondEndpointError, RpcError
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import ATTEST_STARTING, AttestProgress, DaemonProgress
 from indexer.store.index_state import IndexState, binding, load_index_state
@@ -30,6 +30,7 @@ MIN_PIECE_BLOCKS = 100  # Final blocks proven at once.
 BUSY_WAIT_S = 30.0  # How long fewer than MIN_PIECE_BLOCKS final blocks may wait for more (s).
 LOOK_INTERVAL_S = 2.0  # Time between checks for work when there is none (s).
 RETRY_S, MAX_RETRY_S = 600.0, 21_600.0  # Time until skipped blocks are tried again (s); doubled each time.
+MAX_REFUSALS = 5  # Failures of one piece in a row, after which later pieces come first.
 MAX_FRUITLESS = 3  # Pieces in a row without any proof, before proving is given up for a while.
 
 log = structlog.get_logger()
@@ -64,6 +65,7 @@ class Auditor(BackgroundTask):
         self._retry_at = time.monotonic() + RETRY_S
         self._no_second_endpoint = len(pool.readers) < 2
         self._fruitless = 0  # Pieces in a row without any proof.
+        self._refused: tuple[str, int, int] = "", -1, 0  # The piece that failed last, and how often in a row.
 
     async def close(self) -> None:
         """Close the connection, and forget what was read over it. Never raises."""
@@ -117,6 +119,9 @@ class Auditor(BackgroundTask):
             self._no_second_endpoint = True
             log.warning("no_second_endpoint", reason="all that answer served the history: it is not cross-checked")
             return False
+        except RpcError as error:
+            await self._refuse(backlog, segment, error)
+            raise
         if backlog is self._proving:
             self._proved_at = time.monotonic()
             self._checking.mark_attested(result.attested, segment.addresses)
@@ -127,6 +132,17 @@ class Auditor(BackgroundTask):
         self._count(backlog, result)
         self._publish(state, "attesting")
         return True
+
+    async def _refuse(self, backlog: Backlog, segment: ContractRange, error: RpcError) -> None:
+        """Leave a piece that fails again and again for later, although the head is followed: others need not wait."""
+        grade, first, times = self._refused
+        times = times + 1 if (grade, first) == (backlog.grade, segment.first) else 1
+        self._refused = backlog.grade, segment.first, times
+        if times >= MAX_REFUSALS:
+            last = min(segment.last, segment.first + PIECE - 1)
+            detail = f"blocks {segment.first} to {last} are not {backlog.grade}: {error.message}"
+            await backlog.attester.incident("unprovable", f"{error.endpoint}: no answer", detail, [segment.first, last])
+            backlog.skip([BlockRange(segment.first, last)])
 
     def _next(self, state: IndexState) -> tuple[Backlog, ContractRange] | None:
         """Return the next task: newly final blocks are proven first, then history is cross-checked, oldest first."""

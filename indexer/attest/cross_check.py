@@ -10,8 +10,10 @@ from indexer.attest.proof import ranges_without
 from indexer.chain.batch import ServedRange
 from indexer.chain.log_set import diff_logs
 from indexer.chain.ranges import BlockRange, ContractRange
-from indexer.errors import NoSecondEndpointError, RpcError
+from indexer.db.connection import Connection
+from indexer.errors import NoSecondEndpointError, RpcError, TransientRpcError
 from indexer.ingest.block_proof import ProofFailure
+from indexer.rpc.reader import Reader
 from indexer.store import coverage, provenance
 from indexer.store.index_state import IndexState
 from indexer.store.provenance import EndpointFault
@@ -26,6 +28,7 @@ async def cross_check(attester: Attester, state: IndexState, segment: ContractRa
     raises, and NoSecondEndpointError.
     """
     conn, agreed, last_error, mismatches = attester.conn, list[str](), None, list[ProofFailure]()
+    unreadable = False  # Only the first block is known to be so; the rest is left to the next step.
     contracts = sorted((await coverage.contract_ids(conn, segment.addresses)).values())
     part = segment._replace(last=min(segment.last, segment.first + MAX_BLOCKS - 1))
     sources = await provenance.serving_endpoints(conn, contracts, part.first, part.last)
@@ -36,9 +39,13 @@ async def cross_check(attester: Attester, state: IndexState, segment: ContractRa
             continue
         await attester.yield_to_follower()
         try:
-            compared = await compare(reader, conn, part)
+            compared = await _compare(reader, conn, part)
         except RpcError as error:
             last_error = error
+            continue
+        if isinstance(compared, ProofFailure):
+            mismatches.append(compared)
+            unreadable = True
             continue
         part = compared.segment
         other = next((d for d in compared.differences if d.what == "hash"), None)
@@ -50,15 +57,33 @@ async def cross_check(attester: Attester, state: IndexState, segment: ContractRa
             return await _settle_dispute(attester, state, segment, compared, servers)
         agreed.append(reader.name)
         if servers or len(agreed) > 1:
-            result = AttestResult(part.first, part.last)
+            result = AttestResult(part.first, part.last, proved={*agreed})
             await _record(attester, state, compared, [BlockRange(part.first, part.last)], [*servers, *agreed], result)
             return result
     if mismatches:
         await attester.record_failures(mismatches)
-        return AttestResult(part.first, part.last, unproven=[BlockRange(part.first, part.last)], reasons=mismatches)
+        last = part.first if unreadable else part.last
+        return AttestResult(part.first, last, unproven=[BlockRange(part.first, last)], reasons=mismatches)
     if last_error is not None:
         raise last_error
     raise NoSecondEndpointError
+
+
+async def _compare(reader: Reader, conn: Connection, part: ContractRange) -> ComparedRange | ProofFailure:
+    """Compare the first part of a range that the reader answers readably; a failure if that is not even one block.
+
+    One header or log that cannot be read must not keep all later blocks from being checked.
+    """
+    part = part._replace(last=min(part.last, part.first + reader.ranges.size - 1))
+    while True:
+        try:
+            return await compare(reader, conn, part)
+        except TransientRpcError as error:
+            if not error.unreadable:
+                raise
+            if part.first == part.last:
+                return ProofFailure(reader.name, part.first, "unreadable answer", error.message)
+        part = part._replace(last=part.first + (part.last - part.first) // 2)
 
 
 def _same_servers(segment: ContractRange, sources: Sequence[ServedRange]) -> ContractRange:

@@ -75,8 +75,9 @@ async def _sampled(pool: Pool, todo: Sequence[ContractRange], blocks: int) -> tu
             except RpcError as error:
                 last_error = error
                 continue
-            spent, taken, read = spent + time.monotonic() - started, taken + 1, read + len(headers)
-            positive += sum(_may_have_logs(header, part.addresses) for header in headers)
+            readable = [header for header in headers if not isinstance(header, RpcError)]
+            spent, taken, read = spent + time.monotonic() - started, taken + 1, read + len(readable)
+            positive += sum(_may_have_logs(header, part.addresses) for header in readable)
             break
     if last_error is not None and not taken:
         raise last_error

@@ -4,23 +4,35 @@ Every header is hashed from its fields and chained to a stored block. A bloom fi
 that a block has none of their logs; if the filter contains them, all receipts of the block must have the root that the
 header names. A receipt does not contain its transaction's hash: if only that differs, nothing is proven and nothing is
 healed.
+
+A header or receipt that is missing, unreadable or wrong costs its own block the proof, never the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from indexer.attest.compare import StoredRange, load_stored
+from indexer.attest.header_chain import HeaderChain
 from indexer.chain.bloom import may_contain
 from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header, Log
 from indexer.db.connection import Connection
-from indexer.errors import RpcError, TransientRpcError
-from indexer.ingest.block_proof import HEADERS, RECEIPTS, ProofFailure, YieldToFollower, check_receipts, read_receipts
+from indexer.errors import MissingBlockError, RpcError
+from indexer.ingest.block_proof import (
+    HEADERS,
+    RECEIPTS,
+    ProofFailure,
+    YieldToFollower,
+    ask_each,
+    check_receipts,
+    hashes_to_itself,
+    read_receipts,
+)
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import SealedHeader
 from indexer.store.index_state import stored_hash
@@ -30,7 +42,7 @@ from indexer.store.index_state import stored_hash
 class Proof:
     """The proof of a contract range: its headers, ascending, and the contracts' logs in all but the `unproven` blocks.
 
-    `headers` is empty if no endpoint's headers match the stored chain; every block is then unproven.
+    `headers` lacks the blocks whose header nobody gives so that it leads to the stored chain; they are unproven.
     """
 
     segment: ContractRange
@@ -71,7 +83,6 @@ async def prove(
     proof = Proof(segment, await load_stored(conn, segment))
     await _read_headers(readers, conn, proof, yield_to_follower)
     if not proof.headers:
-        proof.unproven = set(range(segment.first, segment.last + 1))
         return proof
     wanted = [bytes.fromhex(a[2:]) for a in segment.addresses]
     positive = [s.header for s in proof.headers if any(may_contain(s.header.logs_bloom, item) for item in wanted)]
@@ -83,47 +94,43 @@ async def prove(
 async def _read_headers(
     readers: Sequence[Reader], conn: Connection, proof: Proof, yield_to_follower: YieldToFollower
 ) -> None:
-    """Fill in the headers of the first endpoint whose headers chain to the stored blocks."""
+    """Fill in the headers that chain to the stored blocks, each from the first endpoint that gives it."""
     segment, last_error = proof.segment, None
-    below = await stored_hash(conn, segment.first - 1)
-    known = {r.number: r.hash for r in proof.stored.block_refs}
+    known, below = {r.number: r.hash for r in proof.stored.block_refs}, await stored_hash(conn, segment.first - 1)
+    chain = HeaderChain(segment.first, segment.last, known if below is None else known | {segment.first - 1: below})
+    absent: list[ProofFailure] = []
     for reader in readers:
-        headers: list[SealedHeader] = []
-        failure, before = None, below
+        lacking = chain.lacking()
+        if not lacking:
+            break
         try:
-            while failure is None and len(headers) <= segment.last - segment.first:
-                at = segment.first + len(headers)
-                await yield_to_follower()
-                more = await reader.sealed_headers(range(at, min(at + HEADERS, segment.last + 1)))
-                failure, before = _check_chain(reader.name, more, before, known), more[-1].header.hash
-                headers += more
+            answers = await _headers_of(reader, lacking, yield_to_follower)
         except RpcError as error:
             last_error = error
             continue
-        if failure is None:
-            proof.headers = headers
-            proof.endpoints.append(reader.name)
-            return
-        proof.failures.append(failure)
-    if last_error is not None and not proof.failures:
+        failures = chain.add(reader.name, answers)
+        absent += [f for f in failures if isinstance(answers.get(f.block), MissingBlockError)]
+        proof.failures += [f for f in failures if f not in absent]
+    proof.headers, proof.endpoints = chain.proven(), chain.servers()
+    proof.unproven = set(chain.lacking())
+    # A node that merely lags behind the others has no fault to be recorded.
+    proof.failures += [failure for failure in absent if failure.block in proof.unproven]
+    if last_error is not None and proof.unproven and not proof.failures:
         raise last_error
 
 
-def _check_chain(
-    endpoint: str, headers: Sequence[SealedHeader], before: bytes | None, known: Mapping[int, bytes]
-) -> ProofFailure | None:  # fmt: skip
-    """Return why headers are not those of the stored chain after a block with hash `before`; None if they are."""
-    for sealed in headers:
-        number, hash_ = sealed.header.number, sealed.header.hash
-        if sealed.computed != hash_:
-            detail = f"the fields of header {number} do not have its hash, 0x{hash_.hex()}"
-            return ProofFailure(endpoint, number, "header", detail)
-        if before is not None and sealed.header.parent_hash != before:
-            return ProofFailure(endpoint, number, "chain", f"block {number} does not follow block {number - 1}")
-        if known.get(number, hash_) != hash_:
-            return ProofFailure(endpoint, number, "chain", f"block {number} is stored with another hash")
-        before = hash_
-    return None
+async def _headers_of(
+    reader: Reader, numbers: Sequence[int], yield_to_follower: YieldToFollower
+) -> dict[int, SealedHeader | RpcError]:
+    """Return an endpoint's headers by number, or their errors; where a whole part proves nothing, the rest is left."""
+    found: dict[int, SealedHeader | RpcError] = {}
+    for at in range(0, len(numbers), HEADERS):
+        part = numbers[at : at + HEADERS]
+        answers = await ask_each(reader, part, reader.sealed_headers, yield_to_follower)
+        found |= zip(part, answers, strict=True)
+        if not any(hashes_to_itself(answer) for answer in answers):
+            break
+    return found
 
 
 async def _read_receipts(
@@ -141,7 +148,7 @@ async def _read_receipts(
             part = asking[at : at + RECEIPTS]
             try:
                 answers = await read_receipts(reader, part, proof.segment.addresses, yield_to_follower)
-            except TransientRpcError as error:
+            except RpcError as error:
                 last_error = error
                 remaining += asking[at:]
                 break
@@ -158,6 +165,7 @@ async def _read_receipts(
                         proof.endpoints.append(reader.name)
         if not remaining:
             return
-    if last_error is not None and not proof.failures:
+    unproven = {block.number for block in remaining}
+    if last_error is not None and unproven - {failure.block for failure in proof.failures}:
         raise last_error
-    proof.unproven = {block.number for block in remaining}
+    proof.unproven |= unproven

@@ -48,11 +48,16 @@ made_log, made_header = partial(tuple.__new__, Log), partial(tuple.__new__, Head
 
 
 class Heads(NamedTuple):
-    """One endpoint's head and tags, from one answer. Tags that the endpoint does not have are None."""
+    """One endpoint's head and tags. Tags that the endpoint does not have, or does not give now, are None.
+
+    `failing`: why `finalized` is not known now, although the endpoint may have it in a moment; "" if it has no such
+    tag.
+    """
 
     latest: Header
     safe: Header | None
     finalized: Header | None
+    failing: str = ""
 
 
 class BlockRef(NamedTuple):

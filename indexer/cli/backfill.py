@@ -32,7 +32,7 @@ from indexer.cli.progress_bars import show_backfill_progress, stderr_is_terminal
 from indexer.cli.session import open_pool, open_url, prepare_schema, rpc_endpoints, stop_on_signals
 from indexer.config import Deployment
 from indexer.decode.block_times import time_fields_of
-from indexer.errors import ConfigError, ExitCode
+from indexer.errors import ConfigError, EndpointUnreachableError, ExitCode
 from indexer.follow.catch_up import DEFER_BLOCKS
 from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
@@ -168,8 +168,12 @@ def backfill_command(
 
 async def _last_block(pool: Pool, options: BackfillOptions) -> int:
     """Return the last block to ingest, at or below finalized. Raises ConfigError if the range begins above it."""
-    heads = await pool.with_failover(lambda reader: reader.heads())
+    heads = await pool.heads()
     finality = FinalityTracker(options.deployment.finality_depth).observe(heads)
+    if finality.source == "unknown":
+        raise EndpointUnreachableError(
+            f"no block is known to be final: {finality.reason}", "Try again, or name an endpoint that serves the tag"
+        )
     tags = {"latest": heads.latest.number, "safe": finality.safe, "finalized": finality.finalized}
     wanted = tags[options.last] if isinstance(options.last, str) else options.last
     if options.first > finality.finalized:

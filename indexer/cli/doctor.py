@@ -19,6 +19,7 @@ from indexer.errors import ExitCode
 from indexer.ops.doctor.database_checks import examine_database
 from indexer.ops.doctor.endpoint_checks import EndpointDoctor, examine_socket
 from indexer.ops.doctor.findings import DoctorFinding
+from indexer.rpc.health import LAG_BLOCKS, LAG_SECONDS
 from indexer.rpc.pool import display_names
 from indexer.runtime import log_setup
 
@@ -43,8 +44,9 @@ def doctor_command(
 ) -> None:  # fmt: skip
     """Probe every endpoint and the database, and report what to fix. Changes nothing.
 
-    Endpoints: chain id, tags, block time, clock, batches, logs by hash, receipts, limits, history. Database: version,
-    permissions, schema, row security and triggers, disk, settings, time zone. Exits with 36 if something must be fixed.
+    Endpoints: chain id, tags, block time, clock, lag, batches, logs by hash, times in logs, receipts, hashes of headers
+    and roots of receipts, limits, history, WebSocket. Database: version, permissions, schema, row security and
+    triggers, disk, settings, time zone. Exits with 36 if something must be fixed.
     """
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
@@ -81,7 +83,25 @@ async def _examine(
     elif len(rpc) == 1:
         remedy = "Name a second one of another provider: it takes over, and what only one says is not cross-checked"
         findings.append(DoctorFinding("endpoints", "number", "note", "one only", remedy))
-    return findings + await _compare(doctors)
+    if rpc and not ws:
+        detail = f"no WebSocket: a new block is seen by polling, up to {deployment.poll_interval:g} s after it is there"
+        remedy = f"Set {deployment.env_prefix}_WS_URL, or lower [polling] interval"
+        findings.append(DoctorFinding("endpoints", "newHeads", "note", detail, remedy))
+    return findings + _lags(doctors) + await _compare(doctors)
+
+
+def _lags(doctors: list[EndpointDoctor]) -> list[DoctorFinding]:
+    """Name the endpoints whose head is behind another's."""
+    heads = [(doctor.found.subject, doctor.head) for doctor in doctors if doctor.head is not None]
+    best = max((head for _, head in heads), default=None)
+    remedy = "It is asked only when no other is left; remove it if it stays behind"
+    return [
+        DoctorFinding(subject, "lag", "note", f"{best.number - head.number} blocks behind another endpoint", remedy)
+        for subject, head in heads
+        if best is not None
+        and best.number - head.number >= LAG_BLOCKS
+        and best.timestamp - head.timestamp >= LAG_SECONDS
+    ]
 
 
 async def _compare(doctors: list[EndpointDoctor]) -> list[DoctorFinding]:

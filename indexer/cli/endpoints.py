@@ -96,7 +96,8 @@ def _show(rows: list[dict[str, Any]]) -> None:
     console.print(table)
     for row in rows:
         if row.get("reason"):
-            console.print(f"{row['endpoint']} is asked last until {row['aside_until']}: {row['reason']}", markup=False)
+            until = f"is asked last until {row['aside_until']}: " if row["aside_until"] else ""
+            console.print(f"{row['endpoint']} {until}{row['reason']}", markup=False)
         if not row["configured"]:
             console.print(f"{row['endpoint']} is not named by environment or flags here", markup=False)
 

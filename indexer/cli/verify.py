@@ -163,7 +163,13 @@ class VerifyRun:
         """
         state = await self.recovery.state()
         assert state.tip is not None
-        self.final = min((await self.recovery.look()).finalized, state.tip.number)
+        look = await self.recovery.look()
+        # A tag that fails at this look takes nothing back: below the floor everything was final before.
+        self.final = min(max(look.finalized, state.floor), state.tip.number)
+        if self.final < 0 and look.source == "unknown":
+            raise RefusedError(
+                f"no block is known to be final: {look.reason}", "Try again later, or ask another endpoint"
+            )
         self.first = state.binding.origin if self.options.first is None else self.options.first
         self.last = self.final if self.options.last is None else min(self.options.last, self.final)
         if self.options.grade == "proven":

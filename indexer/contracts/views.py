@@ -86,6 +86,7 @@ class Caller:
         self._block = {"blockHash": "0x" + block_hash.hex(), "requireCanonical": True}
         self.calls = 0
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
+        self._serves_state: bool | None = None  # None: not known yet.
 
     async def call(self, view: ContractView, *arguments: Any, address: str = "") -> tuple[Any, ...]:
         """Return the decoded outputs, addresses in lower case.
@@ -102,19 +103,35 @@ class Caller:
             try:
                 answer = await self.reader.endpoint.call("eth_call", [{"to": to, "data": data}, self._block])
             except (RpcCallError, TransientRpcError) as error:
-                raise self._view_error(view, error) from error
+                raise await self._view_error(view, error) from error
+        self._serves_state = True
         return decode_answer(view, answer)
 
-    def _view_error(self, view: ContractView, error: RpcError) -> IndexerError:
+    async def _view_error(self, view: ContractView, error: RpcError) -> IndexerError:
+        """Return what a refusal means: whether it is about this view or about the block shows another call."""
         if _REVERTED.search(error.message):
             return ViewUnansweredError(f"{view.function}: {error.message}")
         if isinstance(error, TransientRpcError) and not _STATELESS.search(error.message):
             return error
+        if isinstance(error, RpcCallError) and await self._answers_at_block():
+            return ViewUnansweredError(f"{view.function}: {error.message}")
         return StateUnavailableError(
             f"does not serve the state of block {self.number}: {error.message}",
             self.reader.name,
             "Name an archive node in --rpc-url, or let `run` come nearer to the head: newer states are kept",
         )
+
+    async def _answers_at_block(self) -> bool:
+        """Return whether a call that no contract can refuse is answered at the block; asked for once."""
+        if self._serves_state is None:
+            try:
+                nobody = {"to": "0x" + "00" * 20, "data": "0x"}
+                await self.reader.endpoint.call("eth_call", [nobody, self._block])
+            except RpcError:
+                self._serves_state = False
+            else:
+                self._serves_state = True
+        return self._serves_state
 
 
 def encode_call(view: ContractView, arguments: Sequence[Any]) -> str:

@@ -110,7 +110,7 @@ class Engine:
         p.looked_at = p.clock()
         self.pool.observe_head(endpoint, heads.latest)
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
-        p.safe, p.finalized, p.finality_source = status.safe, status.finalized, status.reason or status.source
+        self.reporter.report_finality(status, self.finality.remark)
         return HeadView(heads, status, endpoint, self.finality.final)
 
     @property

@@ -178,7 +178,7 @@ class Runner:
         known = view.final
         if known.hash and known.number < latest:
             return BlockRef(known.number, known.hash, 0)
-        for number in (final,) if final < latest else (deep, final):
+        for number in (final,) if 0 <= view.finality.finalized < latest else (deep, final):
             header = await self.pool.with_failover(partial(ask, number=number))
             if header is not None:
                 return header.ref()

@@ -6,6 +6,7 @@ import time
 
 import structlog
 
+from indexer.chain.finality import FinalityStatus
 from indexer.projector.writer import StepResult
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
@@ -19,6 +20,14 @@ class StepReporter:
     def __init__(self, progress: DaemonProgress, pool: Pool) -> None:
         self.progress, self.pool = progress, pool
         self._last = time.monotonic(), 0  # when the last commit while catching up was reported, and requests then
+
+    def report_finality(self, status: FinalityStatus, remark: str) -> None:
+        """Publish what is final and why, and log it where its source changed. `remark`: what is odd about the tag."""
+        p, state = self.progress, status.reason or remark or status.source
+        p.safe, p.finalized = status.safe, status.finalized
+        if state != p.finality_source:
+            p.finality_source = state
+            log.info("finality", source=status.source, state=state, finalized=status.finalized)
 
     def report_bulk(self, done: StepResult, contiguous_end: int) -> None:
         """Report a commit made while catching up. `contiguous_end`: the contiguous end of coverage after it."""

@@ -12,19 +12,20 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from indexer.chain.bloom import may_contain
 from indexer.chain.receipts_root import receipts_root
 from indexer.chain.types import Header, Log
-from indexer.errors import InconsistentResponseError, RateLimitedError, RpcCallError, RpcError, TransientRpcError
+from indexer.errors import InconsistentResponseError, MissingBlockError, RateLimitedError, RpcError, TransientRpcError
 from indexer.rpc.reader import Reader
-from indexer.rpc.receipts import BlockReceipts
+from indexer.rpc.receipts import BlockReceipts, SealedHeader
 
 HEADERS = 200  # Headers requested at once (blocks).
 RECEIPTS = 10  # Receipts requested at once (blocks).
-_NO_METHOD = -32601
 
+Q = TypeVar("Q")
+A = TypeVar("A")
 YieldToFollower = Callable[[], Awaitable[None]]  # Awaited before each request; waits while other work has priority.
 
 
@@ -49,6 +50,11 @@ class BlockProofs:
     proven_by: dict[int, str] = field(default_factory=dict)
     logs: list[Log] = field(default_factory=list)
     failures: list[ProofFailure] = field(default_factory=list)
+
+
+def hashes_to_itself(answer: SealedHeader | RpcError) -> bool:
+    """Return whether an answer is a header whose fields have its hash."""
+    return not isinstance(answer, RpcError) and answer.computed == answer.header.hash
 
 
 async def no_wait() -> None:
@@ -85,7 +91,7 @@ async def prove_blocks(
                     proofs.proven_by.setdefault(block.number, source)
             open_ = [block for number, (block, _) in sorted(known.items()) if number not in proofs.proven_by]
             await _prove_by_receipts(reader, open_, believed, addresses, proofs)
-        except TransientRpcError as error:
+        except RpcError as error:
             last_error = error
         if len(proofs.proven_by) == len(blocks):
             break
@@ -99,18 +105,30 @@ async def _read_headers(
     reader: Reader, blocks: Sequence[Header], known: dict[int, tuple[Header, str]], proofs: BlockProofs
 ) -> None:
     """Add to `known` the headers that are lacking, if their fields have the hashes of the blocks."""
-    lacking = [b for b in blocks if b.number not in known]
-    for at in range(0, len(lacking), HEADERS):
-        part = lacking[at : at + HEADERS]
-        for block, header in zip(part, await reader.verified_headers([b.number for b in part]), strict=True):
-            if header is not None and header.hash == block.hash and header.receipts_root:
-                known[block.number] = (header, reader.name)
-            elif header is not None and header.hash == block.hash:
-                detail = f"the fields of header {block.number} do not have its hash, 0x{block.hash.hex()}"
-                proofs.failures.append(ProofFailure(reader.name, block.number, "header", detail))
-            else:
-                detail = f"serves no block {block.number} with the stored hash"
-                proofs.failures.append(ProofFailure(reader.name, block.number, "chain", detail))
+    lacking = {b.number: b for b in blocks if b.number not in known}
+    numbers = list(lacking)
+    for at in range(0, len(numbers), HEADERS):
+        part = numbers[at : at + HEADERS]
+        for number, sealed in zip(part, await ask_each(reader, part, reader.sealed_headers, no_wait), strict=True):
+            failure = _check_header(reader.name, lacking[number], sealed)
+            if failure is not None:
+                proofs.failures.append(failure)
+            elif not isinstance(sealed, RpcError):
+                known[number] = (sealed.header, reader.name)
+
+
+def _check_header(endpoint: str, block: Header, sealed: SealedHeader | RpcError) -> ProofFailure | None:
+    if isinstance(sealed, RpcError):
+        why, detail = "no header", sealed.message.removeprefix(f"{endpoint}: ")
+        if not isinstance(sealed, MissingBlockError):
+            why = "unreadable header"
+        return ProofFailure(endpoint, block.number, why, f"header {block.number}: {detail}")
+    if sealed.header.hash != block.hash:
+        return ProofFailure(endpoint, block.number, "chain", f"block {block.number} is stored with another hash")
+    if not hashes_to_itself(sealed):
+        detail = f"the fields of header {block.number} do not have its hash, 0x{block.hash.hex()}"
+        return ProofFailure(endpoint, block.number, "header", detail)
+    return None
 
 
 async def _prove_by_receipts(
@@ -130,45 +148,61 @@ async def _prove_by_receipts(
                 proofs.proven_by[block.number] = reader.name
 
 
-async def read_receipts(
-    reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], yield_to_follower: YieldToFollower
-) -> list[BlockReceipts | RpcError]:  # fmt: skip
-    """Return the receipts of each block, or the error. Raises TransientRpcError if the endpoint is unreachable.
+async def ask_each(
+    reader: Reader, items: Sequence[Q], ask: Callable[[Sequence[Q]], Awaitable[Sequence[A | RpcError]]],
+    yield_to_follower: YieldToFollower,
+) -> list[A | RpcError]:  # fmt: skip
+    """Return the answer, or the error, of each item; where several are refused together, halves of them are asked for.
 
-    Args:
-        reader: The endpoint.
-        blocks: The blocks, at most RECEIPTS.
-        addresses: The contracts whose logs are wanted (lower-case 0x).
-        yield_to_follower: Awaited before each request.
+    Raises RpcError if it is the endpoint that fails, and not what is asked about: it does not answer anything else.
     """
     await yield_to_follower()
     try:
-        return list(await reader.block_receipts(blocks, addresses))
+        return list(await ask(items))
+    except RateLimitedError:
+        raise
     except RpcError as error:
-        if isinstance(error, RateLimitedError) or (
-            isinstance(error, TransientRpcError) and not isinstance(error, InconsistentResponseError)
-        ):
+        if not await _answers(reader):
             raise
-        if len(blocks) == 1 or (isinstance(error, RpcCallError) and error.code == _NO_METHOD):
-            return [error] * len(blocks)
-    # One of the blocks is refused, too large or absent; only single requests show which one.
-    return [item for block in blocks for item in await read_receipts(reader, [block], addresses, yield_to_follower)]
+        if len(items) == 1:
+            return [error]
+    middle = len(items) // 2
+    return [
+        answer
+        for half in (items[:middle], items[middle:])
+        for answer in await ask_each(reader, half, ask, yield_to_follower)
+    ]
+
+
+async def _answers(reader: Reader) -> bool:
+    """Return whether the endpoint answers a question that every node answers."""
+    try:
+        await reader.latest()
+    except RpcError:
+        return False
+    return True
+
+
+async def read_receipts(
+    reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], yield_to_follower: YieldToFollower
+) -> list[BlockReceipts | RpcError]:  # fmt: skip
+    """Return the receipts of each block, or the error. Raises RpcError if the endpoint does not answer."""
+
+    async def ask(part: Sequence[Header]) -> Sequence[BlockReceipts | RpcError]:
+        return await reader.block_receipts(part, addresses)
+
+    return await ask_each(reader, blocks, ask, yield_to_follower)
 
 
 def check_receipts(
     endpoint: str, block: Header, read: BlockReceipts | RpcError, stored: Sequence[Log]
 ) -> ProofFailure | None:
-    """Return why the receipts do not prove the logs of a block; None if they do.
-
-    Args:
-        endpoint: Who served the receipts.
-        block: The block, with its receipts root.
-        read: The receipts, or why there are none.
-        stored: The logs that are believed so far.
-    """
+    """Return why the receipts do not prove the logs of a block; None if they do."""
     number = block.number
     if isinstance(read, RpcError):
-        return ProofFailure(endpoint, number, "no receipts", read.message)
+        unreadable = isinstance(read, TransientRpcError) and not isinstance(read, InconsistentResponseError)
+        why = "unreadable receipts" if unreadable else "no receipts"
+        return ProofFailure(endpoint, number, why, f"block {number}: {read.message.removeprefix(f'{endpoint}: ')}")
     if receipts_root(read.receipts) != block.receipts_root:
         same = [g[:7] for g in read.logs] == [g[:7] for g in stored]
         detail = f"the receipts of block {number} have another root than its header, their logs are "

@@ -234,8 +234,9 @@ async def _logs_with_headers(
 async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], *, proven: bool) -> bool:
     """Return whether receipts show that the blocks have no watched log: bloom filters have false positives.
 
-    A node that keeps no receipts leaves nothing to prove it with: it is believed and a warning logged, unless the
-    answer must be `proven`, which raises InconsistentResponseError.
+    Where neither the node nor another one shows the receipts, nothing is left to prove it with: the node is believed,
+    and attestation finds logs that it left out, unless the answer must be `proven`, which raises
+    InconsistentResponseError.
     """
     watched = {bytes.fromhex(a[2:]) for a in addresses}
     for block in blocks:
@@ -245,7 +246,8 @@ async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Se
                 f"no receipts to prove that block {block.number} has no logs of the watched contracts", reader.name
             )
         if logged is None:
-            log.warning("unproven_empty_block", block=block.number, endpoint=reader.name)
+            # The warning is logged once per endpoint, when its refusal is found out.
+            log.info("unproven_empty_block", block=block.number, endpoint=reader.name)
         elif logged & watched:
             return False
     return True

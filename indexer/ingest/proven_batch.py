@@ -8,8 +8,8 @@ from itertools import pairwise
 from indexer.chain.batch import LogBatch
 from indexer.chain.log_set import diff_logs
 from indexer.chain.types import Header
-from indexer.errors import InconsistentResponseError, TransientRpcError
-from indexer.ingest.block_proof import HEADERS, prove_blocks
+from indexer.errors import InconsistentResponseError, RpcError, TransientRpcError
+from indexer.ingest.block_proof import HEADERS, hashes_to_itself, prove_blocks
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store.head_proofs import ProofRecord
@@ -47,8 +47,8 @@ async def _chained_headers(reader: Reader, batch: LogBatch) -> list[Header]:
     """Return the header of every block, hashed from its fields; they must form one chain with those of the batch."""
     headers: list[Header] = []
     for at in range(batch.first, batch.last + 1, HEADERS):
-        found = await reader.verified_headers(range(at, min(at + HEADERS, batch.last + 1)))
-        headers += [h for h in found if h is not None and h.receipts_root]
+        found = await reader.sealed_headers(range(at, min(at + HEADERS, batch.last + 1)))
+        headers += [s.header for s in found if not isinstance(s, RpcError) and hashes_to_itself(s)]
     known = {b.number: b.hash for b in batch.blocks}
     if [h.number for h in headers] != list(range(batch.first, batch.last + 1)):
         lacking = sorted(set(range(batch.first, batch.last + 1)) - {h.number for h in headers})

@@ -161,4 +161,5 @@ def _describe(pool: Pool, reader: Reader, *, current: bool) -> dict[str, Any]:
     return {
         "endpoint": reader.name, "current": current, "requests": endpoint.requests, "range_blocks": reader.ranges.size,
         "aside_seconds": round(pool.aside(reader.name), 1), "errors": dict(endpoint.errors), "calls": calls,
+        "refuses": endpoint.health.support.reasons(),
     }  # fmt: skip

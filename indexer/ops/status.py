@@ -88,7 +88,7 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
     try:
         async with asyncio.timeout(10):
             await pool.open()
-            heads = await pool.with_failover(lambda reader: reader.heads())
+            heads = await pool.heads()
     except (IndexerError, TimeoutError) as error:
         return NO_HEADS | {"endpoint_error": str(error) or "no answer within 10 seconds"}
     finally:
@@ -96,8 +96,8 @@ async def _heads(deployment: Deployment, urls: Sequence[str]) -> Heads:
     finality = FinalityTracker(deployment.finality_depth).observe(heads)
     return NO_HEADS | {
         "head": heads.latest.number,
-        "safe": finality.safe,
-        "finalized": finality.finalized,
+        "safe": None if finality.source == "unknown" else finality.safe,
+        "finalized": None if finality.source == "unknown" else finality.finalized,
         "head_time": heads.latest.timestamp,
     }
 

@@ -47,7 +47,7 @@ async def claim(reader: Reader, conn: Connection, state: IndexState, final: Fina
 
 
 async def _claim(reader: Reader, conn: Connection, state: IndexState) -> ForkClaim:
-    latest = (await reader.heads()).latest
+    latest = await reader.latest()
     head, tip, floor = latest.ref(), state.tip, state.floor
     assert tip is not None
     start = min(tip.number, head.number)

@@ -64,8 +64,7 @@ async def collect_reports(pool: Pool, conn: Connection, state: IndexState) -> tu
     """Return every endpoint's fork point, however deep; the search continues below finalized."""
 
     async def ask(reader: Reader) -> EndpointReport:
-        latest = (await reader.heads()).latest
-        head = latest.ref()
+        head = (await reader.latest()).ref()
         return EndpointReport(reader.name, head, await _fork_point(reader, conn, state, head))
 
     answers = await pool.ask_all(ask)

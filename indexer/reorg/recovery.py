@@ -137,7 +137,7 @@ class Recovery:
 
     async def look(self) -> FinalityStatus:
         """Look at the head, and return what is final. Raises RpcError."""
-        return self.finality.observe(await self.pool.with_failover(lambda reader: reader.heads()))
+        return self.finality.observe(await self.pool.heads())
 
     async def _final(self) -> FinalBlock:
         if self._looks:

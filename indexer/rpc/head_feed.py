@@ -182,10 +182,13 @@ class HeadFeed:
         """Handle one message. Raises ValueError for one that ends the subscription."""
         if not isinstance(message, dict):
             return
+        about_chain = self.chain_id is not None and str(message.get("id")) == "0"
         if message.get("error"):
-            raise ValueError(f"eth_subscribe refused: {str(message['error'])[:100]}")
-        if self.chain_id is not None and message.get("id") == 0:
-            if message.get("result") != hex(self.chain_id):
+            # A socket that serves subscriptions only is used all the same: it brings no data.
+            if not about_chain:
+                raise ValueError(f"eth_subscribe refused: {str(message['error'])[:100]}")
+        elif about_chain:
+            if _number(message.get("result")) != self.chain_id:
                 raise ValueError(f"serves chain {message.get('result')!r:.20}, the deployment is chain {self.chain_id}")
         elif message.get("method") == "eth_subscription":
             self._spoke_at = now = self.clock()
@@ -193,3 +196,11 @@ class HeadFeed:
             self.scores[name].answered(now, 0.0)
             self.scores[name].clear_set_aside(now, "failing", "mute")
             self._woken.set()
+
+
+def _number(value: Any) -> int | None:
+    """Return a quantity, however it is spelled; None if it is none."""
+    try:
+        return value if isinstance(value, int) else int(value, 16)
+    except (TypeError, ValueError):
+        return None

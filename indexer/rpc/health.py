@@ -1,4 +1,4 @@
-"""Endpoint health: how one endpoint has behaved, and why it is set aside. Pure.
+"""Endpoint health: how one endpoint has behaved, what it does not serve, and why it is set aside. Pure.
 
 Times are seconds of one monotonic clock. Counts go to the database as differences, so that several processes may add to
 them and a restart forgets nothing.
@@ -24,6 +24,7 @@ SET_ASIDE_S, MAX_SET_ASIDE_S = 60.0, 900.0  # Doubled each time it happens again
 FAILING_S = 5.0  # After a failed log batch or other work.
 HALF_LIFE_S = 120.0  # After this time an outcome counts half in the error rate.
 LAG_BLOCKS, LAG_SECONDS = 4, 4.0  # An endpoint lags if it is behind the best of the others by both.
+RETRY_S, MAX_RETRY_S = 60.0, 3600.0  # Until what was refused is tried again; doubled each time it is refused again.
 FRESH_HEAD_S = 60.0  # A head seen longer ago says nothing about the other endpoints.
 
 
@@ -45,6 +46,66 @@ class SetAside:
 
 
 @dataclass(slots=True)
+class Refused:
+    """Why a method or tag is not served, until when it is not asked for, and the pause after that (s).
+
+    `transient`: it may work in a moment; nothing says that the endpoint does not have it.
+    """
+
+    why: str
+    until: float
+    pause: float
+    transient: bool
+
+
+class MethodSupport:
+    """The methods and tags that one endpoint refuses, by name. What is not listed is believed to be served.
+
+    Providers refuse a method that they do not serve under a dozen codes, so the code decides nothing: what counts is
+    that questions are refused that must be answered.
+    """
+
+    def __init__(self) -> None:
+        self._refused: dict[str, Refused] = {}
+
+    def refused(
+        self, name: str, now: float, why: str, *, pause: float = RETRY_S, longest: float = MAX_RETRY_S,
+        transient: bool = False,
+    ) -> bool:  # fmt: skip
+        """Record that the endpoint does not serve `name`. Return whether that is news.
+
+        Args:
+            name: method or tag.
+            now: monotonic time (s).
+            why: the endpoint's words.
+            pause: time until it is tried again, the first time (s).
+            longest: longest such time; it doubles with each refusal (s).
+            transient: whether it may work in a moment.
+        """
+        known = self._refused.get(name)
+        pause = pause if known is None else min(2 * known.pause, longest)
+        self._refused[name] = Refused(why, now + pause, pause, transient)
+        return known is None or known.transient != transient
+
+    def answered(self, name: str) -> bool:
+        """Record that the endpoint serves `name`. Return whether that is news."""
+        return self._refused.pop(name, None) is not None
+
+    def get(self, name: str) -> Refused | None:
+        """Return why `name` is not served; None if it is, as far as is known."""
+        return self._refused.get(name)
+
+    def rests(self, name: str, now: float) -> bool:
+        """Return whether `name` was refused and is not to be asked for yet."""
+        known = self._refused.get(name)
+        return known is not None and now < known.until
+
+    def reasons(self) -> dict[str, str]:
+        """Return the endpoint's words by method or tag, sorted; empty if it serves everything it was asked for."""
+        return {name: known.why for name, known in sorted(self._refused.items())}
+
+
+@dataclass(slots=True)
 class EndpointHealth:
     """Health of one endpoint.
 
@@ -59,6 +120,7 @@ class EndpointHealth:
     latency: float | None = None
     last_error: str = ""
     aside: SetAside | None = None
+    support: MethodSupport = field(default_factory=MethodSupport)
     _good: float = 0.0
     _bad: float = 0.0
     _weighed_at: float = 0.0
@@ -157,6 +219,13 @@ class EndpointHealth:
         if self.aside and now < self.aside.until:
             return self.aside.reason
         return "well" if self.counts["requests"] > self.counts["failures"] + self.counts["limited"] else "unknown"
+
+    def reason(self, now: float) -> str:
+        """Return why it is set aside, else which methods and tags it refuses; "" if it is well and serves all."""
+        if self.aside and now < self.aside.until:
+            return self.aside.detail
+        refused = "; ".join(f"{name}: {why}" for name, why in self.support.reasons().items())
+        return f"refuses {refused}" if refused else ""
 
     def pending_counts(self) -> Counter[str]:
         """Return the counts that `mark_saved` has not seen yet."""

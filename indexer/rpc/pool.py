@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import structlog
 
-from indexer.chain.types import Header
+from indexer.chain.types import Header, Heads
 from indexer.errors import (
     EndpointUnreachableError,
     InconsistentResponseError,
@@ -87,6 +87,8 @@ class Pool:
             Reader(Endpoint(url, timeout=timeout, rps=rps, name=name, budgets=self.budgets), max_blocks)
             for url, name in zip(urls, display_names(urls), strict=True)
         ]
+        for reader in self.readers:
+            reader.peers = [other for other in self.readers if other is not reader]
         self._by_name = {reader.name: reader for reader in self.readers}
         self._checked: dict[Reader, _Check] = {}
         self._checking = {reader: asyncio.Lock() for reader in self.readers}
@@ -268,6 +270,16 @@ class Pool:
                     reader.endpoint.failed_work[error_label(error)] += 1
                     answers.append(error)
         return answers
+
+    async def heads(self) -> Heads:
+        """Return the heads of one endpoint, for a command that looks once. Raises RpcError.
+
+        A request that failed as a whole may have failed at a tag: the second time `latest` is asked for alone.
+        """
+        try:
+            return await self.with_failover(Reader.heads)
+        except TransientRpcError:
+            return await self.with_failover(Reader.heads)
 
     async def with_failover(
         self, work: Callable[[Reader], Awaitable[T]], prefer: str = "", purpose: RequestPurpose | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeVar
 
 from indexer.chain.types import Header, Heads, Log
@@ -21,13 +22,14 @@ from indexer.errors import (
 )
 from indexer.rpc import error_hints, receipts, wire
 from indexer.rpc.adaptive_size import AdaptiveRange, LearnedLimits
+from indexer.rpc.head_tags import HeadTags
+from indexer.rpc.receipt_source import BLOCK, NO_METHOD, ReceiptSource
 from indexer.rpc.receipts import BlockReceipts, SealedHeader, logs_of_receipts
 from indexer.rpc.transport import Call, Endpoint
 
 T = TypeVar("T")
-CHECKS_WITHOUT_TAG = 200
-# For a number it means "not yet", for a tag "none": a node without finality gives no other answer, however often asked.
-_NO_BLOCK = re.compile(r"(block|header) not (found|available)|unknown block", re.IGNORECASE)
+PEER_WAIT_S = 5.0  # For receipts of another endpoint, while the head waits for them.
+PEER_REST_S = 60.0  # Until a peer that did not answer is asked for receipts again.
 
 
 class Reader:
@@ -36,8 +38,11 @@ class Reader:
     def __init__(self, endpoint: Endpoint, max_blocks: int = 2000) -> None:
         self.endpoint, self.name = endpoint, endpoint.name
         self.ranges = AdaptiveRange(max_blocks)
+        self.peers: Sequence[Reader] = ()  # The other endpoints of the chain, for receipts that this one refuses.
+        self._peers_rest: dict[str, float] = {}  # Until when (monotonic, s) a peer that failed is not asked.
         self._probing = asyncio.Lock()
-        self._refused = {"safe": 0, "finalized": 0}  # Calls left until a refused tag is asked for again.
+        self._tags = HeadTags(endpoint)
+        self._receipts = ReceiptSource(endpoint, endpoint.health.support)
 
     def export_limits(self) -> dict[str, Any]:
         """Return the limits learned from the endpoint, as JSON, for other processes that use it."""
@@ -53,51 +58,41 @@ class Reader:
         result = await self.endpoint.call("eth_chainId", [])
         return self._parse(lambda: wire.quantity(result, "chain id"))
 
+    async def latest(self) -> Header:
+        """Return the newest block. Raises MissingBlockError if the node has none."""
+        result = await self.endpoint.call(*_header_call("latest"))
+        return self._parse(lambda: wire.header(result))
+
     async def heads(self) -> Heads:
-        """Return latest, safe and finalized, read in one request; None for a tag that the node does not have now."""
-        tags = ["latest", *(tag for tag, calls_left in self._refused.items() if not calls_left)]
-        self._refused = {tag: max(0, calls_left - 1) for tag, calls_left in self._refused.items()}
-        try:
-            results = await self.endpoint.batch([_header_call(tag) for tag in tags])
-        except (RpcCallError, TransientRpcError) as error:
-            if isinstance(error, TransientRpcError) and not _NO_BLOCK.search(error.message):
-                raise
-            return await self._heads_one_by_one()
-        return self._heads(dict(zip(tags, results, strict=True)))
+        """Return latest, safe and finalized, read in one request; None for a tag that the node does not give now.
 
-    async def _heads_one_by_one(self) -> Heads:
-        """Ask for each tag alone, because a node without a tag refuses the whole request.
-
-        A refused tag is left out of the next CHECKS_WITHOUT_TAG calls of `heads`.
+        Only `latest` is needed: a tag that fails, in whichever way, never keeps the head from being seen.
         """
-        blocks: dict[str, Any] = {"latest": await self.endpoint.call(*_header_call("latest"))}
-        for tag in self._refused:
-            try:
-                blocks[tag] = await self.endpoint.call(*_header_call(tag))
-            except (RpcCallError, TransientRpcError) as error:
-                if isinstance(error, TransientRpcError) and not _NO_BLOCK.search(error.message):
-                    raise
-                self._refused[tag] = CHECKS_WITHOUT_TAG
-        return self._heads(blocks)
-
-    def _heads(self, blocks: dict[str, Any]) -> Heads:
-        def tagged(tag: str) -> Header | None:
-            return wire.header(blocks[tag]) if blocks.get(tag) is not None else None
-
-        return self._parse(lambda: Heads(wire.header(blocks["latest"]), tagged("safe"), tagged("finalized")))
+        blocks = await self._tags.read()
+        latest = self._parse(lambda: wire.header(blocks["latest"]))
+        safe, finalized = (self._tags.parsed(tag, blocks.get(tag)) for tag in ("safe", "finalized"))
+        return Heads(latest, safe, finalized, self._tags.failing("finalized"))
 
     async def probe(self, number: int | None) -> tuple[int, Header, Header | None]:
         """Return chain id, latest block, and block `number` if given and present, read in one request."""
         calls = [("eth_chainId", []), _header_call("latest"), *([] if number is None else [_header_call(number)])]
-        results = await self.endpoint.batch(calls)
-        block = results[2] if number is not None else None
-        return self._parse(
-            lambda: (
-                wire.quantity(results[0], "chain id"),
-                wire.header(results[1]),
-                None if block is None else wire.header(block, number),
-            )
-        )
+        try:
+            results = await self.endpoint.batch(calls)
+        except RpcCallError:
+            if number is None:
+                raise
+            results = [*await self.endpoint.batch(calls[:2]), None]  # A pruned node refuses an old block.
+        chain_id = self._parse(lambda: wire.quantity(results[0], "chain id"))
+        return chain_id, self._parse(lambda: wire.header(results[1])), self._readable(results[2:], number)
+
+    def _readable(self, results: Sequence[Any], number: int | None) -> Header | None:
+        """Return the header of an answer; None if there is none, or one that cannot be read."""
+        if not results or results[0] is None:
+            return None
+        try:
+            return self._parse(lambda: wire.header(results[0], number))
+        except RpcError:
+            return None
 
     async def header(self, number: int) -> Header | None:
         """Return the header of a block; None if the node has no such block."""
@@ -193,53 +188,94 @@ class Reader:
         if blocks > 1:
             self.ranges.refused(blocks, refusal.hint, results=refusal.results)
 
-    async def sealed_headers(self, numbers: Sequence[int]) -> list[SealedHeader]:
-        """Return whole headers in the order requested, each with the hash computed from its fields."""
+    async def sealed_headers(self, numbers: Sequence[int]) -> list[SealedHeader | RpcError]:
+        """Return whole headers in the order requested, each with the hash computed from its fields.
+
+        A header that is missing or unreadable is returned as its error: it says nothing about the others.
+        """
         results = await self.endpoint.batch([_header_call(n) for n in numbers])
-        return self._parse(lambda: [receipts.sealed_header(r, n) for r, n in zip(results, numbers, strict=True)])
-
-    async def verified_headers(self, numbers: Sequence[int]) -> list[Header | None]:
-        """Return headers as `receipts.verified_header` does; None for a block that is missing or unreadable."""
-        results = await self.endpoint.batch([_header_call(n) for n in numbers])
-
-        def parse(result: Any, number: int) -> Header | None:
-            try:
-                return receipts.verified_header(result, number)
-            except RpcError:
-                return None
-
-        return [parse(r, n) for r, n in zip(results, numbers, strict=True)]
+        return [
+            self._parsed(partial(receipts.sealed_header, r, n)) for r, n in zip(results, numbers, strict=True)
+        ]  # fmt: skip
 
     async def block_receipts(
         self, headers: Sequence[Header], addresses: Collection[str]
-    ) -> list[BlockReceipts]:  # fmt: skip
-        """Return all receipts of these blocks, read in one request if the node takes batches."""
-        results = await self.endpoint.batch([("eth_getBlockReceipts", [hex(h.number)]) for h in headers])
-        return self._parse(lambda: [receipts.receipts(r, h, addresses) for r, h in zip(results, headers, strict=True)])
+    ) -> list[BlockReceipts | RpcError]:  # fmt: skip
+        """Return all receipts of each block, read in one request if the node takes batches.
+
+        Receipts that are missing, unreadable or not served are returned as their error.
+        """
+        results = await self._receipts.of_blocks(headers)
+        if results is None:
+            return [RpcCallError(self._receipts.why_none, self.name, NO_METHOD)] * len(headers)
+        return [
+            self._parsed(partial(receipts.receipts, r, h, addresses)) for r, h in zip(results, headers, strict=True)
+        ]  # fmt: skip
 
     async def receipts(self, number: int, addresses: Collection[str]) -> tuple[list[Log], Header]:
-        """Return the logs of the addresses in a block's receipts, and its header, read in one request.
+        """Return the logs of the addresses in a block's receipts, and its header, in one request where that is served.
 
-        Raises RpcCallError if the node has no eth_getBlockReceipts, or not this block's receipts.
+        Raises RpcCallError if the node has no receipts at all, or not this block's.
         """
-        results = await self.endpoint.batch([("eth_getBlockReceipts", [hex(number)]), _header_call(number)])
-        header = self._parse(lambda: wire.header(results[1], number))
-        return self._parse(lambda: logs_of_receipts(results[0], header, addresses)), header
+        header_call = _header_call(number)
+        if self._receipts.whole_blocks:
+            try:
+                results = await self.endpoint.batch([(BLOCK, [hex(number)]), header_call])
+            except RpcCallError:
+                pass  # Asked again below, where it is found out what is refused.
+            else:
+                header = self._parse(lambda: wire.header(results[1], number))
+                return self._parse(lambda: logs_of_receipts(results[0], header, addresses)), header
+        block = await self.endpoint.call(*header_call)
+        header = self._parse(lambda: wire.header(block, number))
+        answers = await self._receipts.of_blocks([header])
+        if answers is None:
+            raise RpcCallError(self._receipts.why_none, self.name, NO_METHOD)
+        return self._parse(lambda: logs_of_receipts(answers[0], header, addresses)), header
 
     async def addresses_in_receipts(self, header: Header) -> set[bytes] | None:
-        """Return the addresses that logged in a block, from its receipts; None if the node has no eth_getBlockReceipts.
+        """Return the addresses that logged in a block, from its receipts; None if no endpoint shows any to prove it.
 
-        Raises InconsistentResponseError if the node has the method but not this block's receipts.
+        Where this endpoint does not show them, its peers are asked: receipts name the hash of their block. Raises
+        InconsistentResponseError if this endpoint serves receipts, but not this block's, and no peer does.
         """
+        refusal: RpcError | None = None
         try:
-            result = await self.endpoint.call("eth_getBlockReceipts", [hex(header.number)])
-        except RpcCallError as error:
-            if error.code == -32601:
-                return None
-            raise InconsistentResponseError(
-                f"no receipts for block {header.number}: {error.message}", self.name
-            ) from error
-        return self._parse(lambda: receipts.addresses_logged(result, header))
+            results = await self._receipts.of_blocks([header])
+        except RpcError as error:
+            refusal = error
+        else:
+            logged = None if results is None else self._parsed(partial(receipts.addresses_logged, results[0], header))
+            if isinstance(logged, set):
+                return logged
+            refusal = logged if isinstance(logged, InconsistentResponseError) else None
+        elsewhere = await self._addresses_from_peers(header)
+        if elsewhere is None and refusal is not None:
+            detail = refusal.message.removeprefix(f"{self.name}: ")
+            raise InconsistentResponseError(f"no receipts for block {header.number}: {detail}", self.name) from refusal
+        return elsewhere
+
+    async def _addresses_from_peers(self, header: Header) -> set[bytes] | None:
+        for peer in self.peers:
+            if self._peers_rest.get(peer.name, 0.0) > time.monotonic():
+                continue
+            try:
+                async with asyncio.timeout(PEER_WAIT_S):
+                    results = await peer._receipts.of_blocks([header])
+            except (RpcError, TimeoutError):
+                self._peers_rest[peer.name] = time.monotonic() + PEER_REST_S
+                continue
+            logged = None if results is None else peer._parsed(partial(receipts.addresses_logged, results[0], header))
+            if isinstance(logged, set):
+                return logged
+        return None
+
+    def _parsed(self, parse: Callable[[], T]) -> T | RpcError:
+        """Run a parser of one part of an answer, and return its error instead of raising it."""
+        try:
+            return self._parse(parse)
+        except RpcError as error:
+            return error
 
     def _parse(self, parse: Callable[[], T]) -> T:
         """Run a parser; its errors name the endpoint that sent the answer."""
@@ -247,11 +283,18 @@ class Reader:
             return parse()
         except RpcError as error:
             self.endpoint.errors[error_label(error)] += 1
-            raise type(error)(error.message, self.name) from error
+            raise _unreadable(type(error)(error.message, self.name)) from error
         except IndexerError:
             raise
         except (TypeError, ValueError, OverflowError) as error:
-            raise TransientRpcError(f"unreadable answer: {error}", self.name) from error
+            raise _unreadable(TransientRpcError(f"unreadable answer: {error}", self.name)) from error
+
+
+def _unreadable(error: RpcError) -> RpcError:
+    """Mark an error as one about the form of an answer; a missing or contradictory answer has its own class."""
+    if type(error) is TransientRpcError:
+        error.unreadable = True
+    return error
 
 
 def _optional_header(result: Any, block: int | str) -> Header | None:

@@ -62,14 +62,24 @@ def header(result: Any, number: int | None = None) -> Header:
     actual = quantity(result.get("number"), "block number", 2**63 // LOGS_PER_BLOCK)  # unique_id is a bigint.
     if number is not None and actual != number:
         raise InconsistentResponseError(f"asked for block {number}, got block {actual}")
-    bloom = result.get("logsBloom")
     return Header(
         actual,
         data(result.get("hash"), "block hash", 32),
         data(result.get("parentHash"), "parentHash", 32),
         quantity(result.get("timestamp"), "timestamp", YEAR_10000),
-        data(bloom, "logsBloom", 256) if bloom is not None else b"",
+        _optional_bloom(result.get("logsBloom")),
     )
+
+
+def _optional_bloom(value: Any) -> bytes:
+    """Return a header's bloom filter; empty if it is absent or unreadable.
+
+    Here it only raises suspicion of logs that did not come. A proof reads it strictly, with all other fields.
+    """
+    try:
+        return data(value, "logsBloom", 256)
+    except TransientRpcError:
+        return b""
 
 
 def logs(result: Any, first: int, last: int, addresses: Collection[str]) -> list[Log]:
@@ -112,7 +122,7 @@ def _read(result: list[Any], read: _Texts) -> list[Log]:
         if entry.__class__ is not dict:
             raise TransientRpcError(f"a log is not an object: {entry!r:.80}")
         get = entry.get
-        if get("removed"):
+        if get("removed") and entry["removed"] != "false":
             raise InconsistentResponseError("a removed log in an answer to eth_getLogs")
         try:
             fields = _fields(entry)

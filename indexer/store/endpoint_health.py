@@ -55,7 +55,7 @@ def _row(name: str, kind: Kind, score: EndpointHealth, pending: Counter[str], no
     aside = score.aside if score.aside and now < score.aside.until else None
     return (
         name, kind, score.state(now),
-        None if aside is None else aside.detail[:300],
+        score.reason(now)[:300] or None,
         None if aside is None else aside.until - now,
         score.chain_id,
         None if score.head is None else score.head.number,

@@ -50,6 +50,8 @@ class ContractNode(SimNode):
         if self.stateless:
             raise Refusal(-32000, f"missing trie node {at.hex[2:10]} (path ) state is not available")
         data = bytes.fromhex(call["data"][2:])
+        if not data:
+            return "0x"  # nobody's code runs
         name, types = FUNCTIONS[data[:4]]
         arguments = decode(types, data[4:])
         self.asked.append((name, arguments))

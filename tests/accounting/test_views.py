@@ -254,6 +254,21 @@ async def test_what_cannot_be_asked_or_kept_is_told_and_all_else_is_read(
         await enrich(history, monkeypatch, "markets")
 
 
+@pytest.mark.parametrize("code", [-32015, -32000, 3, 0])
+async def test_a_view_that_is_refused_in_words_of_its_own_does_not_end_the_run(
+    code: int, history: History, node: ContractNode, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Whether the view or the state of the block is missing shows another call, not the words."""
+
+    def refuse(_: list[Any]) -> list[Any]:
+        raise Refusal(code, "VM execution error.")
+
+    node.drift = {"getPoolMarginBalance": refuse}
+    done = await enrich(history, monkeypatch)
+    assert done["unanswered"] and all("VM execution error" in line for line in done["unanswered"])
+    assert done["left"] == 0 and {"market_configuration", "fee_tier_parameters", "token"} <= set(done["written"])
+
+
 async def test_calls_asked_in_vain_count_and_who_waits_for_old_state_is_told_how_to_begin_anew(
     history: History, node: ContractNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

@@ -15,7 +15,7 @@ from indexer.store import attestations
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.scenarios.test_answers import last_logs, misleading
 from tests.support.simchain.chain import Block
-from tests.support.simchain.view import Json
+from tests.support.simchain.view import NO_RECEIPTS, Json
 from tests.support.waiting import eventually
 
 
@@ -162,7 +162,7 @@ async def test_s05_the_endpoint_that_is_asked_omits(stage: Stage) -> None:
 async def test_s05_two_endpoints_disagree_and_neither_has_receipts(stage: Stage) -> None:
     places = last_logs(stage)
     for node in stage.nodes:
-        node.missing_methods = {"eth_getBlockReceipts"}
+        node.missing_methods = NO_RECEIPTS
     daemon = await stage.start(0, recent_blocks=0)
     stage.nodes[1].omit = set(places)
     auditor = await audited(daemon, stage, 0, 1)
@@ -243,7 +243,7 @@ async def test_s06_a_bloom_that_is_wrong_is_proven_by_receipts(stage: Stage) -> 
 async def test_s06_not_yet_indexed_head_that_was_believed_is_found(stage: Stage) -> None:
     """A node without receipts is believed when logs that its bloom announces never come. Later another one has them."""
     daemon, node = await stage.start(0), stage.nodes[0]
-    node.missing_methods, node.log_lag = {"eth_getBlockReceipts"}, 1
+    node.missing_methods, node.log_lag = NO_RECEIPTS, 1
     tip: Block = stage.busy("next", 100, 1)
     stage.show(tip)
     await daemon.settle()
@@ -319,7 +319,7 @@ async def test_an_endpoint_of_another_chain_confirms_nothing_and_is_not_blamed_f
     daemon = await stage.start(0, recent_blocks=0)
     stage.nodes[1].patch_header = lambda header: header | {"hash": "0x" + "11" * 32}
     stage.nodes[1].omit = set(last_logs(stage))
-    stage.nodes[0].missing_methods = {"eth_getBlockReceipts"}
+    stage.nodes[0].missing_methods = NO_RECEIPTS
     auditor = await audited(daemon, stage, 0, 1)
     assert up_to(auditor) == (-1, -1) and await faults(stage) == []
     assert await incidents(stage) == [("unprovable", f"{_name(stage, 1)}: chain")]

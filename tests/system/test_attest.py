@@ -32,6 +32,8 @@ from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import PROGRAM, Daemon, environment, get, wait_synced
 from tests.support.simchain.node import ThreadedNode
+from tests.support.simchain.refusals import Refusal
+from tests.support.simchain.view import NO_RECEIPTS
 from tests.support.waiting import PATIENCE, eventually, until
 from tests.system.test_recovery import Stage
 from tests.system.truth import assert_equals_truth
@@ -252,7 +254,7 @@ def test_verify_tells_what_keeps_its_grade(fresh_database: Databases) -> None:
     stage = Stage(fresh_database(), 7, blocks=60)
     with stage.node as node:
         filled(stage)
-        node.missing_methods = {"eth_getBlockReceipts"}
+        node.missing_methods = NO_RECEIPTS
         done = invoke(stage, "verify", *PROVING, code=34)
         assert done["left"] and {one["why"] for one in done["left"]} == {"no receipts"} and done["count"] == 0
         assert "keeps its grade" in invoke(stage, "verify", *PROVING, human=True, code=34)
@@ -261,6 +263,25 @@ def test_verify_tells_what_keeps_its_grade(fresh_database: Databases) -> None:
         node.missing_methods = set()
         assert invoke(stage, "verify", *PROVING)["attested"]["proven"]["up_to"] == 40
         assert "unprovable" not in [i["kind"] for i in invoke(stage, "status")["incidents"]]
+
+
+def test_commands_that_look_once_need_no_tag_that_fails(fresh_database: Databases) -> None:
+    """What was final stays final, so `verify` attests it; nothing is called done that nobody looked at."""
+    stage = Stage(fresh_database(), 8, blocks=60)
+    with stage.node as node:
+        filled(stage)
+
+        def parent_chain_down(method: str, params: list[Any]) -> None:
+            if method == "eth_getBlockByNumber" and params[0] in ("safe", "finalized"):
+                raise Refusal(-32603, "L1 client: service unavailable")
+
+        node.on_request = parent_chain_down
+        status = invoke(stage, "status")
+        assert (status["head"], status["finalized"], status["endpoint_error"]) == (60, None, None)
+        assert invoke(stage, "verify", *PROVING)["attested"]["proven"]["up_to"] == 40
+        stage.url = fresh_database()
+        said = invoke(stage, "backfill", "--from-block", "0", human=True, code=11)
+        assert "no block is known to be final: the finalized tag fails" in said
 
 
 # -- the daemon

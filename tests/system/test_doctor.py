@@ -24,7 +24,8 @@ from tests.scenarios.harness import CHAIN_ID
 from tests.support.daemon import run
 from tests.support.simchain.chain import Tree
 from tests.support.simchain.node import SimNode
-from tests.support.simchain.view import Depth
+from tests.support.simchain.refusals import Refusal
+from tests.support.simchain.view import NO_RECEIPTS, Depth, Json
 from tests.support.simchain.world import exchange
 from tests.support.stubnode import StubNode
 
@@ -88,7 +89,7 @@ async def test_doctor_names_what_is_wrong_with_an_endpoint() -> None:
     async with nodes(7) as (good, other, bare, liar, small, pruned, fork), StubNode(5) as foreign:
         other.chain_id = 1
         bare.safe = bare.finalized = None
-        bare.missing_methods, bare.max_batch = {"eth_getBlockReceipts"}, 4
+        bare.missing_methods, bare.max_batch = NO_RECEIPTS, 4
         liar.omit = {(block.hash, n) for block in liar.tree.path(liar.head) for n in range(200)}
         small.max_blocks, pruned.pruned_below, pruned.pruned_mode = 7, 20, "error"
         fork.head = fork.tree.grow(fork.tree.ancestor(fork.head, 20).hash, 25, salt=b"f").hash
@@ -107,6 +108,55 @@ async def test_doctor_names_what_is_wrong_with_an_endpoint() -> None:
     assert level(found, "agreement") == "fix" and fork.url in found["endpoints", "agreement"]["said"]
     assert level(found, "chain id", "ws://") == "fix"
     assert level(found, "chain id", good.url) == "good"
+
+
+async def test_doctor_names_the_habits_of_endpoints_what_they_cost_and_what_helps() -> None:
+    async with nodes(9) as (good, tags, hashes, roots, late, untimed, singles, behind, refuses):
+        tags.on_request = refusing("context deadline exceeded", "safe", "finalized")
+        hashes.patch_header = lambda header: header | {"mixHash": None}
+        roots.patch_receipts = other_gas
+        late.patch_logs = lambda logs: [log | {"blockTimestamp": "0x0"} for log in logs]
+        untimed.log_timestamps = "none"
+        singles.missing_methods, refuses.missing_methods = {"eth_getBlockReceipts"}, NO_RECEIPTS
+        behind.lag = 24
+        refuses.max_blocks = 9
+        every = (good, tags, hashes, roots, late, untimed, singles, behind, refuses)
+        code, found, said = await examined(*[x for node in every for x in ("--rpc-url", node.url)])
+        spent = max(node.http_requests for node in every)
+    assert code == 0, said
+    assert spent <= 45, "a few dozen requests to each"
+
+    def note(node: SimNode, check: str) -> str:
+        one = found[node.url, check]
+        assert one["level"] == "note" and one["remedy"], one
+        return str(one["said"])
+
+    assert "fails now (context deadline exceeded): nothing new becomes final" in note(tags, "tag finalized")
+    assert "mixHash" in note(hashes, "header")
+    assert "another root than its header" in note(roots, "receipts root")
+    assert "another time than its header" in note(late, "log times")
+    assert "no block time" in note(untimed, "log times")
+    assert "one eth_getTransactionReceipt per transaction" in note(singles, "receipts")
+    assert "24 blocks behind another endpoint" in note(behind, "lag")
+    assert "logs are not proven" in note(refuses, "receipts")
+    assert "9 blocks in one eth_getLogs" in note(refuses, "limits")
+    assert "max_blocks = 9" in found[refuses.url, "limits"]["remedy"]
+    assert found["endpoints", "newHeads"]["level"] == "note"
+    for check in ("header", "receipts root", "receipts", "log times", "tag finalized", "tag safe", "limits"):
+        assert level(found, check, good.url) == "good", check
+
+
+def refusing(words: str, *tags: str) -> Callable[[str, list[Any]], None]:
+    def hook(method: str, params: list[Any]) -> None:
+        if method == "eth_getBlockByNumber" and params[0] in tags:
+            raise Refusal(-32000, words)
+
+    return hook
+
+
+def other_gas(receipts: list[Json]) -> None:
+    for receipt in receipts:
+        receipt["cumulativeGasUsed"] = hex(int(receipt["cumulativeGasUsed"], 16) + 1)
 
 
 @pytest.fixture
@@ -164,6 +214,7 @@ async def test_scores_are_stored_add_up_over_restarts_and_are_shown_without_secr
             )
             await keeper._health_checker.check_all()
             pool.set_aside(two.url, "left out log 3 of block 7", "omitting")
+            pool.readers[0].endpoint.health.support.refused("eth_getBlockReceipts", 0, "not whitelisted")
             await keeper.save()
             await keeper.save()  # nothing is counted twice
             await pool.close()
@@ -176,10 +227,12 @@ async def test_scores_are_stored_add_up_over_restarts_and_are_shown_without_secr
     assert rows[two.url]["reason"] == "left out log 3 of block 7" and not rows[two.url]["configured"]
     assert (rows[behind.url]["state"], rows[behind.url]["lag_blocks"]) == ("lagging", 61)
     assert rows["http://never"]["state"] == "never asked"
+    assert rows[one.url]["reason"] == "refuses eth_getBlockReceipts: not whitelisted"
     assert [row["kind"] for row in rows.values()].count("ws") == 1
     shown = await program("endpoints", url=url)
     assert shown.returncode == 0 and "…" not in shown.stdout.splitlines()[0]  # the head of the table fits
     assert "omitting" in shown.stdout and "left out log 3 of block 7" in " ".join(shown.stdout.split())
+    assert f"{one.url} refuses eth_getBlockReceipts: not whitelisted" in " ".join(shown.stdout.split())
 
 
 async def test_a_database_in_trouble_costs_scores_only() -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.chain.finality import FinalityStatus, FinalityTracker
+from indexer.chain.finality import MISSING_TAG_S, FinalityStatus, FinalityTracker
 from indexer.chain.types import Header, Heads
 
 DEPTH = 10
 
 
-def heads(latest: int, finalized: int | None = None, safe: int | None = None) -> Heads:
+def heads(latest: int, finalized: int | None = None, safe: int | None = None, failing: str = "") -> Heads:
     def header(number: int) -> Header:
         return Header(number, bytes(32), bytes(32), number)
 
-    return Heads(header(latest), *(None if n is None else header(n) for n in (safe, finalized)))
+    one, other = (None if n is None else header(n) for n in (safe, finalized))
+    return Heads(header(latest), one, other, failing)
 
 
 def seen(*looks: tuple[int, int | None]) -> list[FinalityStatus]:
@@ -82,6 +84,60 @@ def test_the_safe_tag_is_dropped_together_with_a_disbelieved_finalized_tag() -> 
     assert (verdict.finalized, verdict.safe) == (120, 120)
 
 
+class Clock:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("failing", ["", "the parent chain does not answer"], ids=["refused", "failing"])
+def test_a_tag_that_is_missing_for_a_moment_makes_nothing_final_by_depth_and_takes_nothing_back(failing: str) -> None:
+    clock = Clock()
+    finality = FinalityTracker(DEPTH, clock)
+    assert finality.observe(heads(100, 50)).finalized == 50
+    for n in range(1, 5):
+        clock.now = n * MISSING_TAG_S / 4
+        verdict = finality.observe(heads(100 + 50 * n, failing=failing))
+        assert (verdict.finalized, verdict.source) == (50, "unknown") and "nothing becomes final" in verdict.reason
+    assert finality.observe(heads(400, 350)) == FinalityStatus(350, 350, "tag", "")
+    # The wait begins anew, and when it is over the configured depth counts.
+    clock.now += 1
+    assert finality.observe(heads(400, failing=failing)).source == "unknown"
+    clock.now += MISSING_TAG_S + 1
+    verdict = finality.observe(heads(500, failing=failing))
+    assert (verdict.finalized, verdict.source) == (490, "depth") and verdict.reason
+
+
+def test_a_tag_that_fails_from_the_start_is_waited_for_before_the_depth_counts() -> None:
+    clock = Clock()
+    finality = FinalityTracker(DEPTH, clock)
+    assert finality.observe(heads(100, failing="busy")).finalized == -1
+    clock.now = MISSING_TAG_S + 1
+    assert finality.observe(heads(101, failing="busy"))[:3] == (91, 91, "depth")
+
+
+def test_an_endpoint_without_the_tag_makes_nothing_final_while_another_serves_it() -> None:
+    finality = FinalityTracker(DEPTH, Clock())
+    for n in range(50):
+        assert finality.observe(heads(1000 + 4 * n, 500 + 2 * n)).finalized == 500 + 2 * n
+        assert finality.observe(heads(1002 + 4 * n)).finalized == 500 + 2 * n
+
+
+def test_a_tag_that_hardly_moves_stands_still() -> None:
+    verdicts = seen((100, 5), (110, 5), (120, 6), (140, 7))
+    assert [v.source for v in verdicts] == ["tag", "tag", "depth", "depth"]
+    assert verdicts[-1].finalized == 130
+
+
+def test_a_tag_that_is_far_behind_is_used_and_said_to_be_so() -> None:
+    finality = FinalityTracker(DEPTH)
+    assert (finality.observe(heads(100, 95)).source, finality.remark) == ("tag", "")
+    assert finality.observe(heads(200, 105)).source == "tag" and "more than 10 blocks below" in finality.remark
+
+
 @given(
     st.integers(0, 20),
     st.lists(st.tuples(st.integers(0, 200), st.none() | st.integers(0, 220), st.none() | st.integers(0, 220))),
@@ -95,7 +151,7 @@ def test_safe_lies_between_finalized_and_latest_and_finalized_only_sinks_with_la
         assert -1 <= verdict.finalized <= verdict.safe <= latest
         assert verdict.finalized >= min(highest, latest)
         assert (verdict.reason == "") == (verdict.source == "tag")
-        assert tag is not None or verdict.source == "depth"
+        assert tag is not None or verdict.source != "tag"
         highest = max(highest, verdict.finalized)
 
 

@@ -269,3 +269,19 @@ def test_a_socket_that_is_mute_is_no_news_for_ever() -> None:
     moving = [(at, "head") for at in range(1, 30)]
     assert mute_after(*moving, (30, "look"), (30 + head_feed.MUTE_AFTER_S - 1, "head")) == "ws://x"
     assert mute_after(*moving, (30, "look"), (30 + head_feed.MUTE_AFTER_S + 1, "head")) == ""
+
+
+@pytest.mark.parametrize("chain_id", ["0x6c1", "0x6C1", "0x06c1", 1729, {"code": -32601, "message": "not here"}])
+@pytest.mark.parametrize("number", [0, "0"])
+def test_a_chain_id_is_the_same_however_it_is_spelled_and_needed_for_nothing(chain_id: Any, number: Any) -> None:
+    feed = HeadFeed(["ws://a"], INTERVAL, chain_id=1729)
+    key = "error" if isinstance(chain_id, dict) else "result"
+    feed._handle_message({"id": number, key: chain_id}, feed.names[0])
+    feed._handle_message({"method": "eth_subscription"}, feed.names[0])
+    assert feed._woken.is_set()
+
+
+@pytest.mark.parametrize("answer", ["0x6c2", "1729", None, [], 1728])
+def test_a_socket_of_another_chain_is_dropped(answer: Any) -> None:
+    with pytest.raises(ValueError, match="the deployment is chain 1729"):
+        HeadFeed(["ws://a"], INTERVAL, chain_id=1729)._handle_message({"id": 0, "result": answer}, "ws://a")

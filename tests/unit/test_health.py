@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from indexer.chain.types import Header
-from indexer.rpc.health import FAILING_S, HALF_LIFE_S, MAX_SET_ASIDE_S, SET_ASIDE_S, EndpointHealth
+from indexer.rpc.health import (
+    FAILING_S,
+    HALF_LIFE_S,
+    MAX_RETRY_S,
+    MAX_SET_ASIDE_S,
+    RETRY_S,
+    SET_ASIDE_S,
+    EndpointHealth,
+    MethodSupport,
+)
 
 
 def header(number: int, timestamp: int) -> Header:
@@ -83,3 +92,29 @@ def test_news_are_told_once() -> None:
     score.answered(0, 0.1)  # while it is written
     score.mark_saved(news)
     assert score.pending_counts() == {"requests": 1}
+
+
+def test_what_is_refused_rests_longer_each_time_and_is_forgotten_when_it_is_answered() -> None:
+    support, now = MethodSupport(), 0.0
+    assert support.refused("eth_getBlockReceipts", now, "not whitelisted")
+    pauses: list[float] = []
+    while len(pauses) < 9:
+        known = support.get("eth_getBlockReceipts")
+        assert known is not None and support.rests("eth_getBlockReceipts", known.until - 1)
+        pauses.append(known.until - now)
+        now = known.until
+        assert not support.rests("eth_getBlockReceipts", now)
+        assert not support.refused("eth_getBlockReceipts", now, "not whitelisted"), "no news"
+    assert pauses == [min(RETRY_S * 2**n, MAX_RETRY_S) for n in range(9)]
+    assert support.answered("eth_getBlockReceipts") and not support.answered("eth_getBlockReceipts")
+    assert support.get("eth_getBlockReceipts") is None and support.reasons() == {}
+
+
+def test_what_is_refused_is_said_unless_something_worse_is() -> None:
+    health = EndpointHealth()
+    assert health.reason(0) == ""
+    health.support.refused("tag safe", 0, "unknown block")
+    health.support.refused("eth_getBlockReceipts", 0, "upgrade your plan")
+    assert health.reason(1) == "refuses eth_getBlockReceipts: upgrade your plan; tag safe: unknown block"
+    health.set_aside(1, "omitting", "left out log 3")
+    assert health.reason(2) == "left out log 3"

@@ -22,6 +22,7 @@ from tests.support.simchain.chain import Block, Tree
 from tests.support.simchain.node import SimNode
 from tests.support.simchain.refusals import Refusal
 from tests.support.simchain.sample import log, tx
+from tests.support.simchain.view import NO_RECEIPTS
 
 BUSY, QUIET, SILENT = "0x" + "a1" * 20, "0x" + "b2" * 20, "0x" + "c3" * 20
 UNWATCHED = "0x" + "d4" * 20
@@ -90,7 +91,7 @@ async def test_several_blocks_are_not_put_together() -> None:
 
 async def test_without_receipts_the_block_is_refused() -> None:
     async with connected() as (node, reader, _):
-        node.missing_methods = {"eth_getBlockReceipts"}
+        node.missing_methods = NO_RECEIPTS
         with pytest.raises(RangeTooLargeError, match="block 1 has more logs than are served at once, and its receipts"):
             await fetch_final(reader, 1, 1, ALL, None)
 

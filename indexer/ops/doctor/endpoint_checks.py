@@ -13,12 +13,14 @@ import orjson
 
 from indexer.chain.types import Header, Heads
 from indexer.config import Deployment
-from indexer.errors import RangeTooLargeError, RpcCallError, RpcError, error_label, printable
+from indexer.errors import RangeTooLargeError, RpcCallError, RpcError, TransientRpcError, error_label, printable
 from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
+from indexer.ops.doctor.proof_checks import examine_log_times, examine_proof, examine_receipts
 from indexer.rpc.error_classifier import pruned
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import Endpoint, redact_text
 
+MAX_RANGES = 20  # Sizes of eth_getLogs that are tried at most.
 SPAN = 1000  # Blocks over which the block time is measured.
 OLD_HEAD, CLOCK = 60, 15  # A head older, or further in the future, than this is reported (s).
 BATCH = 20  # Calls in the batch that is tried.
@@ -31,7 +33,9 @@ class EndpointDoctor:
         self.deployment, self._url = deployment, url
         self.reader = Reader(Endpoint(url, timeout=deployment.rpc_timeout, name=name), deployment.max_blocks)
         self.found = DoctorFindings(name)
+        self.head: Header | None = None
         self.final: Header | None = None
+        self._sample: int | None = None  # A final block with logs of the deployment, if one was seen.
 
     async def examine(self) -> list[DoctorFinding]:
         """Run all checks. One that fails is a finding, and the others still run."""
@@ -39,8 +43,8 @@ class EndpointDoctor:
             if await self._chain():
                 heads = await self._heads()
                 if heads is not None:
-                    for look in (self._tags, self._pace, self._batch, self._logs, self._receipts, self._range,
-                                 self._history):  # fmt: skip
+                    for look in (self._tags, self._pace, self._batch, self._range, self._logs, self._receipts,
+                                 self._proof, self._history):  # fmt: skip
                         await self._try(look, heads)
                     self._latency()
         finally:
@@ -82,10 +86,11 @@ class EndpointDoctor:
 
     async def _heads(self) -> Heads | None:
         try:
-            heads = await self.reader.heads()
+            heads = await self._seen()
         except RpcError as error:
             self.found.fix("head", error.message, "Use an endpoint that serves eth_getBlockByNumber")
             return None
+        self.head = heads.latest
         age = time.time() - heads.latest.timestamp
         if age > OLD_HEAD:
             self.found.note("clock", f"block {heads.latest.number} is {age:.0f} s old: it lags, or the chain is idle",
@@ -97,15 +102,34 @@ class EndpointDoctor:
             self.found.good("clock", f"block {heads.latest.number} is {max(age, 0):.0f} s old")
         return heads
 
+    async def _seen(self) -> Heads:
+        """Return the heads; the second time `latest` is asked for alone, because a tag may have failed all of it."""
+        try:
+            return await self.reader.heads()
+        except TransientRpcError:
+            return await self.reader.heads()
+
     async def _tags(self, heads: Heads) -> None:
         latest, depth = heads.latest.number, self.deployment.finality_depth
         for tag, header in (("safe", heads.safe), ("finalized", heads.finalized)):
             if header is None:
-                self.found.note(f"tag {tag}", f"not served: {depth} blocks below the head count as final instead")
+                refused = self.reader.endpoint.health.support.get(f"tag {tag}")
+                why = "" if refused is None else f" ({refused.why})"
+                if refused is not None and refused.transient:
+                    detail = f"fails now{why}: nothing new becomes final meanwhile"
+                else:
+                    detail = f"not served{why}: {depth} blocks below the head count as final instead"
+                remedy = "Set [finality] depth to what the chain needs, or put an endpoint that serves the tag first"
+                self.found.note(f"tag {tag}", detail, remedy if tag == "finalized" else "")
             elif header.number > latest:
                 self.found.fix(f"tag {tag}", f"block {header.number}, above latest {latest}", "Use another endpoint")
             elif header.number == latest and latest > 0:
                 self.found.note(f"tag {tag}", "is the head itself: it is disbelieved as soon as the head moves on")
+            elif latest - header.number > depth:
+                detail = f"block {header.number}, {latest - header.number} below latest: more than [finality] depth"
+                self.found.note(
+                    f"tag {tag}", detail, "Compare with another endpoint: this one may have lost its parent"
+                )
             else:
                 self.found.good(f"tag {tag}", f"block {header.number}, {latest - header.number} below latest")
         if heads.safe and heads.finalized and heads.finalized.number > heads.safe.number:
@@ -132,13 +156,14 @@ class EndpointDoctor:
             self.found.good("batch", f"{BATCH} calls in one request")
         else:
             detail = f"at most {size} calls in a request: catching up takes more of them"
-            self.found.note("batch", "single calls only: everything takes more requests" if size == 1 else detail)
+            self.found.note("batch", "single calls only: everything takes more requests" if size == 1 else detail,
+                            "Set [rpc] rps and [budget] to what the provider allows")  # fmt: skip
 
     async def _logs(self, heads: Heads) -> None:
         """Check that a block has as many logs by number as by hash."""
-        number = self.final.number if self.final else heads.latest.number
-        addresses = [c.address for c in self.deployment.contracts]
+        number, addresses = self._block(heads), self._addresses
         logs, (header,) = await self.reader.logs_with_headers(number, number, addresses, [number])
+        examine_log_times(self.found, logs, header)
         asked = {"blockHash": "0x" + header.hash.hex(), "address": addresses}
         try:
             by_hash = await self.reader.endpoint.call("eth_getLogs", [asked])
@@ -152,31 +177,32 @@ class EndpointDoctor:
             self.found.good("getLogs by hash", f"block {number}: {len(logs)} logs, by number and by hash")
 
     async def _receipts(self, heads: Heads) -> None:
-        number = self.final.number if self.final else heads.latest.number
-        addresses = [c.address for c in self.deployment.contracts]
-        try:
-            logs, _ = await self.reader.receipts(number, addresses)
-        except RpcError as error:
-            detail = f"eth_getBlockReceipts: {error.message}"
-            self.found.note("receipts", detail, "Without receipts logs are not proven, and an oversized block not read")
-            return
-        by_logs, _ = await self.reader.logs_with_headers(number, number, addresses, [])
-        if [(g.log_index, g.data) for g in logs] != [(g.log_index, g.data) for g in by_logs]:
-            self.found.fix("receipts", f"block {number}: other logs than eth_getLogs", "Use another endpoint")
-        else:
-            self.found.good("receipts", f"block {number}: the same {len(logs)} logs")
+        await examine_receipts(self.reader, self.found, self._block(heads), self._addresses)
+
+    async def _proof(self, heads: Heads) -> None:
+        await examine_proof(self.reader, self.found, self._block(heads), self._addresses)
+
+    @property
+    def _addresses(self) -> list[str]:
+        return [c.address for c in self.deployment.contracts]
+
+    def _block(self, heads: Heads) -> int:
+        """Return the block to look into: one with logs if there was one, final if any is."""
+        if self._sample is not None:
+            return self._sample
+        return self.final.number if self.final else heads.latest.number
 
     async def _range(self, heads: Heads) -> None:
         """Find out how many blocks one eth_getLogs may have, from the endpoint's own refusals."""
-        addresses, last = [c.address for c in self.deployment.contracts], heads.latest.number
+        addresses, last = self._addresses, heads.latest.number
         ranges = self.reader.ranges
-        while True:
+        for _ in range(MAX_RANGES):
             blocks = min(ranges.size, last + 1)
             try:
-                await self.reader.logs_with_headers(last - blocks + 1, last, addresses, [])
-            except RangeTooLargeError:
+                logs, _headers = await self.reader.logs_with_headers(last - blocks + 1, last, addresses, [])
+            except RangeTooLargeError as error:
                 if blocks == 1:
-                    self.found.note("limits", "refuses the newest block alone: it is read in parts")
+                    self.found.note("limits", f"refuses the newest block alone: {error.message}; it is read in parts")
                     return
                 continue
             except RpcError as error:
@@ -184,9 +210,27 @@ class EndpointDoctor:
                     raise
                 self.found.note("limits", f"not known: {error.message}")
                 return
-            break
-        detail = f"{blocks} blocks in one eth_getLogs"
-        self.found.good("limits", detail + (f", at most {ranges.max_logs} logs" if ranges.max_logs else ""))
+            final = self.final.number if self.final else last
+            self._sample = next((log.block_number for log in reversed(logs) if log.block_number <= final), None)
+            self._limits(blocks, whole_chain=blocks == last + 1)
+            return
+        self.found.note("limits", f"not known: {MAX_RANGES} sizes were refused", "Set [ranges] max_blocks")
+
+    def _limits(self, blocks: int, *, whole_chain: bool) -> None:
+        """Name the limit of eth_getLogs, if it is below what the deployment asks for."""
+        ranges, wanted = self.reader.ranges, self.deployment.max_blocks
+        detail = f"{blocks} blocks in one eth_getLogs" + (
+            f", at most {ranges.max_logs} logs" if ranges.max_logs else ""
+        )
+        if blocks < wanted and not whole_chain:
+            detail += (
+                f", not {wanted}: a backfill takes {wanted / blocks:.0f} times as many requests where logs are few"
+            )
+            self.found.note(
+                "limits", detail, f"Set [ranges] max_blocks = {blocks}; it is found out at each start otherwise"
+            )
+        else:
+            self.found.good("limits", detail)
 
     async def _history(self, heads: Heads) -> None:
         """Check the first block of the deployment: a pruned node serves the head but not the past."""
@@ -195,9 +239,8 @@ class EndpointDoctor:
         if header is None:
             self.found.note("history", f"block {first} is not served", "Follows the head; a backfill needs another")
             return
-        addresses = [c.address for c in self.deployment.contracts]
         try:
-            await self.reader.logs_with_headers(first, first, addresses, [])
+            await self.reader.logs_with_headers(first, first, self._addresses, [])
         except RpcError as error:
             self.found.note("history", f"logs of block {first}: {error.message}", "A backfill needs another endpoint")
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, Literal, NamedTuple
 
 from tests.support.simchain.chain import Block, Tree
@@ -23,6 +23,7 @@ class Depth(NamedTuple):
 Tag = int | Depth | Literal["null"] | None
 
 
+NO_RECEIPTS = frozenset({"eth_getBlockReceipts", "eth_getTransactionReceipt"})  # for `missing_methods`
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 
 
@@ -66,7 +67,7 @@ class View:
         self.max_blocks: int | None = None
         self.max_logs: int | None = None
         self.says: Provider = "geth"  # in whose words ranges are refused
-        self.missing_methods: set[str] = set()
+        self.missing_methods: Set[str] = frozenset()
         self.patch_header: Callable[[Json], Any] | None = None
         self.patch_logs: Callable[[list[Json]], Any] | None = None
         self.on_request: Callable[[str, list[Any]], None] | None = None  # before each call; may raise Refusal

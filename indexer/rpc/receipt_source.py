@@ -1,0 +1,136 @@
+"""Receipts of whole blocks from one endpoint, by whichever method it serves them.
+
+eth_getBlockReceipts gives a block's receipts at once, eth_getTransactionReceipt one by one. Which of them an endpoint
+serves is found by what it does: a refusal is put down to the method only if the endpoint refuses the receipts of other
+blocks too while it answers about headers. A pruned or missing block is not a missing method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from indexer.chain.types import Header
+from indexer.errors import InconsistentResponseError, RateLimitedError, RpcCallError, RpcError
+from indexer.rpc.health import MethodSupport
+from indexer.rpc.transport import Call, Endpoint
+
+BLOCK, SINGLE = "eth_getBlockReceipts", "eth_getTransactionReceipt"
+NO_METHOD = -32601  # The one code that the standard has for a missing method; many providers use others.
+CONTROL_WAIT_S = 5.0  # For an answer that shows whether a method or the endpoint is at fault.
+MAX_LIMITED = 3  # Refusals for the rate in a row after which a method counts as not served, for a while.
+
+log = structlog.get_logger()
+
+
+class ReceiptSource:
+    """The receipts that one endpoint serves. `support` keeps what it refuses."""
+
+    def __init__(self, endpoint: Endpoint, support: MethodSupport) -> None:
+        self.endpoint, self.support = endpoint, support
+        self._limited = 0  # Refusals for the rate since the last answer.
+
+    @property
+    def whole_blocks(self) -> bool:
+        """Whether the endpoint serves the receipts of a block at once, as far as is known."""
+        return not self.support.rests(BLOCK, time.monotonic())
+
+    @property
+    def why_none(self) -> str:
+        """Why the endpoint serves no receipts; "" if it does, as far as is known."""
+        known = self.support.get(BLOCK)
+        return "" if known is None else f"{BLOCK}: {known.why}"
+
+    async def of_blocks(self, headers: Sequence[Header]) -> list[Any] | None:
+        """Return what the endpoint answers about each block; None if it serves no receipts at all.
+
+        Raises RpcError if it refuses these blocks, or does not answer. One block that is refused refuses all.
+        """
+        if self.whole_blocks:
+            try:
+                answers = await self.endpoint.batch([_call(hex(h.number)) for h in headers])
+            except RpcError as error:
+                if not await self._is_refused(error, headers[0]):
+                    raise
+                self._refuse(BLOCK, error)
+            else:
+                if any(isinstance(answer, list) for answer in answers):
+                    self._answer(BLOCK)
+                return answers
+        return await self._by_transaction(headers)
+
+    async def _is_refused(self, error: RpcError, header: Header) -> bool:
+        """Return whether the method is refused, and not only this block, or everything."""
+        if isinstance(error, RateLimitedError):
+            self._limited += 1
+            return self._limited >= MAX_LIMITED
+        if isinstance(error, RpcCallError) and error.code == NO_METHOD:
+            return True
+        if self.support.get(BLOCK) is None:
+            # At the head the block below is old enough, in a pruned past the newest one is young enough.
+            for block in (hex(max(0, header.number - 1)), "latest"):
+                if isinstance(await self._control(_call(block)), list):
+                    self._answer(BLOCK)
+                    return False
+        return await self._control(("eth_getBlockByNumber", ["latest", False])) is not None
+
+    async def _control(self, call: Call) -> Any:
+        """Return the answer to a control question; None if there is none."""
+        try:
+            async with asyncio.timeout(CONTROL_WAIT_S):
+                return await self.endpoint.call(*call)
+        except (RpcError, TimeoutError):
+            return None
+
+    async def _by_transaction(self, headers: Sequence[Header]) -> list[Any] | None:
+        if self.support.rests(SINGLE, time.monotonic()):
+            return None
+        found: list[Any] = []
+        for header in headers:
+            hashes = await self._transactions(header)
+            try:
+                receipts = await self.endpoint.batch([(SINGLE, [hash_]) for hash_ in hashes])
+            except RateLimitedError:
+                raise
+            except RpcError as error:  # The endpoint has just answered about the block.
+                self._refuse(SINGLE, error)
+                return None
+            if None in receipts:
+                raise InconsistentResponseError(f"no receipt of a transaction of block {header.number}", self.name)
+            if receipts:
+                self._answer(SINGLE)
+            found.append(receipts)
+        return found
+
+    async def _transactions(self, header: Header) -> list[str]:
+        """Return the hashes of a block's transactions. Raises InconsistentResponseError if it is another block now."""
+        block = await self.endpoint.call("eth_getBlockByNumber", [hex(header.number), False])
+        hashes = block.get("transactions") if isinstance(block, dict) else None
+        if not isinstance(hashes, list) or not all(isinstance(hash_, str) for hash_ in hashes):
+            raise InconsistentResponseError(f"block {header.number} does not name its transactions", self.name)
+        if str(block.get("hash")).lower() != "0x" + header.hash.hex():
+            raise InconsistentResponseError(f"block {header.number} changed while its receipts were read", self.name)
+        return hashes
+
+    @property
+    def name(self) -> str:
+        """The endpoint's display name."""
+        return self.endpoint.name
+
+    def _refuse(self, method: str, error: RpcError) -> None:
+        why = error.message.removeprefix(f"{self.name}: ")
+        if self.support.refused(method, time.monotonic(), why):
+            log.warning("method_refused", endpoint=self.name, method=method, reason=why)
+
+    def _answer(self, method: str) -> None:
+        self._limited = 0
+        if self.support.answered(method):
+            log.info("method_served_again", endpoint=self.name, method=method)
+
+
+def _call(block: str) -> Call:
+    return BLOCK, [block]
