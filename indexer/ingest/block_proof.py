@@ -154,7 +154,14 @@ async def ask_each(
 ) -> list[A | RpcError]:  # fmt: skip
     """Return the answer, or the error, of each item; where several are refused together, halves of them are asked for.
 
-    Raises RpcError if it is the endpoint that fails, and not what is asked about: it does not answer anything else.
+    Args:
+        reader: The endpoint.
+        items: What to ask about.
+        ask: Asks about some of the items in one request.
+        yield_to_follower: Awaited before each request.
+
+    Raises:
+        RpcError: The endpoint fails, and not what is asked about: it does not answer anything else.
     """
     await yield_to_follower()
     try:
@@ -186,7 +193,17 @@ async def _answers(reader: Reader) -> bool:
 async def read_receipts(
     reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], yield_to_follower: YieldToFollower
 ) -> list[BlockReceipts | RpcError]:  # fmt: skip
-    """Return the receipts of each block, or the error. Raises RpcError if the endpoint does not answer."""
+    """Return the receipts of each block, or the error.
+
+    Args:
+        reader: The endpoint.
+        blocks: The blocks.
+        addresses: The contracts whose logs are wanted (lower-case 0x).
+        yield_to_follower: Awaited before each request.
+
+    Raises:
+        RpcError: The endpoint does not answer.
+    """
 
     async def ask(part: Sequence[Header]) -> Sequence[BlockReceipts | RpcError]:
         return await reader.block_receipts(part, addresses)
@@ -197,7 +214,14 @@ async def read_receipts(
 def check_receipts(
     endpoint: str, block: Header, read: BlockReceipts | RpcError, stored: Sequence[Log]
 ) -> ProofFailure | None:
-    """Return why the receipts do not prove the logs of a block; None if they do."""
+    """Return why the receipts do not prove the logs of a block; None if they do.
+
+    Args:
+        endpoint: Who served the receipts.
+        block: The block, with its receipts root.
+        read: The receipts, or why there are none.
+        stored: The logs that are believed so far.
+    """
     number = block.number
     if isinstance(read, RpcError):
         unreadable = isinstance(read, TransientRpcError) and not isinstance(read, InconsistentResponseError)

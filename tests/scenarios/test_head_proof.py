@@ -277,20 +277,21 @@ async def test_in_strict_mode_no_wrong_row_becomes_visible(stage: Stage) -> None
 
 
 async def test_in_strict_mode_nothing_is_committed_without_a_proof(stage: Stage) -> None:
-    daemon = await stage.start(0, strict=True)
+    daemon = await stage.start(0, 1, strict=True)
     tip = stage.chain(stage.main, [stage.tx(stage.log("core", "AccountCreated"))])
 
     def refuse(method: str, params: list[Any]) -> None:
-        if method == "eth_getBlockReceipts":
-            raise Refusal(-32601, "the method eth_getBlockReceipts does not exist")
+        if method in ("eth_getBlockReceipts", "eth_getTransactionReceipt"):
+            raise Refusal(-32601, f"the method {method} does not exist")
 
     stage.nodes[0].on_request = refuse
+    stage.nodes[1].offline = True
     stage.show(tip)
     for _ in range(3):
         await daemon.poll()
     await stage.stands_at(stage.main)
     assert daemon.progress.waiting and daemon.errors >= 3
-    stage.nodes[0].on_request = None
+    stage.nodes[1].offline = False
     await daemon.settle()
     await stage.untouched(tip)
 
