@@ -546,7 +546,7 @@ NODES = (
     Provider(
         name="geth, two behind a load balancer",
         habits=(
-            # "block range extends beyond current head block", since geth 1.16
+            # "block range extends beyond current head block", since Nitro 3.9.0
             TwoNodes(beyond_head="error", source=_HUB + "OffchainLabs/arbitrum-sdk/pull/625"),
             MostCalls(
                 cap=100, code=-32600, words="batch too large",
