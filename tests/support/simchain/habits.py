@@ -243,6 +243,14 @@ class MostBytes(Refuses):
         return result
 
 
+def _number(block: str, node: View) -> int:
+    """The number of a block that is named by hash, number or tag; above every head where it is not there."""
+    if len(block) < 66:
+        return node._limit(block)
+    found = node.by_hash(bytes.fromhex(block[2:]))
+    return 1 << 60 if found is None else found.number
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Omits(Habit):
     """Every n-th eth_getLogs finds nothing."""
@@ -400,7 +408,7 @@ class PrunedReceipts(Refuses):
     below: int
 
     def before(self, method: str, params: list[Any], node: ProviderNode) -> None:
-        if method == "eth_getBlockReceipts" and (number := int(params[0], 16)) < self.below:
+        if method == "eth_getBlockReceipts" and (number := _number(params[0], node)) < self.below:
             self.refuse(number=number)
 
 

@@ -46,7 +46,7 @@ CAPTURE = (
 )
 CHAINLINK = _HUB + "smartcontractkit/chainlink/blob/9b76093525cb/core/chains/evm/client/errors_test.go"
 PROXYD = _HUB + "ethereum-optimism/optimism/blob/8d5ebf21d77e/go/proxyd/backend.go"
-ERPC = _HUB + "erpc/erpc/blob/01597705a74b/"
+ERPC = _HUB + "erpc/erpc/blob/01597705a74b/thirdparty/"  # codespell:ignore thirdparty
 AMBIRE = _HUB + "AmbireTech/ambire-common/blob/7a99f466a1b8/src/services/provider/getRpcProvider.ts"
 MUD = _HUB + "latticexyz/mud/issues/1522"
 SPECIFICATION = "https://www.jsonrpc.org/specification#batch"
@@ -59,9 +59,9 @@ RECEIPTS = "eth_getBlockReceipts"
 class Provider:
     """A provider, a node program or a proxy, and what it is known to do.
 
-    `proves`: what its answers allow to prove: "all" blocks; all "but some"; those that are "silent", by their blooms
-    alone; "nothing". `tags`: whether something becomes final behind it. `requests`: the most HTTP requests of a play,
-    about twice what one takes; a question that is asked for ever needs more.
+    `proves`: what its answers allow to prove at least: "all" blocks; all "but some"; those that are "silent", by their
+    blooms alone; "nothing". `tags`: whether something becomes final behind it. `requests`: the most HTTP requests of a
+    play, about twice what one takes; a question that is asked for ever needs more.
     """
 
     name: str
@@ -214,11 +214,11 @@ HOSTED = (
             # A block that one of its nodes does not have yet; the same question is answered a moment later.
             OneIn(
                 method="eth_getLogs", n=6, code=-32602, words="invalid block range params",
-                source=ERPC + "thirdparty/drpc.go",
+                source=ERPC + "drpc.go",
             ),
             # Some of its nodes lack the method.
             OneIn(
-                method=RECEIPTS, n=7, code=-32601, source=ERPC + "thirdparty/drpc.go",
+                method=RECEIPTS, n=7, code=-32601, source=ERPC + "drpc.go",
                 words="the method eth_getBlockReceipts does not exist/is not available",
             ),
             LateLogs(source=_HUB + "enviodev/hyperindex/issues/1498"),
@@ -363,7 +363,7 @@ HOSTED = (
     Provider(
         name="Conduit",
         habits=(
-            Rate(cap=25, answer="rest", code=-32005, words="limit exceeded", source=ERPC + "thirdparty/conduit.go"),
+            Rate(cap=25, answer="rest", code=-32005, words="limit exceeded", source=ERPC + "conduit.go"),
         ),
     ),
     Provider(
@@ -644,7 +644,7 @@ NODES = (
         proves="but some",
     ),
     Provider(
-        name="Buidler and early Hardhat",
+        name="Hardhat of 2020",
         habits=(
             # Of the genesis block only: no other number is a multiple of this one.
             Field(of="header", name="nonce", value="0x42", n=1 << 60,
