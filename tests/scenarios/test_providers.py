@@ -125,7 +125,9 @@ class Gallery(Stage):
                     await daemon.poll()
                 await asyncio.sleep(0.005)
             state = auditor.gauges.state
-            if not await turn and not state.startswith(("stands by", "waits")):
+            # Where nothing is ever final, attestation stands by for good, and says so.
+            waits = ("waits", "stands by") if self.provider.tags else ("waits",)
+            if not await turn and not state.startswith(waits):
                 return state
             await daemon.poll()
             now = (sum(auditor.gauges.blocks.values()), auditor.gauges.unprovable)
@@ -193,10 +195,9 @@ async def told(gallery: Gallery, daemon: Daemon, state: str) -> None:
     """What is final, what of it is proven, and that the rest is told."""
     provider, p = gallery.provider, daemon.progress
     if provider.tags:
-        assert p.finalized == course().end.number - DEPTH
+        assert p.finalized == course().end.number - DEPTH and state == "up to date"
     else:
-        assert p.finality_source != "tag"
-    assert state == "up to date"
+        assert p.finality_source not in ("", "tag") and state
     proven, final = await gallery.proven(), set(range(p.finalized + 1))
     why = await gallery.fetch(
         "SELECT subject, detail FROM indexer.incident WHERE kind = 'unprovable' AND resolved_at IS NULL"

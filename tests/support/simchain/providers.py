@@ -68,7 +68,7 @@ class Provider:
     habits: tuple[Habit, ...]
     proves: Literal["all", "but some", "silent", "nothing"] = "all"
     tags: bool = True
-    requests: int = 250
+    requests: int = 400
 
 
 def _number(log: Json) -> int:
@@ -206,7 +206,7 @@ HOSTED = (
                 source="https://drpc.org/docs/howitworks/ratelimiting",
             ),
         ),
-        requests=900,
+        requests=700,
     ),
     Provider(
         name="dRPC, paid tier",
@@ -224,6 +224,7 @@ HOSTED = (
             LateLogs(source=_HUB + "enviodev/hyperindex/issues/1498"),
         ),
         proves="but some",
+        requests=800,
     ),
     Provider(
         name="BlastAPI",
@@ -376,7 +377,7 @@ HOSTED = (
             NoMethod(method=RECEIPTS, code=-32601, status=403, words="rpc method is not whitelisted", source=PROXYD),
         ),
         proves="silent",
-        requests=1_200,
+        requests=2_000,
     ),
     Provider(
         name="Nirvana Labs, behind Varnish",
@@ -411,6 +412,7 @@ CHAINS = (
                   words="no backends available for method", source=PROXYD),
         ),
         proves="silent",
+        requests=1_000,
     ),
     Provider(
         name="zkSync and Abstract",
@@ -503,6 +505,7 @@ CHAINS = (
             Rate(cap=25, code=-32005, words="Rate limit exceeded", source=_HUB + "megaeth-labs/documentation/pull/83"),
         ),
         proves="silent",
+        requests=800,
     ),
     Provider(
         name="X Layer, whose finalized block is 0",
@@ -593,6 +596,7 @@ NODES = (
             ),
         ),
         proves="but some",
+        requests=800,
     ),
     Provider(
         name="Reth",
@@ -668,7 +672,7 @@ NODES = (
                 source=_HUB + "paritytech/jsonrpsee/blob/master/types/src/error.rs",
             ),
         ),
-        requests=1_200,
+        requests=2_000,
     ),
 )  # fmt: skip
 
