@@ -124,7 +124,7 @@ class SimNode(View):
     async def _http(self, request: web.Request) -> web.StreamResponse:
         asked = orjson.loads(await request.read())
         self.http_requests += 1
-        fault = self.fail_next.pop(0) if self.fail_next else self.fault_for(asked)
+        fault = self.fail_next.pop(0) if self.fail_next else self._fault(asked)
         if self.latency:
             await self._within(self.latency)
         if fault == "hang":
@@ -139,8 +139,18 @@ class SimNode(View):
         if say:
             headers = {"Content-Type": "application/json"} | say.headers
             return web.Response(status=say.status, body=say.body.encode(), headers=headers)
-        body = orjson.dumps(_spoilt(self._answers(asked, self.balance(asked) or self), fault))
-        return web.Response(body=body[: len(body) // 2] if fault == "cut" else body, content_type="application/json")
+        answers = _spoilt(self._answers(asked, self.balance(asked) or self), fault)
+        response = self._response(answers)
+        if fault == "cut":
+            assert isinstance(response.body, bytes)
+            response.body = response.body[: len(response.body) // 2]
+        return response
+
+    def _fault(self, asked: Any) -> Fault | None:
+        return self.fault_for(asked)
+
+    def _response(self, answers: Any) -> web.Response:
+        return web.Response(body=orjson.dumps(answers), content_type="application/json")
 
     def _answers(self, asked: Any, view: View) -> Any:
         if isinstance(asked, list):
