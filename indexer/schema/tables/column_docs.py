@@ -207,22 +207,24 @@ VIEW_DOCS: dict[str, ColumnDoc] = {
     )),
     "Market": ColumnDoc("P", "market", (
         "id, ticker, name, quoteTokenId, riskBlockId, rootCollateralPoolId: market_storage",
-        "markPrice, openInterest, longOI, shortOI, fundingRate: market_trackers, as decimal numbers; rate per day",
+        ("markPrice, openInterest, longOI, shortOI, fundingRate: market_trackers, each as the nearest double; rate "
+         "per day"),
         "volume24H, priceChange24H, priceChange24HPercentage: order_history of the last 24 hours",
         "isActive: the market's feature flags",
         ("maxLeverage, availableLong, availableShort, marketPriceDeviation, description, tickSizeDecimals, "
          "underlyingAssetId, priority: 0 or empty; no event tells them and they are NOT NULL"),
     )),
     "trading_stats_account": ColumnDoc("I", "account with executions", (
-        "account_id: order_history, types 'order' and 'liquidation'", "volume, realized_pnl, fees: rUSD",
+        "account_id: order_history, types 'order' and 'liquidation'", "volume, realized_pnl, fees: rUSD, exact",
         "number_of_trades: executions", "updated_at: time of the last one, UTC",
     )),
     "trading_stats_account_market": ColumnDoc("I", "account and market with executions", (
-        "account_id, market_id: order_history, types 'order' and 'liquidation'", "volume, realized_pnl, fees: rUSD",
-        "number_of_trades: executions", "updated_at: time of the last one, UTC",
+        "account_id, market_id: order_history, types 'order' and 'liquidation'",
+        "volume, realized_pnl, fees: rUSD, exact", "number_of_trades: executions",
+        "updated_at: time of the last one, UTC",
     )),
     "trading_stats_wallet": ColumnDoc("I", "wallet that owned an account at an execution", (
-        "wallet_address: the owner at that time", "volume, volume_14d, realized_pnl, fees: rUSD",
+        "wallet_address: the owner at that time", "volume, volume_14d, realized_pnl, fees: rUSD, exact",
         "number_of_trades: executions", "updated_at: time of the last one, UTC",
     )),
     "account_collateral_net_balance": ColumnDoc("I", "account and collateral", (

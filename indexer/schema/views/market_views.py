@@ -8,6 +8,9 @@ functions of the chain alone). So here it is a view over `market_storage`, `mark
 Each column has the type of the Prisma schema, and no value of the chain can make a view fail: integers are cast only if
 they fit. Values that no event contains (leverage, available open interest, tick size, texts) are 0 or empty, because
 the Prisma schema has these columns NOT NULL.
+
+The Prisma schema fixes double precision for the decimal columns. Each is computed as an exact numeric and cast last, so
+it is the double nearest to the exact value; who needs the exact value reads `market_trackers` and `order_history`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ _INT = "(CASE WHEN {0} BETWEEN -2147483648 AND 2147483647 THEN {0} ELSE 0 END)::
 
 
 def _human(expression: str, digits: int = 18) -> str:
-    return f"COALESCE(({expression}) / 1e{digits}, 0)::double precision"
+    return f"COALESCE(({expression}) * 1e-{digits}, 0)::double precision"
 
 
 TRADES = """
@@ -36,7 +39,8 @@ FROM public.orders o
 
 # openInterest is one-sided: every long has its short (the pool's included), so both sides equal it.
 # fundingRate is per day, as MarketDataUpdated states it. The price changes compare the first and the last execution of
-# the last 24 hours. isActive: the passive perp's marketEnabled flag of this market allows all and denies none.
+# the last 24 hours; the percentage is their ratio and no amount, hence the only division. isActive: the passive perp's
+# marketEnabled flag of this market allows all and denies none.
 MARKET = f"""
 SELECT
   s.market_id::numeric(78,0) AS id,

@@ -3,15 +3,18 @@
 They are views because tables would only repeat `order_history`, and `volume_14d` depends on the current time (public
 rows are functions of the chain alone). Executions of type 'order' or 'liquidation' count, for the account that traded
 or was liquidated and for its owner at that time. Volume, fees and PnL (rUSD).
+
+Amounts are multiplied by a power of ten, which is exact (integers stay integers). PostgreSQL's division keeps about 16
+significant digits: a volume of 10^20 rUSD would lose its cents.
 """
 
 from __future__ import annotations
 
 _SUMS = """
-  SUM(ABS(o.order_base) * o.price) / 1e36 AS volume,
+  SUM(ABS(o.order_base) * o.price) * 1e-36 AS volume,
   {extra}COUNT(*)::bigint AS number_of_trades,
-  SUM(o.r_pnl) / 1e18 AS realized_pnl,
-  SUM(o.fee) / 1e6 AS fees,
+  SUM(o.r_pnl) * 1e-18 AS realized_pnl,
+  SUM(o.fee) * 1e-6 AS fees,
   MAX(o.created_at)::timestamp(3) AS updated_at"""
 
 _TRADES = "o.type IN ('order', 'liquidation')"
@@ -35,7 +38,7 @@ GROUP BY o.account_id, o.market_id
 
 _LAST_14_DAYS = """COALESCE(SUM(ABS(o.order_base) * o.price) FILTER (
     WHERE o.block_timestamp >= EXTRACT(EPOCH FROM now() - INTERVAL '14 days')::bigint
-  ) / 1e36, 0) AS volume_14d,
+  ) * 1e-36, 0) AS volume_14d,
   """
 
 # Each account's owners, from which log to which. An account that only AccountCreated mentions has its first owner.

@@ -19,7 +19,6 @@ KEYS = {
     "order_with_vol_price_impact": ("id",),
     "trades": ("id",),
 }
-NEAR = Fraction(1, 10**12)  # a quotient of the server has so many digits, and a few more
 
 
 def views(tables: Tables, now: int) -> Tables:
@@ -107,5 +106,5 @@ def different(expected: Tables, actual: Tables) -> list[str]:
 
 def _equal(want: Any, have: Any) -> bool:
     if isinstance(want, Fraction):
-        return isinstance(have, int | Decimal) and abs(Fraction(have) - want) < NEAR * (1 + abs(want))
+        return isinstance(have, int | Decimal) and Fraction(have) == want
     return bool(want == have)

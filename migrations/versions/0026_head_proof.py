@@ -2,15 +2,15 @@
 
 The grade is void with the block: whatever takes the block's row away takes this row away.
 
-Revision: 0025. Written out in full and never edited after a release: history must not follow the code.
+Revision: 0026. Written out in full and never edited after a release: history must not follow the code.
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0025"
-down_revision = "0024"
+revision = "0026"
+down_revision = "0025"
 branch_labels = None
 depends_on = None
 
