@@ -160,9 +160,10 @@ def book_liquidation(desk: Desk, who: int, n: int) -> Flow:
     held = desk.position(market, account).live(desk.markets[market])
     if held == 0:
         return amm_order(desk, who, n)
-    other = desk.accounts[(who // 2 + 1) % len(desk.accounts)]
+    kind = 1 + n % 3  # the third is to the backstop
+    other = desk.backstop if kind == 3 else desk.accounts[(who // 2 + 1) % len(desk.accounts)]
     fill = desk.fill(market, account, other, -held)
-    return [desk.execution(fill, 1 + n % 3, n % 2), desk.market_data(market, 1)]
+    return [desk.execution(fill, kind, n % 2), desk.market_data(market, 1)]
 
 
 @step
