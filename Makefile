@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help install run lint types test test-ops fast generate docs bench chaos soak lock clean
+.PHONY: help install run lint types test test-ops fast generate docs bench chaos chaos-report soak lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 install:         ## the virtual environment, anvil and solc
@@ -29,8 +29,10 @@ docs: install    ## the documentation site, in docs/_build/html; a broken link i
 	@$(BIN)/sphinx-build -W --keep-going -n --quiet -b html docs docs/_build/html
 bench: install   ## backfill against its floors and a naive web3.py loop, 20 minutes (BENCH="--quick --logs 100000" two)
 	@$(BIN)/python -m benchmarks.backfill --logs 100000,1000000 $(BENCH)
-chaos: install   ## 10,000 random steps, 200 kills, 40 faults, about 55 minutes (CHAOS="--seed 7 --steps 1000 --kills 20 --faults 8")
-	@$(BIN)/python -m tests.chaos --out chaos.json $(CHAOS)
+chaos: install   ## 10,000 random steps, 200 kills, 40 faults, 200 lies (CHAOS="--seed 7 --part 3/12": of 100,000 steps)
+	@$(BIN)/python -m tests.chaos --out chaos/ $(CHAOS)
+chaos-report: install ## the parts of one campaign in chaos/, added up (CHAOS_REPORT="--partial FILE FOLDER")
+	@$(BIN)/python -m tests.chaos.report $(CHAOS_REPORT)
 soak: install    ## the daemon for ten minutes: flat memory, file descriptors and lag (SOAK="--minutes 60 --seed 7")
 	@$(BIN)/python -m tests.chaos.soak --out soak.json $(SOAK)
 lock:            ## rewrite the lock files (needs uv)

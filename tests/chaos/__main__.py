@@ -2,7 +2,8 @@
 histories whose nodes leave logs out, then faults of endpoints and PostgreSQL, each of which must be seen.
 
 Everything follows from the seed but the timing of sockets and processes. What differs is told with what to type to see
-it again; the exit code is then 1.
+it again; the exit code is then 1. `--part K/N` plays a part of a larger campaign, from a seed of its own; `python -m
+tests.chaos.report` adds the parts up. SIGINT and SIGTERM end a run with what it did in its report, which then says so.
 """
 
 from __future__ import annotations
@@ -12,25 +13,22 @@ import asyncio
 import json
 import random
 import signal
-import subprocess
 import sys
-import time
-import traceback
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.chaos import liars, parts
 from tests.chaos.campaign import Episode
-from tests.chaos.case import Case, by_kind
+from tests.chaos.case import by_kind
 from tests.chaos.databases import Databases
 from tests.chaos.faults import KINDS
 from tests.chaos.kills import CAMPAIGN, Campaign
-from tests.chaos.liars import omissions
-from tests.chaos.machine import Differs, Machine
+from tests.chaos.machine import Machine
+from tests.chaos.parts import SHORT, WHOLE, Part, Totals
 from tests.chaos.process import small_and_impatient
+from tests.chaos.record import Record
 from tests.chaos.schedule import EPISODE as FAULTS
 from tests.chaos.schedule import mode_of, some
-from tests.chaos.truth import lost_and_doubled
 from tests.support.postgres import own_postgres
 
 EPISODE = 250  # steps on one chain and database
@@ -40,106 +38,9 @@ SECONDS = ("detect_seconds_p50", "detect_seconds_max", "heal_seconds_p50", "heal
 BATCHES = ((3, 2, 4), (20, 7, 9), (50, 30, 200))  # logs projected, blocks staged, blocks chained at once
 
 
-class Report:
-    """What was done so far, and what went wrong."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed, self.started, self._told = seed, time.monotonic(), 0.0
-        self.steps, self.kills, self.inside, self.comparisons, self.reorgs, self.deepest = 0, 0, 0, 0, 0, 0
-        self.lost, self.doubled = 0, 0
-        self.lies, self.wrong, self.blamed = 0, 0, 0
-        self.operations: Counter[str] = Counter()
-        self.borne: Counter[str] = Counter()
-        self.points: Counter[str] = Counter()
-        self.missed: list[str] = []
-        self.failures: list[dict[str, str]] = []
-        self.faults: list[dict[str, Any]] = []  # each as it went
-        self.cases: list[Case] = []
-        self.rows = 0  # compared after faults
-
-    def tell(self, now: bool = False) -> None:
-        if now or time.monotonic() - self._told > 10:
-            self._told = time.monotonic()
-            print(
-                f"{self._told - self.started:6.0f} s: {self.steps} steps, {self.kills} kills ({self.inside} inside a"
-                f" transaction), {self.reorgs} reorgs, {self.comparisons} comparisons, {len(self.failures)} failures",
-                flush=True,
-            )
-
-    def fail(self, error: BaseException, where: str, replay: str) -> None:
-        lost, doubled = lost_and_doubled(error.found) if isinstance(error, Differs) else (0, 0)
-        self.lost, self.doubled = self.lost + lost, self.doubled + doubled
-        text = str(error) if isinstance(error, Differs) else "".join(traceback.format_exception(error))
-        again = f"python -m tests.chaos --seed {self.seed} {replay}"
-        self.failures.append({"where": where, "replay": again, "error": text[-3000:]})
-        print(f"FAILED at {where}, seed {self.seed}: {text}\nto see it again: {again}", flush=True)
-
-    def killed(self, point: str, inside: bool) -> None:
-        """One more; `inside` a transaction, at the armed point."""
-        self.kills, self.inside = self.kills + 1, self.inside + inside
-        self.points[point if inside else "at random"] += 1
-        if point and not inside:
-            self.missed.append(point)
-        self.tell()
-
-    def fault(self, case: Case) -> None:
-        """One that was seen and is over."""
-        signal, _ = min(case.seen.items(), key=lambda pair: pair[1])
-        where = f" {case.place.endpoint}" if case.place.endpoint else ""
-        print(
-            f"{time.monotonic() - self.started:6.0f} s: fault {case.fault.number}, {case.fault.kind}{where}: seen after"
-            f" {case.detect or 0:.1f} s by {signal}, healed after {case.heal or 0:.1f} s",
-            flush=True,
-        )
-
-    def episode(self, one: Episode) -> None:
-        """However it ended."""
-        self.cases += one.cases
-        self.faults += [case.as_json(self.started) | {"mode": one.mode} for case in one.cases]
-        self.rows += one.rows
-        self.saw(one)
-
-    def saw(self, one: Machine | Campaign | Episode) -> None:
-        self.comparisons += one.comparisons
-        self.reorgs += one.reorgs
-        self.deepest = max(self.deepest, one.deepest)
-
-    def shown(self) -> dict[str, Any]:
-        return {
-            "seed": self.seed,
-            "steps": self.steps,
-            "operations": dict(self.operations.most_common()),
-            "errors_borne": dict(self.borne.most_common()),
-            "kills": self.kills,
-            "kills_inside_transaction": self.inside,
-            "kills_by_point": dict(self.points.most_common()),
-            "points_not_passed": self.missed,
-            "reorgs": self.reorgs,
-            "deepest": self.deepest,
-            "comparisons": self.comparisons,
-            "lost": self.lost,
-            "doubled": self.doubled,
-            "omissions": {"histories": self.lies, "logs_stored_wrong": self.wrong, "blamed_and_healed": self.blamed},
-            "faults": {"by_kind": by_kind(self.cases), "rows_compared": self.rows, "schedule": self.faults},
-            "commit": _git("rev-parse", "HEAD"),
-            "modified": bool(_git("status", "--porcelain", "--", "indexer", "tests", "migrations")),
-            "seconds": round(time.monotonic() - self.started, 1),
-            "ok": not self.failures,
-            "failures": self.failures,
-        }
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip()
-
-
-async def _episode(databases: Databases, report: Report, number: int, steps: int) -> None:
+async def _episode(databases: Databases, record: Record, number: int, steps: int) -> None:
     """Up to EPISODE steps on a fresh chain and database; ends with a comparison."""
-    machine, step, name = Machine(databases, f"{report.seed}/{number}"), number * EPISODE, "open"
+    machine, step, name = Machine(databases, f"{record.seed}/{number}"), number * EPISODE, "open"
     replay = f"--from-step {step} --steps {steps} --kills 0 --lies 0 --faults 0"
     try:
         await machine.open()
@@ -149,66 +50,71 @@ async def _episode(databases: Databases, report: Report, number: int, steps: int
                 name = f"{name} {numbers}"
                 async with asyncio.timeout(STEP_LIMIT):
                     await machine.do(name.split()[0], numbers)
-                step, report.steps = step + 1, report.steps + 1
-                report.tell()
+                record.go_on()
+                step += 1
+                record.stepped(name.split()[0])
             await machine.quiesce()
         finally:
             await machine.close()
     except Exception as error:
-        report.fail(error, f"step {step}, {name}", replay)
-    report.saw(machine)
-    report.operations.update(machine.done)
-    report.borne.update(machine.process.errors)
+        record.fail(error, f"step {step}, {name}", replay)
+    record.saw(machine)
+    record.borne.update(machine.process.errors)
 
 
-def _steps(databases: Databases, report: Report, first: int, steps: int) -> None:
+def _steps(databases: Databases, record: Record, first: int, steps: int) -> None:
     number = first // EPISODE
-    while report.steps < steps and len(report.failures) < MOST_FAILURES:
-        before = report.steps
-        with small_and_impatient(*random.Random(f"{report.seed}/{number}").choice(BATCHES)):
-            asyncio.run(_episode(databases, report, number, min(EPISODE, steps - report.steps)))
-        if report.steps == before and report.failures:
+    while record.done.steps < steps and len(record.failures) < MOST_FAILURES:
+        before = record.done.steps
+        with small_and_impatient(*random.Random(f"{record.seed}/{number}").choice(BATCHES)):
+            asyncio.run(_episode(databases, record, number, min(EPISODE, steps - before)))
+        record.go_on()
+        if record.done.steps == before and record.failures:
             break
         number += 1
 
 
-def _kills(databases: Databases, report: Report, first: int, kills: int, folder: Path) -> None:
+def _kills(databases: Databases, record: Record, first: int, kills: int, folder: Path) -> None:
     number = first // CAMPAIGN
-    while report.kills < kills and len(report.failures) < MOST_FAILURES:
-        wanted = min(CAMPAIGN, kills - report.kills)
-        campaign = Campaign(databases, f"{report.seed}/kills/{number}", folder, report.killed)
+    while record.done.kills < kills and len(record.failures) < MOST_FAILURES:
+        wanted = min(CAMPAIGN, kills - record.done.kills)
+        campaign = Campaign(databases, f"{record.seed}/kills/{number}", folder, record.killed)
         try:
             campaign.run(wanted)
         except Exception as error:
             at = number * CAMPAIGN
-            report.fail(
-                error,
-                f"kill {at + campaign.killed}",
-                f"--steps 0 --from-kill {at} --kills {wanted} --lies 0 --faults 0",
-            )
-        report.saw(campaign)
+            again = f"--steps 0 --from-kill {at} --kills {wanted} --lies 0 --faults 0"
+            record.fail(error, f"kill {at + campaign.killed}", again)
+        record.go_on()
+        record.saw(campaign)
         number += 1
 
 
-def _lies(databases: Databases, report: Report, first: int, histories: int) -> None:
-    for number in range(first, first + histories):
+def _lies(databases: Databases, record: Record, first: int, count: int) -> None:
+    """From the beginning of the history that the lie `first` is of."""
+    number, last = first // liars.HISTORY, first + count
+    while number * liars.HISTORY < last and len(record.failures) < MOST_FAILURES:
+        at = number * liars.HISTORY
+        lies = min(liars.HISTORY, last - at)
         try:
-            wrong, blamed = asyncio.run(omissions(databases, f"{report.seed}/{number}"))
+            wrong, blamed = asyncio.run(liars.omissions(databases, f"{record.seed}/{number}", lies, record.lied))
+            record.wrong, record.blamed = record.wrong + wrong, record.blamed + blamed
         except Exception as error:
-            report.fail(error, f"history {number}", f"--steps 0 --kills 0 --from-lie {number} --lies 1 --faults 0")
-            continue
-        report.lies, report.wrong, report.blamed = report.lies + 1, report.wrong + wrong, report.blamed + blamed
+            again = f"--steps 0 --kills 0 --from-lie {at} --lies {lies} --faults 0"
+            record.fail(error, f"lies from {at}", again)
+        record.go_on()
+        number += 1
 
 
-def _faults(databases: Databases, report: Report, first: int, count: int, kinds: list[str], folder: Path) -> None:
+def _faults(databases: Databases, record: Record, first: int, count: int, kinds: list[str], folder: Path) -> None:
     """From the beginning of the episode that the fault `first` is of."""
     number, last = first // FAULTS, first + count
-    while number * FAULTS < last and len(report.failures) < MOST_FAILURES:
+    while number * FAULTS < last and len(record.failures) < MOST_FAILURES:
         at = number * FAULTS
-        chosen = some(report.seed, at, min(FAULTS, last - at), kinds)
-        seed = f"{report.seed}/faults/{number}"
-        episode = Episode(databases, seed, mode_of(report.seed, number), chosen, folder, report.fault)
-        print(f"{time.monotonic() - report.started:6.0f} s: faults {at} to {at + len(chosen) - 1}, {episode.mode}")
+        chosen = some(record.seed, at, min(FAULTS, last - at), kinds)
+        seed = f"{record.seed}/faults/{number}"
+        episode = Episode(databases, seed, mode_of(record.seed, number), chosen, folder, record.fault)
+        print(f"{record.seconds:6.0f} s: faults {at} to {at + len(chosen) - 1}, {episode.mode}")
         try:
             asyncio.run(episode.run())
         except Exception as failed:
@@ -216,10 +122,12 @@ def _faults(databases: Databases, report: Report, first: int, count: int, kinds:
             only = "".join(f" --kind {name!r}" for name in kinds)
             again = f"--steps 0 --kills 0 --lies 0 --from-fault {at} --faults {len(chosen)}{only}"
             where = next((f"fault {c.fault.number}, {c.fault.kind}" for c in episode.cases if not c.over), "the end")
-            report.fail(error, f"faults from {at}: {where}", again)
-        report.episode(episode)
+            record.fail(error, f"faults from {at}: {where}", again)
+        finally:
+            record.episode(episode)
+        record.go_on()
         number += 1
-    _told(by_kind(report.cases), report.rows)
+    _told(by_kind(record.cases), record.compared)
 
 
 def first_of(error: Exception) -> Exception:
@@ -241,34 +149,86 @@ def _told(figures: dict[str, dict[str, Any]], rows: int) -> None:
     print(f"{rows:,} rows compared")
 
 
-def main() -> int:
+def _part(text: str) -> Part:
+    try:
+        return parts.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", default="1", help="of the campaign, or of what is played again")
+    parser.add_argument("--part", type=_part, metavar="K/N", help="the K-th of N parts of one campaign")
+    whole = f"a campaign in parts has {WHOLE}, one in one go {SHORT}, unless told otherwise"
+    parser.add_argument("--steps", type=int, help=f"random steps; {whole}")
+    parser.add_argument("--kills", type=int, help="kills of the daemon")
+    parser.add_argument("--lies", type=int, help="logs that a node leaves out or numbers wrongly, when it is asked")
+    parser.add_argument("--faults", type=int, help="faults of endpoints and PostgreSQL")
     parser.add_argument("--from-step", type=int, default=0, help="begin with the chain that this step is of")
     parser.add_argument("--from-kill", type=int, default=0, help="begin with the chain that this kill is of")
-    parser.add_argument("--lies", type=int, default=30, help="histories whose nodes leave logs out")
-    parser.add_argument("--from-lie", type=int, default=0, help="begin with this history")
-    parser.add_argument("--faults", type=int, default=40, help="faults of endpoints and PostgreSQL")
+    parser.add_argument("--from-lie", type=int, default=0, help="begin with the chain that this lie is of")
     parser.add_argument("--from-fault", type=int, default=0, help="begin with the chain that this fault is of")
     parser.add_argument("--kind", action="append", default=[], choices=sorted(KINDS), help="only these faults")
-    parser.add_argument("--out", type=Path, help="where the report goes as JSON")
-    asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    report = Report(asked.seed)
+    parser.add_argument("--out", type=Path, help="a .json file for the report, or a folder of reports")
+    return parser
+
+
+def _record(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Record:
+    """What is to be played."""
+    if not asked.seed or set(asked.seed) & set("/ "):
+        parser.error("--seed: a number, or the seed of a part")
+    usual = WHOLE if asked.part else SHORT
+    chosen = [getattr(asked, name) for name in Totals._fields]
+    totals = Totals(*(default if one is None else one for default, one in zip(usual, chosen, strict=True)))
+    replay = bool(asked.from_step or asked.from_kill or asked.from_lie or asked.from_fault or asked.kind)
+    if asked.part and replay:
+        parser.error("--part: what is played again is played by its own seed, without --part")
+    part = asked.part or Part()
+    out = asked.out and parts.destination(asked.out, part, asked.seed)
+    return Record(asked.seed, part, totals, out, replay=replay)
+
+
+def _play(record: Record, asked: argparse.Namespace) -> None:
+    of = record.asked
+    print(f"seed {record.seed}, part {record.part} of {record.totals}: {of}", flush=True)
+    record.save()
     with own_postgres("chaos") as server:
         databases = Databases(server)
-        _steps(databases, report, asked.from_step, asked.steps)
-        _kills(databases, report, asked.from_kill, asked.kills, server.data_dir)
-        _lies(databases, report, asked.from_lie, asked.lies)
-        _faults(databases, report, asked.from_fault, asked.faults, asked.kind, server.data_dir)
-    report.tell(now=True)
-    shown = json.dumps(report.shown(), indent=2)
-    if asked.out:
-        asked.out.write_text(shown + "\n")
-    print(shown)
-    return 0 if not report.failures else 1
+        with record.stage("steps"):
+            _steps(databases, record, asked.from_step, of.steps)
+        with record.stage("kills"):
+            _kills(databases, record, asked.from_kill, of.kills, server.data_dir)
+        with record.stage("lies"):
+            _lies(databases, record, asked.from_lie, of.lies)
+        with record.stage("faults"):
+            _faults(databases, record, asked.from_fault, of.faults, asked.kind, server.data_dir)
+
+
+def main() -> int:
+    parser = _parser()
+    asked = parser.parse_args()
+    record = _record(parser, asked)
+
+    def interrupted(number: int, _: object) -> None:
+        record.interrupted = signal.Signals(number).name
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGTERM, interrupted)
+    try:
+        _play(record, asked)
+    except KeyboardInterrupt:
+        print(f"interrupted by {record.interrupted}", flush=True)
+    except Exception as error:
+        record.fail(error, "the campaign itself", "")
+    finally:
+        record.end()
+    record.tell(now=True)
+    print(json.dumps(record.shown(), indent=2))
+    if record.interrupted:
+        return 128 + signal.Signals[record.interrupted]
+    return 0 if record.ok else 1
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tests.chaos.network import Network
 from tests.chaos.process import Process, deployed
 from tests.chaos.truth import CONFIG, Truth, checked, reorgs
 from tests.support.simchain.chain import Block
+from tests.support.simchain.node import SimNode
 
 MOST_CYCLES = 200  # until a healthy chain must have been followed to its end
 LATER = ("srusd", "account_nft", "periphery")  # contracts that may be added while the machine runs
@@ -57,6 +58,8 @@ class Machine:
     """`open` first, `close` last; then `reorgs` were done, the deepest of `deepest` blocks. `seed` decides what blocks
     hold and how the deployment is cut."""
 
+    node_kind: type[SimNode] = SimNode
+
     def __init__(self, databases: Databases, seed: int | str) -> None:
         self.databases = databases
         self.rng = random.Random(seed)
@@ -65,7 +68,7 @@ class Machine:
 
     async def open(self) -> None:
         """A bound database, two nodes that listen, and a daemon."""
-        self.net = Network(self.rng)
+        self.net = Network(self.rng, self.node_kind)
         for node in self.net.nodes:
             await node.start()
         self.url = await self.databases.make()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.support.simchain.chain import Block, Tree
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 ARCHIVED = {*TABLES, "indexer.raw_log", "indexer.block"}
+_AT = [f" ({suffix})" for suffix in LEVELS]  # ends of differences at a finality level
 
 
 class Truth:
@@ -191,8 +193,10 @@ def _row(log: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def lost_and_doubled(found: Collection[str]) -> tuple[int, int]:
-    """How many of the differences are rows that are not there, and rows that are too many."""
-    lost = sum(line.endswith(": missing") for line in found)
-    doubled = sum(line.endswith((" times", ": not on the chain")) for line in found)
-    return lost, doubled
+def wrong_rows(found: Collection[str]) -> dict[str, int]:
+    """How many of the differences are rows that are not there, rows that are there more than once, and others, which
+    nothing on the chain explains."""
+    lines = [reduce(str.removesuffix, _AT, line) for line in found]
+    lost = sum(line.endswith(": missing") for line in lines)
+    doubled = sum(line.endswith(" times") for line in lines)
+    return {"lost": lost, "doubled": doubled, "unexplained": len(lines) - lost - doubled}
