@@ -19,11 +19,7 @@ class Totals(NamedTuple):
         return ", ".join(f"{count:,} {name}" for name, count in self._asdict().items())
 
 
-<<<<<<< HEAD
-SHORT = Totals(10_000, 200, 40, 80)  # in one go
-=======
 SHORT = Totals(10_000, 200, 40, 200)  # in one go
->>>>>>> views
 WHOLE = Totals(100_000, 500, 200, 200)  # in parts
 
 
