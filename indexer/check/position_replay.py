@@ -123,9 +123,10 @@ class Reconciliation:
         market = tx.market_data(event.args["marketId"], event.log_index)
         for n, account in enumerate(parties(event)):
             fill = Fill(size, price, pnl, market) if n == 0 else Fill(-size, price, None, market)
-            pending = tx.statements.by_execution.get((event.log_index, account), [])
+            pending = tx.statements.by_execution.get((event.log_index, account), ())
             before, after = _around(pending, stated[2 * n : 2 * n + 2], fill.size)
             position = self._position_of(event, account)
+            position.unsure |= any(e.id in self.unfit for e in pending)
             if before is not None:
                 self._catch_up(event, account, position, before)
             elif _deleverage(position, fill, after):
@@ -361,17 +362,15 @@ def _execution(event: Event) -> tuple[int, int, tuple[Stated | None, ...]]:
 
 
 def _around(
-    pending: Sequence[Stated], stated: Sequence[Stated | None], size: int
+    pending: Sequence[Event], stated: Sequence[Stated | None], size: int
 ) -> tuple[Stated | None, Stated | None]:  # fmt: skip
     """Return the stated positions before and after an execution, from the event or else from preceding statements.
 
     A single statement is the position after it, unless it differs from the event's by just the execution.
     """
     before, after = stated
-    if before is None and pending:
-        joins = after is not None and size != 0 and pending[0]["base"] + size == after["base"]
-        if len(pending) > 1 or joins:
-            before = pending[0]
-    if after is None and pending:
-        after = pending[-1]
-    return before, after
+    stated_before = [event.args["positionData"] for event in pending]
+    if before is None and stated_before:
+        joins = after is not None and size != 0 and stated_before[0]["base"] + size == after["base"]
+        before = stated_before[0] if len(stated_before) > 1 or joins else None
+    return before, stated_before[-1] if after is None and stated_before else after

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from indexer.check.counterparties import counterparty_drifts
 from indexer.check.invariants import INVARIANTS, MAX_REPORTED, UNFIT
 from indexer.check.position_replay import Drift, Reconciliation
 from indexer.db.catalog import COLUMNS, KEYS, sql_name, table_kind
@@ -50,7 +51,7 @@ async def find_violations(conn: Connection, on_progress: Callable[[str], None]) 
 async def reconcile_positions(
     conn: Connection, writer: Writer, state: IndexState, on_progress: Callable[[int], None]
 ) -> tuple[Reconciliation, list[Drift]]:
-    """Replay the stored events from the origin on, and compare every position and execution with the rows.
+    """Replay the stored events from the origin on; compare every position, execution and counterparty with the rows.
 
     Args:
         conn: Connection in the snapshot to check.
@@ -66,20 +67,23 @@ async def reconcile_positions(
     replayed = Reconciliation(frozenset(row[0] for row in unfit))
     async for stored_logs in _read_stored_logs(conn, state):
         moving = [log for log in stored_logs.logs if log.topics and log.topics[0] in topics]
-        rows = await conn.fetch(
-            "SELECT unique_id, r_pnl FROM public.order_history"
-            " WHERE unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999",
-            stored_logs.first,
-            stored_logs.last,
-        )
-        pnl: dict[int, int | None] = {row["unique_id"]: row["r_pnl"] for row in rows}
+        blocks = stored_logs.first, stored_logs.last
+        pnl = await _by_unique_id(conn, "SELECT unique_id, r_pnl FROM public.order_history", blocks)
+        named = await _by_unique_id(conn, "SELECT unique_id, counterparty_account_id FROM public.orders", blocks)
         for tx in transactions(events_of(writer.registry, moving, stored_logs.times)):
             replayed.add(tx, pnl)
+            replayed.drifts += counterparty_drifts(tx, named)
         replayed.rows_without_execution(pnl)
         on_progress(stored_logs.last)
     stored = [dict(row) for row in await conn.fetch("SELECT * FROM public.positions")]
     drifts = replayed.drifts + replayed.compare(stored) + replayed.open_interest(stored)
     return replayed, drifts
+
+
+async def _by_unique_id(conn: Connection, query: str, blocks: tuple[int, int]) -> dict[int, int | None]:
+    """Return the second column of a query by the first, unique_id, of the rows of blocks first..last."""
+    where = " WHERE unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999"
+    return {unique_id: value for unique_id, value in await conn.fetch(query + where, *blocks)}
 
 
 async def sample(conn: Connection, writer: Writer, state: IndexState, blocks: int) -> tuple[int, list[Drift]]:

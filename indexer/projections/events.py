@@ -31,8 +31,9 @@ class Event:
     """One decoded log.
 
     `name` is None when the log has no decoder or does not fit its decoder; `reason` then says which. `block_time` is
-    the block's timestamp (s), `time` the event's own `blockTimestamp` (s) where it carries one. `pool` is the account
-    on the other side of a match order, set by `assign_pool_counterparty`.
+    the block's timestamp (s), `time` the event's own `blockTimestamp` (s) where it carries one. `counterparty` is the
+    account on the other side of a match order, and `sides` the four position events that state both sides of it (taker
+    before and after, counterparty before and after); both are set by `assign_counterparties`.
     """
 
     block_number: int
@@ -46,7 +47,8 @@ class Event:
     erc20: bool = False
     reason: str = ""
     detail: str = ""
-    pool: int | None = None
+    counterparty: int | None = None
+    sides: tuple[Event, ...] = ()
     _origin: Values | None = None
 
     @property
@@ -90,23 +92,25 @@ def _calendar(seconds: int) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
 
 
-EXECUTIONS = frozenset({"PassivePerpMatchOrder", "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3"})
+MATCH_ORDER, POSITION = "PassivePerpMatchOrder", "PositionDataUpdated"
+EXECUTIONS = frozenset({MATCH_ORDER, "PassivePerpOrderAndPositionUpdate", "PassivePerpExecutionV3"})
 
 
 class Statements(NamedTuple):
     """The positions that the chain states for the executions of a transaction.
 
-    `by_execution`: (log index of an execution, account) -> the positions stated for it, in log order. `consumed`: the
-    log indices of all these statements.
+    `by_execution`: (log index of an execution, account) -> the PositionDataUpdated events that state the account's
+    position for it, in log order. `consumed`: the log indices of all these events.
     """
 
-    by_execution: Mapping[tuple[int, int], list[Row]]
+    by_execution: Mapping[tuple[int, int], Sequence[Event]]
     consumed: Collection[int]
 
 
 _NONE: frozenset[int] = frozenset()
 _NOTHING_STATED = Statements({}, _NONE)
-_NO_MARKETS: dict[int, list[tuple[int, Row]]] = {}
+_Markets = Mapping[int, list[tuple[int, Row]]]
+_NO_MARKETS: _Markets = {}
 
 
 class Transaction:
@@ -130,11 +134,7 @@ class Transaction:
 
     def market_data(self, market: int, log_index: int) -> Row | None:
         """Return the market as it was at a log: the last MarketDataUpdated before it, else the first after it."""
-        updates = self._markets.get(market) if self._markets else None
-        if not updates:
-            return None
-        before = [data for index, data in updates if index < log_index]
-        return before[-1] if before else updates[0][1]
+        return _market_at(self._markets, market, log_index) if self._markets else None
 
 
 def _liquidated(events: Iterable[Event]) -> frozenset[int]:
@@ -152,7 +152,7 @@ def _superseded(events: Iterable[Event]) -> frozenset[int]:
     unpaired: dict[tuple[int, int, int], list[int]] = {}
     paired: set[int] = set()
     for e in events:
-        if e.name == "PassivePerpMatchOrder":
+        if e.name == MATCH_ORDER:
             order = (e.args["marketId"], e.args["accountId"], e.args["orderBase"])
             unpaired.setdefault(order, []).append(e.log_index)
         elif e.name == "PassivePerpOrderAndPositionUpdate":
@@ -163,19 +163,24 @@ def _superseded(events: Iterable[Event]) -> frozenset[int]:
 
 
 def _stated(events: Iterable[Event], superseded: frozenset[int]) -> Statements:
-    """Assign to each execution the statements about its account since the account's previous execution."""
+    """Assign to each execution the statements that belong to it.
+
+    A match order whose `sides` are known has exactly these. Any other execution has the statements about its accounts
+    since the account's previous execution.
+    """
     pending: dict[tuple[int, int], list[Event]] = {}
-    by_execution: dict[tuple[int, int], list[Row]] = {}
+    by_execution: dict[tuple[int, int], Sequence[Event]] = {}
     consumed: set[int] = set()
     for e in events:
-        if e.name == "PositionDataUpdated":
+        if e.name == POSITION:
             pending.setdefault((e.args["marketId"], e.args["accountId"]), []).append(e)
         elif pending and e.name in EXECUTIONS and e.log_index not in superseded:
-            for account in parties(e):
-                stated = pending.pop((e.args["marketId"], account), None)
+            for n, account in enumerate(parties(e)):
+                stated: Sequence[Event] | None = pending.pop((e.args["marketId"], account), None)
                 if stated:
-                    by_execution[e.log_index, account] = [s.args["positionData"] for s in stated]
-                    consumed.update(s.log_index for s in stated)
+                    stated = e.sides[2 * n : 2 * n + 2] or stated
+                    by_execution[e.log_index, account] = stated
+                    consumed.update([s.log_index for s in stated])
     return Statements(by_execution, consumed)
 
 
@@ -187,54 +192,115 @@ def _markets(events: Iterable[Event]) -> dict[int, list[tuple[int, Row]]]:
     return updates
 
 
+def _market_at(markets: _Markets, market: int, log_index: int) -> Row | None:
+    updates = markets.get(market)
+    if not updates:
+        return None
+    before = [data for index, data in updates if index < log_index]
+    return before[-1] if before else updates[0][1]
+
+
 def parties(execution: Event) -> tuple[int, ...]:
     """Return the accounts of an execution, the taker or liquidated one first.
 
     0 is no account: auto-deleveraging and the closing of a market have nobody on the other side.
     """
-    account, other = execution.args["accountId"], execution.args.get("counterpartyAccountId", execution.pool)
+    account, other = execution.args["accountId"], execution.args.get("counterpartyAccountId", execution.counterparty)
     return (account,) if not other or other == account else (account, other)
 
 
 # Events that make the other side of a match order another account than the deployment's pool.
-_NAMES_POOL = frozenset({"MarketDataUpdated", "AccountExecutedLiquidationBid"})
+_NAMES_COUNTERPARTY = frozenset({POSITION, "MarketDataUpdated", "AccountExecutedLiquidationBid"})
 
 
-def assign_pool_counterparty(events: Sequence[Event], default: int | None) -> None:
-    """Set `pool` of the match orders in `events`, which are whole transactions.
+def assign_counterparties(events: Sequence[Event], pool: int | None) -> None:
+    """Set `counterparty` and `sides` of the match orders in `events`, which are whole transactions.
 
-    It is the pool account that a MarketDataUpdated of the market names in the same transaction, else `default`, the
-    deployment's. It is None where a liquidation bid was executed: the other side is then a keeper that no log names.
+    The counterparty is the account that the transaction's position events name (`_stated_sides`). Where they name none,
+    it is the pool account that a MarketDataUpdated of the market names in the same transaction, else `pool`, the
+    deployment's; and None where a liquidation bid was executed, because the other side is then a keeper.
     """
-    candidates = {e.transaction_hash for e in events if e.name in _NAMES_POOL}
+    orders = [e for e in events if e.name == MATCH_ORDER]
+    for e in orders:
+        e.counterparty = pool
+    candidates = {e.transaction_hash for e in orders}
+    candidates &= {e.transaction_hash for e in events if e.name in _NAMES_COUNTERPARTY}
+    for group in _by_transaction(e for e in events if e.transaction_hash in candidates) if candidates else ():
+        _assign(group)
+
+
+def _assign(events: list[Event]) -> None:
+    """Set `counterparty` and `sides` of the match orders of one transaction."""
+    liquidated, markets = _liquidated(events), _markets(events)
+    untaken: list[Event] = []
     for e in events:
-        if e.name == "PassivePerpMatchOrder":
-            e.pool = default
-    for tx in transactions(e for e in events if e.transaction_hash in candidates):
-        for e in tx.events:
-            if e.name != "PassivePerpMatchOrder":
-                continue
-            data = tx.market_data(e.args["marketId"], e.log_index)
-            if e.args["accountId"] in tx.liquidated_by_bid:
-                e.pool = None
-            elif data is not None:
-                # The order-book generation has no pool: its field has another name and is frozen.
-                e.pool = data.get("poolAccountId") or None
+        if e.name == POSITION:
+            untaken.append(e)
+        elif e.name in EXECUTIONS:
+            market = e.args["marketId"]
+            if e.name == MATCH_ORDER:
+                e.sides = _stated_sides(e, untaken)
+                if e.sides:
+                    e.counterparty = e.sides[2].args["accountId"]
+                elif e.args["accountId"] in liquidated:
+                    e.counterparty = None
+                elif (data := _market_at(markets, market, e.log_index)) is not None:
+                    # The order-book generation has no pool: its field has another name and is frozen.
+                    e.counterparty = data.get("poolAccountId") or None
+            if untaken:
+                accounts = parties(e)
+                untaken = [s for s in untaken if s.args["marketId"] != market or s.args["accountId"] not in accounts]
+
+
+def _stated_sides(order: Event, untaken: list[Event]) -> tuple[Event, ...]:
+    """Return the four position events that state both sides of a match order; empty where none surely do.
+
+    They are the last four before it that no earlier execution took (`untaken`). If four others of these fit as well,
+    nothing tells which of them are the order's: equal fills must not get each other's counterparty.
+    """
+    first = len(untaken) - 4
+    if first < 0 or not _fits(order, untaken[first:]) or any(_fits(order, untaken[n : n + 4]) for n in range(first)):
+        return ()
+    return tuple(untaken[first:])
+
+
+def _fits(order: Event, sides: Sequence[Event]) -> bool:
+    """Return whether the position events state the taker before and after the order, then one other account.
+
+    An order of nothing, or of an account with itself, is not recognizable: any two statements of a position fit it.
+    """
+    market, account, base = order.args["marketId"], order.args["accountId"], order.args["orderBase"]
+    before, after, other_before, other_after = (e.args for e in sides)
+    other = other_before["accountId"]
+    return bool(
+        before["accountId"] == after["accountId"] == account
+        and other_after["accountId"] == other != account
+        and other
+        and base
+        and before["marketId"] == after["marketId"] == market
+        and other_before["marketId"] == other_after["marketId"] == market
+        and after["positionData"]["base"] - before["positionData"]["base"] == base
+        and other_after["positionData"]["base"] - other_before["positionData"]["base"] == -base
+    )
 
 
 def transactions(events: Iterable[Event]) -> Iterator[Transaction]:
     """Group events in chain order by transaction. The logs of one transaction are contiguous."""
+    return map(Transaction, _by_transaction(events))
+
+
+def _by_transaction(events: Iterable[Event]) -> Iterator[list[Event]]:
     group: list[Event] = []
     block, transaction = -1, ""
     for event in events:
         if event.transaction_hash != transaction or event.block_number != block:
             if group:
-                yield Transaction(group)
+                yield group
             group = []
             block, transaction = event.block_number, event.transaction_hash
         group.append(event)
     if group:
-        yield Transaction(group)
+        yield group
 
 
 def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int]) -> list[Event]:
@@ -277,5 +343,5 @@ def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int])
                 detail,
             )
         )
-    assign_pool_counterparty(events, registry.pool_account)
+    assign_counterparties(events, registry.pool_account)
     return events

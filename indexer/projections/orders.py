@@ -29,8 +29,8 @@ COMMON = (
     "id", "market_id", "account_id", "created_at", *ORIGIN_COLUMNS, "executed_base", "price", "fee", "is_match_order",
     "liquidation_type", "protocol_fee_credit", "referrer_fee_credit", "referrer_account_id", "position_session",
 )  # fmt: skip
-AMM = ("exchange_fee_credit", "pool_fee_credit")
-UPDATE = (*AMM, "counterparty_account_id", "position_base")
+AMM = ("exchange_fee_credit", "pool_fee_credit", "counterparty_account_id")
+UPDATE = (*AMM, "position_base")
 V3 = (
     "taker_rebate_credit", "pool_fee_credit", "counterparty_account_id", "position_base", "execution_type",
     "counterparty_exchange_id", "account_order_id", "counterparty_order_id", "me_nonce", "event_sequence_number",
@@ -98,10 +98,11 @@ def apply(write_set: WriteSet, tx: Transaction, event: Event) -> None:
 def _match_order(tx: Transaction, event: Event) -> Order:
     args, fees = event.args, event.args["matchOrderFees"]
     ranked = args["accountId"] in tx.liquidated_by_bid
+    counterparty = event.counterparty if event.sides else None  # The pool is assumed, not stated.
     return Order(
         _AMM_LAYOUT, "liquidation" if ranked else "order", args["orderBase"], args["executedOrderPrice"],
         fees["takerFeeDebit"], not ranked, RANKED if ranked else MATCH_ORDER, fees["protocolFeeCredit"],
-        fees.get("referrerFeeCredit"), args.get("referrerAccountId"), _amm_credits(fees),
+        fees.get("referrerFeeCredit"), args.get("referrerAccountId"), (*_amm_credits(fees), counterparty),
     )  # fmt: skip
 
 

@@ -3,11 +3,11 @@
 PositionDataUpdated states a position, PassivePerpOrderAndPositionUpdate both sides after the execution, V3 both sides
 before and after, PassivePerpMatchOrder none. Contracts emit PositionDataUpdated around an order, first brought up to
 date and then after it, ahead of the order's own event: these belong to the order (`Transaction.statements`) and write
-nothing by themselves.
+nothing by themselves. A row carries the place of the event that stated it last, or, where none did, of the execution.
 
-A match order does not name its counterparty. It is the market's pool account, which mirrors every AMM trade
-(`assign_pool_counterparty`); where neither its transaction nor the deployment names that account, only the taker's
-position moves.
+A match order does not name its counterparty. The PositionDataUpdated events of its transaction do; where they are not
+there, it is the market's pool account, which mirrors every AMM trade (`assign_counterparties`). Where neither its
+transaction nor the deployment names an account, only the taker's position moves.
 """
 
 from __future__ import annotations
@@ -102,26 +102,29 @@ def record_trade(
     """
     stated = tx.statements.by_execution
     pending = stated.get((event.log_index, account)) if stated else None
+    last = event
     if pending:
         before = before if before is not None else _first(pending, size, after)
-        after = after if after is not None else pending[-1]
+        if after is None:
+            last = pending[-1]
+            after = last.args["positionData"]
     draft = _read(write_set, event, account, size)
     position, result = apply_execution(
         draft.position if draft else None, size, price, before, after, _trackers(tx, event)
     )
-    _write(write_set, draft, event, account, position, event.args.get("eventSequenceNumber"))
+    _write(write_set, draft, last, account, position, event.args.get("eventSequenceNumber"))
     return result
 
 
-def _first(pending: Sequence[Stated], size: int, after: Stated | None) -> Stated | None:
+def _first(pending: Sequence[Event], size: int, after: Stated | None) -> Stated | None:
     """Return the statement that brings the position up to date.
 
     A single statement is the one after the execution, unless the event itself states that one and the two differ by
     the execution.
     """
+    single: Stated = pending[0].args["positionData"]
     if len(pending) > 1:
-        return pending[0]
-    single = pending[0]
+        return single
     return single if after is not None and size and single["base"] + size == after["base"] else None
 
 
@@ -184,7 +187,10 @@ def _write(
     write_set: WriteSet, draft: Draft | None, event: Event, account: int, position: Position,
     sequence: int | None = None,
 ) -> None:  # fmt: skip
-    """Set the position after the event. `draft`: what `_read` returned. `sequence`: None leaves it as it was."""
+    """Set the position after the event, whose place its row carries.
+
+    `draft`: what `_read` returned. `sequence`: None leaves it as it was.
+    """
     if draft is None:
         draft = Draft(event, account, position, sequence)
     else:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-PROJECTIONS = 5  # Raised when a release projects the same logs to other rows: older databases are projected again.
+PROJECTIONS = 6  # Raised when a release projects the same logs to other rows: older databases are projected again.

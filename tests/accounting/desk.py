@@ -207,11 +207,17 @@ class Desk:
             for p in positions
         ]
 
-    def around(self, fill: Fill) -> Flow:
-        """The four statements that precede an AMM order, the market and the pool's price."""
+    def stated_sides(self, fill: Fill) -> Flow:
+        """The account's position before and after, then the other's."""
         return [
             *self.stated(fill.market, fill.account, fill.before, fill.after),
             *(self.stated(fill.market, fill.other, fill.other_before, fill.other_after) if fill.other else []),
+        ]
+
+    def around(self, fill: Fill) -> Flow:
+        """The four statements that precede an AMM order, the market and the pool's price."""
+        return [
+            *self.stated_sides(fill),
             self.market_data(fill.market),
             self.log("passive_perp", "PoolPSlippageUpdated", marketId=fill.market),
         ]

@@ -121,14 +121,49 @@ def liquidation(desk: Desk, who: int, n: int) -> Flow:
 
 
 @step
+def maker_order(desk: Desk, who: int, n: int) -> Flow:
+    """Against another trader, whom only the position events name."""
+    fill = crossed(desk, who, n)
+    return [*desk.around(fill), desk.match(fill, n % 2)]
+
+
+@step
+def swept_makers(desk: Desk, who: int, n: int) -> Flow:
+    """One taker against several makers, and back, in equal fills of one transaction, some of them told in full."""
+    market, account = chosen(desk, who)
+    size = size_of(desk, market, account, n)
+    logs: Flow = []
+    for k in range(3):
+        maker = desk.accounts[(who // 2 + 1 + k % 2) % len(desk.accounts)]
+        fill = desk.fill(market, account, maker, size, desk.markets[market].price)
+        logs += [*desk.around(fill), desk.match(fill, k % 2), *([desk.update(fill)] if (n + k) % 4 == 0 else [])]
+    return logs
+
+
+@step
+def bare_liquidation(desk: Desk, who: int, n: int) -> Flow:
+    """By a keeper's bid or to the backstop, in whole or in part, told by a match order and its position events."""
+    market, account = chosen(desk, who)
+    held = desk.position(market, account).live(desk.markets[market])
+    if held == 0:
+        return maker_order(desk, who, n)
+    keeper = desk.accounts[(who // 2 + 1) % len(desk.accounts)]
+    other, bids = (keeper, [desk.bid(account)]) if n % 2 else (desk.backstop, [])
+    fill = desk.fill(market, account, other, -held if n % 3 else -(held // 2) or -held)
+    told = desk.around(fill) if n % 5 else [*desk.stated_sides(fill)]
+    return [*told, desk.match(fill, n // 2 % 2), *bids]
+
+
+@step
 def book_liquidation(desk: Desk, who: int, n: int) -> Flow:
     market, account = chosen(desk, who)
     held = desk.position(market, account).live(desk.markets[market])
     if held == 0:
         return amm_order(desk, who, n)
-    other = desk.accounts[(who // 2 + 1) % len(desk.accounts)]
+    kind = 1 + n % 3  # the third is to the backstop
+    other = desk.backstop if kind == 3 else desk.accounts[(who // 2 + 1) % len(desk.accounts)]
     fill = desk.fill(market, account, other, -held)
-    return [desk.execution(fill, 1 + n % 3, n % 2), desk.market_data(market, 1)]
+    return [desk.execution(fill, kind, n % 2), desk.market_data(market, 1)]
 
 
 @step

@@ -26,6 +26,7 @@ STEPS = [
     ("amm_order", 0, 0), ("amm_order", 0, 2), ("amm_order", 0, 3), ("book_order", 1, 0), ("equal_fills", 2, 1),
     ("price_and_funding", 0, 15), ("stated_match_order", 1, 3), ("deleveraging", 2, 4), ("amm_order", 2, 3),
     ("book_order", 3, 6), ("several_fills", 4, 0), ("liquidation", 2, 3), ("book_order", 0, 8),
+    ("maker_order", 1, 4), ("bare_liquidation", 3, 1), ("bare_match_order", 0, 3),
 ]  # fmt: skip
 
 
@@ -53,12 +54,17 @@ async def followed(url: str) -> tuple[Reconciliation, set[str]]:
 
 
 POSITIONS, ROWS = "positions are their executions", "every execution has its row"
+SIDES = "counterparties are those that the logs state"
 SPOILT = {
     "UPDATE order_history SET r_pnl = r_pnl + 1000000, price_variation_pnl = price_variation_pnl + 1000000":
         {"realized PnL of closed sessions"},
     "UPDATE positions SET base = base + 1000000 WHERE base > 0": {POSITIONS, "one-sided open interest"},
     "UPDATE positions SET realized_pnl = realized_pnl + 1 WHERE account_id = 2": {POSITIONS},
     "DELETE FROM positions WHERE account_id = 2 AND market_id = 1": {POSITIONS, "one-sided open interest"},
+    "UPDATE orders SET counterparty_account_id = counterparty_account_id + 1": {SIDES},
+    "UPDATE orders SET counterparty_account_id = NULL WHERE counterparty_account_id = 2": {SIDES},
+    # Of a bare match order that the pool is taken to be on the other side of: no log says so.
+    "UPDATE orders SET counterparty_account_id = 2 WHERE counterparty_account_id IS NULL": {SIDES},
     "INSERT INTO positions (market_id, account_id, base) VALUES (9, 9, 0)": {POSITIONS},
     "DELETE FROM order_history WHERE unique_id = (SELECT max(unique_id) FROM order_history)": {ROWS},
     # The other half of a pair has no row of its own: that of another log is put there.
@@ -76,13 +82,13 @@ async def test_whatever_is_done_to_a_row_is_found(history: History) -> None:
         for statement, checks in SPOILT.items():
             # Undone afterwards: each is found alone.
             await conn.execute("CREATE SCHEMA kept; CREATE TABLE kept.p AS TABLE positions")
-            await conn.execute("CREATE TABLE kept.h AS TABLE order_history")
+            await conn.execute("CREATE TABLE kept.h AS TABLE order_history; CREATE TABLE kept.o AS TABLE orders")
             await conn.execute(statement)
             _, found = await followed(history.url)
             assert found == checks, statement
             await conn.execute(
-                "TRUNCATE positions, order_history; INSERT INTO positions TABLE kept.p;"
-                " INSERT INTO order_history TABLE kept.h; DROP SCHEMA kept CASCADE"
+                "TRUNCATE positions, order_history, orders; INSERT INTO positions TABLE kept.p;"
+                " INSERT INTO order_history TABLE kept.h; INSERT INTO orders TABLE kept.o; DROP SCHEMA kept CASCADE"
             )
     assert (await followed(history.url))[1] == set()
 

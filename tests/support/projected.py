@@ -62,6 +62,7 @@ def drawn() -> tuple[list[list[Emission]], list[list[Emission]]]:
         for variant in range(len(abis.events[contract, event])):
             found.append([world.log(contract, event, variant)])
     found += [world.ranked_liquidation() for _ in range(8)]
+    found += [flow() for flow in (world.maker_orders, world.keeper_liquidation) for _ in range(4)]
     desk = Desk(abis, random.Random(11))
     found.append(desk.setup())
     for _ in range(140):

@@ -13,7 +13,7 @@ import pytest
 
 from indexer import config
 from indexer.chain.types import Log
-from indexer.projections.events import Row, StateKey, events_of
+from indexer.projections.events import Event, Row, StateKey, events_of
 from indexer.projections.project import project, split_row, state_keys
 from indexer.projections.write_set import StateRow
 from indexer.projector.writer import Writer
@@ -30,6 +30,7 @@ POSITION = {
     "base": "base", "session": "session", "average entry price": "average_entry_price",
     "average entry funding": "average_entry_funding_value",
 }  # fmt: skip
+OTHER_SIDE = ("keeper", "maker")
 Line = dict[str, str]
 
 
@@ -78,8 +79,16 @@ def emitted(line: Line) -> list[Emission]:
         "marketId": MARKET, "accountId": ACCOUNT, "orderBase": wad(line["size"]), "blockTimestamp": 5,
         "executedOrderPrice": wad(line["price"]), "referrerAccountId": 0,
     }  # fmt: skip
-    if line["event"] == "liquidation":
-        won = {"accountId": ACCOUNT, "success": True}
+    if line["event"] in OTHER_SIDE:  # The account is the other side of another's order, which names it in no argument.
+        size, base = wad(line["size"]), wad(line["base"])
+        order |= {"accountId": KEEPER, "orderBase": -size}
+        bases = ((KEEPER, size), (KEEPER, 0), (ACCOUNT, base - size), (ACCOUNT, base))
+        for account, held in bases:
+            position = {"base": held, "trackers": trackers["longTrackers" if held > 0 else "shortTrackers"]}
+            stated = {"marketId": MARKET, "accountId": account, "blockTimestamp": 5, "positionData": position}
+            logs.append(ABIS.make(rng, "passive_perp", "PositionDataUpdated", stated))
+    if line["event"] in ("liquidation", "keeper"):
+        won = {"accountId": order["accountId"], "success": True}
         logs.append(ABIS.make(rng, "core", "AccountExecutedLiquidationBid", won))
     if line["event"].startswith("stated"):
         stated = {"marketId": MARKET, "accountId": ACCOUNT, "blockTimestamp": 5}
@@ -97,11 +106,12 @@ def rpc_log(emission: Emission, block: int, index: int) -> dict[str, Any]:
 
 
 class ByProjection:
-    """Tables in memory, as the indexer projects them."""
+    """Tables in memory, as the indexer projects them. `events`: those of the last block."""
 
-    def __init__(self) -> None:
-        self.writer, self.state = Writer(DEVNET), dict[StateKey, StateRow]()
+    def __init__(self, deployment: str = "devnet") -> None:
+        self.writer, self.state = Writer(config.load(deployment)), dict[StateKey, StateRow]()
         self.block = 0
+        self.events: list[Event] = []
 
     def feed(self, emissions: list[Emission]) -> dict[str, list[Row]]:
         """What these logs append, and all positions."""
@@ -110,7 +120,7 @@ class ByProjection:
             Log(self.block, n, bytes.fromhex(e.address[2:]), self.block.to_bytes(32), 0, e.topics, e.data, b"\x01" * 32)
             for n, e in enumerate(emissions)
         ]
-        events = events_of(self.writer.registry, logs, {self.block: 1000 + self.block})
+        events = self.events = events_of(self.writer.registry, logs, {self.block: 1000 + self.block})
         for key in state_keys(events):
             self.state.setdefault(key, None)
         ledger = self.writer.new_write_set(self.state, self.block)
@@ -122,13 +132,13 @@ class ByProjection:
 
 
 class ByOracle:
-    def __init__(self) -> None:
-        self.logs: list[dict[str, Any]] = []
+    def __init__(self, deployment: str = "devnet") -> None:
+        self.config, self.logs = ROOT / "config" / f"{deployment}.toml", list[dict[str, Any]]()
 
     def feed(self, emissions: list[Emission]) -> dict[str, list[Row]]:
         block = 1 + len({log["blockNumber"] for log in self.logs})
         self.logs += [rpc_log(e, block, n) for n, e in enumerate(emissions)]
-        tables = recompute(self.logs, ROOT / "config" / "devnet.toml")
+        tables = recompute(self.logs, self.config)
         fresh = {t: [r for r in rows if r.get("unique_id", 0) // 100_000 == block] for t, rows in tables.items()}
         return fresh | {"positions": tables["positions"]}
 
@@ -142,18 +152,22 @@ def test_every_figure_of_the_example(title: str, engine: type[ByProjection | ByO
         (position,) = [row for row in tables["positions"] if row["account_id"] == ACCOUNT]
         meant = {name: figure(name, line[name]) for name in (*POSITION, *PNL)}
         found = {name: position[column] for name, column in POSITION.items()}
-        executed = tables.get("order_history") or [dict.fromkeys(PNL.values())]
+        executed = [row for row in tables.get("order_history", []) if row["account_id"] == ACCOUNT]
+        executed = executed or [dict.fromkeys(PNL.values())]
         found |= {name: executed[0][column] for name, column in PNL.items()}
         assert found == meant, f"line {number}"
         assert len(tables.get("order_history", [])) == (line["event"] != "market")
         if line["event"] in ("order", "liquidation"):
             assert executed[0]["type"] == line["event"]
             assert executed[0]["average_entry_price"] == meant["average entry price"]
-        assert len(tables.get("liquidation_history_details", [])) == (line["event"] == "liquidation")
+        assert len(tables.get("liquidation_history_details", [])) == (line["event"] in ("liquidation", "keeper"))
+        named = [row.get("counterparty_account_id") for row in tables.get("orders", [])]
+        assert named == [ACCOUNT] if line["event"] in OTHER_SIDE else not any(named)
 
 
 def test_every_kind_of_execution_has_an_example() -> None:
     titles = " ".join(EXAMPLES).lower()
-    for word in ("open", "extend", "reduce", "close", "flip", "funding", "deleveraging", "liquidation"):
+    kinds = "open extend reduce close flip funding deleveraging liquidation keeper maker"
+    for word in kinds.split():
         assert word in titles
     assert sum(map(len, EXAMPLES.values())) >= 18

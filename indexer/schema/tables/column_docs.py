@@ -16,6 +16,10 @@ from indexer.schema.tables.public_reserved import RESERVED
 ORIGIN = ("transaction_hash", "block_timestamp", "block_number", "unique_id")
 _AT = "position: place of the log; block_timestamp in seconds, from the event where it carries one"
 _ID = "id: transaction hash and log index"
+_STATED_AT = (
+    "position: place of the event that stated it last, of the execution where none did; block_timestamp in seconds, "
+    "from the event where it carries one"
+)
 _TIME = "created_at: time of the block, UTC"
 
 
@@ -55,7 +59,9 @@ COLUMN_DOCS: dict[str, ColumnDoc] = {
         "processed: whether nothing that should be known is unknown", "source: - no event tells it", _AT, _TIME,
     )),
     "orders": ColumnDoc("P", "execution, both sides", (
-        _ID, _SIDES, "counterparty_account_id: OrderAndPositionUpdate, V3; NULL for a bare match order",
+        _ID, _SIDES,
+        ("counterparty_account_id: OrderAndPositionUpdate, V3; for a bare match order from the four position events "
+         "before it, NULL where they do not state both sides of it"),
         "executed_base, price: 1e18, signed as the account's",
         "fee, protocol_fee_credit, referrer_fee_credit, pool_fee_credit: 1e6 rUSD",
         "exchange_fee_credit: 1e6, before V3", "taker_rebate_credit: 1e6, V3",
@@ -86,7 +92,7 @@ COLUMN_DOCS: dict[str, ColumnDoc] = {
         "realized_pnl_latest_snapshot: realized_pnl when the session opened",
         ("average_entry_price_off_chain_tracker, funding_value_off_chain_tracker: averages at entry, 1e18; "
          "NULL when flat or not known"),
-        _AT,
+        _STATED_AT,
     )),
     "positions": ColumnDoc("S", "market and account", (
         "market_id, account_id: the event", "base: as stated, else the sum of the executions, 1e18",
@@ -94,7 +100,8 @@ COLUMN_DOCS: dict[str, ColumnDoc] = {
          "as in position_raw"),
         ("average_entry_price, average_entry_funding_value: averages at entry, 1e18; NULL when flat or not "
          "known"),
-        "session: counts openings; a flip is one", "last_trade_sequence_number: V3's eventSequenceNumber", _AT,
+        "session: counts openings; a flip is one", "last_trade_sequence_number: V3's eventSequenceNumber",
+        _STATED_AT,
     )),
     "market_trackers": ColumnDoc("P", "market, its last MarketDataUpdated", (
         "market_data_id, passive_pool_id, pool_account_id, quote_token, quote_token_decimals: marketData",

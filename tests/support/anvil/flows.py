@@ -209,6 +209,35 @@ class World:
         )
         return [self._match(market, account, base), *update, self._bid(account, success=self.rng.random() < 0.8)]
 
+    def _stated(self, market: int, account: int, base: int) -> Emission:
+        return self.log("passive_perp", "PositionDataUpdated", marketId=market, accountId=account,
+                        positionData={"base": base})  # fmt: skip
+
+    def _sides(self, market: int, account: int, base: int, other: int) -> Flow:
+        """The position events of an order that `_order` made, against this account."""
+        held = self.positions.get((market, other), 0)
+        mine = self.positions[market, account]
+        self.positions[market, other] = held - base
+        sides = ((account, mine - base), (account, mine), (other, held), (other, held - base))
+        return [self._stated(market, whose, stated) for whose, stated in sides]
+
+    def maker_orders(self) -> Flow:
+        """One to three fills against other traders, whom only the position events name; sometimes two are equal."""
+        logs: Flow = []
+        market, account, base = self._order()
+        for n in range(self.rng.randrange(1, 4)):
+            if n:
+                self.positions[market, account] += base
+            other = self.rng.choice([a for a in self.accounts if a != account])
+            logs += [*self._sides(market, account, base, other), self._match(market, account, base)]
+        return logs
+
+    def keeper_liquidation(self) -> Flow:
+        market, account, base = self._order()
+        keeper = self.rng.choice([a for a in self.accounts if a != account])
+        sides = self._sides(market, account, base, self.rng.choice((keeper, keeper, self.backstop_account)))
+        return [*sides, self._match(market, account, base), self._bid(account, success=True)]
+
     def backstop_liquidation(self) -> Flow:
         market, account, base = self._order()
         return [self._update(market, account, base, order=False, kind=0, counterparty=self.backstop_account)]

@@ -44,6 +44,16 @@ def mean(old: int | None, weight: int, new: int | None, added: int) -> int | Non
     return (abs(weight) * old + abs(added) * new) // (abs(weight) + abs(added))
 
 
+def balances(order: Log, run: list[Log]) -> bool:
+    """Whether what two accounts were stated to hold, before and after, is this order of the one against the other."""
+    a, (mine, mine_then, theirs, theirs_then) = order.args, [g.args for g in run]
+    us, them = (a["marketId"], a["accountId"]), (a["marketId"], theirs["accountId"])
+    who = [(g["marketId"], g["accountId"]) for g in (mine, mine_then, theirs, theirs_then)]
+    bought = mine_then["positionData"]["base"] - mine["positionData"]["base"]
+    sold = theirs["positionData"]["base"] - theirs_then["positionData"]["base"]
+    return who == [us, us, them, them] and us != them and them[1] != 0 and bought == sold == a["orderBase"] != 0
+
+
 def chain_fields(p: Row) -> Row:
     """A stated position in the names of the columns."""
     return {
@@ -58,20 +68,50 @@ def chain_fields(p: Row) -> Row:
 
 
 class Positions(Markets):
-    """`group` and `retold` are the transaction's logs and those of its match orders that do not count."""
+    """`group` and `retold` are the transaction's logs and those of its match orders that do not count; `fours`: of a
+    match order that tells its other side, the four statements that do."""
 
     group: list[Log]
     retold: list[Log]
+    fours: dict[Log, list[Log]]
+
+    def find_fours(self) -> dict[Log, list[Log]]:
+        """A match order's four statements, wherever they are sure: the last four before it that are nobody else's,
+        if they balance with it and no other four of these do."""
+        self.fours = found = {}
+        used: set[int] = set()  # places of statements that are of an earlier execution's accounts
+        for place, log in enumerate(self.group):
+            if log.name not in (SINGLE, PAIR, V3):
+                continue
+            unused = [n for n in range(place) if self.group[n].name == "PositionDataUpdated" and n not in used]
+            runs = [[self.group[n] for n in unused[k : k + 4]] for k in range(len(unused) - 3)]
+            balanced = [run for run in runs if log.name == SINGLE and balances(log, run)]
+            if len(balanced) == 1 and balanced[0] is runs[-1]:
+                found[log] = balanced[0]
+            for n in unused:
+                a = self.group[n].args
+                if a["marketId"] == log.args["marketId"] and a["accountId"] in self.sides(log):
+                    used.add(n)
+        return found
 
     def accounts(self, log: Log) -> list[int]:
         """Whose positions an execution changes, the account first."""
-        if log.name not in (SINGLE, PAIR, V3) or log in self.retold:
-            return []
+        return [] if log.name not in (SINGLE, PAIR, V3) or log in self.retold else self.sides(log)
+
+    def sides(self, log: Log) -> list[int]:
         other = self.mirror(log) if log.name == SINGLE else log.args["counterpartyAccountId"]
         return list(dict.fromkeys([log.args["accountId"]] + ([other] if other else [])))
 
+    def other_side(self, single: Log) -> int | None:
+        """Who is on the other side of a match order, when its transaction tells."""
+        four = self.fours.get(single)
+        return four[-1].args["accountId"] if four else None
+
     def mirror(self, single: Log) -> int | None:
-        """The pool's account, which takes the other side of a match order; None when it is not known, or a keeper's."""
+        """Who takes the other side of a match order: who is told to, or else the pool's account; None when that is not
+        known, or it is a keeper's."""
+        if single in self.fours:
+            return self.other_side(single)
         won = [g for g in self.group if g.name == "AccountExecutedLiquidationBid" and g.args["success"]]
         if single.args["accountId"] in [g.args["accountId"] for g in won]:
             return None
@@ -81,17 +121,18 @@ class Positions(Markets):
         return market.get("poolAccountId", 0) or None
 
     def owner_of(self, n: int) -> Log | None:
-        """The execution to which the statement in place `n` of the transaction belongs: the next of its account."""
+        """The execution to which the statement in place `n` of the transaction belongs: the next of its account. One
+        that has its four has no others."""
         a = self.group[n].args
         for log in self.group[n + 1 :]:
             if a["accountId"] in self.accounts(log) and log.args["marketId"] == a["marketId"]:
-                return log
+                return None if self.group[n] not in self.fours.get(log, self.group) else log
         return None
 
-    def around(self, log: Log, account: int) -> list[Row]:
+    def around(self, log: Log, account: int) -> list[Log]:
         """The statements of the account that belong to this execution, first to last."""
         return [
-            g.args["positionData"]
+            g
             for n, g in enumerate(self.group)
             if g.name == "PositionDataUpdated" and g.args["accountId"] == account and self.owner_of(n) is log
         ]
@@ -167,13 +208,14 @@ class Positions(Markets):
     def trade(self, log: Log, account: int, size: int, price: int, told: tuple[Any, Any] = (None, None)) -> Row:
         """One side of an execution; gives the columns of order_history that follow from it, and the session."""
         before, after = told
-        pending = self.around(log, account)
+        last, own = log, self.around(log, account)
+        pending = [g.args["positionData"] for g in own]
         if before is None and pending:
             joins = after is not None and size != 0 and after["base"] - pending[0]["base"] == size
             if len(pending) >= 2 or joins:
                 before = pending[0]
         if after is None and pending:
-            after = pending[-1]
+            after, last = pending[-1], own[-1]
         p = self.known(log, account)
         sequence = log.args.get("eventSequenceNumber", (p or {}).get("last_trade_sequence_number"))
         if before is not None:
@@ -201,7 +243,7 @@ class Positions(Markets):
                 p |= FORGOTTEN
                 p["session"] += 1 if sign(after["base"]) != sign(p["base"]) else 0
             p |= chain_fields(after)
-        self.save(log, account, p, sequence)
+        self.save(last, account, p, sequence)
         entry = p["average_entry_price"]
         unproven = wrong or (p["base"] != 0 and entry is None) or (reduces and pnl["r_pnl"] is None)
         return pnl | {"average_entry_price": entry, "processed": size == 0 or not unproven, "session": p["session"]}

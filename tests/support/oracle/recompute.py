@@ -31,6 +31,7 @@ class _World(Positions):
         logs = [Log(self.config, r) for r in raw]
         bids = {g.args["accountId"] for g in logs if g.name == "AccountExecutedLiquidationBid" and g.args["success"]}
         self.group, self.retold = logs, self.told_again(logs)
+        self.find_fours()
         for log in logs:
             if log.name is None:
                 self.undecoded(log)
@@ -77,7 +78,8 @@ class _World(Positions):
     def match_order(self, log: Log, bids: set[int]) -> None:
         a = log.args
         won = a["accountId"] in bids
-        extra = {"is_match_order": not won, "liquidation_type": 1 if won else -1} | self.amm(a)
+        extra = self.amm(a) | {"is_match_order": not won, "liquidation_type": 1 if won else -1}
+        extra |= {"counterparty_account_id": self.other_side(log)}
         self.execution(log, "liquidation" if won else "order", a["orderBase"], a["executedOrderPrice"], extra)
 
     def order_update(self, log: Log, bids: set[int]) -> None:

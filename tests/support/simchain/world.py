@@ -32,6 +32,8 @@ class SimWorld(World):
 
     def transaction(self) -> Flow:
         self.time = self.now - 4  # the base class lets one to four seconds pass
+        if len(self.accounts) >= 4 and self.rng.random() < 0.1:
+            return self.rng.choice((self.maker_orders, self.keeper_liquidation))()
         return super().transaction()
 
     def open_account(self) -> Flow:
