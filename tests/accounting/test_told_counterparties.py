@@ -10,13 +10,15 @@ import pytest
 
 from indexer.chain.types import Log
 from indexer.check.counterparties import counterparty_drifts
+from indexer.db.connection import connection
 from indexer.projections.events import StateKey, events_of, transactions
 from indexer.projections.project import project, state_keys
 from indexer.projections.write_set import StateRow
 from indexer.projector.writer import Writer
-from tests.accounting.desk import Desk, Fill, Flow
+from tests.accounting.desk import E18, Desk, Fill, Flow
 from tests.accounting.histories import STEPS
-from tests.accounting.machine import DEVNET
+from tests.accounting.machine import DEVNET, History
+from tests.chaos.databases import Databases
 from tests.support.anvil.emission import Abis, Emission
 
 PLACE = tuple[int, int]  # block, log index
@@ -104,3 +106,54 @@ def test_no_counterparty_and_no_pnl_is_null_where_the_logs_tell(seed: int) -> No
     assert (counted["no counterparty"], counted["no PnL"]) == (0, 0), counted
     assert named_by >= SIDES, SIDES - named_by
     assert counted["orders"] > 500 and counted["not told"] < counted["orders"] // 8
+
+
+async def test_a_position_event_that_arrives_late_names_the_keeper_and_mends_what_follows(databases: Databases) -> None:
+    """The heal replays the keeper's position too, which no key of the order named before; a reorg takes all back."""
+    history = History(await databases.make(), 5)
+    await history.open()
+    try:
+        desk, (owner, keeper, taker, *_) = history.desk, history.desk.accounts
+
+        def order(account: int, other: int, size: int, *more: Emission) -> None:
+            fill = desk.fill(1, account, other, size)
+            history._add([*desk.around(fill), desk.match(fill), *more])
+            history._seal()
+
+        order(owner, desk.pool, 5 * E18)
+        history._finalize(0)
+        await history._follow()
+        await history.process.stop()
+        before = history.tip.number
+        order(owner, keeper, -5 * E18, desk.bid(owner))
+        order(keeper, desk.pool, -5 * E18)
+        (late,) = [g for g in history.tree.logs(history.tip.hash, before + 1)
+                   if g["blockNumber"] == hex(before + 1) and g["logIndex"] == "0x3"]  # fmt: skip
+        history.node.omit.add((bytes.fromhex(late["blockHash"][2:]), 3))
+        history._finalize(0)
+        await history._follow()
+        assert await _last_two(history.url) == [(owner, None, True), (keeper, desk.pool, False)]
+        history.node.omit.clear()
+        await history.process.stop()
+        await history._heal(before)
+        history.healed += 1
+        assert await _last_two(history.url) == [(owner, keeper, True), (keeper, desk.pool, True)]
+        await history.do("compare", 0, 0)
+        order(taker, keeper, 2 * E18)
+        await history.do("compare", 0, 0)
+        await history.do("reorg", 0, 1)
+        await history.do("compare", 0, 0)
+        assert history.reorgs == 1
+    finally:
+        await history.close()
+        await databases.drop(history.url)
+
+
+async def _last_two(url: str) -> list[tuple[int, int | None, bool]]:
+    """Account, counterparty, and whether there is a PnL, of the last two orders."""
+    async with connection(url) as conn:
+        rows = await conn.fetch(
+            "SELECT account_id, counterparty_account_id, r_pnl IS NOT NULL FROM orders JOIN order_history USING"
+            " (unique_id, account_id) ORDER BY unique_id DESC LIMIT 2"
+        )
+    return [tuple(row) for row in rows][::-1]
