@@ -183,7 +183,7 @@ def test_four_blocks_share_a_second_and_a_recorded_hash_is_kept() -> None:
 
 def test_traffic_is_what_the_oracle_reads() -> None:
     tree, rng = Tree(), random.Random(5)
-    tip = grow(tree, tree.genesis.hash, 150, rng, 3.0)
+    tip = grow(tree, tree.genesis.hash, 300, rng, 3.0)
     rows = recompute(tree.logs(tip.hash), ROOT / "config/devnet.toml")
     assert all(rows.values()), [name for name, found in rows.items() if not found]
     assert traffic(rng, tree, tip.hash, 3)
