@@ -21,11 +21,14 @@ from indexer.errors import (
 )
 from indexer.rpc import error_hints, receipts, wire
 from indexer.rpc.adaptive_size import AdaptiveRange, LearnedLimits
+from indexer.rpc.answers import Call
 from indexer.rpc.receipts import BlockReceipts, SealedHeader, logs_of_receipts
-from indexer.rpc.transport import Call, Endpoint
+from indexer.rpc.transport import Endpoint, Results
 
 T = TypeVar("T")
 CHECKS_WITHOUT_TAG = 200
+_NO_METHOD = -32601
+_ASK_AGAIN_S = 0.2  # After which a refused question is asked once more.
 # For a number it means "not yet", for a tag "none": a node without finality gives no other answer, however often asked.
 _NO_BLOCK = re.compile(r"(block|header) not (found|available)|unknown block", re.IGNORECASE)
 
@@ -106,7 +109,7 @@ class Reader:
 
     async def headers(self, numbers: Sequence[int]) -> list[Header]:
         """Return headers in the order requested. Raises MissingBlockError, which is transient: the node may lag."""
-        results = await self.endpoint.batch([_header_call(n) for n in numbers])
+        results = await self.endpoint.independent([_header_call(n) for n in numbers])
         return self._parse(lambda: [wire.header(r, n) for r, n in zip(results, numbers, strict=True)])
 
     async def found(self, blocks: Sequence[int | str]) -> list[Header | None]:
@@ -121,6 +124,8 @@ class Reader:
         addresses: Sequence[str],
         numbers: Iterable[int],
         extra_blocks: Sequence[int | str] = (),
+        *,
+        whole: bool = False,
     ) -> tuple[list[Log], list[Header]]:
         """Read logs and headers in one request.
 
@@ -133,6 +138,7 @@ class Reader:
             addresses: contracts whose logs to read (lower-case 0x).
             numbers: blocks whose headers are required.
             extra_blocks: blocks, by number or tag, whose headers are returned only if the node has them.
+            whole: whether to raise RangeTooLargeError rather than to split so many headers over several answers.
 
         Returns:
             The logs in chain order, and the headers of `numbers` followed by those of `extra_blocks`.
@@ -146,26 +152,35 @@ class Reader:
         if blocks > self.ranges.max_answered:
             async with self._probing:
                 if blocks > self.ranges.max_answered:
-                    return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks)
-        return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks)
+                    return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks, whole=whole)
+        return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks, whole=whole)
 
     async def _logs_with_headers(
-        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int], extra_blocks: Sequence[int | str]
-    ) -> tuple[list[Log], list[Header]]:
+        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int],
+        extra_blocks: Sequence[int | str], *, whole: bool,
+    ) -> tuple[list[Log], list[Header]]:  # fmt: skip
         wanted, blocks = list(numbers), last - first + 1
         calls = [_header_call(n) for n in (*wanted, *extra_blocks)]
+        whole = whole and 1 < blocks == len(wanted)  # Fewer blocks make a shorter batch.
         if self.ranges.refuses(blocks):
             raise RangeTooLargeError(f"a range of {blocks} blocks was refused before", self.name, self.ranges.ceiling)
         log_filter = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
         try:
-            results, size = await self.endpoint.batch_with_size([("eth_getLogs", [log_filter]), *calls])
-        except (RateLimitedError, InconsistentResponseError):
+            results, size = await self._asked_twice([("eth_getLogs", [log_filter]), *calls], whole=whole)
+        except InconsistentResponseError:
             raise
+        except (RateLimitedError, RpcCallError) as refusal:
+            # Whatever its words, it may mean the number of blocks.
+            if not self.ranges.doubted(blocks, repeated=isinstance(refusal, RpcCallError)):
+                raise
+            said = refusal.message.removeprefix(f"{self.name}: ")
+            raise RangeTooLargeError(f"refuses {blocks} blocks: {said}", self.name, results=True) from refusal
         except TransientRpcError:
             self.ranges.failed(blocks)
             raise
         except RangeTooLargeError as refusal:
-            self._learn_from(refusal, blocks)
+            if not whole or self.endpoint.fits(len(calls) + 1):  # Else the number of headers is to blame.
+                self._learn_from(refusal, blocks)
             raise
         self.ranges.observe_size(blocks, size)
         of_wanted, of_extra = results[1 : len(wanted) + 1], results[len(wanted) + 1 :]
@@ -176,6 +191,16 @@ class Reader:
                 + [h for r, b in zip(of_extra, extra_blocks, strict=True) if (h := _optional_header(r, b)) is not None],
             )
         )
+
+    async def _asked_twice(self, calls: Sequence[Call], *, whole: bool) -> Results:
+        """Return the results of one answer. A refusal is asked once more: a moment later some nodes answer the same."""
+        try:
+            return await self.endpoint.batch_with_size(calls, whole=whole)
+        except RpcCallError as refusal:
+            if refusal.code == _NO_METHOD:
+                raise
+            await asyncio.sleep(_ASK_AGAIN_S)
+            return await self.endpoint.batch_with_size(calls, whole=whole)
 
     def _learn_from(self, refusal: RangeTooLargeError, blocks: int) -> None:
         """Apply the limits that a refusal names before the next request can be in flight.
@@ -191,14 +216,14 @@ class Reader:
 
     async def sealed_headers(self, numbers: Sequence[int]) -> list[SealedHeader]:
         """Return whole headers in the order requested, each with the hash computed from its fields."""
-        results = await self.endpoint.batch([_header_call(n) for n in numbers])
+        results = await self.endpoint.independent([_header_call(n) for n in numbers])
         return self._parse(lambda: [receipts.sealed_header(r, n) for r, n in zip(results, numbers, strict=True)])
 
     async def block_receipts(
         self, headers: Sequence[Header], addresses: Collection[str]
     ) -> list[BlockReceipts]:  # fmt: skip
         """Return all receipts of these blocks, read in one request if the node takes batches."""
-        results = await self.endpoint.batch([("eth_getBlockReceipts", [hex(h.number)]) for h in headers])
+        results = await self.endpoint.independent([("eth_getBlockReceipts", [hex(h.number)]) for h in headers])
         return self._parse(lambda: [receipts.receipts(r, h, addresses) for r, h in zip(results, headers, strict=True)])
 
     async def receipts(self, number: int, addresses: Collection[str]) -> tuple[list[Log], Header]:

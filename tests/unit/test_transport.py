@@ -20,12 +20,13 @@ from indexer.errors import (
     TransientRpcError,
 )
 from indexer.rpc import transport
+from indexer.rpc.answers import Call
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
 from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, TRUNCATED, Hang, Say, StubNode, hash_of, log_of
 from tests.support.waiting import guard
 
-CHAIN_ID: transport.Call = ("eth_chainId", [])
+CHAIN_ID: Call = ("eth_chainId", [])
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ async def connected(**settings: Any) -> AsyncIterator[tuple[StubNode, Endpoint]]
             await endpoint.close()
 
 
-def numbers(count: int) -> list[transport.Call]:
+def numbers(count: int) -> list[Call]:
     return [("eth_getBlockByNumber", [hex(n), False]) for n in range(count)]
 
 
@@ -343,11 +344,20 @@ async def test_an_oversized_answer_is_a_range_too_large() -> None:
         assert len(logs) == 10
 
 
-async def test_an_unknown_refusal_of_logs_stays_a_refusal() -> None:
+async def test_an_unknown_refusal_of_many_blocks_is_answered_with_fewer_and_of_one_block_stays_a_refusal() -> None:
     async with connected() as (node, endpoint):
-        node.cap, node.cap_message = 20, "something nobody has heard of"
-        with pytest.raises(RpcCallError, match="nobody has heard of"):
-            await Reader(endpoint).logs_with_headers(0, 50, [ADDRESS], [0, 50])
+        node.cap, node.cap_message = 0, "something nobody has heard of"
+        reader = Reader(endpoint, max_blocks=4)
+        for blocks, left in ((4, 2), (2, 1)):
+            with pytest.raises(RangeTooLargeError, match="nobody has heard of"):
+                await reader.logs_with_headers(0, blocks - 1, [ADDRESS], [0])
+            assert reader.ranges.size == left
+        with pytest.raises(RpcCallError, match="nobody has heard of") as caught:
+            await reader.logs_with_headers(0, 0, [ADDRESS], [0])
+        assert reader.ranges.size == 4  # the number of blocks was not to blame
+        for part in (endpoint.name, "eth_getLogs of blocks 0 to 0", "max_blocks under [ranges]"):
+            assert part in str(caught.value)
+        assert node.getlogs == [4, 4, 2, 2, 1, 1]  # each once more
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from indexer.chain.types import Header, Heads
 from indexer.config import Deployment
 from indexer.errors import RangeTooLargeError, RpcCallError, RpcError, error_label, printable
 from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
+from indexer.rpc.answers import redact_text
 from indexer.rpc.error_classifier import pruned
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import Endpoint, redact_text
+from indexer.rpc.transport import Endpoint
 
 SPAN = 1000  # Blocks over which the block time is measured.
 OLD_HEAD, CLOCK = 60, 15  # A head older, or further in the future, than this is reported (s).
