@@ -100,8 +100,7 @@ class Engine:
         self._confirmed: bytes | None = None  # hash of the stored block that this look found on the chain
         self._final_up_to = -1  # block up to which that chain is final, in the answer that confirmed it
         self._named = ""
-        self._conflicts = 0
-        self._extended_at = 0.0
+        self._conflicts, self._extended_at = 0, 0.0
         self._indexes_complete = False  # as far as the holder of the lease knows
 
     async def read_heads(self) -> HeadView:

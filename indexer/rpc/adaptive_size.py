@@ -224,6 +224,10 @@ class AdaptiveBatch:
                 self.size = min(self.size, allowed)
                 self._answers_wanted, self._answers = 2 * self._answers_wanted, 0
 
+    def restore(self, size: int) -> None:
+        """Return to an earlier size: what was refused had another reason. A learned ceiling stays."""
+        self.size = max(self.size, min(size, self.ceiling))
+
     def failed(self, calls: int) -> None:
         """Record that a batch of `calls` was not answered, perhaps because it was too long."""
         if LONG_BATCH_CALLS < calls <= self.size:

@@ -137,12 +137,16 @@ class Endpoint(HttpClient):
         all of it.
         """
         values: list[Any] = []
-        size = at = 0
+        size, at, before = 0, 0, self.lengths.size
         while at < len(calls):
             length = self.batch_length
             if length == 1 or len(calls) == 1:
                 singles: dict[int, Any] = {}
-                size = max(size, await self._send_singly(calls[at:], singles))
+                try:
+                    size = max(size, await self._send_singly(calls[at:], singles))
+                except (RpcCallError, RangeTooLargeError):
+                    self.lengths.restore(before)  # A call is refused by itself, so its batch was not too long.
+                    raise
                 return Results(values + [singles[i] for i in range(len(calls) - at)], size)
             if whole and not self.fits(len(calls)):
                 raise RangeTooLargeError(
