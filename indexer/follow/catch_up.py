@@ -13,13 +13,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from indexer.chain.batch import LogBatch
 from indexer.chain.finality import FinalBlock
 from indexer.chain.ranges import BlockRange, ContractRange, contiguous_end, merge_ranges
 from indexer.chain.types import BlockRef
 from indexer.db.connection import Connect, Connection, close
 from indexer.errors import RpcError
-from indexer.ingest.executor import IngestExecutor, split_into_tasks
+from indexer.ingest.executor import IngestExecutor, OnCommit, split_into_tasks
 from indexer.ingest.ingestor import IngestCommit
 from indexer.ingest.worker import CommitReport
 from indexer.ingest.worker_protocol import load_batch
@@ -32,6 +34,8 @@ from indexer.store.index_state import IndexState
 from indexer.store.raw_logs import StoredLogs
 
 TICK_INTERVAL_S = 1.0
+RETRY_PAUSE_S = 0.5  # before a task that failed goes on
+log = structlog.get_logger()
 DEFER_BLOCKS = 100_000  # an initial load of at least so many blocks builds keys and indexes at its end
 
 
@@ -58,6 +62,7 @@ class CatchUp:
         self._on_commit, self._on_tick = on_commit, on_tick
         self.contiguous_end = -1  # of coverage, while it runs
         self._source: BufferedSource | None = None
+        self._ingest_commits = 0
 
     async def run(
         self, conn: Connection, state: IndexState, contract_ranges: Sequence[ContractRange], final: FinalBlock,
@@ -123,6 +128,7 @@ class CatchUp:
         self, contract_ranges: Sequence[ContractRange], final: FinalBlock, source: BufferedSource
     ) -> None:
         async def on_commit(commit: IngestCommit | CommitReport) -> None:
+            self._ingest_commits += 1
             contract_range, logs, batch = _parts(commit)
             seconds = commit.seconds if isinstance(commit, IngestCommit) else None
             self._on_commit(StepResult("ingest", contract_range.first, contract_range.last, logs, seconds=seconds))
@@ -134,11 +140,27 @@ class CatchUp:
         async def work_through() -> None:
             while remaining:
                 contract_range = remaining.popleft()
-                await self.executor.ingest(contract_range, final, on_commit)
+                await self._ingest_one(contract_range, final, on_commit)
                 await source.mark_covered(contract_range)
 
         await run_all(*(work_through() for _ in range(self.executor.parallelism)))
         await source.close()
+
+    async def _ingest_one(self, contract_range: ContractRange, final: FinalBlock, on_commit: OnCommit) -> None:
+        """Ingest one task, and go on with it after an error for as long as anything is committed in between.
+
+        One refusal must not end what other workers have under way. Raises the RpcError that stays.
+        """
+        commits = self._ingest_commits
+        while True:
+            try:
+                return await self.executor.ingest(contract_range, final, on_commit)
+            except RpcError as error:
+                if commits == self._ingest_commits:
+                    raise
+                commits = self._ingest_commits
+                log.warning("endpoint_failed", endpoint=error.endpoint, error=str(error))
+                await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _tick(self, conn: Connection, token: int | None) -> None:
         """End when another process requests the lease. Keep our own while no step is committed."""

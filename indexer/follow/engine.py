@@ -105,8 +105,7 @@ class Engine:
         p = self.progress
         if p.waiting == STARTING:
             p.set_wait("")
-        if heads.latest.number < p.head:
-            p.regressions += 1
+        p.regressions += int(heads.latest.number < p.head)
         p.looked_at = p.clock()
         self.pool.observe_head(endpoint, heads.latest)
         p.head, p.head_time = heads.latest.number, heads.latest.timestamp
@@ -167,20 +166,21 @@ class Engine:
     async def _name_wait(self, conn: Connection, action: state_machine.Action) -> None:
         """Publish the follower's mode and wait where /ready, the metrics, the log and `status` find them."""
         p, mode = self.progress, self.follower.mode
-        reason = ""
+        reason = action.reason if isinstance(action, state_machine.Wait) else ""
         if isinstance(action, state_machine.Halt):
             reason = f"halted: {action.reason}. {action.remedy}"
-        elif isinstance(action, state_machine.Wait):
-            reason = action.reason
         p.mode = mode.value
         if p.set_wait(reason) and reason:
             log.error("halted", reason=reason) if mode is Mode.HALTED else log.warning("waiting", waiting_for=reason)
-        state = reason or mode.value
+        await self.publish_state(conn, reason or mode.value)
+        if isinstance(action, state_machine.Halt) and self.last is not None:
+            raise ReorgTooDeepError(action.reason, action.remedy)
+
+    async def publish_state(self, conn: Connection, state: str) -> None:
+        """Write what the holder of the lease does, or waits for, where `status` finds it."""
         if self.token is not None and state != self._named:
             await lease.set_state(conn, self.token, state)
             self._named = state
-        if isinstance(action, state_machine.Halt) and self.last is not None:
-            raise ReorgTooDeepError(action.reason, action.remedy)
 
     async def load_state(self, conn: Connection) -> IndexState:
         """Load the index state, and publish its numbers as progress."""
@@ -323,6 +323,7 @@ class Engine:
         ]
         p.to_ingest, p.bulk_from = p.blocks + sum(s.last - s.first + 1 for s in below), state.next_block - 1
         self._indexes_complete = False
+        await self.publish_state(conn, self.follower.mode.value)
         if self.token is not None:
             await confirm_stored(self.pool, conn, state, finalized, view.final)
         await self.catch_up.run(conn, state, below, view.final, finalized, self.token)

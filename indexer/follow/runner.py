@@ -24,20 +24,19 @@ from indexer.db.connection import Connection, MonitoredConnection, close, connec
 from indexer.db.database_errors import DATABASE_ERRORS, database_wait_name, is_transient
 from indexer.errors import (
     ConfigError,
-    DatabaseUnreachableError,
     EndpointUnreachableError,
-    IndexerError,
     NotFinalError,
     ReorgTooDeepError,
     RpcError,
     StepStalledError,
     WrongDeploymentError,
-    error_label,
 )
 from indexer.follow.engine import Engine
 from indexer.follow.engine_options import EngineOptions
 from indexer.follow.stall_detector import StallDetector
+from indexer.follow.step_report import WaitReporter, one_line
 from indexer.follow.watchdog import RunningStep, Watchdog
+from indexer.rpc.error_classifier import endpoint_wait_name
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
@@ -54,8 +53,7 @@ from indexer.store.index_state import (
 )
 
 log = structlog.get_logger()
-BACKFILL_TIMEOUT_S = 600.0  # of uninterrupted errors, after which a backfill gives up; the daemon never does
-ENDPOINT_WAIT = "an endpoint that answers"
+BACKFILL_TIMEOUT_S = 600.0  # of errors without a commit, after which a backfill gives up; the daemon never does
 OPEN_TIMEOUT_S = 60.0  # of uninterrupted errors, after which any process gives up while it starts
 GRACE_S = 2.0  # for a running step to finish when the process is asked to end
 
@@ -84,7 +82,7 @@ class Runner:
         self._open: WeakSet[MonitoredConnection] = WeakSet()
         self._step: asyncio.Future[bool] | None = None
         self._stalled = ""
-        self._failing_since: float | None = None
+        self._waits = WaitReporter(progress)
 
     async def connect(self) -> MonitoredConnection:
         """Open a connection that the watchdog monitors. Raises DatabaseUnreachableError."""
@@ -129,7 +127,7 @@ class Runner:
             try:
                 return await work()
             except RpcError as error:
-                await self._wait_out(ENDPOINT_WAIT, error, OPEN_TIMEOUT_S)
+                await self._wait_for_endpoint(error, OPEN_TIMEOUT_S)
             except DATABASE_ERRORS as error:
                 if not is_transient(error):
                     raise
@@ -222,7 +220,7 @@ class Runner:
 
         Raises errors that lasted longer than BACKFILL_TIMEOUT_S, ReorgTooDeepError, LeaseLostError.
         """
-        await self._check_end()
+        await self._retry_at_start(self._check_end)
         while not self.stop.is_set():
             worked = await self._run_cycle(timeout_s=BACKFILL_TIMEOUT_S)
             if worked is False:
@@ -257,7 +255,8 @@ class Runner:
 
     def _give_up_when_waiting(self) -> None:
         p, engine = self.progress, self.engine
-        if engine.token is not None and p.waiting and p.clock() - p.waiting_since > BACKFILL_TIMEOUT_S:
+        since = max(p.waiting_since, p.last_step_at)
+        if engine.token is not None and p.waiting and p.clock() - since > BACKFILL_TIMEOUT_S:
             raise EndpointUnreachableError(
                 f"waited {BACKFILL_TIMEOUT_S:.0f} seconds for {p.waiting}", "Add another endpoint"
             )
@@ -279,7 +278,7 @@ class Runner:
             waited_for = self.progress.waiting
             worked = await self._until_stopped(self.engine.run_cycle(self.conn))
         except RpcError as error:
-            await self._wait_out(ENDPOINT_WAIT, error, timeout_s)
+            await self._wait_for_endpoint(error, timeout_s)
         except DATABASE_ERRORS as error:
             await self._drop_connection()
             await self._wait_out(database_wait_name(error), error, timeout_s)
@@ -287,9 +286,7 @@ class Runner:
             await self._drop_connection()
             await self._wait_out("a step that goes on", error, timeout_s)
         else:
-            if worked is not None and self._failing_since is not None:
-                log.info("recovered", waited_for=waited_for)
-            self._failing_since = None
+            self._waits.end(waited_for if worked is not None else "")
             return worked
         return None
 
@@ -313,20 +310,16 @@ class Runner:
             stopped.cancel()
             self._step = self.stepping_since = None
 
-    async def _wait_out(self, name: str, error: Exception, timeout_s: float | None, pause: float = 0.0) -> None:
-        now = self.progress.clock()
-        if self._failing_since is None:
-            self._failing_since = now
-        self.progress.errors[error_label(error)] += 1
-        if self.progress.set_wait(name):
-            log.warning("waiting", waiting_for=name, error=" ".join(str(error).split()))
-        if timeout_s is not None and now - self._failing_since > timeout_s:
-            if isinstance(error, IndexerError):
-                raise error
-            raise DatabaseUnreachableError(
-                f"the database has been unavailable for {timeout_s:.0f} seconds: {error}", "See the server's log"
-            ) from error
-        await self._pause(pause or min(0.5 + (now - self._failing_since) / 4, 10.0))
+    async def _wait_for_endpoint(self, error: RpcError, timeout_s: float | None) -> None:
+        """Wait out an endpoint's error, with its own words in /ready, and in `status` if the database takes them."""
+        name, words = endpoint_wait_name(error), one_line(error)
+        if self.conn is not None:
+            with contextlib.suppress(*DATABASE_ERRORS):  # the next cycle meets the error, too
+                await self.engine.publish_state(self.conn, f"{name}: {words}")
+        await self._wait_out(name, error, timeout_s, words)
+
+    async def _wait_out(self, name: str, error: Exception, timeout_s: float | None, detail: str = "") -> None:
+        await self._pause(self._waits.observe(name, error, timeout_s, detail))
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -1,15 +1,19 @@
-"""Reports of commits: each updates the progress counters and writes one log line."""
+"""Reports of commits and of waits: each updates the progress counters; a commit, and news of a wait, is a log line."""
 
 from __future__ import annotations
 
+import re
 import time
 
 import structlog
 
 from indexer.chain.finality import FinalityStatus
+from indexer.errors import DatabaseUnreachableError, IndexerError, error_label
 from indexer.projector.writer import StepResult
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
+
+MAX_WORDINGS = 20  # of one wait that are logged: nodes word the same trouble in many ways
 
 log = structlog.get_logger()
 
@@ -50,7 +54,7 @@ class StepReporter:
             p.events += done.logs
         if done.kind != "project":
             p.logs += done.logs
-        p.last_step_at = p.clock()
+        p.end_step()
         p.step_blocks[done.kind].observe(done.last - done.first + 1)
         if done.seconds is not None:
             p.commit_seconds[done.kind].observe(done.seconds)
@@ -65,3 +69,53 @@ class StepReporter:
             elapsed_ms=round(elapsed * 1000, 1),
             lag_blocks=max(0, p.head - done.last),
         )
+
+
+class WaitReporter:
+    """Reports what a process waits out: errors of endpoints, of the database, and stalled steps."""
+
+    def __init__(self, progress: DaemonProgress) -> None:
+        self.progress = progress
+        self._failing_since: float | None = None
+        self._worded: set[str] = set()  # what was logged of the wait under way
+
+    def observe(self, name: str, error: Exception, timeout_s: float | None, detail: str = "") -> float:
+        """Publish a wait, and log it if its words are new. Returns how long to wait (s).
+
+        Args:
+            name: Name of the wait, constant for metrics.
+            error: What is waited out.
+            timeout_s: Time without a commit after which it is raised (s); None for never.
+            detail: Text for /ready, after the name.
+
+        Raises:
+            IndexerError: The error has lasted for too long.
+        """
+        p, now = self.progress, self.progress.clock()
+        if self._failing_since is None or p.last_step_at > self._failing_since:
+            # What moves is not stuck: a commit since the first error begins another wait.
+            self._failing_since, self._worded = now, set()
+        p.errors[error_label(error)] += 1
+        p.set_wait(f"{name}: {detail}" if detail else name, until_step=True)
+        wording = f"{name}: {re.sub('[0-9]+', 'N', detail)}"
+        if wording not in self._worded and len(self._worded) < MAX_WORDINGS:
+            self._worded.add(wording)
+            log.warning("waiting", waiting_for=name, error=one_line(error))
+        if timeout_s is not None and now - self._failing_since > timeout_s:
+            if isinstance(error, IndexerError):
+                raise error
+            raise DatabaseUnreachableError(
+                f"the database has been unavailable for {timeout_s:.0f} seconds: {error}", "See the server's log"
+            ) from error
+        return min(0.5 + (now - self._failing_since) / 4, 10.0)
+
+    def end(self, waited_for: str) -> None:
+        """Record that a cycle ended without an error; `waited_for` is logged if it had been waited for."""
+        if waited_for and self._failing_since is not None:
+            log.info("recovered", waited_for=waited_for)
+        self._failing_since = None
+
+
+def one_line(error: Exception) -> str:
+    """Return the error's text as one line."""
+    return " ".join(str(error).split())

@@ -53,7 +53,7 @@ async def fetch_batch(
     """
     while True:
         first, chained = contract_range.first, not plain and contract_range.first > final.number
-        size = min(reader.ranges.size, CHAINED_BLOCKS) if chained else reader.ranges.size
+        size = min(reader.ranges.size, chained_blocks(reader)) if chained else reader.ranges.size
         last = min(
             first + size - 1, contract_range.last if chained or plain else min(contract_range.last, final.number)
         )
@@ -68,6 +68,15 @@ async def fetch_batch(
             continue  # the reader's AdaptiveRange has shrunk
         reader.ranges.succeeded(last - first + 1, len(batch.logs))
         return replace(batch, sources=(ServedRange(first, last, reader.name),))
+
+
+def chained_blocks(reader: Reader) -> int:
+    """Return how many blocks with their headers, their logs and the final block the endpoint answers at once.
+
+    If it takes no batches, one answer cannot hold them, however few they are.
+    """
+    calls = reader.endpoint.batch_length
+    return CHAINED_BLOCKS if calls == 1 else max(1, min(CHAINED_BLOCKS, calls - 2))
 
 
 async def _fetch_final(
@@ -213,7 +222,9 @@ async def _logs_with_headers(
     # A block that is read anyway needs no second call.
     extra = [block for block in final.witness if block not in numbers]
     try:
-        logs, headers = await reader.logs_with_headers(first, last, addresses, numbers, extra, verified=verified)
+        logs, headers = await reader.logs_with_headers(
+            first, last, addresses, numbers, extra, verified=verified, whole=True
+        )
         if extra:
             return logs, headers[: len(numbers)], next(iter(headers[len(numbers) :]), None)
         return logs, headers, next((h for h in headers if h.number == final.number), None)

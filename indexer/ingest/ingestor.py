@@ -21,7 +21,7 @@ from indexer.chain.finality import NOTHING_FINAL, FinalBlock
 from indexer.chain.ranges import ContractRange, plan_missing
 from indexer.db.connection import Connection
 from indexer.decode.block_times import TimeFields
-from indexer.errors import EpochChangedError
+from indexer.errors import EpochChangedError, RpcError
 from indexer.ingest.fetch import NO_TIME_FIELDS, fetch_batch
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
@@ -59,6 +59,8 @@ class IngestCommit(NamedTuple):
     seconds: float
 
 
+# Confirmed log batches in chain order; an empty list where a range is missing between them, None at the end.
+Ready = asyncio.Queue[list[LogBatch] | None]
 # Awaited after each commit, in chain order within a contract range; ingesting continues when it returns.
 OnCommit = Callable[[IngestCommit], Awaitable[None]]
 
@@ -100,11 +102,17 @@ class Ingestor:
 
     async def _fill(self, gap: ContractRange, final: FinalBlock) -> None:
         planned = await epoch.current(self.conn)
-        ready: asyncio.Queue[list[LogBatch] | None] = asyncio.Queue(BATCHES_AHEAD)
-        await run_all(self._fetch(gap, final, ready), self._commit_all(planned, ready, gap.last))
+        ready: Ready = asyncio.Queue(BATCHES_AHEAD)
+        failures: list[RpcError] = []
+        await run_all(self._fetch(gap, final, ready, failures), self._commit_all(planned, ready, gap.last))
+        if failures:
+            raise failures[0]
 
-    async def _fetch(self, gap: ContractRange, final: FinalBlock, ready: asyncio.Queue[list[LogBatch] | None]) -> None:
-        """Put the log batches of the gap into `ready` in chain order, with some requests ahead of the commit."""
+    async def _fetch(self, gap: ContractRange, final: FinalBlock, ready: Ready, failures: list[RpcError]) -> None:
+        """Put the log batches of the gap into `ready` in chain order, with some requests ahead of the commit.
+
+        A request that fails ends this: its error goes to `failures`, and what others answered is still committed.
+        """
         in_flight: deque[asyncio.Task[list[LogBatch]]] = deque()
         at = gap.first
         try:
@@ -115,7 +123,12 @@ class Ingestor:
                     part = ContractRange(at, last, gap.addresses)
                     in_flight.append(asyncio.create_task(fetch_range(self.pool, part, self._time_fields, final)))
                     at = last + 1
-                await ready.put(await in_flight[0])
+                try:
+                    await ready.put(await in_flight[0])
+                except RpcError as error:
+                    failures.append(error)
+                    at = gap.last + 1  # nothing more is asked for
+                    await ready.put([])
                 in_flight.popleft()
             await ready.put(None)
         finally:
@@ -126,7 +139,7 @@ class Ingestor:
         left, size = last - at + 1, self.pool.ordered()[0].ranges.size
         return at + -(-left // -(-left // size)) - 1
 
-    async def _commit_all(self, planned: int, ready: asyncio.Queue[list[LogBatch] | None], last: int) -> None:
+    async def _commit_all(self, planned: int, ready: Ready, last: int) -> None:
         """Commit in groups; the next group gathers while the server writes."""
         group = await _next_group(ready, last)
         while group:
@@ -146,7 +159,7 @@ class Ingestor:
         await self._on_commit(IngestCommit(batch, planned, len(batches), time.monotonic() - began))
 
 
-async def _next_group(ready: asyncio.Queue[list[LogBatch] | None], last: int) -> list[LogBatch]:
+async def _next_group(ready: Ready, last: int) -> list[LogBatch]:
     """Return the next group, empty at the end. Waits for its first batch as long as that takes, then not much longer.
 
     A small remainder up to block `last` joins the group as well: a small projection step next to a large one leaves one
@@ -162,6 +175,8 @@ async def _next_group(ready: asyncio.Queue[list[LogBatch] | None], last: int) ->
             break
         if more is None:
             ready.put_nowait(None)  # so that the next call sees the end as well
+            break
+        if not more and group:
             break
         until = until or time.monotonic() + GROUP_SECONDS
         group += more

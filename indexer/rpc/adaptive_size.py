@@ -3,7 +3,8 @@
 Several requests may be in flight. Block counts follow the density of the answers toward TARGET_LOGS logs and
 TARGET_BYTES bytes per answer, whichever is less. A refusal of the number of blocks lowers the ceiling for good. Any
 other failure halves the size; it recovers freely up to half of the size that failed, and additively beyond, in smaller
-steps the more often it failed in a row.
+steps the more often it failed in a row. A refusal that does not say why is answered with less once it is repeated; if
+the least is refused as well, the size was not to blame and is what it was.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class AdaptiveRange:
         self._failed_blocks: int | None = None  # Blocks of the last request that failed, until as many succeed.
         self._failures = 0  # Failures in a row.
         self._credit = 0
+        self._doubts = self._doubted = 0  # Refusals in a row that did not say why, and the blocks of the last one.
+        self._size_before: int | None = None  # Before such refusals shrank it, until fewer blocks are answered.
         self._weight = (0, 1)  # (bytes, blocks) of the last answer.
         self._rose: bool | None = None  # Whether the last move was up; None once an answer needs no move.
 
@@ -103,6 +106,22 @@ class AdaptiveRange:
             self._note_failure(blocks)
             self.size, self._rose = max(1, blocks // 2), None
 
+    def doubted(self, blocks: int, *, repeated: bool) -> bool:
+        """Record that `blocks` were refused in words that do not say why. Return whether to request fewer now.
+
+        Fewer are requested after two refusals in a row; `repeated`: this was the second one. Whether the number of
+        blocks was to blame shows when fewer are answered, or when a single one is refused as well.
+        """
+        self._doubts, self._doubted = self._doubts + (2 if repeated else 1), blocks
+        if blocks > 1 and blocks <= self.size and self._doubts >= 2:
+            self._size_before = self._size_before or self.size
+            self.size, self._rose = blocks // 2, None
+        elif blocks == 1:
+            self._doubts = 0
+            if self._size_before is not None:
+                self.size, self._size_before = min(self._size_before, self.ceiling), None
+        return blocks > 1 and self.size < blocks
+
     def observe_size(self, blocks: int, size: int) -> None:
         """Record that the answer for `blocks` had `size` bytes, including the headers in it."""
         self.max_answered = max(self.max_answered, blocks)
@@ -113,6 +132,11 @@ class AdaptiveRange:
 
     def succeeded(self, blocks: int, logs: int) -> None:
         """Record that the endpoint answered for `blocks` with `logs` logs."""
+        if self._size_before is not None:
+            self._size_before = None
+            self._note_failure(self._doubted)
+        if blocks >= self._doubted:
+            self._doubts = 0
         if self._failed_blocks is not None and blocks >= self._failed_blocks:
             self._failed_blocks, self._failures = None, 0
         expected = logs * self.size // blocks
@@ -159,6 +183,9 @@ class AdaptiveRange:
 
 ANSWERS_BEFORE_GROWTH = 32  # Answers before a longer batch is tried again; doubled with every refusal.
 LONG_BATCH_CALLS = 8  # A shorter batch that got no answer failed for a reason other than its length.
+# Rate limits in a row after which a batch is shortened. A short one is what a proof is made of (a range, its ends and
+# the final block in one answer), so only lasting refusals break it up.
+LIMITS_OF_LONG_BATCH, LIMITS_OF_SHORT_BATCH = 2, 8
 
 
 class AdaptiveBatch:
@@ -171,6 +198,9 @@ class AdaptiveBatch:
         self.ceiling = max(1, ceiling)
         self.size = self.ceiling
         self._answers_wanted, self._answers = ANSWERS_BEFORE_GROWTH, 0
+        self._limits = self._limited = 0  # Rate limits in a row, and the calls of the last one.
+        self._size_before: int | None = None  # Before rate limits shortened it, until a shorter batch is answered.
+        self._shortened = 0  # Times that they shortened it since.
 
     def learn(self, ceiling: int) -> None:
         """Apply a limit learned from a message or from another process."""
@@ -194,13 +224,44 @@ class AdaptiveBatch:
                 self.size = min(self.size, allowed)
                 self._answers_wanted, self._answers = 2 * self._answers_wanted, 0
 
+    def restore(self, size: int) -> None:
+        """Return to an earlier size: what was refused had another reason. A learned ceiling stays."""
+        self.size = max(self.size, min(size, self.ceiling))
+
     def failed(self, calls: int) -> None:
         """Record that a batch of `calls` was not answered, perhaps because it was too long."""
         if LONG_BATCH_CALLS < calls <= self.size:
             self.size, self._answers = max(LONG_BATCH_CALLS, calls // 2), 0
 
-    def succeeded(self, calls: int) -> None:
-        """Record that `calls` calls were answered in one request; only full batches count toward growth."""
+    def limited(self, calls: int, answered: int = 0) -> None:
+        """Record that a batch of `calls` was refused for its rate, all but those `answered`: each call may count."""
+        self._limits, self._limited = self._limits + 1, calls
+        if calls == self.size == 1:  # If one call is refused as well, the length was not to blame.
+            if self._size_before is not None:
+                self.size, self._size_before = min(self._size_before, self.ceiling), None
+            self._limits = self._shortened = 0
+        elif 1 < calls <= self.size:
+            is_long = calls > LONG_BATCH_CALLS
+            if self._limits >= (LIMITS_OF_LONG_BATCH if is_long else LIMITS_OF_SHORT_BATCH):
+                self._size_before = self._size_before or self.size
+                self.size = max(LONG_BATCH_CALLS, calls // 2) if is_long else answered or calls // 2
+                self._limits = self._answers = 0
+                self._shortened += 1
+
+    def succeeded(self, calls: int) -> bool:
+        """Record that `calls` calls were answered in one request; only full batches count toward growth.
+
+        Return whether this shows that the endpoint counts the calls in a batch: longer ones were limited again and
+        again, each length in turn, and this one was not.
+        """
+        counts_calls = self._shortened >= 2
+        self._shortened, self._size_before = 0, None
+        if calls >= self._limited:
+            self._limits = 0
+        self._grow(calls)
+        return counts_calls
+
+    def _grow(self, calls: int) -> None:
         if self.size < self.ceiling and calls >= self.size:
             self._answers += 1
             if self._answers >= self._answers_wanted:

@@ -57,6 +57,7 @@ _LAGS = _any(
 )
 _RANGE = _any(
     r"ranges? (is )?(too (large|wide|big)|limit|exceed|over [\d,]+)",
+    r"too (large|wide|big)( a| of a)? (blocks? )?range",
     r"exceeds? (the )?(max(imum)? )?(block )?range",
     r"too many (results|logs|blocks)",
     r"more than [\d,]+ (results|logs)",
@@ -98,6 +99,9 @@ _PRUNED = _any(
     r"code 4444",
 )
 _NO_METHOD, _UNKNOWN_TAG = -32601, -39001
+WAIT_FOR_ANSWER = "an endpoint that answers"
+WAIT_FOR_RATE = "an endpoint within its rate limit"
+WAIT_FOR_SERVICE = "an endpoint that serves what is asked"
 MAX_RETRY_AFTER_S = 60.0  # However long a node asks for, one pause is never longer.
 _SECONDS = re.compile(r"\s*[0-9]{1,9}(\.[0-9]{1,9})?\s*")
 
@@ -137,6 +141,13 @@ def classify(
     if status >= 500 or status == 408 or code == -32603 or _LATER.search(words):
         return TransientRpcError(text, endpoint)
     return RpcCallError(text, endpoint, code or status)
+
+
+def endpoint_wait_name(error: RpcError) -> str:
+    """Return the name of the wait for an endpoint that this error causes; docs/runbook.md explains each."""
+    if isinstance(error, RateLimitedError):
+        return WAIT_FOR_RATE
+    return WAIT_FOR_ANSWER if isinstance(error, TransientRpcError) else WAIT_FOR_SERVICE
 
 
 def pruned(message: str) -> bool:

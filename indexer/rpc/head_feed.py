@@ -17,9 +17,9 @@ import orjson
 import structlog
 
 from indexer.errors import error_label, printable
+from indexer.rpc.answers import redact_text
 from indexer.rpc.health import FAILING_S, EndpointHealth
 from indexer.rpc.pool import display_names
-from indexer.rpc.transport import redact_text
 
 log = structlog.get_logger()
 Woken = Literal["notified", "polled", "stopped"]

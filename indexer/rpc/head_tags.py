@@ -16,7 +16,8 @@ import structlog
 from indexer.chain.types import Header
 from indexer.errors import RpcError, TransientRpcError
 from indexer.rpc import wire
-from indexer.rpc.transport import Call, Endpoint
+from indexer.rpc.answers import Call
+from indexer.rpc.transport import Endpoint
 
 TAGS = ("safe", "finalized")
 TAG_WAIT_S = 2.0  # For a tag that failed before: the head waits for it.

@@ -304,7 +304,7 @@ class Pool:
                 if last is None or reader.endpoint.health.chain_id in (None, self.chain_id):
                     last = error
                 if turn + 1 < len(order):
-                    log.warning("endpoint_failed", endpoint=reader.name, error=error.message)
+                    log.warning("endpoint_failed", endpoint=reader.name, error=str(error))
                 continue
             self.clear_set_aside(reader.name, "failing")
             if reader is not self.readers[self._current]:

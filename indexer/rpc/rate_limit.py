@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Literal, get_args
 
 MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0  # Of a pause for which the endpoint named no time.
+COUNTING_S = 600.0  # For which an endpoint that was seen to count the calls in a batch is taken to do so.
 
 
 class TokenBucket:
@@ -31,10 +32,13 @@ class TokenBucket:
         # Tolerates less than a clock can resolve: otherwise a nearly whole token is waited for again and again.
         return 0.0 if self._tokens > 1 - 1e-6 else (1 - self._tokens) / self.rps
 
-    def take(self, now: float) -> None:
-        """Take a token. Call only after `wait` returned 0 for the same time."""
+    def take(self, now: float, tokens: int = 1) -> None:
+        """Take tokens. Call only after `wait` returned 0 for the same time.
+
+        More than there are leave a debt, which the next requests wait for: the rate holds for calls in a batch, too.
+        """
         self._fill(now)
-        self._tokens -= 1
+        self._tokens -= tokens
 
     def _fill(self, now: float) -> None:
         if now > self._at:
@@ -69,6 +73,24 @@ class Backoff:
         """Record that a request was answered; if sent after the last pause began, the next pause is short again."""
         if sent >= self._since:
             self._pause = MIN_PAUSE_S
+
+
+class CallCounting:
+    """Whether an endpoint counts the calls in a batch against its rate limit, as its refusals show.
+
+    Forgotten after COUNTING_S, in case it was mistaken; an endpoint that does count shows it again.
+    """
+
+    def __init__(self) -> None:
+        self._until = float("-inf")
+
+    def seen(self, now: float) -> None:
+        """Record that a refusal showed it."""
+        self._until = now + COUNTING_S
+
+    def tokens(self, calls: int, now: float) -> int:
+        """Return how many requests a batch of `calls` counts as."""
+        return calls if now < self._until else 1
 
 
 RequestPurpose = Literal["follow", "head_proof", "probe", "backfill", "attest"]

@@ -22,14 +22,16 @@ from indexer.errors import (
 )
 from indexer.rpc import error_hints, receipts, wire
 from indexer.rpc.adaptive_size import AdaptiveRange, LearnedLimits
+from indexer.rpc.answers import Call
 from indexer.rpc.head_tags import HeadTags
 from indexer.rpc.receipt_source import BLOCK, NO_METHOD, ReceiptSource
 from indexer.rpc.receipts import BlockReceipts, SealedHeader, logs_of_receipts
-from indexer.rpc.transport import Call, Endpoint
+from indexer.rpc.transport import Endpoint, Results
 
 T = TypeVar("T")
 PEER_WAIT_S = 5.0  # For receipts of another endpoint, while the head waits for them.
 PEER_REST_S = 60.0  # Until a peer that did not answer is asked for receipts again.
+_ASK_AGAIN_S = 0.2  # After which a refused question is asked once more.
 
 
 class Reader:
@@ -101,7 +103,7 @@ class Reader:
 
     async def headers(self, numbers: Sequence[int]) -> list[Header]:
         """Return headers in the order requested. Raises MissingBlockError, which is transient: the node may lag."""
-        results = await self.endpoint.batch([_header_call(n) for n in numbers])
+        results = await self.endpoint.independent([_header_call(n) for n in numbers])
         return self._parse(lambda: [wire.header(r, n) for r, n in zip(results, numbers, strict=True)])
 
     async def found(self, blocks: Sequence[int | str]) -> list[Header | None]:
@@ -118,6 +120,7 @@ class Reader:
         extra_blocks: Sequence[int | str] = (),
         *,
         verified: bool = False,
+        whole: bool = False,
     ) -> tuple[list[Log], list[Header]]:
         """Read logs and headers in one request.
 
@@ -131,6 +134,7 @@ class Reader:
             numbers: blocks whose headers are required.
             extra_blocks: blocks, by number or tag, whose headers are returned only if the node has them.
             verified: whether to compute the hashes of the headers of `numbers`, as `receipts.verified_header` does.
+            whole: whether to raise RangeTooLargeError rather than to split so many headers over several answers.
 
         Returns:
             The logs in chain order, and the headers of `numbers` followed by those of `extra_blocks`.
@@ -144,27 +148,38 @@ class Reader:
         if blocks > self.ranges.max_answered:
             async with self._probing:
                 if blocks > self.ranges.max_answered:
-                    return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks, parse)
-        return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks, parse)
+                    return await self._logs_with_headers(
+                        first, last, addresses, numbers, extra_blocks, parse, whole=whole
+                    )
+        return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks, parse, whole=whole)
 
     async def _logs_with_headers(
         self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int],
         extra_blocks: Sequence[int | str], parse: Callable[[Any, int], Header],
+        *, whole: bool,
     ) -> tuple[list[Log], list[Header]]:  # fmt: skip
         wanted, blocks = list(numbers), last - first + 1
         calls = [_header_call(n) for n in (*wanted, *extra_blocks)]
+        whole = whole and 1 < blocks == len(wanted)  # Fewer blocks make a shorter batch.
         if self.ranges.refuses(blocks):
             raise RangeTooLargeError(f"a range of {blocks} blocks was refused before", self.name, self.ranges.ceiling)
         log_filter = {"fromBlock": hex(first), "toBlock": hex(last), "address": list(addresses)}
         try:
-            results, size = await self.endpoint.batch_with_size([("eth_getLogs", [log_filter]), *calls])
-        except (RateLimitedError, InconsistentResponseError):
+            results, size = await self._asked_twice([("eth_getLogs", [log_filter]), *calls], whole=whole)
+        except InconsistentResponseError:
             raise
+        except (RateLimitedError, RpcCallError) as refusal:
+            # Whatever its words, it may mean the number of blocks.
+            if not self.ranges.doubted(blocks, repeated=isinstance(refusal, RpcCallError)):
+                raise
+            said = refusal.message.removeprefix(f"{self.name}: ")
+            raise RangeTooLargeError(f"refuses {blocks} blocks: {said}", self.name, results=True) from refusal
         except TransientRpcError:
             self.ranges.failed(blocks)
             raise
         except RangeTooLargeError as refusal:
-            self._learn_from(refusal, blocks)
+            if not whole or self.endpoint.fits(len(calls) + 1):  # Else the number of headers is to blame.
+                self._learn_from(refusal, blocks)
             raise
         self.ranges.observe_size(blocks, size)
         of_wanted, of_extra = results[1 : len(wanted) + 1], results[len(wanted) + 1 :]
@@ -175,6 +190,16 @@ class Reader:
                 + [h for r, b in zip(of_extra, extra_blocks, strict=True) if (h := _optional_header(r, b)) is not None],
             )
         )
+
+    async def _asked_twice(self, calls: Sequence[Call], *, whole: bool) -> Results:
+        """Return the results of one answer. A refusal is asked once more: a moment later some nodes answer the same."""
+        try:
+            return await self.endpoint.batch_with_size(calls, whole=whole)
+        except RpcCallError as refusal:
+            if refusal.code == NO_METHOD:
+                raise
+            await asyncio.sleep(_ASK_AGAIN_S)
+            return await self.endpoint.batch_with_size(calls, whole=whole)
 
     def _learn_from(self, refusal: RangeTooLargeError, blocks: int) -> None:
         """Apply the limits that a refusal names before the next request can be in flight.
@@ -193,7 +218,7 @@ class Reader:
 
         A header that is missing or unreadable is returned as its error: it says nothing about the others.
         """
-        results = await self.endpoint.batch([_header_call(n) for n in numbers])
+        results = await self.endpoint.independent([_header_call(n) for n in numbers])
         return [
             self._parsed(partial(receipts.sealed_header, r, n)) for r, n in zip(results, numbers, strict=True)
         ]  # fmt: skip

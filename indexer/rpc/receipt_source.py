@@ -16,8 +16,9 @@ import structlog
 
 from indexer.chain.types import Header
 from indexer.errors import InconsistentResponseError, RateLimitedError, RpcCallError, RpcError
+from indexer.rpc.answers import Call
 from indexer.rpc.health import MethodSupport
-from indexer.rpc.transport import Call, Endpoint
+from indexer.rpc.transport import Endpoint
 
 BLOCK, SINGLE = "eth_getBlockReceipts", "eth_getTransactionReceipt"
 NO_METHOD = -32601  # The one code that the standard has for a missing method; many providers use others.
@@ -52,7 +53,7 @@ class ReceiptSource:
         """
         if self.whole_blocks:
             try:
-                answers = await self.endpoint.batch([_call(hex(h.number)) for h in headers])
+                answers = await self.endpoint.independent([_call(hex(h.number)) for h in headers])
             except RpcError as error:
                 if not await self._is_refused(error, headers[0]):
                     raise
@@ -93,7 +94,7 @@ class ReceiptSource:
         for header in headers:
             hashes = await self._transactions(header)
             try:
-                receipts = await self.endpoint.batch([(SINGLE, [hash_]) for hash_ in hashes])
+                receipts = await self.endpoint.independent([(SINGLE, [hash_]) for hash_ in hashes])
             except RateLimitedError:
                 raise
             except RpcError as error:  # The endpoint has just answered about the block.

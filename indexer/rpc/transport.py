@@ -1,8 +1,8 @@
-"""JSON-RPC over HTTP to one endpoint: batches, limits, retries. `classify` and `wire` interpret the answers.
+"""JSON-RPC over HTTP to one endpoint: batches, limits, retries. `answers`, `error_classifier` and `wire` interpret.
 
 Every request passes one gate, the more urgent purpose first; the gate enforces the cap on requests per second and the
-pauses that a node asks for. A batch is one request there, whatever its length, as it is one HTTP request; providers
-that count the calls in it need a lower cap.
+pauses that a node asks for. A batch is one request there, whatever its length, as it is one HTTP request; unless the
+endpoint was seen to count the calls in it: then it is as many requests as it has calls.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-import aiohttp
 import orjson
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
-    retry_if_exception_type,
+    retry_if_exception,
     stop_after_attempt,
     stop_any,
 )
@@ -37,24 +35,18 @@ from indexer.errors import (
     error_label,
 )
 from indexer.rpc import error_hints
-from indexer.rpc.adaptive_size import AdaptiveBatch
+from indexer.rpc.adaptive_size import LONG_BATCH_CALLS, AdaptiveBatch
+from indexer.rpc.answers import AnswerReader, Call, entries_of, first_error, with_context
 from indexer.rpc.budget import Budgets, PriorityLock
-from indexer.rpc.error_classifier import classify, named_backoff
 from indexer.rpc.health import EndpointHealth
-from indexer.rpc.rate_limit import Backoff, TokenBucket, current_purpose
-from indexer.rpc.wire import parse_json
+from indexer.rpc.http_client import HttpClient
+from indexer.rpc.rate_limit import Backoff, CallCounting, TokenBucket, current_purpose
 from indexer.runtime.secrets import redact
-
-Call = tuple[str, Sequence[Any]]
 
 MAX_ATTEMPTS = 4
 MAX_WAIT_S = 5.0  # If a node asks for a longer wait, the call is left to other endpoints.
-READ_AHEAD = 1 << 19  # Bytes of a response that the socket may buffer ahead of the reader.
-MAX_COOKIES = 32  # Load balancers pin a client to a backend by cookies; a hostile one must not fill the memory.
 # Statuses that single calls would get too; any other refusal of a whole batch may be a refusal of batches as such.
 _NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
-_REDIRECTS = (301, 302, 303, 307, 308)
-JSON = {"Content-Type": "application/json"}
 _backoff = wait_random_exponential(multiplier=0.15, max=3)
 
 
@@ -78,24 +70,6 @@ class _StopAfterTimeout(stop_base):
         return (retry_state.seconds_since_start or 0.0) - self.queued >= self.timeout
 
 
-def redact_text(text: str, url: str) -> str:
-    """Return `text` without the secrets of `url`: errors of HTTP clients and of nodes quote URLs and keys."""
-    parts = urlsplit(url)
-    secrets = {*parts.path.split("/"), *(v for _, v in parse_qsl(parts.query)), parts.username, parts.password}
-    for secret in sorted({s for s in secrets if s and len(s) >= 8}, key=len, reverse=True):
-        text = text.replace(secret, "…").replace(unquote(secret), "…")
-    return text
-
-
-class _Answer(NamedTuple):
-    """The `parsed` JSON of an HTTP response. If `status` is not 200, it is a list, or an object with an error."""
-
-    parsed: Any
-    status: int
-    headers: Mapping[str, str]
-    size: int  # Bytes.
-
-
 class Results(NamedTuple):
     """Results in call order. `size`: bytes of the largest HTTP response among them."""
 
@@ -103,7 +77,7 @@ class Results(NamedTuple):
     size: int
 
 
-class Endpoint:
+class Endpoint(HttpClient):
     """One HTTP endpoint. Raises RpcError and its subclasses only.
 
     Args:
@@ -111,7 +85,7 @@ class Endpoint:
         timeout: limit of one request (s).
         max_batch: maximum length of a batch (calls).
         max_response: maximum size of a response (bytes).
-        rps: maximum HTTP requests per second; None: no limit.
+        rps: maximum requests per second; None: no limit.
         name: display name without secrets; "": derived from the URL.
         budgets: request budgets by purpose; None: no limits.
     """
@@ -120,30 +94,33 @@ class Endpoint:
         self, url: str, *, timeout: float = 20.0, max_batch: int = 250, max_response: int = 64 * 2**20,
         rps: float | None = None, name: str = "", budgets: Budgets | None = None,
     ) -> None:  # fmt: skip
-        self.url, self.name = url, name or redact(url)
-        self.timeout, self.max_response = timeout, max_response
+        super().__init__(url, name or redact(url), timeout, max_response)
         self.lengths = AdaptiveBatch(max_batch)
         self._longest = 0  # The longest batch answered as one.
         self.requests = 0
         self.errors: Counter[str] = Counter()  # By class, including those that a retry overcame.
         self.outcomes: Counter[tuple[str, str]] = Counter()  # Calls by method, and "ok" or the error's class.
         self.failed_work: Counter[str] = Counter()  # Failed work of several calls, by the error's class.
-        self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._singles = asyncio.Semaphore(8)
         self._gate, self._budgets = PriorityLock(), budgets or Budgets()
         self._bucket = None if rps is None else TokenBucket(rps)
-        self._quiet = Backoff()
+        self._quiet, self._counting = Backoff(), CallCounting()
+        self._answers = AnswerReader(self.name, url)
         self.health = EndpointHealth()
-        self.connections = 0  # Opened so far; a new one may lead to another machine.
         self.under_way: dict[int, tuple[str, float]] = {}  # First id -> (method, monotonic time); no probes.
         self.served_at = self.held_until = 0.0  # Last answer to anything but a probe; end of the current delay.
 
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+    @property
+    def batch_length(self) -> int:
+        """Calls to put into the next batch; 1: none. Where calls are counted, no more than the rate of a second."""
+        if self._bucket is None or self._counting.tokens(2, time.monotonic()) == 1:
+            return self.lengths.size
+        return min(self.lengths.size, max(LONG_BATCH_CALLS, int(self._bucket.rps)))
+
+    def fits(self, calls: int) -> bool:
+        """Return whether so many calls are to be sent together, or there is no way to: it takes no batches."""
+        return calls <= self.batch_length or self.batch_length == 1
 
     async def call(self, method: str, params: Sequence[Any]) -> Any:
         """Return the result of one call."""
@@ -153,67 +130,162 @@ class Endpoint:
         """Return results in call order, or raise the first call's error. One request if the node takes batches."""
         return (await self.batch_with_size(calls)).values
 
-    async def batch_with_size(self, calls: Sequence[Call]) -> Results:
-        """Return results as `batch` does, with the size of the largest response."""
+    async def batch_with_size(self, calls: Sequence[Call], *, whole: bool = False) -> Results:
+        """Return results as `batch` does, with the size of the largest response.
+
+        `whole`: raise RangeTooLargeError where the batch would be split, so that less is asked for and one answer holds
+        all of it.
+        """
         values: list[Any] = []
-        size = at = 0
+        size, at, before = 0, 0, self.lengths.size
         while at < len(calls):
-            if self.lengths.size == 1 or len(calls) == 1:
-                parts = await self._send_singly(calls[at:])
-                return Results(values + [p.values[0] for p in parts], max(size, *(p.size for p in parts)))
-            part = calls[at : at + self.lengths.size]
+            length = self.batch_length
+            if length == 1 or len(calls) == 1:
+                singles: dict[int, Any] = {}
+                try:
+                    size = max(size, await self._send_singly(calls[at:], singles))
+                except (RpcCallError, RangeTooLargeError):
+                    self.lengths.restore(before)  # A call is refused by itself, so its batch was not too long.
+                    raise
+                return Results(values + [singles[i] for i in range(len(calls) - at)], size)
+            if whole and not self.fits(len(calls)):
+                raise RangeTooLargeError(
+                    f"{len(calls)} calls are more than it answers at once", self.name, results=True
+                )
+            part = calls[at : at + length]
             answered = await self._send_part(part)
             if answered is not None:
                 values += answered.values
                 size, at = max(size, answered.size), at + len(part)
         return Results(values, size)
 
+    async def independent(self, calls: Sequence[Call]) -> list[Any]:
+        """Return results in call order, of calls whose answers prove themselves: several nodes may give them.
+
+        What was answered of a batch is kept, and only the rest is asked again. It fails when nothing more is answered.
+        A call that is refused among others is asked once more, too.
+        """
+        values: dict[int, Any] = {}
+        refused = False
+        while len(values) < len(calls):
+            before = len(values)
+            stop = _StopAfterTimeout(self.timeout)
+            try:
+                await self._retrying(stop, lambda: True)(self._send_missing, calls, values, stop)
+            except (TransientRpcError, RpcCallError) as error:
+                if len(values) == before or (refused and isinstance(error, RpcCallError)):
+                    raise
+                refused = refused or isinstance(error, RpcCallError)
+        return [values[i] for i in range(len(calls))]
+
+    async def _send_missing(self, calls: Sequence[Call], values: dict[int, Any], stop: _StopAfterTimeout) -> None:
+        """Send one batch of the calls that have no value yet. Raises its first error, and keeps what was answered."""
+        length = self.batch_length
+        if length == 1:
+            await self._send_singly(calls, values)
+            return
+        missing = [i for i in range(len(calls)) if i not in values][:length]
+        part = [calls[i] for i in missing]
+        try:
+            outcomes = (await self._send(part, stop, single=len(part) == 1)).values
+        except RpcError as error:
+            if self._shortened(part, error, {method for method, _ in part}):
+                return
+            raise
+        values.update((i, o) for i, o in zip(missing, outcomes, strict=True) if not isinstance(o, RpcError))
+        if refusal := first_error(outcomes):
+            raise refusal
+        self._succeeded(len(part))
+
     async def _send_part(self, part: Sequence[Call]) -> Results | None:
         """Send one batch; None if shorter batches are to be sent instead."""
         try:
             answered = await self._retried(part, single=False)
-        except BatchUnsupportedError as refusal:
-            message = refusal.message.removeprefix(f"{self.name}: ")
-            self.lengths.refused(
-                len(part), error_hints.max_batch_calls(message), length=error_hints.is_about_batch_length(message)
-            )
-            return None
-        except RangeTooLargeError:
-            if len(part) == 1 or any(method != "eth_getBlockByNumber" for method, _ in part):
-                raise
-            self.lengths.refused(len(part), length=False)  # Headers alone were too much, so no block range is to blame.
-            return None
-        except TransientRpcError as error:
-            if not isinstance(error, RateLimitedError | InconsistentResponseError):
-                self.lengths.failed(len(part))
+        except RpcError as error:
+            if self._shortened(part, error, {"eth_getBlockByNumber"}):
+                return None
             raise
-        self.lengths.succeeded(len(part))
+        self._succeeded(len(part))
         return answered
 
-    async def _send_singly(self, calls: Sequence[Call]) -> list[Results]:
-        """Send one request per call; the first error cancels the rest, so that nothing outlives `close`."""
-        tasks = [asyncio.create_task(self._send_one(c)) for c in calls]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def _shortened(self, part: Sequence[Call], error: RpcError, heavy: set[str]) -> bool:
+        """Apply a failed batch to the length of the next. Return whether to send shorter ones instead of this one.
 
-    async def _send_one(self, call: Call) -> Results:
-        async with self._singles:
-            result = await self._retried([call], single=True)
-        self.lengths.succeeded(1)
-        return result
+        `heavy`: methods whose answers can be too much together, so that no block range is to blame.
+        """
+        match error:
+            case BatchUnsupportedError():
+                message = error.message.removeprefix(f"{self.name}: ")
+                self.lengths.refused(
+                    len(part), error_hints.max_batch_calls(message), length=error_hints.is_about_batch_length(message)
+                )
+                return True
+            case RangeTooLargeError() if len(part) > 1 and all(method in heavy for method, _ in part):
+                self.lengths.refused(len(part), length=False)
+                return True
+            case RateLimitedError():
+                return len(part) > self.batch_length
+            case TransientRpcError() if not isinstance(error, InconsistentResponseError):
+                self.lengths.failed(len(part))
+        return False
+
+    def _succeeded(self, calls: int) -> None:
+        if self.lengths.succeeded(calls):
+            self._counting.seen(time.monotonic())
+
+    async def _send_singly(self, calls: Sequence[Call], values: dict[int, Any]) -> int:
+        """Send one request per call that has no value yet, and keep each value. Return the size of the largest answer.
+
+        An error cancels the rest, so that nothing outlives `close`; it is raised if it lasts, or nothing was answered.
+        """
+        sizes = [0]
+
+        async def send(i: int) -> None:
+            async with self._singles:
+                result = await self._retried([calls[i]], single=True)
+            self._succeeded(1)
+            values[i] = result.values[0]
+            sizes.append(result.size)
+
+        while len(values) < len(calls):
+            before = len(values)
+            tasks = [asyncio.create_task(send(i)) for i in range(len(calls)) if i not in values]
+            try:
+                await asyncio.gather(*tasks)
+            except TransientRpcError:
+                if len(values) == before:
+                    raise
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        return max(sizes)
 
     async def _retried(self, calls: Sequence[Call], *, single: bool) -> Results:
-        """Retry TransientRpcError a few times, for little more than `timeout`: then it is another endpoint's turn."""
-        timeout_stop = _StopAfterTimeout(self.timeout)
-        stop = stop_any(stop_after_attempt(MAX_ATTEMPTS), timeout_stop)
-        retrying = AsyncRetrying(retry=retry_if_exception_type(TransientRpcError), wait=_wait, stop=stop, reraise=True)
-        return await retrying(self._send, calls, timeout_stop, single=single)
+        """Send calls that one answer must hold, and raise the first error in it."""
+        stop = _StopAfterTimeout(self.timeout)
 
-    async def _wait_turn(self) -> None:
+        async def send() -> Results:
+            results = await self._send(calls, stop, single=single)
+            if error := first_error(results.values):
+                raise error
+            return results
+
+        return await self._retrying(stop, lambda: single or len(calls) <= self.batch_length)(send)
+
+    def _retrying(self, stop: _StopAfterTimeout, limited_again: Callable[[], bool]) -> AsyncRetrying:
+        """Retry TransientRpcError a few times, for little more than `timeout`: then it is another endpoint's turn.
+
+        `limited_again`: returns whether a rate limit is to be retried.
+        """
+
+        def is_transient(error: BaseException) -> bool:
+            return isinstance(error, TransientRpcError) and (not isinstance(error, RateLimitedError) or limited_again())
+
+        stops = stop_any(stop_after_attempt(MAX_ATTEMPTS), stop)
+        return AsyncRetrying(retry=retry_if_exception(is_transient), wait=_wait, stop=stops, reraise=True)
+
+    async def _wait_turn(self, calls: int) -> None:
         """Wait for this request's turn. Raises RateLimitedError if the node wants a pause longer than MAX_WAIT_S.
 
         A caller that is canceled while it waits leaves the queue and takes nothing from it.
@@ -230,39 +302,58 @@ class Endpoint:
                 self.held_until = now + wait
                 await asyncio.sleep(wait)
             if self._bucket:
-                self._bucket.take(now)
+                self._bucket.take(now, self._counting.tokens(calls, now))
 
-    async def _send(self, calls: Sequence[Call], timeout_stop: _StopAfterTimeout, *, single: bool) -> Results:
+    async def _send(self, calls: Sequence[Call], stop: _StopAfterTimeout, *, single: bool) -> Results:
+        """Send one request. Errors of single calls are among the values; that of all of them is raised."""
         queued_at = time.monotonic()
         await self._budgets.take()
-        await self._wait_turn()
+        await self._wait_turn(len(calls))
         sent = time.monotonic()
-        timeout_stop.queued += sent - queued_at
+        stop.queued += sent - queued_at
         first = self._next_id
         self._next_id += len(calls)
-        is_probe = current_purpose() == "probe"
-        if not is_probe:
+        if current_purpose() != "probe":
             self.under_way[first] = calls[0][0], sent
         try:
             results = await self._ask(calls, first, single=single)
         except RpcError as error:
-            now = time.monotonic()
-            self.errors[error_label(error)] += 1
-            self.outcomes.update((method, error_label(error)) for method, _ in calls)
-            if isinstance(error, RateLimitedError):
-                self._quiet.limited(now, sent, error.retry_after or None)
-            if isinstance(error, TransientRpcError):
-                self.health.failed(now, error.message, limited=isinstance(error, RateLimitedError))
-            else:  # A refusal is an answer.
-                self.health.answered(now, now - sent)
-            raise
+            self._record(calls, [error] * len(calls), sent)
+            raise with_context(error, calls) from error.__cause__
         finally:
             self.under_way.pop(first, None)
-        self._quiet.answered(sent)
-        self.outcomes.update((method, "ok") for method, _ in calls)
-        self.health.answered(now := time.monotonic(), now - sent)
-        self.served_at = self.served_at if is_probe else now
+        self._record(calls, results.values, sent)
+        for call, outcome in zip(calls, results.values, strict=True):
+            if isinstance(outcome, RpcError):
+                with_context(outcome, [call])
         return results
+
+    def _record(self, calls: Sequence[Call], outcomes: Sequence[Any], sent: float) -> None:
+        """Record what a request brought: in the counters, the health, the pauses and the length of batches."""
+        now = time.monotonic()
+        labels = [error_label(o) if isinstance(o, RpcError) else "ok" for o in outcomes]
+        self.outcomes.update((method, label) for (method, _), label in zip(calls, labels, strict=True))
+        self.errors.update({*labels} - {"ok"})
+        limited = next((o for o in outcomes if isinstance(o, RateLimitedError)), None)
+        failed = limited or next((o for o in outcomes if isinstance(o, TransientRpcError)), None)
+        if limited is not None:
+            self._quiet.limited(now, sent, limited.retry_after or None)
+            self._learn_from_limit(calls, outcomes, now)
+        if failed is not None:
+            self.health.failed(now, failed.message, limited=limited is not None)
+        else:  # A refusal is an answer.
+            self.health.answered(now, now - sent)
+        if first_error(outcomes) is None:
+            self._quiet.answered(sent)
+            self.served_at = self.served_at if current_purpose() == "probe" else now
+
+    def _learn_from_limit(self, calls: Sequence[Call], outcomes: Sequence[Any], now: float) -> None:
+        answered = {m for (m, _), o in zip(calls, outcomes, strict=True) if not isinstance(o, RpcError)}
+        limited = {m for (m, _), o in zip(calls, outcomes, strict=True) if isinstance(o, RateLimitedError)}
+        if answered & limited:  # Some calls of one kind, and not the others: it counts them.
+            self._counting.seen(now)
+        if answered & limited or not answered:  # Else one kind is refused, however few there are.
+            self.lengths.limited(len(calls), sum(not isinstance(o, RpcError) for o in outcomes))
 
     async def _ask(self, calls: Sequence[Call], first: int, *, single: bool) -> Results:
         body = [
@@ -272,20 +363,26 @@ class Endpoint:
         self.requests += 1
         answer = await self._post(orjson.dumps(body[0] if single else body))
         if single:
-            return Results([self._result(answer.parsed, answer.status, answer.headers)], answer.size)
-        if not isinstance(answer.parsed, list):
-            raise self._classify_batch_answer(answer.parsed, len(calls), answer.status, answer.headers)
-        results = self._in_order(answer.parsed, first, len(calls))
-        self._longest = max(self._longest, len(calls))
-        return Results(results, answer.size)
+            return Results([self._answers.outcome(answer.parsed, answer.status, answer.headers)], answer.size)
+        entries = entries_of(answer.parsed, len(calls))
+        if entries is None:
+            raise self._batch_refusal(answer.parsed, len(calls), answer.status, answer.headers)
+        status = 429 if answer.status == 429 else 200  # Any other status says nothing about each entry.
+        values = self._answers.in_order(
+            entries, first, len(calls), lambda entry: self._batch_refusal(entry, len(calls), status), status,
+            answer.headers,
+        )  # fmt: skip
+        if first_error(values) is None:
+            self._longest = max(self._longest, len(calls))
+        return Results(values, answer.size)
 
-    def _classify_batch_answer(
+    def _batch_refusal(
         self, entry: Any, count: int, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> RpcError:  # fmt: skip
         """Return the error for a single answer to a batch of `count` calls: nodes refuse batches in many ways."""
         if not isinstance(entry, dict) or entry.get("error") is None:
-            return TransientRpcError(f"no list for a batch: {entry!r:.80}", self.name)
-        error = self._error(entry["error"], status, headers)
+            return self._answers.no_answer(entry, "no list for a batch")
+        error = self._answers.error(entry["error"], status, headers)
         if isinstance(error, RpcCallError):
             about_batches = status not in _NOT_ABOUT_BATCHES
             if about_batches and count <= self._longest:
@@ -296,98 +393,3 @@ class Endpoint:
             passes = isinstance(error, RateLimitedError) or status >= 500 or status == 408 or count <= self._longest
             about_batches = isinstance(error, TransientRpcError) and not passes
         return BatchUnsupportedError(error.message) if about_batches else error
-
-    def _in_order(self, answer: list[Any], first: int, count: int) -> list[Any]:
-        by_id: dict[int, Any] = {}
-        for entry in answer:
-            number = entry.get("id") if isinstance(entry, dict) else None
-            if not isinstance(number, int):
-                raise self._classify_batch_answer(entry, count)
-            if number in by_id:
-                raise InconsistentResponseError("duplicate answer in a batch", self.name)
-            by_id[number] = entry
-        missing = sum(i not in by_id for i in range(first, first + count))
-        if missing:
-            for entry in answer:
-                self._result(entry)
-            raise TransientRpcError(f"{missing} of {count} answers are missing from a batch", self.name)
-        return [self._result(by_id[i]) for i in range(first, first + count)]
-
-    async def _post(self, body: bytes) -> _Answer:
-        session = self._session = self._session or self._open_session()
-        if len(session.cookie_jar) > MAX_COOKIES:
-            session.cookie_jar.clear()
-        try:
-            # Redirects are not followed: the request, and the key in the URL, are for this host only.
-            async with session.post(self.url, data=body, headers=JSON, allow_redirects=False) as answer:
-                text = await self._read(answer)
-                status, headers = answer.status, answer.headers
-        except TimeoutError as error:
-            raise TransientRpcError(f"no answer within {self.timeout:g} seconds", self.name) from error
-        except (aiohttp.ClientError, OSError) as error:
-            detail = redact_text(" ".join(str(error).split())[:200], self.url)
-            raise TransientRpcError(f"{error_label(error)}: {detail}", self.name) from None
-        if status in _REDIRECTS:
-            target = redact(headers.get("Location", ""))
-            raise RpcCallError(f"redirects to {target}: use the URL that answers without a redirect", self.name, status)
-        return self._answer(text, status, headers)
-
-    def _answer(self, text: bytes, status: int, headers: Mapping[str, str]) -> _Answer:
-        try:
-            parsed = parse_json(text)
-        except ValueError as error:
-            if status == 200:
-                raise TransientRpcError(f"the answer is not JSON, or is too large: {error!s:.80}", self.name) from error
-            parsed = None
-        if status != 200 and not (
-            (isinstance(parsed, list) and status != 429) or (isinstance(parsed, dict) and parsed.get("error"))
-        ):
-            # Wrapped as a JSON-RPC error, so that callers handle a single shape.
-            parsed = {"error": {"message": text[:2000].decode(errors="replace")}}
-        return _Answer(parsed, status, headers, len(text))
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        async def connected(*_: Any) -> None:
-            self.connections += 1
-
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(connected)
-        return aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=self.timeout), trace_configs=[trace], read_bufsize=READ_AHEAD
-        )
-
-    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for part, _ in answer.content.iter_chunks():  # Chunks as they arrive: other methods copy them.
-            size += len(part)
-            if size > self.max_response:
-                # Bounded, so that one response cannot exhaust the machine's memory.
-                raise RangeTooLargeError(f"the answer exceeds {self.max_response} bytes", self.name, results=True)
-            parts.append(part)
-        return b"".join(parts)
-
-    def _result(self, entry: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
-        if not isinstance(entry, dict):
-            raise TransientRpcError(f"an answer is not an object: {entry!r:.80}", self.name)
-        error = entry.get("error")
-        if error is not None:
-            raise self._error(error, status, headers)
-        if "result" not in entry:
-            raise TransientRpcError("an answer has neither result nor error", self.name)
-        return entry["result"]
-
-    def _error(self, error: Any, status: int, headers: Mapping[str, str] | None) -> RpcError:
-        if not isinstance(error, dict):
-            return self._classified(0, str(error), status, headers)
-        code, extra = error.get("code"), error.get("data")
-        message = str(error.get("message", ""))
-        if isinstance(extra, str) and not extra.startswith("0x"):
-            message = f"{message}: {extra}"
-        return self._classified(code if isinstance(code, int) else 0, message, status, headers, named_backoff(extra))
-
-    def _classified(
-        self, code: int, message: str, status: int, headers: Mapping[str, str] | None, backoff: float | None = None
-    ) -> RpcError:
-        redacted = redact_text(message, self.url)
-        return classify(code, redacted, self.name, status, headers, now=time.time(), backoff=backoff)

@@ -21,7 +21,7 @@ from indexer.errors import InconsistentResponseError, MissingBlockError, Transie
 LOGS_PER_BLOCK = 100_000
 YEAR_10000 = 253_402_300_800  # Unix time (s); datetime ends there, and so does this program.
 # int() alone would accept signs, spaces, underscores and digits of other scripts.
-_HEX = re.compile(r"0x[0-9a-fA-F]+")
+_HEX = re.compile(r"0[xX][0-9a-fA-F]+")
 
 
 def quantity(value: Any, field: str, below: int = 2**63) -> int:
@@ -39,7 +39,7 @@ def quantity(value: Any, field: str, below: int = 2**63) -> int:
 
 def data(value: Any, field: str, size: int | None = None) -> bytes:
     """Parse 0x hex of whole bytes, exactly `size` of them if given (bytes). Raises TransientRpcError."""
-    if not isinstance(value, str) or not value.startswith("0x"):
+    if not isinstance(value, str) or (not value.startswith("0x") and not value.startswith("0X")):
         raise TransientRpcError(f"{field} is not 0x hex: {value!r:.80}")
     try:
         raw = unhexlify(value[2:])

@@ -103,6 +103,7 @@ class DaemonProgress:
     # When an endpoint last reported its head, and when a step was last committed; 0 before the first.
     looked_at: float = 0.0
     last_step_at: float = 0.0
+    wait_ends_with_step: bool = False
     steps: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     logs: int = 0  # Read from the chain.
@@ -127,20 +128,31 @@ class DaemonProgress:
     def __post_init__(self) -> None:
         self.waiting_since = self.clock()
 
-    def set_wait(self, name: str) -> bool:
+    def set_wait(self, name: str, *, until_step: bool = False) -> bool:
         """Name what the process is waiting for, "" for nothing. Return True if that is news.
 
-        Each wait is logged once (never stall in silence).
+        Each wait is logged once (never stall in silence). Another text after the colon is the same wait: it goes on
+        since it began, however the trouble words itself. `until_step`: a commit shows that it is over.
         """
+        self.wait_ends_with_step = until_step
         if name == self.waiting:
             return False
+        if name and wait_name(name) == wait_name(self.waiting):
+            self.waiting = name
+            return True
         now = self.clock()
         if self.waiting:
             self.waited[wait_name(self.waiting)] += now - self.waiting_since
-        if name and wait_name(name) != wait_name(self.waiting):
+        if name:
             self.waits[wait_name(name)] += 1
         self.waiting, self.waiting_since = name, now
         return True
+
+    def end_step(self) -> None:
+        """Record that a step was committed now."""
+        self.last_step_at = self.clock()
+        if self.wait_ends_with_step:
+            self.set_wait("")
 
     @property
     def lag_blocks(self) -> int:

@@ -118,9 +118,9 @@ class Counted(TokenBucket):
     def wait(self, now: float) -> float:
         return 0.01 if self.held else super().wait(now)
 
-    def take(self, now: float) -> None:
-        self.taken += 1
-        super().take(now)
+    def take(self, now: float, tokens: int = 1) -> None:
+        self.taken += tokens
+        super().take(now, tokens)
 
 
 async def test_those_who_wait_are_served_in_turn_and_who_leaves_takes_no_turn() -> None:

@@ -21,7 +21,7 @@ from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header
 from indexer.errors import RateLimitedError, RpcCallError, RpcError, TransientRpcError
 from indexer.ingest.executor import split_into_tasks
-from indexer.rpc import error_hints, rate_limit, transport
+from indexer.rpc import error_hints, http_client, rate_limit, transport
 from indexer.rpc.error_classifier import classify
 from indexer.rpc.head_feed import MIN_PAUSE_S, HeadFeed
 from indexer.rpc.reader import Reader
@@ -323,7 +323,7 @@ async def test_cookies_do_not_pile_up() -> None:
         endpoint = Endpoint(url.replace("127.0.0.1", "localhost"))
         for _ in range(20):
             await endpoint.call("eth_chainId", [])
-        assert endpoint._session is not None and len(endpoint._session.cookie_jar) <= transport.MAX_COOKIES + 10
+        assert endpoint._session is not None and len(endpoint._session.cookie_jar) <= http_client.MAX_COOKIES + 10
         await endpoint.close()
 
 

@@ -13,12 +13,15 @@ import yaml
 from indexer import errors
 from indexer.cli.main import EXIT_CODES
 from indexer.db.database_errors import database_wait_name
+from indexer.errors import RangeTooLargeError, RateLimitedError, RpcCallError, TransientRpcError
 from indexer.follow.state_machine import Mode
 from indexer.ops.metric_catalog import CATALOG, PROCESS
+from indexer.rpc.error_classifier import endpoint_wait_name
 from indexer.runtime.progress import STARTING, wait_name
 
 ROOT = Path(__file__).parents[2]
-RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+RUNBOOK_PATH = ROOT / "docs" / "runbook.md"
+RUNBOOK = RUNBOOK_PATH.read_text()
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 CASES = ROOT / "deploy" / "prometheus" / "alerts.test.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
@@ -128,6 +131,8 @@ def test_every_state_and_every_wait_has_an_entry() -> None:
     assert entries("States") == {STARTING, *(mode.value for mode in Mode)}
     named = waits()
     assert {"the database", "a replacement of blocks", "endpoints that agree with themselves"} <= set(named)
+    for error in (TransientRpcError("x"), RateLimitedError("x"), RpcCallError("x"), RangeTooLargeError("x")):
+        named[endpoint_wait_name(error)] = RUNBOOK_PATH
     missing = {wait: path.name for wait, path in named.items() if wait not in entries("Waits")}
     assert not missing, f"docs/runbook.md, Waits: {missing}"
 

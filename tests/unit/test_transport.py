@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from indexer.errors import (
     BatchUnsupportedError,
@@ -19,13 +21,14 @@ from indexer.errors import (
     RpcError,
     TransientRpcError,
 )
-from indexer.rpc import transport
+from indexer.rpc import rate_limit, transport
+from indexer.rpc.answers import Call
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
 from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, TRUNCATED, Hang, Say, StubNode, hash_of, log_of
 from tests.support.waiting import guard
 
-CHAIN_ID: transport.Call = ("eth_chainId", [])
+CHAIN_ID: Call = ("eth_chainId", [])
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +46,7 @@ async def connected(**settings: Any) -> AsyncIterator[tuple[StubNode, Endpoint]]
             await endpoint.close()
 
 
-def numbers(count: int) -> list[transport.Call]:
+def numbers(count: int) -> list[Call]:
     return [("eth_getBlockByNumber", [hex(n), False]) for n in range(count)]
 
 
@@ -343,11 +346,20 @@ async def test_an_oversized_answer_is_a_range_too_large() -> None:
         assert len(logs) == 10
 
 
-async def test_an_unknown_refusal_of_logs_stays_a_refusal() -> None:
+async def test_an_unknown_refusal_of_many_blocks_is_answered_with_fewer_and_of_one_block_stays_a_refusal() -> None:
     async with connected() as (node, endpoint):
-        node.cap, node.cap_message = 20, "something nobody has heard of"
-        with pytest.raises(RpcCallError, match="nobody has heard of"):
-            await Reader(endpoint).logs_with_headers(0, 50, [ADDRESS], [0, 50])
+        node.cap, node.cap_message = 0, "something nobody has heard of"
+        reader = Reader(endpoint, max_blocks=4)
+        for blocks, left in ((4, 2), (2, 1)):
+            with pytest.raises(RangeTooLargeError, match="nobody has heard of"):
+                await reader.logs_with_headers(0, blocks - 1, [ADDRESS], [0])
+            assert reader.ranges.size == left
+        with pytest.raises(RpcCallError, match="nobody has heard of") as caught:
+            await reader.logs_with_headers(0, 0, [ADDRESS], [0])
+        assert reader.ranges.size == 4  # the number of blocks was not to blame
+        for part in (endpoint.name, "eth_getLogs of blocks 0 to 0", "max_blocks under [ranges]"):
+            assert part in str(caught.value)
+        assert node.getlogs == [4, 4, 2, 2, 1, 1]  # each once more
 
 
 @pytest.mark.parametrize(
@@ -428,3 +440,181 @@ async def test_a_block_that_the_node_does_not_have_is_none_alone_and_transient_a
 
 def test_a_refused_batch_is_no_transient_error() -> None:
     assert not issubclass(BatchUnsupportedError, TransientRpcError)
+
+
+# -- what was answered of a batch is kept
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "MIN_PAUSE_S", 0.001)
+    monkeypatch.setattr(rate_limit, "MAX_PAUSE_S", 0.01)
+
+
+def over(most: int, error: dict[str, Any]) -> Callable[[Any], Any]:
+    """Answers so many calls of a batch, and the others with an error."""
+
+    def mangle(answer: Any) -> Any:
+        if isinstance(answer, dict):
+            return answer
+        return answer[:most] + [{"jsonrpc": "2.0", "id": entry["id"], "error": error} for entry in answer[most:]]
+
+    return mangle
+
+
+def blocks_of(node: StubNode) -> list[list[int]]:
+    return [[int(call["params"][0], 16) for call in asked] for asked in node.requests if isinstance(asked, list)]
+
+
+async def test_only_calls_that_a_rate_limit_left_out_of_a_batch_are_asked_again(hasty: None) -> None:
+    async with connected() as (node, endpoint):
+        node.length, node.mangle = 300, over(50, {"code": 429, "message": "exceeded 50 calls per second"})
+        headers = await Reader(endpoint).headers(range(201))
+        assert [h.number for h in headers] == list(range(201))
+        answered = [n for asked in blocks_of(node) for n in asked[:50]]
+        assert len(answered) == len(set(answered)) >= 200  # the last one is asked alone
+        assert len(blocks_of(node)) <= 12 and endpoint.lengths.ceiling == 250
+
+
+async def test_a_batch_limited_as_a_whole_shrinks_to_what_is_served_and_grows_again(hasty: None) -> None:
+    async with connected() as (node, endpoint):
+        node.length, most = 300, 3
+        too_fast = Say(429, '{"error":{"code":429,"message":"Too Many Requests"}}')
+        real = node._batch_refusal
+        node._batch_refusal = lambda count: (  # type: ignore[method-assign]
+            real(count) if count <= most else web.Response(status=429, text=too_fast.body)
+        )
+        reader = Reader(endpoint)
+        for _ in range(5):  # each fails after a few attempts, until two in a row show that even short ones do not pass
+            with contextlib.suppress(RateLimitedError):
+                await reader.headers(range(40))
+                break
+        else:
+            raise AssertionError("never answered")
+        assert endpoint.lengths.size <= most
+        most = 1000
+        for _ in range(25):
+            await reader.headers(range(201))
+        assert endpoint.lengths.size > 50
+
+
+async def test_a_storm_of_429_leaves_short_batches_whole(hasty: None) -> None:
+    """Nothing passes, however short: the length is not to blame, and what must be one answer stays one."""
+    async with connected() as (node, endpoint):
+        for _ in range(6):
+            node.script = [Say(429)] * 40
+            with pytest.raises(RateLimitedError):
+                await Reader(endpoint).heads()
+        node.script = []
+        node.requests.clear()
+        await Reader(endpoint).heads()
+        assert [len(asked) for asked in node.requests] == [3]
+
+
+async def test_one_call_refused_among_others_is_asked_once_more_and_then_named() -> None:
+    async with connected() as (node, endpoint):
+        node.mangle = over(4, {"code": -32000, "message": "no such thing"})
+        assert len(await endpoint.independent(numbers(5))) == 5
+        assert [len(asked) for asked in node.requests if isinstance(asked, list)] == [5]
+        many = over(4, {"code": -32000, "message": "no such thing"})
+        node.mangle = lambda answer: many(answer) if isinstance(answer, list) else over(0, {"code": 3})([answer])[0]
+        with pytest.raises(RpcCallError) as caught:
+            await endpoint.independent(numbers(5))
+        assert "eth_getBlockByNumber of block 4" in str(caught.value)
+
+
+async def test_a_batch_takes_as_many_tokens_as_calls_once_the_endpoint_was_seen_to_count_them() -> None:
+    async with connected(rps=40) as (node, endpoint):
+        taken: list[int] = []
+
+        class Noted(rate_limit.TokenBucket):
+            def take(self, now: float, tokens: int = 1) -> None:
+                taken.append(tokens)  # and takes none: nobody waits
+
+        endpoint._bucket = Noted(40)
+        node.length, node.mangle = 300, over(100, {"code": -32005, "message": "rate limit"})
+        await endpoint.independent(numbers(120))
+        assert taken == [1, 20]
+        node.mangle = lambda answer: answer
+        await endpoint.independent(numbers(100))
+        assert taken[2:] == [40, 40, 20]
+        assert [len(asked) for asked in blocks_of(node)] == [120, 20, 40, 40, 20]
+
+
+# -- spelled in another way, equal in value
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda answer: [{**entry, "id": str(entry["id"])} for entry in answer],
+        lambda answer: [{**entry, "id": float(entry["id"])} for entry in answer],
+        lambda answer: [{**entry, "id": hex(entry["id"])} for entry in answer],
+        lambda answer: [{**entry, "error": None} for entry in answer],
+        lambda answer: [{**entry, "error": ""} for entry in answer],
+        lambda answer: {str(entry["id"]): entry for entry in answer},
+        lambda answer: {str(entry["id"]): {"result": entry["result"]} for entry in answer},
+    ],
+)
+async def test_a_batch_s_answer_spelled_in_another_way_is_read(spell: Callable[[Any], Any]) -> None:
+    async with connected() as (node, endpoint):
+        node.mangle = spell
+        await served_hashes(endpoint, 5)
+        assert len(node.requests) == 1
+
+
+async def test_one_call_answered_as_a_list_and_a_batch_of_one_answered_as_an_object() -> None:
+    async with connected(max_batch=4) as (node, endpoint):
+        node.mangle = lambda answer: answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
+        await served_hashes(endpoint, 5)
+        node.mangle = lambda answer: [answer] if isinstance(answer, dict) else answer
+        assert await endpoint.call(*CHAIN_ID) == hex(1729)
+        assert len(node.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        ({"code": "-32005", "message": "limit"}, RateLimitedError, "limit"),
+        ({"code": -32005.0, "message": "limit"}, RateLimitedError, "limit"),
+        ({"code": -32000, "message": {"message": "rate limit reached"}}, RateLimitedError, "rate limit reached"),
+        ({"code": -32000}, RpcCallError, "-32000"),
+        ({"code": -32000, "message": None, "details": "too odd"}, RpcCallError, "too odd"),
+        ({"code": -32000, "message": ["block range too large"]}, RangeTooLargeError, "block range too large"),
+        ("too many requests", RateLimitedError, "too many requests"),
+        (["odd"], RpcCallError, "odd"),
+    ],
+)
+async def test_an_error_spelled_in_another_way_is_understood(error: Any, kind: type[RpcError], said: str) -> None:
+    async with connected() as (node, endpoint):
+        node.mangle = lambda answer: {"id": answer["id"], "error": error}
+        with pytest.raises(kind, match=said):
+            await endpoint.call(*CHAIN_ID)
+
+
+async def test_a_gateway_s_own_words_for_a_rate_limit_are_understood_without_an_error_object() -> None:
+    async with connected() as (node, endpoint):
+        node.script = [Say(200, '{"message":"API rate limit exceeded"}')] * 20
+        with pytest.raises(RateLimitedError, match="API rate limit exceeded"):
+            await endpoint.call(*CHAIN_ID)
+        with pytest.raises(RateLimitedError, match="API rate limit exceeded"):
+            await endpoint.batch(numbers(3))
+
+
+async def test_a_429_with_a_list_keeps_what_it_answers() -> None:
+    async with connected() as (node, endpoint):
+        real = node._http
+
+        async def limited(request: web.Request) -> web.StreamResponse:
+            answer = await real(request)
+            if len(node.requests) == 1:
+                assert isinstance(answer, web.Response)
+                answer.set_status(429)
+            return answer
+
+        await node.stop()
+        node._http = limited  # type: ignore[method-assign]
+        await node.start()
+        node.mangle = over(3, {"code": 1, "message": "odd"})
+        assert len(await endpoint.independent(numbers(5))) == 5
+        assert blocks_of(node) == [[0, 1, 2, 3, 4], [3, 4]]

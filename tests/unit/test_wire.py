@@ -102,6 +102,13 @@ def test_a_time_of_a_log_that_cannot_be_read_is_as_good_as_none(stamp: Any) -> N
     assert first.block_timestamp is second.block_timestamp is None
 
 
+def test_quantities_and_data_with_zeros_in_front_and_in_upper_case_are_read() -> None:
+    spelled = {key: v.replace("0x", "0X") if isinstance(v, str) else v for key, v in log_of(5).items()}
+    spelled |= {"blockNumber": "0X0005", "logIndex": "0x00", "transactionIndex": "0x0000"}
+    assert wire.logs([spelled], 0, 10, [ADDRESS]) == wire.logs([log_of(5)], 0, 10, [ADDRESS])
+    assert wire.header({**BLOCK, "number": "0X05"}) == wire.header(BLOCK)
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

@@ -16,9 +16,10 @@ from indexer.config import Deployment
 from indexer.errors import RangeTooLargeError, RpcCallError, RpcError, TransientRpcError, error_label, printable
 from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
 from indexer.ops.doctor.proof_checks import examine_log_times, examine_proof, examine_receipts
+from indexer.rpc.answers import redact_text
 from indexer.rpc.error_classifier import pruned
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import Endpoint, redact_text
+from indexer.rpc.transport import Endpoint
 
 MAX_RANGES = 20  # Sizes of eth_getLogs that are tried at most.
 SPAN = 1000  # Blocks over which the block time is measured.
