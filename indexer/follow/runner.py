@@ -302,6 +302,7 @@ class Runner:
                 task.cancel()  # the transaction rolls back, and the next start repeats the step
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+                await self._renew_connection()
                 return None
             if task.cancelled() and self._stalled:
                 raise StepStalledError(self._stalled)
@@ -324,6 +325,12 @@ class Runner:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stop.wait(), seconds)
+
+    async def _renew_connection(self) -> None:
+        """Replace the connection after a step was canceled: a rollback that was canceled, too, leaves it unusable."""
+        with contextlib.suppress(*DATABASE_ERRORS):
+            conn, self.conn = self.conn, await self.connect()
+            await close(conn)
 
     async def _drop_connection(self) -> None:
         conn, self.conn = self.conn, None

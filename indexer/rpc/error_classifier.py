@@ -41,6 +41,7 @@ _RATE = _any(
     r"slow down",
     r"per (\d+ ?)?(s|sec|second|minute|day)s?\b",
     r"limited to [\d,]+ requests",
+    r"\d ?/ ?(s|sec|second|min|minute|day)\b",
     r"\b429\b",
 )
 # A tag that the node does not know now, as opposed to a block that will exist in a moment.
@@ -93,7 +94,7 @@ _LATER = _any(
     r"connection",
 )
 _PRUNED = _any(
-    r"pruned",
+    r"prun(ed|ing)",
     r"missing trie node",
     r"(history|receipts?|logs?|state)( \w+){0,3} (is |are )?(unavailable|not available)",
     r"code 4444",
@@ -138,7 +139,9 @@ def classify(
         return TransientRpcError(text, endpoint)
     if status == 413 or ranged:
         return RangeTooLargeError(text, endpoint, suggested_blocks(words), results=OF_RESULTS.search(words) is not None)
-    if status >= 500 or status == 408 or code == -32603 or _LATER.search(words):
+    # What is no longer kept is "not available", too, but not later either.
+    discarded = code != -32603 and _PRUNED.search(words) is not None
+    if status >= 500 or status == 408 or code == -32603 or (not discarded and _LATER.search(words)):
         return TransientRpcError(text, endpoint)
     return RpcCallError(text, endpoint, code or status)
 

@@ -6,16 +6,32 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import aiohttp
+from tenacity import RetryCallState
+from tenacity.stop import stop_base
 
-from indexer.errors import RangeTooLargeError, RpcCallError, TransientRpcError, error_label
+from indexer.errors import RangeTooLargeError, RateLimitedError, RpcCallError, TransientRpcError, error_label
 from indexer.rpc.answers import redact_text
 from indexer.rpc.wire import parse_json
 from indexer.runtime.secrets import redact
 
 READ_AHEAD = 1 << 19  # Bytes of a response that the socket may buffer ahead of the reader.
 MAX_COOKIES = 32  # Load balancers pin a client to a backend by cookies; a hostile one must not fill the memory.
+MAX_WAIT_S = 5.0  # If a node asks for a longer wait, the call is left to other endpoints.
 JSON = {"Content-Type": "application/json"}
 _REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class StopAfterTimeout(stop_base):
+    """Stop retrying after `timeout` (s), not counting time `queued`, or if the node asks for more than MAX_WAIT_S."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout, self.queued = timeout, 0.0
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        if isinstance(error, RateLimitedError) and (error.retry_after or 0.0) > MAX_WAIT_S:
+            return True
+        return (retry_state.seconds_since_start or 0.0) - self.queued >= self.timeout
 
 
 class HttpAnswer(NamedTuple):

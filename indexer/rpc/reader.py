@@ -23,6 +23,7 @@ from indexer.errors import (
 from indexer.rpc import error_hints, receipts, wire
 from indexer.rpc.adaptive_size import AdaptiveRange, LearnedLimits
 from indexer.rpc.answers import Call
+from indexer.rpc.error_classifier import pruned
 from indexer.rpc.head_tags import HeadTags
 from indexer.rpc.receipt_source import BLOCK, NO_METHOD, ReceiptSource
 from indexer.rpc.receipts import BlockReceipts, SealedHeader, logs_of_receipts
@@ -170,10 +171,10 @@ class Reader:
             raise
         except (RateLimitedError, RpcCallError) as refusal:
             # Whatever its words, it may mean the number of blocks.
-            if not self.ranges.doubted(blocks, repeated=isinstance(refusal, RpcCallError)):
+            if pruned(refusal.message) or not self.ranges.doubted(blocks, repeated=isinstance(refusal, RpcCallError)):
                 raise
-            said = refusal.message.removeprefix(f"{self.name}: ")
-            raise RangeTooLargeError(f"refuses {blocks} blocks: {said}", self.name, results=True) from refusal
+            words = refusal.message.removeprefix(f"{self.name}: ")
+            raise RangeTooLargeError(f"refuses {blocks} blocks: {words}", self.name, results=True) from refusal
         except TransientRpcError:
             self.ranges.failed(blocks)
             raise
@@ -234,7 +235,8 @@ class Reader:
         if results is None:
             return [RpcCallError(self._receipts.why_none, self.name, NO_METHOD)] * len(headers)
         return [
-            self._parsed(partial(receipts.receipts, r, h, addresses)) for r, h in zip(results, headers, strict=True)
+            r if isinstance(r, RpcError) else self._parsed(partial(receipts.receipts, r, h, addresses))
+            for r, h in zip(results, headers, strict=True)
         ]  # fmt: skip
 
     async def receipts(self, number: int, addresses: Collection[str]) -> tuple[list[Log], Header]:
@@ -256,6 +258,8 @@ class Reader:
         answers = await self._receipts.of_blocks([header])
         if answers is None:
             raise RpcCallError(self._receipts.why_none, self.name, NO_METHOD)
+        if isinstance(answers[0], RpcError):
+            raise answers[0]
         return self._parse(lambda: logs_of_receipts(answers[0], header, addresses)), header
 
     async def addresses_in_receipts(self, header: Header) -> set[bytes] | None:
@@ -267,6 +271,8 @@ class Reader:
         refusal: RpcError | None = None
         try:
             results = await self._receipts.of_blocks([header])
+            if results is not None and isinstance(results[0], RpcError):
+                raise results[0]
         except RpcError as error:
             refusal = error
         else:
@@ -287,6 +293,8 @@ class Reader:
             try:
                 async with asyncio.timeout(PEER_WAIT_S):
                     results = await peer._receipts.of_blocks([header])
+                    if results is not None and isinstance(results[0], RpcError):
+                        raise results[0]
             except (RpcError, TimeoutError):
                 self._peers_rest[peer.name] = time.monotonic() + PEER_REST_S
                 continue

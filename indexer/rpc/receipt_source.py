@@ -47,13 +47,14 @@ class ReceiptSource:
         return "" if known is None else f"{BLOCK}: {known.why}"
 
     async def of_blocks(self, headers: Sequence[Header]) -> list[Any] | None:
-        """Return what the endpoint answers about each block; None if it serves no receipts at all.
+        """Return what the endpoint answers about each block, or the error; None if it serves no receipts at all.
 
-        Raises RpcError if it refuses these blocks, or does not answer. One block that is refused refuses all.
+        Raises RpcError if it refuses these blocks together, or does not answer.
         """
         if self.whole_blocks:
             try:
-                answers = await self.endpoint.independent([_call(hex(h.number)) for h in headers])
+                answers = await self.endpoint.independent([_call(hex(h.number)) for h in headers], partial=True)
+                refusal = answers[0] if all(isinstance(answer, RpcError) for answer in answers) else None
             except RpcError as error:
                 if not await self._is_refused(error, headers[0]):
                     raise
@@ -61,7 +62,9 @@ class ReceiptSource:
             else:
                 if any(isinstance(answer, list) for answer in answers):
                     self._answer(BLOCK)
-                return answers
+                if refusal is None or not await self._is_refused(refusal, headers[0]):
+                    return answers
+                self._refuse(BLOCK, refusal)
         return await self._by_transaction(headers)
 
     async def _is_refused(self, error: RpcError, header: Header) -> bool:

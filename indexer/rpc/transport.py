@@ -21,7 +21,6 @@ from tenacity import (
     stop_after_attempt,
     stop_any,
 )
-from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
 from indexer.errors import (
@@ -39,12 +38,11 @@ from indexer.rpc.adaptive_size import LONG_BATCH_CALLS, AdaptiveBatch
 from indexer.rpc.answers import AnswerReader, Call, entries_of, first_error, with_context
 from indexer.rpc.budget import Budgets, PriorityLock
 from indexer.rpc.health import EndpointHealth
-from indexer.rpc.http_client import HttpClient
+from indexer.rpc.http_client import MAX_WAIT_S, HttpClient, StopAfterTimeout
 from indexer.rpc.rate_limit import Backoff, CallCounting, TokenBucket, current_purpose
 from indexer.runtime.secrets import redact
 
 MAX_ATTEMPTS = 4
-MAX_WAIT_S = 5.0  # If a node asks for a longer wait, the call is left to other endpoints.
 # Statuses that single calls would get too; any other refusal of a whole batch may be a refusal of batches as such.
 _NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
 _backoff = wait_random_exponential(multiplier=0.15, max=3)
@@ -55,19 +53,6 @@ def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     named = error.retry_after if isinstance(error, RateLimitedError) else None
     return max(named or 0.0, _backoff(state))
-
-
-class _StopAfterTimeout(stop_base):
-    """Stop retrying after `timeout` (s), not counting time `queued`, or if the node asks for more than MAX_WAIT_S."""
-
-    def __init__(self, timeout: float) -> None:
-        self.timeout, self.queued = timeout, 0.0
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        error = retry_state.outcome.exception() if retry_state.outcome else None
-        if isinstance(error, RateLimitedError) and (error.retry_after or 0.0) > MAX_WAIT_S:
-            return True
-        return (retry_state.seconds_since_start or 0.0) - self.queued >= self.timeout
 
 
 class Results(NamedTuple):
@@ -159,26 +144,30 @@ class Endpoint(HttpClient):
                 size, at = max(size, answered.size), at + len(part)
         return Results(values, size)
 
-    async def independent(self, calls: Sequence[Call]) -> list[Any]:
+    async def independent(self, calls: Sequence[Call], *, partial: bool = False) -> list[Any]:
         """Return results in call order, of calls whose answers prove themselves: several nodes may give them.
 
         What was answered of a batch is kept, and only the rest is asked again. It fails when nothing more is answered.
-        A call that is refused among others is asked once more, too.
+        A call that is refused among others is asked once more, too; with `partial`, its error is then its result.
         """
         values: dict[int, Any] = {}
+        refusals: Counter[int] | None = Counter() if partial else None
         refused = False
         while len(values) < len(calls):
-            before = len(values)
-            stop = _StopAfterTimeout(self.timeout)
+            before, length = len(values), self.batch_length
+            stop = StopAfterTimeout(self.timeout)
             try:
-                await self._retrying(stop, lambda: True)(self._send_missing, calls, values, stop)
+                await self._retrying(stop, lambda: True)(self._send_missing, calls, values, stop, refusals)
             except (TransientRpcError, RpcCallError) as error:
-                if len(values) == before or (refused and isinstance(error, RpcCallError)):
+                shorter = isinstance(error, RateLimitedError) and self.batch_length < length
+                if (len(values) == before and not shorter) or (refused and isinstance(error, RpcCallError)):
                     raise
                 refused = refused or isinstance(error, RpcCallError)
         return [values[i] for i in range(len(calls))]
 
-    async def _send_missing(self, calls: Sequence[Call], values: dict[int, Any], stop: _StopAfterTimeout) -> None:
+    async def _send_missing(
+        self, calls: Sequence[Call], values: dict[int, Any], stop: StopAfterTimeout, refusals: Counter[int] | None
+    ) -> None:
         """Send one batch of the calls that have no value yet. Raises its first error, and keeps what was answered."""
         length = self.batch_length
         if length == 1:
@@ -193,6 +182,11 @@ class Endpoint(HttpClient):
                 return
             raise
         values.update((i, o) for i, o in zip(missing, outcomes, strict=True) if not isinstance(o, RpcError))
+        if refusals is not None:
+            refused = {i: o for i, o in zip(missing, outcomes, strict=True) if isinstance(o, RpcCallError)}
+            values.update((i, o) for i, o in refused.items() if refusals[i])
+            refusals.update(list(refused))
+            outcomes = [o for o in outcomes if not isinstance(o, RpcCallError)]
         if refusal := first_error(outcomes):
             raise refusal
         self._succeeded(len(part))
@@ -263,7 +257,7 @@ class Endpoint(HttpClient):
 
     async def _retried(self, calls: Sequence[Call], *, single: bool) -> Results:
         """Send calls that one answer must hold, and raise the first error in it."""
-        stop = _StopAfterTimeout(self.timeout)
+        stop = StopAfterTimeout(self.timeout)
 
         async def send() -> Results:
             results = await self._send(calls, stop, single=single)
@@ -273,7 +267,7 @@ class Endpoint(HttpClient):
 
         return await self._retrying(stop, lambda: single or len(calls) <= self.batch_length)(send)
 
-    def _retrying(self, stop: _StopAfterTimeout, limited_again: Callable[[], bool]) -> AsyncRetrying:
+    def _retrying(self, stop: StopAfterTimeout, limited_again: Callable[[], bool]) -> AsyncRetrying:
         """Retry TransientRpcError a few times, for little more than `timeout`: then it is another endpoint's turn.
 
         `limited_again`: returns whether a rate limit is to be retried.
@@ -304,7 +298,7 @@ class Endpoint(HttpClient):
             if self._bucket:
                 self._bucket.take(now, self._counting.tokens(calls, now))
 
-    async def _send(self, calls: Sequence[Call], stop: _StopAfterTimeout, *, single: bool) -> Results:
+    async def _send(self, calls: Sequence[Call], stop: StopAfterTimeout, *, single: bool) -> Results:
         """Send one request. Errors of single calls are among the values; that of all of them is raised."""
         queued_at = time.monotonic()
         await self._budgets.take()
@@ -380,9 +374,10 @@ class Endpoint(HttpClient):
         self, entry: Any, count: int, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> RpcError:  # fmt: skip
         """Return the error for a single answer to a batch of `count` calls: nodes refuse batches in many ways."""
-        if not isinstance(entry, dict) or entry.get("error") is None:
+        if not isinstance(entry, dict) or (entry.get("error") is None and not isinstance(entry.get("message"), str)):
             return self._answers.no_answer(entry, "no list for a batch")
-        error = self._answers.error(entry["error"], status, headers)
+        # Some nodes give the error itself where an answer belongs.
+        error = self._answers.error(entry.get("error") or entry, status, headers)
         if isinstance(error, RpcCallError):
             about_batches = status not in _NOT_ABOUT_BATCHES
             if about_batches and count <= self._longest:

@@ -66,7 +66,7 @@ class _Node:
         return Header(number, b"%32d" % number, b"%32d" % (number - 1), self.clock[number])
 
     async def logs_with_headers(
-        self, first: int, last: int, addresses: object, numbers: Any, extra_blocks: Any = (), *, verified: bool = False
+        self, first: int, last: int, addresses: object, numbers: Any, extra_blocks: Any = (), **_: bool
     ) -> tuple[list[Log], list[Header]]:
         return self.logs, [self.header(n) for n in numbers]
 
