@@ -181,7 +181,6 @@ class AdaptiveRange:
             self._rose, self.size = size > self.size, size
 
 
-MAX_ANSWERS_BEFORE_GROWTH = 1024  # After rate limits, which pass.
 ANSWERS_BEFORE_GROWTH = 32  # Answers before a longer batch is tried again; doubled with every refusal.
 LONG_BATCH_CALLS = 8  # A shorter batch that got no answer failed for a reason other than its length.
 # Rate limits in a row after which a batch is shortened. A short one is what a proof is made of (a range, its ends and
@@ -247,7 +246,6 @@ class AdaptiveBatch:
                 self._size_before = self._size_before or self.size
                 self.size = max(LONG_BATCH_CALLS, calls // 2) if is_long else answered or calls // 2
                 self._limits = self._answers = 0
-                self._answers_wanted = min(2 * self._answers_wanted, MAX_ANSWERS_BEFORE_GROWTH)
                 self._shortened += 1
 
     def succeeded(self, calls: int) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import RateLimitedError
-from indexer.rpc import transport
+from indexer.rpc import http_client, transport
 from indexer.rpc.rate_limit import MAX_PAUSE_S, MIN_PAUSE_S, Backoff, TokenBucket
 from indexer.rpc.transport import Endpoint
 from tests.support.stubnode import Say, StubNode
@@ -177,7 +177,7 @@ async def test_a_quiet_too_long_to_wait_for_fails_at_once_for_all() -> None:
         for _ in range(3):
             with pytest.raises(RateLimitedError) as caught:
                 await endpoint.call("eth_chainId", [])
-            assert transport.MAX_WAIT_S < (caught.value.retry_after or 0) <= 30
+            assert http_client.MAX_WAIT_S < (caught.value.retry_after or 0) <= 30
         assert len(node.requests) == 1
         await endpoint.close()
 
