@@ -29,11 +29,7 @@ docs: install    ## the documentation site, in docs/_build/html; a broken link i
 	@$(BIN)/sphinx-build -W --keep-going -n --quiet -b html docs docs/_build/html
 bench: install   ## backfill against its floors and a naive web3.py loop, 20 minutes (BENCH="--quick --logs 100000" two)
 	@$(BIN)/python -m benchmarks.backfill --logs 100000,1000000 $(BENCH)
-<<<<<<< HEAD
-chaos: install   ## 10,000 random steps, 200 kills, 40 faults, 80 lies (CHAOS="--seed 7 --part 3/12": of 100,000 steps)
-=======
 chaos: install   ## 10,000 random steps, 200 kills, 40 faults, 200 lies (CHAOS="--seed 7 --part 3/12": of 100,000 steps)
->>>>>>> views
 	@$(BIN)/python -m tests.chaos --out chaos/ $(CHAOS)
 chaos-report: install ## the parts of one campaign in chaos/, added up (CHAOS_REPORT="--partial FILE FOLDER")
 	@$(BIN)/python -m tests.chaos.report $(CHAOS_REPORT)
