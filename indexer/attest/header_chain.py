@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from indexer.errors import MissingBlockError, RpcError
-from indexer.ingest.block_proof import ProofFailure, hashes_to_itself
+from indexer.errors import RpcError
+from indexer.ingest.block_proof import ProofFailure, header_failure
 from indexer.rpc.receipts import SealedHeader
 
 
@@ -40,14 +40,10 @@ class HeaderChain:
         """
         failures = []
         for number, answer in answers.items():
-            if isinstance(answer, RpcError):
-                why = "no header" if isinstance(answer, MissingBlockError) else "unreadable header"
-                detail = answer.message.removeprefix(f"{endpoint}: ")
-                failures.append(ProofFailure(endpoint, number, why, f"header {number}: {detail}"))
-            elif not hashes_to_itself(answer):
-                detail = f"the fields of header {number} do not have its hash, 0x{answer.header.hash.hex()}"
-                failures.append(ProofFailure(endpoint, number, "header", detail))
-            else:
+            failure = header_failure(endpoint, number, answer)
+            if failure is not None:
+                failures.append(failure)
+            elif not isinstance(answer, RpcError):
                 self._headers[number], self._servers[number] = answer, endpoint
         return failures + [self._dropped(number, detail) for number, detail in self._off_chain()]
 

@@ -10,7 +10,6 @@ A header or receipt that is missing, unreadable or wrong costs its own block the
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +24,12 @@ from indexer.db.connection import Connection
 from indexer.errors import MissingBlockError, RpcError
 from indexer.ingest.block_proof import (
     HEADERS,
-    RECEIPTS,
+    BlockProofs,
     ProofFailure,
     YieldToFollower,
     ask_each,
-    check_receipts,
     hashes_to_itself,
-    read_receipts,
+    prove_by_receipts,
 )
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import SealedHeader
@@ -140,31 +138,19 @@ async def _read_receipts(
     stored: dict[int, list[Log]] = defaultdict(list)
     for log in proof.stored.logs:
         stored[log.block_number].append(log)
-    remaining, last_error = list(positive), None
+    remaining, found, last_error = list(positive), BlockProofs(), None
     # The endpoint that served the headers is asked first: it usually has the receipts too.
     for reader in sorted(readers, key=lambda r: r.name != proof.endpoints[0]):
-        asking, remaining = remaining, []
-        for at in range(0, len(asking), RECEIPTS):
-            part = asking[at : at + RECEIPTS]
-            try:
-                answers = await read_receipts(reader, part, proof.segment.addresses, yield_to_follower)
-            except RpcError as error:
-                last_error = error
-                remaining += asking[at:]
-                break
-            for block, answer in zip(part, answers, strict=True):
-                failure = check_receipts(reader.name, block, answer, stored[block.number])
-                await asyncio.sleep(0)
-                if failure is not None:
-                    remaining.append(block)
-                    proof.failures.append(failure)
-                elif not isinstance(answer, RpcError):
-                    proof.logs += answer.logs
-                    proof.prover_by_block[block.number] = reader.name
-                    if reader.name not in proof.endpoints:
-                        proof.endpoints.append(reader.name)
         if not remaining:
-            return
+            break
+        try:
+            await prove_by_receipts(reader, remaining, stored, proof.segment.addresses, found, yield_to_follower)
+        except RpcError as error:
+            last_error = error
+        remaining = [block for block in remaining if block.number not in found.proven_by]
+    proof.logs, proof.prover_by_block = found.logs, found.proven_by
+    proof.failures += found.failures
+    proof.endpoints = list(dict.fromkeys([*proof.endpoints, *found.proven_by.values()]))
     unproven = {block.number for block in remaining}
     if last_error is not None and unproven - {failure.block for failure in proof.failures}:
         raise last_error

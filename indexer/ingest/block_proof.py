@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -90,7 +90,7 @@ async def prove_blocks(
                 if not any(may_contain(block.logs_bloom, item) for item in watched):
                     proofs.proven_by.setdefault(block.number, source)
             open_ = [block for number, (block, _) in sorted(known.items()) if number not in proofs.proven_by]
-            await _prove_by_receipts(reader, open_, believed, addresses, proofs)
+            await prove_by_receipts(reader, open_, believed, addresses, proofs, no_wait)
         except RpcError as error:
             last_error = error
         if len(proofs.proven_by) == len(blocks):
@@ -118,28 +118,45 @@ async def _read_headers(
 
 
 def _check_header(endpoint: str, block: Header, sealed: SealedHeader | RpcError) -> ProofFailure | None:
-    if isinstance(sealed, RpcError):
-        why, detail = "no header", sealed.message.removeprefix(f"{endpoint}: ")
-        if not isinstance(sealed, MissingBlockError):
-            why = "unreadable header"
-        return ProofFailure(endpoint, block.number, why, f"header {block.number}: {detail}")
-    if sealed.header.hash != block.hash:
+    if not isinstance(sealed, RpcError) and sealed.header.hash != block.hash:
         return ProofFailure(endpoint, block.number, "chain", f"block {block.number} is stored with another hash")
-    if not hashes_to_itself(sealed):
-        detail = f"the fields of header {block.number} do not have its hash, 0x{block.hash.hex()}"
-        return ProofFailure(endpoint, block.number, "header", detail)
+    return header_failure(endpoint, block.number, sealed)
+
+
+def header_failure(endpoint: str, number: int, answer: SealedHeader | RpcError) -> ProofFailure | None:
+    """Return why an answer does not prove itself a header of block `number`; None if its fields have its hash."""
+    if isinstance(answer, RpcError):
+        why = "no header" if isinstance(answer, MissingBlockError) else "unreadable header"
+        detail = answer.message.removeprefix(f"{endpoint}: ")
+        return ProofFailure(endpoint, number, why, f"header {number}: {detail}")
+    if not hashes_to_itself(answer):
+        detail = f"the fields of header {number} do not have its hash, 0x{answer.header.hash.hex()}"
+        return ProofFailure(endpoint, number, "header", detail)
     return None
 
 
-async def _prove_by_receipts(
-    reader: Reader, blocks: Sequence[Header], believed: dict[int, list[Log]], addresses: Sequence[str],
-    proofs: BlockProofs,
+async def prove_by_receipts(
+    reader: Reader, blocks: Sequence[Header], believed: Mapping[int, Sequence[Log]], addresses: Sequence[str],
+    proofs: BlockProofs, yield_to_follower: YieldToFollower,
 ) -> None:  # fmt: skip
+    """Add to `proofs` what one endpoint's receipts prove, and why they do not prove the others.
+
+    Args:
+        reader: The endpoint.
+        blocks: The blocks, with their receipts roots, ascending.
+        believed: What is believed so far to be their logs of the contracts, by block; a block without any may lack.
+        addresses: The contracts (lower-case 0x).
+        proofs: The proofs; what is proven before an error stays in them.
+        yield_to_follower: Awaited before each request.
+
+    Raises:
+        RpcError: The endpoint does not answer.
+    """
     for at in range(0, len(blocks), RECEIPTS):
         part = blocks[at : at + RECEIPTS]
-        answers = await read_receipts(reader, part, addresses, no_wait)
+        answers = await read_receipts(reader, part, addresses, yield_to_follower)
         for block, answer in zip(part, answers, strict=True):
-            failure = check_receipts(reader.name, block, answer, believed[block.number])
+            failure = check_receipts(reader.name, block, answer, believed.get(block.number, ()))
             await asyncio.sleep(0)  # Hashing takes milliseconds, and the head must not wait for it.
             if failure is not None:
                 proofs.failures.append(failure)
