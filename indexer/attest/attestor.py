@@ -204,7 +204,7 @@ class Attester:
             blocks = [headers[n] for n in range(first, last + 1)]
             prover = proof.prover_by_block.get(first, proof.endpoints[0])
             batch = LogBatch(first, last, run.addresses, true, blocks, (ServedRange(first, last, prover),))
-            contracts = sorted((await coverage.contract_ids(self.conn, run.addresses)).values())
+            contracts = await coverage.contract_ids(self.conn, run.addresses)
             provers = {n: proof.prover_by_block.get(n, proof.endpoints[0]) for n in wrong}
             faults = await provenance.faults_of_servers(self.conn, contracts, diff_logs(stored, true), provers)
             cause = f"attestation: {', '.join(sorted({f.endpoint for f in faults})) or 'a stored row'} was wrong"

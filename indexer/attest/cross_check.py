@@ -29,7 +29,7 @@ async def cross_check(attester: Attester, state: IndexState, segment: ContractRa
     """
     conn, agreed, last_error, mismatches = attester.conn, list[str](), None, list[ProofFailure]()
     unreadable = False  # Only the first block is known to be so; the rest is left to the next step.
-    contracts = sorted((await coverage.contract_ids(conn, segment.addresses)).values())
+    contracts = await coverage.contract_ids(conn, segment.addresses)
     part = segment._replace(last=min(segment.last, segment.first + MAX_BLOCKS - 1))
     sources = await provenance.serving_endpoints(conn, contracts, part.first, part.last)
     part = _same_servers(part, sources)

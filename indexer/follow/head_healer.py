@@ -89,7 +89,7 @@ class HeadHealer:
         proofs: BlockProofs, wrong: Sequence[LogFault], token: int,
     ) -> StepResult:  # fmt: skip
         addresses, tip = state.contracts_covered_above(refs[0].number), headers[-1].ref()
-        contracts = sorted((await coverage.contract_ids(conn, addresses)).values())
+        contracts = await coverage.contract_ids(conn, addresses)
         faults = await provenance.faults_of_servers(conn, contracts, wrong, proofs.proven_by)
         prover = proofs.proven_by[wrong[0].block]
         logs = _up_to(proofs.logs, tip.number)

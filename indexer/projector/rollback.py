@@ -109,7 +109,7 @@ async def remove_blocks(
 async def reassign_provenance(conn: Connection, healing: Reorg, changed: Sequence[int]) -> None:
     """Record the endpoint that served the changed blocks of a heal, and void what was attested of them."""
     block_ranges = merge_ranges(BlockRange(number, number) for number in changed)
-    contracts = sorted((await coverage.contract_ids(conn, healing.addresses)).values())
+    contracts = await coverage.contract_ids(conn, healing.addresses)
     await attestations.void(conn, block_ranges, contracts, "heal")
     for block_range in block_ranges:
         served_range = ServedRange(block_range.first, block_range.last, healing.endpoint)

@@ -54,7 +54,7 @@ class Attested(NamedTuple):
 
 async def add(conn: Connection, attestation: Attestation) -> None:
     """Insert an attestation."""
-    contracts = sorted((await coverage.contract_ids(conn, attestation.addresses)).values())
+    contracts = await coverage.contract_ids(conn, attestation.addresses)
     await conn.execute(
         "INSERT INTO indexer.attestation (first_block, last_block, contracts, grade, method, first_hash, last_hash,"
         " logs, digest, endpoints) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",

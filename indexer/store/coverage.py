@@ -11,17 +11,17 @@ from indexer.chain.ranges import BlockRange
 from indexer.db.connection import Connection
 
 
-async def contract_ids(conn: Connection, addresses: Iterable[str]) -> dict[str, int]:
-    """Return contract ids by address, inserting rows for new contracts."""
+async def contract_ids(conn: Connection, addresses: Iterable[str]) -> list[int]:
+    """Return the ids of contracts, ascending, inserting rows for new ones."""
     wanted = [bytes.fromhex(a[2:]) for a in addresses]
-    query = "SELECT id, address FROM indexer.contract WHERE address = ANY($1::bytea[])"
+    query = "SELECT id FROM indexer.contract WHERE address = ANY($1::bytea[]) ORDER BY 1"
     rows = await conn.fetch(query, wanted)
     if len(rows) < len(set(wanted)):
         await conn.execute(
             "INSERT INTO indexer.contract (address) SELECT unnest($1::bytea[]) ON CONFLICT (address) DO NOTHING", wanted
         )
         rows = await conn.fetch(query, wanted)
-    return {"0x" + row["address"].hex(): row["id"] for row in rows}
+    return [row["id"] for row in rows]
 
 
 async def load(conn: Connection, addresses: Sequence[str]) -> dict[str, list[BlockRange]]:
@@ -52,7 +52,7 @@ async def add(conn: Connection, addresses: Sequence[str], first: int, last: int)
     Raises:
         asyncpg.ExclusionViolationError: part of it is covered already, so the same range was ingested twice.
     """
-    ids = sorted((await contract_ids(conn, addresses)).values())
+    ids = await contract_ids(conn, addresses)
     # Only adjacent ranges are merged. An overlapping range is left alone so that it violates the exclusion constraint.
     touching = await conn.fetch(
         "DELETE FROM indexer.coverage WHERE contract_id = ANY($1::int[])"

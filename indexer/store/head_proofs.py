@@ -57,7 +57,7 @@ async def add(
         hashes: hashes of these blocks, by number.
         addresses: contracts whose logs are proven (lower-case 0x).
     """
-    contracts = sorted((await coverage.contract_ids(conn, addresses)).values())
+    contracts = await coverage.contract_ids(conn, addresses)
     await conn.execute(
         "INSERT INTO indexer.head_proof (block_number, contracts, endpoint)"
         " SELECT b.number, $1, p.endpoint FROM unnest($2::bigint[], $3::bytea[], $4::text[]) p(number, hash, endpoint)"
@@ -79,7 +79,7 @@ async def unproven(conn: Connection, first: int, last: int, addresses: Sequence[
         last: last block to look at, included.
         addresses: contracts that must be proven (lower-case 0x).
     """
-    contracts = list((await coverage.contract_ids(conn, addresses)).values())
+    contracts = await coverage.contract_ids(conn, addresses)
     rows = await conn.fetch(
         "SELECT number FROM indexer.block b WHERE number BETWEEN $1 AND $2 AND NOT EXISTS"
         " (SELECT FROM indexer.head_proof p WHERE p.block_number = b.number AND p.contracts @> $3::int[]) ORDER BY 1",
@@ -99,7 +99,7 @@ async def provers(conn: Connection, first: int, last: int, addresses: Sequence[s
         last: last block to look at, included.
         addresses: contracts that must be proven (lower-case 0x).
     """
-    contracts = list((await coverage.contract_ids(conn, addresses)).values())
+    contracts = await coverage.contract_ids(conn, addresses)
     rows = await conn.fetch(
         "SELECT block_number, endpoint FROM indexer.head_proof"
         " WHERE block_number BETWEEN $1 AND $2 AND contracts @> $3::int[]",
@@ -138,7 +138,7 @@ async def first_run(
         last: last block to look at, included.
         addresses: contracts that must be proven (lower-case 0x).
     """
-    contracts = list((await coverage.contract_ids(conn, addresses)).values())
+    contracts = await coverage.contract_ids(conn, addresses)
     row = await conn.fetchrow(
         "SELECT min(block_number) AS first, max(block_number) AS last, array_agg(DISTINCT endpoint) AS endpoints FROM ("
         " SELECT block_number, endpoint, block_number - row_number() OVER (ORDER BY block_number) AS run"
