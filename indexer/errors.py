@@ -242,14 +242,14 @@ def printable(text: str) -> str:
 
 
 class RpcError(IndexerError):
-    """An endpoint's failure. `endpoint` is its display name, without secrets."""
+    """An endpoint's failure. `endpoint` is its display name, without secrets; `words` is the message without it."""
 
     label = "RpcError"
 
     def __init__(self, message: str, endpoint: str = "", remedy: str = "") -> None:
         message = printable(message)
         super().__init__(f"{endpoint}: {message}" if endpoint else message, remedy)
-        self.endpoint = endpoint
+        self.endpoint, self.words = endpoint, message
 
 
 class TransientRpcError(RpcError):

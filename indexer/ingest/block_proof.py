@@ -127,8 +127,7 @@ def header_failure(endpoint: str, number: int, answer: SealedHeader | RpcError) 
     """Return why an answer does not prove itself a header of block `number`; None if its fields have its hash."""
     if isinstance(answer, RpcError):
         why = "no header" if isinstance(answer, MissingBlockError) else "unreadable header"
-        detail = answer.message.removeprefix(f"{endpoint}: ")
-        return ProofFailure(endpoint, number, why, f"header {number}: {detail}")
+        return ProofFailure(endpoint, number, why, f"header {number}: {answer.words}")
     if not hashes_to_itself(answer):
         detail = f"the fields of header {number} do not have its hash, 0x{answer.header.hash.hex()}"
         return ProofFailure(endpoint, number, "header", detail)
@@ -243,7 +242,7 @@ def check_receipts(
     if isinstance(read, RpcError):
         unreadable = isinstance(read, TransientRpcError) and not isinstance(read, InconsistentResponseError)
         why = "unreadable receipts" if unreadable else "no receipts"
-        return ProofFailure(endpoint, number, why, f"block {number}: {read.message.removeprefix(f'{endpoint}: ')}")
+        return ProofFailure(endpoint, number, why, f"block {number}: {read.words}")
     if receipts_root(read.receipts) != block.receipts_root:
         same = [g[:7] for g in read.logs] == [g[:7] for g in stored]
         detail = f"the receipts of block {number} have another root than its header, their logs are "

@@ -36,6 +36,11 @@ MAX_BLOCKS_REMEDY = (
 RPS_REMEDY = "Set rps under [rpc] in the deployment's file (`backfill --rps`) to what the plan allows"
 
 
+def header_call(block: int | str) -> Call:
+    """Return the call for a block without its transactions, by number or tag."""
+    return "eth_getBlockByNumber", [block if isinstance(block, str) else hex(block), False]
+
+
 def redact_text(text: str, url: str) -> str:
     """Return `text` without the secrets of `url`: errors of HTTP clients and of nodes quote URLs and keys."""
     parts = urlsplit(url)

@@ -99,7 +99,8 @@ _PRUNED = _any(
     r"(history|receipts?|logs?|state)( \w+){0,3} (is |are )?(unavailable|not available)",
     r"code 4444",
 )
-_NO_METHOD, _UNKNOWN_TAG = -32601, -39001
+NO_METHOD = -32601  # The one code that the standard has for a missing method; many providers use others.
+_UNKNOWN_TAG = -39001
 WAIT_FOR_ANSWER = "an endpoint that answers"
 WAIT_FOR_RATE = "an endpoint within its rate limit"
 WAIT_FOR_SERVICE = "an endpoint that serves what is asked"
@@ -133,7 +134,7 @@ def classify(
         return BatchUnsupportedError(text, endpoint)
     if not ranged and (rate or code in (-32005, -32029, 429)):
         return RateLimitedError(text, endpoint, _retry_after(words, headers or {}, now, backoff))
-    if code in (_NO_METHOD, _UNKNOWN_TAG) or _TAG.search(words):
+    if code in (NO_METHOD, _UNKNOWN_TAG) or _TAG.search(words):
         return RpcCallError(text, endpoint, code or status)
     if _LAGS.search(words):
         return TransientRpcError(text, endpoint)

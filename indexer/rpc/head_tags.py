@@ -16,7 +16,7 @@ import structlog
 from indexer.chain.types import Header
 from indexer.errors import RpcError, TransientRpcError
 from indexer.rpc import wire
-from indexer.rpc.answers import Call
+from indexer.rpc.answers import header_call
 from indexer.rpc.transport import Endpoint
 
 TAGS = ("safe", "finalized")
@@ -44,14 +44,14 @@ class HeadTags:
         """
         together = [tag for tag in TAGS if not self._suspected and self._support.get(_name(tag)) is None]
         try:
-            answers = await self.endpoint.batch([_call(tag) for tag in ("latest", *together)])
+            answers = await self.endpoint.batch([header_call(tag) for tag in ("latest", *together)])
         except RpcError as error:
             if not together:
                 raise
             if not _is_absence(error):
                 self._suspected = True
                 raise
-            answers, together = [await self.endpoint.call(*_call("latest"))], []
+            answers, together = [await self.endpoint.call(*header_call("latest"))], []
         self._suspected = False
         blocks = dict(zip(("latest", *together), answers, strict=True))
         now = time.monotonic()
@@ -63,7 +63,7 @@ class HeadTags:
         if len(tags) > 1:
             try:
                 async with asyncio.timeout(TAG_WAIT_S):
-                    answers = await self.endpoint.batch([_call(tag) for tag in tags])
+                    answers = await self.endpoint.batch([header_call(tag) for tag in tags])
             except (RpcError, TimeoutError):
                 pass  # Which of them failed shows when each is asked for alone.
             else:
@@ -79,10 +79,9 @@ class HeadTags:
     async def _ask(self, tag: str) -> Any:
         try:
             async with asyncio.timeout(TAG_WAIT_S):
-                answer = await self.endpoint.call(*_call(tag))
+                answer = await self.endpoint.call(*header_call(tag))
         except RpcError as error:
-            why = error.message.removeprefix(f"{self.endpoint.name}: ")
-            self._failed(tag, why, transient=not _is_absence(error))
+            self._failed(tag, error.words, transient=not _is_absence(error))
             return None
         except TimeoutError:
             self._failed(tag, f"no answer within {TAG_WAIT_S:g} seconds", transient=True)
@@ -119,7 +118,3 @@ def _is_absence(error: RpcError) -> bool:
 
 def _name(tag: str) -> str:
     return f"tag {tag}"
-
-
-def _call(tag: str) -> Call:
-    return "eth_getBlockByNumber", [tag, False]

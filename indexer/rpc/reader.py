@@ -22,10 +22,10 @@ from indexer.errors import (
 )
 from indexer.rpc import error_hints, receipts, wire
 from indexer.rpc.adaptive_size import AdaptiveRange, LearnedLimits
-from indexer.rpc.answers import Call
-from indexer.rpc.error_classifier import pruned
+from indexer.rpc.answers import Call, header_call
+from indexer.rpc.error_classifier import NO_METHOD, pruned
 from indexer.rpc.head_tags import HeadTags
-from indexer.rpc.receipt_source import BLOCK, NO_METHOD, ReceiptSource
+from indexer.rpc.receipt_source import BLOCK, ReceiptSource
 from indexer.rpc.receipts import BlockReceipts, SealedHeader, logs_of_receipts
 from indexer.rpc.transport import Endpoint, Results
 
@@ -63,7 +63,7 @@ class Reader:
 
     async def latest(self) -> Header:
         """Return the newest block. Raises MissingBlockError if the node has none."""
-        result = await self.endpoint.call(*_header_call("latest"))
+        result = await self.endpoint.call(*header_call("latest"))
         return self._parse(lambda: wire.header(result))
 
     async def heads(self) -> Heads:
@@ -78,7 +78,7 @@ class Reader:
 
     async def probe(self, number: int | None) -> tuple[int, Header, Header | None]:
         """Return chain id, latest block, and block `number` if given and present, read in one request."""
-        calls = [("eth_chainId", []), _header_call("latest"), *([] if number is None else [_header_call(number)])]
+        calls = [("eth_chainId", []), header_call("latest"), *([] if number is None else [header_call(number)])]
         try:
             results = await self.endpoint.batch(calls)
         except RpcCallError:
@@ -99,17 +99,17 @@ class Reader:
 
     async def header(self, number: int) -> Header | None:
         """Return the header of a block; None if the node has no such block."""
-        result = await self.endpoint.call(*_header_call(number))
+        result = await self.endpoint.call(*header_call(number))
         return None if result is None else self._parse(lambda: wire.header(result, number))
 
     async def headers(self, numbers: Sequence[int]) -> list[Header]:
         """Return headers in the order requested. Raises MissingBlockError, which is transient: the node may lag."""
-        results = await self.endpoint.independent([_header_call(n) for n in numbers])
+        results = await self.endpoint.independent([header_call(n) for n in numbers])
         return self._parse(lambda: [wire.header(r, n) for r, n in zip(results, numbers, strict=True)])
 
     async def found(self, blocks: Sequence[int | str]) -> list[Header | None]:
         """Return headers by number or tag, read in one request; None for a block that the node does not have."""
-        results = await self.endpoint.batch([_header_call(b) for b in blocks])
+        results = await self.endpoint.batch([header_call(b) for b in blocks])
         return self._parse(lambda: [_optional_header(r, b) for r, b in zip(results, blocks, strict=True)])
 
     async def logs_with_headers(
@@ -160,7 +160,7 @@ class Reader:
         *, whole: bool,
     ) -> tuple[list[Log], list[Header]]:  # fmt: skip
         wanted, blocks = list(numbers), last - first + 1
-        calls = [_header_call(n) for n in (*wanted, *extra_blocks)]
+        calls = [header_call(n) for n in (*wanted, *extra_blocks)]
         whole = whole and 1 < blocks == len(wanted)  # Fewer blocks make a shorter batch.
         if self.ranges.refuses(blocks):
             raise RangeTooLargeError(f"a range of {blocks} blocks was refused before", self.name, self.ranges.ceiling)
@@ -173,8 +173,7 @@ class Reader:
             # Whatever its words, it may mean the number of blocks.
             if pruned(refusal.message) or not self.ranges.doubted(blocks, repeated=isinstance(refusal, RpcCallError)):
                 raise
-            words = refusal.message.removeprefix(f"{self.name}: ")
-            raise RangeTooLargeError(f"refuses {blocks} blocks: {words}", self.name, results=True) from refusal
+            raise RangeTooLargeError(f"refuses {blocks} blocks: {refusal.words}", self.name, results=True) from refusal
         except TransientRpcError:
             self.ranges.failed(blocks)
             raise
@@ -219,7 +218,7 @@ class Reader:
 
         A header that is missing or unreadable is returned as its error: it says nothing about the others.
         """
-        results = await self.endpoint.independent([_header_call(n) for n in numbers])
+        results = await self.endpoint.independent([header_call(n) for n in numbers])
         return [
             self._parsed(partial(receipts.sealed_header, r, n)) for r, n in zip(results, numbers, strict=True)
         ]  # fmt: skip
@@ -244,16 +243,16 @@ class Reader:
 
         Raises RpcCallError if the node has no receipts at all, or not this block's.
         """
-        header_call = _header_call(number)
+        call = header_call(number)
         if self._receipts.whole_blocks:
             try:
-                results = await self.endpoint.batch([(BLOCK, [hex(number)]), header_call])
+                results = await self.endpoint.batch([(BLOCK, [hex(number)]), call])
             except RpcCallError:
                 pass  # Asked again below, where it is found out what is refused.
             else:
                 header = self._parse(lambda: wire.header(results[1], number))
                 return self._parse(lambda: logs_of_receipts(results[0], header, addresses)), header
-        block = await self.endpoint.call(*header_call)
+        block = await self.endpoint.call(*call)
         header = self._parse(lambda: wire.header(block, number))
         answers = await self._receipts.of_blocks([header])
         if answers is None:
@@ -270,21 +269,31 @@ class Reader:
         """
         refusal: RpcError | None = None
         try:
-            results = await self._receipts.of_blocks([header])
-            if results is not None and isinstance(results[0], RpcError):
-                raise results[0]
+            logged = await self._logged(header)
         except RpcError as error:
             refusal = error
         else:
-            logged = None if results is None else self._parsed(partial(receipts.addresses_logged, results[0], header))
             if isinstance(logged, set):
                 return logged
             refusal = logged if isinstance(logged, InconsistentResponseError) else None
         elsewhere = await self._addresses_from_peers(header)
         if elsewhere is None and refusal is not None:
-            detail = refusal.message.removeprefix(f"{self.name}: ")
-            raise InconsistentResponseError(f"no receipts for block {header.number}: {detail}", self.name) from refusal
+            raise InconsistentResponseError(
+                f"no receipts for block {header.number}: {refusal.words}", self.name
+            ) from refusal
         return elsewhere
+
+    async def _logged(self, header: Header) -> set[bytes] | RpcError | None:
+        """Return the addresses in this endpoint's receipts of a block, or what is wrong with them; None if it has none.
+
+        Raises RpcError if it does not answer about the block.
+        """
+        results = await self._receipts.of_blocks([header])
+        if results is None:
+            return None
+        if isinstance(results[0], RpcError):
+            raise results[0]
+        return self._parsed(partial(receipts.addresses_logged, results[0], header))
 
     async def _addresses_from_peers(self, header: Header) -> set[bytes] | None:
         for peer in self.peers:
@@ -292,13 +301,10 @@ class Reader:
                 continue
             try:
                 async with asyncio.timeout(PEER_WAIT_S):
-                    results = await peer._receipts.of_blocks([header])
-                    if results is not None and isinstance(results[0], RpcError):
-                        raise results[0]
+                    logged = await peer._logged(header)
             except (RpcError, TimeoutError):
                 self._peers_rest[peer.name] = time.monotonic() + PEER_REST_S
                 continue
-            logged = None if results is None else peer._parsed(partial(receipts.addresses_logged, results[0], header))
             if isinstance(logged, set):
                 return logged
         return None
@@ -332,7 +338,3 @@ def _unreadable(error: RpcError) -> RpcError:
 
 def _optional_header(result: Any, block: int | str) -> Header | None:
     return None if result is None else wire.header(result, block if isinstance(block, int) else None)
-
-
-def _header_call(block: int | str) -> Call:
-    return "eth_getBlockByNumber", [block if isinstance(block, str) else hex(block), False]

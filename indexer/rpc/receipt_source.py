@@ -16,12 +16,12 @@ import structlog
 
 from indexer.chain.types import Header
 from indexer.errors import InconsistentResponseError, RateLimitedError, RpcCallError, RpcError
-from indexer.rpc.answers import Call
+from indexer.rpc.answers import Call, header_call
+from indexer.rpc.error_classifier import NO_METHOD
 from indexer.rpc.health import MethodSupport
 from indexer.rpc.transport import Endpoint
 
 BLOCK, SINGLE = "eth_getBlockReceipts", "eth_getTransactionReceipt"
-NO_METHOD = -32601  # The one code that the standard has for a missing method; many providers use others.
 CONTROL_WAIT_S = 5.0  # For an answer that shows whether a method or the endpoint is at fault.
 MAX_LIMITED = 3  # Refusals for the rate in a row after which a method counts as not served, for a while.
 
@@ -80,7 +80,7 @@ class ReceiptSource:
                 if isinstance(await self._control(_call(block)), list):
                     self._answer(BLOCK)
                     return False
-        return await self._control(("eth_getBlockByNumber", ["latest", False])) is not None
+        return await self._control(header_call("latest")) is not None
 
     async def _control(self, call: Call) -> Any:
         """Return the answer to a control question; None if there is none."""
@@ -112,7 +112,7 @@ class ReceiptSource:
 
     async def _transactions(self, header: Header) -> list[str]:
         """Return the hashes of a block's transactions. Raises InconsistentResponseError if it is another block now."""
-        block = await self.endpoint.call("eth_getBlockByNumber", [hex(header.number), False])
+        block = await self.endpoint.call(*header_call(header.number))
         hashes = block.get("transactions") if isinstance(block, dict) else None
         if not isinstance(hashes, list) or not all(isinstance(hash_, str) for hash_ in hashes):
             raise InconsistentResponseError(f"block {header.number} does not name its transactions", self.name)
@@ -126,9 +126,8 @@ class ReceiptSource:
         return self.endpoint.name
 
     def _refuse(self, method: str, error: RpcError) -> None:
-        why = error.message.removeprefix(f"{self.name}: ")
-        if self.support.refused(method, time.monotonic(), why):
-            log.warning("method_refused", endpoint=self.name, method=method, reason=why)
+        if self.support.refused(method, time.monotonic(), error.words):
+            log.warning("method_refused", endpoint=self.name, method=method, reason=error.words)
 
     def _answer(self, method: str) -> None:
         self._limited = 0

@@ -40,7 +40,10 @@ class BlockReceipts(NamedTuple):
 
 def sealed_header(result: Any, number: int) -> SealedHeader:
     """Parse a block object. Raises TransientRpcError, or InconsistentResponseError if it is not block `number`."""
-    header = read_header(result, number)
+    return _sealed(result, read_header(result, number))
+
+
+def _sealed(result: Any, header: Header) -> SealedHeader:
     values: dict[str, bytes | int] = {name: _value(result.get(name), name, size) for name, size in FIELDS}
     values |= {name: _value(result[name], name, size) for name, size in LATER_FIELDS if result.get(name) is not None}
     root = values["receiptsRoot"]
@@ -56,7 +59,7 @@ def verified_header(result: Any, number: int) -> Header:
     """
     header = read_header(result, number)
     try:
-        sealed = sealed_header(result, number)
+        sealed = _sealed(result, header)
     except TransientRpcError:
         return header
     return sealed.header if sealed.computed == header.hash else header

@@ -209,7 +209,7 @@ class Endpoint(HttpClient):
         """
         match error:
             case BatchUnsupportedError():
-                message = error.message.removeprefix(f"{self.name}: ")
+                message = error.words
                 self.lengths.refused(
                     len(part), error_hints.max_batch_calls(message), length=error_hints.is_about_batch_length(message)
                 )
