@@ -128,6 +128,14 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
+def figure(latencies: Sequence[float], way: str, limit: float | None) -> Figure:
+    """The 99th percentile of latencies (s), in milliseconds, beside the limit (ms)."""
+    half, most, worst = (percentile(latencies, share) * 1000 for share in (0.5, 0.99, 1.0))
+    note = f"p50 {half:.0f} ms, worst {worst:.0f} ms of {len(latencies)} blocks"
+    numbers = {"p50_ms": half, "p99_ms": most, "worst_ms": worst, "blocks": len(latencies)}
+    return Figure(f"head latency p99, {way}", most, " ms", limit, most=True, note=note, numbers=numbers)
+
+
 def measure(server: EmbeddedServer, blocks: int = 200) -> list[Figure]:
     """Milliseconds, with WebSocket and without."""
     figures = []
@@ -136,14 +144,9 @@ def measure(server: EmbeddedServer, blocks: int = 200) -> list[Figure]:
             name = f"bench_latency_{'ws' if websocket else 'polling'}"
             server.ensure_database(name)
             found = asyncio.run(follow(server.url(name), blocks, websocket, Path(folder)))
-            half, most, worst = (percentile(found, share) * 1000 for share in (0.5, 0.99, 1.0))
             limit = (ALLOWED if websocket else INTERVAL + ALLOWED) * 1000
             way = "WebSocket" if websocket else f"polling every {INTERVAL * 1000:.0f} ms"
-            note = f"p50 {half:.0f} ms, worst {worst:.0f} ms of {len(found)} blocks"
-            numbers = {"p50_ms": half, "p99_ms": most, "worst_ms": worst, "blocks": len(found)}
-            figures.append(
-                Figure(f"head latency p99, {way}", most, " ms", limit, most=True, note=note, numbers=numbers)
-            )
+            figures.append(figure(found, way, limit))
     return figures
 
 

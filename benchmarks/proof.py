@@ -24,7 +24,7 @@ import asyncpg
 
 from benchmarks.chain import CHAIN_ID
 from benchmarks.figures import Figure, report
-from benchmarks.latency import INTERVAL, LOOK, WARM, Chain, committed, percentile, wait_for_table
+from benchmarks.latency import INTERVAL, LOOK, WARM, Chain, committed, figure, percentile, wait_for_table
 from indexer.config import load
 from indexer.embedded_pg.server import EmbeddedServer
 from indexer.runtime.tasks import background_task
@@ -183,13 +183,6 @@ def healing(run: Run, limit: float) -> Figure:
     return Figure(f"healed, {endpoints}", percentile(times, 0.99), " s", limit, most=True, note=note, numbers=numbers)
 
 
-def latency(run: Run, name: str, limit: float | None) -> Figure:
-    half, most = (1000 * percentile(run.latencies, share) for share in (0.5, 0.99))
-    note = f"p50 {half:.0f} ms, worst {1000 * max(run.latencies):.0f} ms of {len(run.latencies)} blocks"
-    numbers = {"p50_ms": half, "p99_ms": most, "blocks": len(run.latencies)}
-    return Figure(f"head latency p99, {name}", most, " ms", limit, most=True, note=note, numbers=numbers)
-
-
 def measure(server: EmbeddedServer, blocks: int) -> list[Figure]:
     """All figures; each run has a database of its own."""
     with tempfile.TemporaryDirectory() as name:
@@ -212,9 +205,9 @@ def measure(server: EmbeddedServer, blocks: int) -> list[Figure]:
         healing(one, ONE_S),
         healing(three, THREE_S),
         requests,
-        latency(without, "head not proven", None),
-        latency(shipped, "head proven", base + max(0.05 * base, 2.0)),
-        latency(strict, "strict mode", 1000 * STRICT_S),
+        figure(without.latencies, "head not proven", None),
+        figure(shipped.latencies, "head proven", base + max(0.05 * base, 2.0)),
+        figure(strict.latencies, "strict mode", 1000 * STRICT_S),
     ]
 
 

@@ -163,8 +163,7 @@ async def _start_attesting(
         return opened
 
     def on_fault(fault: EndpointFault) -> None:
-        if fault.endpoint in {reader.name for reader in pool.readers}:
-            pool.set_aside(fault.endpoint, f"{fault.what} in block {fault.block}", "omitting")
+        pool.set_aside_wrong(fault.endpoint, f"{fault.what} in block {fault.block}")
 
     def on_wrong(first: int) -> None:
         engine.report_wrong_logs(first)

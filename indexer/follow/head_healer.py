@@ -113,8 +113,7 @@ class HeadHealer:
         self.progress.head_proof.healed += 1
         for fault in faults:
             self.progress.attest.blamed[fault.endpoint] += 1
-            if fault.endpoint in {reader.name for reader in self.pool.readers}:
-                self.pool.set_aside(fault.endpoint, f"{fault.what} in block {fault.block}", "omitting")
+            self.pool.set_aside_wrong(fault.endpoint, f"{fault.what} in block {fault.block}")
 
 
 def _last_proven(headers: Sequence[Header], proofs: BlockProofs) -> int:

@@ -218,6 +218,11 @@ class Pool:
                 seconds=round(entry.until - self.clock()),
             )
 
+    def set_aside_wrong(self, name: str, detail: str) -> None:
+        """Set aside an endpoint proven wrong, if it is one of these: old rows may have come from another."""
+        if name in self._by_name:
+            self.set_aside(name, detail, "omitting")
+
     def restore_set_aside(self, name: str, reason: Reason, detail: str, seconds: float) -> None:
         """Restore what an earlier process set aside, if it is one of these endpoints.
 
