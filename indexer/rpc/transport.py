@@ -152,34 +152,41 @@ class Endpoint(HttpClient):
         """
         values: dict[int, Any] = {}
         refusals: Counter[int] | None = Counter() if partial else None
-        refused = False
+        refused, shortest = False, self.batch_length
         while len(values) < len(calls):
-            before, length = len(values), self.batch_length
-            stop = StopAfterTimeout(self.timeout)
+            before, stop = len(values), StopAfterTimeout(self.timeout)
             try:
-                await self._retrying(stop, lambda: True)(self._send_missing, calls, values, stop, refusals)
+                too_long = await self._retrying(stop, lambda: True)(self._send_missing, calls, values, stop, refusals)
             except (TransientRpcError, RpcCallError) as error:
-                shorter = isinstance(error, RateLimitedError) and self.batch_length < length
+                shorter = isinstance(error, RateLimitedError) and self.batch_length < shortest
                 if (len(values) == before and not shorter) or (refused and isinstance(error, RpcCallError)):
                     raise
                 refused = refused or isinstance(error, RpcCallError)
+            else:
+                if too_long is not None and self.batch_length >= shortest:
+                    raise too_long
+            # Each length only once: a limit on single calls restores it, and would have it asked for ever.
+            shortest = min(shortest, self.batch_length)
         return [values[i] for i in range(len(calls))]
 
     async def _send_missing(
         self, calls: Sequence[Call], values: dict[int, Any], stop: StopAfterTimeout, refusals: Counter[int] | None
-    ) -> None:
-        """Send one batch of the calls that have no value yet. Raises its first error, and keeps what was answered."""
+    ) -> RpcError | None:
+        """Send one batch of the calls that have no value yet. Raises its first error, and keeps what was answered.
+
+        Returns the error of a batch of which nothing was answered, if a shorter one is to be sent instead.
+        """
         length = self.batch_length
         if length == 1:
             await self._send_singly(calls, values)
-            return
+            return None
         missing = [i for i in range(len(calls)) if i not in values][:length]
         part = [calls[i] for i in missing]
         try:
             outcomes = (await self._send(part, stop, single=len(part) == 1)).values
         except RpcError as error:
             if self._shortened(part, error, {method for method, _ in part}):
-                return
+                return error
             raise
         values.update((i, o) for i, o in zip(missing, outcomes, strict=True) if not isinstance(o, RpcError))
         if refusals is not None:
@@ -190,6 +197,7 @@ class Endpoint(HttpClient):
         if refusal := first_error(outcomes):
             raise refusal
         self._succeeded(len(part))
+        return None
 
     async def _send_part(self, part: Sequence[Call]) -> Results | None:
         """Send one batch; None if shorter batches are to be sent instead."""

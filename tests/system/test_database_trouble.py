@@ -78,8 +78,10 @@ def waits(logs: list[Any]) -> list[str]:
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
+    """Goes on from a time (s), because steps were timed by the real clock, and only when it is told to."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now
@@ -87,8 +89,9 @@ class Clock:
 
 async def test_gone_for_five_minutes(troubled: EmbeddedServer, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that runs with the pauses: named once, tried less and less often, never an end; then everything."""
-    daemon, clock = await stage.start(), Clock()
-    daemon.progress.clock = clock
+    daemon = await stage.start()
+    daemon.progress.clock = clock = Clock(daemon.progress.clock())
+    end = clock.now + 300
 
     async def pause(seconds: float) -> None:
         clock.now += seconds
@@ -99,7 +102,7 @@ async def test_gone_for_five_minutes(troubled: EmbeddedServer, stage: Stage, mon
     troubled.stop()
     tries = 0
     with capture_logs() as logs:
-        while clock.now < 1000 + 300:
+        while clock.now < end:
             assert not await daemon.poll()
             tries += 1
         assert daemon.progress.waiting == "the database: refuses connections"
@@ -347,8 +350,8 @@ async def test_a_start_waits_for_a_server_that_is_just_starting(
     troubled: EmbeddedServer, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And ends with its error where nobody is there, or where it lasts."""
-    daemon, clock = Daemon(stage.url, stage.nodes[:1], DEVNET), Clock()
-    daemon.progress.clock = clock
+    daemon = Daemon(stage.url, stage.nodes[:1], DEVNET)
+    daemon.progress.clock = clock = Clock(1000.0)
     tries = 0
 
     async def work() -> None:
