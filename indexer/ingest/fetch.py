@@ -51,9 +51,10 @@ async def fetch_batch(
         RpcError: The endpoint failed; RangeTooLargeError only for a block that is refused both whole and in parts.
         ParentMismatchError: The batch does not join the stored blocks.
     """
+    at_most = reader.ranges.size
     while True:
         first, chained = contract_range.first, not plain and contract_range.first > final.number
-        size = min(reader.ranges.size, chained_blocks(reader)) if chained else reader.ranges.size
+        size = min(reader.ranges.size, at_most, *([chained_blocks(reader)] if chained else []))
         last = min(
             first + size - 1, contract_range.last if chained or plain else min(contract_range.last, final.number)
         )
@@ -65,7 +66,9 @@ async def fetch_batch(
         except RangeTooLargeError:
             if first == last:
                 raise
-            continue  # the reader's AdaptiveRange has shrunk
+            # The reader's AdaptiveRange has shrunk, unless the calls were too many for one answer, not the blocks.
+            at_most = last - first
+            continue
         reader.ranges.succeeded(last - first + 1, len(batch.logs))
         return replace(batch, sources=(ServedRange(first, last, reader.name),))
 

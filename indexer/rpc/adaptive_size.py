@@ -181,7 +181,8 @@ class AdaptiveRange:
             self._rose, self.size = size > self.size, size
 
 
-ANSWERS_BEFORE_GROWTH = 32  # Answers before a longer batch is tried again; doubled with every refusal.
+# Answers before a longer batch is tried again; doubled with every refusal, halved when the longer batch is answered.
+ANSWERS_BEFORE_GROWTH = 32
 LONG_BATCH_CALLS = 8  # A shorter batch that got no answer failed for a reason other than its length.
 # Rate limits in a row after which a batch is shortened. A short one is what a proof is made of (a range, its ends and
 # the final block in one answer), so only lasting refusals break it up.
@@ -198,6 +199,8 @@ class AdaptiveBatch:
         self.ceiling = max(1, ceiling)
         self.size = self.ceiling
         self._answers_wanted, self._answers = ANSWERS_BEFORE_GROWTH, 0
+        self._grown = 0  # By how much the size grew last, until a batch of that length was answered.
+        self._careful = False  # Whether to grow in small steps, because a large one was limited.
         self._limits = self._limited = 0  # Rate limits in a row, and the calls of the last one.
         self._size_before: int | None = None  # Before rate limits shortened it, until a shorter batch is answered.
         self._shortened = 0  # Times that they shortened it since.
@@ -244,7 +247,11 @@ class AdaptiveBatch:
             is_long = calls > LONG_BATCH_CALLS
             if self._limits >= (LIMITS_OF_LONG_BATCH if is_long else LIMITS_OF_SHORT_BATCH):
                 self._size_before = self._size_before or self.size
-                self.size = max(LONG_BATCH_CALLS, calls // 2) if is_long else answered or calls // 2
+                shorter = max(LONG_BATCH_CALLS, calls // 2) if is_long else answered or calls // 2
+                if self._grown:  # Length may be what is limited, in words of a rate: it is not tried again soon.
+                    shorter = max(shorter, min(calls - 1, self.size - self._grown))
+                    self._answers_wanted, self._grown, self._careful = 2 * self._answers_wanted, 0, True
+                self.size = shorter
                 self._limits = self._answers = 0
                 self._shortened += 1
 
@@ -262,7 +269,13 @@ class AdaptiveBatch:
         return counts_calls
 
     def _grow(self, calls: int) -> None:
-        if self.size < self.ceiling and calls >= self.size:
+        if calls < self.size:
+            return
+        if self._grown:
+            self._answers_wanted, self._grown = max(ANSWERS_BEFORE_GROWTH, self._answers_wanted // 2), 0
+        if self.size < self.ceiling:
             self._answers += 1
             if self._answers >= self._answers_wanted:
-                self.size, self._answers = min(self.ceiling, self.size + max(1, self.ceiling // 10)), 0
+                step = min(self.ceiling // 10, self.size // 2) if self._careful else self.ceiling // 10
+                self._grown = min(max(1, step), self.ceiling - self.size)
+                self.size, self._answers = self.size + self._grown, 0

@@ -45,6 +45,7 @@ from indexer.runtime.secrets import redact
 MAX_ATTEMPTS = 4
 # Statuses that single calls would get too; any other refusal of a whole batch may be a refusal of batches as such.
 _NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
+_ABOUT_LENGTH = (RateLimitedError, BatchUnsupportedError, RangeTooLargeError)  # May mean that a batch was too long.
 _backoff = wait_random_exponential(multiplier=0.15, max=3)
 
 
@@ -156,37 +157,30 @@ class Endpoint(HttpClient):
         while len(values) < len(calls):
             before, stop = len(values), StopAfterTimeout(self.timeout)
             try:
-                too_long = await self._retrying(stop, lambda: True)(self._send_missing, calls, values, stop, refusals)
-            except (TransientRpcError, RpcCallError) as error:
-                shorter = isinstance(error, RateLimitedError) and self.batch_length < shortest
+                await self._retrying(stop, lambda: True)(self._send_missing, calls, values, stop, refusals)
+            except RpcError as error:
+                # Each length only once: a limit on single calls restores it, and would have it asked for ever.
+                shorter = isinstance(error, _ABOUT_LENGTH) and self.batch_length < shortest
                 if (len(values) == before and not shorter) or (refused and isinstance(error, RpcCallError)):
                     raise
                 refused = refused or isinstance(error, RpcCallError)
-            else:
-                if too_long is not None and self.batch_length >= shortest:
-                    raise too_long
-            # Each length only once: a limit on single calls restores it, and would have it asked for ever.
             shortest = min(shortest, self.batch_length)
         return [values[i] for i in range(len(calls))]
 
     async def _send_missing(
         self, calls: Sequence[Call], values: dict[int, Any], stop: StopAfterTimeout, refusals: Counter[int] | None
-    ) -> RpcError | None:
-        """Send one batch of the calls that have no value yet. Raises its first error, and keeps what was answered.
-
-        Returns the error of a batch of which nothing was answered, if a shorter one is to be sent instead.
-        """
+    ) -> None:
+        """Send one batch of the calls that have no value yet. Raises its first error, and keeps what was answered."""
         length = self.batch_length
         if length == 1:
             await self._send_singly(calls, values)
-            return None
+            return
         missing = [i for i in range(len(calls)) if i not in values][:length]
         part = [calls[i] for i in missing]
         try:
             outcomes = (await self._send(part, stop, single=len(part) == 1)).values
         except RpcError as error:
-            if self._shortened(part, error, {method for method, _ in part}):
-                return error
+            self._shortened(part, error, {method for method, _ in part})
             raise
         values.update((i, o) for i, o in zip(missing, outcomes, strict=True) if not isinstance(o, RpcError))
         if refusals is not None:
@@ -197,7 +191,6 @@ class Endpoint(HttpClient):
         if refusal := first_error(outcomes):
             raise refusal
         self._succeeded(len(part))
-        return None
 
     async def _send_part(self, part: Sequence[Call]) -> Results | None:
         """Send one batch; None if shorter batches are to be sent instead."""

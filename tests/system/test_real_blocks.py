@@ -62,8 +62,8 @@ async def test_every_transfer_of_the_real_blocks_is_a_row_and_nothing_else_is(
     for block in BLOCKS:
         # The blocks are scattered over years, so each is a range of its own, from its own origin, in an empty database.
         number = int(block["number"], 16)
-        await admin.execute(f"TRUNCATE {', '.join(map(sql_name, TABLES))}, indexer.raw_log, indexer.block,"
-                            " indexer.head_proof, indexer.coverage, indexer.deployment, indexer.commit_log")  # fmt: skip
+        ours = ("raw_log", "block", "head_proof", "coverage", "deployment", "commit_log")
+        await admin.execute(f"TRUNCATE {', '.join([*map(sql_name, TABLES), *(f'indexer.{name}' for name in ours)])}")
         await admin.execute("UPDATE indexer.checkpoint SET number = NULL, digest = NULL, rollback_floor = NULL")
         async with ReplayNode(42161, [block]) as node:
             pool = Pool([node.url], 42161, max_blocks=2000)

@@ -60,6 +60,35 @@ def test_a_refusal_that_may_have_meant_batches_is_tried_again_ever_more_seldom()
     assert answers[0] >= ANSWERS_BEFORE_GROWTH and answers == sorted(set(answers))
 
 
+@pytest.mark.parametrize("cap", [2, 3, 5, 30, 70])
+def test_a_limit_on_length_in_words_of_a_rate_is_found_and_seldom_met_again(cap: int) -> None:
+    control, answers, refusals = AdaptiveBatch(250), 0, 0
+    while answers < 5_000:
+        if control.size > cap:
+            control.limited(control.size)
+            refusals += 1
+        else:
+            control.succeeded(control.size)
+            answers += 1
+    assert cap // 2 <= control.size <= cap + 1
+    assert refusals <= 60, "about one answer in a hundred"
+
+
+def test_after_many_limits_a_grown_batch_that_is_answered_grows_on() -> None:
+    control = AdaptiveBatch(250)
+    for _ in range(20):
+        while control.size > 4:
+            control.limited(control.size)
+        while control.size <= 4:
+            control.succeeded(control.size)
+    answers = 0
+    while control.size < 250:
+        control.succeeded(control.size)
+        answers += 1
+        assert answers < 10**8
+    assert control.size == 250
+
+
 @pytest.mark.parametrize("calls", [1, 2, 8])
 def test_a_short_batch_without_an_answer_failed_for_another_reason(calls: int) -> None:
     control = AdaptiveBatch(8)

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.chain.batch import LogBatch
+from indexer.chain.finality import FinalBlock
+from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header, Log
 from indexer.errors import InconsistentResponseError, RangeTooLargeError, RpcError, TransientRpcError
-from indexer.ingest.fetch import fetch_final, fetch_head
+from indexer.ingest.fetch import fetch_batch, fetch_final, fetch_head
 from indexer.rpc import transport
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import logs_of_receipts
@@ -23,6 +25,7 @@ from tests.support.simchain.node import SimNode
 from tests.support.simchain.refusals import Refusal
 from tests.support.simchain.sample import log, tx
 from tests.support.simchain.view import NO_RECEIPTS
+from tests.support.waiting import guard
 
 BUSY, QUIET, SILENT = "0x" + "a1" * 20, "0x" + "b2" * 20, "0x" + "c3" * 20
 UNWATCHED = "0x" + "d4" * 20
@@ -87,6 +90,22 @@ async def test_several_blocks_are_not_put_together() -> None:
         with pytest.raises(RangeTooLargeError):
             await fetch_final(reader, 1, 2, ALL, None)
         assert node.requests["eth_getLogs"] == 1
+
+
+@pytest.mark.parametrize("calls", range(1, 8))
+async def test_a_range_whose_calls_do_not_fit_into_one_batch_is_fetched_in_shorter_ones(calls: int) -> None:
+    """Without a request that shrinks the range, the same two blocks would be tried for ever."""
+    async with connected(None) as (_, reader, block):
+        reader.endpoint.lengths.learn(calls)
+        tip = await reader.latest()
+        final, read = FinalBlock(tip.number, tip.hash), list[int]()
+        async with guard("both blocks"):
+            while len(read) < 2:
+                batch = await fetch_batch(reader, ContractRange(len(read) + 1, 2, ALL), final, None)
+                read += range(batch.blocks[0].number, batch.blocks[-1].number + 1)
+                if 1 in {b.number for b in batch.blocks}:
+                    complete(batch, block)
+        assert read == [1, 2]
 
 
 async def test_without_receipts_the_block_is_refused() -> None:

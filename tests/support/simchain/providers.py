@@ -445,7 +445,7 @@ CHAINS = (
             ),
             MostCalls(cap=3, code=-32000, status=400, words="too many requests", source=AMBIRE),
         ),
-        requests=900,
+        requests=1_100,
     ),
     Provider(
         name="Sonic",
