@@ -26,7 +26,7 @@ from indexer.db.connection import Connection
 from indexer.ingest.block_proof import ProofFailure, YieldToFollower
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
-from indexer.store import attestations, coverage, epoch, head_proofs, provenance
+from indexer.store import attestations, epoch, head_proofs, provenance
 from indexer.store.attestations import METHODS, Attestation, Grade
 from indexer.store.incidents import record
 from indexer.store.index_state import IndexState
@@ -95,6 +95,8 @@ class Attester:
         if known is not None and known[0].first == segment.first:
             return await self._adopt(state, segment._replace(last=known[0].last), known[1])
         end = await self._end(segment if known is None else segment._replace(last=known[0].first - 1))
+        if end is None and known is not None:
+            end = known[0].first  # No header of the gap is stored: this one is, and they are chained to it.
         if end is None:
             return None
         proof = await prove(self.pool.ordered(), self.conn, segment._replace(last=end), self.yield_to_follower)
@@ -121,6 +123,7 @@ class Attester:
         hashes = {r.number: r.hash for r in stored.block_refs}
         spans = [BlockRange(segment.first, segment.last)]
         await self.record_attestation(state, segment, spans, "proven", stored, hashes, endpoints, result)
+        result.proved = {*endpoints}
         return result
 
     async def _end(self, segment: ContractRange) -> int | None:
@@ -204,9 +207,8 @@ class Attester:
             blocks = [headers[n] for n in range(first, last + 1)]
             prover = proof.prover_by_block.get(first, proof.endpoints[0])
             batch = LogBatch(first, last, run.addresses, true, blocks, (ServedRange(first, last, prover),))
-            contracts = await coverage.contract_ids(self.conn, run.addresses)
             provers = {n: proof.prover_by_block.get(n, proof.endpoints[0]) for n in wrong}
-            faults = await provenance.faults_of_servers(self.conn, contracts, diff_logs(stored, true), provers)
+            faults = await provenance.faults_of_servers(self.conn, diff_logs(stored, true), [*stored, *true], provers)
             cause = f"attestation: {', '.join(sorted({f.endpoint for f in faults})) or 'a stored row'} was wrong"
             recovery = Recovery(self.deployment, self.pool, self.conn, self._finality)
             try:

@@ -50,7 +50,7 @@ class BackgroundTask(ABC):
             with request_purpose(self._purpose):
                 while True:
                     if not await self.run_once():
-                        await self.pause(min(self._pause_s * 2**self._errors, MAX_PAUSE_S))
+                        await self.pause(min(self._pause_s * 2 ** min(self._errors, 20), MAX_PAUSE_S))
         finally:
             await self.close()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -83,7 +83,7 @@ class HeadProver(BackgroundTask):
     async def pause(self, seconds: float) -> None:
         """Wait until a block is committed, or for a due block; after fruitless looks at least as long as asked."""
         if self._fruitless >= MAX_FRUITLESS:
-            await asyncio.sleep(min(2.0 ** (self._fruitless - MAX_FRUITLESS), 60.0))
+            await asyncio.sleep(min(2.0 ** min(self._fruitless - MAX_FRUITLESS, 20), 60.0))
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds if self._errors else min(seconds, FIRST_RETRY_S)):
@@ -111,11 +111,15 @@ class HeadProver(BackgroundTask):
     async def work(self, conn: Connection) -> bool:
         """Prove the newest blocks that lack a proof; return whether there were any."""
         row = await conn.fetchrow(
-            "SELECT c.number, c.rollback_floor, e.value FROM indexer.checkpoint c, indexer.epoch e"
+            "SELECT c.number, c.rollback_floor, e.value, c.digest FROM indexer.checkpoint c, indexer.epoch e"
         )
         assert row is not None, "the migration made the row"
         checkpoint, floor, planned = row["number"], row["rollback_floor"], row["value"]
         if checkpoint is None:
+            return False
+        if row["digest"] != self.deployment.digest:
+            # A contract may be new: that its logs are not ingested yet is nobody's fault.
+            self.show_state("stands by: the rows were projected with another configuration")
             return False
         await self._look_for_blocks(conn, checkpoint, -1 if floor is None else floor, planned)
         now = time.monotonic()
@@ -148,6 +152,8 @@ class HeadProver(BackgroundTask):
             if ref is not None:  # Else it is gone since, and the epoch tells.
                 offered, _ = self._offered.get(number, (Header(ref.number, b"", b"", 0), ""))
                 blocks.append(offered if offered.hash == ref.hash else Header(ref.number, ref.hash, b"", ref.timestamp))
+        # While the proof is awaited, headers are offered, and older ones forgotten.
+        served_by = {n: self._offered[n][1] for n in numbers if n in self._offered}
         watched = {bytes.fromhex(a[2:]) for a in self.addresses}
         stored = (await raw_logs.read_blocks(conn, numbers, strict=False)).logs
         logs = [g for g in stored if g.address in watched]
@@ -157,11 +163,15 @@ class HeadProver(BackgroundTask):
         if wrong:
             log.error("logs_differ_at_head", first=wrong[0].block, differences=len(wrong))
         # From the first wrong block on everything is replaced, so nothing above it is recorded.
-        good = {n: by or self._offered[n][1] for n, by in proofs.proven_by.items() if not wrong or n < wrong[0].block}
+        good = {
+            b.number: (b.hash, proofs.proven_by[b.number] or served_by[b.number])
+            for b in blocks
+            if b.number in proofs.proven_by and (not wrong or b.number < wrong[0].block)
+        }
         try:
             async with conn.transaction():
                 await epoch.lock_shared(conn, planned)
-                await head_proofs.add(conn, good, {b.number: b.hash for b in blocks}, self.addresses)
+                await head_proofs.add(conn, good, self.addresses)
         except EpochChangedError:
             return  # What was compared may be gone: the next look begins anew.
         self._settle(good)
@@ -172,7 +182,7 @@ class HeadProver(BackgroundTask):
             for number in [n for n in self._open if n >= wrong[0].block]:
                 self._open[number].due = time.monotonic() + FIRST_RETRY_S
 
-    def _settle(self, good: dict[int, str]) -> None:
+    def _settle(self, good: Collection[int]) -> None:
         for number in good:
             self._open.pop(number, None)
             self._offered.pop(number, None)
@@ -187,7 +197,7 @@ class HeadProver(BackgroundTask):
         now, lasting = time.monotonic(), set[int]()
         for number in failed:
             block = self._open[number]
-            block.due, block.tries = now + min(FIRST_RETRY_S * 2**block.tries, MAX_RETRY_S), block.tries + 1
+            block.due, block.tries = now + min(FIRST_RETRY_S * 2 ** min(block.tries, 20), MAX_RETRY_S), block.tries + 1
             if now - block.since >= INCIDENT_AFTER_S:
                 lasting.add(number)
         if not proofs.proven_by:

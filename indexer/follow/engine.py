@@ -31,7 +31,7 @@ from indexer.follow.state_machine import Mode
 from indexer.follow.step_report import StepReporter
 from indexer.ingest.executor import InlineExecutor
 from indexer.ingest.fetch import fetch_batch
-from indexer.ingest.proven_batch import prove_batch
+from indexer.ingest.proven_batch import ProvenBatch, prove_batch
 from indexer.projector.reproject import project_again
 from indexer.projector.writer import StepResult, Writer
 from indexer.reorg.claims import confirm_stored, final_up_to
@@ -87,8 +87,7 @@ class Engine:
         self._state: IndexState | None = None
         self._confirmed: bytes | None = None  # hash of the stored block that this look found on the chain
         self._final_up_to = -1  # block up to which that chain is final, in the answer that confirmed it
-        self._named = ""
-        self._conflicts = 0
+        self._named, self._conflicts = "", 0
         self._indexes_complete = False  # as far as the holder of the lease knows
 
     async def read_heads(self) -> HeadView:
@@ -106,9 +105,8 @@ class Engine:
         if p.waiting == STARTING:
             p.set_wait("")
         p.regressions += int(heads.latest.number < p.head)
-        p.looked_at = p.clock()
         self.pool.observe_head(endpoint, heads.latest)
-        p.head, p.head_time = heads.latest.number, heads.latest.timestamp
+        p.head, p.head_time, p.looked_at = heads.latest.number, heads.latest.timestamp, p.clock()
         self.reporter.report_finality(status, self.finality.remark)
         return HeadView(heads, status, endpoint, self.finality.final)
 
@@ -194,9 +192,10 @@ class Engine:
 
     async def _seen(self, conn: Connection, view: HeadView) -> state_machine.HeadSeen:
         state, head, unproven_from = await self.load_state(conn), view.heads.latest, None
-        tip = state.tip
-        if tip is not None and tip.number > head.number:
-            log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=tip.number - head.number)
+        if self.wrong_from is not None and self.wrong_from <= state.floor:
+            self.wrong_from = None  # Final by now: the auditor's. It must not hide what is reported later.
+        if state.tip is not None and state.tip.number > head.number:
+            log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=state.tip.number - head.number)
         if self.token is not None:
             await self.maintenance.run_if_due(conn, state, self.token)
         if self.deployment.attest.before_commit and state.contiguous_end >= state.next_block:
@@ -205,7 +204,7 @@ class Engine:
         return state_machine.HeadSeen(
             head=head,
             at_head=await stored_hash(conn, head.number),
-            tip=tip,
+            tip=state.tip,
             checkpoint=state.next_block - 1,
             contiguous_end=state.contiguous_end,
             floor=state.floor,
@@ -213,7 +212,7 @@ class Engine:
             stale=not self.writer.projection_is_current(state),
             unconfirmed=await self._unconfirmed(conn, state),
             ranges=tuple(self.ranges_to_ingest(state, view)),
-            wrong_from=self.wrong_from if self.wrong_from is not None and self.wrong_from > state.floor else None,
+            wrong_from=self.wrong_from,
             unproven_from=unproven_from,
         )
 
@@ -339,12 +338,13 @@ class Engine:
         self, conn: Connection, state: IndexState, contract_range: ContractRange, final: FinalBlock
     ) -> StepResult:
         before = await stored_hash(conn, contract_range.first - 1)
-        batch = await self.pool.with_failover(
-            lambda reader: fetch_batch(reader, contract_range, final, before, self._time_fields)
-        )
-        proof = None
-        if self.deployment.attest.before_commit:
-            batch, proof = await prove_batch(self.pool, batch)
+
+        async def read(reader: Reader) -> ProvenBatch:
+            batch = await fetch_batch(reader, contract_range, final, before, self._time_fields)
+            # What cannot be proven of this endpoint's answer may be proven of another's: a wrong transaction hash.
+            return await prove_batch(self.pool, batch) if self.deployment.attest.before_commit else (batch, None)
+
+        batch, proof = await self.pool.with_failover(read)
         done = await self.writer.commit_batch(conn, state, batch, batch.final, self.token, proof)
         self.on_head_commit(batch.blocks, batch.sources[0].endpoint)
         return done

@@ -6,7 +6,6 @@ the floor `reorg/recovery.py` heals.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -17,12 +16,11 @@ from indexer.chain.batch import LogBatch
 from indexer.chain.log_set import LogFault, diff_logs
 from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.connection import Connection
-from indexer.errors import EpochChangedError
 from indexer.ingest.block_proof import BlockProofs, prove_blocks
 from indexer.projector.writer import StepResult, Writer
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
-from indexer.store import coverage, epoch, head_proofs, provenance, raw_logs, staging
+from indexer.store import coverage, head_proofs, provenance, raw_logs, staging
 from indexer.store.index_state import IndexState, block_refs_between
 from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
@@ -45,8 +43,8 @@ class HeadHealer:
     async def heal(self, conn: Connection, state: IndexState, first: int, token: int) -> StepResult | None:
         """Prove the stored blocks from `first` on, and replace them in one commit if their logs are wrong.
 
-        A block that cannot be proven now ends the replacement: from there on, the follower reads the chain again.
-        Returns None if nothing is wrong any more. Raises RpcError if no endpoint answers, and LeaseLostError.
+        A block that cannot be proven now keeps its logs: nothing is deleted without a replacement. Returns None if
+        nothing is wrong any more. Raises RpcError if no endpoint answers, and LeaseLostError.
 
         Args:
             conn: The daemon's connection.
@@ -55,7 +53,8 @@ class HeadHealer:
             token: The lease.
         """
         tip = state.tip
-        assert tip is not None
+        if tip is None or tip.number < first or state.contiguous_end < tip.number:
+            return None  # The blocks are gone since, or logs of a new contract are still to be ingested.
         refs = await block_refs_between(conn, first - 1, tip.number)
         if len(refs) != tip.number - first + 2 or refs[0].number != first - 1:
             return None  # They are not all stored any more: a rollback came first.
@@ -65,11 +64,12 @@ class HeadHealer:
         stored = [g for g in stored if g.address in watched]
         headers = [Header(block.number, block.hash, parent.hash, block.timestamp) for parent, block in pairwise(refs)]
         proofs = await self._prove(conn, headers, stored, addresses)
-        last = _last_proven(headers, proofs)
-        wrong = diff_logs(_up_to(stored, last), _up_to(proofs.logs, last))
+        proofs.logs += [g for g in stored if g.block_number not in proofs.proven_by]
+        proofs.logs.sort(key=lambda g: g[:2])
+        wrong = diff_logs(stored, proofs.logs)
         if not wrong:
             return None
-        return await self._replace(conn, state, refs, [h for h in headers if h.number <= last], proofs, wrong, token)
+        return await self._replace(conn, state, refs, headers, stored, proofs, wrong, token)
 
     async def _prove(
         self, conn: Connection, headers: Sequence[Header], stored: Sequence[Log], addresses: Sequence[str]
@@ -86,25 +86,25 @@ class HeadHealer:
 
     async def _replace(
         self, conn: Connection, state: IndexState, refs: Sequence[BlockRef], headers: Sequence[Header],
-        proofs: BlockProofs, wrong: Sequence[LogFault], token: int,
+        stored: Sequence[Log], proofs: BlockProofs, wrong: Sequence[LogFault], token: int,
     ) -> StepResult:  # fmt: skip
         addresses, tip = state.contracts_covered_above(refs[0].number), headers[-1].ref()
-        contracts = await coverage.contract_ids(conn, addresses)
-        faults = await provenance.faults_of_servers(conn, contracts, wrong, proofs.proven_by)
+        faults = await provenance.faults_of_servers(conn, wrong, [*stored, *proofs.logs], proofs.proven_by)
         prover = proofs.proven_by[wrong[0].block]
-        logs = _up_to(proofs.logs, tip.number)
-        batch = LogBatch(headers[0].number, tip.number, addresses, logs, list(headers))
+        batch = LogBatch(headers[0].number, tip.number, addresses, proofs.logs, list(headers))
         await staging.clear(conn, token)
         await staging.add(conn, batch, token)
         cause = f"attestation: {', '.join(sorted({f.endpoint for f in faults}))} was wrong"
-        reorg = Reorg(refs[0], refs[-1], tip, addresses, prover, cause)
-        done = await self.writer.apply_reorg(conn, state, reorg, -1, token, blames=faults)
-        proven_by = {h.number: proofs.proven_by[h.number] for h in headers}
-        with contextlib.suppress(EpochChangedError):
-            # The proofs went with the rows of their blocks, which are there again.
-            async with conn.transaction():
-                await epoch.lock_shared(conn, state.epoch + 1)
-                await head_proofs.add(conn, proven_by, {h.number: h.hash for h in headers}, addresses)
+        proven = {h.number: (h.hash, proofs.proven_by[h.number]) for h in headers if h.number in proofs.proven_by}
+        contracts = await coverage.contract_ids(conn, addresses)
+        kept = [
+            source
+            for h in headers
+            if h.number not in proofs.proven_by
+            for source in (await provenance.serving_endpoints(conn, contracts, h.number, h.number))[-1:]
+        ]
+        reorg = Reorg(refs[0], refs[-1], tip, addresses, prover, cause, proven, faults, kept)
+        done = await self.writer.apply_reorg(conn, state, reorg, -1, token)
         log.warning("healed", first=reorg.fork.number + 1, last=tip.number, differences=len(wrong), cause=cause)
         self._blame(faults)
         return replace(done, kind="heal")
@@ -114,15 +114,3 @@ class HeadHealer:
         for fault in faults:
             self.progress.attest.blamed[fault.endpoint] += 1
             self.pool.set_aside_wrong(fault.endpoint, f"{fault.what} in block {fault.block}")
-
-
-def _last_proven(headers: Sequence[Header], proofs: BlockProofs) -> int:
-    """Return the last block up to which every block is proven; the one before the first if that one is not."""
-    last = headers[0].number - 1
-    while last + 1 in proofs.proven_by:
-        last += 1
-    return last
-
-
-def _up_to(logs: Sequence[Log], last: int) -> list[Log]:
-    return [g for g in logs if g.block_number <= last]

@@ -77,7 +77,7 @@ async def prove_blocks(
     Raises:
         RpcError: No endpoint answered.
     """
-    proofs, last_error = BlockProofs(), None
+    proofs, last_error, silent = BlockProofs(), None, list[ProofFailure]()
     believed: dict[int, list[Log]] = defaultdict(list)
     for log in logs:
         believed[log.block_number].append(log)
@@ -93,10 +93,16 @@ async def prove_blocks(
             await prove_by_receipts(reader, open_, believed, addresses, proofs, no_wait)
         except RpcError as error:
             last_error = error
+            silent += [
+                ProofFailure(reader.name, b.number, "no answer", f"block {b.number}: {error.words}")
+                for b in blocks
+                if b.number not in proofs.proven_by
+            ]
         if len(proofs.proven_by) == len(blocks):
             break
     if last_error is not None and not proofs.proven_by and not proofs.failures:
         raise last_error
+    proofs.failures += [f for f in silent if f.block not in proofs.proven_by]
     proofs.logs.sort(key=lambda g: g[:2])
     return proofs
 

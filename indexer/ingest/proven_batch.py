@@ -15,6 +15,8 @@ from indexer.rpc.reader import Reader
 from indexer.store.head_proofs import ProofRecord
 from indexer.store.provenance import EndpointFault
 
+ProvenBatch = tuple[LogBatch, ProofRecord | None]  # No proof: it was not asked for.
+
 
 async def prove_batch(pool: Pool, batch: LogBatch) -> tuple[LogBatch, ProofRecord]:
     """Prove every block of a batch, and return it with its true logs and what is to be stored about the proof.

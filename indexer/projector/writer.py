@@ -94,8 +94,7 @@ class Writer:
         """
         await raw_logs.ensure_partitions(conn, batch.first, batch.last)
         projected = token is not None and self.extends_projection(state, batch)
-        rows: dict[str, int] = {}
-        began = time.monotonic()
+        rows, began = dict[str, int](), time.monotonic()
         async with conn.transaction():
             hit("ingest.begun")
             if projected and token is not None:
@@ -106,8 +105,7 @@ class Writer:
                 await head_proofs.record(conn, batch, proof)
             hit("ingest.stored")
             if projected and token is not None:
-                header = batch.blocks[-1]
-                end = header.ref()
+                end = batch.blocks[-1].ref()
                 events = events_of(self.registry, batch.logs, batch.times)
                 rows = await self._project(conn, state, batch.first, end, events, finalized)
                 await lease.lock_and_renew(conn, token)  # The lease counts from the commit, however long it took.
@@ -187,7 +185,7 @@ class Writer:
 
     async def apply_reorg(
         self, conn: Connection, state: IndexState, reorg: Reorg, finalized: int, token: int,
-        scope: ReplayScope | None = None, blames: Sequence[EndpointFault] = (),
+        scope: ReplayScope | None = None,
     ) -> StepResult:  # fmt: skip
         """Replace everything above the fork point with the staged logs, in one commit (verify before delete).
 
@@ -196,11 +194,10 @@ class Writer:
         Args:
             conn: connection that writes.
             state: the index state that the reorg was found in.
-            reorg: its fork point, old and new tip.
+            reorg: its fork point, old and new tip, and what is proven of them.
             finalized: the finalized block.
             token: token of the lease.
             scope: what to replay below the floor. None: the steps that follow project everything again.
-            blames: whose fault the stored logs were, where that is proven.
         """
         started, logs = time.monotonic(), 0
         fork, last = reorg.fork, reorg.new_tip.number
@@ -215,7 +212,10 @@ class Writer:
             if last > fork.number:
                 contracts = await coverage.add(conn, reorg.addresses, fork.number + 1, last)
                 await provenance.record_served(conn, ServedRange(fork.number + 1, last, reorg.endpoint), contracts)
+                for kept in reorg.kept:
+                    await provenance.record_served(conn, kept, contracts, merge=False)
                 logs = await staging.promote(conn, fork.number + 1, last)
+                await head_proofs.add(conn, reorg.proven, reorg.addresses)
             hit("replace.moved")
             after, rows = state.after_rollback(fork), {}
 
@@ -229,7 +229,7 @@ class Writer:
                 await self._reset(conn, after)
             else:
                 rows = await self._project_replacement(conn, after, reorg, finalized, staged, decoded, take_rows_back)
-            await provenance.record_faults(conn, blames, number)
+            await provenance.record_faults(conn, reorg.faults, number)
             await reorg_journal.write(conn, number, state.epoch + 1, reorg, removed, rows, time.monotonic() - started)
             hit("replace.before_commit")
         hit("replace.committed")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
-from indexer.chain.batch import LogBatch
+from indexer.chain.batch import LogBatch, ServedRange
 from indexer.chain.finality import FinalBlock
 from indexer.chain.forks import ClaimKind, ForkClaim
 from indexer.chain.types import BlockRef
@@ -17,6 +18,7 @@ from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import staging
 from indexer.store.index_state import IndexState
+from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
 
 MAX_STAGED_BLOCKS = 200  # per request and staging step: bounds memory, whatever the depth of the reorg
@@ -130,8 +132,16 @@ async def stage_replacement_from(
     addresses = state.contracts_covered_above(fork.number)
     await staging.clear(conn, token)
 
+    proven: dict[int, tuple[bytes, str]] = {}
+    faults: list[EndpointFault] = []
+
     async def stage(batch: LogBatch) -> None:
-        await staging.add(conn, batch if provers is None else (await prove_batch(provers, batch))[0], token)
+        if provers is not None:
+            sources = (ServedRange(batch.first, batch.last, reader.name),)
+            batch, proof = await prove_batch(provers, replace(batch, sources=sources))
+            proven.update({b.number: (b.hash, proof.proven_by[b.number]) for b in batch.blocks})
+            faults.extend(proof.faults)
+        await staging.add(conn, batch, token)
 
     new_tip = await read_replacement(reader, fork, last, addresses, stage)
-    return Reorg(fork, state.tip, new_tip, addresses, reader.name, cause)
+    return Reorg(fork, state.tip, new_tip, addresses, reader.name, cause, proven, tuple(faults))

@@ -33,7 +33,7 @@ async def record(conn: Connection, batch: LogBatch, proof: ProofRecord) -> None:
     """Record that a batch is proven, in the transaction that commits it: as an attestation if all of it is final."""
     await provenance.record_faults(conn, proof.faults)
     if batch.last > batch.final:
-        await add(conn, proof.proven_by, {b.number: b.hash for b in batch.blocks}, batch.addresses)
+        await add(conn, {b.number: (b.hash, proof.proven_by[b.number]) for b in batch.blocks}, batch.addresses)
         return
     await attestations.add(
         conn,
@@ -44,29 +44,24 @@ async def record(conn: Connection, batch: LogBatch, proof: ProofRecord) -> None:
     )  # fmt: skip
 
 
-async def add(
-    conn: Connection, proven_by: Mapping[int, str], hashes: Mapping[int, bytes], addresses: Sequence[str]
-) -> None:  # fmt: skip
+async def add(conn: Connection, proven: Mapping[int, tuple[bytes, str]], addresses: Sequence[str]) -> None:
     """Record that the stored logs of blocks are proven, inside a transaction that holds the epoch.
 
-    A block that is not stored, or with another hash, is left out.
-
-    Args:
-        conn: connection, inside the caller's transaction.
-        proven_by: the endpoint that proved a block, by number.
-        hashes: hashes of these blocks, by number.
-        addresses: contracts whose logs are proven (lower-case 0x).
+    `proven`: hash of a block, and the endpoint that proved it, by number; a block that is not stored, or with another
+    hash, is left out. `addresses`: contracts whose logs are proven (lower-case 0x).
     """
     contracts = await coverage.contract_ids(conn, addresses)
     await conn.execute(
         "INSERT INTO indexer.head_proof (block_number, contracts, endpoint)"
         " SELECT b.number, $1, p.endpoint FROM unnest($2::bigint[], $3::bytea[], $4::text[]) p(number, hash, endpoint)"
         " JOIN indexer.block b ON b.number = p.number AND b.hash = p.hash"
-        " ON CONFLICT (block_number) DO UPDATE SET contracts = EXCLUDED.contracts, endpoint = EXCLUDED.endpoint",
+        # The row goes with the block's, so what is there was proven of the same block, with other contracts.
+        " ON CONFLICT (block_number) DO UPDATE SET endpoint = EXCLUDED.endpoint, contracts ="
+        " (SELECT array_agg(DISTINCT id ORDER BY id) FROM unnest(head_proof.contracts || EXCLUDED.contracts) id)",
         contracts,
-        list(proven_by),
-        [hashes.get(number) for number in proven_by],
-        list(proven_by.values()),
+        list(proven),
+        [hash_ for hash_, _ in proven.values()],
+        [endpoint for _, endpoint in proven.values()],
     )
 
 
@@ -163,7 +158,12 @@ async def contiguous_proof_end(conn: Connection, first: int, last: int, addresse
     attested = await attestations.load(conn, addresses, PROVEN, first)
     end = min(contiguous_end(attested, first), last)
     run = await first_run(conn, end + 1, last, addresses) if end < last else None
-    return run[0].last if run is not None and run[0].first == end + 1 else end
+    end = run[0].last if run is not None and run[0].first == end + 1 else end
+    # A proof may end anywhere, a step only on a stored block.
+    stored: int | None = await conn.fetchval(
+        "SELECT max(number) FROM indexer.block WHERE number BETWEEN $1 AND $2", first, end
+    )
+    return first - 1 if stored is None else stored
 
 
 async def forget(conn: Connection, first: int, last: int) -> None:

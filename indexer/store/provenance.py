@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple
 
 from indexer.chain.batch import ServedRange
 from indexer.chain.log_set import LogFault
+from indexer.chain.types import Log
 from indexer.db.connection import Connection
+from indexer.store import coverage
 from indexer.store.incidents import record
 
 
@@ -79,18 +81,20 @@ class EndpointFault(NamedTuple):
 
 
 async def faults_of_servers(
-    conn: Connection, contracts: Sequence[int], wrong: Iterable[LogFault], prover_by_block: Mapping[int, str]
+    conn: Connection, wrong: Iterable[LogFault], logs: Iterable[Log], prover_by_block: Mapping[int, str]
 ) -> list[EndpointFault]:  # fmt: skip
     """Return the fault of the endpoint that served each wrong log, "unknown" where no record says who did.
 
     Args:
         conn: connection.
-        contracts: ids of the contracts whose logs were compared.
         wrong: the wrong stored logs.
+        logs: the stored logs and the true ones.
         prover_by_block: who proved each of their blocks.
     """
-    faults = []
+    faults, address_of = [], {g[:2]: g.address for g in logs}
     for block, index, what in wrong:
+        # One block's logs may have come from several endpoints, those of a contract from one.
+        contracts = await coverage.contract_ids(conn, ["0x" + address_of[block, index].hex()])
         sources = await serving_endpoints(conn, contracts, block, block)
         endpoint = sources[-1].endpoint if sources else "unknown"
         faults.append(EndpointFault(endpoint, "served", block, index, what, prover_by_block[block]))

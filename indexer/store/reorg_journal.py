@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from indexer.chain.batch import ServedRange
 from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
 from indexer.runtime.exact_json import to_json
+from indexer.store.provenance import EndpointFault
 
 
 @dataclass(frozen=True, slots=True)
 class Reorg:
     """A reorg to apply: roll back from `old_tip` to `fork`, then advance to `new_tip`, for the contracts `addresses`.
 
-    `endpoint`: who served the new fork. `cause`: what revealed it.
+    `endpoint`: who served the new fork. `cause`: what revealed it. `proven`: hash and prover of its proven blocks.
+    `faults`: who was wrong about logs, all corrected here. `kept`: ranges whose logs stay, with who served them before.
     """
 
     fork: BlockRef
@@ -24,6 +28,9 @@ class Reorg:
     addresses: tuple[str, ...]
     endpoint: str
     cause: str
+    proven: Mapping[int, tuple[bytes, str]] = field(default_factory=dict)
+    faults: Sequence[EndpointFault] = ()
+    kept: Sequence[ServedRange] = ()
 
     @property
     def depth(self) -> int:
