@@ -7,9 +7,9 @@ ranges.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from types import MappingProxyType
 
 import structlog
@@ -18,15 +18,22 @@ from indexer.chain.batch import LogBatch, ServedRange
 from indexer.chain.finality import NOTHING_FINAL, FinalBlock
 from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header, Log
-from indexer.decode.block_times import TimeFields, block_times
-from indexer.errors import InconsistentResponseError, MissingBlockError, NotFinalError, RangeTooLargeError, RpcCallError
+from indexer.decode.block_times import TimeFields
+from indexer.errors import (
+    InconsistentResponseError,
+    MissingBlockError,
+    NotFinalError,
+    RangeTooLargeError,
+    RateLimitedError,
+    RpcCallError,
+)
 from indexer.ingest.confirm import blocks_with_unmet_bloom, confirm_final_range, confirm_head_range
+from indexer.ingest.confirmed_times import confirmed_times
 from indexer.rpc.reader import Reader
 
 log = structlog.get_logger()
 NO_TIME_FIELDS: TimeFields = MappingProxyType({})
 CHAINED_BLOCKS = 200  # per log batch above finalized: every header is read, so answers must stay small
-PROBES = 4  # blocks per range whose times come from events alone and are compared with their headers
 # Between looks at a block whose bloom announces logs that did not come, or for a final block that is not there (s);
 # about two seconds in all.
 _RETRY_PAUSES_S = (0.1, 0.2, 0.4, 0.6, 0.8)
@@ -51,7 +58,7 @@ async def fetch_batch(
         RpcError: The endpoint failed; RangeTooLargeError only for a block that is refused both whole and in parts.
         ParentMismatchError: The batch does not join the stored blocks.
     """
-    at_most = reader.ranges.size
+    at_most, until = reader.ranges.size, time.monotonic() + reader.endpoint.timeout
     while True:
         first, chained = contract_range.first, not plain and contract_range.first > final.number
         size = min(reader.ranges.size, at_most, *([chained_blocks(reader)] if chained else []))
@@ -63,11 +70,16 @@ async def fetch_batch(
                 batch = await fetch_head(reader, first, last, contract_range.addresses, before, final)
             else:
                 batch = await _fetch_final(reader, first, last, contract_range.addresses, before, time_fields, final)
-        except RangeTooLargeError:
+        except RangeTooLargeError as refusal:
             if first == last:
                 raise
-            # The reader's AdaptiveRange has shrunk, unless the calls were too many for one answer, not the blocks.
-            at_most = last - first
+            if isinstance(refusal.__cause__, RateLimitedError) and time.monotonic() > until:
+                raise refusal.__cause__ from None  # It is another endpoint's turn.
+            # The reader's AdaptiveRange has shrunk, unless the calls were too many for one answer, not the blocks, or
+            # something else than the logs is refused: then half of it, or each try would ask for one block less only.
+            asked = last - first + 1
+            fewer = min(reader.ranges.size, *([chained_blocks(reader)] if chained else [asked])) < asked
+            at_most = asked - 1 if fewer else asked // 2
             continue
         reader.ranges.succeeded(last - first + 1, len(batch.logs))
         return replace(batch, sources=(ServedRange(first, last, reader.name),))
@@ -133,48 +145,9 @@ async def fetch_final(
         raise NotFinalError(f"blocks {first} to {last} do not connect to the final block {final.number}", reader.name)
     known = {h.number: h for h in headers}
     lacking = sorted({g.block_number for g in logs} - known.keys())
-    confirmed, more = await _confirmed_times(reader, lacking, logs, time_fields, known) if lacking else ({}, [])
+    confirmed, more = await confirmed_times(reader, lacking, logs, time_fields, known) if lacking else ({}, [])
     batch = confirm_final_range(first, last, addresses, logs, [*headers, *more], before, confirmed)
     return replace(batch, final=up_to)
-
-
-async def _confirmed_times(
-    reader: Reader, lacking: list[int], logs: Sequence[Log], time_fields: TimeFields, known: Mapping[int, Header]
-) -> tuple[dict[int, int], list[Header]]:
-    """Return confirmed times of blocks whose headers are not `known`, and the headers that were read for the others.
-
-    A node's `blockTimestamp` is never believed by itself: order and bounds do not catch a wrong one in the middle of a
-    range, only the block's header or an event of the block that carries the time does, and it would be stored for good.
-    So a time comes from an event, and the headers of blocks without such an event are read. Where the node reports the
-    same time as the event, two sources agree and nothing more is read. Some of the other events' times are compared
-    with headers, always including the highest such block: if a proxy asks several nodes for the calls of one request,
-    that header's hash shows whose logs they are. If one time is wrong, or time runs backward along the chain, no event
-    of the range is believed.
-    """
-    event_times, log_times = block_times(logs, time_fields), _log_times(logs)
-    ends = {n: h.timestamp for n, h in known.items()}
-    uncorroborated = [n for n in lacking if n in event_times and log_times[n] != event_times[n]]
-    probes = uncorroborated[:: -max(1, len(uncorroborated) // PROBES)]
-    wanted = sorted({*(n for n in lacking if n not in event_times), *probes})
-    headers = await reader.headers(wanted) if wanted else []
-    header_times = ends | {h.number: h.timestamp for h in headers}
-    differ = any(event_times[n] != header_times[n] for n in event_times.keys() & header_times.keys())
-    if differ or not _in_order(event_times | header_times):
-        return {}, [*headers, *await reader.headers([n for n in lacking if n not in header_times])]
-    return event_times, headers
-
-
-def _log_times(logs: Iterable[Log]) -> dict[int, int | None]:
-    """Return the time that a block's logs carry, by block; None where a log has no time or a different one."""
-    times: dict[int, int | None] = {}
-    for log_ in logs:
-        if times.setdefault(log_.block_number, log_.block_timestamp) != log_.block_timestamp:
-            times[log_.block_number] = None
-    return times
-
-
-def _in_order(at: Mapping[int, int]) -> bool:
-    return all(at[below] <= at[above] for below, above in pairwise(sorted(at)))
 
 
 async def fetch_head(
@@ -224,7 +197,10 @@ async def _logs_with_headers(
     """Return the logs, the headers of `numbers` and the witness of what is final, all from one answer."""
     # A block that is read anyway needs no second call.
     extra = [block for block in final.witness if block not in numbers]
+    apart = bool(extra) and len(numbers) <= 2 and not reader.endpoint.fits(1 + len(numbers) + len(extra))
     try:
+        if apart:
+            return await _tied_to_last(reader, first, last, addresses, numbers, extra, verified=verified)
         logs, headers = await reader.logs_with_headers(
             first, last, addresses, numbers, extra, verified=verified, whole=True
         )
@@ -265,6 +241,27 @@ async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Se
         elif logged & watched:
             return False
     return True
+
+
+async def _tied_to_last(
+    reader: Reader, first: int, last: int, addresses: Sequence[str], numbers: Sequence[int],
+    extra: Sequence[int | str], *, verified: bool,
+) -> tuple[list[Log], list[Header], Header | None]:  # fmt: skip
+    """Do what `_logs_with_headers` does in several answers, each of which holds the last block.
+
+    Where a batch is too short for one answer, another node may give the witness: without that, it would prove nothing.
+    """
+    tied = numbers if reader.endpoint.fits(1 + len(numbers)) else [last]
+    logs, headers = await reader.logs_with_headers(first, last, addresses, tied, verified=verified)
+    known: dict[int | str, Header | None] = {h.number: h for h in headers}
+    for others in ([n for n in numbers if n not in tied], extra):
+        again, *found = await reader.found([last, *others]) if others else [known[last]]
+        if again is None or again.hash != headers[-1].hash:
+            raise InconsistentResponseError(f"block {last} changed while its logs were read", reader.name)
+        known |= zip(others, found, strict=True)
+    if missing := [n for n in numbers if known[n] is None]:
+        raise MissingBlockError(f"block {missing[0]} is missing", reader.name)
+    return logs, [h for n in numbers if (h := known[n]) is not None], known[extra[0]]
 
 
 async def logs_of_block(

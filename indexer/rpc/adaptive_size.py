@@ -182,7 +182,7 @@ class AdaptiveRange:
 
 
 # Answers before a longer batch is tried again; doubled with every refusal, halved when the longer batch is answered.
-ANSWERS_BEFORE_GROWTH = 32
+ANSWERS_BEFORE_GROWTH, MAX_ANSWERS_BEFORE_GROWTH = 32, 4096
 LONG_BATCH_CALLS = 8  # A shorter batch that got no answer failed for a reason other than its length.
 # Rate limits in a row after which a batch is shortened. A short one is what a proof is made of (a range, its ends and
 # the final block in one answer), so only lasting refusals break it up.
@@ -224,12 +224,18 @@ class AdaptiveBatch:
             if length:
                 self.learn(allowed)
             else:
+                self._size_before = self._size_before or self.size
                 self.size = min(self.size, allowed)
-                self._answers_wanted, self._answers = 2 * self._answers_wanted, 0
+                self._want_more_answers()
+                self._answers = 0
+
+    def _want_more_answers(self) -> None:
+        self._answers_wanted = min(2 * self._answers_wanted, MAX_ANSWERS_BEFORE_GROWTH)
 
     def restore(self, size: int) -> None:
         """Return to an earlier size: what was refused had another reason. A learned ceiling stays."""
-        self.size = max(self.size, min(size, self.ceiling))
+        self.size = max(self.size, min(max(size, self._size_before or 0), self.ceiling))
+        self._size_before = None
 
     def failed(self, calls: int) -> None:
         """Record that a batch of `calls` was not answered, perhaps because it was too long."""
@@ -250,7 +256,8 @@ class AdaptiveBatch:
                 shorter = max(LONG_BATCH_CALLS, calls // 2) if is_long else answered or calls // 2
                 if self._grown:  # Length may be what is limited, in words of a rate: it is not tried again soon.
                     shorter = max(shorter, min(calls - 1, self.size - self._grown))
-                    self._answers_wanted, self._grown, self._careful = 2 * self._answers_wanted, 0, True
+                    self._want_more_answers()
+                    self._grown, self._careful = 0, True
                 self.size = shorter
                 self._limits = self._answers = 0
                 self._shortened += 1

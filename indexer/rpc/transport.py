@@ -124,6 +124,7 @@ class Endpoint(HttpClient):
         """
         values: list[Any] = []
         size, at, before = 0, 0, self.lengths.size
+        until = time.monotonic() + self.timeout
         while at < len(calls):
             length = self.batch_length
             if length == 1 or len(calls) == 1:
@@ -139,7 +140,7 @@ class Endpoint(HttpClient):
                     f"{len(calls)} calls are more than it answers at once", self.name, results=True
                 )
             part = calls[at : at + length]
-            answered = await self._send_part(part)
+            answered = await self._send_part(part, until)
             if answered is not None:
                 values += answered.values
                 size, at = max(size, answered.size), at + len(part)
@@ -153,7 +154,8 @@ class Endpoint(HttpClient):
         """
         values: dict[int, Any] = {}
         refusals: Counter[int] | None = Counter() if partial else None
-        refused, shortest = False, self.batch_length
+        shortest = self.batch_length
+        until = time.monotonic() + self.timeout
         while len(values) < len(calls):
             before, stop = len(values), StopAfterTimeout(self.timeout)
             try:
@@ -161,10 +163,11 @@ class Endpoint(HttpClient):
             except RpcError as error:
                 # Each length only once: a limit on single calls restores it, and would have it asked for ever.
                 shorter = isinstance(error, _ABOUT_LENGTH) and self.batch_length < shortest
-                if (len(values) == before and not shorter) or (refused and isinstance(error, RpcCallError)):
+                late = isinstance(error, RateLimitedError) and time.monotonic() > until
+                if len(values) == before and (late or not shorter):
                     raise
-                refused = refused or isinstance(error, RpcCallError)
-            shortest = min(shortest, self.batch_length)
+            # What was answered begins the search anew: a longer batch that was only tried may be refused.
+            shortest = min(shortest, self.batch_length) if len(values) == before else self.batch_length
         return [values[i] for i in range(len(calls))]
 
     async def _send_missing(
@@ -192,12 +195,13 @@ class Endpoint(HttpClient):
             raise refusal
         self._succeeded(len(part))
 
-    async def _send_part(self, part: Sequence[Call]) -> Results | None:
-        """Send one batch; None if shorter batches are to be sent instead."""
+    async def _send_part(self, part: Sequence[Call], until: float) -> Results | None:
+        """Send one batch; None if shorter ones are to be sent instead, after a rate limit only before `until` (s)."""
         try:
             answered = await self._retried(part, single=False)
         except RpcError as error:
-            if self._shortened(part, error, {"eth_getBlockByNumber"}):
+            late = isinstance(error, RateLimitedError) and time.monotonic() > until
+            if self._shortened(part, error, {"eth_getBlockByNumber"}) and not late:
                 return None
             raise
         self._succeeded(len(part))

@@ -11,7 +11,8 @@ from eth_abi.abi import encode
 from indexer.chain.types import Header, Log
 from indexer.config import load
 from indexer.decode.block_times import FIELD, block_times, time_fields_of
-from indexer.ingest.fetch import PROBES, fetch_final
+from indexer.ingest.confirmed_times import PROBES
+from indexer.ingest.fetch import fetch_final
 
 REYA = load("reya")
 STAMPS = time_fields_of(REYA.contracts)

@@ -1,0 +1,145 @@
+"""What an endpoint refuses ends in an answer, a smaller question or another endpoint's turn, in a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from indexer.chain.finality import FinalBlock
+from indexer.chain.ranges import ContractRange
+from indexer.errors import InconsistentResponseError, RateLimitedError, RpcError
+from indexer.ingest.fetch import fetch_batch, fetch_final
+from indexer.rpc import rate_limit, transport
+from indexer.rpc.adaptive_size import MAX_ANSWERS_BEFORE_GROWTH, AdaptiveBatch
+from indexer.rpc.answers import Call
+from indexer.rpc.reader import Reader
+from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
+from tests.support.stubnode import ADDRESS, Say, StubNode, hash_of, log_of
+
+ODD = {"code": -32600, "message": "Invalid Request"}
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+
+
+@asynccontextmanager
+async def connected(length: int = 101, **settings: Any) -> AsyncIterator[tuple[StubNode, Reader]]:
+    async with StubNode(length=length) as node:
+        reader = Reader(Endpoint(node.url, **settings))
+        try:
+            yield node, reader
+        finally:
+            await reader.endpoint.close()
+
+
+def numbers(count: int) -> list[Call]:
+    return [("eth_getBlockByNumber", [hex(n), False]) for n in range(count)]
+
+
+def final_block(number: int) -> FinalBlock:
+    return FinalBlock(number, bytes.fromhex(hash_of(number)[2:]))
+
+
+def refusing(refused: Callable[[int, Any], bool], error: dict[str, Any]) -> Callable[[Any], Any]:
+    """Answers with the error in place of each result that `refused` says, by its place and its value."""
+
+    def mangle(answer: Any) -> Any:
+        entries = answer if isinstance(answer, list) else [answer]
+        made = [
+            {"jsonrpc": "2.0", "id": entry["id"], "error": error} if refused(place, entry.get("result")) else entry
+            for place, entry in enumerate(entries)
+        ]
+        return made if isinstance(answer, list) else made[0]
+
+    return mangle
+
+
+def test_after_hours_of_refusals_batches_grow_again() -> None:
+    control = AdaptiveBatch(250)
+    for _ in range(1_000):
+        control.refused(control.size, length=False)
+        while control.size == 1:
+            control.succeeded(1)
+    answers, before = 0, control.size
+    while control.size <= before:
+        control.succeeded(control.size)
+        answers += 1
+        assert answers <= MAX_ANSWERS_BEFORE_GROWTH
+
+
+def test_what_was_refused_for_another_reason_gives_the_whole_length_back() -> None:
+    control = AdaptiveBatch(250)
+    for _ in range(3):
+        control.refused(control.size, length=False)
+    control.restore(control.size)
+    assert control.size == 250
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one answer", "any answers"])
+async def test_an_endpoint_that_limits_everything_is_left_after_its_time_limit(
+    together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limit, "MIN_PAUSE_S", 0.1)
+    monkeypatch.setattr(rate_limit, "MAX_PAUSE_S", 0.1)
+    async with connected(timeout=0.3) as (node, reader):
+        node.script = [Say(429)] * 1_000
+        with pytest.raises(RateLimitedError):
+            await (reader.endpoint.batch(numbers(100)) if together else reader.headers(range(100)))
+        # A pause is 0.1 s, so four requests begin in time, and the last of them is retried.
+        assert len(node.requests) <= 4 + MAX_ATTEMPTS
+
+
+async def test_a_longer_batch_that_is_only_tried_costs_nothing_that_was_asked() -> None:
+    async with connected() as (node, reader):
+        node.mangle = lambda answer: (
+            {"jsonrpc": "2.0", "id": None, "error": ODD} if isinstance(answer, list) and len(answer) > 8 else answer
+        )
+        endpoint = reader.endpoint
+        for _ in range(20):
+            endpoint.lengths.size, endpoint.lengths._answers = 2, 30
+            found = await reader.headers(range(60))
+            assert [header.number for header in found] == list(range(60))
+
+
+async def test_what_is_refused_among_answers_is_asked_again_as_long_as_more_is_answered() -> None:
+    async with connected() as (node, reader):
+        node.mangle = refusing(lambda place, _: place >= 9, {"code": -32000, "message": "no"})
+        assert [header.number for header in await reader.headers(range(60))] == list(range(60))
+
+
+async def test_a_header_that_is_refused_as_too_large_halves_the_range() -> None:
+    async with connected(length=2_001) as (node, reader):
+        node.logs = [log_of(n) for n in range(5, 2_000, 5)]
+        refused = node.logs[20]["blockHash"]
+        node.mangle = refusing(
+            lambda _, block: isinstance(block, dict) and block.get("hash") == refused,
+            {"code": -32000, "message": "query timeout exceeded"},
+        )
+        batch = await fetch_batch(reader, ContractRange(1, 1_900, (ADDRESS,)), final_block(2_000), None, plain=True)
+        assert batch.first == 1 and 50 <= batch.last < int(node.logs[20]["blockNumber"], 16)
+        assert len(node.requests) < 100
+
+
+@pytest.mark.parametrize(("calls", "last"), [(250, 95), (3, 95), (2, 95), (2, 90), (3, 90)])
+async def test_the_final_block_is_seen_by_the_node_that_shows_the_range(calls: int, last: int) -> None:
+    """One URL, two nodes: the one on an orphaned branch is asked first. However short batches are, it shows no final
+    block."""
+    async with connected() as (node, reader):
+        reader.endpoint.lengths.learn(calls)
+        node.fork = "b"
+
+        def the_other_next(answer: Any) -> Any:
+            node.fork = "a"
+            return answer
+
+        node.mangle = the_other_next
+        with pytest.raises((RpcError, InconsistentResponseError)):
+            await asyncio.wait_for(
+                fetch_final(reader, 90 if last == 90 else 91, last, [ADDRESS], None, final=final_block(100)), 60
+            )
