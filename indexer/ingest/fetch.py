@@ -250,6 +250,18 @@ async def _tied_to_last(
     """Do what `_logs_with_headers` does in several answers, each of which holds the last block.
 
     Where a batch is too short for one answer, another node may give the witness: without that, it would prove nothing.
+
+    Args:
+        reader: The endpoint.
+        first: First block of the logs.
+        last: Last block of the logs, one of `numbers`.
+        addresses: Contracts whose logs are requested.
+        numbers: Blocks whose headers are requested, at most two.
+        extra: The witness.
+        verified: Whether to compute the hash of the headers that come with the logs.
+
+    Raises:
+        RpcError: The endpoint failed; InconsistentResponseError if two answers have another last block.
     """
     tied = numbers if reader.endpoint.fits(1 + len(numbers)) else [last]
     logs, headers = await reader.logs_with_headers(first, last, addresses, tied, verified=verified)

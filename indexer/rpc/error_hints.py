@@ -40,6 +40,7 @@ _CALLS = (
 )
 _NO_BATCHES = _any(r"batch(ed|es|ing)?( requests?| calls?)? (is |are )?(not (supported|allowed|enabled)|disabled)")
 _OF_LENGTH = _any(r"batch(?!.{0,20}response)")
+_OF_TIME = _any(r"query time(?:out|d out)")
 _SPAN = r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?)(?![a-z])"
 _WAIT = _any(rf"(?:retry|again|wait)(?: (?:in|after|for))? {_SPAN}")
 _GO_WAIT = _any(r"(?:retry|again|wait)(?: (?:in|after|for))? (?:(\d{1,6})h)?(?:(\d{1,6})m)?(\d{1,6}(?:\.\d{1,9})?)s\b")
@@ -84,6 +85,11 @@ def max_batch_calls(message: str) -> int | None:
 def is_about_batch_length(message: str) -> bool:
     """Return whether a refusal is about batches, and not about the size of a batch's response."""
     return _OF_LENGTH.search(message) is not None
+
+
+def is_about_time(message: str) -> bool:
+    """Return whether a query took too long, which depends on the node's load as much as on the number of blocks."""
+    return _OF_TIME.search(message) is not None
 
 
 def retry_after(message: str) -> float | None:

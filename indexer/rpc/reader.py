@@ -211,7 +211,9 @@ class Reader:
         if logs and refusal.hint is None:
             refusal.hint = max(1, blocks * self.ranges.target // logs)
         if blocks > 1:
-            self.ranges.refused(blocks, refusal.hint, results=refusal.results)
+            # A busy hour must not slow the endpoint for good.
+            results = refusal.results or error_hints.is_about_time(refusal.message)
+            self.ranges.refused(blocks, refusal.hint, results=results)
 
     async def sealed_headers(self, numbers: Sequence[int]) -> list[SealedHeader | RpcError]:
         """Return whole headers in the order requested, each with the hash computed from its fields.

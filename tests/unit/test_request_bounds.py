@@ -126,6 +126,20 @@ async def test_a_header_that_is_refused_as_too_large_halves_the_range() -> None:
         assert len(node.requests) < 100
 
 
+async def test_a_busy_hour_does_not_lower_the_ceiling_of_a_range() -> None:
+    async with connected(length=4_001) as (node, reader):
+        node.mangle = refusing(lambda _, found: isinstance(found, list), {"code": -32000, "message": "query timed out"})
+        with pytest.raises(RpcError):
+            await fetch_batch(reader, ContractRange(1, 3_900, (ADDRESS,)), final_block(4_000), None, plain=True)
+        assert reader.ranges.size == 1
+        node.mangle, first, batches = (lambda answer: answer), 1, 0
+        while first <= 3_900:
+            rest = ContractRange(first, 3_900, (ADDRESS,))
+            batch = await fetch_batch(reader, rest, final_block(4_000), None, plain=True)
+            first, batches = batch.last + 1, batches + 1
+        assert reader.ranges.ceiling == 2_000 and batches < 100
+
+
 @pytest.mark.parametrize(("calls", "last"), [(250, 95), (3, 95), (2, 95), (2, 90), (3, 90)])
 async def test_the_final_block_is_seen_by_the_node_that_shows_the_range(calls: int, last: int) -> None:
     """One URL, two nodes: the one on an orphaned branch is asked first. However short batches are, it shows no final
