@@ -24,6 +24,13 @@ async def confirmed_times(
     with headers, always including the highest such block: if a proxy asks several nodes for the calls of one request,
     that header's hash shows whose logs they are. If one time is wrong, or time runs backward along the chain, no event
     of the range is believed.
+
+    Args:
+        reader: The endpoint.
+        lacking: Blocks with logs and without a header, ascending.
+        logs: The logs of the range.
+        time_fields: Events that carry the time of their block.
+        known: Headers that were read already, by number.
     """
     event_times, log_times = block_times(logs, time_fields), _log_times(logs)
     ends = {n: h.timestamp for n, h in known.items()}
