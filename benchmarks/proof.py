@@ -40,6 +40,7 @@ HISTORY = 60  # blocks before the daemon starts
 LIE_EVERY = 3  # blocks with several logs of ours
 ONE_S, THREE_S = 5.0, 2.0  # within which a lie must be healed, by the number of endpoints
 STRICT_S = 0.12
+MODES: dict[str, dict[str, bool]] = {"without": {"head": False}, "shipped": {}, "strict": {"before_commit": True}}
 
 
 def written(folder: Path, name: str, **attest: bool) -> Path:
@@ -181,9 +182,6 @@ def healing(run: Run, limit: float) -> Figure:
     numbers = {"p99_s": percentile(times, 0.99), "lies": len(times), "unhealed": run.unhealed}
     endpoints = "one endpoint" if run.endpoints == 1 else f"{run.endpoints} endpoints"
     return Figure(f"healed, {endpoints}", percentile(times, 0.99), " s", limit, most=True, note=note, numbers=numbers)
-
-
-MODES: dict[str, dict[str, bool]] = {"without": {"head": False}, "shipped": {}, "strict": {"before_commit": True}}
 
 
 def measure(server: EmbeddedServer, blocks: int, rounds: int) -> list[Figure]:

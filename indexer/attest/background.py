@@ -11,7 +11,7 @@ import structlog
 from indexer.db.connection import Connection, close
 from indexer.db.database_errors import DATABASE_ERRORS
 from indexer.errors import IndexerError
-from indexer.rpc.rate_limit import RequestPurpose, request_purpose
+from indexer.rpc.rate_limit import RequestPurpose, doubled_pause, request_purpose
 
 MAX_PAUSE_S = 60.0  # Longest pause between attempts that keep failing (s).
 
@@ -50,7 +50,7 @@ class BackgroundTask(ABC):
             with request_purpose(self._purpose):
                 while True:
                     if not await self.run_once():
-                        await self.pause(min(self._pause_s * 2 ** min(self._errors, 20), MAX_PAUSE_S))
+                        await self.pause(doubled_pause(self._pause_s, self._errors, MAX_PAUSE_S))
         finally:
             await self.close()
 

@@ -24,6 +24,7 @@ from indexer.db.connection import Connection
 from indexer.errors import EpochChangedError
 from indexer.ingest.block_proof import BlockProofs, ProofFailure, no_wait, prove_blocks
 from indexer.rpc.pool import Pool
+from indexer.rpc.rate_limit import doubled_pause
 from indexer.runtime.progress import ATTEST_STARTING, DaemonProgress, HeadProofProgress
 from indexer.store import epoch, head_proofs, raw_logs
 from indexer.store.index_state import block_refs_between
@@ -83,7 +84,7 @@ class HeadProver(BackgroundTask):
     async def pause(self, seconds: float) -> None:
         """Wait until a block is committed, or for a due block; after fruitless looks at least as long as asked."""
         if self._fruitless >= MAX_FRUITLESS:
-            await asyncio.sleep(min(2.0 ** min(self._fruitless - MAX_FRUITLESS, 20), 60.0))
+            await asyncio.sleep(doubled_pause(1.0, self._fruitless - MAX_FRUITLESS, 60.0))
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds if self._errors else min(seconds, FIRST_RETRY_S)):
@@ -146,14 +147,12 @@ class HeadProver(BackgroundTask):
 
     async def _prove(self, conn: Connection, numbers: list[int], planned: int) -> None:
         refs = {r.number: r for r in await block_refs_between(conn, numbers[0], numbers[-1])}
-        blocks = []
+        blocks, served_by = [], dict[int, str]()  # While the proof is awaited, older headers are forgotten.
         for number in numbers:
             ref = refs.get(number)
             if ref is not None:  # Else it is gone since, and the epoch tells.
-                offered, _ = self._offered.get(number, (Header(ref.number, b"", b"", 0), ""))
+                offered, served_by[number] = self._offered.get(number, (Header(ref.number, b"", b"", 0), ""))
                 blocks.append(offered if offered.hash == ref.hash else Header(ref.number, ref.hash, b"", ref.timestamp))
-        # While the proof is awaited, headers are offered, and older ones forgotten.
-        served_by = {n: self._offered[n][1] for n in numbers if n in self._offered}
         watched = {bytes.fromhex(a[2:]) for a in self.addresses}
         stored = (await raw_logs.read_blocks(conn, numbers, strict=False)).logs
         logs = [g for g in stored if g.address in watched]
@@ -197,7 +196,7 @@ class HeadProver(BackgroundTask):
         now, lasting = time.monotonic(), set[int]()
         for number in failed:
             block = self._open[number]
-            block.due, block.tries = now + min(FIRST_RETRY_S * 2 ** min(block.tries, 20), MAX_RETRY_S), block.tries + 1
+            block.due, block.tries = now + doubled_pause(FIRST_RETRY_S, block.tries, MAX_RETRY_S), block.tries + 1
             if now - block.since >= INCIDENT_AFTER_S:
                 lasting.add(number)
         if not proofs.proven_by:

@@ -39,7 +39,7 @@ from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.runtime.progress import STARTING, DaemonProgress
 from indexer.store import lease
-from indexer.store.head_proofs import contiguous_proof_end
+from indexer.store.head_proofs import projectable_end
 from indexer.store.index_state import IndexState, block_refs_between, load_index_state, stored_hash
 
 MAX_CONFLICTS = 20  # consecutive conflicts with other ingesting processes before they are an error
@@ -191,16 +191,14 @@ class Engine:
         return state
 
     async def _seen(self, conn: Connection, view: HeadView) -> state_machine.HeadSeen:
-        state, head, unproven_from = await self.load_state(conn), view.heads.latest, None
+        state, head = await self.load_state(conn), view.heads.latest
         if self.wrong_from is not None and self.wrong_from <= state.floor:
             self.wrong_from = None  # Final by now: the auditor's. It must not hide what is reported later.
         if state.tip is not None and state.tip.number > head.number:
             log.debug("lagging_head", endpoint=view.endpoint, blocks_behind=state.tip.number - head.number)
         if self.token is not None:
             await self.maintenance.run_if_due(conn, state, self.token)
-        if self.deployment.attest.before_commit and state.contiguous_end >= state.next_block:
-            end = await contiguous_proof_end(conn, state.next_block, state.contiguous_end, self.addresses)
-            unproven_from = end + 1 if end < state.contiguous_end else None
+        end = await projectable_end(conn, state, self.addresses, strict=self.deployment.attest.before_commit)
         return state_machine.HeadSeen(
             head=head,
             at_head=await stored_hash(conn, head.number),
@@ -213,7 +211,7 @@ class Engine:
             unconfirmed=await self._unconfirmed(conn, state),
             ranges=tuple(self.ranges_to_ingest(state, view)),
             wrong_from=self.wrong_from,
-            unproven_from=unproven_from,
+            unproven_from=end + 1 if end < state.contiguous_end else None,
         )
 
     def report_wrong_logs(self, first: int) -> None:

@@ -64,8 +64,6 @@ class HeadHealer:
         stored = [g for g in stored if g.address in watched]
         headers = [Header(block.number, block.hash, parent.hash, block.timestamp) for parent, block in pairwise(refs)]
         proofs = await self._prove(conn, headers, stored, addresses)
-        proofs.logs += [g for g in stored if g.block_number not in proofs.proven_by]
-        proofs.logs.sort(key=lambda g: g[:2])
         wrong = diff_logs(stored, proofs.logs)
         if not wrong:
             return None
@@ -74,14 +72,18 @@ class HeadHealer:
     async def _prove(
         self, conn: Connection, headers: Sequence[Header], stored: Sequence[Log], addresses: Sequence[str]
     ) -> BlockProofs:
-        """Prove what is not proven yet: the wrong block may be deep, and the blocks above it have their proofs."""
+        """Prove what is not proven yet: the wrong block may be deep, and the blocks above it have their proofs.
+
+        The logs of all other blocks are the stored ones.
+        """
         known = await head_proofs.provers(conn, headers[0].number, headers[-1].number, addresses)
         open_ = [h for h in headers if h.number not in known]
         proofs = await prove_blocks(
             self.pool.ordered(), open_, [g for g in stored if g.block_number not in known], addresses
         )
+        kept = (g for g in stored if g.block_number not in proofs.proven_by)
+        proofs.logs = sorted([*proofs.logs, *kept], key=lambda g: g[:2])
         proofs.proven_by |= known
-        proofs.logs = sorted([*proofs.logs, *(g for g in stored if g.block_number in known)], key=lambda g: g[:2])
         return proofs
 
     async def _replace(

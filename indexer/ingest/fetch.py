@@ -58,13 +58,15 @@ async def fetch_batch(
         RpcError: The endpoint failed; RangeTooLargeError only for a block that is refused both whole and in parts.
         ParentMismatchError: The batch does not join the stored blocks.
     """
+    first, chained = contract_range.first, not plain and contract_range.first > final.number
+    end = contract_range.last if chained or plain else min(contract_range.last, final.number)
     at_most, until = reader.ranges.size, time.monotonic() + reader.endpoint.timeout
+
+    def allowed() -> int:
+        return min(reader.ranges.size, chained_blocks(reader)) if chained else reader.ranges.size
+
     while True:
-        first, chained = contract_range.first, not plain and contract_range.first > final.number
-        size = min(reader.ranges.size, at_most, *([chained_blocks(reader)] if chained else []))
-        last = min(
-            first + size - 1, contract_range.last if chained or plain else min(contract_range.last, final.number)
-        )
+        last = min(first + min(allowed(), at_most) - 1, end)
         try:
             if chained:
                 batch = await fetch_head(reader, first, last, contract_range.addresses, before, final)
@@ -78,8 +80,7 @@ async def fetch_batch(
             # The reader's AdaptiveRange has shrunk, unless the calls were too many for one answer, not the blocks, or
             # something else than the logs is refused: then half of it, or each try would ask for one block less only.
             asked = last - first + 1
-            fewer = min(reader.ranges.size, *([chained_blocks(reader)] if chained else [asked])) < asked
-            at_most = asked - 1 if fewer else asked // 2
+            at_most = asked - 1 if allowed() < asked else asked // 2
             continue
         reader.ranges.succeeded(last - first + 1, len(batch.logs))
         return replace(batch, sources=(ServedRange(first, last, reader.name),))
@@ -215,10 +216,18 @@ async def _logs_with_headers(
         if not final.witness:
             return logs, [header], None
         # The parts came one by one, all from the block with this hash: exactly that block must join the final one.
-        block_header, *witness = await reader.found([first, *final.witness])
-        if block_header is None or block_header.hash != header.hash:
-            raise InconsistentResponseError(f"block {first} changed while its logs were read", reader.name) from refusal
-        return logs, [header], next(iter(witness), None)
+        return logs, [header], next(iter(await _found_beside(reader, header, final.witness)), None)
+
+
+async def _found_beside(reader: Reader, block: Header, others: Sequence[int | str]) -> list[Header | None]:
+    """Return headers from an answer that also holds `block`, so that one node shows both.
+
+    Raises InconsistentResponseError if it has another block at that height.
+    """
+    again, *found = await reader.found([block.number, *others])
+    if again is None or again.hash != block.hash:
+        raise InconsistentResponseError(f"block {block.number} changed while its logs were read", reader.name)
+    return found
 
 
 async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Sequence[str], *, proven: bool) -> bool:
@@ -250,27 +259,15 @@ async def _tied_to_last(
     """Do what `_logs_with_headers` does in several answers, each of which holds the last block.
 
     Where a batch is too short for one answer, another node may give the witness: without that, it would prove nothing.
-
-    Args:
-        reader: The endpoint.
-        first: First block of the logs.
-        last: Last block of the logs, one of `numbers`.
-        addresses: Contracts whose logs are requested.
-        numbers: Blocks whose headers are requested, at most two.
-        extra: The witness.
-        verified: Whether to compute the hash of the headers that come with the logs.
-
-    Raises:
-        RpcError: The endpoint failed; InconsistentResponseError if two answers have another last block.
+    `numbers`: at most two, `last` among them. `extra`: the witness. Raises InconsistentResponseError if two answers
+    have another last block, and RpcError.
     """
     tied = numbers if reader.endpoint.fits(1 + len(numbers)) else [last]
     logs, headers = await reader.logs_with_headers(first, last, addresses, tied, verified=verified)
     known: dict[int | str, Header | None] = {h.number: h for h in headers}
     for others in ([n for n in numbers if n not in tied], extra):
-        again, *found = await reader.found([last, *others]) if others else [known[last]]
-        if again is None or again.hash != headers[-1].hash:
-            raise InconsistentResponseError(f"block {last} changed while its logs were read", reader.name)
-        known |= zip(others, found, strict=True)
+        if others:
+            known |= zip(others, await _found_beside(reader, headers[-1], others), strict=True)
     if missing := [n for n in numbers if known[n] is None]:
         raise MissingBlockError(f"block {missing[0]} is missing", reader.name)
     return logs, [h for n in numbers if (h := known[n]) is not None], known[extra[0]]

@@ -26,7 +26,7 @@ from indexer.reorg.replacement import read_replacement
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import lease, raw_logs, staging
-from indexer.store.head_proofs import contiguous_proof_end
+from indexer.store.head_proofs import projectable_end
 from indexer.store.index_state import IndexState, binding, load_index_state, stored_block_ref, stored_hash
 from indexer.store.lease import exclusive_lease, holder_name
 from indexer.store.provenance import EndpointFault
@@ -190,7 +190,8 @@ class Recovery:
     async def _project(self, final: FinalBlock, token: int) -> None:
         """Project what the commit left unprojected: everything, if a heal had to reset the projection."""
         state, finalized = await self.state(), -1
-        last = await self._may_project_up_to(state)
+        strict = self.deployment.attest.before_commit
+        last = await projectable_end(self.conn, state, self.addresses, strict=strict)
         if self.writer.projection_is_current(state) and state.next_block <= last:
             finalized = await self._final_up_to(await stored_block_ref(self.conn, last), final)
         while self.writer.projection_is_current(state) and state.next_block <= last:
@@ -203,12 +204,6 @@ class Recovery:
                 rows=sum(done.rows.values()),
             )
             state = await self.state()
-
-    async def _may_project_up_to(self, state: IndexState) -> int:
-        """Return the block up to which stored blocks may become rows; in strict mode only what is proven."""
-        if not self.deployment.attest.before_commit or state.contiguous_end < state.next_block:
-            return state.contiguous_end
-        return await contiguous_proof_end(self.conn, state.next_block, state.contiguous_end, self.addresses)
 
     async def heal(
         self, contract_range: ContractRange, cause: str, batch: LogBatch | None = None,

@@ -19,7 +19,7 @@ from indexer.errors import (
     RpcError,
     TransientRpcError,
 )
-from indexer.rpc.error_hints import OF_RESULTS, retry_after, suggested_blocks
+from indexer.rpc.error_hints import OF_RESULTS, QUERY_TIME, retry_after, suggested_blocks
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
@@ -69,7 +69,7 @@ _RANGE = _any(
     r"limit(ed)? (the query )?to (a |at most )?(0 ?- ?)?(?![\d,]+ *(requests|calls|per\b|/))[\d,]+k?( blocks?)?",
     r"max(imum)? (allowed )?(number of )?(requested )?(block|result|range|\[?from)",
     r"(?<!invalid )block range",
-    r"query time(out|d out)",
+    QUERY_TIME,
     r"query exceeds",
     r"query must be smaller",
     r"(backend response|content|entity) too large",

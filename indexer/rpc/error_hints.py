@@ -40,7 +40,8 @@ _CALLS = (
 )
 _NO_BATCHES = _any(r"batch(ed|es|ing)?( requests?| calls?)? (is |are )?(not (supported|allowed|enabled)|disabled)")
 _OF_LENGTH = _any(r"batch(?!.{0,20}response)")
-_OF_TIME = _any(r"query time(?:out|d out)")
+QUERY_TIME = r"query time(?:out|d out)"
+_OF_TIME = _any(QUERY_TIME)
 _SPAN = r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?)(?![a-z])"
 _WAIT = _any(rf"(?:retry|again|wait)(?: (?:in|after|for))? {_SPAN}")
 _GO_WAIT = _any(r"(?:retry|again|wait)(?: (?:in|after|for))? (?:(\d{1,6})h)?(?:(\d{1,6})m)?(\d{1,6}(?:\.\d{1,9})?)s\b")

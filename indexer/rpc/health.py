@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from indexer.chain.types import Header
+from indexer.rpc.rate_limit import doubled_pause
 
 Reason = Literal["failing", "lagging", "pruned", "omitting", "mute", "contradicting", "wrong chain"]
 # If all endpoints are set aside, the one with the least severe reason is asked first: old data are better than none.
@@ -186,7 +187,7 @@ class EndpointHealth:
         # In a row means: for the same reason, not long after it came back.
         again = previous is not None and previous.reason == reason and now - previous.until < 4 * SET_ASIDE_S
         self._streak = self._streak + 1 if again else 0
-        duration = min(SET_ASIDE_S * 2**self._streak, MAX_SET_ASIDE_S) if seconds is None else seconds
+        duration = doubled_pause(SET_ASIDE_S, self._streak, MAX_SET_ASIDE_S) if seconds is None else seconds
         self.aside = SetAside(reason, detail, now + duration, purpose)
         if reason != "failing":
             self.counts["set_aside"] += 1

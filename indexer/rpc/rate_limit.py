@@ -14,6 +14,11 @@ MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0  # Of a pause for which the endpoint named n
 COUNTING_S = 600.0  # For which an endpoint that was seen to count the calls in a batch is taken to do so.
 
 
+def doubled_pause(first: float, times: int, longest: float) -> float:
+    """Return `first` (s) doubled so many times, at most `longest` (s); also after the thousands of failures of days."""
+    return min(first * 2.0 ** min(times, 100), longest)
+
+
 class TokenBucket:
     """A token bucket of `rps` requests per second.
 

@@ -15,6 +15,7 @@ from indexer.chain.ranges import BlockRange, contiguous_end
 from indexer.db.connection import Connection
 from indexer.store import attestations, coverage, provenance
 from indexer.store.attestations import METHODS, PROVEN, Attestation
+from indexer.store.index_state import IndexState
 from indexer.store.provenance import EndpointFault
 
 
@@ -164,6 +165,20 @@ async def contiguous_proof_end(conn: Connection, first: int, last: int, addresse
         "SELECT max(number) FROM indexer.block WHERE number BETWEEN $1 AND $2", first, end
     )
     return first - 1 if stored is None else stored
+
+
+async def projectable_end(conn: Connection, state: IndexState, addresses: Sequence[str], *, strict: bool) -> int:
+    """Return the block up to which stored blocks may become rows: in strict mode, only what is proven.
+
+    Args:
+        conn: connection.
+        state: what is stored.
+        addresses: contracts that must be proven (lower-case 0x).
+        strict: whether rows are proven before they become visible.
+    """
+    if not strict or state.contiguous_end < state.next_block:
+        return state.contiguous_end
+    return await contiguous_proof_end(conn, state.next_block, state.contiguous_end, addresses)
 
 
 async def forget(conn: Connection, first: int, last: int) -> None:

@@ -91,11 +91,13 @@ async def faults_of_servers(
         logs: the stored logs and the true ones.
         prover_by_block: who proved each of their blocks.
     """
-    faults, address_of = [], {g[:2]: g.address for g in logs}
+    faults, address_of = [], {g[:2]: "0x" + g.address.hex() for g in logs}
+    contracts = dict[str, list[int]]()
     for block, index, what in wrong:
         # One block's logs may have come from several endpoints, those of a contract from one.
-        contracts = await coverage.contract_ids(conn, ["0x" + address_of[block, index].hex()])
-        sources = await serving_endpoints(conn, contracts, block, block)
+        if (address := address_of[block, index]) not in contracts:
+            contracts[address] = await coverage.contract_ids(conn, [address])
+        sources = await serving_endpoints(conn, contracts[address], block, block)
         endpoint = sources[-1].endpoint if sources else "unknown"
         faults.append(EndpointFault(endpoint, "served", block, index, what, prover_by_block[block]))
     return faults

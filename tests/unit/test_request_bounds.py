@@ -13,19 +13,14 @@ from indexer.chain.finality import FinalBlock
 from indexer.chain.ranges import ContractRange
 from indexer.errors import InconsistentResponseError, RateLimitedError, RpcError
 from indexer.ingest.fetch import fetch_batch, fetch_final
-from indexer.rpc import rate_limit, transport
+from indexer.rpc import rate_limit
 from indexer.rpc.adaptive_size import MAX_ANSWERS_BEFORE_GROWTH, AdaptiveBatch
-from indexer.rpc.answers import Call
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
 from tests.support.stubnode import ADDRESS, Say, StubNode, hash_of, log_of
+from tests.unit.test_transport import no_waits, numbers, over  # noqa: F401 - a fixture
 
 ODD = {"code": -32600, "message": "Invalid Request"}
-
-
-@pytest.fixture(autouse=True)
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
 
 
 @asynccontextmanager
@@ -38,22 +33,18 @@ async def connected(length: int = 101, **settings: Any) -> AsyncIterator[tuple[S
             await reader.endpoint.close()
 
 
-def numbers(count: int) -> list[Call]:
-    return [("eth_getBlockByNumber", [hex(n), False]) for n in range(count)]
-
-
 def final_block(number: int) -> FinalBlock:
     return FinalBlock(number, bytes.fromhex(hash_of(number)[2:]))
 
 
-def refusing(refused: Callable[[int, Any], bool], error: dict[str, Any]) -> Callable[[Any], Any]:
-    """Answers with the error in place of each result that `refused` says, by its place and its value."""
+def refusing(refused: Callable[[Any], bool], error: dict[str, Any]) -> Callable[[Any], Any]:
+    """Answers with the error in place of each result that is `refused`."""
 
     def mangle(answer: Any) -> Any:
         entries = answer if isinstance(answer, list) else [answer]
         made = [
-            {"jsonrpc": "2.0", "id": entry["id"], "error": error} if refused(place, entry.get("result")) else entry
-            for place, entry in enumerate(entries)
+            {"jsonrpc": "2.0", "id": entry["id"], "error": error} if refused(entry.get("result")) else entry
+            for entry in entries
         ]
         return made if isinstance(answer, list) else made[0]
 
@@ -109,7 +100,7 @@ async def test_a_longer_batch_that_is_only_tried_costs_nothing_that_was_asked() 
 
 async def test_what_is_refused_among_answers_is_asked_again_as_long_as_more_is_answered() -> None:
     async with connected() as (node, reader):
-        node.mangle = refusing(lambda place, _: place >= 9, {"code": -32000, "message": "no"})
+        node.mangle = over(9, {"code": -32000, "message": "no"})
         assert [header.number for header in await reader.headers(range(60))] == list(range(60))
 
 
@@ -118,7 +109,7 @@ async def test_a_header_that_is_refused_as_too_large_halves_the_range() -> None:
         node.logs = [log_of(n) for n in range(5, 2_000, 5)]
         refused = node.logs[20]["blockHash"]
         node.mangle = refusing(
-            lambda _, block: isinstance(block, dict) and block.get("hash") == refused,
+            lambda block: isinstance(block, dict) and block.get("hash") == refused,
             {"code": -32000, "message": "query timeout exceeded"},
         )
         batch = await fetch_batch(reader, ContractRange(1, 1_900, (ADDRESS,)), final_block(2_000), None, plain=True)
@@ -128,7 +119,7 @@ async def test_a_header_that_is_refused_as_too_large_halves_the_range() -> None:
 
 async def test_a_busy_hour_does_not_lower_the_ceiling_of_a_range() -> None:
     async with connected(length=4_001) as (node, reader):
-        node.mangle = refusing(lambda _, found: isinstance(found, list), {"code": -32000, "message": "query timed out"})
+        node.mangle = refusing(lambda found: isinstance(found, list), {"code": -32000, "message": "query timed out"})
         with pytest.raises(RpcError):
             await fetch_batch(reader, ContractRange(1, 3_900, (ADDRESS,)), final_block(4_000), None, plain=True)
         assert reader.ranges.size == 1
