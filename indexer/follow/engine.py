@@ -74,7 +74,7 @@ class Engine:
         self.reporter = StepReporter(progress, pool)
         self.maintenance = Maintenance(progress)
         self.fork_handler = ForkHandler(pool, self.writer, progress, self.reporter)
-        self.head_healer = HeadHealer(pool, self.writer, progress)
+        self.head_healer = HeadHealer(pool, self.writer, self.reporter)
         # Called after each commit at the head, with the headers of its blocks and the endpoint that served them.
         self.on_head_commit: Callable[[Sequence[Header], str], None] = lambda headers, endpoint: None
         self.wrong_from: int | None = None  # the first block at the head whose stored logs are proven to be wrong
@@ -344,5 +344,6 @@ class Engine:
 
         batch, proof = await self.pool.with_failover(read)
         done = await self.writer.commit_batch(conn, state, batch, batch.final, self.token, proof)
+        self.reporter.report_faults(proof.faults if proof else ())
         self.on_head_commit(batch.blocks, batch.sources[0].endpoint)
         return done

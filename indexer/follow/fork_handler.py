@@ -73,6 +73,7 @@ class ForkHandler:
             assert claim.fork is not None
             return state_machine.ReplacementUnavailable(claim.fork.number + 1, tip.number, error.message)
         done = await self.writer.apply_reorg(conn, state, reorg, up_to, token)
+        self.reporter.report_faults(reorg.faults)
         self.progress.reorgs += 1
         self.progress.reorg_depth.observe(reorg.depth)
         old, new = tip.number, reorg.new_tip.number

@@ -16,13 +16,12 @@ from indexer.chain.batch import LogBatch
 from indexer.chain.log_set import LogFault, diff_logs
 from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.connection import Connection
+from indexer.follow.step_report import StepReporter
 from indexer.ingest.block_proof import BlockProofs, prove_blocks
 from indexer.projector.writer import StepResult, Writer
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import DaemonProgress
 from indexer.store import coverage, head_proofs, provenance, raw_logs, staging
 from indexer.store.index_state import IndexState, block_refs_between
-from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
 
 log = structlog.get_logger()
@@ -34,11 +33,11 @@ class HeadHealer:
     Args:
         pool: The endpoints to prove with; those at fault are set aside.
         writer: Applies the replacement.
-        progress: Where heals and faults are counted.
+        reporter: Reports the faults.
     """
 
-    def __init__(self, pool: Pool, writer: Writer, progress: DaemonProgress) -> None:
-        self.pool, self.writer, self.progress = pool, writer, progress
+    def __init__(self, pool: Pool, writer: Writer, reporter: StepReporter) -> None:
+        self.pool, self.writer, self.reporter = pool, writer, reporter
 
     async def heal(self, conn: Connection, state: IndexState, first: int, token: int) -> StepResult | None:
         """Prove the stored blocks from `first` on, and replace them in one commit if their logs are wrong.
@@ -108,11 +107,6 @@ class HeadHealer:
         reorg = Reorg(refs[0], refs[-1], tip, addresses, prover, cause, proven, faults, kept)
         done = await self.writer.apply_reorg(conn, state, reorg, -1, token)
         log.warning("healed", first=reorg.fork.number + 1, last=tip.number, differences=len(wrong), cause=cause)
-        self._blame(faults)
+        self.reporter.progress.head_proof.healed += 1
+        self.reporter.report_faults(faults)
         return replace(done, kind="heal")
-
-    def _blame(self, faults: Sequence[EndpointFault]) -> None:
-        self.progress.head_proof.healed += 1
-        for fault in faults:
-            self.progress.attest.blamed[fault.endpoint] += 1
-            self.pool.set_aside_wrong(fault.endpoint, f"{fault.what} in block {fault.block}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
 import structlog
 
@@ -12,6 +13,7 @@ from indexer.errors import DatabaseUnreachableError, IndexerError, error_label
 from indexer.projector.writer import StepResult
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
+from indexer.store.provenance import EndpointFault
 
 MAX_WORDINGS = 20  # of one wait that are logged: nodes word the same trouble in many ways
 
@@ -69,6 +71,12 @@ class StepReporter:
             elapsed_ms=round(elapsed * 1000, 1),
             lag_blocks=max(0, p.head - done.last),
         )
+
+    def report_faults(self, faults: Sequence[EndpointFault]) -> None:
+        """Count logs that were proven wrong, and set the endpoints at fault aside."""
+        for fault in faults:
+            self.progress.attest.blamed[fault.endpoint] += 1
+            self.pool.set_aside_wrong(fault.endpoint, f"{fault.what} in block {fault.block}")
 
 
 class WaitReporter:

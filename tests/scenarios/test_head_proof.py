@@ -273,6 +273,9 @@ async def test_in_strict_mode_no_wrong_row_becomes_visible(stage: Stage) -> None
     assert await proven(stage) == list(range(61, tip.number + 1))
     (attested,) = await stage.fetch("SELECT min(first_block), max(last_block) FROM indexer.attestation")
     assert attested == (0, 60)
+    # The endpoint that left them out is asked last from now on.
+    assert daemon.pool.aside(stage.nodes[0].url) > 0
+    assert daemon.progress.attest.blamed == {stage.nodes[0].url: len(wrong)}
     assert await daemon.prove(daemon.prover(stage.nodes[0])) == "up to date"
 
 

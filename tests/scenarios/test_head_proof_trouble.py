@@ -300,6 +300,7 @@ async def test_strict_a_replacement_is_corrected_proven_and_blamed(stage: Stage)
     await stage.equals(other)
     assert [block for _, _, block, *_ in await faults(stage)] == sorted(number(stage, place) for place in lies)
     assert set(range(96, other.number + 1)) <= set(await proven(stage))
+    assert daemon.pool.aside(stage.nodes[0].url) > 0 and daemon.progress.attest.blamed.total() == len(lies)
 
 
 async def test_strict_what_one_endpoint_cannot_prove_is_read_from_another(stage: Stage) -> None:
