@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from indexer.chain.types import Header, Heads
 
 MISSING_TAG_S = 600.0  # A tag that is missing for longer counts as absent; until then it may come back (s).
+UNREACHED_S = 60.0  # A final block that no head reaches for longer was never there: one endpoint claimed it (s).
 PACE = 10  # A tag that moves by less than a tenth of what latest moves by counts as standing still.
 
 
@@ -83,6 +84,9 @@ class FinalityTracker:
     what the depth made final meanwhile could be above it: for MISSING_TAG_S nothing becomes final. A node that never
     had the tag leaves nothing to wait for.
 
+    A single false head, far above the chain, would name a final block that no range can ever join. If every head stays
+    below the final block for UNREACHED_S, it is forgotten; what is stored as final stays so.
+
     Args:
         depth: Depth below `latest` at which blocks count as final where there is no believable tag (blocks).
         clock: Monotonic clock (s).
@@ -96,6 +100,7 @@ class FinalityTracker:
         self._at_head: int | None = None  # Latest when the tag first equaled it; it has ever since.
         self._was_seen = False
         self._missing_since: float | None = None
+        self._unreached_since: float | None = None
 
     def observe(self, heads: Heads) -> FinalityStatus:
         """Return the finality for one endpoint's heads: never above `latest`, and otherwise never lower than before.
@@ -112,6 +117,9 @@ class FinalityTracker:
             candidate = FinalBlock(latest - self.depth, depth=self.depth)
         else:
             candidate = NOTHING_FINAL
+        if self._is_out_of_reach(latest):
+            self.remark = f"the final block {self.final.number} is forgotten: for {UNREACHED_S:.0f} s no head reached it"
+            self.final = NOTHING_FINAL
         # For the same number the newest tag counts: a node whose final block changed is left to the fork search.
         if candidate.number > self.final.number or (candidate.number == self.final.number and candidate.hash):
             self.final = candidate
@@ -135,6 +143,14 @@ class FinalityTracker:
         if (heads.failing or self._was_seen) and now - self._missing_since <= MISSING_TAG_S:
             return "unknown", f"{reason}: nothing becomes final until it is served again"
         return "depth", reason
+
+    def _is_out_of_reach(self, latest: int) -> bool:
+        now = self._clock()
+        if latest >= self.final.number:
+            self._unreached_since = None
+        elif self._unreached_since is None:
+            self._unreached_since = now
+        return self._unreached_since is not None and now - self._unreached_since > UNREACHED_S
 
     def _doubt(self, latest: int, tag: int) -> str:
         if self._still is None or tag < self._still[0] or self._keeps_pace(latest, tag, *self._still):

@@ -164,6 +164,35 @@ async def test_e06_the_other_endpoint_gives_the_tag(stage: Stage) -> None:
     assert (daemon.progress.finalized, daemon.progress.finality_source) == (70, "tag")
 
 
+@pytest.mark.parametrize("tags", [True, False], ids=["with tags", "without"])
+async def test_a_head_far_above_the_chain_is_waited_out_by_name(
+    tags: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One false answer names a final block that no range can join."""
+    daemon, node = await stage.start(), stage.nodes[0]
+    if not tags:
+        fail(node, WAYS["unknown to the node"])
+    honest = node.tagged
+
+    def absurd(number: str, full: bool = False) -> Any:
+        block = node._block(honest(number), full)
+        return block | {"number": hex(10**12)} if number in ("latest", "safe", "finalized") and block else block
+
+    monkeypatch.setattr(finality, "MISSING_TAG_S", -1.0)
+    node.do_eth_getBlockByNumber = absurd  # type: ignore[method-assign]
+    await daemon.poll()
+    node.__dict__.pop("do_eth_getBlockByNumber")
+    final = daemon.runner.engine.finality.final.number
+    assert final > 10**11
+    tip = stage.grow(stage.main, 5)
+    stage.show(tip)
+    await daemon.poll(2)
+    monkeypatch.setattr(finality, "UNREACHED_S", -1.0)
+    await daemon.settle(3)
+    assert daemon.runner.engine.finality.final.number < 10**11 and daemon.progress.waiting == ""
+    await stage.untouched(tip)
+
+
 async def test_e06_tags_cost_no_request_while_they_work(stage: Stage) -> None:
     daemon, node = await stage.start(), stage.nodes[0]
     asked = node.http_requests

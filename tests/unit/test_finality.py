@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.chain.finality import MISSING_TAG_S, FinalityStatus, FinalityTracker
+from indexer.chain.finality import MISSING_TAG_S, UNREACHED_S, FinalityStatus, FinalityTracker
 from indexer.chain.types import Header, Heads
 
 DEPTH = 10
@@ -117,6 +117,34 @@ def test_a_tag_that_fails_from_the_start_is_waited_for_before_the_depth_counts()
     assert finality.observe(heads(100, failing="busy")).finalized == -1
     clock.now = MISSING_TAG_S + 1
     assert finality.observe(heads(101, failing="busy"))[:3] == (91, 91, "depth")
+
+
+@pytest.mark.parametrize("tag", [None, 10**12], ids=["by depth", "by tag"])
+def test_a_final_block_that_no_head_reaches_is_forgotten(tag: int | None) -> None:
+    clock = Clock()
+    finality = FinalityTracker(DEPTH, clock)
+    assert finality.observe(heads(100, 50 if tag else None)).finalized > 0
+    finality.observe(heads(10**12, tag))
+    assert finality.final.number >= 10**12 - DEPTH
+    for n in range(3):
+        clock.now = n * UNREACHED_S / 2
+        assert finality.observe(heads(101 + n, 51 + n)).finalized == 101 + n
+    clock.now += 1
+    assert finality.observe(heads(104, 54))[:3] == (54, 54, "tag") and "forgotten" in finality.remark
+    assert finality.final.number == 54
+    assert finality.observe(heads(105, 55)).finalized == 55 and "forgotten" not in finality.remark
+
+
+def test_a_final_block_that_some_head_reaches_stays() -> None:
+    clock = Clock()
+    finality = FinalityTracker(DEPTH, clock)
+    finality.observe(heads(100, 90))
+    for n in range(20):  # One endpoint lags, another does not.
+        clock.now += UNREACHED_S / 2
+        assert finality.observe(heads(60, 50)).finalized == 60
+        clock.now += UNREACHED_S / 2
+        assert finality.observe(heads(100 + n, 90)).finalized == 90
+    assert finality.final.number == 90
 
 
 def test_an_endpoint_without_the_tag_makes_nothing_final_while_another_serves_it() -> None:
