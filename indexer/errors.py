@@ -253,9 +253,9 @@ class RpcError(IndexerError):
 
 
 class TransientRpcError(RpcError):
-    """Worth another attempt, at the same endpoint first and then at another. `unreadable`: it did answer."""
+    """Worth another attempt, at the same endpoint first. `unreadable`: it did answer; `code`: with this error code."""
 
-    label, unreadable = "Transient", False
+    label, unreadable, code = "Transient", False, 0
 
 
 class RateLimitedError(TransientRpcError):

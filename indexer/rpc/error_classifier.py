@@ -137,14 +137,20 @@ def classify(
     if code in (NO_METHOD, _UNKNOWN_TAG) or _TAG.search(words):
         return RpcCallError(text, endpoint, code or status)
     if _LAGS.search(words):
-        return TransientRpcError(text, endpoint)
+        return _transient(text, endpoint, code, status)
     if status == 413 or ranged:
         return RangeTooLargeError(text, endpoint, suggested_blocks(words), results=OF_RESULTS.search(words) is not None)
     # What is no longer kept is "not available", too, but not later either.
     discarded = code != -32603 and _PRUNED.search(words) is not None
     if status >= 500 or status == 408 or code == -32603 or (not discarded and _LATER.search(words)):
-        return TransientRpcError(text, endpoint)
+        return _transient(text, endpoint, code, status)
     return RpcCallError(text, endpoint, code or status)
+
+
+def _transient(text: str, endpoint: str, code: int, status: int) -> TransientRpcError:
+    error = TransientRpcError(text, endpoint)
+    error.code = code if status < 500 else 0  # Of a gateway, whatever its body looks like.
+    return error
 
 
 def endpoint_wait_name(error: RpcError) -> str:

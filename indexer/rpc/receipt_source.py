@@ -2,20 +2,28 @@
 
 eth_getBlockReceipts gives a block's receipts at once, eth_getTransactionReceipt one by one. Which of them an endpoint
 serves is found by what it does: a refusal is put down to the method only if the endpoint refuses the receipts of other
-blocks too while it answers about headers. A pruned or missing block is not a missing method.
+blocks too while it answers about headers. A pruned or missing block is not a missing method, and an answer that did not
+come (a gateway's error, a timeout) is none until it fails to come several times in a row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import structlog
 
 from indexer.chain.types import Header
-from indexer.errors import InconsistentResponseError, RateLimitedError, RpcCallError, RpcError
+from indexer.errors import (
+    InconsistentResponseError,
+    RateLimitedError,
+    RpcCallError,
+    RpcError,
+    TransientRpcError,
+)
 from indexer.rpc.answers import Call, header_call
 from indexer.rpc.error_classifier import NO_METHOD
 from indexer.rpc.health import MethodSupport
@@ -23,7 +31,7 @@ from indexer.rpc.transport import Endpoint
 
 BLOCK, SINGLE = "eth_getBlockReceipts", "eth_getTransactionReceipt"
 CONTROL_WAIT_S = 5.0  # For an answer that shows whether a method or the endpoint is at fault.
-MAX_LIMITED = 3  # Refusals for the rate in a row after which a method counts as not served, for a while.
+MAX_UNANSWERED = 3  # Rate limits or failed requests in a row after which a method counts as not served, for a while.
 
 log = structlog.get_logger()
 
@@ -33,7 +41,7 @@ class ReceiptSource:
 
     def __init__(self, endpoint: Endpoint, support: MethodSupport) -> None:
         self.endpoint, self.support = endpoint, support
-        self._limited = 0  # Refusals for the rate since the last answer.
+        self._unanswered: Counter[str] = Counter()  # By method: rate limits and failed requests since the last answer.
 
     @property
     def whole_blocks(self) -> bool:
@@ -70,8 +78,7 @@ class ReceiptSource:
     async def _is_refused(self, error: RpcError, header: Header) -> bool:
         """Return whether the method is refused, and not only this block, or everything."""
         if isinstance(error, RateLimitedError):
-            self._limited += 1
-            return self._limited >= MAX_LIMITED
+            return self._is_lasting(BLOCK, error)
         if isinstance(error, RpcCallError) and error.code == NO_METHOD:
             return True
         if self.support.get(BLOCK) is None:
@@ -80,7 +87,14 @@ class ReceiptSource:
                 if isinstance(await self._control(_call(block)), list):
                     self._answer(BLOCK)
                     return False
-        return await self._control(header_call("latest")) is not None
+        return await self._control(header_call("latest")) is not None and self._is_lasting(BLOCK, error)
+
+    def _is_lasting(self, method: str, error: RpcError) -> bool:
+        """Return whether an error says something about the method: at once if it is the node's own answer."""
+        if not isinstance(error, TransientRpcError) or error.code:
+            return True
+        self._unanswered[method] += 1
+        return self._unanswered[method] >= MAX_UNANSWERED
 
     async def _control(self, call: Call) -> Any:
         """Return the answer to a control question; None if there is none."""
@@ -101,6 +115,8 @@ class ReceiptSource:
             except RateLimitedError:
                 raise
             except RpcError as error:  # The endpoint has just answered about the block.
+                if not self._is_lasting(SINGLE, error):
+                    raise
                 self._refuse(SINGLE, error)
                 return None
             if None in receipts:
@@ -130,7 +146,7 @@ class ReceiptSource:
             log.warning("method_refused", endpoint=self.name, method=method, reason=error.words)
 
     def _answer(self, method: str) -> None:
-        self._limited = 0
+        self._unanswered.pop(method, None)
         if self.support.answered(method):
             log.info("method_served_again", endpoint=self.name, method=method)
 

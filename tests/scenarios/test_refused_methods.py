@@ -15,7 +15,7 @@ from tests.scenarios.harness import ADDRESSES, Daemon, Stage
 from tests.scenarios.test_answers import misleading
 from tests.scenarios.test_attest import audited, incidents, up_to
 from tests.support.simchain.chain import Block
-from tests.support.simchain.node import Fault
+from tests.support.simchain.node import Fault, Say
 from tests.support.simchain.refusals import Refusal
 
 REFUSALS = {
@@ -181,6 +181,32 @@ async def test_e02_an_endpoint_in_trouble_refuses_no_method(stage: Stage) -> Non
     assert (daemon.errors, refused(daemon)) == (1, {})
     node.fault_for = lambda asked: None
     await daemon.settle()
+    await stage.untouched(tip)
+
+
+@pytest.mark.parametrize("way", ["500", Say(502, "<html>Bad Gateway</html>"), "html", "drop"], ids=str)
+@pytest.mark.parametrize("single", [True, False], ids=["one by one", "by block"])
+async def test_receipts_that_a_gateway_loses_are_no_missing_method(single: bool, way: Fault, stage: Stage) -> None:
+    """An answer that leaves logs out is not believed because the receipts did not come for a moment."""
+    daemon, node = await stage.start(), stage.nodes[0]
+    node.on_request = refusing(REFUSALS["no such method"], METHODS - {SINGLE if single else BLOCK})
+    stage.show(tip := announced(stage))
+    await daemon.settle(3)
+    tip = stage.grow(tip, 1, 9.0)
+    node.log_lag = 1
+    node.fault_for = lambda asked: way if any(method in str(asked) for method in METHODS) else None
+    stage.show(tip)
+    await daemon.poll(2)
+    assert daemon.errors == 2 and (SINGLE if single else BLOCK) not in refused(daemon)
+    await stage.stands_at(stage.tree[tip.parent])
+    node.fault_for, node.log_lag = lambda asked: None, 0
+    await daemon.settle()
+    await stage.untouched(tip)
+    # What fails for longer is not served: the head goes on, and the methods are named.
+    stage.show(tip := stage.chain(tip, [stage.tx(*misleading(stage, min(ADDRESSES)))]))
+    node.fault_for = lambda asked: way if any(method in str(asked) for method in METHODS) else None
+    await daemon.poll(4)
+    assert set(refused(daemon)) == METHODS
     await stage.untouched(tip)
 
 
