@@ -118,7 +118,7 @@ class FinalityTracker:
         else:
             candidate = NOTHING_FINAL
         if self._is_out_of_reach(latest):
-            self.remark = f"the final block {self.final.number} is forgotten: for {UNREACHED_S:.0f} s no head reached it"
+            self.remark = f"final block {self.final.number} is forgotten: for {UNREACHED_S:.0f} s no head reached it"
             self.final = NOTHING_FINAL
         # For the same number the newest tag counts: a node whose final block changed is left to the fork search.
         if candidate.number > self.final.number or (candidate.number == self.final.number and candidate.hash):

@@ -187,6 +187,7 @@ LONG_BATCH_CALLS = 8  # A shorter batch that got no answer failed for a reason o
 # Rate limits in a row after which a batch is shortened. A short one is what a proof is made of (a range, its ends and
 # the final block in one answer), so only lasting refusals break it up.
 LIMITS_OF_LONG_BATCH, LIMITS_OF_SHORT_BATCH = 2, 4
+FAILURES_OF_SHORT_BATCH = 4  # Short batches in a row without an answer before light calls show whether length is why.
 
 
 class AdaptiveBatch:
@@ -204,6 +205,7 @@ class AdaptiveBatch:
         self._limits = self._limited = 0  # Rate limits in a row, and the calls of the last one.
         self._size_before: int | None = None  # Before rate limits shortened it, until a shorter batch is answered.
         self._shortened = 0  # Times that they shortened it since.
+        self._failures = self._failed_calls = 0  # Short batches in a row without an answer, and the calls of the last.
 
     def learn(self, ceiling: int) -> None:
         """Apply a limit learned from a message or from another process."""
@@ -237,10 +239,20 @@ class AdaptiveBatch:
         self.size = max(self.size, min(max(size, self._size_before or 0), self.ceiling))
         self._size_before = None
 
-    def failed(self, calls: int) -> None:
-        """Record that a batch of `calls` was not answered, perhaps because it was too long."""
-        if LONG_BATCH_CALLS < calls <= self.size:
+    def failed(self, calls: int) -> bool:
+        """Record that a batch of `calls` was not answered, perhaps because it was too long.
+
+        Return whether to find out if it was: a short one rarely is, but some endpoints lose every batch.
+        """
+        if calls == self.size and self._grown:
+            self.size, self._answers, self._grown = max(1, calls - self._grown), 0, 0
+            self._want_more_answers()
+        elif LONG_BATCH_CALLS < calls <= self.size:
             self.size, self._answers = max(LONG_BATCH_CALLS, calls // 2), 0
+        elif 1 < calls <= self.size:
+            self._failures, self._failed_calls = self._failures + 1, calls
+            return self._failures % FAILURES_OF_SHORT_BATCH == 0
+        return False
 
     def limited(self, calls: int, answered: int = 0) -> None:
         """Record that a batch of `calls` was refused for its rate, all but those `answered`: each call may count."""
@@ -270,6 +282,8 @@ class AdaptiveBatch:
         """
         counts_calls = self._shortened >= 2
         self._shortened, self._size_before = 0, None
+        if calls >= self._failed_calls:
+            self._failures = self._failed_calls = 0
         if calls >= self._limited:
             self._limits = 0
         self._grow(calls)

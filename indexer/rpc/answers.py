@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import orjson
 
 from indexer.errors import (
+    BatchUnsupportedError,
     InconsistentResponseError,
     RangeTooLargeError,
     RateLimitedError,
@@ -26,10 +27,20 @@ from indexer.rpc.error_classifier import classify, named_backoff
 
 Call = tuple[str, Sequence[Any]]
 
+
+class Results(NamedTuple):
+    """Results in call order. `size`: bytes of the largest HTTP response among them."""
+
+    values: list[Any]
+    size: int
+
+
 _NUMBER = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")
 _HEX = re.compile(r"\s*0[xX]([0-9a-fA-F]{1,15})\s*")
 # Keys of an answer to one call; an object without any of them may be a batch's answers by id.
 _OF_ONE_ANSWER = frozenset(["jsonrpc", "id", "result", "error"])
+# Statuses that single calls would get too; any other refusal of a whole batch may be a refusal of batches as such.
+_NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
 MAX_BLOCKS_REMEDY = (
     "If this endpoint serves fewer blocks at once, set max_blocks under [ranges] in the deployment's file"
 )
@@ -39,6 +50,15 @@ RPS_REMEDY = "Set rps under [rpc] in the deployment's file (`backfill --rps`) to
 def header_call(block: int | str) -> Call:
     """Return the call for a block without its transactions, by number or tag."""
     return "eth_getBlockByNumber", [block if isinstance(block, str) else hex(block), False]
+
+
+def request_body(calls: Sequence[Call], first: int, *, single: bool) -> bytes:
+    """Return the JSON of a batch whose ids begin at `first`, or of its only call if it is `single`."""
+    body = [
+        {"jsonrpc": "2.0", "id": first + i, "method": method, "params": list(params)}
+        for i, (method, params) in enumerate(calls)
+    ]
+    return orjson.dumps(body[0] if single else body)
 
 
 def redact_text(text: str, url: str) -> str:
@@ -118,6 +138,7 @@ class AnswerReader:
 
     def __init__(self, name: str, url: str) -> None:
         self.name, self.url = name, url
+        self._longest = 0  # The longest batch answered as one.
 
     def result(self, entry: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
         """Return the result in an answer to one call. Raises RpcError."""
@@ -161,7 +182,7 @@ class AnswerReader:
         return redact_text(f"{value!r:.80}", self.url)
 
     def in_order(
-        self, entries: Sequence[Any], first: int, count: int, refusal: Callable[[Any], RpcError], status: int = 200,
+        self, entries: Sequence[Any], first: int, count: int, status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> list[Any]:  # fmt: skip
         """Return result or error of each call, in the order of the calls, whose ids begin at `first`.
@@ -170,19 +191,19 @@ class AnswerReader:
             entries: answers, in any order.
             first: id of the first call.
             count: number of calls.
-            refusal: returns the error for an entry that answers no call, but the batch as a whole.
-            status: HTTP status that holds for each entry: 429 makes any error in it a rate limit.
+            status: HTTP status; of each entry only if it is 429, which makes any error in it a rate limit.
             headers: HTTP response headers.
 
         Raises:
-            RpcError: `refusal`'s; InconsistentResponseError if a call was answered twice; TransientRpcError if all
-                answers are missing.
+            RpcError: `batch_refusal`'s for an entry that answers no call; InconsistentResponseError if a call was
+                answered twice; TransientRpcError if all answers are missing.
         """
+        status = 429 if status == 429 else 200  # Any other status says nothing about each entry.
         by_id: dict[int, Any] = {}
         for entry in entries:
             number = integer(entry.get("id")) if isinstance(entry, dict) else None
             if number is None:
-                raise refusal(entry)
+                raise self.batch_refusal(entry, count, status)
             if number in by_id:
                 raise InconsistentResponseError("duplicate answer in a batch", self.name)
             by_id[number] = entry
@@ -190,10 +211,39 @@ class AnswerReader:
         lacking = f"{missing} of {count} answers are missing from a batch"
         if missing == count:
             raise TransientRpcError(lacking, self.name)
-        return [
+        outcomes = [
             self.outcome(by_id[i], status, headers) if i in by_id else TransientRpcError(lacking, self.name)
             for i in range(first, first + count)
         ]
+        if first_error(outcomes) is None:
+            self._longest = max(self._longest, count)
+        return outcomes
+
+    def batch_refusal(
+        self, entry: Any, count: int, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> RpcError:  # fmt: skip
+        """Return the error for a single answer to a batch: nodes refuse batches in many ways.
+
+        Args:
+            entry: the answer.
+            count: number of calls in the batch.
+            status: HTTP status.
+            headers: HTTP response headers.
+        """
+        if not isinstance(entry, dict) or (entry.get("error") is None and not isinstance(entry.get("message"), str)):
+            return self.no_answer(entry, "no list for a batch")
+        # Some nodes give the error itself where an answer belongs.
+        error = self.error(entry.get("error") or entry, status, headers)
+        if isinstance(error, RpcCallError):
+            about_batches = status not in _NOT_ABOUT_BATCHES
+            if about_batches and count <= self._longest:
+                self._longest = 0  # A single odd answer is retried; twice in a row, it is believed.
+                return TransientRpcError(error.message)
+        else:
+            # "Internal error" is a refusal too, unless a batch this long was answered before: then it is transient.
+            passes = isinstance(error, RateLimitedError) or status >= 500 or status == 408 or count <= self._longest
+            about_batches = isinstance(error, TransientRpcError) and not passes
+        return BatchUnsupportedError(error.message) if about_batches else error
 
     def error(self, error: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> RpcError:
         """Return the typed error for the value of an answer's `error`, whatever its form."""

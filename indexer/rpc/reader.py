@@ -22,12 +22,12 @@ from indexer.errors import (
 )
 from indexer.rpc import error_hints, receipts, wire
 from indexer.rpc.adaptive_size import AdaptiveRange, LearnedLimits
-from indexer.rpc.answers import Call, header_call
+from indexer.rpc.answers import Call, Results, header_call
 from indexer.rpc.error_classifier import NO_METHOD, pruned
 from indexer.rpc.head_tags import HeadTags
 from indexer.rpc.receipt_source import BLOCK, ReceiptSource
 from indexer.rpc.receipts import BlockReceipts, SealedHeader, logs_of_receipts
-from indexer.rpc.transport import Endpoint, Results
+from indexer.rpc.transport import Endpoint
 
 T = TypeVar("T")
 PEER_WAIT_S = 5.0  # For receipts of another endpoint, while the head waits for them.

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import orjson
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -35,7 +34,16 @@ from indexer.errors import (
 )
 from indexer.rpc import error_hints
 from indexer.rpc.adaptive_size import LONG_BATCH_CALLS, AdaptiveBatch
-from indexer.rpc.answers import AnswerReader, Call, entries_of, first_error, with_context
+from indexer.rpc.answers import (
+    AnswerReader,
+    Call,
+    Results,
+    entries_of,
+    first_error,
+    header_call,
+    request_body,
+    with_context,
+)
 from indexer.rpc.budget import Budgets, PriorityLock
 from indexer.rpc.health import EndpointHealth
 from indexer.rpc.http_client import MAX_WAIT_S, HttpClient, StopAfterTimeout
@@ -43,8 +51,7 @@ from indexer.rpc.rate_limit import Backoff, CallCounting, TokenBucket, current_p
 from indexer.runtime.secrets import redact
 
 MAX_ATTEMPTS = 4
-# Statuses that single calls would get too; any other refusal of a whole batch may be a refusal of batches as such.
-_NOT_ABOUT_BATCHES = (401, 403, 404, 407, 451)
+CONTROL_WAIT_S = 5.0  # For an answer that shows whether a length, a method or the endpoint is at fault.
 _ABOUT_LENGTH = (RateLimitedError, BatchUnsupportedError, RangeTooLargeError)  # May mean that a batch was too long.
 _backoff = wait_random_exponential(multiplier=0.15, max=3)
 
@@ -54,13 +61,6 @@ def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     named = error.retry_after if isinstance(error, RateLimitedError) else None
     return max(named or 0.0, _backoff(state))
-
-
-class Results(NamedTuple):
-    """Results in call order. `size`: bytes of the largest HTTP response among them."""
-
-    values: list[Any]
-    size: int
 
 
 class Endpoint(HttpClient):
@@ -82,7 +82,6 @@ class Endpoint(HttpClient):
     ) -> None:  # fmt: skip
         super().__init__(url, name or redact(url), timeout, max_response)
         self.lengths = AdaptiveBatch(max_batch)
-        self._longest = 0  # The longest batch answered as one.
         self.requests = 0
         self.errors: Counter[str] = Counter()  # By class, including those that a retry overcame.
         self.outcomes: Counter[tuple[str, str]] = Counter()  # Calls by method, and "ok" or the error's class.
@@ -111,6 +110,14 @@ class Endpoint(HttpClient):
     async def call(self, method: str, params: Sequence[Any]) -> Any:
         """Return the result of one call."""
         return (await self._retried([(method, params)], single=True)).values[0]
+
+    async def control(self, calls: Sequence[Call]) -> list[Any] | None:
+        """Return the answers to a control question; None if it fails, or takes longer than CONTROL_WAIT_S."""
+        try:
+            async with asyncio.timeout(CONTROL_WAIT_S):
+                return (await self._retried(calls, single=len(calls) == 1)).values
+        except (RpcError, TimeoutError):
+            return None
 
     async def batch(self, calls: Sequence[Call]) -> list[Any]:
         """Return results in call order, or raise the first call's error. One request if the node takes batches."""
@@ -183,7 +190,7 @@ class Endpoint(HttpClient):
         try:
             outcomes = (await self._send(part, stop, single=len(part) == 1)).values
         except RpcError as error:
-            self._shortened(part, error, {method for method, _ in part})
+            await self._shortened(part, error, {method for method, _ in part})
             raise
         values.update((i, o) for i, o in zip(missing, outcomes, strict=True) if not isinstance(o, RpcError))
         if refusals is not None:
@@ -201,13 +208,13 @@ class Endpoint(HttpClient):
             answered = await self._retried(part, single=False)
         except RpcError as error:
             late = isinstance(error, RateLimitedError) and time.monotonic() > until
-            if self._shortened(part, error, {"eth_getBlockByNumber"}) and not late:
+            if await self._shortened(part, error, {"eth_getBlockByNumber"}) and not late:
                 return None
             raise
         self._succeeded(len(part))
         return answered
 
-    def _shortened(self, part: Sequence[Call], error: RpcError, heavy: set[str]) -> bool:
+    async def _shortened(self, part: Sequence[Call], error: RpcError, heavy: set[str]) -> bool:
         """Apply a failed batch to the length of the next. Return whether to send shorter ones instead of this one.
 
         `heavy`: methods whose answers can be too much together, so that no block range is to blame.
@@ -225,8 +232,15 @@ class Endpoint(HttpClient):
             case RateLimitedError():
                 return len(part) > self.batch_length
             case TransientRpcError() if not isinstance(error, InconsistentResponseError):
-                self.lengths.failed(len(part))
+                if self.lengths.failed(len(part)) and await self._loses(len(part)):
+                    self.lengths.refused(len(part), length=False)
+                    return True
         return False
+
+    async def _loses(self, length: int) -> bool:
+        """Return whether light calls fail in a batch of this length, while one of them alone is answered."""
+        light = header_call("latest")
+        return await self.control([light] * length) is None and await self.control([light]) is not None
 
     def _succeeded(self, calls: int) -> None:
         if self.lengths.succeeded(calls):
@@ -355,41 +369,12 @@ class Endpoint(HttpClient):
             self.lengths.limited(len(calls), sum(not isinstance(o, RpcError) for o in outcomes))
 
     async def _ask(self, calls: Sequence[Call], first: int, *, single: bool) -> Results:
-        body = [
-            {"jsonrpc": "2.0", "id": first + i, "method": method, "params": list(params)}
-            for i, (method, params) in enumerate(calls)
-        ]
         self.requests += 1
-        answer = await self._post(orjson.dumps(body[0] if single else body))
+        answer = await self._post(request_body(calls, first, single=single))
         if single:
             return Results([self._answers.outcome(answer.parsed, answer.status, answer.headers)], answer.size)
         entries = entries_of(answer.parsed, len(calls))
         if entries is None:
-            raise self._batch_refusal(answer.parsed, len(calls), answer.status, answer.headers)
+            raise self._answers.batch_refusal(answer.parsed, len(calls), answer.status, answer.headers)
         status = 429 if answer.status == 429 else 200  # Any other status says nothing about each entry.
-        values = self._answers.in_order(
-            entries, first, len(calls), lambda entry: self._batch_refusal(entry, len(calls), status), status,
-            answer.headers,
-        )  # fmt: skip
-        if first_error(values) is None:
-            self._longest = max(self._longest, len(calls))
-        return Results(values, answer.size)
-
-    def _batch_refusal(
-        self, entry: Any, count: int, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> RpcError:  # fmt: skip
-        """Return the error for a single answer to a batch of `count` calls: nodes refuse batches in many ways."""
-        if not isinstance(entry, dict) or (entry.get("error") is None and not isinstance(entry.get("message"), str)):
-            return self._answers.no_answer(entry, "no list for a batch")
-        # Some nodes give the error itself where an answer belongs.
-        error = self._answers.error(entry.get("error") or entry, status, headers)
-        if isinstance(error, RpcCallError):
-            about_batches = status not in _NOT_ABOUT_BATCHES
-            if about_batches and count <= self._longest:
-                self._longest = 0  # A single odd answer is retried; twice in a row, it is believed.
-                return TransientRpcError(error.message)
-        else:
-            # "Internal error" is a refusal too, unless a batch this long was answered before: then it is transient.
-            passes = isinstance(error, RateLimitedError) or status >= 500 or status == 408 or count <= self._longest
-            about_batches = isinstance(error, TransientRpcError) and not passes
-        return BatchUnsupportedError(error.message) if about_batches else error
+        return Results(self._answers.in_order(entries, first, len(calls), status, answer.headers), answer.size)

@@ -1,7 +1,8 @@
 """A small JSON-RPC node that misbehaves as told: what real endpoints do to their callers, over real sockets.
 
 Its chain is `length` blocks with hashes made from their number and `fork`; `logs` are what eth_getLogs finds. `script`
-holds what the next HTTP requests get instead of an answer, one entry each; the other attributes hold until changed.
+holds what the next HTTP requests get instead of an answer, one entry each; `instead` returns it for any request. Other
+attributes hold until changed.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class StubNode:
         self.batch_message = "Maximum number of calls in a batch is {cap}"
         self.mangle: Callable[[Any], Any] = lambda answer: answer
         self.script: list[Say | Hang] = []
+        self.instead: Callable[[Any], Say | Hang | None] = lambda asked: None
         self.requests: list[Any] = []
         self.getlogs: list[int] = []  # blocks asked for, one entry a call
         self.refused = 0
@@ -117,8 +119,7 @@ class StubNode:
     async def _http(self, request: web.Request) -> web.StreamResponse:
         asked = json.loads(await request.read())
         self.requests.append(asked)
-        if self.script:
-            answer = self.script.pop(0)
+        if answer := self.script.pop(0) if self.script else self.instead(asked):
             if isinstance(answer, Say):
                 return web.Response(status=answer.status, text=answer.body, headers=answer.headers)
             if answer.seconds:

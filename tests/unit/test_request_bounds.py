@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,13 +12,13 @@ import pytest
 
 from indexer.chain.finality import FinalBlock
 from indexer.chain.ranges import ContractRange
-from indexer.errors import InconsistentResponseError, RateLimitedError, RpcError
+from indexer.errors import InconsistentResponseError, RateLimitedError, RpcError, TransientRpcError
 from indexer.ingest.fetch import fetch_batch, fetch_final
 from indexer.rpc import rate_limit
 from indexer.rpc.adaptive_size import MAX_ANSWERS_BEFORE_GROWTH, AdaptiveBatch
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
-from tests.support.stubnode import ADDRESS, Say, StubNode, hash_of, log_of
+from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, Hang, Say, StubNode, hash_of, log_of
 from tests.unit.test_transport import no_waits, numbers, over  # noqa: F401 - a fixture
 
 ODD = {"code": -32600, "message": "Invalid Request"}
@@ -96,6 +97,75 @@ async def test_a_longer_batch_that_is_only_tried_costs_nothing_that_was_asked() 
             endpoint.lengths.size, endpoint.lengths._answers = 2, 30
             found = await reader.headers(range(60))
             assert [header.number for header in found] == list(range(60))
+
+
+LOSSES: dict[str, Say | Hang] = {
+    "500": Say(500, "Internal Server Error"),
+    "502": BAD_GATEWAY,
+    "closed": Hang(0),
+    "a page": HTML,
+}
+
+
+def longer_than(calls: int, loss: Say | Hang) -> Callable[[Any], Say | Hang | None]:
+    return lambda asked: loss if isinstance(asked, list) and len(asked) > calls else None
+
+
+async def failing_over(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """As a pool asks: what fails is asked again a little later, here at once."""
+    for _ in range(20):
+        with contextlib.suppress(TransientRpcError):
+            return await ask()
+    raise AssertionError("never answered")
+
+
+@pytest.mark.parametrize("cap", [0, 1, 2, 3, 7])
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_an_endpoint_that_loses_batches_however_short_is_asked_in_shorter_ones(loss: str, cap: int) -> None:
+    async with connected() as (node, reader):
+        node.instead, node.logs = longer_than(cap, LOSSES[loss]), [log_of(50)]
+        heads = await failing_over(reader.heads)
+        assert heads.latest.number == 100
+        found = await failing_over(lambda: reader.headers(range(60)))
+        assert [header.number for header in found] == list(range(60))
+        task = ContractRange(40, 90, (ADDRESS,))
+        batch = await failing_over(lambda: fetch_batch(reader, task, final_block(95), None, plain=True))
+        assert (batch.first, batch.last, len(batch.logs)) == (40, 90, 1)
+        assert reader.endpoint.lengths.size == max(1, min(cap, reader.endpoint.lengths.size))
+        assert len(node.requests) < 250
+        # Once found, nothing is lost any more.
+        node.requests.clear()
+        await reader.headers(range(20))
+        assert len(node.requests) == -(-20 // reader.endpoint.lengths.size)
+
+
+async def test_heavy_answers_that_are_lost_do_not_shorten_batches() -> None:
+    async with connected() as (node, reader):
+        node.instead = lambda asked: BAD_GATEWAY if "eth_getLogs" in str(asked) else None
+        task = ContractRange(40, 90, (ADDRESS,))
+        for _ in range(12):
+            with pytest.raises(TransientRpcError):
+                await fetch_batch(reader, task, final_block(95), None, plain=True)
+        assert reader.endpoint.lengths.size == 250
+        node.instead = lambda asked: BAD_GATEWAY
+        for _ in range(12):
+            with pytest.raises(TransientRpcError):
+                await fetch_batch(reader, task, final_block(95), None, plain=True)
+        assert reader.endpoint.lengths.size == 250
+
+
+def test_a_longer_batch_that_is_only_tried_and_lost_goes_back_to_what_was_answered() -> None:
+    control = AdaptiveBatch(250)
+    control.refused(8, length=False)
+    assert control.size == 2
+    lost = 0
+    for _ in range(10_000):
+        if control.size > 2:
+            assert not control.failed(control.size)
+            lost += 1
+        assert control.size == 2
+        control.succeeded(2)
+    assert 2 <= lost < 20
 
 
 async def test_what_is_refused_among_answers_is_asked_again_as_long_as_more_is_answered() -> None:
