@@ -21,7 +21,7 @@ from indexer.errors import ConfigError
 from indexer.projections.version import PROJECTIONS
 from indexer.rpc.rate_limit import PURPOSES, RequestPurpose
 from indexer.runtime.resources import data_dir
-from indexer.runtime.secrets import redact, secret
+from indexer.runtime.secrets import redact, secret, unquoted
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -105,7 +105,7 @@ class Deployment:
         `<env_prefix>_<kind>_URL_FILE` names. Raises ConfigError for a URL of another scheme or without a host.
         """
         source = list(flags) or [secret(f"{self.env_prefix}_{kind}_URL", env)]
-        urls = tuple(part.strip() for entry in source for part in re.split(r"[,\n]", entry) if part.strip())
+        urls = tuple(url for entry in source for part in re.split(r"[,\n]", entry) if (url := unquoted(part)))
         schemes = ("http", "https") if kind == "RPC" else ("ws", "wss")
         for url in urls:
             if urlsplit(url).scheme not in schemes or not urlsplit(url).hostname:
@@ -137,7 +137,7 @@ def load(chain: str) -> Deployment:
             f"no deployment named {chain!r} in {config_dir()}", f"Known: {known}; or pass the path of a .toml file"
         )
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Check the path and its permissions") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import click
 
@@ -16,6 +16,7 @@ from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
 from indexer.cli.roles import roles_command
 from indexer.cli.session import external_url, open_url
+from indexer.db.database_url import libpq_url
 from indexer.embedded_pg import binaries
 from indexer.embedded_pg.server import EmbeddedServer, default_data_dir
 from indexer.errors import EmbeddedServerError, ExitCode, IndexerError
@@ -208,13 +209,17 @@ def without_password(url: str) -> tuple[str, dict[str, str]]:
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
     user, colon, password = login.partition(":")
-    bare = urlunsplit(parts._replace(netloc=f"{user}{at}{hosts}"))
-    return bare, {"PGPASSWORD": unquote(password)} if colon else {}
+    bare = url.replace(parts.netloc, f"{user}{at}{hosts}", 1) if at else url
+    password = dict(parse_qsl(parts.query)).get("password", unquote(password))
+    return libpq_url(bare, without=("password", "sslpassword")), {"PGPASSWORD": password} if password or colon else {}
 
 
 _PARAMETERS = {
     "host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE",
     "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY",
+    "sslcrl": "PGSSLCRL", "sslnegotiation": "PGSSLNEGOTIATION", "passfile": "PGPASSFILE", "options": "PGOPTIONS",
+    "target_session_attrs": "PGTARGETSESSIONATTRS", "connect_timeout": "PGCONNECT_TIMEOUT",
+    "channel_binding": "PGCHANNELBINDING", "gssencmode": "PGGSSENCMODE",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import click
 
 from indexer import __version__
 from indexer.errors import DatabaseUnreachableError, ExitCode, IndexerError
+from indexer.runtime.pg_environment import remove_pg_variables
 
 # Modules are imported on demand: `decode` and `config` need neither a database driver nor migrations.
 _COMMANDS = {
@@ -79,6 +80,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the console script."""
+    remove_pg_variables()
     try:
         # Outside standalone mode, click returns the code of an Exit; commands return nothing.
         code = cli.main(prog_name="reya-indexer", standalone_mode=False)

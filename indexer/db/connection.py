@@ -18,7 +18,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
 
-from indexer.errors import DatabaseUnreachableError, WriteInterceptedError, printable
+from indexer.db.database_errors import CONNECT_ERRORS, connect_remedy
+from indexer.db.database_url import read_url
+from indexer.db.session_check import check_session
+from indexer.errors import ConfigError, DatabaseUnreachableError, WriteInterceptedError, printable
 from indexer.runtime.secrets import redact
 
 Connection = asyncpg.Connection
@@ -124,25 +127,24 @@ async def connect(url: str, *, timeout_s: float = STATEMENT_TIMEOUT_S, **setting
     """Open a connection that returns numeric values as int, or as Decimal if they have a fraction.
 
     `timeout_s`: after which a statement is given up (s). `settings`: server settings that override SETTINGS. Raises
-    DatabaseUnreachableError with the redacted URL.
+    DatabaseUnreachableError with the redacted URL, and ConfigError for a parameter in it that is not supported.
     """
-    remedy = (
-        "Check DATABASE_URL (postgresql://user:password@host:port/database), the server, and your permissions there"
-    )
     conn: MonitoredConnection | None = None
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        dsn, limit_s = read_url(url)
+        async with asyncio.timeout(limit_s or CONNECT_TIMEOUT_S):
             conn = await asyncpg.connect(
-                url, timeout=CONNECT_TIMEOUT_S, command_timeout=timeout_s, connection_class=MonitoredConnection,
+                dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=timeout_s, connection_class=MonitoredConnection,
                 server_settings=SETTINGS | settings,
             )  # fmt: skip
             conn.timeout_s = timeout_s
+            await check_session(conn, SETTINGS | settings)
             await conn.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_number, format="text")
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+    except CONNECT_ERRORS as error:
         if conn is not None:
             conn.terminate()
-        cause = printable(_cause(url, error))
-        raise DatabaseUnreachableError(f"{redact(url)}: {cause}", remedy) from error
+        cause = error.message if isinstance(error, ConfigError) else printable(_cause(url, error))
+        raise DatabaseUnreachableError(f"{redact(url)}: {cause}", connect_remedy(error)) from error
     return conn
 
 

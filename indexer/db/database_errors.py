@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncpg
 
-from indexer.errors import DatabaseUnreachableError
+from indexer.db.session_check import POOLER_REMEDY, is_of_pooler
+from indexer.errors import ConfigError, DatabaseUnreachableError
 
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     OSError,
@@ -21,9 +22,16 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.TooManyConnectionsError,
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
+# What an attempt to connect may raise. The driver's own are not OSErrors: a set of hosts none of which is writable.
+CONNECT_ERRORS: tuple[type[Exception], ...] = (
+    ConfigError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError,
+    ValueError,
+)  # fmt: skip
 DATABASE_ERRORS: tuple[type[Exception], ...] = (DatabaseUnreachableError, asyncpg.PostgresError, *CONNECTION_ERRORS)
 
 _NAMES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((ConfigError,), "not set up as required"),
+    ((asyncpg.exceptions.TargetServerAttributeNotMatched,), "no host with the demanded target_session_attrs"),
     ((asyncpg.CannotConnectNowError,), "starting, stopping or recovering"),
     ((asyncpg.AdminShutdownError, asyncpg.CrashShutdownError), "was shut down"),
     ((asyncpg.ReadOnlySQLTransactionError,), "read-only"),
@@ -46,8 +54,28 @@ _NAMES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 _TRANSIENT = (
     asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.LockNotAvailableError, ConnectionResetError,
-    TimeoutError,
+    TimeoutError, asyncpg.exceptions.TargetServerAttributeNotMatched,
 )  # fmt: skip
+
+
+def connect_remedy(error: BaseException) -> str:
+    """Return what to do about an error that prevented a connection."""
+    match error:
+        case ConfigError():
+            return error.remedy
+        case asyncpg.PostgresError() if is_of_pooler(error):
+            return POOLER_REMEDY
+        case asyncpg.exceptions.TargetServerAttributeNotMatched():
+            return "Promote a host, or change target_session_attrs in DATABASE_URL"
+        case asyncpg.UndefinedObjectError() | asyncpg.InvalidParameterValueError():
+            return "Remove or correct that parameter in DATABASE_URL"
+        case asyncpg.InvalidCatalogNameError():
+            return "Make the database, or correct its name in DATABASE_URL"
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            return "Correct user and password in DATABASE_URL, or the server's pg_hba.conf"
+        case asyncpg.TooManyConnectionsError():
+            return "Raise max_connections of the server, or the limit of the role or database"
+    return "Check DATABASE_URL (postgresql://user:password@host:port/database), the server, and your permissions there"
 
 
 def root_cause(error: BaseException) -> BaseException:

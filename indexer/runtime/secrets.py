@@ -17,7 +17,7 @@ def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = Fa
     """Return a setting that may hold a secret: the variable, or the content of the file that `<name>_FILE` names.
 
     Container platforms and systemd hand over secrets in such files. Returns "" if neither is set. `blanks`: leading and
-    trailing blanks are part of the value, so only the line end of a file is stripped.
+    trailing blanks and quotes are part of the value, so only the line end of a file is stripped.
 
     Raises ConfigError, also for an empty file: if the URL of a database got lost on the way, another database would be
     written to.
@@ -27,17 +27,28 @@ def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = Fa
     if value and path:
         raise ConfigError(f"{name} and {name}_FILE are both set", "Unset one of them")
     if not path:
-        return value
+        return value if blanks else unquoted(value)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # Editors of Windows begin it with a byte order mark.
     except OSError as error:
         raise ConfigError(f"{name}_FILE: {path}: {error.strerror}", "Check the path and its permissions") from error
     except UnicodeDecodeError:
         raise ConfigError(f"{name}_FILE: {path}: not UTF-8 text", "The file must contain only the value") from None
-    value = text.rstrip("\r\n") if blanks else text.strip()
+    value = text.rstrip("\r\n") if blanks else unquoted(text)
     if not value:
         raise ConfigError(f"{name}_FILE: {path}: empty", f"Write the value to the file, or unset {name}_FILE")
     return value
+
+
+def unquoted(text: str) -> str:
+    """Return the text without blanks around it and without the quotes that a shell would have removed.
+
+    Files of variables are also read by programs that take quotes literally (docker --env-file).
+    """
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" and text[0] not in text[1:-1]:
+        return text[1:-1].strip()
+    return text
 
 
 def redact(url: str) -> str:
