@@ -84,8 +84,9 @@ class FinalityTracker:
     what the depth made final meanwhile could be above it: for MISSING_TAG_S nothing becomes final. A node that never
     had the tag leaves nothing to wait for.
 
-    A single false head, far above the chain, would name a final block that no range can ever join. If every head stays
-    below the final block for UNREACHED_S, it is forgotten; what is stored as final stays so.
+    A single false head, far above the chain, would name a final block that no range can ever join. If heads move on for
+    UNREACHED_S and all stay below the final block, it is forgotten; what is stored as final stays so. A head that does
+    not move is no evidence: its node is stuck, perhaps on an orphaned branch.
 
     Args:
         depth: Depth below `latest` at which blocks count as final where there is no believable tag (blocks).
@@ -100,7 +101,7 @@ class FinalityTracker:
         self._at_head: int | None = None  # Latest when the tag first equaled it; it has ever since.
         self._was_seen = False
         self._missing_since: float | None = None
-        self._unreached_since: float | None = None
+        self._unreached: tuple[float, int] | None = None  # Since when (s) heads are below the final block; the first.
 
     def observe(self, heads: Heads) -> FinalityStatus:
         """Return the finality for one endpoint's heads: never above `latest`, and otherwise never lower than before.
@@ -119,7 +120,8 @@ class FinalityTracker:
             candidate = NOTHING_FINAL
         if self._is_out_of_reach(latest):
             self.remark = f"final block {self.final.number} is forgotten: for {UNREACHED_S:.0f} s no head reached it"
-            self.final = NOTHING_FINAL
+            self.final, self._unreached = NOTHING_FINAL, None
+            self._still = self._at_head = None  # The false head may be among this evidence, too.
         # For the same number the newest tag counts: a node whose final block changed is left to the fork search.
         if candidate.number > self.final.number or (candidate.number == self.final.number and candidate.hash):
             self.final = candidate
@@ -147,10 +149,10 @@ class FinalityTracker:
     def _is_out_of_reach(self, latest: int) -> bool:
         now = self._clock()
         if latest >= self.final.number:
-            self._unreached_since = None
-        elif self._unreached_since is None:
-            self._unreached_since = now
-        return self._unreached_since is not None and now - self._unreached_since > UNREACHED_S
+            self._unreached = None
+        elif self._unreached is None:
+            self._unreached = now, latest
+        return self._unreached is not None and now - self._unreached[0] > UNREACHED_S and latest > self._unreached[1]
 
     def _doubt(self, latest: int, tag: int) -> str:
         if self._still is None or tag < self._still[0] or self._keeps_pace(latest, tag, *self._still):

@@ -206,11 +206,13 @@ class AdaptiveBatch:
         self._size_before: int | None = None  # Before rate limits shortened it, until a shorter batch is answered.
         self._shortened = 0  # Times that they shortened it since.
         self._failures = self._failed_calls = 0  # Short batches in a row without an answer, and the calls of the last.
+        self._answered = 0  # The longest batch answered since the size shrank last.
+        self._lost: int | None = None  # A length whose batches get no answer, until one of them does.
 
     def learn(self, ceiling: int) -> None:
         """Apply a limit learned from a message or from another process."""
         self.ceiling = min(self.ceiling, max(1, ceiling))
-        self.size = min(self.size, self.ceiling)
+        self._shrink(self.ceiling)
 
     def refused(self, calls: int, hint: int | None = None, *, length: bool = True) -> None:
         """Record that a batch of `calls` was refused; `hint` is the number its message named.
@@ -227,16 +229,21 @@ class AdaptiveBatch:
                 self.learn(allowed)
             else:
                 self._size_before = self._size_before or self.size
-                self.size = min(self.size, allowed)
+                self._shrink(allowed)
                 self._want_more_answers()
-                self._answers = 0
+
+    def _shrink(self, size: int) -> None:
+        if size < self.size:
+            self.size, self._answers, self._grown = size, 0, 0
+            self._answered = min(self._answered, size)
 
     def _want_more_answers(self) -> None:
         self._answers_wanted = min(2 * self._answers_wanted, MAX_ANSWERS_BEFORE_GROWTH)
 
     def restore(self, size: int) -> None:
         """Return to an earlier size: what was refused had another reason. A learned ceiling stays."""
-        self.size = max(self.size, min(max(size, self._size_before or 0), self.ceiling))
+        longest = self.ceiling if self._lost is None else min(self.ceiling, self._lost - 1)
+        self.size = max(self.size, min(max(size, self._size_before or 0), longest))
         self._size_before = None
 
     def failed(self, calls: int) -> bool:
@@ -244,15 +251,22 @@ class AdaptiveBatch:
 
         Return whether to find out if it was: a short one rarely is, but some endpoints lose every batch.
         """
-        if calls == self.size and self._grown:
-            self.size, self._answers, self._grown = max(1, calls - self._grown), 0, 0
+        if self._grown and self._answered < calls <= self.size:  # What was only tried is not tried again soon.
+            self._shrink(max(1, self._answered))
             self._want_more_answers()
         elif LONG_BATCH_CALLS < calls <= self.size:
-            self.size, self._answers = max(LONG_BATCH_CALLS, calls // 2), 0
+            self._shrink(max(LONG_BATCH_CALLS, calls // 2))
         elif 1 < calls <= self.size:
             self._failures, self._failed_calls = self._failures + 1, calls
             return self._failures % FAILURES_OF_SHORT_BATCH == 0
         return False
+
+    def lost(self, calls: int) -> None:
+        """Record that batches of `calls` get no answer, although single calls do."""
+        if calls <= self.size:
+            self._shrink(max(1, calls // 2))
+            self._want_more_answers()
+            self._lost, self._failures = calls, 0
 
     def limited(self, calls: int, answered: int = 0) -> None:
         """Record that a batch of `calls` was refused for its rate, all but those `answered`: each call may count."""
@@ -270,8 +284,8 @@ class AdaptiveBatch:
                     shorter = max(shorter, min(calls - 1, self.size - self._grown))
                     self._want_more_answers()
                     self._grown, self._careful = 0, True
-                self.size = shorter
-                self._limits = self._answers = 0
+                self._shrink(shorter)
+                self._limits = 0
                 self._shortened += 1
 
     def succeeded(self, calls: int) -> bool:
@@ -282,8 +296,11 @@ class AdaptiveBatch:
         """
         counts_calls = self._shortened >= 2
         self._shortened, self._size_before = 0, None
+        self._answered = max(self._answered, calls)
         if calls >= self._failed_calls:
             self._failures = self._failed_calls = 0
+        if self._lost is not None and calls >= self._lost:
+            self._lost = None
         if calls >= self._limited:
             self._limits = 0
         self._grow(calls)

@@ -68,6 +68,8 @@ class ReceiptSource:
             else:
                 if any(isinstance(answer, list) for answer in answers):
                     self._answer(BLOCK)
+                elif refusal is None:
+                    self._unanswered.pop(BLOCK, None)  # It says that there are none, which is an answer, too.
                 if refusal is None or not await self._is_refused(refusal, headers[0]):
                     return answers
                 self._refuse(BLOCK, refusal)

@@ -233,14 +233,25 @@ class Endpoint(HttpClient):
                 return len(part) > self.batch_length
             case TransientRpcError() if not isinstance(error, InconsistentResponseError):
                 if self.lengths.failed(len(part)) and await self._loses(len(part)):
-                    self.lengths.refused(len(part), length=False)
+                    self.lengths.lost(len(part))
                     return True
         return False
 
     async def _loses(self, length: int) -> bool:
-        """Return whether light calls fail in a batch of this length, while one of them alone is answered."""
+        """Return whether a light call is answered alone and lost in a batch of this length, twice in turn.
+
+        An outage that begins or ends in between, and a limit on the rate, would be taken for it if only one was tried.
+        """
         light = header_call("latest")
-        return await self.control([light] * length) is None and await self.control([light]) is not None
+        for calls in ([light], [light] * length) * 2:
+            try:
+                results = await self._send(calls, StopAfterTimeout(self.timeout), single=len(calls) == 1)
+                error = first_error(results.values)
+            except RpcError as failure:
+                error = failure
+            if isinstance(error, RateLimitedError) or (error is None) != (len(calls) == 1):
+                return False
+        return True
 
     def _succeeded(self, calls: int) -> None:
         if self.lengths.succeeded(calls):

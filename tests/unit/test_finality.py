@@ -147,6 +147,33 @@ def test_a_final_block_that_some_head_reaches_stays() -> None:
     assert finality.final.number == 90
 
 
+def test_a_stuck_node_makes_nobody_forget_what_is_final() -> None:
+    clock = Clock()
+    finality = FinalityTracker(DEPTH, clock)
+    finality.observe(heads(100, 90))
+    for _ in range(20):  # On an orphaned branch, perhaps: whoever forgot the final block would follow it.
+        clock.now += UNREACHED_S
+        finality.observe(heads(60, 50))
+    assert finality.final.number == 90
+
+
+def test_what_a_false_head_said_is_forgotten_with_it() -> None:
+    clock = Clock()
+    finality = FinalityTracker(DEPTH, clock)
+    finality.observe(heads(10**12, 10**12))
+    for n in range(100):  # A node whose tag is its head: disbelieved, as without the false head.
+        clock.now += UNREACHED_S / 3
+        verdict = finality.observe(heads(100 + n, 100 + n))
+    assert (verdict.source, verdict.finalized, finality.final.number) == ("depth", 199 - DEPTH, 199 - DEPTH)
+    # And the next one is waited out for as long.
+    finality.observe(heads(10**9, 10**9))
+    clock.now += UNREACHED_S / 2
+    finality.observe(heads(201, 150))
+    clock.now += UNREACHED_S / 2
+    finality.observe(heads(202, 150))
+    assert finality.final.number > 10**8
+
+
 def test_an_endpoint_without_the_tag_makes_nothing_final_while_another_serves_it() -> None:
     finality = FinalityTracker(DEPTH, Clock())
     for n in range(50):

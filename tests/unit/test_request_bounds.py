@@ -15,7 +15,8 @@ from indexer.chain.ranges import ContractRange
 from indexer.errors import InconsistentResponseError, RateLimitedError, RpcError, TransientRpcError
 from indexer.ingest.fetch import fetch_batch, fetch_final
 from indexer.rpc import rate_limit
-from indexer.rpc.adaptive_size import MAX_ANSWERS_BEFORE_GROWTH, AdaptiveBatch
+from indexer.rpc.adaptive_size import FAILURES_OF_SHORT_BATCH, MAX_ANSWERS_BEFORE_GROWTH, AdaptiveBatch
+from indexer.rpc.http_client import StopAfterTimeout
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
 from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, Hang, Say, StubNode, hash_of, log_of
@@ -131,7 +132,7 @@ async def test_an_endpoint_that_loses_batches_however_short_is_asked_in_shorter_
         task = ContractRange(40, 90, (ADDRESS,))
         batch = await failing_over(lambda: fetch_batch(reader, task, final_block(95), None, plain=True))
         assert (batch.first, batch.last, len(batch.logs)) == (40, 90, 1)
-        assert reader.endpoint.lengths.size == max(1, min(cap, reader.endpoint.lengths.size))
+        assert max(1, cap // 2) <= reader.endpoint.lengths.size <= max(1, cap)
         assert len(node.requests) < 250
         # Once found, nothing is lost any more.
         node.requests.clear()
@@ -152,6 +153,54 @@ async def test_heavy_answers_that_are_lost_do_not_shorten_batches() -> None:
             with pytest.raises(TransientRpcError):
                 await fetch_batch(reader, task, final_block(95), None, plain=True)
         assert reader.endpoint.lengths.size == 250
+
+
+@pytest.mark.parametrize("requests", range(1, 40))
+async def test_an_outage_does_not_shorten_batches(requests: int) -> None:
+    """It may begin and end anywhere, also between the questions that look for an endpoint that loses batches."""
+    async with connected() as (node, reader):
+        reader.endpoint.lengths.learn(8)
+        node.script = [BAD_GATEWAY] * requests
+        await failing_over(lambda: reader.found([1, 2, 3, "latest"]))
+        assert not node.script and reader.endpoint.lengths.size == 8
+
+
+async def test_a_limit_on_the_rate_is_not_taken_for_lost_batches() -> None:
+    async with connected(timeout=0.3) as (node, reader):
+        losses = longer_than(1, BAD_GATEWAY)
+        for _ in range(FAILURES_OF_SHORT_BATCH):
+            node.instead = losses
+            with pytest.raises(TransientRpcError):
+                await reader.endpoint._send(numbers(4), StopAfterTimeout(1.0), single=False)
+            node.instead = lambda asked: Say(429)
+            await reader.endpoint._shortened(numbers(4), TransientRpcError("lost"), set())
+        assert reader.endpoint.lengths.size == 250
+
+
+def test_a_length_that_was_refused_after_growth_is_not_left_for_single_calls_after_one_loss() -> None:
+    control = AdaptiveBatch(250)
+    control.refused(100, length=False)
+    while control.size == 25:
+        control.succeeded(25)
+    control.refused(control.size, length=False)
+    size = control.size
+    assert size == 12 and not control.failed(size)
+    assert control.size >= 8
+
+
+@pytest.mark.parametrize("cap", [1, 2, 3])
+def test_short_batches_that_are_lost_are_tried_again_ever_more_seldom(cap: int) -> None:
+    """Real batches are shorter than the size they may have, so that a batch of that size never comes."""
+    control, lost = AdaptiveBatch(250), 0
+    for _ in range(5_000):
+        calls = min(4, control.size)
+        if calls <= cap:
+            control.succeeded(calls)
+        else:
+            lost += 1
+            if control.failed(calls):
+                control.lost(calls)
+    assert control.size <= 26 and lost < 30
 
 
 def test_a_longer_batch_that_is_only_tried_and_lost_goes_back_to_what_was_answered() -> None:
