@@ -17,9 +17,10 @@ import orjson
 import structlog
 
 from indexer.errors import error_label, printable
-from indexer.rpc.answers import redact_text
+from indexer.rpc.answers import integer, redact_text
 from indexer.rpc.health import FAILING_S, EndpointHealth
 from indexer.rpc.pool import display_names
+from indexer.rpc.proxy import proxy_of
 
 log = structlog.get_logger()
 Woken = Literal["notified", "polled", "stopped"]
@@ -165,7 +166,7 @@ class HeadFeed:
 
     async def _subscribe(self, session: aiohttp.ClientSession, url: str, name: str) -> None:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            socket = await session.ws_connect(url, heartbeat=20, max_msg_size=2**20)
+            socket = await session.ws_connect(url, heartbeat=20, max_msg_size=2**20, proxy=proxy_of(url))
         async with socket:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 if self.chain_id is not None:
@@ -188,7 +189,7 @@ class HeadFeed:
             if not about_chain:
                 raise ValueError(f"eth_subscribe refused: {str(message['error'])[:100]}")
         elif about_chain:
-            if _number(message.get("result")) != self.chain_id:
+            if integer(message.get("result")) != self.chain_id:
                 raise ValueError(f"serves chain {message.get('result')!r:.20}, the deployment is chain {self.chain_id}")
         elif message.get("method") == "eth_subscription":
             self._spoke_at = now = self.clock()
@@ -196,11 +197,3 @@ class HeadFeed:
             self.scores[name].answered(now, 0.0)
             self.scores[name].clear_set_aside(now, "failing", "mute")
             self._woken.set()
-
-
-def _number(value: Any) -> int | None:
-    """Return a quantity, however it is spelled; None if it is none."""
-    try:
-        return value if isinstance(value, int) else int(value, 16)
-    except (TypeError, ValueError):
-        return None

@@ -11,6 +11,7 @@ from tenacity.stop import stop_base
 
 from indexer.errors import RangeTooLargeError, RateLimitedError, RpcCallError, TransientRpcError, error_label
 from indexer.rpc.answers import redact_text
+from indexer.rpc.proxy import proxy_of
 from indexer.rpc.wire import parse_json
 from indexer.runtime.secrets import redact
 
@@ -55,6 +56,7 @@ class HttpClient:
 
     def __init__(self, url: str, name: str, timeout: float, max_response: int) -> None:
         self.url, self.name, self.timeout, self.max_response = url, name, timeout, max_response
+        self.proxy = proxy_of(url)
         self.connections = 0  # Opened so far; a new one may lead to another machine.
         self._session: aiohttp.ClientSession | None = None
 
@@ -104,8 +106,9 @@ class HttpClient:
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(connected)
         return aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=self.timeout), trace_configs=[trace], read_bufsize=READ_AHEAD
-        )
+            timeout=aiohttp.ClientTimeout(total=self.timeout), trace_configs=[trace], read_bufsize=READ_AHEAD,
+            proxy=self.proxy,
+        )  # fmt: skip
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         parts: list[bytes] = []

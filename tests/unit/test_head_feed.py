@@ -281,7 +281,7 @@ def test_a_chain_id_is_the_same_however_it_is_spelled_and_needed_for_nothing(cha
     assert feed._woken.is_set()
 
 
-@pytest.mark.parametrize("answer", ["0x6c2", "1729", None, [], 1728])
+@pytest.mark.parametrize("answer", ["0x6c2", "0x1729", None, [], 1728])
 def test_a_socket_of_another_chain_is_dropped(answer: Any) -> None:
     with pytest.raises(ValueError, match="the deployment is chain 1729"):
         HeadFeed(["ws://a"], INTERVAL, chain_id=1729)._handle_message({"id": 0, "result": answer}, "ws://a")

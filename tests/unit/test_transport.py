@@ -14,6 +14,7 @@ from aiohttp import web
 
 from indexer.errors import (
     BatchUnsupportedError,
+    ConfigError,
     InconsistentResponseError,
     RangeTooLargeError,
     RateLimitedError,
@@ -23,6 +24,7 @@ from indexer.errors import (
 )
 from indexer.rpc import rate_limit, transport
 from indexer.rpc.answers import Call
+from indexer.rpc.proxy import proxy_of
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
 from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, TRUNCATED, Hang, Say, StubNode, hash_of, log_of
@@ -618,3 +620,48 @@ async def test_a_429_with_a_list_keeps_what_it_answers() -> None:
         node.mangle = over(3, {"code": 1, "message": "odd"})
         assert len(await endpoint.independent(numbers(5))) == 5
         assert blocks_of(node) == [[0, 1, 2, 3, 4], [3, 4]]
+
+
+# -- proxies
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+async def test_an_endpoint_is_reached_through_the_proxy_of_the_environment(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def forward(request: web.BaseRequest) -> web.Response:
+        asked.append(str(request.url))
+        return web.json_response({"jsonrpc": "2.0", "id": 0, "result": hex(1729)})
+
+    runner = web.ServerRunner(web.Server(forward))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    proxy = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    monkeypatch.setenv(variable, proxy)
+    endpoint = Endpoint("http://node.invalid:8545/key")
+    try:
+        assert await endpoint.call(*CHAIN_ID) == hex(1729)
+        assert asked == ["http://node.invalid:8545/key"]
+    finally:
+        await endpoint.close()
+        await runner.cleanup()
+    assert proxy_of("http://u:p@node.example") == proxy
+    for local in ("http://127.0.0.1:1", "http://localhost:1", "ws://[::1]:1"):
+        assert proxy_of(local) is None
+    monkeypatch.setenv("NO_PROXY", "other.example,.invalid")
+    assert proxy_of("http://node.invalid:8545/key") is None
+
+
+def test_websockets_go_through_the_proxy_of_their_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
+    assert proxy_of("wss://node.example") == "http://proxy.example:3128" == proxy_of("https://node.example")
+    assert proxy_of("ws://node.example") is None
+
+
+def test_a_proxy_that_does_not_speak_http_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:secret@proxy.example:1080")
+    with pytest.raises(ConfigError, match=r"ALL_PROXY.*socks5://proxy\.example:1080") as told:
+        Endpoint("https://node.example")
+    assert "NO_PROXY" in told.value.remedy and "secret" not in str(told.value)

@@ -18,8 +18,10 @@ from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
 from indexer.ops.doctor.proof_checks import examine_log_times, examine_proof, examine_receipts
 from indexer.rpc.answers import redact_text
 from indexer.rpc.error_classifier import pruned
+from indexer.rpc.proxy import proxy_of
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import Endpoint
+from indexer.runtime.secrets import redact
 
 MAX_RANGES = 20  # Sizes of eth_getLogs that are tried at most.
 SPAN = 1000  # Blocks over which the block time is measured.
@@ -83,6 +85,10 @@ class EndpointDoctor:
             self.found.fix("chain id", detail, "Use an endpoint of the deployment's chain, or another --chain")
             return False
         self.found.good("chain id", str(chain))
+        if proxy := self.reader.endpoint.proxy:
+            self.found.note(
+                "proxy", f"reached through {redact(proxy)}", "To connect directly, add its host to NO_PROXY"
+            )
         return True
 
     async def _heads(self) -> Heads | None:
@@ -261,7 +267,8 @@ async def examine_socket(deployment: Deployment, url: str, name: str) -> list[Do
     """Examine a WebSocket endpoint: whether it opens, serves the deployment's chain and accepts a subscription."""
     found = DoctorFindings(name)
     try:
-        async with asyncio.timeout(15), aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+        session = aiohttp.ClientSession(proxy=proxy_of(url))
+        async with asyncio.timeout(15), session, session.ws_connect(url) as socket:
             chain = await _call(socket, 1, "eth_chainId", [])
             if chain != hex(deployment.chain_id):
                 detail = f"serves chain {chain!r:.40}, the deployment is chain {deployment.chain_id}"
