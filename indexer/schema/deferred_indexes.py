@@ -25,11 +25,17 @@ from indexer.store import lease
 
 BUILDING = {"statement_timeout": "0", "maintenance_work_mem": "'256MB'"}
 
+# What somebody set on an index would be lost with it, and a published table without its key refuses updates and
+# deletes: such indexes are kept.
 _FOUND = """
 SELECT i.indexrelid::regclass::text AS sql_name, c.relname AS name, pg_get_indexdef(i.indexrelid) AS definition,
        k.conname, pg_get_constraintdef(k.oid) AS constraint
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid
-WHERE i.indrelid = $1::regclass AND i.indisvalid AND c.relname = ANY($2::text[])
+JOIN pg_class t ON t.oid = i.indrelid
+WHERE i.indrelid = $1::regclass AND i.indisvalid AND c.relname = ANY($2::text[]) AND NOT i.indisclustered
+  AND NOT i.indisreplident AND NOT (i.indisprimary AND t.relreplident = 'd' AND EXISTS (
+    SELECT FROM pg_publication p LEFT JOIN pg_publication_tables pt ON pt.pubname = p.pubname
+    WHERE p.puballtables OR (pt.schemaname, pt.tablename) = (t.relnamespace::regnamespace::text, t.relname)))
 """
 
 _MINE = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'indexer.deferred_index'::regclass"
