@@ -21,7 +21,7 @@ from indexer.errors import ConfigError
 from indexer.projections.version import PROJECTIONS
 from indexer.rpc.rate_limit import PURPOSES, RequestPurpose
 from indexer.runtime.resources import data_dir
-from indexer.runtime.secrets import redact, secret, unquoted
+from indexer.runtime.secrets import listed, redact, secret
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -105,7 +105,7 @@ class Deployment:
         `<env_prefix>_<kind>_URL_FILE` names. Raises ConfigError for a URL of another scheme or without a host.
         """
         source = list(flags) or [secret(f"{self.env_prefix}_{kind}_URL", env)]
-        urls = tuple(url for entry in source for part in re.split(r"[,\n]", entry) if (url := unquoted(part)))
+        urls = tuple(url for entry in source for url in listed(entry))
         schemes = ("http", "https") if kind == "RPC" else ("ws", "wss")
         for url in urls:
             if urlsplit(url).scheme not in schemes or not urlsplit(url).hostname:

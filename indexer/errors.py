@@ -83,7 +83,7 @@ class ExitCode(IntEnum):
     MUST_FIX = 36, "`doctor`: something must be fixed"
     REORG_TOO_DEEP = 70, "a fork at or below finalized, or below what is stored"
     LEASE_LOST = 75, "another process is the projector now"
-    INTERRUPTED = 130, "interrupted by Ctrl-C"
+    INTERRUPTED = 130, "interrupted by Ctrl-C or SIGTERM"
     STDOUT_CLOSED = 141, "the reader of stdout closed it"
 
 

@@ -76,7 +76,7 @@ class Auditor(BackgroundTask):
         """Return why other work has priority; empty if none has."""
         p = self.progress
         if not p.holder:
-            return "stands by: another process projects"
+            return f"stands by: {p.not_holding}"
         if self.deployment.attest.before_commit:
             return ""  # The follower may be waiting for what is proven here.
         if p.waiting or p.mode != "following":

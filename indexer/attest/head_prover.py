@@ -100,7 +100,7 @@ class HeadProver(BackgroundTask):
         """Return why nothing is proven now; empty if something may be."""
         p = self.progress
         if not p.holder:
-            return "stands by: another process projects"
+            return f"stands by: {p.not_holding}"
         return "stands by: the head is not reached" if p.finalized < 0 or p.head < 0 else ""
 
     def show_state(self, state: str) -> None:

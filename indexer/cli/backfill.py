@@ -29,9 +29,19 @@ from indexer.cli.options import (
     verbose_option,
 )
 from indexer.cli.progress_bars import show_backfill_progress, stderr_is_terminal
-from indexer.cli.session import open_pool, open_url, prepare_schema, rpc_endpoints, stop_on_signals
+from indexer.cli.session import (
+    StopRequest,
+    embedded_server,
+    open_pool,
+    open_url,
+    prepare_schema,
+    rpc_endpoints,
+    run_stoppable,
+    run_until_signal,
+)
 from indexer.config import Deployment
 from indexer.decode.block_times import time_fields_of
+from indexer.embedded_pg.guard import kept_running
 from indexer.errors import ConfigError, EndpointUnreachableError, ExitCode
 from indexer.follow.catch_up import DEFER_BLOCKS
 from indexer.follow.engine_options import EngineOptions
@@ -44,7 +54,7 @@ from indexer.ingest.worker_fork import ForkedWorker, fork_workers
 from indexer.rpc.pool import Pool
 from indexer.runtime import log_setup
 from indexer.runtime.progress import DaemonProgress
-from indexer.runtime.tasks import background_task
+from indexer.runtime.tasks import background_task, in_thread
 from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching
 from indexer.store.index_state import IndexState
 
@@ -156,10 +166,13 @@ def backfill_command(
         log_format,
     )
     if dry_run:
-        planned = asyncio.run(_estimate(options))
+        planned = asyncio.run(run_until_signal(_estimate(options)))
+        if planned is None:
+            raise click.Abort
         click.echo(json.dumps(planned) if as_json else _plan_summary(planned))
         return
-    report = asyncio.run(_backfill(options, fork_workers(_max_parallelism(options))))
+    forked = fork_workers(_max_parallelism(options))
+    report = asyncio.run(run_stoppable(partial(_backfill, options, forked)))
     if report is None:
         click.echo("interrupted: committed work is kept; run the same command again to continue", err=True)
         raise click.exceptions.Exit(ExitCode.INTERRUPTED)
@@ -193,12 +206,14 @@ async def _last_block(pool: Pool, options: BackfillOptions) -> int:
 async def _estimate(options: BackfillOptions) -> dict[str, Any]:
     async with open_pool(options.deployment, options.urls, options.rps) as pool:
         last = await _last_block(pool, options)
-        url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
+        url = await in_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
         planned = await estimate(url, options.deployment, pool, options.first, last, options.workers or 1, options.rps)
     return {"from_block": options.first, "to_block": last} | planned
 
 
-async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -> dict[str, Any] | None:
+async def _backfill(
+    options: BackfillOptions, workers: Sequence[ForkedWorker], stop: StopRequest
+) -> dict[str, Any] | None:  # fmt: skip
     """Run the backfill and return its report; None if it was stopped early.
 
     `workers` were forked before the event loop started.
@@ -211,7 +226,7 @@ async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -
         share = options.rps if options.rps is None else options.rps / processes
         pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
         last = await _last_block(pool, options)
-        url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
+        url = await in_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
         executor = _executor(options, url, share, _parallelism(options, last), workers)
         if executor is not None:
             stack.push_async_callback(executor.close)
@@ -220,15 +235,15 @@ async def _backfill(options: BackfillOptions, workers: Sequence[ForkedWorker]) -
         engine = EngineOptions(options.first, last, executor, options.ingest_only, defer_from)
         runner = Runner(options.deployment, url, pool, progress, engine)
         stack.push_async_callback(runner.close)
-        stop_on_signals(runner.stop)
-        await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
+        runner.stop = stop
+        await runner.prepare(partial(prepare_schema, url))
         await runner.open()
-        if runner.conn is None:  # It was stopped while it waited for a database or an endpoint.
-            return None
         await stack.enter_async_context(background_task(runner.watchdog(None).run()))
+        await stack.enter_async_context(kept_running(embedded_server(options.data_dir, options.pg_bin), stop))
         async with show_backfill_progress(
             progress, lambda: executor.traffic(pool) if executor else pool.traffic(), last
         ):
+            stop.handled = True
             state = await runner.backfill()
         if not runner.finished(state):
             return None
@@ -305,11 +320,18 @@ def _summary(report: dict[str, Any]) -> str:
 def _plan_summary(planned: dict[str, Any]) -> str:
     if not planned["blocks"]:
         return f"nothing to do: blocks {planned['from_block']} to {planned['to_block']} are there already"
-    hours, rest = divmod(planned["seconds"], 3600)
+    parts = "1 part" if planned["segments"] == 1 else f"{planned['segments']:,} parts"
     return (
         f"blocks {planned['from_block']:,} to {planned['to_block']:,}: {planned['blocks']:,} of them missing in"
-        f" {planned['segments']:,} parts\n"
+        f" {parts}\n"
         f"  about {planned['logs']:,} logs (from {planned['samples']} samples), {planned['requests']:,} requests,"
         f" {planned['bytes'] / 2**30:,.1f} GiB of disk\n"
-        f"  about {hours:.0f} h {rest / 60:.0f} min: {planned['bound_by']}"
+        f"  {_duration(planned['seconds'])}: {planned['bound_by']}"
     )
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min"

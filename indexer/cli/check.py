@@ -25,6 +25,7 @@ from indexer.db.connection import DAY_S, Connection, patient
 from indexer.errors import ExitCode, RefusedError
 from indexer.projector.writer import Writer
 from indexer.runtime import log_setup
+from indexer.runtime.tasks import in_thread
 from indexer.store.index_state import IndexState, binding, load_index_state
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def check_command(
 
 async def _check(options: CheckOptions) -> dict[str, Any]:
     deployment = options.deployment
-    url = await asyncio.to_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
+    url = await in_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
     async with AsyncExitStack() as stack:
         conn = await stack.enter_async_context(checked_connection(url, deployment))
         if await binding(conn) is None:

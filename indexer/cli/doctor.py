@@ -21,7 +21,7 @@ from indexer.ops.doctor.endpoint_checks import EndpointDoctor, examine_socket
 from indexer.ops.doctor.findings import DoctorFinding
 from indexer.rpc.health import LAG_BLOCKS, LAG_SECONDS
 from indexer.rpc.pool import display_names
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, shell
 
 
 @click.command(
@@ -77,6 +77,9 @@ async def _examine(
         *([examine_database(deployment, url)] if url else []),
     )
     findings = [finding for part in parts for finding in part]
+    if shell.ignored:
+        detail = f"{', '.join(shell.ignored)}: ignored, because the shell does not decide where this program works"
+        findings.append(DoctorFinding("environment", "PG variables", "note", detail, "Use DATABASE_URL instead"))
     if not rpc:
         remedy = f"Set {deployment.env_prefix}_RPC_URL, or pass --rpc-url"
         findings.append(DoctorFinding("endpoints", "number", "fix", "none is named", remedy))

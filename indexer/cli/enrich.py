@@ -23,6 +23,7 @@ from indexer.contracts.enrich import KINDS, Enrichment, EnrichResult, missing_ke
 from indexer.db.connection import Connection
 from indexer.errors import ExitCode, RefusedError, StateUnavailableError
 from indexer.runtime import log_setup
+from indexer.runtime.tasks import in_thread
 from indexer.store import enrichment
 from indexer.store.enrichment import EnrichmentRun
 from indexer.store.index_state import binding
@@ -94,7 +95,7 @@ def enrich_command(
 
 async def _enrich(options: EnrichOptions, dry_run: bool) -> dict[str, Any]:
     deployment = options.deployment
-    url = await asyncio.to_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
+    url = await in_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
     async with AsyncExitStack() as stack:
         conn = await stack.enter_async_context(checked_connection(url, deployment))
         if await binding(conn) is None:

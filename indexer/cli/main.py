@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import sys
@@ -10,7 +11,8 @@ import click
 
 from indexer import __version__
 from indexer.errors import DatabaseUnreachableError, ExitCode, IndexerError
-from indexer.runtime.pg_environment import remove_pg_variables
+from indexer.runtime import shell
+from indexer.runtime.signals import interrupt_on_signals
 
 # Modules are imported on demand: `decode` and `config` need neither a database driver nor migrations.
 _COMMANDS = {
@@ -33,19 +35,34 @@ _COMMANDS = {
 
 EXIT_CODES = """\b
 Exit codes:
-   0 success                        20 unreadable input
-   1 unexpected error               21 stored data from another configuration
-   2 wrong flags                    22 stored rows damaged: reorg verify
-  10 broken configuration           23 migrate --adopt: tables do not fit
-  11 no endpoint reachable          24 row security or a trigger in the way
-  12 wrong chain                    30 verify, reorg verify: differences found
-  13 not our database               31 reorg recover, verify, incidents: refused
-  14 another deployment's database  32 no endpoint serves the range or state
-  15 schema newer than program      33 check: drift found
-  16 schema older: migrate          34 verify: part of it keeps its grade
-  17 port in use                    36 doctor: something to fix
-  18 database unreachable           70 fork below finalized
-  19 embedded PostgreSQL failed     75 another process projects"""
+    0 success
+    1 unexpected error
+    2 wrong flags
+   10 broken configuration
+   11 no endpoint reachable
+   12 wrong chain
+   13 not our database
+   14 another deployment's database
+   15 schema newer than program
+   16 schema older: migrate
+   17 port in use
+   18 database unreachable
+   19 embedded PostgreSQL failed
+   20 unreadable input
+   21 stored data from another configuration
+   22 stored rows damaged: reorg verify
+   23 migrate --adopt: tables do not fit
+   24 row security or a trigger in the way
+   30 verify, reorg verify: differences found
+   31 reorg recover, verify, incidents: refused
+   32 no endpoint serves the range or state
+   33 check: drift found
+   34 verify: part of it keeps its grade
+   36 doctor: something to fix
+   70 fork below finalized
+   75 another process projects
+  130 interrupted by Ctrl-C or SIGTERM
+  141 the reader of stdout closed it"""
 
 
 class _Commands(click.Group):
@@ -80,27 +97,52 @@ def cli() -> None:
 
 def main() -> None:
     """Run the console script."""
-    remove_pg_variables()
+    interrupt_on_signals()
+    shell.open_standard_streams()
+    shell.replace_what_cannot_be_encoded()
+    shell.remove_pg_variables()
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command that was asked for, and return the exit code."""
     try:
         # Outside standalone mode, click returns the code of an Exit; commands return nothing.
         code = cli.main(prog_name="reya-indexer", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.stdout.flush()  # Here, where an answer that cannot be written still ends with a line.
+        return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(ExitCode.INTERRUPTED)
+        shell.write_error("interrupted")
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        sys.exit(ExitCode.STDOUT_CLOSED)
+        shell.discard_stdout()
+        return ExitCode.STDOUT_CLOSED
     except IndexerError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        shell.write_error(f"error: {error}")
+        return error.exit_code
     except Exception as error:
-        if (known := _as_database_error(error)) is None:
+        if (known := _as_database_error(error) or _as_file_error(error)) is None:
             raise
-        click.echo(f"error: {known}", err=True)
-        sys.exit(known.exit_code)
+        shell.discard_stdout()
+        shell.write_error(f"error: {known}")
+        return known.exit_code
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+
+def _as_file_error(error: Exception) -> IndexerError | None:
+    """Map an error of a file or of stdout to a one-line error; None for anything that deserves a traceback."""
+    if not isinstance(error, OSError):
+        return None
+    if error.filename is not None:
+        return IndexerError(f"{error.filename}: {error.strerror}", "Check the path, its permissions and the free space")
+    if error.errno in _FULL:
+        return IndexerError(f"stdout: {error.strerror}", "Free some space, or write the answer elsewhere")
+    return None
 
 
 def _as_database_error(error: Exception) -> DatabaseUnreachableError | None:

@@ -19,14 +19,14 @@ rpc_option = click.option(
     "rpc_urls",
     multiple=True,
     metavar="URL",
-    help="HTTP endpoint; may be repeated. Default: from the environment.",
+    help="HTTP endpoint; may be repeated. Default: the variable REYA_RPC_URL (CRONOS_RPC_URL, ...).",
 )
 ws_option = click.option(
     "--ws-url",
     "ws_urls",
     multiple=True,
     metavar="URL",
-    help="WebSocket endpoint that announces new heads; may be repeated.",
+    help="WebSocket endpoint that announces new heads; may be repeated. Default: REYA_WS_URL (...).",
 )
 log_format_option = click.option(
     "--log-format",

@@ -33,6 +33,7 @@ from indexer.errors import ExitCode
 from indexer.reorg.plan import Plan
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup
+from indexer.runtime.tasks import in_thread
 
 MAX_LISTED = 100
 
@@ -48,7 +49,7 @@ async def _recovery(
     deployment = config.load(chain)
     urls = rpc_endpoints(deployment, rpc_urls)
     async with open_pool(deployment, urls) as pool:
-        url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
+        url = await in_thread(open_url, deployment.name, data_dir, pg_bin)
         async with checked_connection(url, deployment) as conn:
             yield Recovery(deployment, pool, conn)
 

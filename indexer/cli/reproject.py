@@ -20,6 +20,7 @@ from indexer.errors import ExitCode
 from indexer.projector.reproject import Reprojection, ReprojectResult
 from indexer.projector.writer import StepResult
 from indexer.runtime import log_setup
+from indexer.runtime.tasks import in_thread
 from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching
 from indexer.store.index_state import binding, load_index_state
 
@@ -63,7 +64,7 @@ def reproject_command(
 async def _reproject(
     deployment: Deployment, first: int | None, events: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None
 ) -> ReprojectResult:
-    url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
+    url = await in_thread(open_url, deployment.name, data_dir, pg_bin)
     async with AsyncExitStack() as stack:
         conn, side = [await stack.enter_async_context(checked_connection(url, deployment)) for _ in range(2)]
         bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))

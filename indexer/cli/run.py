@@ -25,16 +25,19 @@ from indexer.cli.options import (
 )
 from indexer.cli.progress_bars import show_progress, stderr_is_terminal
 from indexer.cli.session import (
+    StopRequest,
+    embedded_server,
     open_pool,
     open_url,
     prepare_schema,
     rpc_endpoints,
-    stop_on_signals,
+    run_stoppable,
     warn_about_visible_secrets,
 )
 from indexer.config import Deployment
 from indexer.db.connection import connect
-from indexer.errors import ConfigError
+from indexer.embedded_pg.guard import kept_running
+from indexer.errors import ConfigError, ExitCode
 from indexer.follow.endpoint_monitor import EndpointMonitor
 from indexer.follow.runner import Runner
 from indexer.ops import http
@@ -43,7 +46,7 @@ from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.runtime import log_setup
 from indexer.runtime.progress import DaemonProgress
-from indexer.runtime.tasks import background_task
+from indexer.runtime.tasks import background_task, in_thread
 from indexer.runtime.tuning import FOLLOWING, tune_gc, tune_thread_switching
 from indexer.store.provenance import EndpointFault
 
@@ -106,12 +109,13 @@ def run_command(
     urls = rpc_endpoints(deployment, rpc_urls)
     wakers = deployment.endpoints("WS", ws_urls)
     warn_about_visible_secrets(ws_urls)
-    asyncio.run(_run(deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin))
+    work = partial(_run, deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin)
+    asyncio.run(run_stoppable(work, ExitCode.DONE))
 
 
 async def _run(
     deployment: Deployment, urls: tuple[str, ...], wakers: tuple[str, ...], address: tuple[str, int],
-    data_dir: Path | None, pg_bin: Path | None,
+    data_dir: Path | None, pg_bin: Path | None, stop: StopRequest,
 ) -> None:  # fmt: skip
     progress = DaemonProgress()
     async with AsyncExitStack() as stack:
@@ -122,12 +126,13 @@ async def _run(
             stack.push_async_callback(server.cleanup)
             live.start()
             stack.push_async_callback(live.close)
-        url = await asyncio.to_thread(open_url, deployment.name, data_dir, pg_bin)
+            log.info("status_page", url=f"http://{_for_url(address[0])}:{address[1]}/")
+        url = await in_thread(open_url, deployment.name, data_dir, pg_bin)
         live.url = url
         runner = Runner(deployment, url, pool, progress)
         stack.push_async_callback(runner.close)
-        stop_on_signals(runner.stop)
-        await runner.prepare(partial(asyncio.to_thread, prepare_schema, url))
+        runner.stop = stop
+        await runner.prepare(partial(prepare_schema, url))
         await runner.open()
         feed = HeadFeed(wakers, deployment.poll_interval, chain_id=deployment.chain_id)
         live.heads = lambda: feed.state
@@ -143,8 +148,18 @@ async def _run(
             await stack.enter_async_context(show_progress(progress, lambda: progress.head))
         if deployment.attest.enabled:
             await _start_attesting(stack, deployment, urls, url, runner, feed)
+        embedded = embedded_server(data_dir, pg_bin)
+        await stack.enter_async_context(kept_running(embedded, stop))
+        stop.handled = True
         await runner.follow(feed)
         log.info("ended", projected=progress.projected)
+        if embedded is not None:
+            log.info("embedded_postgresql_runs_on", stop="reya-indexer db stop", data_dir=str(embedded.data_dir))
+
+
+def _for_url(host: str) -> str:
+    """Return an address as a browser on this machine takes it."""
+    return "localhost" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
 
 
 async def _start_attesting(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,10 +16,18 @@ import structlog
 from indexer.config import Deployment
 from indexer.db.connection import Connection, connection
 from indexer.embedded_pg.server import EmbeddedServer, database_name, default_data_dir
-from indexer.errors import ConfigError, ForeignDatabaseError, IndexerError, SchemaNewerError, SchemaOlderError
+from indexer.errors import (
+    ConfigError,
+    ExitCode,
+    ForeignDatabaseError,
+    IndexerError,
+    SchemaNewerError,
+    SchemaOlderError,
+)
 from indexer.rpc.pool import Pool
 from indexer.runtime import secrets
 from indexer.runtime.secrets import redact
+from indexer.runtime.signals import stop_on_signals
 from indexer.runtime.tasks import background_task
 from indexer.schema import revisions
 from indexer.store.index_state import binding, check_binding
@@ -74,20 +81,26 @@ def errors_as_json(as_json: bool) -> Iterator[None]:
         raise
 
 
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """Make SIGTERM and SIGINT set `stop`; the running step is finished or rolled back."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+class StopRequest(asyncio.Event):
+    """Set by SIGTERM or SIGINT. `handled`: the work ends by itself then; until it is, the work is canceled."""
+
+    handled = False
+
+
+async def run_stoppable(
+    work: Callable[[StopRequest], Coroutine[Any, Any, T]], code: int = ExitCode.INTERRUPTED
+) -> T | None:  # fmt: skip
+    """Return the result of the work; None if a signal canceled it. `code`: of a process that does not end by itself."""
+    stop = StopRequest()
+    stop_on_signals(stop, code)
+    async with background_task(stop.wait()) as stopped, background_task(work(stop)) as working:
+        await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() or stop.handled else None
 
 
 async def run_until_signal(work: Coroutine[Any, Any, T]) -> T | None:
     """Return the result of the work; None if SIGTERM or SIGINT ended it, which rolls its transaction back."""
-    stop = asyncio.Event()
-    stop_on_signals(stop)
-    async with background_task(stop.wait()) as stopped, background_task(work) as working:
-        await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
+    return await run_stoppable(lambda stop: work)
 
 
 def external_url() -> str | None:
@@ -95,12 +108,16 @@ def external_url() -> str | None:
     return secrets.secret("DATABASE_URL") or None
 
 
+def embedded_server(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServer | None:
+    """Return the embedded server; None if DATABASE_URL names another."""
+    return None if external_url() else EmbeddedServer(data_dir or default_data_dir(), pg_bin)
+
+
 def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -> str:
     """Return the URL of the deployment's database; start the embedded server and create the database if needed."""
-    url = external_url()
-    if url:
-        return url
-    server = EmbeddedServer(data_dir or default_data_dir(), pg_bin)
+    server = embedded_server(data_dir, pg_bin)
+    if server is None:
+        return external_url() or ""
     server.start()
     name = database_name(deployment_name)
     server.ensure_database(name)
@@ -108,12 +125,12 @@ def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -
     return server.url(name)
 
 
-def prepare_schema(url: str) -> None:
+async def prepare_schema(url: str) -> None:
     """Migrate an empty database, or an older one of the embedded server; refuse everything else.
 
     Raises ForeignDatabaseError, SchemaOlderError, SchemaNewerError, DatabaseUnreachableError.
     """
-    kind, revision = asyncio.run(_examine(url))
+    kind, revision = await _examine(url)
     where = redact(url)
     if kind == "foreign":
         raise ForeignDatabaseError(
@@ -134,7 +151,7 @@ def prepare_schema(url: str) -> None:
     log.info("migrating", database=where, to=revisions.head_revision())
     from indexer.schema import migrate  # Imported here: Alembic is slow to import and seldom needed.
 
-    migrate.upgrade(url)
+    await migrate.upgrade_async(url)
 
 
 @contextlib.asynccontextmanager

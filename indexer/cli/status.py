@@ -55,8 +55,8 @@ def _show(answer: dict[str, Any]) -> None:
         if key == "attested":
             for grade, attested in value.items():
                 summary.add_row(grade, _attested(attested))
-        elif key not in ("coverage", "rows", "incidents"):
-            summary.add_row(key.replace("_", " "), str(value) if value or value == 0 else "-")
+        elif key not in ("coverage", "rows", "incidents", "bound" if value else ""):
+            summary.add_row(key.replace("_", " "), _shown(key, value))
     console.print(summary)
     if not answer["bound"]:
         return
@@ -78,6 +78,22 @@ def _show(answer: dict[str, Any]) -> None:
             incident["detail"],
         )
     console.print(incidents if answer["incidents"] else "No open incidents.")
+
+
+def _shown(key: str, value: Any) -> str:
+    """Return a value for people; one that is not known says why."""
+    if key == "bound":
+        return "not yet: the first `run` or `backfill` binds an empty database to the deployment"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {count}" for name, count in value.items()) or "none"
+    if value is None:
+        return "unknown: no endpoint is named, or none answered" if key in _OF_HEADS else "none yet"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value) or "none"
+
+
+_OF_HEADS = ("head", "safe", "finalized", "lag_blocks", "lag_seconds")
 
 
 def _attested(grade: dict[str, Any]) -> str:

@@ -44,6 +44,7 @@ from indexer.errors import (
 )
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup
+from indexer.runtime.tasks import in_thread
 from indexer.store.attestations import Grade, summaries
 from indexer.store.index_state import IndexState
 
@@ -189,7 +190,7 @@ async def _no_wait() -> None:
 @asynccontextmanager
 async def _open_run(options: VerifyOptions, rps: float | None) -> AsyncIterator[VerifyRun]:
     async with open_pool(options.deployment, options.urls, rps) as pool:
-        url = await asyncio.to_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
+        url = await in_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
         async with checked_connection(url, options.deployment) as conn:
             yield VerifyRun(options, Recovery(options.deployment, pool, conn))
 

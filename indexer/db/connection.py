@@ -22,7 +22,7 @@ from indexer.db.database_errors import CONNECT_ERRORS, connect_remedy
 from indexer.db.database_url import read_url
 from indexer.db.session_check import check_session
 from indexer.errors import ConfigError, DatabaseUnreachableError, WriteInterceptedError, printable
-from indexer.runtime.secrets import redact
+from indexer.runtime.secrets import current, redact
 
 Connection = asyncpg.Connection
 Connect = Callable[[], Awaitable[Connection]]
@@ -131,7 +131,7 @@ async def connect(url: str, *, timeout_s: float = STATEMENT_TIMEOUT_S, **setting
     """
     conn: MonitoredConnection | None = None
     try:
-        dsn, limit_s = read_url(url)
+        dsn, limit_s = read_url(current(url))
         async with asyncio.timeout(limit_s or CONNECT_TIMEOUT_S):
             conn = await asyncpg.connect(
                 dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=timeout_s, connection_class=MonitoredConnection,

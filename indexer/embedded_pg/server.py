@@ -88,6 +88,7 @@ class EmbeddedServer:
     def __init__(self, data_dir: Path, pg_bin: Path | None = None) -> None:
         self.data_dir = Path(os.path.abspath(data_dir))
         self.cluster = self.data_dir / "postgres"
+        self._stopped = self.data_dir / "stopped"  # Exists while the server is stopped on purpose.
         self._pg_bin = pg_bin
 
     def start(self) -> None:
@@ -108,6 +109,7 @@ class EmbeddedServer:
                 for _ in range(3):
                     log = self._log()
                     if self._launch(folder, self._choose_port(), claim, log):
+                        self._stopped.unlink(missing_ok=True)
                         return
                     (self.data_dir / "port").unlink(missing_ok=True)
                 raise EmbeddedServerError(f"PostgreSQL failed to start: {log.reason()}", self._remedy())
@@ -120,6 +122,7 @@ class EmbeddedServer:
             running = postmaster(self.cluster)
             if running is None:
                 return False
+            self._stopped.touch()
             try:
                 os.kill(running.pid, signal.SIGINT)
             except PermissionError as error:
@@ -140,6 +143,11 @@ class EmbeddedServer:
                 if child.pid == running.pid:
                     child.wait(STOP_TIMEOUT_S)
             return True
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether somebody stopped the server on purpose since it was started."""
+        return self._stopped.exists()
 
     def status(self) -> Status:
         """Return whether the server runs, and where."""
@@ -184,7 +192,10 @@ class EmbeddedServer:
             if child.poll() is not None:
                 _CHILDREN.remove(child)
         try:
-            self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+            missing = [folder for folder in (self.data_dir, *self.data_dir.parents) if not folder.exists()]
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            for folder in missing:
+                folder.chmod(0o755)  # Whatever the umask: the server's user must be able to enter.
             handle = (self.data_dir / "lock").open("w")
         except OSError as error:
             raise EmbeddedServerError(

@@ -207,8 +207,12 @@ class Runner:
 
     async def follow(self, feed: HeadFeed) -> None:
         """Follow the head until `stop` is set. Raises LeaseLostError."""
+        caught_up = False
         while not self.stop.is_set():
             worked = await self._run_cycle(timeout_s=None)
+            if worked is False and not caught_up and not self.progress.waiting and self.engine.token is not None:
+                caught_up = True
+                log.info("caught_up", projected=self.progress.projected, head=self.progress.head)
             if worked is False and self.progress.waiting:
                 await self._pause(1.0)  # while a fork is waited for, each look costs every endpoint a search
             elif worked is False:

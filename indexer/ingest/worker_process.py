@@ -16,6 +16,7 @@ from indexer.errors import IndexerError, error_label
 from indexer.ingest.worker import Heartbeat, Task, TaskDone, Worker, WorkerConfig
 from indexer.ingest.worker_protocol import encode_message, read_message
 from indexer.runtime import log_setup
+from indexer.runtime.secrets import remember_files
 from indexer.runtime.tasks import background_task, cancel_and_wait
 from indexer.runtime.tuning import BULK, tune_gc
 
@@ -84,6 +85,8 @@ def main() -> None:
     """Run a worker on file descriptors 0 and 1, in `python -m indexer.ingest.worker_process` or in a fork."""
     # Ctrl-C goes to the whole process group, but the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    remember_files()
     tune_gc(BULK)
     asyncio.run(_serve())
 

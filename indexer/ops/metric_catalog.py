@@ -64,6 +64,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric("stuck", "gauge", ("name",), "1 for what the watchdog finds stuck now"),
         Metric("found_stuck", "counter", ("name",), "times that something was found stuck"),
         Metric("status_age_seconds", "gauge", (), "since the database was last read for these metrics"),
+        Metric("log_lines_lost", "counter", (), "log lines that could not be written: a full disk, a closed pipe"),
     ),
     "Work": (
         Metric("steps", "counter", ("kind",), "commits: ingest, project, forward (both at once), rollback, heal"),

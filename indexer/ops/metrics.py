@@ -16,6 +16,7 @@ from indexer.ops.live_status import LiveStatus, endpoints
 from indexer.ops.metric_catalog import CATALOG, PREFIX
 from indexer.rpc.pool import Pool
 from indexer.rpc.rate_limit import PURPOSES
+from indexer.runtime import shell
 from indexer.runtime.progress import (
     ATTEST_OFF,
     STARTING,
@@ -82,6 +83,7 @@ class _Signals(Collector):
         yield family("errors", by_label(p.errors))
         yield from found_stuck(p)
         yield family("status_age_seconds", unlabeled(None if read_at is None else time.monotonic() - read_at))
+        yield family("log_lines_lost", unlabeled(shell.STDERR.lost))
 
     def _work(self) -> Iterator[Metric]:
         p = self.live.progress

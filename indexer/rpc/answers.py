@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -133,10 +133,10 @@ def entries_of(parsed: Any, count: int) -> list[Any] | None:
 class AnswerReader:
     """Reads the answers of one endpoint.
 
-    `name`: display name for errors. `url`: its secrets are removed from what the node says.
+    `name`: display name for errors. `url`: returns the URL in use, whose secrets are removed from what the node says.
     """
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: Callable[[], str]) -> None:
         self.name, self.url = name, url
         self._longest = 0  # The longest batch answered as one.
 
@@ -179,7 +179,7 @@ class AnswerReader:
         return TransientRpcError(f"{problem}: {self._plain(entry)}", self.name)
 
     def _plain(self, value: Any) -> str:
-        return redact_text(f"{value!r:.80}", self.url)
+        return redact_text(f"{value!r:.80}", self.url())
 
     def in_order(
         self, entries: Sequence[Any], first: int, count: int, status: int = 200,
@@ -262,7 +262,7 @@ class AnswerReader:
     def _classified(
         self, code: int, message: str, status: int, headers: Mapping[str, str] | None, backoff: float | None = None
     ) -> RpcError:
-        redacted = redact_text(message, self.url)
+        redacted = redact_text(message, self.url())
         return classify(code, redacted, self.name, status, headers, now=time.time(), backoff=backoff)
 
 

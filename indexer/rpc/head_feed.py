@@ -21,6 +21,7 @@ from indexer.rpc.answers import integer, redact_text
 from indexer.rpc.health import FAILING_S, EndpointHealth
 from indexer.rpc.pool import display_names
 from indexer.rpc.proxy import proxy_of
+from indexer.runtime.secrets import current
 
 log = structlog.get_logger()
 Woken = Literal["notified", "polled", "stopped"]
@@ -166,7 +167,7 @@ class HeadFeed:
 
     async def _subscribe(self, session: aiohttp.ClientSession, url: str, name: str) -> None:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            socket = await session.ws_connect(url, heartbeat=20, max_msg_size=2**20, proxy=proxy_of(url))
+            socket = await session.ws_connect(current(url), heartbeat=20, max_msg_size=2**20, proxy=proxy_of(url))
         async with socket:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 if self.chain_id is not None:

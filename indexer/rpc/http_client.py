@@ -13,13 +13,14 @@ from indexer.errors import RangeTooLargeError, RateLimitedError, RpcCallError, T
 from indexer.rpc.answers import redact_text
 from indexer.rpc.proxy import proxy_of
 from indexer.rpc.wire import parse_json
-from indexer.runtime.secrets import redact
+from indexer.runtime.secrets import current, redact
 
 READ_AHEAD = 1 << 19  # Bytes of a response that the socket may buffer ahead of the reader.
 MAX_COOKIES = 32  # Load balancers pin a client to a backend by cookies; a hostile one must not fill the memory.
 MAX_WAIT_S = 5.0  # If a node asks for a longer wait, the call is left to other endpoints.
 JSON = {"Content-Type": "application/json"}
 _REDIRECTS = (301, 302, 303, 307, 308)
+_KEY_REFUSED = (401, 403)
 
 
 class StopAfterTimeout(stop_base):
@@ -80,6 +81,8 @@ class HttpClient:
         except (aiohttp.ClientError, OSError) as error:
             detail = redact_text(" ".join(str(error).split())[:200], self.url)
             raise TransientRpcError(f"{error_label(error)}: {detail}", self.name) from None
+        if status in _KEY_REFUSED:
+            self.url = current(self.url)  # A key that was rotated in its file is used from the next request on.
         if status in _REDIRECTS:
             target = redact(headers.get("Location", ""))
             raise RpcCallError(f"redirects to {target}: use the URL that answers without a redirect", self.name, status)

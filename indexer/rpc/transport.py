@@ -91,7 +91,7 @@ class Endpoint(HttpClient):
         self._gate, self._budgets = PriorityLock(), budgets or Budgets()
         self._bucket = None if rps is None else TokenBucket(rps)
         self._quiet, self._counting = Backoff(), CallCounting()
-        self._answers = AnswerReader(self.name, url)
+        self._answers = AnswerReader(self.name, lambda: self.url)
         self.health = EndpointHealth()
         self.under_way: dict[int, tuple[str, float]] = {}  # First id -> (method, monotonic time); no probes.
         self.served_at = self.held_until = 0.0  # Last answer to anything but a probe; end of the current delay.

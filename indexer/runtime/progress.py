@@ -164,6 +164,11 @@ class DaemonProgress:
         """Age of the newest projected block relative to the newest known block (s of chain time)."""
         return max(0, self.head_time - self.projected_time) if self.projected_time and self.head_time else 0
 
+    @property
+    def not_holding(self) -> str:
+        """Why this process does not hold the lease."""
+        return "the indexer is starting" if self.mode == STARTING else "another process projects"
+
     def reasons_not_ready(self, tolerated: float = 10.0) -> list[str]:
         """Return why consumers should not trust the rows to be fresh now; empty if they may.
 

@@ -5,7 +5,9 @@ Every error is a ConfigError that names the variable or file and the remedy; no 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,7 +39,44 @@ def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = Fa
     value = text.rstrip("\r\n") if blanks else unquoted(text)
     if not value:
         raise ConfigError(f"{name}_FILE: {path}: empty", f"Write the value to the file, or unset {name}_FILE")
+    if env is None:
+        _names.update(dict.fromkeys([value, *listed(value)], name))
     return value
+
+
+_names: dict[str, str] = {}  # The variable whose file a value, or an entry of a list of URLs, was read from.
+
+
+def current(url: str) -> str:
+    """Return a URL as its file has it now: passwords and keys are rotated while programs run.
+
+    A URL that did not come from a file is returned as it is. So is one whose file cannot be read now, and that of an
+    endpoint whose host the file no longer names.
+    """
+    name = _names.get(url)
+    if name is None:
+        return url
+    try:
+        value = secret(name)
+    except ConfigError:
+        return url
+    if name == "DATABASE_URL":
+        return value
+    same_host = [entry for entry in listed(value) if redact(entry) == redact(url)]
+    return url if url in same_host or not same_host else same_host[0]
+
+
+def remember_files() -> None:
+    """Read every secret that the environment names a file for, so that `current` knows where it came from."""
+    for variable in os.environ:
+        if variable.endswith("_URL_FILE"):
+            with contextlib.suppress(ConfigError):
+                secret(variable.removesuffix("_FILE"))
+
+
+def listed(value: str) -> list[str]:
+    """Return the URLs of a list that is separated by commas or line breaks."""
+    return [entry for part in re.split(r"[,\n]", value) if (entry := unquoted(part))]
 
 
 def unquoted(text: str) -> str:

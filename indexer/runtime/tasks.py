@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +29,30 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Return what a function returns that blocks. It runs in a thread that does not keep the program from ending.
+
+    `asyncio.to_thread` would: a cancellation leaves its thread running, and the interpreter waits for it.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(settled: Callable[[Any], None], value: Any) -> None:
+        if not result.done():
+            settled(value)
+
+    def work() -> None:
+        try:
+            value, settled = function(*arguments), result.set_result
+        except BaseException as error:
+            value, settled = error, result.set_exception  # type: ignore[assignment]
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            loop.call_soon_threadsafe(settle, settled, value)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await result
 
 
 async def run_all(*coroutines: Coroutine[Any, Any, None]) -> None:

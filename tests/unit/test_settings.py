@@ -16,7 +16,7 @@ from indexer.cli.session import warn_about_visible_secrets
 from indexer.db.connection import connect
 from indexer.db.database_url import libpq_url, read_url
 from indexer.errors import ConfigError, DatabaseUnreachableError
-from indexer.runtime import pg_environment, secrets
+from indexer.runtime import secrets, shell
 
 
 def test_a_secret_is_the_variable_or_the_content_of_a_file(tmp_path: Path) -> None:
@@ -117,13 +117,11 @@ def test_the_programs_of_postgresql_get_only_parameters_they_know() -> None:
 
 def test_the_shells_pg_variables_are_removed_and_named() -> None:
     environment = {"PGHOST": "h", "PGSERVICE": "s", "PGPASSFILE": "f", "PGSQL_HOME": "x", "PATH": "/bin"}
-    assert pg_environment.remove_pg_variables(environment) == ["PGHOST", "PGSERVICE"]
+    assert shell.remove_pg_variables(environment) == ["PGHOST", "PGSERVICE"]
     assert environment == {"PGPASSFILE": "f", "PGSQL_HOME": "x", "PATH": "/bin"}
     # Whatever the driver reads from the environment is among them.
     read = set(re.findall(r"""["'](PG[A-Z]+)["']""", inspect.getsource(asyncpg.connect_utils)))
-    assert "PGHOST" in read and pg_environment.remove_pg_variables(dict.fromkeys(read, "x")) == sorted(
-        read - {"PGPASSFILE"}
-    )
+    assert "PGHOST" in read and shell.remove_pg_variables(dict.fromkeys(read, "x")) == sorted(read - {"PGPASSFILE"})
 
 
 @pytest.mark.parametrize("password", ["sec/ret", "se@c/ret", "sec#ret", "sec:ret/x", "s%zzret"])
