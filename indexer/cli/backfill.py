@@ -238,6 +238,8 @@ async def _backfill(
         runner.stop = stop
         await runner.prepare(partial(prepare_schema, url))
         await runner.open()
+        if runner.conn is None:  # It was stopped while it waited for a database or an endpoint.
+            return None
         await stack.enter_async_context(background_task(runner.watchdog(None).run()))
         await stack.enter_async_context(kept_running(embedded_server(options.data_dir, options.pg_bin), stop))
         async with show_backfill_progress(
@@ -245,7 +247,7 @@ async def _backfill(
         ):
             stop.handled = True
             state = await runner.backfill()
-        if not runner.finished(state):
+        if state is None or not runner.finished(state):
             return None
         traffic = executor.traffic(pool) if executor else pool.traffic()
         return _report(state, progress, options.first, last) | {

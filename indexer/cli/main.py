@@ -151,7 +151,9 @@ def _as_database_error(error: Exception) -> DatabaseUnreachableError | None:
     The driver is looked up in `sys.modules`, so that commands without a database do not load it.
     """
     driver = sys.modules.get("asyncpg")
-    if driver is None or not isinstance(error, driver.PostgresError):
+    if driver is None or not isinstance(
+        error, driver.PostgresError | driver.InterfaceError | driver.InternalClientError
+    ):
         return None
     from indexer.db.database_errors import describe
 

@@ -25,7 +25,7 @@ from indexer.errors import (
     SchemaOlderError,
 )
 from indexer.rpc.pool import Pool
-from indexer.runtime import secrets
+from indexer.runtime import secrets, shell
 from indexer.runtime.secrets import redact
 from indexer.runtime.signals import stop_on_signals
 from indexer.runtime.tasks import background_task
@@ -113,11 +113,18 @@ def embedded_server(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServe
     return None if external_url() else EmbeddedServer(data_dir or default_data_dir(), pg_bin)
 
 
+_TLS_VARIABLES = frozenset(["PGSSLMODE", "PGSSLROOTCERT", "PGREQUIRESSL", "PGREQUIREAUTH", "PGCHANNELBINDING"])
+
+
 def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -> str:
     """Return the URL of the deployment's database; start the embedded server and create the database if needed."""
     server = embedded_server(data_dir, pg_bin)
     if server is None:
-        return external_url() or ""
+        url = external_url() or ""
+        if (dropped := _TLS_VARIABLES.intersection(shell.ignored)) and "sslmode=" not in url:
+            remedy = "write sslmode=verify-full (and sslrootcert) into DATABASE_URL"
+            log.warning("tls_variables_ignored", variables=sorted(dropped), remedy=remedy)
+        return url
     server.start()
     name = database_name(deployment_name)
     server.ensure_database(name)

@@ -127,14 +127,16 @@ async def connect(url: str, *, timeout_s: float = STATEMENT_TIMEOUT_S, **setting
     """Open a connection that returns numeric values as int, or as Decimal if they have a fraction.
 
     `timeout_s`: after which a statement is given up (s). `settings`: server settings that override SETTINGS. Raises
-    DatabaseUnreachableError with the redacted URL, and ConfigError for a parameter in it that is not supported.
+    DatabaseUnreachableError with the redacted URL.
     """
+    url = current(url)
     conn: MonitoredConnection | None = None
     try:
-        dsn, limit_s = read_url(current(url))
-        async with asyncio.timeout(limit_s or CONNECT_TIMEOUT_S):
+        dsn, limit_s = read_url(url)
+        limit_s = limit_s or CONNECT_TIMEOUT_S
+        async with asyncio.timeout(limit_s):
             conn = await asyncpg.connect(
-                dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=timeout_s, connection_class=MonitoredConnection,
+                dsn, timeout=limit_s, command_timeout=timeout_s, connection_class=MonitoredConnection,
                 server_settings=SETTINGS | settings,
             )  # fmt: skip
             conn.timeout_s = timeout_s
@@ -154,11 +156,14 @@ def _cause(url: str, error: Exception) -> str:
     Error messages quote parts of a URL that cannot be parsed, and an unescaped character in the password moves the rest
     of the password into the host or the port.
     """
-    if isinstance(error, ValueError | asyncpg.InterfaceError):
+    broken = "not a valid URL; in a password, write characters such as / @ # : as %2F %40 %23 %3A"
+    if isinstance(error, ValueError) and not isinstance(error, asyncpg.InterfaceError):
+        return broken  # Its text quotes parts of the URL.
+    if isinstance(error, asyncpg.InterfaceError):
         try:
             urlsplit(url).port  # noqa: B018 - reading the port raises
         except ValueError:
-            return "not a valid URL; in a password, write characters such as / @ # : as %2F %40 %23 %3A"
+            return broken
     message = " ".join(str(error).split()) or type(error).__name__
     parts = urlsplit(url)
     for password in (parts.password, dict(parse_qsl(parts.query)).get("password")):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from indexer.errors import ConfigError
 
@@ -21,19 +21,24 @@ _LIBPQ = frozenset(
 # Known to libpq, and without effect here: how a connection is kept alive or secured where both sides may choose.
 _LIBPQ_IGNORED = frozenset(
     ["keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "sslsni",
-     "sslcompression", "sslcertmode", "fallback_application_name", "client_encoding", "load_balance_hosts",
+     "sslcompression", "fallback_application_name", "client_encoding", "load_balance_hosts",
      "gssdelegation", "replication"]
 )  # fmt: skip
 # Of Prisma: the size and the habits of its own pool. https://www.prisma.io/docs/orm/overview/databases/postgresql
 _PRISMA_IGNORED = frozenset(
     ["connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "max_idle_connection_lifetime",
-     "max_connection_lifetime", "statement_cache_size", "sslaccept", "sslidentity"]
+     "max_connection_lifetime", "statement_cache_size"]
 )  # fmt: skip
-_OPTIONAL = {"channel_binding": ("disable", "prefer"), "gssencmode": ("disable", "prefer")}  # Any other value: refused.
+# Of these, only values that demand nothing are read over.
+_OPTIONAL = {
+    "channel_binding": ("disable", "prefer"), "gssencmode": ("disable", "prefer"), "sslcertmode": ("disable", "allow"),
+    "sslaccept": ("accept_invalid_certs",),
+}  # fmt: skip
 _REFUSED = {
     "hostaddr": "Write the address in place of the host name",
     "service": "Write host, port and database into the URL: where we work must not depend on a file of this machine",
     "servicefile": "Write host, port and database into the URL",
+    "sslidentity": "Write sslcert and sslkey",
     "require_auth": "Remove it, and have the server's pg_hba.conf demand the method",
 }
 
@@ -56,7 +61,9 @@ def read_url(url: str) -> DatabaseUrl:
             _check_schema(value)
         elif name in _OPTIONAL:
             if value not in _OPTIONAL[name]:
-                raise _refusal(name, value, f"Remove it, or write {name}=prefer: this program cannot do it")
+                raise _refusal(
+                    name, value, f"Write {name}={_OPTIONAL[name][-1]}; to verify the server: sslmode=verify-full"
+                )
         elif name in _REFUSED:
             raise _refusal(name, value, _REFUSED[name])
         elif name not in _LIBPQ_IGNORED | _PRISMA_IGNORED and value:
@@ -66,14 +73,14 @@ def read_url(url: str) -> DatabaseUrl:
 
 def libpq_url(url: str, without: Collection[str] = ()) -> str:
     """Return the URL with the parameters that PostgreSQL's own programs know, but those `without`."""
-    known = (_LIBPQ | _LIBPQ_IGNORED | _OPTIONAL.keys() | {"connect_timeout"}) - set(without)
+    known = (_LIBPQ | _LIBPQ_IGNORED | _OPTIONAL.keys() | {"connect_timeout"}) - {"sslaccept", *without}
     kept = [(name, value) for name, value in parse_qsl(urlsplit(url).query) if name in known]
     return _with_query(url, kept)
 
 
 def _with_query(url: str, parameters: list[tuple[str, str]]) -> str:
     # Not urlunsplit: it would drop the slashes of a URL without a host.
-    return url.partition("?")[0] + ("?" + urlencode(parameters) if parameters else "")
+    return url.partition("?")[0] + ("?" + urlencode(parameters, quote_via=quote) if parameters else "")
 
 
 def _seconds(value: str) -> float | None:

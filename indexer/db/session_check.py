@@ -34,7 +34,7 @@ def is_of_pooler(error: BaseException) -> bool:
 
 async def check_session(conn: asyncpg.Connection, settings: Mapping[str, str]) -> None:
     """Raise ConfigError, with the remedy, for another encoding than UTF8, or for a setting that did not arrive."""
-    encoding = conn.get_settings().server_encoding
+    encoding = getattr(conn.get_settings(), "server_encoding", "UTF8")
     if encoding != "UTF8":
         raise ConfigError(
             f"the encoding of the database is {encoding}, which cannot hold every name",

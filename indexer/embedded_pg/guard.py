@@ -1,7 +1,7 @@
 """Keeps the embedded server running while a daemon or a backfill works on it.
 
 A server that was killed (by the kernel for its memory, by a mistake) is started again: nobody else would do it. One
-that was stopped with `db stop` stays stopped, and the program ends with a code that a supervisor acts on.
+that was stopped (`db stop`, `pg_ctl stop`) stays stopped, and the program ends with a code that a supervisor acts on.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ async def kept_running(server: EmbeddedServer | None, stop: asyncio.Event) -> As
         yield
         return
     async with background_task(_watch(server, stop)) as watching:
-        yield
-        if watching.done():
-            await watching
+        try:
+            yield
+        finally:
+            if watching.done():
+                await watching  # Why the work ended matters more than what it met at its end.
 
 
 async def _watch(server: EmbeddedServer, stop: asyncio.Event) -> None:
@@ -42,7 +44,7 @@ async def _watch(server: EmbeddedServer, stop: asyncio.Event) -> None:
         running = postmaster(server.cluster)
         while True:
             await asyncio.sleep(LOOK_S)
-            if postmaster(server.cluster) is None:
+            if postmaster(server.cluster) is None and not stop.is_set():
                 await _start_again(server, running)
     except Exception:
         stop.set()
@@ -50,7 +52,7 @@ async def _watch(server: EmbeddedServer, stop: asyncio.Event) -> None:
 
 
 async def _start_again(server: EmbeddedServer, before: Postmaster | None) -> None:
-    if server.was_stopped:
+    if not server.died:
         raise EmbeddedServerError(
             f"the embedded PostgreSQL of {server.data_dir} was stopped", "Run the same command again: it starts it"
         )

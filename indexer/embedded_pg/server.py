@@ -88,7 +88,6 @@ class EmbeddedServer:
     def __init__(self, data_dir: Path, pg_bin: Path | None = None) -> None:
         self.data_dir = Path(os.path.abspath(data_dir))
         self.cluster = self.data_dir / "postgres"
-        self._stopped = self.data_dir / "stopped"  # Exists while the server is stopped on purpose.
         self._pg_bin = pg_bin
 
     def start(self) -> None:
@@ -109,7 +108,6 @@ class EmbeddedServer:
                 for _ in range(3):
                     log = self._log()
                     if self._launch(folder, self._choose_port(), claim, log):
-                        self._stopped.unlink(missing_ok=True)
                         return
                     (self.data_dir / "port").unlink(missing_ok=True)
                 raise EmbeddedServerError(f"PostgreSQL failed to start: {log.reason()}", self._remedy())
@@ -122,7 +120,6 @@ class EmbeddedServer:
             running = postmaster(self.cluster)
             if running is None:
                 return False
-            self._stopped.touch()
             try:
                 os.kill(running.pid, signal.SIGINT)
             except PermissionError as error:
@@ -145,9 +142,9 @@ class EmbeddedServer:
             return True
 
     @property
-    def was_stopped(self) -> bool:
-        """Whether somebody stopped the server on purpose since it was started."""
-        return self._stopped.exists()
+    def died(self) -> bool:
+        """Whether a server ended that nobody stopped: one that is stopped removes its postmaster.pid."""
+        return postmaster(self.cluster) is None and (self.cluster / "postmaster.pid").exists()
 
     def status(self) -> Status:
         """Return whether the server runs, and where."""

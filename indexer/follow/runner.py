@@ -219,10 +219,10 @@ class Runner:
                 feed.observe_polled_head(self.progress.head)
                 await feed.wait(self.stop)
 
-    async def backfill(self) -> IndexState:
+    async def backfill(self) -> IndexState | None:
         """Work until first..last is ingested, and projected up to the contiguous end. Returns the index state then.
 
-        Raises errors that lasted longer than BACKFILL_TIMEOUT_S, ReorgTooDeepError, LeaseLostError.
+        None if it was stopped without a connection. Raises errors that last, ReorgTooDeepError, LeaseLostError.
         """
         await self._retry_at_start(self._check_end)
         while not self.stop.is_set():
@@ -238,8 +238,7 @@ class Runner:
                 ):
                     log.info("waiting", reason=self.progress.waiting)
                 await self._pause(0.3)
-        assert self.conn is not None
-        return await self.engine.load_state(self.conn)
+        return None if self.conn is None else await self.engine.load_state(self.conn)
 
     async def _check_end(self) -> None:
         """Check that the end of the range, if stored, is on the chain; else "it is there already" would be a lie."""

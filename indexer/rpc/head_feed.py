@@ -147,7 +147,7 @@ class HeadFeed:
         pause, turn = RECONNECT_PAUSE_S, 0
         async with aiohttp.ClientSession() as session:
             while True:
-                url, name = self.urls[turn % len(self.urls)], self.names[turn % len(self.urls)]
+                url, name = current(self.urls[turn % len(self.urls)]), self.names[turn % len(self.urls)]
                 turn += 1
                 try:
                     await self._subscribe(session, url, name)
@@ -166,8 +166,11 @@ class HeadFeed:
                 pause = min(pause * 2, 30.0)
 
     async def _subscribe(self, session: aiohttp.ClientSession, url: str, name: str) -> None:
+        proxy = proxy_of(url)
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            socket = await session.ws_connect(current(url), heartbeat=20, max_msg_size=2**20, proxy=proxy_of(url))
+            socket = await session.ws_connect(
+                url, heartbeat=20, max_msg_size=2**20, proxy=proxy.url, proxy_headers=proxy.headers
+            )
         async with socket:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 if self.chain_id is not None:

@@ -57,7 +57,7 @@ class HttpClient:
 
     def __init__(self, url: str, name: str, timeout: float, max_response: int) -> None:
         self.url, self.name, self.timeout, self.max_response = url, name, timeout, max_response
-        self.proxy = proxy_of(url)
+        self.proxy, self._key_refused = proxy_of(url), False
         self.connections = 0  # Opened so far; a new one may lead to another machine.
         self._session: aiohttp.ClientSession | None = None
 
@@ -68,12 +68,16 @@ class HttpClient:
             self._session = None
 
     async def _post(self, body: bytes) -> HttpAnswer:
+        if self._key_refused:  # It may have been rotated in its file since.
+            self.url, self._key_refused = current(self.url), False
         session = self._session = self._session or self._open_session()
         if len(session.cookie_jar) > MAX_COOKIES:
             session.cookie_jar.clear()
         try:
             # Redirects are not followed: the request, and the key in the URL, are for this host only.
-            async with session.post(self.url, data=body, headers=JSON, allow_redirects=False) as answer:
+            async with session.post(
+                self.url, data=body, headers=JSON, allow_redirects=False, proxy_headers=self.proxy.headers
+            ) as answer:
                 text = await self._read(answer)
                 status, headers = answer.status, answer.headers
         except TimeoutError as error:
@@ -81,8 +85,7 @@ class HttpClient:
         except (aiohttp.ClientError, OSError) as error:
             detail = redact_text(" ".join(str(error).split())[:200], self.url)
             raise TransientRpcError(f"{error_label(error)}: {detail}", self.name) from None
-        if status in _KEY_REFUSED:
-            self.url = current(self.url)  # A key that was rotated in its file is used from the next request on.
+        self._key_refused = status in _KEY_REFUSED
         if status in _REDIRECTS:
             target = redact(headers.get("Location", ""))
             raise RpcCallError(f"redirects to {target}: use the URL that answers without a redirect", self.name, status)
@@ -110,7 +113,7 @@ class HttpClient:
         trace.on_connection_create_end.append(connected)
         return aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=self.timeout), trace_configs=[trace], read_bufsize=READ_AHEAD,
-            proxy=self.proxy,
+            proxy=self.proxy.url,
         )  # fmt: skip
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:

@@ -29,6 +29,8 @@ def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = Fa
     if value and path:
         raise ConfigError(f"{name} and {name}_FILE are both set", "Unset one of them")
     if not path:
+        if value and not blanks and not unquoted(value):
+            raise ConfigError(f"{name}: empty but for blanks or quotes", f"Write the value, or unset {name}")
         return value if blanks else unquoted(value)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # Editors of Windows begin it with a byte order mark.
@@ -40,30 +42,39 @@ def secret(name: str, env: Mapping[str, str] | None = None, *, blanks: bool = Fa
     if not value:
         raise ConfigError(f"{name}_FILE: {path}: empty", f"Write the value to the file, or unset {name}_FILE")
     if env is None:
-        _names.update(dict.fromkeys([value, *listed(value)], name))
+        _origins.update({entry: (name, position) for position, entry in enumerate(listed(value))} | {value: (name, 0)})
     return value
 
 
-_names: dict[str, str] = {}  # The variable whose file a value, or an entry of a list of URLs, was read from.
+# By value read from a file, and by each entry of a list of URLs: the variable that names the file, and the position.
+_origins: dict[str, tuple[str, int]] = {}
 
 
 def current(url: str) -> str:
     """Return a URL as its file has it now: passwords and keys are rotated while programs run.
 
-    A URL that did not come from a file is returned as it is. So is one whose file cannot be read now, and that of an
-    endpoint whose host the file no longer names.
+    Only what is secret in it may change. If the file names another host or database now, or cannot be read, the URL is
+    returned as it was: what a process works on was checked when it started.
     """
-    name = _names.get(url)
-    if name is None:
+    name, position = _origins.get(url, ("", 0))
+    if not name:
         return url
     try:
         value = secret(name)
     except ConfigError:
         return url
     if name == "DATABASE_URL":
-        return value
-    same_host = [entry for entry in listed(value) if redact(entry) == redact(url)]
-    return url if url in same_host or not same_host else same_host[0]
+        return value if _place(value) == _place(url) else url
+    entries = listed(value)
+    return entries[position] if position < len(entries) and redact(entries[position]) == redact(url) else url
+
+
+def _place(url: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "", url
+    return parts.netloc.rpartition("@")[2], parts.path
 
 
 def remember_files() -> None:

@@ -41,18 +41,15 @@ class LogStream:
     def write(self, text: str) -> int:
         """Write a line; one that cannot be written is counted."""
         try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
             self.lost += self.closed
-            return sys.stderr.write(text)
         except (OSError, ValueError):  # A full disk, a reader that is gone.
             self.lost += 1
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
-        """Hand the lines over to the system."""
-        try:
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            self.lost += 1
+        """Do nothing: each line is handed over when it is written."""
 
 
 STDERR = LogStream()
@@ -64,7 +61,7 @@ def open_standard_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # Takes the lowest free number, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # It takes the lowest free number: this one.
     STDERR.closed = sys.stderr is None
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:

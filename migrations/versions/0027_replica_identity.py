@@ -34,7 +34,9 @@ ATTACHED = """
   IF to_regclass(format('indexer.raw_log_p%s', number)) IS NOT NULL THEN
     RETURN;
   END IF;
-  EXECUTE format('CREATE TABLE indexer.raw_log_p%s (LIKE indexer.raw_log INCLUDING ALL)', number);
+  EXECUTE format('CREATE TABLE indexer.raw_log_p%s (LIKE indexer.raw_log INCLUDING ALL)', number) || COALESCE((
+    SELECT format(' TABLESPACE %I', s.spcname) FROM pg_class c JOIN pg_tablespace s ON s.oid = c.reltablespace
+    WHERE c.oid = 'indexer.raw_log'::regclass), '');
   EXECUTE format(
     'ALTER TABLE indexer.raw_log ATTACH PARTITION indexer.raw_log_p%s FOR VALUES FROM (%s) TO (%s)',
     number, number * size, (number + 1) * size

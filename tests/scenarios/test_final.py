@@ -116,7 +116,7 @@ async def test_e08_a_backfill(young: Stage, balanced: bool, bulk: bool, monkeypa
     nodes = (0,) if balanced else (0, 1)
     daemon = await young.start(*nodes, settled=False, max_blocks=2, first=0, last=FINAL)
     state = await daemon.runner.backfill()
-    assert state.floor == FINAL and daemon.runner.finished(state)
+    assert state is not None and state.floor == FINAL and daemon.runner.finished(state)
     await young.untouched(young.at(young.main, FINAL))
     not_blamed(daemon)
     await daemon.stop()

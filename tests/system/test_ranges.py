@@ -49,7 +49,7 @@ async def test_a_node_that_serves_few_blocks_at_once_is_read_whole(
         runner = Runner(deployment, url, pool, DaemonProgress(), EngineOptions(first=0, last=length - 1))
         await runner.open()
         state = await runner.backfill()
-        assert state.checkpoint is not None and state.checkpoint.number == length - 1
+        assert state is not None and state.checkpoint is not None and state.checkpoint.number == length - 1
         assert runner.conn is not None
         rows = await runner.conn.fetch("SELECT amount FROM token_transfer ORDER BY unique_id")
         assert [r["amount"] for r in rows] == list(numbers)

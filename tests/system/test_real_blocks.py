@@ -71,7 +71,7 @@ async def test_every_transfer_of_the_real_blocks_is_a_row_and_nothing_else_is(
             runner = Runner(chain, url, pool, DaemonProgress(), EngineOptions(first=number, last=number))
             await runner.open()
             state = await runner.backfill()
-            assert state.checkpoint is not None and state.checkpoint.number == number
+            assert state is not None and state.checkpoint is not None and state.checkpoint.number == number
             assert runner.conn is not None
             rows = await runner.conn.fetch(
                 "SELECT id, token, from_address, to_address, amount, block_number, block_timestamp, transaction_hash,"

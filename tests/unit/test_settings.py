@@ -76,8 +76,47 @@ def test_a_url_becomes_what_postgresqls_programs_read(url: str, expected: dict[s
     assert libpq_environment(url) == expected
 
 
+def test_only_what_is_secret_in_a_file_may_change_while_a_program_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, endpoints = tmp_path / "database", tmp_path / "endpoints"
+    monkeypatch.setenv("DATABASE_URL_FILE", str(database))
+    monkeypatch.setenv("REYA_RPC_URL_FILE", str(endpoints))
+    database.write_text("postgresql://u:one@h:5/d")
+    endpoints.write_text("https://a.example/KEY-A\nhttps://a.example/KEY-B")
+    url = secrets.secret("DATABASE_URL")
+    first, second = config.load("reya").endpoints("RPC")
+    assert (secrets.current(url), secrets.current(first), secrets.current("other")) == (url, first, "other")
+    database.write_text("postgresql://w:two@h:5/d")
+    endpoints.write_text("https://a.example/KEY-A\nhttps://a.example/KEY-B2\n")
+    assert secrets.current(url) == "postgresql://w:two@h:5/d"
+    assert (secrets.current(first), secrets.current(second)) == (first, "https://a.example/KEY-B2")
+    # Another place was never checked, so it takes a restart; so does a file that is being written.
+    for text in ("postgresql://u:one@h:5/other", "postgresql://u:one@elsewhere:5/d", ""):
+        database.write_text(text)
+        assert secrets.current(url) == url
+    endpoints.write_text("https://b.example/KEY-B3")
+    assert (secrets.current(first), secrets.current(second)) == (first, second)
+
+
+async def test_a_rotated_password_that_is_not_escaped_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "url"
+    monkeypatch.setenv("DATABASE_URL_FILE", str(file))
+    file.write_text("postgresql://u:one@127.0.0.1:1/db")
+    url = secrets.secret("DATABASE_URL")
+    for password in ("NEWse/cret", "NEW#secret", "NEW?secret", "NEW@se:cret", "NEWx\u2100y"):
+        for given in (url, f"postgresql://u:{password}@127.0.0.1:1/db"):
+            file.write_text(f"postgresql://u:{password}@127.0.0.1:1/db")
+            with pytest.raises(DatabaseUnreachableError) as told:
+                await connect(given)
+            assert "NEW" not in told.value.message and "cret" not in told.value.message, told.value.message
+
+
 AS_COPIED = (
-    "schema=public", "connection_limit=5", "pool_timeout=10", "pgbouncer=true", "socket_timeout=3", "sslaccept=strict",
+    "schema=public", "connection_limit=5", "pool_timeout=10", "pgbouncer=true", "socket_timeout=3",
+    "sslaccept=accept_invalid_certs",
     "channel_binding=prefer", "gssencmode=disable", "keepalives=1", "keepalives_idle=30", "tcp_user_timeout=1000",
     "fallback_application_name=psql", "connect_timeout=10", "client_encoding=utf8", "load_balance_hosts=disable",
 )  # fmt: skip
@@ -98,6 +137,7 @@ def test_what_libpq_or_prisma_write_and_changes_nothing_is_taken(parameter: str)
         "channel_binding=require",
         "gssencmode=require",
         "hostaddr=10.0.0.1",
+        "sslaccept=strict",
         "service=x",
         "connect_timeout=soon",
     ],

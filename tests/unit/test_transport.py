@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -24,7 +25,7 @@ from indexer.errors import (
 )
 from indexer.rpc import rate_limit, transport
 from indexer.rpc.answers import Call
-from indexer.rpc.proxy import proxy_of
+from indexer.rpc.proxy import Proxy, proxy_of
 from indexer.rpc.reader import Reader
 from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
 from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, TRUNCATED, Hang, Say, StubNode, hash_of, log_of
@@ -632,32 +633,33 @@ async def test_an_endpoint_is_reached_through_the_proxy_of_the_environment(
     asked: list[str] = []
 
     async def forward(request: web.BaseRequest) -> web.Response:
-        asked.append(str(request.url))
+        asked.append(f"{request.headers.get('Proxy-Authorization')} {request.url}")
         return web.json_response({"jsonrpc": "2.0", "id": 0, "result": hex(1729)})
 
     runner = web.ServerRunner(web.Server(forward))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     proxy = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    monkeypatch.setenv(variable, proxy)
+    monkeypatch.setenv(variable, proxy.replace("//", "//u:p%40w@"))
     endpoint = Endpoint("http://node.invalid:8545/key")
     try:
         assert await endpoint.call(*CHAIN_ID) == hex(1729)
-        assert asked == ["http://node.invalid:8545/key"]
+        assert asked == [f"{aiohttp.encode_basic_auth('u', 'p@w')} http://node.invalid:8545/key"]
     finally:
         await endpoint.close()
         await runner.cleanup()
-    assert proxy_of("http://u:p@node.example") == proxy
+    assert proxy_of("http://u:p@node.example").url == proxy
     for local in ("http://127.0.0.1:1", "http://localhost:1", "ws://[::1]:1"):
-        assert proxy_of(local) is None
+        assert proxy_of(local) == Proxy()
     monkeypatch.setenv("NO_PROXY", "other.example,.invalid")
-    assert proxy_of("http://node.invalid:8545/key") is None
+    assert proxy_of("http://node.invalid:8545/key") == Proxy()
 
 
 def test_websockets_go_through_the_proxy_of_their_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
-    assert proxy_of("wss://node.example") == "http://proxy.example:3128" == proxy_of("https://node.example")
-    assert proxy_of("ws://node.example") is None
+    monkeypatch.setenv("HTTPS_PROXY", "user:secret@proxy.example:3128")
+    proxy = Proxy("http://proxy.example:3128", {"Authorization": aiohttp.encode_basic_auth("user", "secret")})
+    assert proxy_of("wss://node.example") == proxy == proxy_of("https://node.example")
+    assert proxy_of("ws://node.example") == Proxy()
 
 
 def test_a_proxy_that_does_not_speak_http_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -665,3 +667,32 @@ def test_a_proxy_that_does_not_speak_http_is_refused_by_name(monkeypatch: pytest
     with pytest.raises(ConfigError, match=r"ALL_PROXY.*socks5://proxy\.example:1080") as told:
         Endpoint("https://node.example")
     assert "NO_PROXY" in told.value.remedy and "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["http://user:PRO#XYSECRET@proxy:3128", "http://user:a[PROXYSECRET@h", "http://"])
+def test_a_proxy_that_cannot_be_parsed_is_refused_without_its_password(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", text)
+    with pytest.raises(ConfigError) as told:
+        Endpoint("http://node.example")
+    assert "SECRET" not in str(told.value) and "HTTP_PROXY" in told.value.message
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp leaves the socket open
+async def test_an_error_of_a_proxy_does_not_tell_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=407)
+
+    runner = web.ServerRunner(web.Server(refuse))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:PROXYSECRET@127.0.0.1:{runner.addresses[0][1]}")
+    endpoint = Endpoint("https://node.invalid/key", timeout=2.0)
+    try:
+        with pytest.raises(RpcError) as told:
+            await endpoint.call(*CHAIN_ID)
+        assert "PROXYSECRET" not in str(told.value)
+    finally:
+        await endpoint.close()
+        await runner.cleanup()

@@ -85,7 +85,7 @@ class EndpointDoctor:
             self.found.fix("chain id", detail, "Use an endpoint of the deployment's chain, or another --chain")
             return False
         self.found.good("chain id", str(chain))
-        if proxy := self.reader.endpoint.proxy:
+        if proxy := self.reader.endpoint.proxy.url:
             self.found.note(
                 "proxy", f"reached through {redact(proxy)}", "To connect directly, add its host to NO_PROXY"
             )
@@ -267,8 +267,10 @@ async def examine_socket(deployment: Deployment, url: str, name: str) -> list[Do
     """Examine a WebSocket endpoint: whether it opens, serves the deployment's chain and accepts a subscription."""
     found = DoctorFindings(name)
     try:
-        session = aiohttp.ClientSession(proxy=proxy_of(url))
-        async with asyncio.timeout(15), session, session.ws_connect(url) as socket:
+        proxy = proxy_of(url)
+        session = aiohttp.ClientSession(proxy=proxy.url)
+        opening = session.ws_connect(url, proxy_headers=proxy.headers)
+        async with asyncio.timeout(15), session, opening as socket:
             chain = await _call(socket, 1, "eth_chainId", [])
             if chain != hex(deployment.chain_id):
                 detail = f"serves chain {chain!r:.40}, the deployment is chain {deployment.chain_id}"
