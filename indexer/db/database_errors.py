@@ -29,8 +29,9 @@ CONNECT_ERRORS: tuple[type[Exception], ...] = (
 )  # fmt: skip
 DATABASE_ERRORS: tuple[type[Exception], ...] = (DatabaseUnreachableError, asyncpg.PostgresError, *CONNECTION_ERRORS)
 
+_NOT_SET_UP = "not set up as required"
 _NAMES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    ((ConfigError,), "not set up as required"),
+    ((ConfigError,), _NOT_SET_UP),
     ((asyncpg.exceptions.TargetServerAttributeNotMatched,), "no host with the demanded target_session_attrs"),
     ((asyncpg.CannotConnectNowError,), "starting, stopping or recovering"),
     ((asyncpg.AdminShutdownError, asyncpg.CrashShutdownError), "was shut down"),
@@ -86,6 +87,8 @@ def root_cause(error: BaseException) -> BaseException:
 def describe(error: BaseException) -> str | None:
     """Return a name that people can act on; None for an error that is not the database's, or is our own fault."""
     cause = root_cause(error)
+    if isinstance(cause, asyncpg.PostgresError) and is_of_pooler(cause):
+        return f"the database: {_NOT_SET_UP}"
     return next((f"the database: {name}" for types, name in _NAMES if isinstance(cause, types)), None)
 
 
@@ -96,4 +99,5 @@ def database_wait_name(error: BaseException) -> str:
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether a program that is starting should wait instead of ending with an error."""
-    return isinstance(root_cause(error), _TRANSIENT)
+    cause = root_cause(error)
+    return isinstance(cause, _TRANSIENT) and not is_of_pooler(cause)
