@@ -46,6 +46,8 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     def work() -> None:
         try:
             value, settled = function(*arguments), result.set_result
+        except StopIteration as error:  # No future takes it.
+            value, settled = RuntimeError(repr(error)), result.set_exception  # type: ignore[assignment]
         except BaseException as error:
             value, settled = error, result.set_exception  # type: ignore[assignment]
         with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.

@@ -301,7 +301,7 @@ async def test_o03_a_password_that_is_rotated_in_its_file_is_used(
         await admin.close()
 
 
-@pytest.mark.parametrize("end", ["killed", "stopped"])
+@pytest.mark.parametrize("end", ["killed", "stopped", "stopped by its own signal"])
 async def test_o17_an_embedded_server_that_ends_is_started_again_or_ends_the_program(end: str, tmp_path: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="reya-indexer-o17-", dir="/tmp"))
     folder.chmod(0o755)
@@ -314,8 +314,11 @@ async def test_o17_an_embedded_server_that_ends_is_started_again_or_ends_the_pro
             until(lambda: server.status().running and "following" in (tmp_path / "log").read_text(), "it follows")
             url = server.url("reya_indexer_reya")
             await wait_synced(url, *node.head())
-            if end == "stopped":
-                assert run("db", "stop", env=env).returncode == 0
+            if end != "killed":
+                if end == "stopped":
+                    assert run("db", "stop", env=env).returncode == 0
+                else:  # As pg_ctl does it: perhaps to move the cluster away and restore a backup.
+                    os.kill(server.status().pid or 0, signal.SIGINT)
                 assert daemon.process.wait(PATIENCE) == 19
                 assert "was stopped" in (tmp_path / "log").read_text() and not server.status().running
                 return
