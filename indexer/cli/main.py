@@ -101,7 +101,9 @@ def main() -> None:
     shell.open_standard_streams()
     shell.replace_what_cannot_be_encoded()
     shell.remove_pg_variables()
-    sys.exit(_run())
+    code = _run()
+    shell.discard_unwritable()
+    sys.exit(code)
 
 
 def _run() -> int:

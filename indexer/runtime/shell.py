@@ -83,6 +83,18 @@ def discard_stdout() -> None:
         os.close(null)
 
 
+def discard_unwritable() -> None:
+    """Send nowhere what cannot be written: the interpreter would fail on it while it ends, with exit code 120."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, number)
+                os.close(null)
+
+
 def write_error(line: str) -> None:
     """Write the last line of a command to stderr, if that can be written."""
     with contextlib.suppress(OSError, ValueError):
