@@ -116,5 +116,6 @@ def remove_pg_variables(environment: MutableMapping[str, str] = os.environ) -> l
     found = sorted(name for name in environment if name in _LIBPQ)
     for name in found:
         del environment[name]
-    ignored[:] = found
+    if environment is os.environ:
+        ignored[:] = found
     return found
