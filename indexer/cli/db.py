@@ -18,7 +18,7 @@ from indexer.cli.roles import roles_command
 from indexer.cli.session import external_url, open_url
 from indexer.db.database_url import libpq_url
 from indexer.embedded_pg import binaries
-from indexer.embedded_pg.server import EmbeddedServer, default_data_dir
+from indexer.embedded_pg.server import EmbeddedServer
 from indexer.errors import EmbeddedServerError, ExitCode, IndexerError
 from indexer.runtime import log_setup, secrets
 
@@ -41,7 +41,7 @@ def _embedded(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServer:
             f"DATABASE_URL is set ({secrets.redact(url)}): the embedded server is not used",
             "Unset DATABASE_URL to manage the embedded server",
         )
-    return EmbeddedServer(data_dir or default_data_dir(), pg_bin)
+    return EmbeddedServer(data_dir, pg_bin)
 
 
 @db_group.command("start", epilog="\b\nExample:\n  reya-indexer db start --data-dir /srv/reya")
@@ -71,7 +71,7 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     if url:
         answer: dict[str, object] = {"external": True, "url": secrets.redact(url)}
     else:
-        answer = {"external": False} | asdict(EmbeddedServer(data_dir or default_data_dir()).status())
+        answer = {"external": False} | asdict(EmbeddedServer(data_dir).status())
     if as_json:
         click.echo(json.dumps(answer))
     else:

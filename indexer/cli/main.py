@@ -120,7 +120,6 @@ def _run() -> int:
         shell.write_error("interrupted")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        shell.discard_stdout()
         return ExitCode.STDOUT_CLOSED
     except IndexerError as error:
         shell.write_error(f"error: {error}")
@@ -128,7 +127,6 @@ def _run() -> int:
     except Exception as error:
         if (known := _as_database_error(error) or _as_file_error(error)) is None:
             raise
-        shell.discard_stdout()
         shell.write_error(f"error: {known}")
         return known.exit_code
 

@@ -15,7 +15,7 @@ import structlog
 
 from indexer.config import Deployment
 from indexer.db.connection import Connection, connection
-from indexer.embedded_pg.server import EmbeddedServer, database_name, default_data_dir
+from indexer.embedded_pg.server import EmbeddedServer, database_name
 from indexer.errors import (
     ConfigError,
     ExitCode,
@@ -110,7 +110,7 @@ def external_url() -> str | None:
 
 def embedded_server(data_dir: Path | None, pg_bin: Path | None) -> EmbeddedServer | None:
     """Return the embedded server; None if DATABASE_URL names another."""
-    return None if external_url() else EmbeddedServer(data_dir or default_data_dir(), pg_bin)
+    return None if external_url() else EmbeddedServer(data_dir, pg_bin)
 
 
 _TLS_VARIABLES = frozenset(["PGSSLMODE", "PGSSLROOTCERT", "PGREQUIRESSL", "PGREQUIREAUTH", "PGCHANNELBINDING"])
@@ -118,13 +118,13 @@ _TLS_VARIABLES = frozenset(["PGSSLMODE", "PGSSLROOTCERT", "PGREQUIRESSL", "PGREQ
 
 def open_url(deployment_name: str, data_dir: Path | None, pg_bin: Path | None) -> str:
     """Return the URL of the deployment's database; start the embedded server and create the database if needed."""
-    server = embedded_server(data_dir, pg_bin)
-    if server is None:
-        url = external_url() or ""
+    url = external_url()
+    if url:
         if (dropped := _TLS_VARIABLES.intersection(shell.ignored)) and "sslmode=" not in url:
             remedy = "write sslmode=verify-full (and sslrootcert) into DATABASE_URL"
             log.warning("tls_variables_ignored", variables=sorted(dropped), remedy=remedy)
         return url
+    server = EmbeddedServer(data_dir, pg_bin)
     server.start()
     name = database_name(deployment_name)
     server.ensure_database(name)

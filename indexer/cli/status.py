@@ -47,15 +47,13 @@ def _show(answer: dict[str, Any]) -> None:
     summary = Table(show_header=False, box=None)
     if unproven := answer.get("unproven"):
         answer["unproven"] = f"{unproven['positions']} positions, since an unread log in block {unproven['from_block']}"
-    if blamed := answer.get("blamed"):
-        answer["blamed"] = ", ".join(f"{endpoint}: {count}" for endpoint, count in blamed.items())
     if head_proof := answer.get("head_proof"):
         answer["head_proof"] = _head_proof(head_proof)
     for key, value in answer.items():
         if key == "attested":
             for grade, attested in value.items():
                 summary.add_row(grade, _attested(attested))
-        elif key not in ("coverage", "rows", "incidents", "bound" if value else ""):
+        elif key not in ("coverage", "rows", "incidents") and (key, value) != ("bound", True):
             summary.add_row(key.replace("_", " "), _shown(key, value))
     console.print(summary)
     if not answer["bound"]:

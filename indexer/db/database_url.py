@@ -29,6 +29,7 @@ _PRISMA_IGNORED = frozenset(
     ["connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "max_idle_connection_lifetime",
      "max_connection_lifetime", "statement_cache_size"]
 )  # fmt: skip
+_IGNORED = _LIBPQ_IGNORED | _PRISMA_IGNORED
 # Of these, only values that demand nothing are read over.
 _OPTIONAL = {
     "channel_binding": ("disable", "prefer"), "gssencmode": ("disable", "prefer"), "sslcertmode": ("disable", "allow"),
@@ -66,7 +67,7 @@ def read_url(url: str) -> DatabaseUrl:
                 )
         elif name in _REFUSED:
             raise _refusal(name, value, _REFUSED[name])
-        elif name not in _LIBPQ_IGNORED | _PRISMA_IGNORED and value:
+        elif name not in _IGNORED and value:
             kept.append((name, value))
     return DatabaseUrl(_with_query(url, kept), timeout)
 

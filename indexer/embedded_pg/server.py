@@ -83,10 +83,13 @@ _CHILDREN: list[subprocess.Popen[bytes]] = []
 
 
 class EmbeddedServer:
-    """The server of one data folder. Every method raises EmbeddedServerError with a remedy."""
+    """The server of one data folder, by default `default_data_dir()`.
 
-    def __init__(self, data_dir: Path, pg_bin: Path | None = None) -> None:
-        self.data_dir = Path(os.path.abspath(data_dir))
+    Every method raises EmbeddedServerError with a remedy.
+    """
+
+    def __init__(self, data_dir: Path | None = None, pg_bin: Path | None = None) -> None:
+        self.data_dir = Path(os.path.abspath(data_dir or default_data_dir()))
         self.cluster = self.data_dir / "postgres"
         self._pg_bin = pg_bin
 

@@ -283,7 +283,7 @@ class AdaptiveBatch:
                 if self._grown:  # Length may be what is limited, in words of a rate: it is not tried again soon.
                     shorter = max(shorter, min(calls - 1, self.size - self._grown))
                     self._want_more_answers()
-                    self._grown, self._careful = 0, True
+                    self._careful = True
                 self._shrink(shorter)
                 self._limits = 0
                 self._shortened += 1

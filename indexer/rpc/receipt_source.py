@@ -8,6 +8,7 @@ come (a gateway's error, a timeout) is none until it fails to come several times
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from indexer.rpc.health import MethodSupport
 from indexer.rpc.transport import Endpoint
 
 BLOCK, SINGLE = "eth_getBlockReceipts", "eth_getTransactionReceipt"
+CONTROL_WAIT_S = 5.0  # For an answer that shows whether a method or the endpoint is at fault.
 MAX_UNANSWERED = 3  # Rate limits or failed requests in a row after which a method counts as not served, for a while.
 
 log = structlog.get_logger()
@@ -97,8 +99,12 @@ class ReceiptSource:
         return self._unanswered[method] >= MAX_UNANSWERED
 
     async def _control(self, call: Call) -> Any:
-        answers = await self.endpoint.control([call])
-        return answers and answers[0]
+        """Return the answer to a control question; None if there is none."""
+        try:
+            async with asyncio.timeout(CONTROL_WAIT_S):
+                return await self.endpoint.call(*call)
+        except (RpcError, TimeoutError):
+            return None
 
     async def _by_transaction(self, headers: Sequence[Header]) -> list[Any] | None:
         if self.support.rests(SINGLE, time.monotonic()):

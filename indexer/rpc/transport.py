@@ -51,7 +51,6 @@ from indexer.rpc.rate_limit import Backoff, CallCounting, TokenBucket, current_p
 from indexer.runtime.secrets import redact
 
 MAX_ATTEMPTS = 4
-CONTROL_WAIT_S = 5.0  # For an answer that shows whether a length, a method or the endpoint is at fault.
 _ABOUT_LENGTH = (RateLimitedError, BatchUnsupportedError, RangeTooLargeError)  # May mean that a batch was too long.
 _backoff = wait_random_exponential(multiplier=0.15, max=3)
 
@@ -110,14 +109,6 @@ class Endpoint(HttpClient):
     async def call(self, method: str, params: Sequence[Any]) -> Any:
         """Return the result of one call."""
         return (await self._retried([(method, params)], single=True)).values[0]
-
-    async def control(self, calls: Sequence[Call]) -> list[Any] | None:
-        """Return the answers to a control question; None if it fails, or takes longer than CONTROL_WAIT_S."""
-        try:
-            async with asyncio.timeout(CONTROL_WAIT_S):
-                return (await self._retried(calls, single=len(calls) == 1)).values
-        except (RpcError, TimeoutError):
-            return None
 
     async def batch(self, calls: Sequence[Call]) -> list[Any]:
         """Return results in call order, or raise the first call's error. One request if the node takes batches."""
@@ -387,5 +378,5 @@ class Endpoint(HttpClient):
         entries = entries_of(answer.parsed, len(calls))
         if entries is None:
             raise self._answers.batch_refusal(answer.parsed, len(calls), answer.status, answer.headers)
-        status = 429 if answer.status == 429 else 200  # Any other status says nothing about each entry.
-        return Results(self._answers.in_order(entries, first, len(calls), status, answer.headers), answer.size)
+        values = self._answers.in_order(entries, first, len(calls), answer.status, answer.headers)
+        return Results(values, answer.size)

@@ -75,14 +75,6 @@ def replace_what_cannot_be_encoded() -> None:
             stream.reconfigure(errors="replace")
 
 
-def discard_stdout() -> None:
-    """Send what is left for stdout nowhere, because the interpreter would fail on it again while it ends."""
-    with contextlib.suppress(OSError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.close(null)
-
-
 def discard_unwritable() -> None:
     """Send nowhere what cannot be written: the interpreter would fail on it while it ends, with exit code 120."""
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):

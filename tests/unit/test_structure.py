@@ -21,7 +21,7 @@ MAX_MODULES, MAX_LINES, MIN_LINES, MAX_SMALL = 225, 350, 40, 15
 
 # Modules above MAX_LINES, with the most lines that each may have.
 LONG = {
-    "errors.py": 385, "rpc/transport.py": 391, "projector/writer.py": 373,
+    "errors.py": 385, "rpc/transport.py": 382, "projector/writer.py": 373,
     "check/position_replay.py": 376,
 }  # fmt: skip
 
