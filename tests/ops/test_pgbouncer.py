@@ -18,6 +18,8 @@ from indexer.embedded_pg.server import EmbeddedServer
 from tests.ops.conftest import program
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import run
+from tests.support.postgres import own_postgres
+from tests.support.sockets import listens
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.ops
@@ -29,14 +31,9 @@ IGNORED = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedServer]:
-    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-pooled-", dir="/tmp"))
-    folder.chmod(0o755)
-    made = EmbeddedServer(folder)
-    made.start()
-    made.ensure_database("pooled")
-    yield made
-    made.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with own_postgres("pooled") as made:
+        made.ensure_database("pooled")
+        yield made
 
 
 @contextlib.contextmanager
@@ -61,11 +58,6 @@ def pooler(server: EmbeddedServer, mode: str, ignored: str) -> Iterator[str]:
         process.terminate()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def listens(port: int) -> bool:
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return any(fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in map(str.split, lines))
 
 
 @pytest.mark.parametrize("ignored", IGNORED)

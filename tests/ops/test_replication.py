@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
@@ -18,6 +15,7 @@ from indexer.projector.reproject import project_again
 from tests.chaos.databases import Databases
 from tests.scenarios.harness import Stage
 from tests.scenarios.test_head_proof import places
+from tests.support.postgres import own_postgres
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.ops
@@ -26,25 +24,21 @@ pytestmark = pytest.mark.ops
 @pytest.fixture(scope="module")
 def copies() -> Iterator[Databases]:
     """Of a server that writes what logical replication needs."""
-    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-replication-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = EmbeddedServer(folder)
-    server.start()
+    with own_postgres("replication") as server:
+        asyncio.run(configure(server))
+        server.stop()
+        server.start()
+        yield Databases(server)
 
-    async def configure() -> None:
-        conn = await asyncpg.connect(server.url("postgres"))
-        await conn.execute("ALTER SYSTEM SET wal_level = 'logical'")
-        for name, value in (("max_sync_workers_per_subscription", 8), ("max_logical_replication_workers", 12),
-                            ("max_worker_processes", 20), ("wal_retrieve_retry_interval", 100)):  # fmt: skip
-            await conn.execute(f"ALTER SYSTEM SET {name} = {value}")
-        await conn.close()
 
-    asyncio.run(configure())
-    server.stop()
-    server.start()
-    yield Databases(server)
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+async def configure(server: EmbeddedServer) -> None:
+    """What logical replication needs, and that does not wait between two tables."""
+    conn = await asyncpg.connect(server.url("postgres"))
+    await conn.execute("ALTER SYSTEM SET wal_level = 'logical'")
+    for name, value in (("max_sync_workers_per_subscription", 8), ("max_logical_replication_workers", 12),
+                        ("max_worker_processes", 20), ("wal_retrieve_retry_interval", 100)):  # fmt: skip
+        await conn.execute(f"ALTER SYSTEM SET {name} = {value}")
+    await conn.close()
 
 
 @pytest.fixture

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,20 +26,17 @@ from indexer.runtime.tasks import background_task
 from tests.chaos.databases import Databases
 from tests.chaos.pgfaults import FILLER, FULL, fill, paused, small_disk
 from tests.scenarios.harness import DEVNET, Daemon, Stage
+from tests.support.postgres import own_postgres
 from tests.support.waiting import PATIENCE, eventually, guard
 
 
 @pytest.fixture(scope="module")
 def troubled() -> Iterator[EmbeddedServer]:
     """A PostgreSQL that no other module uses."""
-    folder = Path(tempfile.mkdtemp(prefix="reya-indexer-trouble-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = EmbeddedServer(folder)
-    server.start()
-    asyncio.run(admin(server, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))  # its end is no checkpoint
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with own_postgres("trouble") as server:
+        # Its end is no checkpoint.
+        asyncio.run(admin(server, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from indexer.embedded_pg.processes import postmaster, serves
 from indexer.embedded_pg.server import EmbeddedServer, database_name, default_data_dir
 from indexer.errors import EmbeddedServerError
 from tests.support.daemon import PROGRAM, environment, run
+from tests.support.postgres import own_postgres
 from tests.support.waiting import PATIENCE, ended, eventually, until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another user")
@@ -50,14 +51,9 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def made() -> Iterator[Path]:
     """A data folder whose cluster is initialised, with a database `kept`."""
-    path = Path(tempfile.mkdtemp(prefix="reya-indexer-pg-made-", dir="/tmp"))
-    path.chmod(0o755)
-    server = EmbeddedServer(path)
-    server.start()
-    server.ensure_database("kept")
-    yield path
-    server.stop()
-    shutil.rmtree(path, ignore_errors=True)
+    with own_postgres("pg-made") as server:
+        server.ensure_database("kept")
+        yield server.data_dir
 
 
 @pytest.fixture

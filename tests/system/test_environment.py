@@ -24,6 +24,7 @@ from indexer.embedded_pg.processes import postmaster
 from indexer.embedded_pg.server import EmbeddedServer
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import PROGRAM, Daemon, environment, get, run, wait_synced
+from tests.support.sockets import connected_to
 from tests.support.waiting import PATIENCE, until
 
 HOSTILE = {
@@ -252,12 +253,6 @@ def test_o14_process_1_ends_at_once(busy_seconds: float) -> None:
             assert process.wait(PATIENCE) == 130 and time.monotonic() - asked < 12 + busy_seconds
         finally:
             process.kill()
-
-
-def connected_to(port: int) -> bool:
-    """Whether a client has a connection to the port."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return any(fields[2].endswith(f":{port:04X}") and fields[3] == "01" for fields in map(str.split, lines))
 
 
 @pytest.fixture
