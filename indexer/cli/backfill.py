@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import time
@@ -30,19 +29,17 @@ from indexer.cli.options import (
 )
 from indexer.cli.progress_bars import show_backfill_progress, stderr_is_terminal
 from indexer.cli.session import (
-    StopRequest,
     embedded_server,
     open_pool,
     open_url,
     prepare_schema,
     rpc_endpoints,
-    run_stoppable,
-    run_until_signal,
+    say_if_interrupted,
 )
 from indexer.config import Deployment
 from indexer.decode.block_times import time_fields_of
 from indexer.embedded_pg.guard import kept_running
-from indexer.errors import ConfigError, EndpointUnreachableError, ExitCode
+from indexer.errors import ConfigError, EndpointUnreachableError
 from indexer.follow.catch_up import DEFER_BLOCKS
 from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
@@ -52,7 +49,7 @@ from indexer.ingest.process_pool import WorkerPool
 from indexer.ingest.worker import WorkerConfig
 from indexer.ingest.worker_fork import ForkedWorker, fork_workers
 from indexer.rpc.pool import Pool
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 from indexer.runtime.progress import DaemonProgress
 from indexer.runtime.tasks import background_task, in_thread
 from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching
@@ -166,16 +163,14 @@ def backfill_command(
         log_format,
     )
     if dry_run:
-        planned = asyncio.run(run_until_signal(_estimate(options)))
-        if planned is None:
-            raise click.Abort
+        planned = signals.run(_estimate(options))
         click.echo(json.dumps(planned) if as_json else _plan_summary(planned))
         return
     forked = fork_workers(_max_parallelism(options))
-    report = asyncio.run(run_stoppable(partial(_backfill, options, forked)))
-    if report is None:
-        click.echo("interrupted: committed work is kept; run the same command again to continue", err=True)
-        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
+    with say_if_interrupted("committed work is kept; run the same command again to continue"):
+        report = signals.run_stoppable(partial(_backfill, options, forked))
+        if report is None:
+            raise KeyboardInterrupt
     click.echo(json.dumps(report) if as_json else _summary(report))
 
 
@@ -212,7 +207,7 @@ async def _estimate(options: BackfillOptions) -> dict[str, Any]:
 
 
 async def _backfill(
-    options: BackfillOptions, workers: Sequence[ForkedWorker], stop: StopRequest
+    options: BackfillOptions, workers: Sequence[ForkedWorker], stop: signals.StopRequest
 ) -> dict[str, Any] | None:  # fmt: skip
     """Run the backfill and return its report; None if it was stopped early.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from indexer.check.invariants import INVARIANTS
 from indexer.check.position_replay import Drift, Reconciliation
 from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option
 from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, run_until_signal
+from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, say_if_interrupted
 from indexer.config import Deployment
 from indexer.db.connection import DAY_S, Connection, patient
 from indexer.errors import ExitCode, RefusedError
 from indexer.projector.writer import Writer
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 from indexer.runtime.tasks import in_thread
 from indexer.store.index_state import IndexState, binding, load_index_state
 
@@ -84,10 +83,8 @@ def check_command(
     deployment = config.load(chain)
     endpoints = rpc_endpoints(deployment, rpc_urls) if rpc_urls else ()
     options = CheckOptions(deployment, sample, recompute, strict, endpoints, views, rps, data_dir, pg_bin)
-    done = asyncio.run(run_until_signal(_check(options)))
-    if done is None:
-        click.echo("interrupted: nothing was changed", err=True)
-        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
+    with say_if_interrupted("nothing was changed"):
+        done = signals.run(_check(options))
     click.echo(json.dumps(done) if as_json else _summary(done))
     if done["drifts"]:
         raise click.exceptions.Exit(ExitCode.DRIFT)

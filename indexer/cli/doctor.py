@@ -21,7 +21,7 @@ from indexer.ops.doctor.endpoint_checks import EndpointDoctor, examine_socket
 from indexer.ops.doctor.findings import DoctorFinding
 from indexer.rpc.health import LAG_BLOCKS, LAG_SECONDS
 from indexer.rpc.pool import display_names
-from indexer.runtime import log_setup, shell
+from indexer.runtime import log_setup, shell, signals
 
 
 @click.command(
@@ -52,7 +52,7 @@ def doctor_command(
     deployment = config.load(chain)
     rpc, ws = deployment.endpoints("RPC", rpc_urls), deployment.endpoints("WS", ws_urls)
     url = open_url(deployment.name, data_dir, pg_bin) if database else None
-    findings = asyncio.run(_examine(deployment, rpc, ws, url))
+    findings = signals.run(_examine(deployment, rpc, ws, url))
     must_fix = [finding for finding in findings if finding.level == "fix"]
     if as_json:
         click.echo(json.dumps({"good": not must_fix, "findings": [_as_json(finding) for finding in findings]}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from indexer.cli.options import chain_option, data_dir_option, json_option, pg_b
 from indexer.cli.session import checked_connection, open_url
 from indexer.config import Deployment
 from indexer.rpc.pool import display_names
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 from indexer.store.endpoint_health import load
 
 
@@ -46,7 +45,7 @@ def endpoints_command(
     deployment = config.load(chain)
     url = open_url(deployment.name, data_dir, pg_bin)
     names = [*display_names(deployment.endpoints("RPC", rpc_urls)), *display_names(deployment.endpoints("WS", ws_urls))]
-    rows = asyncio.run(_endpoints(deployment, url, names))
+    rows = signals.run(_endpoints(deployment, url, names))
     if as_json:
         click.echo(json.dumps({"endpoints": rows}))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -17,12 +16,12 @@ from rich.progress import Progress as Bar
 from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
 from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, run_until_signal
+from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, say_if_interrupted
 from indexer.config import Deployment
 from indexer.contracts.enrich import KINDS, Enrichment, EnrichResult, missing_keys
 from indexer.db.connection import Connection
-from indexer.errors import ExitCode, RefusedError, StateUnavailableError
-from indexer.runtime import log_setup
+from indexer.errors import RefusedError, StateUnavailableError
+from indexer.runtime import log_setup, signals
 from indexer.runtime.tasks import in_thread
 from indexer.store import enrichment
 from indexer.store.enrichment import EnrichmentRun
@@ -86,10 +85,8 @@ def enrich_command(
     deployment = config.load(chain)
     endpoints = () if dry_run else rpc_endpoints(deployment, rpc_urls)
     options = EnrichOptions(deployment, endpoints, kinds or list(KINDS), rps, most, restart, data_dir, pg_bin)
-    done = asyncio.run(run_until_signal(_enrich(options, dry_run)))
-    if done is None:
-        click.echo("interrupted: committed work is kept; run the same command again to continue", err=True)
-        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
+    with say_if_interrupted("committed work is kept; run the same command again to continue"):
+        done = signals.run(_enrich(options, dry_run))
     click.echo(json.dumps(done) if as_json else _summary(done))
 
 

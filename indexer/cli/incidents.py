@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from indexer.cli.options import chain_option, data_dir_option, json_option, pg_b
 from indexer.cli.session import checked_connection, open_url
 from indexer.config import Deployment
 from indexer.errors import RefusedError
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 from indexer.store import incidents
 
 MAX_LISTED = 500
@@ -37,7 +36,7 @@ def list_command(chain: str, every: bool, data_dir: Path | None, pg_bin: Path | 
     """List open incidents, newest first."""
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
-    rows = asyncio.run(_list(deployment, open_url(deployment.name, data_dir, pg_bin), every))
+    rows = signals.run(_list(deployment, open_url(deployment.name, data_dir, pg_bin), every))
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -67,7 +66,7 @@ def close_command(
     """Close an incident. If the condition occurs again, a new incident is opened."""
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
-    closed = asyncio.run(_close(deployment, open_url(deployment.name, data_dir, pg_bin), number, note))
+    closed = signals.run(_close(deployment, open_url(deployment.name, data_dir, pg_bin), number, note))
     click.echo(json.dumps(closed) if as_json else f"closed: {closed['kind']} {closed['subject']}")
 
 

@@ -12,7 +12,7 @@ import click
 from indexer import __version__
 from indexer.errors import DatabaseUnreachableError, ExitCode, IndexerError
 from indexer.runtime import shell
-from indexer.runtime.signals import interrupt_on_signals
+from indexer.runtime.signals import handle_signals
 
 # Modules are imported on demand: `decode` and `config` need neither a database driver nor migrations.
 _COMMANDS = {
@@ -97,7 +97,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the console script."""
-    interrupt_on_signals()
+    handle_signals()
     shell.open_standard_streams()
     shell.replace_what_cannot_be_encoded()
     shell.remove_pg_variables()

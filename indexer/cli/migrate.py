@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
 from indexer.cli.session import open_url
 from indexer.errors import AdoptionRefusedError, ExitCode
-from indexer.runtime import secrets
+from indexer.runtime import secrets, signals
 from indexer.schema import migrate, revisions
 
 
@@ -67,12 +66,12 @@ def migrate_command(
     if check:
         _check(url, as_json)
         return
-    before = asyncio.run(revisions.revision_of(url))
+    before = signals.run(revisions.revision_of(url))
     if down is not None:
         migrate.downgrade(url, down)
     else:
         migrate.upgrade(url, target or "head")
-    _report(url, before, asyncio.run(revisions.revision_of(url)), as_json)
+    _report(url, before, signals.run(revisions.revision_of(url)), as_json)
 
 
 def _report(url: str, before: str | None, after: str | None, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from indexer.cli.reorg_recovery import plan_command, recover_command, verify_com
 from indexer.cli.session import checked_connection, open_url
 from indexer.db.connection import Connection
 from indexer.errors import ConfigError
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 from indexer.store import reorg_journal
 from indexer.store.index_state import binding, load_index_state
 
@@ -44,7 +43,7 @@ def _ask(chain: str, data_dir: Path | None, pg_bin: Path | None, question: Calla
         async with checked_connection(url, deployment) as conn:
             return await question(conn)
 
-    return asyncio.run(ask())
+    return signals.run(ask())
 
 
 @reorg_group.command("status", epilog="\b\nExample:\n  reya-indexer reorg status --json")

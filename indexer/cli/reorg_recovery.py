@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from indexer.cli.session import checked_connection, errors_as_json, open_pool, o
 from indexer.errors import ExitCode
 from indexer.reorg.plan import Plan
 from indexer.reorg.recovery import Recovery
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 from indexer.runtime.tasks import in_thread
 
 MAX_LISTED = 100
@@ -54,13 +53,9 @@ async def _recovery(
             yield Recovery(deployment, pool, conn)
 
 
-def _run(as_json: bool, work: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+def _run(as_json: bool, work: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
     with errors_as_json(as_json):
-
-        async def main() -> dict[str, Any]:
-            return await work()
-
-        return asyncio.run(main())
+        return signals.run(work())
 
 
 @click.command(

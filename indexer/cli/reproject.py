@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,12 +13,11 @@ from rich.progress import Progress as Bar
 from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option
 from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import checked_connection, open_url, run_until_signal
+from indexer.cli.session import checked_connection, open_url, say_if_interrupted
 from indexer.config import Deployment
-from indexer.errors import ExitCode
 from indexer.projector.reproject import Reprojection, ReprojectResult
 from indexer.projector.writer import StepResult
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 from indexer.runtime.tasks import in_thread
 from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching
 from indexer.store.index_state import binding, load_index_state
@@ -54,10 +52,8 @@ def reproject_command(
     tune_gc(BULK)
     tune_thread_switching()
     deployment = config.load(chain)
-    done = asyncio.run(run_until_signal(_reproject(deployment, first, events, data_dir, pg_bin)))
-    if done is None:
-        click.echo("interrupted: committed work is kept; run the same command again to continue", err=True)
-        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
+    with say_if_interrupted("committed work is kept; run the same command again to continue"):
+        done = signals.run(_reproject(deployment, first, events, data_dir, pg_bin))
     click.echo(json.dumps(done._asdict()) if as_json else _summary(done))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ from indexer.cli.session import open_url
 from indexer.db.connection import DAY_S, connection
 from indexer.embedded_pg.server import database_name
 from indexer.errors import IndexerError
-from indexer.runtime import secrets
+from indexer.runtime import secrets, signals
 from indexer.schema import roles as store
 
 _PREFIX = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,55}")
@@ -59,7 +58,7 @@ def roles_command(
     }
     verifiers = {role: store.verifier(password) for role, password in passwords.items() if password}
     url = open_url(deployment, data_dir, pg_bin)
-    statements = asyncio.run(_set_up(url, roles, verifiers, dry_run))
+    statements = signals.run(_set_up(url, roles, verifiers, dry_run))
     shown = [_SECRET.sub("PASSWORD '<not shown>'", statement) for statement in statements]
     if as_json:
         answer = {"database": secrets.redact(url), **roles._asdict(), "dry_run": dry_run, "statements": shown}

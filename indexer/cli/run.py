@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,13 +24,11 @@ from indexer.cli.options import (
 )
 from indexer.cli.progress_bars import show_progress, stderr_is_terminal
 from indexer.cli.session import (
-    StopRequest,
     embedded_server,
     open_pool,
     open_url,
     prepare_schema,
     rpc_endpoints,
-    run_stoppable,
     warn_about_visible_secrets,
 )
 from indexer.config import Deployment
@@ -44,7 +41,7 @@ from indexer.ops import http
 from indexer.ops.live_status import LiveStatus
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 from indexer.runtime.progress import DaemonProgress
 from indexer.runtime.tasks import background_task, in_thread
 from indexer.runtime.tuning import FOLLOWING, tune_gc, tune_thread_switching
@@ -110,12 +107,13 @@ def run_command(
     wakers = deployment.endpoints("WS", ws_urls)
     warn_about_visible_secrets(ws_urls)
     work = partial(_run, deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin)
-    asyncio.run(run_stoppable(work, ExitCode.DONE))
+    with suppress(KeyboardInterrupt):  # It was stopped while it started: the daemon has done what it was asked to.
+        signals.run_stoppable(work, ExitCode.DONE)
 
 
 async def _run(
     deployment: Deployment, urls: tuple[str, ...], wakers: tuple[str, ...], address: tuple[str, int],
-    data_dir: Path | None, pg_bin: Path | None, stop: StopRequest,
+    data_dir: Path | None, pg_bin: Path | None, stop: signals.StopRequest,
 ) -> None:  # fmt: skip
     progress = DaemonProgress()
     async with AsyncExitStack() as stack:

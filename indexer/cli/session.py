@@ -1,13 +1,11 @@
-"""Setup shared by the commands: endpoints with a checked chain id, the database and its schema, and signals."""
+"""Setup shared by the commands: endpoints with a checked chain id, the database and its schema."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -27,13 +25,10 @@ from indexer.errors import (
 from indexer.rpc.pool import Pool
 from indexer.runtime import secrets, shell
 from indexer.runtime.secrets import redact
-from indexer.runtime.signals import stop_on_signals
-from indexer.runtime.tasks import background_task
 from indexer.schema import revisions
 from indexer.store.index_state import binding, check_binding
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 
 def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ...]:
@@ -81,26 +76,14 @@ def errors_as_json(as_json: bool) -> Iterator[None]:
         raise
 
 
-class StopRequest(asyncio.Event):
-    """Set by SIGTERM or SIGINT. `handled`: the work ends by itself then; until it is, the work is canceled."""
-
-    handled = False
-
-
-async def run_stoppable(
-    work: Callable[[StopRequest], Coroutine[Any, Any, T]], code: int = ExitCode.INTERRUPTED
-) -> T | None:  # fmt: skip
-    """Return the result of the work; None if a signal canceled it. `code`: of a process that does not end by itself."""
-    stop = StopRequest()
-    stop_on_signals(stop, code)
-    async with background_task(stop.wait()) as stopped, background_task(work(stop)) as working:
-        await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() or stop.handled else None
-
-
-async def run_until_signal(work: Coroutine[Any, Any, T]) -> T | None:
-    """Return the result of the work; None if SIGTERM or SIGINT ended it, which rolls its transaction back."""
-    return await run_stoppable(lambda stop: work)
+@contextlib.contextmanager
+def say_if_interrupted(what_is_kept: str) -> Iterator[None]:
+    """End with a line of one's own and its exit code if a signal ends the work."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {what_is_kept}", err=True)
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
 
 
 def external_url() -> str | None:

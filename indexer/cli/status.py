@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option, rpc_option
 from indexer.cli.session import open_url
 from indexer.ops.status import status
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 
 
 @click.command("status", epilog="\b\nExample:\n  reya-indexer status --chain reya --json | jq .lag_blocks")
@@ -35,7 +34,7 @@ def status_command(
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
     url = open_url(deployment.name, data_dir, pg_bin)
-    answer = asyncio.run(status(deployment, url, deployment.endpoints("RPC", rpc_urls)))
+    answer = signals.run(status(deployment, url, deployment.endpoints("RPC", rpc_urls)))
     if as_json:
         click.echo(json.dumps(answer))
     else:

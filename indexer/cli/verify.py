@@ -32,7 +32,14 @@ from indexer.cli.options import (
     rpc_option,
 )
 from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import checked_connection, errors_as_json, open_pool, open_url, rpc_endpoints, run_until_signal
+from indexer.cli.session import (
+    checked_connection,
+    errors_as_json,
+    open_pool,
+    open_url,
+    rpc_endpoints,
+    say_if_interrupted,
+)
 from indexer.config import Deployment
 from indexer.errors import (
     EpochChangedError,
@@ -43,7 +50,7 @@ from indexer.errors import (
     RpcError,
 )
 from indexer.reorg.recovery import Recovery
-from indexer.runtime import log_setup
+from indexer.runtime import log_setup, signals
 from indexer.runtime.tasks import in_thread
 from indexer.store.attestations import Grade, summaries
 from indexer.store.index_state import IndexState
@@ -69,6 +76,9 @@ class VerifyOptions:
     heal: bool
     again: bool
     rps: float
+
+
+_KEPT = "attested blocks stay attested; run the same command again to continue"
 
 
 @click.command(
@@ -114,26 +124,19 @@ def verify_command(
     deployment = config.load(chain)
     urls, rps = rpc_endpoints(deployment, rpc_urls), attest_rps or deployment.attest.rps
     options = VerifyOptions(deployment, urls, data_dir, pg_bin, first, last, grade, heal, again, rps)
-    with errors_as_json(as_json):
+    with errors_as_json(as_json), say_if_interrupted(_KEPT):
         if dry_run or not yes:
-            planned = _finish_or_interrupted(asyncio.run(run_until_signal(_estimate(options))))
+            planned = signals.run(_estimate(options))
             if dry_run:
                 click.echo(json.dumps(planned) if as_json else _plan_summary(planned))
                 return
             _ask(planned)
-        done = _finish_or_interrupted(asyncio.run(run_until_signal(_verify(options))))
+        done = signals.run(_verify(options))
     click.echo(json.dumps(done) if as_json else _summary(done))
     if done["count"] and not done["healed"]:
         raise click.exceptions.Exit(ExitCode.DIFFERENCES)
     if done["left"]:
         raise click.exceptions.Exit(ExitCode.UNATTESTED)
-
-
-def _finish_or_interrupted(answer: dict[str, Any] | None) -> dict[str, Any]:
-    if answer is None:
-        click.echo("interrupted: attested blocks stay attested; run the same command again to continue", err=True)
-        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
-    return answer
 
 
 def _ask(planned: dict[str, Any]) -> None:

@@ -7,38 +7,88 @@ the process is ended after END_TIMEOUT_S at the latest: that is as safe as `kill
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
+from typing import Any, TypeVar
 
 from indexer.errors import ExitCode
+from indexer.runtime.tasks import background_task
 
+T = TypeVar("T")
 END_TIMEOUT_S = 4.5  # From the first signal to the end of the process (s).
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def interrupt_on_signals() -> None:
-    """Make both signals raise KeyboardInterrupt. Without a handler, process 1 would not even get SIGTERM."""
+class StopRequest(asyncio.Event):
+    """Set by SIGTERM or SIGINT. `handled`: the work ends by itself then; until it is, the work is canceled."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        end_in_time(ExitCode.INTERRUPTED)
-        raise KeyboardInterrupt
+    handled = False
+
+
+class _State:
+    """What a signal does: it asks the event loop, or raises KeyboardInterrupt where none runs."""
+
+    ask: Callable[[], object] | None = None
+    code: int = ExitCode.INTERRUPTED
+    asked = False
+
+
+def handle_signals() -> None:
+    """Install the handler of both signals. Without one, process 1 would not even get SIGTERM."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        end_in_time(_State.code)
+        _State.asked = True
+        if _State.ask is None:
+            raise KeyboardInterrupt
+        with contextlib.suppress(RuntimeError):  # The loop is closed: its work has ended.
+            _State.ask()
 
     for number in SIGNALS:
-        signal.signal(number, interrupt)
+        signal.signal(number, on_signal)
 
 
-def stop_on_signals(stop: asyncio.Event, code: int = ExitCode.INTERRUPTED) -> None:
-    """Make both signals set `stop`. `code`: what the process ends with if it must be ended."""
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in an event loop of its own. Raises KeyboardInterrupt if a signal canceled it."""
+    return run_stoppable(lambda stop: work)
 
-    def ask() -> None:
-        end_in_time(code)
-        stop.set()
 
-    loop = asyncio.get_running_loop()
-    for number in SIGNALS:
-        loop.add_signal_handler(number, ask)
+def run_stoppable(work: Callable[[StopRequest], Coroutine[Any, Any, T]], code: int = ExitCode.INTERRUPTED) -> T:
+    """Run work that may handle a stop request itself. `code`: of a process that does not end by itself.
+
+    Signals never raise inside the event loop. The driver of the database would send a statement and not get to note
+    it down; the answer then makes it write to memory that is not its own. Raises KeyboardInterrupt if a signal
+    canceled the work.
+    """
+    stop, runner = StopRequest(), asyncio.Runner()
+    with _signals_ask(runner.get_loop(), stop, code), runner:
+        try:
+            return runner.run(_until(stop, work))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+
+async def _until(stop: StopRequest, work: Callable[[StopRequest], Coroutine[Any, Any, T]]) -> T:
+    async with background_task(stop.wait()) as stopped, background_task(work(stop)) as working:
+        await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done() or stop.handled:
+            return await working
+    raise asyncio.CancelledError
+
+
+@contextlib.contextmanager
+def _signals_ask(loop: asyncio.AbstractEventLoop, stop: StopRequest, code: int) -> Iterator[None]:
+    if _State.asked:  # Between two event loops of one command.
+        loop.call_soon(stop.set)
+    _State.ask, _State.code = (lambda: loop.call_soon_threadsafe(stop.set)), code
+    try:
+        yield
+    finally:
+        _State.ask, _State.code = None, ExitCode.INTERRUPTED
 
 
 def end_in_time(code: int) -> None:

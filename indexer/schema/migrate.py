@@ -6,7 +6,6 @@ no trace.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
@@ -34,6 +33,7 @@ from indexer.errors import (
     SchemaNewerError,
     SchemaOlderError,
 )
+from indexer.runtime import signals
 from indexer.runtime.resources import data_dir
 from indexer.runtime.secrets import redact
 from indexer.schema import adopted_tables, adoption, deferred_indexes, roles
@@ -187,7 +187,7 @@ def _known(revision: str, *aliases: str) -> None:
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Migrate up to a revision. Does nothing if the database is at it or beyond."""
-    asyncio.run(upgrade_async(url, revision))
+    signals.run(upgrade_async(url, revision))
 
 
 async def upgrade_async(url: str, revision: str = "head") -> None:
@@ -221,7 +221,7 @@ def adopt(url: str, *, dry_run: bool) -> list[SchemaDifference]:
     Returns its differences from the described tables. Does nothing on a dry run or if a difference blocks. Raises
     IndexerError if the database is ours already.
     """
-    return asyncio.run(adopt_async(url, dry_run=dry_run))
+    return signals.run(adopt_async(url, dry_run=dry_run))
 
 
 async def adopt_async(url: str, *, dry_run: bool) -> list[SchemaDifference]:
@@ -250,7 +250,7 @@ def downgrade(url: str, revision: str) -> None:
 
     Raises IndexerError, with nothing changed, if a table to be dropped has rows of an application.
     """
-    asyncio.run(downgrade_async(url, revision))
+    signals.run(downgrade_async(url, revision))
 
 
 async def downgrade_async(url: str, revision: str) -> None:
@@ -271,7 +271,7 @@ def check(url: str) -> list[str]:
 
     Raises SchemaOlderError if it is not migrated to this release.
     """
-    return asyncio.run(check_async(url))
+    return signals.run(check_async(url))
 
 
 async def check_async(url: str) -> list[str]:
