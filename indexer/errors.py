@@ -74,7 +74,7 @@ class ExitCode(IntEnum):
     CONFIG_CHANGED = 21, "the stored data belongs to another configuration"
     STORE_DAMAGED = 22, "rows that no release would write: a hand edit, a broken disk"
     ADOPTION_REFUSED = 23, "`migrate --adopt`: tables that projections cannot work with"
-    WRITE_INTERCEPTED = 24, "row level security or a trigger keeps a change from taking effect"
+    WRITE_INTERCEPTED = 24, "the database refuses for good: a right, a policy, a trigger, a constraint, a column"
     DIFFERENCES = 30, "`verify`, `reorg verify`: differences found"
     REFUSED = 31, "refused: not the plan that was confirmed, nothing stored yet, or another process is at work"
     UNAVAILABLE = 32, "no endpoint serves the blocks that are needed, or keeps the state that is asked for"
@@ -201,12 +201,12 @@ class AdoptionRefusedError(FatalError):
 
 
 class WriteInterceptedError(FatalError):
-    """A statement would change, or changed, other rows than it must: a policy hides them, or a trigger drops them.
+    """The database does not take a change: a policy hides rows, a trigger drops them, a constraint refuses them.
 
-    Halts instead of being waited for: none of this passes by itself, and every later row would build on it.
+    None of this passes by itself, so it halts. `subject`: table, or what else stands in the way.
     """
 
-    exit_code, label = ExitCode.WRITE_INTERCEPTED, "WriteIntercepted"
+    exit_code, label, subject = ExitCode.WRITE_INTERCEPTED, "WriteIntercepted", "the database"
 
 
 class RefusedError(FatalError):

@@ -10,8 +10,9 @@ import structlog
 
 from indexer.db.connection import Connection, close
 from indexer.db.database_errors import DATABASE_ERRORS
-from indexer.errors import IndexerError
+from indexer.errors import IndexerError, WriteInterceptedError
 from indexer.rpc.rate_limit import RequestPurpose, doubled_pause, request_purpose
+from indexer.store.incidents import report_refusal
 
 MAX_PAUSE_S = 60.0  # Longest pause between attempts that keep failing (s).
 
@@ -81,6 +82,10 @@ class BackgroundTask(ABC):
         except DATABASE_ERRORS as error:
             self._note_error(error)
             await self.close()
+            await report_refusal(self._connect, error)
+        except WriteInterceptedError as error:
+            self._note_error(error)
+            await report_refusal(self._connect, error)
         except IndexerError as error:
             # An endpoint failed, a reorg happened in the meantime, or the daemon did not pause for a heal.
             self._note_error(error)

@@ -52,7 +52,7 @@ Exit codes:
    21 stored data from another configuration
    22 stored rows damaged: reorg verify
    23 migrate --adopt: tables do not fit
-   24 row security or a trigger in the way
+   24 database refuses: right, trigger, constraint
    30 verify, reorg verify: differences found
    31 reorg recover, verify, incidents: refused
    32 no endpoint serves the range or state
@@ -145,7 +145,7 @@ def _as_file_error(error: Exception) -> IndexerError | None:
     return None
 
 
-def _as_database_error(error: Exception) -> DatabaseUnreachableError | None:
+def _as_database_error(error: Exception) -> IndexerError | None:
     """Map a PostgreSQL error with a known cause to a one-line error; None for anything that deserves a traceback.
 
     The driver is looked up in `sys.modules`, so that commands without a database do not load it.
@@ -155,10 +155,13 @@ def _as_database_error(error: Exception) -> DatabaseUnreachableError | None:
         error, driver.PostgresError | driver.InterfaceError | driver.InternalClientError
     ):
         return None
-    from indexer.db.database_errors import describe
+    from indexer.db.database_errors import database_wait_name, is_ours
+    from indexer.db.refusals import refusal
 
-    name = describe(error)
-    return DatabaseUnreachableError(f"{name}: {error}", "`reya-indexer doctor` shows what to check") if name else None
+    if is_ours(error):
+        return None
+    remedy = "`reya-indexer doctor` shows what to check"
+    return refusal(error) or DatabaseUnreachableError(f"{database_wait_name(error)}: {error}", remedy)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import click
 import structlog
 
 from indexer.config import Deployment
-from indexer.db.connection import Connection, connection
+from indexer.db.connection import Connection, connect, connection
 from indexer.embedded_pg.server import EmbeddedServer, database_name
 from indexer.errors import (
     ConfigError,
@@ -26,6 +28,7 @@ from indexer.rpc.pool import Pool
 from indexer.runtime import secrets, shell
 from indexer.runtime.secrets import redact
 from indexer.schema import revisions
+from indexer.store.incidents import report_refusal
 from indexer.store.index_state import binding, check_binding
 
 log = structlog.get_logger()
@@ -157,7 +160,12 @@ async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[
         bound = await binding(conn)
         if bound is not None:
             check_binding(bound, deployment.name, deployment.chain_id)
-        yield conn
+        try:
+            yield conn
+        except Exception as error:
+            if not isinstance(error, asyncpg.InsufficientPrivilegeError):  # Of a reader that is asked to write.
+                await report_refusal(partial(connect, url), error)
+            raise
 
 
 async def _examine(url: str) -> tuple[str, str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncpg
 
 from indexer.db.session_check import POOLER_REMEDY, is_of_pooler
+from indexer.db.sqlstates import NOT_SET_UP, Cause, ErrorCode, error_code
 from indexer.errors import ConfigError, DatabaseUnreachableError
 
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (
@@ -29,27 +30,14 @@ CONNECT_ERRORS: tuple[type[Exception], ...] = (
 )  # fmt: skip
 DATABASE_ERRORS: tuple[type[Exception], ...] = (DatabaseUnreachableError, asyncpg.PostgresError, *CONNECTION_ERRORS)
 
-_NOT_SET_UP = "not set up as required"
-_NAMES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    ((ConfigError,), _NOT_SET_UP),
+_CLIENT_ERRORS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((ConfigError,), NOT_SET_UP),
     ((asyncpg.exceptions.TargetServerAttributeNotMatched,), "no host with the demanded target_session_attrs"),
-    ((asyncpg.CannotConnectNowError,), "starting, stopping or recovering"),
-    ((asyncpg.AdminShutdownError, asyncpg.CrashShutdownError), "was shut down"),
-    ((asyncpg.ReadOnlySQLTransactionError,), "read-only"),
-    ((asyncpg.TooManyConnectionsError,), "out of connections"),
-    ((asyncpg.DiskFullError,), "out of disk"),
-    ((asyncpg.OutOfMemoryError,), "out of memory"),
-    ((asyncpg.LockNotAvailableError,), "a lock that another session holds"),
-    ((asyncpg.QueryCanceledError,), "slow: a statement took too long"),
-    ((asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidPasswordError), "refuses the role"),
-    ((asyncpg.InsufficientPrivilegeError,), "lacks a right"),
-    ((asyncpg.InvalidCatalogNameError,), "does not exist"),
     ((TimeoutError,), "does not answer in time"),
-    ((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError,
-      asyncpg.IdleInTransactionSessionTimeoutError), "the connection was lost"),
+    ((asyncpg.InterfaceError, asyncpg.InternalClientError), "the connection was lost"),
     ((ConnectionRefusedError,), "refuses connections"),
     ((OSError,), "not reachable"),
-)  # fmt: skip
+)
 # PostgreSQL is there, and these errors pass by themselves. Anything else that keeps a program from starting must be
 # corrected by a person.
 _TRANSIENT = (
@@ -84,17 +72,29 @@ def root_cause(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, DatabaseUnreachableError) and error.__cause__ else error
 
 
-def describe(error: BaseException) -> str | None:
-    """Return a name that people can act on; None for an error that is not the database's, or is our own fault."""
+def describe(error: BaseException) -> ErrorCode | None:
+    """Return what an error means; None if it is not the database's."""
     cause = root_cause(error)
-    if isinstance(cause, asyncpg.PostgresError) and is_of_pooler(cause):
-        return f"the database: {_NOT_SET_UP}"
-    return next((f"the database: {name}" for types, name in _NAMES if isinstance(cause, types)), None)
+    if isinstance(cause, asyncpg.exceptions.InvalidCachedStatementError):
+        return ErrorCode(Cause.PASSING, "a table was altered")  # The next connection prepares its statements anew.
+    if isinstance(cause, asyncpg.PostgresError):
+        if is_of_pooler(cause):
+            return ErrorCode(Cause.PASSING, NOT_SET_UP)
+        return error_code(cause.sqlstate or "")
+    name = next((name for types, name in _CLIENT_ERRORS if isinstance(cause, types)), None)
+    return None if name is None else ErrorCode(Cause.PASSING, name)
 
 
 def database_wait_name(error: BaseException) -> str:
     """Return "the database: ..."; the part before the colon never changes, because metrics use it."""
-    return describe(error) or f"the database: {type(root_cause(error)).__name__}"
+    known = describe(error)
+    return f"the database: {known.name if known else type(root_cause(error)).__name__}"
+
+
+def is_ours(error: BaseException) -> bool:
+    """Tell whether an error is not the database's, or comes from a statement that should not have been sent."""
+    known = describe(error)
+    return known is None or known.cause is Cause.OURS
 
 
 def is_transient(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
 from indexer.runtime.progress import DaemonProgress
 from indexer.store import lease
-from indexer.store.incidents import record
+from indexer.store.incidents import record, resolve
 from indexer.store.index_state import IndexState, block_refs_below
 
 INTERVAL_S = 30.0
@@ -68,10 +68,7 @@ class Maintenance:
                   "last_block": None, "count": 1}],
             )  # fmt: skip
         else:
-            await conn.execute(
-                "UPDATE indexer.incident SET resolved_at = clock_timestamp()"
-                " WHERE kind = 'before_images_grow' AND resolved_at IS NULL"
-            )
+            await resolve(conn, "before_images_grow")
 
 
 async def prune(conn: Connection, first: int, floor: int, token: int) -> bool:

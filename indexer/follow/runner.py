@@ -16,21 +16,18 @@ from weakref import WeakSet
 
 import structlog
 
-from indexer.chain.finality import HeadView
 from indexer.chain.ranges import plan_missing
-from indexer.chain.types import BlockRef, Header
 from indexer.config import Deployment
 from indexer.db.connection import Connection, MonitoredConnection, close, connect
 from indexer.db.database_errors import DATABASE_ERRORS, database_wait_name, is_transient
 from indexer.errors import (
-    ConfigError,
     EndpointUnreachableError,
-    NotFinalError,
     ReorgTooDeepError,
     RpcError,
     StepStalledError,
-    WrongDeploymentError,
+    WriteInterceptedError,
 )
+from indexer.follow.bind_database import check_or_bind
 from indexer.follow.engine import Engine
 from indexer.follow.engine_options import EngineOptions
 from indexer.follow.stall_detector import StallDetector
@@ -39,22 +36,14 @@ from indexer.follow.watchdog import RunningStep, Watchdog
 from indexer.rpc.error_classifier import endpoint_wait_name
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
-from indexer.rpc.reader import Reader
 from indexer.runtime.progress import DaemonProgress
-from indexer.store import lease
-from indexer.store.index_state import (
-    DeploymentBinding,
-    IndexState,
-    bind,
-    binding,
-    check_binding,
-    lower_origin,
-    stored_hash,
-)
+from indexer.store import incidents, lease
+from indexer.store.index_state import IndexState, stored_hash
 
 log = structlog.get_logger()
 BACKFILL_TIMEOUT_S = 600.0  # of errors without a commit, after which a backfill gives up; the daemon never does
 OPEN_TIMEOUT_S = 60.0  # of uninterrupted errors, after which any process gives up while it starts
+FAILED_STEP: tuple[type[Exception], ...] = (WriteInterceptedError, *DATABASE_ERRORS)
 GRACE_S = 2.0  # for a running step to finish when the process is asked to end
 
 
@@ -83,6 +72,7 @@ class Runner:
         self._step: asyncio.Future[bool] | None = None
         self._stalled = ""
         self._waits = WaitReporter(progress)
+        self._refused = True  # A step may have been refused for good, now or by a process before this one.
 
     async def connect(self) -> MonitoredConnection:
         """Open a connection that the watchdog monitors. Raises DatabaseUnreachableError."""
@@ -118,7 +108,7 @@ class Runner:
 
         async def work() -> None:
             self.conn = self.conn or await self.connect()
-            await self._check_or_bind(self.conn)
+            await check_or_bind(self.conn, self.deployment, self.pool, self.engine.read_heads, self.engine.first)
 
         await self._retry_at_start(work)
 
@@ -133,77 +123,6 @@ class Runner:
                     raise
                 await self._drop_connection()
                 await self._wait_out(database_wait_name(error), error, OPEN_TIMEOUT_S)
-
-    async def _check_or_bind(self, conn: Connection) -> None:
-        bound = await binding(conn)
-        if bound is not None:
-            check_binding(bound, self.deployment.name, self.deployment.chain_id)
-            await self._check_bound_block(bound)
-        first = self.engine.first
-        view = await self.engine.read_heads()
-        if first is not None and first > view.heads.latest.number:
-            raise ConfigError(
-                f"--from-block {first} is above the head {view.heads.latest.number}", "Use a lower block number"
-            )
-        if bound is None:
-            block = await self._choose_binding_block(view)
-            number = block.number
-            origin = self.deployment.start_block if first is None else first
-            new = DeploymentBinding(self.deployment.name, self.deployment.chain_id, number, block.hash, origin)
-            bound = await bind(conn, new)
-            log.info("bound", chain=new.name, chain_id=new.chain_id, block=number, origin=origin)
-        if first is not None and first < bound.origin:
-            await lower_origin(conn, first)
-            log.info("origin_lowered", origin=first, before=bound.origin)
-
-    async def _choose_binding_block(self, view: HeadView) -> BlockRef:
-        """Return a final block to bind an empty database to.
-
-        A node whose finalized tag is its head proves nothing yet, and a reorg must not orphan the bound block: such a
-        node gives a block deep below its head, unless it has only the newest ones.
-        """
-        latest, final = view.heads.latest.number, max(view.finality.finalized, 0)
-        deep = max(latest - self.deployment.finality_depth, 0)
-
-        async def ask(reader: Reader, number: int) -> Header | None:
-            header, *witness = await reader.found([number, *view.final.witness])
-            if header is not None and witness and view.final.final_up_to(witness[0]) < number:
-                raise NotFinalError(
-                    f"its block {number} does not connect to the final block {view.final.number}", reader.name
-                )
-            return header
-
-        known = view.final
-        if known.hash and known.number < latest:
-            return BlockRef(known.number, known.hash, 0)
-        for number in (final,) if 0 <= view.finality.finalized < latest else (deep, final):
-            header = await self.pool.with_failover(partial(ask, number=number))
-            if header is not None:
-                return header.ref()
-        raise EndpointUnreachableError(f"{view.endpoint} has no block {final}", "Use a node that serves history")
-
-    async def _check_bound_block(self, bound: DeploymentBinding) -> None:
-        header = await self.pool.with_failover(lambda reader: reader.header(bound.number))
-        if header is None:
-            log.warning("binding_unchecked", block=bound.number, reason="no endpoint serves the block")
-        elif header.hash != bound.hash and not await self._shares_history():
-            raise WrongDeploymentError(
-                f"this database follows a chain whose block {bound.number} is 0x{bound.hash.hex()}, but the endpoint's"
-                f" is 0x{header.hash.hex()}",
-                "Same chain id, different chain: check the endpoint, or set DATABASE_URL to another database",
-            )
-
-    async def _shares_history(self) -> bool:
-        """Return whether the lowest stored block is on the chain.
-
-        Then it is this chain, deeply forked, and the follower halts.
-        """
-        assert self.conn is not None
-        lowest = await self.conn.fetchrow("SELECT number, hash FROM indexer.block ORDER BY number LIMIT 1")
-        if lowest is None:
-            return False
-        header = await self.pool.with_failover(partial(Reader.header, number=lowest["number"]))
-        return header is not None and header.hash == lowest["hash"]
 
     async def follow(self, feed: HeadFeed) -> None:
         """Follow the head until `stop` is set. Raises LeaseLostError."""
@@ -282,14 +201,25 @@ class Runner:
             worked = await self._until_stopped(self.engine.run_cycle(self.conn))
         except RpcError as error:
             await self._wait_for_endpoint(error, timeout_s)
-        except DATABASE_ERRORS as error:
-            await self._drop_connection()
-            await self._wait_out(database_wait_name(error), error, timeout_s)
+        except FAILED_STEP as error:
+            refused = await incidents.report_refusal(partial(connect, self.url), error)
+            if refused is None:
+                await self._drop_connection()
+                await self._wait_out(database_wait_name(error), error, timeout_s)
+            elif timeout_s is not None:
+                raise refused from error
+            else:  # It is tried again, because a person may have removed what is in the way.
+                self._refused = True
+                await self._pause(self._waits.halt(refused))
         except StepStalledError as error:
             await self._drop_connection()
             await self._wait_out("a step that goes on", error, timeout_s)
         else:
             self._waits.end(waited_for if worked is not None else "")
+            if worked and self._refused and self.engine.token is not None:
+                with contextlib.suppress(*DATABASE_ERRORS):  # The next cycle meets the error, too.
+                    await incidents.resolve(self.conn, incidents.REFUSED)
+                    self._refused = False
             return worked
         return None
 

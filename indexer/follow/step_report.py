@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import structlog
 
 from indexer.chain.finality import FinalityStatus
-from indexer.errors import DatabaseUnreachableError, IndexerError, error_label
+from indexer.errors import DatabaseUnreachableError, IndexerError, WriteInterceptedError, error_label
 from indexer.projector.writer import StepResult
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
 from indexer.store.provenance import EndpointFault
 
+HALT_RETRY_S = 10.0  # Between attempts that the database refuses for good (s).
 MAX_WORDINGS = 20  # of one wait that are logged: nodes word the same trouble in many ways
 
 log = structlog.get_logger()
@@ -116,6 +117,17 @@ class WaitReporter:
                 f"the database has been unavailable for {timeout_s:.0f} seconds: {error}", "See the server's log"
             ) from error
         return min(0.5 + (now - self._failing_since) / 4, 10.0)
+
+    def halt(self, error: WriteInterceptedError) -> float:
+        """Publish that the database keeps the next step from taking effect. Returns how long to wait (s)."""
+        p, reason = self.progress, f"halted: {one_line(error)}"
+        p.errors[error_label(error)] += 1
+        p.mode = "halted"
+        if p.set_wait(reason, until_step=True):
+            log.error("halted", reason=reason)
+        if self._failing_since is None:
+            self._failing_since = p.clock()
+        return HALT_RETRY_S
 
     def end(self, waited_for: str) -> None:
         """Record that a cycle ended without an error; `waited_for` is logged if it had been waited for."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from indexer.db.connection import Connection
+from indexer.db.connection import Connect, Connection
+from indexer.db.connection import close as close_connection
+from indexer.db.database_errors import DATABASE_ERRORS
+from indexer.db.refusals import refusal
+from indexer.errors import WriteInterceptedError
 from indexer.runtime.exact_json import to_json
 
+REFUSED = "change_refused"  # The database kept a change from taking effect.
 _COLUMNS = "id, kind, subject, detail, count, first_block, last_block, opened_at, resolved_at"
 
 
@@ -57,6 +63,13 @@ async def close(conn: Connection, number: int, note: str) -> dict[str, Any] | No
     return _as_json(row) if row else None
 
 
+async def resolve(conn: Connection, kind: str) -> None:
+    """Resolve all open incidents of a kind: their condition is over."""
+    await conn.execute(
+        "UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE kind = $1 AND resolved_at IS NULL", kind
+    )
+
+
 # An event that states a position fills realized_pnl; an execution alone leaves it NULL.
 _UNPROVEN = """
 SELECT u.first AS from_block, u.last AS last_block, (
@@ -74,6 +87,20 @@ async def unproven(conn: Connection, addresses: Iterable[str]) -> dict[str, Any]
     """
     row = await conn.fetchrow(_UNPROVEN, sorted(addresses))
     return dict(row) if row else None
+
+
+async def report_refusal(connect: Connect, error: BaseException) -> WriteInterceptedError | None:
+    """Open an incident if the database refused a change for good. Returns the error that names it; None otherwise."""
+    if refused := refusal(error):
+        incident = {"kind": REFUSED, "subject": refused.subject, "detail": str(refused), "first_block": None,
+                    "last_block": None, "count": 1}  # fmt: skip
+        with contextlib.suppress(*DATABASE_ERRORS):  # The next attempt meets the trouble, too.
+            conn = await connect()
+            try:
+                await record(conn, [incident])
+            finally:
+                await close_connection(conn)
+    return refused
 
 
 async def record(conn: Connection, incidents: list[dict[str, Any]]) -> None:

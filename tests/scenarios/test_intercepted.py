@@ -1,10 +1,11 @@
-"""Row level security, triggers and rules of others on our tables: a step that they would falsify is not committed."""
+"""What others put on our tables: a step that it would falsify or that it refuses is not committed, until it is gone."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import asyncpg
 import pytest
@@ -12,7 +13,6 @@ import pytest
 from indexer.config import load
 from indexer.db.connection import connection
 from indexer.embedded_pg.server import EmbeddedServer
-from indexer.errors import WriteInterceptedError
 from indexer.ops.doctor.database_checks import examine_database
 from tests.chaos.databases import Databases
 from tests.chaos.truth import CONFIG
@@ -57,24 +57,32 @@ class Played(Stage):
             for name in names
         }
 
-    async def refuses(self, table: str) -> WriteInterceptedError:
-        """The next step ends the daemon with an error that names the table, and nothing has changed."""
+    async def refuses(self, table: str) -> str:
+        """The next step halts the daemon for a reason that names the table, and nothing has changed."""
         before, at = (
             await self.everything(),
             await self.fetch("SELECT number, hash, rollback_floor FROM indexer.checkpoint"),
         )
-        with pytest.raises(WriteInterceptedError, match=table) as caught:
-            await self.daemon.poll(5)
+        await self.daemon.poll(5)
+        progress = self.daemon.progress
+        assert (
+            progress.mode == "halted" and table in progress.waiting and progress.waiting in progress.reasons_not_ready()
+        )
+        ((subject, detail),) = await self.fetch(
+            "SELECT subject, detail FROM indexer.incident WHERE kind = 'change_refused'"
+        )
+        assert progress.waiting == f"halted: {detail}" and subject
         assert await self.everything() == before
         assert await self.fetch("SELECT number, hash, rollback_floor FROM indexer.checkpoint") == at
-        assert caught.value.exit_code == 24 and caught.value.remedy and await self.journal() == []
-        return caught.value
+        assert await self.journal() == []
+        return progress.waiting
 
     async def goes_on(self, tip_fork: int | None) -> None:
-        """Once the obstacle is gone, a new daemon does the step that was refused."""
-        await self.daemon.stop()
-        self.daemons.remove(self.daemon)
-        await self.follow()
+        """Once the obstacle is gone, the daemon does the step that was refused."""
+        await self.daemon.settle()
+        assert self.daemon.progress.mode == "following"
+        open_ones = "SELECT count(*) FROM indexer.incident WHERE resolved_at IS NULL AND kind = 'change_refused'"
+        assert await self.value(open_ones) == 0
         await self.equals(self.tree[self.nodes[0].head], None if tip_fork is None else [(tip_fork, DEPTH)])
 
 
@@ -102,8 +110,8 @@ async def test_a_reorg_under_row_level_security_is_an_error_not_fewer_rows(playe
     await played.follow()
     await played.execute(SECURED)
     fork = await reorged(played)
-    error = await played.refuses("order_history")
-    assert "row level security" in error.message and "DISABLE ROW LEVEL SECURITY" in error.remedy
+    reason = await played.refuses("order_history")
+    assert "row level security" in reason and "DISABLE ROW LEVEL SECURITY" in reason
     await played.execute("ALTER TABLE public.order_history DISABLE ROW LEVEL SECURITY")
     await played.goes_on(fork)
 
@@ -133,8 +141,8 @@ async def test_a_reorg_whose_changes_a_trigger_swallows_is_not_committed(
     await played.follow()
     await played.execute(SWALLOW.format(table=table, event=event))
     fork = await reorged(played)
-    error = await played.refuses(table)
-    assert "trigger swallows" in error.message and f"ALTER TABLE {table.removeprefix('public.')}" in error.remedy
+    reason = await played.refuses(table)
+    assert "trigger swallows" in reason and f"ALTER TABLE {table.removeprefix('public.')}" in reason
     await played.execute(f"DROP TRIGGER swallows ON {table}")
     await played.goes_on(fork)
 
@@ -194,3 +202,121 @@ async def test_a_right_that_is_lacking_is_no_row_level_security(played: Played) 
     async with connection(played.actors.reader) as conn:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await conn.execute("DELETE FROM public.order_history")
+
+
+# -- what refuses a step outright
+
+RAISES = """
+CREATE FUNCTION test.forbid() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not here'; END$$;
+CREATE TRIGGER forbids {when} ON public.order_history FOR EACH ROW EXECUTE FUNCTION test.forbid();
+"""
+
+
+class Hindrance(NamedTuple):
+    """What an application does to a table, how it takes it back, and what the indexer says in between."""
+
+    made: str
+    undone: str
+    said: tuple[str, ...]
+
+
+FORWARD = {
+    "not-null": Hindrance(
+        "ALTER TABLE public.orders ADD note text; UPDATE public.orders SET note = '';"
+        " ALTER TABLE public.orders ALTER note SET NOT NULL",
+        "ALTER TABLE public.orders DROP note",
+        ("a constraint refuses a row", "note", 'ALTER TABLE "public"."orders" ALTER COLUMN "note" DROP NOT NULL'),
+    ),
+    "check": Hindrance(
+        "ALTER TABLE public.orders ADD CONSTRAINT few CHECK (block_number < 90) NOT VALID",
+        "ALTER TABLE public.orders DROP CONSTRAINT few",
+        ("a constraint refuses a row", "few", 'ALTER TABLE "public"."orders" DROP CONSTRAINT "few"'),
+    ),
+    "renamed-column": Hindrance(
+        "ALTER TABLE public.orders RENAME price TO prize",
+        "ALTER TABLE public.orders RENAME prize TO price",
+        ("tables are not what this release expects", "price", "migrate --check"),
+    ),
+    "raising-trigger": Hindrance(
+        RAISES.format(when="BEFORE INSERT"),
+        "DROP TRIGGER forbids ON public.order_history",
+        ("a trigger or function of others fails", "not here", "test.forbid", "DISABLE TRIGGER"),
+    ),
+    "right": Hindrance(
+        "REVOKE INSERT ON public.order_history FROM {writer}",
+        "GRANT INSERT ON public.order_history TO {writer}",
+        ("lacks a right", "order_history", "db roles"),
+    ),
+}
+
+BACKWARD = {
+    "foreign-key": Hindrance(
+        "CREATE TABLE public.notes (id text CONSTRAINT noted REFERENCES public.order_history (id));"
+        " INSERT INTO public.notes SELECT id FROM public.order_history WHERE block_number > 90",
+        "DROP TABLE public.notes",
+        ("a constraint refuses a row", "notes", 'ALTER TABLE "public"."notes" DROP CONSTRAINT "noted"', "CASCADE"),
+    ),
+    "raising-trigger": Hindrance(
+        RAISES.format(when="BEFORE DELETE"),
+        "DROP TRIGGER forbids ON public.order_history",
+        ("a trigger or function of others fails", "not here", "test.forbid", "DISABLE TRIGGER"),
+    ),
+    "publication": Hindrance(
+        "ALTER TABLE public.order_history REPLICA IDENTITY NOTHING;"
+        " CREATE PUBLICATION everything FOR TABLE public.order_history",
+        "DROP PUBLICATION everything; ALTER TABLE public.order_history REPLICA IDENTITY DEFAULT",
+        ("refuses changes of a table", "order_history", "REPLICA IDENTITY FULL"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORWARD)
+async def test_a_step_forward_is_refused_until_what_is_in_the_way_is_gone(played: Played, name: str) -> None:
+    hindrance = FORWARD[name]
+    await played.follow()
+    await played.execute(hindrance.made.format(writer=played.actors.roles.writer))
+    played.show(played.grow(played.main, 5, 8.0))
+    reason = await played.refuses(hindrance.said[1])
+    assert all(words in reason for words in hindrance.said), reason
+    await played.execute(hindrance.undone.format(writer=played.actors.roles.writer))
+    await played.goes_on(None)
+
+
+@pytest.mark.parametrize("name", BACKWARD)
+async def test_a_rollback_is_refused_until_what_is_in_the_way_is_gone(played: Played, name: str) -> None:
+    hindrance = BACKWARD[name]
+    await played.follow()
+    await played.execute(hindrance.made)
+    fork = await reorged(played)
+    reason = await played.refuses(hindrance.said[1])
+    assert all(words in reason for words in hindrance.said), reason
+    await played.execute(hindrance.undone)
+    await played.goes_on(fork)
+
+
+COMMANDS = {
+    "reproject": (BACKWARD["foreign-key"]._replace(said=("notes", "doctor")), ()),
+    "backfill": (FORWARD["check"], ("--rpc-url={node}", "--from-block=0")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_command_ends_with_its_exit_code_and_one_line(played: Played, command: str) -> None:
+    hindrance, flags = COMMANDS[command]
+    await played.follow()
+    await played.daemon.stop()
+    played.daemons.remove(played.daemon)
+    await played.execute(hindrance.made)
+    tip = played.grow(played.main, 5, 8.0)
+    played.show(tip)
+    played.nodes[0].finalized = tip.number
+    before = await played.everything()
+    words = [*command.split(), *(flag.format(node=played.nodes[0].url) for flag in flags), "--chain", str(CONFIG)]
+    done = await asyncio.to_thread(run, *words, env={"DATABASE_URL": played.actors.writer})
+    assert done.returncode == 24, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert all(said in line for said in hindrance.said) and "Traceback" not in done.stderr
+    rows = {name: kept for name, kept in before.items() if name.startswith("public.")}
+    assert {name: kept for name, kept in (await played.everything()).items() if name in rows} == rows
+    ((detail,),) = await played.fetch("SELECT detail FROM indexer.incident WHERE kind = 'change_refused'")
+    assert f"error: {detail}" == line

@@ -217,7 +217,7 @@ async def test_doctor_finds_every_right_that_a_writer_needs(actors: Cast) -> Non
 async def test_a_command_that_lacks_a_right_says_so_in_one_line(actors: Cast) -> None:
     for arguments in (["check"], ["status"], ["incidents", "list"]):
         done = await asyncio.to_thread(run, *arguments, "--chain", "devnet", env={"DATABASE_URL": actors.reader})
-        assert done.returncode == 18 and "the database: lacks a right: permission denied" in done.stderr, done.stderr
+        assert done.returncode == 24 and "the database: lacks a right: permission denied" in done.stderr, done.stderr
         assert "Traceback" not in done.stderr and "doctor" in done.stderr
 
 
