@@ -19,9 +19,10 @@ from indexer.errors import ExitCode
 from indexer.ops.doctor.database_checks import examine_database
 from indexer.ops.doctor.endpoint_checks import EndpointDoctor, examine_socket
 from indexer.ops.doctor.findings import DoctorFinding
+from indexer.ops.doctor.host_checks import examine_host
 from indexer.rpc.health import LAG_BLOCKS, LAG_SECONDS
 from indexer.rpc.pool import display_names
-from indexer.runtime import log_setup, shell, signals
+from indexer.runtime import log_setup, signals
 
 
 @click.command(
@@ -45,8 +46,9 @@ def doctor_command(
     """Probe every endpoint and the database, and report what to fix. Changes nothing.
 
     Endpoints: chain id, tags, block time, clock, lag, batches, logs by hash, times in logs, receipts, hashes of headers
-    and roots of receipts, limits, history, WebSocket. Database: version, permissions, schema, row security and
-    triggers, disk, settings, time zone. Exits with 36 if something must be fixed.
+    and roots of receipts, limits, history, WebSocket. Database: version, permissions, schema, row security, triggers,
+    keys and columns of others, publications, disk, settings, time zone. Machine: PG variables, proxies, limits, room
+    for the log, systemd. Exits with 36 if something must be fixed.
     """
     log_setup.configure("console", quiet=True)
     deployment = config.load(chain)
@@ -77,9 +79,7 @@ async def _examine(
         *([examine_database(deployment, url)] if url else []),
     )
     findings = [finding for part in parts for finding in part]
-    if shell.ignored:
-        detail = f"{', '.join(shell.ignored)}: ignored, because the shell does not decide where this program works"
-        findings.append(DoctorFinding("environment", "PG variables", "note", detail, "Use DATABASE_URL instead"))
+    findings += examine_host([*rpc, *ws])
     if not rpc:
         remedy = f"Set {deployment.env_prefix}_RPC_URL, or pass --rpc-url"
         findings.append(DoctorFinding("endpoints", "number", "fix", "none is named", remedy))

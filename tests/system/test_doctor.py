@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -21,7 +22,7 @@ from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.schema.migrate import upgrade_async
 from tests.scenarios.harness import CHAIN_ID
-from tests.support.daemon import run
+from tests.support.daemon import environment, run
 from tests.support.simchain.chain import Tree
 from tests.support.simchain.node import SimNode
 from tests.support.simchain.refusals import Refusal
@@ -197,6 +198,67 @@ async def test_doctor_names_what_is_wrong_with_a_database(low_role: tuple[str, s
         code, found, said = await examined("--rpc-url", node.url, url="postgresql://u:hunter2@127.0.0.1:1/db")
         assert code == MUST_FIX and "hunter2" not in said
         assert found["postgresql://127.0.0.1:1/…", "answers"]["said"].startswith("the database: refuses connections")
+
+
+OF_OTHERS = (
+    "CREATE TABLE public.notes (id text CONSTRAINT noted REFERENCES public.order_history (id))",
+    "CREATE TABLE public.seen (number bigint CONSTRAINT seen_block REFERENCES indexer.block (number))",
+    "ALTER TABLE public.orders ADD note text NOT NULL",
+    "ALTER TABLE public.positions ADD CONSTRAINT small CHECK (base < 100)",
+    "CREATE UNIQUE INDEX once ON public.token_transfer (block_number)",
+    "ALTER TABLE public.account_balances RENAME balance TO balanced",
+)
+
+
+async def test_doctor_names_what_others_put_on_the_tables_before_a_step_meets_it(
+    fresh_database: Callable[[], str],
+) -> None:
+    url = fresh_database()
+    await upgrade_async(url)
+
+    async def said(check: str) -> list[tuple[str, str, str]]:
+        done = await program("doctor", "--json", url=url)
+        found = [f for f in json.loads(done.stdout)["findings"] if f["check"] == check]
+        return [(f["level"], f["said"], f["remedy"]) for f in found]
+
+    assert [one[0] for one in await said("tables")] == ["good"] and not await said("publications")
+    await execute(url, *OF_OTHERS)
+    found = await said("tables")
+    assert {one[0] for one in found} == {"fix"} and len(found) == len(OF_OTHERS)
+    for words in ("noted of notes", "seen_block of seen", '"note" must be given', "small of positions",
+                  "unique index on block_number", 'no column "balance"'):  # fmt: skip
+        assert [one for one in found if words in one[1]], (words, found)
+    removable = [remedy for _, _, remedy in found if remedy.startswith("ALTER TABLE") and "DROP" in remedy]
+    assert len(removable) == 4
+    await execute(url, *removable, "DROP INDEX once", "ALTER TABLE public.account_balances RENAME balanced TO balance")
+    assert [one[0] for one in await said("tables")] == ["good"]
+
+    name = urlsplit(url).path.lstrip("/")
+    await execute(url, "ALTER TABLE public.orders REPLICA IDENTITY NOTHING",
+                  "CREATE PUBLICATION everything FOR ALL TABLES",
+                  f'ALTER DATABASE "{name}" SET idle_session_timeout = 7000')  # fmt: skip
+    ((level_, what, remedy),) = await said("publications")
+    assert level_ == "fix" and "everything publishes orders" in what and "REPLICA IDENTITY FULL" in remedy
+    assert [(one[0], "idle_session_timeout is 7000 ms" in one[1]) for one in await said("settings")] == [("fix", True)]
+    await execute(url, remedy.partition(",")[0], f'ALTER DATABASE "{name}" RESET idle_session_timeout')
+    assert [one[0] for one in (*await said("publications"), *await said("settings"))] == ["good", "good"]
+
+
+async def test_doctor_names_what_of_the_machine_may_hurt() -> None:
+    script = (
+        f"ulimit -n 100; ulimit -f 200000; exec {sys.executable} -m indexer.cli.main doctor --no-database --json"
+        " --chain devnet --rpc-url https://node.example/KEYKEYKEYKEYKEYKEY 2>/dev/null"
+    )
+    env = environment({"HTTPS_PROXY": "http://user:hidden@127.0.0.1:1", "PGHOST": "elsewhere"})
+    done = await asyncio.to_thread(
+        subprocess.run, ["bash", "-c", script], env=env, capture_output=True, text=True, check=False
+    )
+    found = {f["check"]: f for f in json.loads(done.stdout)["findings"] if f["subject"] == "this machine"}
+    assert {check: f["level"] for check, f in found.items()} == {
+        "PG variables": "note", "proxy": "note", "file descriptors": "note", "file size": "note"
+    }  # fmt: skip
+    assert "PGHOST" in found["PG variables"]["said"] and "http://127.0.0.1:1" in found["proxy"]["said"]
+    assert "hidden" not in done.stdout and "KEYKEY" not in done.stdout
 
 
 async def test_scores_are_stored_add_up_over_restarts_and_are_shown_without_secrets(

@@ -14,6 +14,10 @@ import yaml
 
 from indexer.cli.main import cli
 from indexer.errors import LeaseLostError, ReorgTooDeepError, SchemaNewerError, SchemaOlderError
+from indexer.follow.runner import OPEN_TIMEOUT_S
+from indexer.ops.doctor.findings import DoctorFindings
+from indexer.ops.doctor.host_checks import check_unit, time_span
+from indexer.runtime.signals import END_TIMEOUT_S
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -61,6 +65,45 @@ def test_the_systemd_unit_starts_the_program_hardened_and_gives_up_where_a_start
     assert service["ProtectSystem"] == "strict" and service["CapabilityBoundingSet"] == ""
     text = (DEPLOY / "systemd" / "reya-indexer.service").read_text()
     assert "DATABASE_URL_FILE=%d/database_url" in text and "DATABASE_URL=" not in text.replace("DATABASE_URL_FILE=", "")
+
+
+def findings_about(unit: dict[str, str]) -> list[tuple[str, str]]:
+    found = DoctorFindings("this machine")
+    check_unit(found, {"LoadState": "loaded"} | unit)
+    return [(item.level, item.detail) for item in found.items]
+
+
+def test_no_supervisor_gives_up_or_kills_before_we_do() -> None:
+    """The rules of systemd, Kubernetes and Docker, by arithmetic."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "systemd" / "reya-indexer.service")
+    service = unit["Service"]
+    shown = {  # as `systemctl show` names and spells them
+        "Restart": service["Restart"], "RestartUSec": f"{service['RestartSec']}s",
+        "StartLimitIntervalUSec": unit["Unit"]["StartLimitIntervalSec"], "StartLimitBurst": "5",
+        "TimeoutStopUSec": f"{service['TimeoutStopSec']}s",
+    }  # fmt: skip
+    assert [level for level, _ in findings_about(shown)] == ["good"]
+    limited = shown | {"StartLimitIntervalUSec": "10min", "StartLimitBurst": "10"}
+    assert [level for level, said in findings_about(limited) if "gives up for good after 10 starts" in said] == ["fix"]
+    assert findings_about(shown | {"StartLimitIntervalUSec": "10min", "StartLimitBurst": "200"})[0][0] == "good"
+    assert findings_about(shown | {"TimeoutStopUSec": "4s"})[0][0] == "fix"
+    assert findings_about(shown | {"Restart": "no"})[0][0] == "fix"
+    assert [time_span(text) for text in ("1min 30s", "0", "infinity", "2h 5min", "500ms")] == [
+        90, 0, float("inf"), 7500, 0.5
+    ]  # fmt: skip
+
+    deployment, *_ = yaml.safe_load_all((DEPLOY / "kubernetes" / "reya-indexer.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    startup = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
+    liveness = container["livenessProbe"]["periodSeconds"] * container["livenessProbe"]["failureThreshold"]
+    assert pod["terminationGracePeriodSeconds"] > END_TIMEOUT_S and startup > OPEN_TIMEOUT_S and liveness >= 60
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+    for name in ("indexer", "standby"):
+        ours = compose["services"][name]
+        assert ours["restart"] == "unless-stopped" and int(ours["stop_grace_period"].removesuffix("s")) > END_TIMEOUT_S
 
 
 def test_the_compose_file_keeps_secrets_in_files_and_ports_on_loopback() -> None:

@@ -14,9 +14,9 @@ from indexer.db.connection import SETTINGS, Connection, connection
 from indexer.db.database_errors import database_wait_name
 from indexer.errors import DatabaseUnreachableError, WriteInterceptedError, WrongDeploymentError
 from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
+from indexer.ops.doctor.table_checks import check_hindrances, check_publications, check_tables
 from indexer.runtime.secrets import redact
 from indexer.schema import revisions
-from indexer.store import effects
 from indexer.store.index_state import binding, check_binding
 
 OLDEST = 140_000  # Oldest supported server (server_version_num).
@@ -30,6 +30,8 @@ FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg
   unnest(s.setconfig) AS c(setting)
 WHERE lower(split_part(c.setting, '=', 1)) = 'timezone' AND (d.datname IS NULL OR d.datname = current_database())
 """
+# Of a role or database, which the sessions do not set themselves: not every server knows them.
+_OTHER_LIMITS = ["transaction_timeout", "idle_session_timeout"]
 _UTC = ("utc", "etc/utc", "gmt", "etc/gmt", "uct", "zulu")
 
 
@@ -43,7 +45,9 @@ async def examine_database(deployment: Deployment, url: str) -> list[DoctorFindi
                 _writable,
                 _schema,
                 _rights,
-                _hindrances,
+                check_hindrances,
+                check_tables,
+                check_publications,
                 _durable,
                 _connections,
                 _session,
@@ -53,10 +57,12 @@ async def examine_database(deployment: Deployment, url: str) -> list[DoctorFindi
                 try:
                     await look(conn, found, deployment)
                 except WriteInterceptedError as error:
-                    found.fix(look.__name__.strip("_"), error.message, error.remedy)
+                    found.fix(look.__name__.removeprefix("check").strip("_"), error.message, error.remedy)
                 except asyncpg.PostgresError as error:
                     found.note(
-                        look.__name__.strip("_"), " ".join(str(error).split()), "Give the role the right to look"
+                        look.__name__.removeprefix("check").strip("_"),
+                        " ".join(str(error).split()),
+                        "Give the role the right to look",
                     )
     except DatabaseUnreachableError as error:
         found.fix("answers", f"{database_wait_name(error)}: {error.message}", error.remedy)
@@ -135,26 +141,6 @@ async def _rights(conn: Connection, found: DoctorFindings, _: Deployment) -> Non
         found.good("rights", f"role {role} may do what it must")
 
 
-async def _hindrances(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
-    """Find what would fail a step or silently change its rows; the first reorg would show it much too late."""
-    if await revisions.classify(conn) != "ours":
-        return
-    hindrances = await effects.hindrances(conn)
-    for item in hindrances:
-        if item.kind == "row security" and not item.active:
-            found.note(
-                "row security", f"{item.place} has it; this role is exempt, other readers may miss rows", item.remedy
-            )
-        elif item.kind == "row security":
-            found.fix("row security", f"{item.place} hides rows from this role by row level security", item.remedy)
-        else:
-            found.fix(
-                "triggers", f"{item.kind} {item.name} of {item.place} may drop or change what is written", item.remedy
-            )
-    if not hindrances:
-        found.good("triggers", "no row security, rule or trigger comes between the indexer and its tables")
-
-
 async def _durable(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     for name in ("fsync", "full_page_writes"):
         if await conn.fetchval("SELECT current_setting($1)", name) != "on":
@@ -190,11 +176,17 @@ async def _session(conn: Connection, found: DoctorFindings, _: Deployment) -> No
             "SELECT current_setting($1) = set_config($1, $2, true)", name, value
         ) for name, value in SETTINGS.items() if name != "application_name"
     }  # fmt: skip
+    limits = await conn.fetch(
+        "SELECT name, setting, unit FROM pg_settings WHERE name = ANY($1::text[]) AND setting <> '0'", _OTHER_LIMITS
+    )
+    for name, setting, unit in limits:
+        found.fix("settings", f"{name} is {setting} {unit}: what takes longer is ended, again and again",
+                  f"ALTER ROLE ... RESET {name}, or ALTER DATABASE ... RESET {name}")  # fmt: skip
     dropped = [name for name, kept in is_kept.items() if not kept]
     if dropped:
         found.fix("settings", f"{', '.join(dropped)}: not what this session asked for",
                   "Connect to PostgreSQL itself, or by a pooler that keeps a session's settings")  # fmt: skip
-    else:
+    elif not limits:
         found.good("settings", "time-outs and time zone of the session are as asked for")
 
 
