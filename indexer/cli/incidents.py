@@ -23,7 +23,10 @@ MAX_LISTED = 500
 
 @click.group("incidents", epilog="\b\nExample:\n  reya-indexer incidents list --chain reya")
 def incidents_group() -> None:
-    """List incidents, and close those you have investigated. docs/runbook.md has an entry for each kind."""
+    """List incidents, and close those that were looked into.
+
+    docs/runbook.md has an entry for each kind.
+    """
 
 
 @incidents_group.command("list", epilog="\b\nExample:\n  reya-indexer incidents list --all --json")

@@ -7,14 +7,17 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from indexer.rpc.pool import Traffic
 from indexer.runtime.progress import DaemonProgress
 from indexer.runtime.tasks import background_task
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 log = structlog.get_logger()
 LINE_INTERVAL_S = 10.0  # Time between log lines (s).
@@ -117,23 +120,40 @@ async def _lines(progress: DaemonProgress, goal: Callable[[], int]) -> None:
         )
 
 
-async def backfill_bars(rates: Rates) -> None:
-    """Draw one bar for each stage of a backfill until cancelled."""
-    # Imported here: a process that draws no bars need not load rich.
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
+def _bars(*, remaining: bool) -> Progress:
+    """Return bars that fit 80 columns, with a line of details below them for each task's field `more`.
 
-    columns = (
+    `remaining`: show rich's own estimate of the time left; otherwise the field `eta`.
+    """
+    # Imported here: a process that draws no bars need not load rich.
+    from rich.console import Console, RenderableType
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Bars(Progress):
+        """Bars with their details."""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            """Yield the bars, then one line for each task, cut at the edge of the terminal."""
+            yield self.make_tasks_table(self.tasks)
+            for task in self.tasks:
+                if more := task.fields["more"]:
+                    yield Text(f"  {more}", no_wrap=True, overflow="ellipsis")
+
+    return Bars(
         TextColumn("[bold]{task.description:<9}"),
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=20),
         TextColumn("{task.percentage:>5.1f}%"),
         MofNCompleteColumn(),
         TextColumn("blocks"),
-        TextColumn("{task.fields[eta]:>9}"),
-        TextColumn("{task.fields[more]}"),
+        TimeRemainingColumn() if remaining else TextColumn("{task.fields[eta]:>9}"),
+        console=Console(stderr=True),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=False) as bar:
+
+
+async def backfill_bars(rates: Rates) -> None:
+    """Draw one bar for each stage of a backfill until cancelled."""
+    with _bars(remaining=False) as bar:
         ingested = bar.add_task("ingested", total=None, eta="", more="")
         projected = bar.add_task("projected", total=None, eta="", more="")
 
@@ -170,28 +190,14 @@ def _format_eta(seconds: int | None) -> str:
 
 async def follow_bars(progress: DaemonProgress, goal: Callable[[], int]) -> None:
     """Draw the bar of projected blocks toward block `goal()` until cancelled."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>5.1f}%"),
-        MofNCompleteColumn(),
-        TextColumn("blocks"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rows]:,} rows  {task.fields[wait]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=False) as bar:
-        task = bar.add_task("projected", total=None, rows=0, wait="")
+    with _bars(remaining=True) as bar:
+        task = bar.add_task("projected", total=None, more="")
         while True:
-            total = goal() - progress.origin + 1
+            total, waiting = goal() - progress.origin + 1, progress.waiting
             bar.update(
                 task,
                 total=max(total, 1) if progress.head >= 0 else None,
                 completed=max(0, progress.projected - progress.origin + 1),
-                rows=sum(progress.rows.values()),
-                wait=progress.waiting and f"waiting for {progress.waiting}",
+                more=f"{sum(progress.rows.values()):,} rows{waiting and '; waiting for ' + waiting}",
             )
             await asyncio.sleep(0.25)

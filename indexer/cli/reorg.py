@@ -52,7 +52,7 @@ def _ask(chain: str, data_dir: Path | None, pg_bin: Path | None, question: Calla
 @pg_bin_option
 @json_option
 def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
-    """Show the epoch, the deepest possible rollback, and the last reorg."""
+    """Show the epoch, the last reorg, and the deepest rollback."""
     addresses = [c.address for c in config.load(chain).contracts]
 
     async def question(conn: Connection) -> dict[str, Any]:

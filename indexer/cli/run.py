@@ -84,7 +84,7 @@ def run_command(
     http_port: int, attest: bool | None, attest_rps: float | None, data_dir: Path | None, pg_bin: Path | None,
     log_format: log_setup.LogFormat, verbose: bool,
 ) -> None:  # fmt: skip
-    """Catch up with the chain, then follow its head until SIGTERM or Ctrl-C.
+    """Catch up with the chain, then follow its head until stopped.
 
     Without DATABASE_URL, it starts its own PostgreSQL. An empty database is migrated and bound to this deployment.
     """
