@@ -121,6 +121,10 @@ def _run() -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.STDOUT_CLOSED
+    except SystemExit as error:  # click ends the program with 1 where it meets a closed pipe itself.
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return ExitCode.STDOUT_CLOSED
     except IndexerError as error:
         shell.write_error(f"error: {error}")
         return error.exit_code

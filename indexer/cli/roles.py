@@ -14,7 +14,7 @@ from indexer.cli.options import chain_option, data_dir_option, json_option, pg_b
 from indexer.cli.session import open_url
 from indexer.db.connection import DAY_S, connection
 from indexer.embedded_pg.server import database_name
-from indexer.errors import IndexerError
+from indexer.errors import DatabaseUnreachableError, RefusedError, WriteInterceptedError
 from indexer.runtime import secrets, signals
 from indexer.schema import roles as store
 
@@ -79,11 +79,11 @@ async def _set_up(url: str, roles: store.Roles, verifiers: dict[str, str], dry_r
                     await conn.execute(statement)
         except asyncpg.InsufficientPrivilegeError as error:
             remedy = "Nothing was changed. Set DATABASE_URL to a role that can create roles and owns the tables"
-            raise IndexerError(f"{secrets.redact(url)}: {error}", remedy) from error
+            raise WriteInterceptedError(f"{secrets.redact(url)}: {error}", remedy) from error
         except asyncpg.LockNotAvailableError as error:
             remedy = "Nothing was changed. Stop the indexer, or try again when it is less busy"
-            raise IndexerError(f"{secrets.redact(url)}: a table is in use: {error}", remedy) from error
+            raise DatabaseUnreachableError(f"{secrets.redact(url)}: a table is in use: {error}", remedy) from error
         except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError) as error:
             remedy = "Nothing was changed. Try again: somebody created a role with that name at the same time"
-            raise IndexerError(f"{secrets.redact(url)}: {error}", remedy) from error
+            raise RefusedError(f"{secrets.redact(url)}: {error}", remedy) from error
         return statements

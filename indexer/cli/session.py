@@ -19,10 +19,7 @@ from indexer.embedded_pg.server import EmbeddedServer, database_name
 from indexer.errors import (
     ConfigError,
     ExitCode,
-    ForeignDatabaseError,
     IndexerError,
-    SchemaNewerError,
-    SchemaOlderError,
 )
 from indexer.rpc.pool import Pool
 from indexer.runtime import secrets, shell
@@ -123,25 +120,13 @@ async def prepare_schema(url: str) -> None:
 
     Raises ForeignDatabaseError, SchemaOlderError, SchemaNewerError, DatabaseUnreachableError.
     """
-    kind, revision = await _examine(url)
-    where = redact(url)
-    if kind == "foreign":
-        raise ForeignDatabaseError(
-            f"{where}: contains tables that do not belong to this program",
-            "Set DATABASE_URL to an empty database, or to the right one; or see `reya-indexer migrate --adopt --check`",
-        )
-    if kind == "ours" and revision == revisions.head_revision():
+    async with connection(url) as conn:
+        revision = await revisions.require_known(conn, url)
+        if revision is not None and external_url():
+            await revisions.require_head(conn, url)
+    if revision == revisions.head_revision():
         return
-    if kind == "ours" and revision not in revisions.known_revisions():
-        raise SchemaNewerError(
-            f"{where}: schema revision {revision} is newer than this release supports", "Upgrade to the newer release"
-        )
-    if kind == "ours" and external_url():
-        raise SchemaOlderError(
-            f"{where}: schema revision is {revision}, but this release requires {revisions.head_revision()}",
-            "Run `reya-indexer migrate` while no indexer runs",
-        )
-    log.info("migrating", database=where, to=revisions.head_revision())
+    log.info("migrating", database=redact(url), to=revisions.head_revision())
     from indexer.schema import migrate  # Imported here: Alembic is slow to import and seldom needed.
 
     await migrate.upgrade_async(url)
@@ -151,12 +136,10 @@ async def prepare_schema(url: str) -> None:
 async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[Connection]:
     """Connect to a database that is migrated to this release and either unbound or bound to the deployment.
 
-    Raises SchemaOlderError, WrongDeploymentError, DatabaseUnreachableError.
+    Raises ForeignDatabaseError, SchemaOlderError, SchemaNewerError, WrongDeploymentError, DatabaseUnreachableError.
     """
     async with connection(url) as conn:
-        current = await revisions.classify(conn) == "ours" and await revisions.current_revision(conn)
-        if current != revisions.head_revision():
-            raise SchemaOlderError("this database is not migrated to this release", "Run `reya-indexer migrate`")
+        await revisions.require_head(conn, url)
         bound = await binding(conn)
         if bound is not None:
             check_binding(bound, deployment.name, deployment.chain_id)
@@ -166,9 +149,3 @@ async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[
             if not isinstance(error, asyncpg.InsufficientPrivilegeError):  # Of a reader that is asked to write.
                 await report_refusal(partial(connect, url), error)
             raise
-
-
-async def _examine(url: str) -> tuple[str, str | None]:
-    async with connection(url) as conn:
-        kind = await revisions.classify(conn)
-        return kind, await revisions.current_revision(conn) if kind == "ours" else None

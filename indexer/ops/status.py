@@ -14,7 +14,7 @@ from indexer.chain.ranges import gaps_in
 from indexer.config import Deployment
 from indexer.db.catalog import COLUMNS, SCHEMA, schema_and_name, sql_name
 from indexer.db.connection import Connection, connection
-from indexer.errors import IndexerError, SchemaOlderError
+from indexer.errors import IndexerError
 from indexer.rpc.pool import Pool
 from indexer.schema import deferred_indexes, revisions
 from indexer.store import attestations, head_proofs, incidents, provenance, reorg_journal
@@ -35,12 +35,11 @@ NO_HEADS: Heads = {"head": None, "safe": None, "finalized": None, "head_time": N
 async def status(deployment: Deployment, url: str, urls: Sequence[str]) -> dict[str, Any]:
     """Return the status as one JSON-ready object. Unknown block numbers are None.
 
-    Raises SchemaOlderError when the database holds no index.
+    Raises ForeignDatabaseError, SchemaNewerError, SchemaOlderError if it is no database of this release.
     """
     heads = await _heads(deployment, urls)
     async with connection(url) as conn:
-        if await revisions.classify(conn) != "ours":
-            raise SchemaOlderError("this database has no index yet", "Start `reya-indexer run` or `backfill` first")
+        await revisions.require_head(conn, url)
         return await build_status(conn, deployment, heads)
 
 

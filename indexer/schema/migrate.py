@@ -25,20 +25,23 @@ from sqlalchemy.pool import NullPool
 
 from indexer.db import connection
 from indexer.db.catalog import quoted, sql_name
-from indexer.errors import (
-    AdoptionRefusedError,
-    DatabaseUnreachableError,
-    ForeignDatabaseError,
-    IndexerError,
-    SchemaNewerError,
-    SchemaOlderError,
-)
+from indexer.db.database_errors import database_wait_name
+from indexer.db.refusals import refusal
+from indexer.errors import AdoptionRefusedError, DatabaseUnreachableError, IndexerError, WriteInterceptedError
 from indexer.runtime import signals
 from indexer.runtime.resources import data_dir
 from indexer.runtime.secrets import redact
 from indexer.schema import adopted_tables, adoption, deferred_indexes, roles
 from indexer.schema.adoption import SchemaDifference
-from indexer.schema.revisions import LOCK, classify, current_revision, foreign_table, head_revision, known_revisions
+from indexer.schema.revisions import (
+    LOCK,
+    classify,
+    current_revision,
+    head_revision,
+    known_revisions,
+    require_head,
+    require_known,
+)
 from indexer.schema.tables.columns import SCHEMA, internal
 from indexer.schema.tables.metadata import public
 from indexer.schema.views.all_views import VIEWS
@@ -100,7 +103,7 @@ async def transaction(url: str, *, adopting: bool = False) -> AsyncIterator[Asyn
         async with engine.connect() as conn, conn.begin():
             await conn.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
             raw = await _raw(conn)
-            await _refuse(url, raw, adopting=adopting)
+            await require_known(raw, url, adopting=adopting)
             await _become_owner(raw)
             taken = await (adoption.existing_names(raw) if adopting else adopted_tables.names(raw))
             _spare(conn, taken)
@@ -155,28 +158,17 @@ async def _build_deferred(conn: AsyncConnection) -> None:
 
 
 def _refusal(url: str, error: DBAPIError) -> IndexerError:
-    cause = " ".join(str(error.orig.__cause__ if error.orig else error).split())
+    """Return what ends a migration that the server refused; nothing was changed."""
+    cause = (error.orig.__cause__ if error.orig else None) or error
+    words, again = " ".join(str(cause).split()), "Nothing was changed; migrate again"
     if error.connection_invalidated:
-        return DatabaseUnreachableError(
-            f"{redact(url)}: connection lost: {cause}", "Nothing was changed; migrate again"
-        )
-    remedy = "Nothing was changed. The role needs CREATE on the database and on its schema public"
-    return IndexerError(f"{redact(url)}: {cause}", remedy)
-
-
-async def _refuse(url: str, conn: Any, *, adopting: bool) -> None:
-    """Raise ForeignDatabaseError or SchemaNewerError for a database that this release must not touch."""
-    if await classify(conn) == "foreign" and not adopting:
-        raise ForeignDatabaseError(
-            f"{redact(url)}: table {await foreign_table(conn)} does not belong to this program",
-            "Set DATABASE_URL to an empty database, or to the right one; or see `reya-indexer migrate --adopt --check`",
-        )
-    revision = await current_revision(conn)
-    if revision is not None and revision not in known_revisions():
-        raise SchemaNewerError(
-            f"{redact(url)}: schema revision {revision} is newer than this release supports",
-            f"Run the newer release; this one supports up to {head_revision()}",
-        )
+        return DatabaseUnreachableError(f"{redact(url)}: connection lost: {words}", again)
+    if isinstance(cause, asyncpg.InsufficientPrivilegeError):
+        remedy = "Nothing was changed. The role needs CREATE on the database and on its schema public"
+        return WriteInterceptedError(f"{redact(url)}: {words}", remedy)
+    if refused := refusal(cause):
+        return WriteInterceptedError(f"{redact(url)}: {refused.message}", refused.remedy)
+    return DatabaseUnreachableError(f"{redact(url)}: {database_wait_name(cause)}: {words}", again)
 
 
 def _known(revision: str, *aliases: str) -> None:
@@ -278,12 +270,7 @@ async def check_async(url: str) -> list[str]:
     """Do check() inside a running event loop."""
     async with transaction(url) as conn:
         raw = await _raw(conn)
-        revision = await current_revision(raw)
-        if revision != head_revision():
-            raise SchemaOlderError(
-                f"{redact(url)}: schema revision is {revision or 'none'}, but this release requires {head_revision()}",
-                "Run `reya-indexer migrate`",
-            )
+        await require_head(raw, url)
         taken = await adopted_tables.names(raw)
         differences = await conn.run_sync(partial(_compare, taken=taken))
         differences += await _compare_views(raw, taken)

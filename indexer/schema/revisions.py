@@ -7,8 +7,9 @@ from typing import Literal
 
 from indexer.db.catalog import SCHEMA
 from indexer.db.connection import Connection, connection
-from indexer.errors import SchemaNewerError, SchemaOlderError
+from indexer.errors import ForeignDatabaseError, SchemaNewerError, SchemaOlderError
 from indexer.runtime.resources import data_dir
+from indexer.runtime.secrets import redact
 
 Kind = Literal["empty", "foreign", "ours"]
 LOCK = 0x7265_7961_6D69_6772  # advisory, "reyamigr": held while creating, changing or reassigning our objects
@@ -55,19 +56,39 @@ async def current_revision(conn: Connection) -> str | None:
     return revision
 
 
-async def require_head(conn: Connection) -> None:
-    """Raise SchemaNewerError or SchemaOlderError if the schema is not this release's.
+async def require_known(conn: Connection, url: str = "", *, adopting: bool = False) -> str | None:
+    """Return the schema revision; None for an empty database, or for tables of others that are being adopted.
+
+    `url`: named in the errors, without its secrets. Raises ForeignDatabaseError for tables of others, SchemaNewerError.
+    """
+    where = f"{redact(url)}: " if url else ""
+    if not adopting and await classify(conn) == "foreign":
+        raise ForeignDatabaseError(
+            f"{where}table {await foreign_table(conn)} does not belong to this program",
+            "Set DATABASE_URL to an empty database, or to the right one; or see `reya-indexer migrate --adopt --check`",
+        )
+    revision = await current_revision(conn)
+    if revision is not None and revision not in known_revisions():
+        raise SchemaNewerError(
+            f"{where}schema revision {revision} is newer than this release supports",
+            f"Run the newer release; this one supports up to {head_revision()}",
+        )
+    return revision
+
+
+async def require_head(conn: Connection, url: str = "") -> None:
+    """Raise ForeignDatabaseError, SchemaNewerError or SchemaOlderError if the schema is not this release's.
 
     Check before writing: a migration may have run since the process started.
     """
-    revision = await current_revision(conn)
-    if revision == head_revision():
-        return
-    if revision is not None and revision in known_revisions():
+    revision, where = await require_known(conn, url), f"{redact(url)}: " if url else ""
+    if revision is None:
+        raise SchemaOlderError(f"{where}no index yet", "Start `reya-indexer run` or `backfill` first")
+    if revision != head_revision():
         raise SchemaOlderError(
-            f"schema revision is {revision}, but this release requires {head_revision()}", "Run `reya-indexer migrate`"
+            f"{where}schema revision is {revision}, but this release requires {head_revision()}",
+            "Run `reya-indexer migrate` while no indexer runs",
         )
-    raise SchemaNewerError(f"schema revision {revision} is newer than this release supports", "Run the newer release")
 
 
 async def revision_of(url: str) -> str | None:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from indexer.db.catalog import quoted, table_kind
 from indexer.db.connection import Connection
-from indexer.errors import ForeignDatabaseError, IndexerError
+from indexer.errors import IndexerError
 from indexer.schema import adopted_tables
-from indexer.schema.revisions import LOCK, classify, foreign_table
+from indexer.schema.revisions import LOCK, require_known
 from indexer.schema.tables.columns import SCHEMA
 from indexer.schema.tables.metadata import ENRICHED, TABLES, public
 from indexer.schema.views.all_views import VIEWS
@@ -105,14 +105,10 @@ async def setup(conn: Connection, roles: Roles, verifiers: Mapping[str, str]) ->
     Empty if everything is set up already. Takes the migration lock: until the end of the caller's transaction no
     `migrate` creates more objects. `verifiers`: passwords by role, from `verifier()`; these roles can log in. Raises
     IndexerError if the database's roles have another prefix or an existing role has more rights, ForeignDatabaseError
-    if the database is not ours.
+    or SchemaNewerError if the database is not ours.
     """
     await conn.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
-    if await classify(conn) == "foreign":
-        raise ForeignDatabaseError(
-            f"table {await foreign_table(conn)} does not belong to this program",
-            "Run `reya-indexer migrate --adopt` first",
-        )
+    await require_known(conn)
     others = await existing_roles(conn)
     if others not in (None, roles):
         raise IndexerError(

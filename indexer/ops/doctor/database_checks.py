@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -57,16 +58,18 @@ async def examine_database(deployment: Deployment, url: str) -> list[DoctorFindi
                 try:
                     await look(conn, found, deployment)
                 except WriteInterceptedError as error:
-                    found.fix(look.__name__.removeprefix("check").strip("_"), error.message, error.remedy)
+                    found.fix(_name(look), error.message, error.remedy)
+                except asyncpg.InsufficientPrivilegeError as error:
+                    found.fix(_name(look), str(error), "`reya-indexer db roles` makes a writer that has every right")
                 except asyncpg.PostgresError as error:
-                    found.note(
-                        look.__name__.removeprefix("check").strip("_"),
-                        " ".join(str(error).split()),
-                        "Give the role the right to look",
-                    )
+                    found.fix(_name(look), " ".join(str(error).split()), "See the server's log")
     except DatabaseUnreachableError as error:
         found.fix("answers", f"{database_wait_name(error)}: {error.message}", error.remedy)
     return found.items
+
+
+def _name(look: Callable[..., object]) -> str:
+    return look.__name__.removeprefix("check").strip("_")
 
 
 async def _version(conn: Connection, found: DoctorFindings, _: Deployment) -> None:

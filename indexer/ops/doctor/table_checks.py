@@ -23,6 +23,9 @@ SELECT conrelid::regclass::text AS place, conname AS name, confrelid::regclass::
 WHERE contype = 'f' AND conparentid = 0 AND connamespace <> to_regnamespace($1)
   AND confrelid IN (SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace($1)) ORDER BY 1
 """
+_INTERNAL = """
+SELECT $1 || '.' || relname FROM pg_class WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p')
+"""
 _REPORTED_AS_HINDRANCES = ("rule ", "has row security", "trigger ")
 
 
@@ -51,6 +54,7 @@ async def check_tables(conn: Connection, found: DoctorFindings, _: Deployment) -
     if await revisions.classify(conn) != "ours":
         return
     from indexer.schema import adoption  # Imported here because it loads SQLAlchemy.
+    from indexer.schema.tables.metadata import internal
 
     names = [schema_and_name(name) for name in COLUMNS if table_kind(name) in adoption.PROJECTED]
     differences = await adoption.compare(conn, frozenset(name for schema, name in names if schema == "public"))
@@ -63,13 +67,16 @@ async def check_tables(conn: Connection, found: DoctorFindings, _: Deployment) -
     ]  # fmt: skip
     for difference in refusing:
         found.fix("tables", f"{difference.table}: {difference.what}", difference.remedy or "Take it back")
+    absent = sorted(set(internal.tables) - {row[0] for row in await conn.fetch(_INTERNAL, SCHEMA)})
+    for name in absent:
+        found.fix("tables", f"{name} is gone", "Rename it back, or restore a backup: docs/how-to/backup-and-restore.md")
     keys = await conn.fetch(_KEYS_TO_OURS, SCHEMA)
     for place, name, target in keys:
         found.fix(
             "tables", f"foreign key {name} of {place} refers to {target}, whose rows go in reorgs",
             f"ALTER TABLE {place} DROP CONSTRAINT {name};",
         )  # fmt: skip
-    if not refusing and not keys:
+    if not refusing and not keys and not absent:
         found.good("tables", "no key, column or constraint of others could refuse a row")
 
 
