@@ -6,6 +6,7 @@ import errno
 import gc
 import importlib
 import sys
+from typing import Any
 
 import click
 
@@ -84,6 +85,15 @@ class _Commands(click.Group):
             gc.enable()
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. A closed pipe has an exit code of its own; click and rich would end with 1."""
+        try:
+            return super().invoke(ctx)
+        except (BrokenPipeError, SystemExit) as error:
+            if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+                raise
+            raise click.exceptions.Exit(ExitCode.STDOUT_CLOSED) from None
+
 
 @click.group(
     cls=_Commands,
@@ -120,10 +130,6 @@ def _run() -> int:
         shell.write_error("interrupted")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        return ExitCode.STDOUT_CLOSED
-    except SystemExit as error:  # click ends the program with 1 where it meets a closed pipe itself.
-        if not isinstance(error.__context__, BrokenPipeError):
-            raise
         return ExitCode.STDOUT_CLOSED
     except IndexerError as error:
         shell.write_error(f"error: {error}")
