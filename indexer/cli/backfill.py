@@ -19,6 +19,8 @@ from indexer import config
 from indexer.chain.finality import FinalityTracker
 from indexer.chain.ranges import plan_missing
 from indexer.cli.options import (
+    Integer,
+    Rate,
     chain_option,
     data_dir_option,
     json_option,
@@ -102,14 +104,14 @@ class BackfillOptions:
     "  reya-indexer backfill --chain cronos --from-block 1000000 --to-block 2000000 --json",
 )
 @chain_option
-@click.option("--from-block", "first", type=click.IntRange(0), required=True, help="First block of the range.")
+@click.option("--from-block", "first", type=Integer(0), required=True, help="First block of the range.")
 @click.option("--to-block", "last", type=_Block(), default="finalized", show_default=True,
               help="Last block: a number, latest, safe, or finalized. Blocks above finalized are left to the"
               " daemon.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(0, 256),
               help="Number of ingesting processes besides the one that projects (0: one does both), or of cluster"
               " tasks. Default: 1, or 0 for a range of few requests.")  # fmt: skip
-@click.option("--rps", type=click.FloatRange(0, min_open=True),
+@click.option("--rps", type=Rate(0, min_open=True),
               help="Maximum requests per second to each endpoint, for all workers together.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True,
               help="Where workers run: on this machine, or on a Dask cluster (extra [dask]).")  # fmt: skip

@@ -16,7 +16,15 @@ from indexer import config
 from indexer.check import recompute
 from indexer.check.invariants import INVARIANTS
 from indexer.check.position_replay import Drift, Reconciliation
-from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option
+from indexer.cli.options import (
+    Integer,
+    Rate,
+    chain_option,
+    data_dir_option,
+    json_option,
+    log_format_option,
+    pg_bin_option,
+)
 from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, say_if_interrupted
 from indexer.config import Deployment
@@ -55,15 +63,15 @@ class CheckOptions:
     "  reya-indexer check --rpc-url https://archive.example --views 500 --rps 20",
 )
 @chain_option
-@click.option("--sample", type=click.IntRange(0), default=1_000, show_default=True, metavar="N",
+@click.option("--sample", type=Integer(0), default=1_000, show_default=True, metavar="N",
               help="Compare the rows of about N random logs with what the logs yield.")  # fmt: skip
 @click.option("--recompute", is_flag=True, help="Compare every row with the projection of all stored raw logs.")
 @click.option("--strict", is_flag=True, help="Also count contradictions between the chain's own statements as drift.")
 @click.option("--rpc-url", "rpc_urls", multiple=True, metavar="URL",
               help="Also query the contracts at the last finalized block: owners, collateral, positions.")  # fmt: skip
-@click.option("--views", type=click.IntRange(1), default=100, show_default=True, metavar="N",
+@click.option("--views", type=Integer(1), default=100, show_default=True, metavar="N",
               help="With --rpc-url: number of random rows of each kind.")  # fmt: skip
-@click.option("--rps", type=click.FloatRange(0, min_open=True), metavar="R", help="Maximum requests per second.")
+@click.option("--rps", type=Rate(0, min_open=True), metavar="R", help="Maximum requests per second.")
 @data_dir_option
 @pg_bin_option
 @log_format_option

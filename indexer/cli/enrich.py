@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from indexer import config
-from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option, rpc_option
+from indexer.cli.options import (
+    Integer,
+    Rate,
+    chain_option,
+    data_dir_option,
+    json_option,
+    log_format_option,
+    pg_bin_option,
+    rpc_option,
+)
 from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, say_if_interrupted
 from indexer.config import Deployment
@@ -60,9 +69,9 @@ class EnrichOptions:
     type=click.Choice(list(KINDS)),
     help="Kind of state to read; may be repeated. Default: all.",
 )
-@click.option("--rps", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="R",
+@click.option("--rps", type=Rate(0, min_open=True), default=10.0, show_default=True, metavar="R",
               help="Maximum requests per second to each endpoint.")  # fmt: skip
-@click.option("--max-calls", "most", type=click.IntRange(1), default=10_000, show_default=True, metavar="N",
+@click.option("--max-calls", "most", type=Integer(1), default=10_000, show_default=True, metavar="N",
               help="Maximum number of calls; run the same command again to continue where it stopped.")  # fmt: skip
 @click.option("--restart", is_flag=True, help="Start over at the current finalized block.")
 @click.option("--dry-run", is_flag=True, help="Show how many calls would be made; make none and write nothing.")

@@ -11,7 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from indexer import config
-from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
+from indexer.cli.options import (
+    Integer,
+    chain_option,
+    data_dir_option,
+    json_option,
+    pg_bin_option,
+)
 from indexer.cli.session import checked_connection, open_url
 from indexer.config import Deployment
 from indexer.errors import RefusedError
@@ -57,7 +63,7 @@ def list_command(chain: str, every: bool, data_dir: Path | None, pg_bin: Path | 
 @incidents_group.command(
     "close", epilog='\b\nExample:\n  reya-indexer incidents close 7 --note "node was behind a bad load balancer"'
 )
-@click.argument("number", type=int)
+@click.argument("number", type=Integer(1))
 @chain_option
 @click.option("--note", required=True, help="What you found out; stored with the incident.")
 @data_dir_option

@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
+
+MAX_INTEGER = 2**63 - 1  # Of a bigint column.
+
+
+class Integer(click.IntRange):
+    """An integer from `min` on that PostgreSQL can compare with a bigint column."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the integer; fail with a usage error."""
+        number = super().convert(value, param, ctx)
+        if number > MAX_INTEGER:
+            self.fail(f"{number} is above {MAX_INTEGER}.", param, ctx)
+        return number
+
+
+class Rate(click.FloatRange):
+    """A number between bounds. Neither bound refuses what is not a number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fail with a usage error."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def check_order(first: int | None, last: int | None) -> None:
+    """Fail with a usage error if a range is upside down: it would be empty, and nothing would be found in it."""
+    if first is not None and last is not None and last < first:
+        raise click.BadParameter(f"{last} is below --from {first}", param_hint="--to")
+
 
 chain_option = click.option(
     "--chain",
@@ -52,8 +85,8 @@ pg_bin_option = click.option(
     help="bin directory of a PostgreSQL 14 or newer to use instead of the bundled one.",
 )
 first_option = click.option(
-    "--from", "--from-block", "first", type=click.IntRange(0), metavar="N", help="First block. Default: the origin."
+    "--from", "--from-block", "first", type=Integer(0), metavar="N", help="First block. Default: the origin."
 )
 last_option = click.option(
-    "--to", "--to-block", "last", type=click.IntRange(0), metavar="N", help="Last block. Default: the finalized block."
+    "--to", "--to-block", "last", type=Integer(0), metavar="N", help="Last block. Default: the finalized block."
 )

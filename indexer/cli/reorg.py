@@ -12,11 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from indexer import config
-from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
+from indexer.cli.options import (
+    Integer,
+    chain_option,
+    data_dir_option,
+    json_option,
+    pg_bin_option,
+)
 from indexer.cli.reorg_recovery import plan_command, recover_command, verify_command
 from indexer.cli.session import checked_connection, open_url
 from indexer.db.connection import Connection
-from indexer.errors import ConfigError
+from indexer.errors import RefusedError
 from indexer.runtime import log_setup, signals
 from indexer.store import reorg_journal
 from indexer.store.index_state import binding, load_index_state
@@ -84,7 +90,7 @@ def status(chain: str, data_dir: Path | None, pg_bin: Path | None, as_json: bool
 
 @reorg_group.command("list", epilog="\b\nExample:\n  reya-indexer reorg list --limit 5")
 @chain_option
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="Number of reorgs to show.")
+@click.option("--limit", default=20, show_default=True, type=Integer(1), help="Number of reorgs to show.")
 @data_dir_option
 @pg_bin_option
 @json_option
@@ -103,7 +109,7 @@ def list_command(chain: str, limit: int, data_dir: Path | None, pg_bin: Path | N
 
 
 @reorg_group.command("show", epilog="\b\nExample:\n  reya-indexer reorg show 3 --json | jq .orphaned.order_history")
-@click.argument("number", type=int, metavar="ID")
+@click.argument("number", type=Integer(1), metavar="ID")
 @chain_option
 @data_dir_option
 @pg_bin_option
@@ -112,7 +118,7 @@ def show(number: int, chain: str, data_dir: Path | None, pg_bin: Path | None, as
     """Show one reorg and the rows it orphaned."""
     reorg = _ask(chain, data_dir, pg_bin, lambda conn: reorg_journal.get(conn, number))
     if reorg is None:
-        raise ConfigError(f"there is no reorg {number}", "`reya-indexer reorg list` shows all reorgs")
+        raise RefusedError(f"there is no reorg {number}", "`reya-indexer reorg list` shows all reorgs")
     if as_json:
         click.echo(json.dumps(reorg))
         return

@@ -17,7 +17,9 @@ from indexer import config
 from indexer.attest.compare import ComparedRange, compare_stored, ranges
 from indexer.attest.compare import as_json as shown_difference
 from indexer.cli.options import (
+    Integer,
     chain_option,
+    check_order,
     data_dir_option,
     first_option,
     json_option,
@@ -27,7 +29,14 @@ from indexer.cli.options import (
     rpc_option,
 )
 from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import checked_connection, errors_as_json, open_pool, open_url, rpc_endpoints
+from indexer.cli.session import (
+    check_stored,
+    checked_connection,
+    errors_as_json,
+    open_pool,
+    open_url,
+    rpc_endpoints,
+)
 from indexer.errors import ExitCode
 from indexer.reorg.plan import Plan
 from indexer.reorg.recovery import Recovery
@@ -37,7 +46,7 @@ from indexer.runtime.tasks import in_thread
 MAX_LISTED = 100
 
 to_block_option = click.option(
-    "--to-block", type=click.IntRange(0), metavar="N", help="Last block to keep. Default: the fork point."
+    "--to-block", type=Integer(0), metavar="N", help="Last block to keep. Default: the fork point."
 )
 
 
@@ -221,6 +230,7 @@ def verify_command(
     on the chain.
     """
     log_setup.configure(log_format)
+    check_order(first, last)
 
     async def work() -> dict[str, Any]:
         async with _recovery(chain, rpc_urls, data_dir, pg_bin) as recovery:
@@ -238,6 +248,7 @@ async def _verify(recovery: Recovery, first: int | None, last: int | None, heal:
     final = min((await recovery.look()).finalized, state.tip.number)
     low = state.binding.origin if first is None else first
     high = final if last is None else min(last, final)
+    check_stored(low, high)
     answer: dict[str, Any] = {
         "from_block": low, "to_block": high, "clamped": last is not None and last > final, "logs": 0, "count": 0,
         "differences": [], "healed": [],

@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from indexer import config
-from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option
+from indexer.cli.options import (
+    Integer,
+    chain_option,
+    data_dir_option,
+    json_option,
+    log_format_option,
+    pg_bin_option,
+)
 from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import checked_connection, open_url, say_if_interrupted
 from indexer.config import Deployment
@@ -31,7 +38,7 @@ from indexer.store.index_state import binding, load_index_state
     "  reya-indexer reproject --from 120000000 --event PassivePerpMatchOrder --json",
 )
 @chain_option
-@click.option("--from", "first", type=click.IntRange(0), metavar="N", help="Only events from block N on.")
+@click.option("--from", "first", type=Integer(0), metavar="N", help="Only events from block N on.")
 @click.option("--event", "events", multiple=True, metavar="NAME", help="Only events with this name; may be repeated.")
 @data_dir_option
 @pg_bin_option

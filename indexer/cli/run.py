@@ -14,6 +14,7 @@ from indexer import config
 from indexer.attest.auditor import Auditor
 from indexer.attest.head_prover import HeadProver
 from indexer.cli.options import (
+    Rate,
     chain_option,
     data_dir_option,
     log_format_option,
@@ -60,7 +61,7 @@ log = structlog.get_logger()
 @chain_option
 @rpc_option
 @ws_option
-@click.option("--poll-interval", type=click.FloatRange(0.01, 3600), help="Seconds between polls of the head.")
+@click.option("--poll-interval", type=Rate(0.01, 3600), help="Seconds between polls of the head.")
 @click.option(
     "--http-host", default="127.0.0.1", show_default=True, help="Address for the status page, /ready, and /metrics."
 )
@@ -73,7 +74,7 @@ log = structlog.get_logger()
 )
 @click.option("--attest/--no-attest", default=None,
               help="Attest finalized blocks in the background. Default: `enabled` in [attest].")  # fmt: skip
-@click.option("--attest-rps", type=click.FloatRange(0.01, 10_000), metavar="R",
+@click.option("--attest-rps", type=Rate(0.01, 10_000), metavar="R",
               help="Maximum attestation requests per second to each endpoint. Default: `rps` in [attest].")  # fmt: skip
 @data_dir_option
 @pg_bin_option

@@ -20,6 +20,7 @@ from indexer.errors import (
     ConfigError,
     ExitCode,
     IndexerError,
+    RefusedError,
 )
 from indexer.rpc.pool import Pool
 from indexer.runtime import secrets, shell
@@ -74,6 +75,12 @@ def errors_as_json(as_json: bool) -> Iterator[None]:
         if as_json:
             click.echo(json.dumps({"error": error.message, "remedy": error.remedy, "exit_code": error.exit_code}))
         raise
+
+
+def check_stored(first: int, last: int) -> None:
+    """Raise RefusedError for a range without a stored final block: an empty comparison must not read as a proof."""
+    if first > last:
+        raise RefusedError(f"no block from {first} on is stored and final: the last one is {last}", "Begin lower")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,9 @@ from indexer.attest.attestor import Attester, AttestResult
 from indexer.attest.backlog import Backlog
 from indexer.attest.estimate import estimate
 from indexer.cli.options import (
+    Rate,
     chain_option,
+    check_order,
     data_dir_option,
     first_option,
     json_option,
@@ -33,6 +35,7 @@ from indexer.cli.options import (
 )
 from indexer.cli.progress_bars import stderr_is_terminal
 from indexer.cli.session import (
+    check_stored,
     checked_connection,
     errors_as_json,
     open_pool,
@@ -95,7 +98,7 @@ _KEPT = "attested blocks stay attested; run the same command again to continue"
               help="Attest by a second endpoint, or by headers and receipts.")  # fmt: skip
 @click.option("--heal/--no-heal", default=True, show_default=True, help="Correct logs that are proven wrong.")
 @click.option("--again", is_flag=True, help="Include blocks that are already attested.")
-@click.option("--attest-rps", type=click.FloatRange(0.01, 10_000), metavar="R",
+@click.option("--attest-rps", type=Rate(0.01, 10_000), metavar="R",
               help="Maximum requests per second to each endpoint. Default: `rps` in [attest].")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Estimate requests and time; write nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation of work that takes more than a minute.")
@@ -121,6 +124,7 @@ def verify_command(
     the range keeps its grade: `reya-indexer status` shows the incident.
     """
     log_setup.configure(log_format, quiet=stderr_is_terminal())
+    check_order(first, last)
     deployment = config.load(chain)
     urls, rps = rpc_endpoints(deployment, rpc_urls), attest_rps or deployment.attest.rps
     options = VerifyOptions(deployment, urls, data_dir, pg_bin, first, last, grade, heal, again, rps)
@@ -176,6 +180,7 @@ class VerifyRun:
             )
         self.first = state.binding.origin if self.options.first is None else self.options.first
         self.last = self.final if self.options.last is None else min(self.options.last, self.final)
+        check_stored(self.first, self.last)
         if self.options.grade == "proven":
             # Headers are chained to a stored block above them, so the range must end at a stored block.
             above = await self.recovery.conn.fetchval(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncpg
 
 from indexer.db.session_check import POOLER_REMEDY, is_of_pooler
-from indexer.db.sqlstates import NOT_SET_UP, Cause, ErrorCode, error_code
+from indexer.db.sqlstates import BUG, NOT_SET_UP, Cause, ErrorCode, error_code
 from indexer.errors import ConfigError, DatabaseUnreachableError
 
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (
@@ -77,6 +77,8 @@ def describe(error: BaseException) -> ErrorCode | None:
     cause = root_cause(error)
     if isinstance(cause, asyncpg.exceptions.InvalidCachedStatementError):
         return ErrorCode(Cause.PASSING, "a table was altered")  # The next connection prepares its statements anew.
+    if isinstance(cause, asyncpg.DataError) and getattr(cause, "severity", None) is None:
+        return ErrorCode(Cause.OURS, BUG)  # The driver's own: a value that it could not encode was never sent.
     if isinstance(cause, asyncpg.PostgresError):
         if is_of_pooler(cause):
             return ErrorCode(Cause.PASSING, NOT_SET_UP)

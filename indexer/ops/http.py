@@ -6,11 +6,12 @@ import base64
 import errno
 import hashlib
 import re
+import socket
 from importlib.resources import files
 
 from aiohttp import web
 
-from indexer.errors import PortInUseError
+from indexer.errors import ConfigError, PortInUseError
 from indexer.ops import metrics
 from indexer.ops.live_status import LiveStatus
 
@@ -79,13 +80,15 @@ def application(live: LiveStatus) -> web.Application:
 
 
 async def serve(host: str, port: int, live: LiveStatus) -> web.AppRunner:
-    """Start the server and return its runner, which serves until `cleanup()`. Raises PortInUseError."""
+    """Start the server and return its runner, which serves until `cleanup()`. Raises PortInUseError, ConfigError."""
     runner = web.AppRunner(application(live), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         await runner.cleanup()
+        if isinstance(error, socket.gaierror):
+            raise ConfigError(f"--http-host {host}: {error.strerror}", "Name an address of this machine") from error
         if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
             raise
         raise PortInUseError(

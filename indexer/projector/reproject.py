@@ -70,6 +70,10 @@ class Reprojection:
             if await self.conn.fetchval("SELECT reprojecting_to FROM indexer.checkpoint") is not None:
                 log.info("resumed", projected=state.next_block - 1)
                 return await self._project_remaining(state, token, resumed=True)
+            if first is not None and first >= state.next_block:
+                raise RefusedError(
+                    f"nothing is projected from block {first} on: the last one is {state.next_block - 1}", "Begin lower"
+                )
             if state.checkpoint is None:
                 raise RefusedError("nothing was projected yet", "Start `reya-indexer run` or `backfill` first")
             if (topics or first is not None) and self.writer.projection_is_current(state):

@@ -9,15 +9,12 @@ import asyncio
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from indexer.embedded_pg.server import EmbeddedServer
 from tests.matrix.causes import ANY, CAUSES, Cause, Place, Setting
 from tests.matrix.commands import COMMANDS, DATABASE, EMBEDDED, ENDPOINT, Command, leaf_commands
-from tests.matrix.place import prepared
 from tests.support.daemon import PROGRAM, environment
 from tests.support.waiting import PATIENCE
 from tests.system.test_refusals import fingerprint
@@ -88,12 +85,6 @@ def _problem_of_a_wait(process: subprocess.Popen[str], cause: Cause, name: str) 
     if cause.waits not in said or "Traceback" in said + rest or process.returncode not in (0, INTERRUPTED):
         return f"{name}: exit code {process.returncode}, {said + rest!r}; expected a wait for {cause.waits!r}"
     return ""
-
-
-@pytest.fixture(scope="module")
-def place(server: EmbeddedServer) -> Iterator[Place]:
-    with prepared(server) as made:
-        yield made
 
 
 @pytest.mark.parametrize("cause", CAUSES, ids=[cause.name.replace(" ", "-") for cause in CAUSES])
