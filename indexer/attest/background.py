@@ -12,7 +12,7 @@ from indexer.db.connection import Connection, close
 from indexer.db.database_errors import DATABASE_ERRORS
 from indexer.errors import IndexerError, WriteInterceptedError
 from indexer.rpc.rate_limit import RequestPurpose, doubled_pause, request_purpose
-from indexer.store.incidents import report_refusal
+from indexer.store.incidents import report_refusal, resolve_refusals
 
 MAX_PAUSE_S = 60.0  # Longest pause between attempts that keep failing (s).
 
@@ -32,6 +32,7 @@ class BackgroundTask(ABC):
         self._connect, self._purpose, self._pause_s = connect, purpose, pause
         self._conn: Connection | None = None
         self._errors = 0  # Attempts in a row that failed.
+        self._database_refused = True  # The database may have refused its work, now or in a process before this one.
 
     @abstractmethod
     def standby_reason(self) -> str:
@@ -78,14 +79,17 @@ class BackgroundTask(ABC):
                 self._conn = await self._connect()
             worked = await self.work(self._conn)
             self._errors = 0
+            if worked and self._database_refused:
+                await resolve_refusals(self._conn, self._purpose)
+                self._database_refused = False
             return worked
         except DATABASE_ERRORS as error:
             self._note_error(error)
             await self.close()
-            await report_refusal(self._connect, error)
+            await self._report_refusal(error)
         except WriteInterceptedError as error:
             self._note_error(error)
-            await report_refusal(self._connect, error)
+            await self._report_refusal(error)
         except IndexerError as error:
             # An endpoint failed, a reorg happened in the meantime, or the daemon did not pause for a heal.
             self._note_error(error)
@@ -94,6 +98,10 @@ class BackgroundTask(ABC):
             self._note_error(error)
             log.error("attestation_failed", exc_info=True)
         return False
+
+    async def _report_refusal(self, error: Exception) -> None:
+        self._database_refused = True
+        await report_refusal(self._connect, error, self._purpose)
 
     def _note_error(self, error: Exception) -> None:
         self._errors += 1

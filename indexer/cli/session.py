@@ -154,5 +154,5 @@ async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[
             yield conn
         except Exception as error:
             if not isinstance(error, asyncpg.InsufficientPrivilegeError):  # Of a reader that is asked to write.
-                await report_refusal(partial(connect, url), error)
+                await report_refusal(partial(connect, url), error, "command")
             raise

@@ -6,10 +6,12 @@ written (never stall in silence).
 
 from __future__ import annotations
 
+import re
+
 import asyncpg
 
 from indexer.db.session_check import POOLER_REMEDY, is_of_pooler
-from indexer.db.sqlstates import BUG, NOT_SET_UP, Cause, ErrorCode, error_code
+from indexer.db.sqlstates import BUG, NOT_SET_UP, OTHERS_CODE, Cause, ErrorCode, error_code
 from indexer.errors import ConfigError, DatabaseUnreachableError
 
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (
@@ -72,6 +74,18 @@ def root_cause(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, DatabaseUnreachableError) and error.__cause__ else error
 
 
+def function_of(error: BaseException) -> str:
+    """Return the function that a statement ran into: the first line of the context that names one; or ""."""
+    match = re.search(r"^(?:PL/\w+|SQL) function .*$", getattr(error, "context", None) or "", re.M)
+    return " ".join(match[0].split()) if match else ""
+
+
+def _is_of_a_file(error: asyncpg.PostgresError) -> bool:
+    """Tell whether the server itself was refused a file: it says so with the code of a missing right."""
+    source = getattr(error, "server_source_file", None) or ""
+    return error.sqlstate == "42501" and source in ("fd.c", "md.c", "copydir.c", "reinit.c", "slru.c", "xlog.c")
+
+
 def describe(error: BaseException) -> ErrorCode | None:
     """Return what an error means; None if it is not the database's."""
     cause = root_cause(error)
@@ -82,7 +96,11 @@ def describe(error: BaseException) -> ErrorCode | None:
     if isinstance(cause, asyncpg.PostgresError):
         if is_of_pooler(cause):
             return ErrorCode(Cause.PASSING, NOT_SET_UP)
-        return error_code(cause.sqlstate or "")
+        if _is_of_a_file(cause):
+            return error_code("58030")
+        known = error_code(cause.sqlstate or "")
+        # A statement inside a function of somebody else is not ours, whatever is wrong with it.
+        return ErrorCode(Cause.PERMANENT, OTHERS_CODE) if known.cause is Cause.OURS and function_of(cause) else known
     name = next((name for types, name in _CLIENT_ERRORS if isinstance(cause, types)), None)
     return None if name is None else ErrorCode(Cause.PASSING, name)
 

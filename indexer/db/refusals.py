@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import asyncpg
 
 from indexer.db.catalog import quoted, sql_name
-from indexer.db.database_errors import describe
+from indexer.db.database_errors import describe, function_of
 from indexer.db.sqlstates import Cause
 from indexer.errors import WriteInterceptedError, printable
 
@@ -25,7 +23,7 @@ def refusal(error: BaseException) -> WriteInterceptedError | None:
     if known is None or known.cause is not Cause.PERMANENT:
         return None
     table = _table(error)
-    where = f" ({context})" if (context := _function(error)) else ""
+    where = f" ({context})" if (context := function_of(error)) else ""
     ending = "" if isinstance(error, asyncpg.InsufficientPrivilegeError) else f". {_NOTHING_WRITTEN}"  # A read, maybe.
     refused = WriteInterceptedError(
         printable(f"the database: {known.name}: {_message(error)}{where}{ending}"),
@@ -49,12 +47,6 @@ def _table(error: asyncpg.PostgresError) -> str:
     return f"{schema}.{name}" if schema and name else name or ""
 
 
-def _function(error: asyncpg.PostgresError) -> str:
-    """Return the function that the statement ran into: the first line of the context that names one."""
-    match = re.search(r"^PL/\w+ function .*$|^SQL function .*$", getattr(error, "context", None) or "", re.M)
-    return " ".join(match[0].split()) if match else ""
-
-
 def _remedy(error: asyncpg.PostgresError, table: str) -> str:
     """Return what a person can do, as SQL where the server names the objects."""
     alter = f"ALTER TABLE {sql_name(table)}" if table else "ALTER TABLE ..."
@@ -64,19 +56,26 @@ def _remedy(error: asyncpg.PostgresError, table: str) -> str:
         case asyncpg.NotNullViolationError() if column:
             return f"{alter} ALTER COLUMN {quoted(column)} DROP NOT NULL, or give it a default"
         case asyncpg.ForeignKeyViolationError() if constraint:
-            return f"{alter} DROP CONSTRAINT {quoted(constraint)}, or make it ON DELETE CASCADE: reorgs delete rows"
+            return f"{alter} DROP CONSTRAINT {quoted(constraint)}: reorgs and reprojections delete rows"
         case asyncpg.UniqueViolationError() | asyncpg.ExclusionViolationError():
             return f"Drop the key if it is none of ours; {_COMPARE}"
+        case asyncpg.CheckViolationError() if constraint and (domain := getattr(error, "data_type_name", None)):
+            return f"ALTER DOMAIN {quoted(domain)} DROP CONSTRAINT {quoted(constraint)}"
         case asyncpg.IntegrityConstraintViolationError() if constraint:
             return f"{alter} DROP CONSTRAINT {quoted(constraint)}"
         case asyncpg.FeatureNotSupportedError():
             return "`reya-indexer doctor` lists the keys, columns and triggers of others, with what removes each"
         case asyncpg.InsufficientPrivilegeError():
             return "`reya-indexer db roles` grants what the writer needs; `reya-indexer doctor` lists what is missing"
-        case asyncpg.ObjectNotInPrerequisiteStateError() if "replica identity" in str(error):
+        case asyncpg.ObjectNotInPrerequisiteStateError() if _source(error) == "CheckCmdReplicaIdentity":
             return "A publication needs it: ALTER TABLE ... REPLICA IDENTITY FULL, or take the table out of it"
         case asyncpg.DataCorruptedError() | asyncpg.IndexCorruptedError() | asyncpg.PostgresSystemError():
             return "Look at disk and log of the server; REINDEX, or restore a backup"
-    if _function(error) or (error.sqlstate or "")[:2] in ("P0", "09", "27", "38", "39", "2F"):
+    if function_of(error) or (error.sqlstate or "")[:2] in ("P0", "09", "27", "38", "39", "2F"):
         return "ALTER TABLE ... DISABLE TRIGGER, or mend the function; `reya-indexer doctor` lists the triggers"
-    return _COMPARE
+    return " ".join(hint.split()) if (hint := getattr(error, "hint", None)) else _COMPARE
+
+
+def _source(error: asyncpg.PostgresError) -> str:
+    """Return the server function that raised the error; its message may be in another language."""
+    return getattr(error, "server_source_function", None) or ""

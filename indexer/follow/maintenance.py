@@ -34,11 +34,12 @@ class Maintenance:
         """Run one round if it is due. Raises LeaseLostError."""
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + INTERVAL_S
         await self.prune(conn, state, token)
         await self.count_images(conn, state)
         if state.floor >= 0:
             self.final = next(iter(await block_refs_below(conn, state.floor + 1, 1)), None)
+        # Only now: a round that the database refuses is due again, so that the refusal lasts until it is over.
+        self._next = time.monotonic() + INTERVAL_S
 
     async def prune(self, conn: Connection, state: IndexState, token: int) -> None:
         """Prune headers below the floor; after a start, as far back as a long stop may have left them."""

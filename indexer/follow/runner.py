@@ -20,6 +20,7 @@ from indexer.chain.ranges import plan_missing
 from indexer.config import Deployment
 from indexer.db.connection import Connection, MonitoredConnection, close, connect
 from indexer.db.database_errors import DATABASE_ERRORS, database_wait_name, is_transient
+from indexer.db.refusals import refusal
 from indexer.errors import (
     EndpointUnreachableError,
     ReorgTooDeepError,
@@ -43,6 +44,7 @@ from indexer.store.index_state import IndexState, stored_hash
 log = structlog.get_logger()
 BACKFILL_TIMEOUT_S = 600.0  # of errors without a commit, after which a backfill gives up; the daemon never does
 OPEN_TIMEOUT_S = 60.0  # of uninterrupted errors, after which any process gives up while it starts
+FOLLOWER = "follower"  # Who reports a refusal, in the subject of the incident.
 FAILED_STEP: tuple[type[Exception], ...] = (WriteInterceptedError, *DATABASE_ERRORS)
 GRACE_S = 2.0  # for a running step to finish when the process is asked to end
 
@@ -202,14 +204,15 @@ class Runner:
         except RpcError as error:
             await self._wait_for_endpoint(error, timeout_s)
         except FAILED_STEP as error:
-            refused = await incidents.report_refusal(partial(connect, self.url), error)
+            if (refused := refusal(error)) is not None:
+                await self._report_refusal(refused)
+            # Without the connection, another process may take the lease, and the next attempt checks the schema.
+            await self._drop_connection()
             if refused is None:
-                await self._drop_connection()
                 await self._wait_out(database_wait_name(error), error, timeout_s)
             elif timeout_s is not None:
                 raise refused from error
             else:  # It is tried again, because a person may have removed what is in the way.
-                self._refused = True
                 await self._pause(self._waits.halt(refused))
         except StepStalledError as error:
             await self._drop_connection()
@@ -218,10 +221,18 @@ class Runner:
             self._waits.end(waited_for if worked is not None else "")
             if worked and self._refused and self.engine.token is not None:
                 with contextlib.suppress(*DATABASE_ERRORS):  # The next cycle meets the error, too.
-                    await incidents.resolve(self.conn, incidents.REFUSED)
+                    await incidents.resolve_refusals(self.conn, FOLLOWER)
                     self._refused = False
             return worked
         return None
+
+    async def _report_refusal(self, refused: WriteInterceptedError) -> None:
+        """Show a refusal in `status`, and open an incident."""
+        self._refused = True
+        with contextlib.suppress(Exception):  # The next attempt meets the trouble, too.
+            if self.conn is not None:
+                await self.engine.publish_state(self.conn, f"halted: {one_line(refused)}")
+        await incidents.report_refusal(partial(connect, self.url), refused, FOLLOWER)
 
     async def _until_stopped(self, cycle: Awaitable[bool]) -> bool | None:
         task = self._step = asyncio.ensure_future(cycle)

@@ -153,6 +153,8 @@ class DaemonProgress:
         self.last_step_at = self.clock()
         if self.wait_ends_with_step:
             self.set_wait("")
+        if self.mode == "halted":  # A refusal of the database is over; a fork that halts allows no step.
+            self.mode = "following"
 
     @property
     def lag_blocks(self) -> int:

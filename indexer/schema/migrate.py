@@ -157,6 +157,12 @@ async def _build_deferred(conn: AsyncConnection) -> None:
         )
 
 
+_NAME_TAKEN = (
+    asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.DuplicateColumnError,
+    asyncpg.DuplicateFunctionError, asyncpg.DuplicateSchemaError,
+)  # fmt: skip
+
+
 def _refusal(url: str, error: DBAPIError) -> IndexerError:
     """Return what ends a migration that the server refused; nothing was changed."""
     cause = (error.orig.__cause__ if error.orig else None) or error
@@ -165,6 +171,9 @@ def _refusal(url: str, error: DBAPIError) -> IndexerError:
         return DatabaseUnreachableError(f"{redact(url)}: connection lost: {words}", again)
     if isinstance(cause, asyncpg.InsufficientPrivilegeError):
         remedy = "Nothing was changed. The role needs CREATE on the database and on its schema public"
+        return WriteInterceptedError(f"{redact(url)}: {words}", remedy)
+    if isinstance(cause, _NAME_TAKEN):
+        remedy = "Nothing was changed. Rename or drop what has that name, and migrate again"
         return WriteInterceptedError(f"{redact(url)}: {words}", remedy)
     if refused := refusal(cause):
         return WriteInterceptedError(f"{redact(url)}: {refused.message}", refused.remedy)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from indexer.db.catalog import SCHEMA
 from indexer.db.connection import Connection, connection
-from indexer.errors import ForeignDatabaseError, SchemaNewerError, SchemaOlderError
+from indexer.errors import DatabaseUnreachableError, ForeignDatabaseError, SchemaNewerError, SchemaOlderError
 from indexer.runtime.resources import data_dir
 from indexer.runtime.secrets import redact
 
@@ -59,7 +59,8 @@ async def current_revision(conn: Connection) -> str | None:
 async def require_known(conn: Connection, url: str = "", *, adopting: bool = False) -> str | None:
     """Return the schema revision; None for an empty database, or for tables of others that are being adopted.
 
-    `url`: named in the errors, without its secrets. Raises ForeignDatabaseError for tables of others, SchemaNewerError.
+    `url`: named in the errors, without its secrets. Raises ForeignDatabaseError for tables of others, SchemaNewerError,
+    DatabaseUnreachableError while a restore is under way.
     """
     where = f"{redact(url)}: " if url else ""
     if not adopting and await classify(conn) == "foreign":
@@ -68,6 +69,11 @@ async def require_known(conn: Connection, url: str = "", *, adopting: bool = Fal
             "Set DATABASE_URL to an empty database, or to the right one; or see `reya-indexer migrate --adopt --check`",
         )
     revision = await current_revision(conn)
+    if revision is None and await classify(conn) == "ours":
+        raise DatabaseUnreachableError(
+            f"{where}the table of the schema revision is empty, as in the middle of a restore",
+            "Wait for the restore to end, or restore into an empty database",
+        )
     if revision is not None and revision not in known_revisions():
         raise SchemaNewerError(
             f"{where}schema revision {revision} is newer than this release supports",

@@ -10,7 +10,6 @@ from indexer.db.connection import Connect, Connection
 from indexer.db.connection import close as close_connection
 from indexer.db.database_errors import DATABASE_ERRORS
 from indexer.db.refusals import refusal
-from indexer.errors import WriteInterceptedError
 from indexer.runtime.exact_json import to_json
 
 REFUSED = "change_refused"  # The database kept a change from taking effect.
@@ -89,18 +88,30 @@ async def unproven(conn: Connection, addresses: Iterable[str]) -> dict[str, Any]
     return dict(row) if row else None
 
 
-async def report_refusal(connect: Connect, error: BaseException) -> WriteInterceptedError | None:
-    """Open an incident if the database refused a change for good. Returns the error that names it; None otherwise."""
-    if refused := refusal(error):
-        incident = {"kind": REFUSED, "subject": refused.subject, "detail": str(refused), "first_block": None,
-                    "last_block": None, "count": 1}  # fmt: skip
-        with contextlib.suppress(*DATABASE_ERRORS):  # The next attempt meets the trouble, too.
-            conn = await connect()
-            try:
-                await record(conn, [incident])
-            finally:
-                await close_connection(conn)
-    return refused
+async def report_refusal(connect: Connect, error: BaseException, work: str) -> None:
+    """Open an incident if the database refused a change for good. Never raises an error of the database.
+
+    `work`: what was refused; whoever reports it resolves it with resolve_refusals() when that work succeeded.
+    """
+    if (refused := refusal(error)) is None:
+        return
+    incident = {"kind": REFUSED, "subject": f"{work}: {refused.subject}", "detail": str(refused), "first_block": None,
+                "last_block": None, "count": 1}  # fmt: skip
+    with contextlib.suppress(*DATABASE_ERRORS):  # The next attempt meets the trouble, too.
+        conn = await connect()
+        try:
+            await record(conn, [incident])
+        finally:
+            await close_connection(conn)
+
+
+async def resolve_refusals(conn: Connection, work: str) -> None:
+    """Resolve the incidents that report_refusal() opened for this work, which succeeded now."""
+    await conn.execute(
+        "UPDATE indexer.incident SET resolved_at = clock_timestamp()"
+        " WHERE kind = $1 AND starts_with(subject, $2) AND resolved_at IS NULL",
+        REFUSED, f"{work}: ",
+    )  # fmt: skip
 
 
 async def record(conn: Connection, incidents: list[dict[str, Any]]) -> None:
@@ -113,6 +124,8 @@ async def record(conn: Connection, incidents: list[dict[str, Any]]) -> None:
         " SELECT kind, subject, detail, first_block, last_block, count FROM jsonb_to_recordset($1::jsonb)"
         " AS x(kind text, subject text, detail text, first_block bigint, last_block bigint, count bigint)"
         " ON CONFLICT (kind, subject) WHERE resolved_at IS NULL DO UPDATE SET"
-        " count = indexer.incident.count + EXCLUDED.count, last_block = EXCLUDED.last_block",
+        " count = indexer.incident.count + EXCLUDED.count, last_block = EXCLUDED.last_block,"
+        # One obstacle may have given way to another on the same object.
+        f" detail = CASE EXCLUDED.kind WHEN '{REFUSED}' THEN EXCLUDED.detail ELSE indexer.incident.detail END",
         to_json(incidents),
     )

@@ -71,7 +71,9 @@ class Played(Stage):
         ((subject, detail),) = await self.fetch(
             "SELECT subject, detail FROM indexer.incident WHERE kind = 'change_refused'"
         )
-        assert progress.waiting == f"halted: {detail}" and subject
+        assert progress.waiting == f"halted: {detail}" and subject.startswith("follower: ")
+        assert await self.value("SELECT state FROM indexer.lease") == progress.waiting
+        assert self.daemon.runner.engine.token is None, "another process may take over"
         assert await self.everything() == before
         assert await self.fetch("SELECT number, hash, rollback_floor FROM indexer.checkpoint") == at
         assert await self.journal() == []
@@ -254,7 +256,7 @@ BACKWARD = {
         "CREATE TABLE public.notes (id text CONSTRAINT noted REFERENCES public.order_history (id));"
         " INSERT INTO public.notes SELECT id FROM public.order_history WHERE block_number > 90",
         "DROP TABLE public.notes",
-        ("a constraint refuses a row", "notes", 'ALTER TABLE "public"."notes" DROP CONSTRAINT "noted"', "CASCADE"),
+        ("a constraint refuses a row", "notes", 'ALTER TABLE "public"."notes" DROP CONSTRAINT "noted"', "reprojections"),
     ),
     "raising-trigger": Hindrance(
         RAISES.format(when="BEFORE DELETE"),
@@ -320,3 +322,29 @@ async def test_a_command_ends_with_its_exit_code_and_one_line(played: Played, co
     assert {name: kept for name, kept in (await played.everything()).items() if name in rows} == rows
     ((detail,),) = await played.fetch("SELECT detail FROM indexer.incident WHERE kind = 'change_refused'")
     assert f"error: {detail}" == line
+
+
+async def test_a_refusal_that_gives_way_to_another_is_told_as_it_is_now(played: Played) -> None:
+    writer = played.actors.roles.writer
+    await played.follow()
+    await played.execute(f"REVOKE INSERT ON public.order_history FROM {writer}")
+    played.show(played.grow(played.main, 5, 8.0))
+    await played.refuses("order_history")
+    await played.execute(f"GRANT INSERT ON public.order_history TO {writer}")
+    await played.execute(f"REVOKE INSERT ON public.orders FROM {writer}")
+    await played.refuses("for table orders")
+    await played.execute(f"GRANT INSERT ON public.orders TO {writer}")
+    await played.goes_on(None)
+
+
+async def test_what_the_auditor_could_not_store_is_resolved_when_it_can(played: Played) -> None:
+    await played.execute("ALTER TABLE indexer.attestation ADD CONSTRAINT none CHECK (id < 0) NOT VALID")
+    await played.follow()
+    auditor = played.daemon.auditor(played.nodes)
+    for _ in range(3):
+        await auditor.run_once()
+    opened = "SELECT subject, resolved_at IS NULL FROM indexer.incident WHERE kind = 'change_refused'"
+    assert await played.fetch(opened) == [("attest: indexer.attestation", True)]
+    await played.execute("ALTER TABLE indexer.attestation DROP CONSTRAINT none")
+    await played.daemon.audit(auditor)
+    assert await played.fetch(opened) == [("attest: indexer.attestation", False)]

@@ -404,3 +404,9 @@ async def test_roles_see_that_each_others_processes_live(actors: Cast) -> None:
         gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)"
         await eventually(lambda: writer.fetchval(gone, pid), "the end of the owner's process")
         assert await lease.acquire(writer, "the writer's") is not None
+
+
+async def test_doctor_has_nothing_to_fix_for_the_writer(actors: Cast) -> None:
+    done = await asyncio.to_thread(run, "doctor", "--json", "--chain", "devnet", env={"DATABASE_URL": actors.writer})
+    fix = [f for f in json.loads(done.stdout)["findings"] if f["level"] == "fix" and f["subject"] != "endpoints"]
+    assert not fix, fix

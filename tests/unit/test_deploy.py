@@ -90,8 +90,8 @@ def test_no_supervisor_gives_up_or_kills_before_we_do() -> None:
     assert findings_about(shown | {"StartLimitIntervalUSec": "10min", "StartLimitBurst": "200"})[0][0] == "good"
     assert findings_about(shown | {"TimeoutStopUSec": "4s"})[0][0] == "fix"
     assert findings_about(shown | {"Restart": "no"})[0][0] == "fix"
-    assert [time_span(text) for text in ("1min 30s", "0", "infinity", "2h 5min", "500ms")] == [
-        90, 0, float("inf"), 7500, 0.5
+    assert [time_span(text) for text in ("1min 30s", "0", "infinity", "2h 5min", "500ms", "1month 2d")] == [
+        90, 0, float("inf"), 7500, 0.5, 2_629_800 + 2 * 86_400
     ]  # fmt: skip
 
     deployment, *_ = yaml.safe_load_all((DEPLOY / "kubernetes" / "reya-indexer.yaml").read_text())

@@ -67,6 +67,18 @@ def test_a_refusal_names_object_and_remedy(error: asyncpg.PostgresError, subject
     assert "secret row" not in str(refused) and "\n" not in str(refused) and "\x1b" not in str(refused)
 
 
+def test_a_function_of_others_that_sends_nonsense_is_theirs() -> None:
+    error = raised("42601", "syntax error", context="PL/pgSQL function audit() line 2 at EXECUTE")
+    refused = refusal(error)
+    assert refused is not None and "audit()" in refused.message and "DISABLE TRIGGER" in refused.remedy
+    assert not is_ours(error) and is_ours(raised("42601", "syntax error"))
+
+
+def test_a_value_that_the_driver_cannot_encode_is_a_bug_of_ours() -> None:
+    error = asyncpg.DataError("invalid input for query argument $1")
+    assert refusal(error) is None and is_ours(error)
+
+
 def test_what_is_no_refusal_by_the_server_is_none() -> None:
     wrapped = DatabaseUnreachableError("no")
     wrapped.__cause__ = raised("42501", "permission denied for database")

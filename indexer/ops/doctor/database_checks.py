@@ -31,8 +31,9 @@ FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg
   unnest(s.setconfig) AS c(setting)
 WHERE lower(split_part(c.setting, '=', 1)) = 'timezone' AND (d.datname IS NULL OR d.datname = current_database())
 """
-# Of a role or database, which the sessions do not set themselves: not every server knows them.
-_OTHER_LIMITS = ["transaction_timeout", "idle_session_timeout"]
+# Limits of a role or database that the sessions do not set themselves, because not every server knows them; and what
+# they must not be below (ms): the longest step, and the longest pause between two attempts.
+_OTHER_LIMITS = {"transaction_timeout": 3_600_000, "idle_session_timeout": 300_000}
 _UTC = ("utc", "etc/utc", "gmt", "etc/gmt", "uct", "zulu")
 
 
@@ -180,16 +181,17 @@ async def _session(conn: Connection, found: DoctorFindings, _: Deployment) -> No
         ) for name, value in SETTINGS.items() if name != "application_name"
     }  # fmt: skip
     limits = await conn.fetch(
-        "SELECT name, setting, unit FROM pg_settings WHERE name = ANY($1::text[]) AND setting <> '0'", _OTHER_LIMITS
+        "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[]) AND setting <> '0'", list(_OTHER_LIMITS)
     )
-    for name, setting, unit in limits:
-        found.fix("settings", f"{name} is {setting} {unit}: what takes longer is ended, again and again",
+    too_low = [(name, setting) for name, setting in limits if int(setting) < _OTHER_LIMITS[name]]
+    for name, setting in too_low:
+        found.fix("settings", f"{name} is {setting} ms: what takes longer is ended, again and again",
                   f"ALTER ROLE ... RESET {name}, or ALTER DATABASE ... RESET {name}")  # fmt: skip
     dropped = [name for name, kept in is_kept.items() if not kept]
     if dropped:
         found.fix("settings", f"{', '.join(dropped)}: not what this session asked for",
                   "Connect to PostgreSQL itself, or by a pooler that keeps a session's settings")  # fmt: skip
-    elif not limits:
+    elif not too_low:
         found.good("settings", "time-outs and time zone of the session are as asked for")
 
 
@@ -210,7 +212,9 @@ async def _time(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
 async def _disk(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     size = await conn.fetchval("SELECT pg_database_size(current_database())")
     used = f"the database has {size / 2**30:.2f} GiB"
-    folder = await conn.fetchval("SELECT current_setting('data_directory', true)")
+    # Only members of pg_read_all_settings may see it; the writer needs not be one.
+    visible = await conn.fetchval("SELECT pg_has_role('pg_read_all_settings', 'MEMBER')")
+    folder = await conn.fetchval("SELECT current_setting('data_directory', true)") if visible else None
     if not folder or not _is_local(Path(folder)):
         found.note("disk", f"{used}; free space cannot be seen from here", "Watch it on the server")
         return

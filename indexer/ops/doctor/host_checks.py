@@ -24,7 +24,8 @@ UNIT = "reya-indexer.service"
 _UNIT_PROPERTIES = (
     "LoadState", "Restart", "RestartUSec", "StartLimitIntervalUSec", "StartLimitBurst", "TimeoutStopUSec", "LimitNOFILE"
 )  # fmt: skip
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800, "month": 2_629_800,
+            "y": 31_557_600}  # fmt: skip
 
 
 def examine_host(urls: Sequence[str]) -> list[DoctorFinding]:

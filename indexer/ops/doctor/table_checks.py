@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from indexer.config import Deployment
-from indexer.db.catalog import COLUMNS, SCHEMA, schema_and_name, table_kind
+from indexer.db.catalog import COLUMNS, SCHEMA, quoted, schema_and_name, table_kind
 from indexer.db.connection import Connection
 from indexer.ops.doctor.findings import DoctorFindings
 from indexer.schema import deferred_indexes, revisions
@@ -20,7 +20,7 @@ WHERE (p.pubupdate OR p.pubdelete) AND (t.schemaname = $1 OR t.schemaname = 'pub
 """
 _KEYS_TO_OURS = """
 SELECT conrelid::regclass::text AS place, conname AS name, confrelid::regclass::text AS target FROM pg_constraint
-WHERE contype = 'f' AND conparentid = 0 AND connamespace <> to_regnamespace($1)
+WHERE contype = 'f' AND confdeltype <> 'c' AND conparentid = 0 AND connamespace <> to_regnamespace($1)
   AND confrelid IN (SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace($1)) ORDER BY 1
 """
 _INTERNAL = """
@@ -51,8 +51,8 @@ async def check_hindrances(conn: Connection, found: DoctorFindings, _: Deploymen
 
 async def check_tables(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
     """Find keys, columns and constraints of others that could refuse a row or its removal in a reorg."""
-    if await revisions.classify(conn) != "ours":
-        return
+    if await revisions.current_revision(conn) != revisions.head_revision():
+        return  # Another release's tables differ from this one's.
     from indexer.schema import adoption  # Imported here because it loads SQLAlchemy.
     from indexer.schema.tables.metadata import internal
 
@@ -74,7 +74,7 @@ async def check_tables(conn: Connection, found: DoctorFindings, _: Deployment) -
     for place, name, target in keys:
         found.fix(
             "tables", f"foreign key {name} of {place} refers to {target}, whose rows go in reorgs",
-            f"ALTER TABLE {place} DROP CONSTRAINT {name};",
+            f"ALTER TABLE {place} DROP CONSTRAINT {quoted(name)};",
         )  # fmt: skip
     if not refusing and not keys and not absent:
         found.good("tables", "no key, column or constraint of others could refuse a row")
