@@ -256,7 +256,7 @@ BACKWARD = {
         "CREATE TABLE public.notes (id text CONSTRAINT noted REFERENCES public.order_history (id));"
         " INSERT INTO public.notes SELECT id FROM public.order_history WHERE block_number > 90",
         "DROP TABLE public.notes",
-        ("a constraint refuses a row", "notes", 'ALTER TABLE "public"."notes" DROP CONSTRAINT "noted"', "reprojections"),
+        ("a constraint refuses a row", "notes", 'ALTER TABLE "public"."notes" DROP CONSTRAINT "noted"', "reproject"),
     ),
     "raising-trigger": Hindrance(
         RAISES.format(when="BEFORE DELETE"),
