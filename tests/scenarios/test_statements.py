@@ -11,9 +11,10 @@ import pytest
 from tests.chaos.databases import Databases
 from tests.scenarios.harness import Stage
 
-# Statements, each COPY among them, of each step forward by one block, and of each reorg with the blocks that follow. They depend on
-# what is in the blocks: a change of the simulated exchange changes them, a check of effects must not. (When the checks
-# were added, this test had the same counts before and after: 62, 159, 58, 176, 61, 178 for the blocks of that time.)
+# Statements, each COPY among them, of each step forward by one block, and of each reorg with the blocks that follow.
+# They depend on what is in the blocks: a change of the simulated exchange changes them, a check of effects must not.
+# (When the checks were added, this test had the same counts before and after: 62, 159, 58, 176, 61, 178 for the blocks
+# of that time.)
 STATEMENTS = [(55, 141), (65, 158), (41, 179)]
 COUNTED = ("execute", "executemany", "fetch", "fetchrow", "fetchval", "copy_to_table")
 
