@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import NamedTuple
 
 import asyncpg
@@ -19,6 +20,7 @@ from tests.chaos.truth import CONFIG
 from tests.scenarios.harness import Stage
 from tests.support.daemon import run
 from tests.support.oracle.base import TABLES
+from tests.support.waiting import eventually
 from tests.system.test_roles import Cast, cast
 
 DEPTH = 10
@@ -348,3 +350,14 @@ async def test_what_the_auditor_could_not_store_is_resolved_when_it_can(played: 
     await played.execute("ALTER TABLE indexer.attestation DROP CONSTRAINT none")
     await played.daemon.audit(auditor)
     assert await played.fetch(opened) == [("attest: indexer.attestation", False)]
+
+
+async def test_another_process_takes_over_from_a_projector_that_is_refused(played: Played) -> None:
+    await played.follow()
+    await played.execute(f"REVOKE INSERT ON public.order_history FROM {played.actors.roles.writer}")
+    played.show(played.grow(played.main, 5, 8.0))
+    await played.refuses("order_history")
+    other = await played.start(settled=False)  # As a role that has the right.
+    await eventually(partial(other.poll, 1), "the lease of the other")
+    await other.settle()
+    await played.equals(played.tree[played.nodes[0].head], None)
