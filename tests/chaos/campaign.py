@@ -73,6 +73,8 @@ class Episode:
                 await self._load_first([faults.pop(0) for one in self.faults[:1] if one.of_backfill])
             daemon = await stack.enter_async_context(self._daemon())
             beside = self._backfill(stack, "--to-block", str(LATE_START - 1)) if self.origin else None
+            if beside is not None:
+                await beside.begun()
             await self._play_all(faults, daemon)
             if beside is not None:
                 await beside.finished()

@@ -41,8 +41,8 @@ class Backfill:
         return int(min(self.last.projected, place.net.tip.number)) + 1
 
     async def begun(self) -> None:
-        """Until it works."""
-        await self._until(lambda: self.last.total("log", event="bound") > 0)
+        """Until it works: one that only starts ends where nothing listens, as it says."""
+        await self._until(lambda: any(self.last.total("log", event=name) > 0 for name in ("bound", "origin_lowered")))
 
     async def finished(self) -> None:
         """Until its end, which must be a good one."""
