@@ -212,13 +212,18 @@ def main() -> int:
 
     def interrupted(number: int, _: object) -> None:
         record.interrupted = signal.Signals(number).name
-        raise KeyboardInterrupt
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise KeyboardInterrupt from None
+        # Raised inside the loop it could interrupt the driver between a statement and its note of it.
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
     signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGTERM, interrupted)
     try:
         _play(record, asked)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print(f"interrupted by {record.interrupted}", flush=True)
     except Exception as error:
         record.fail(error, "the campaign itself", "")
