@@ -104,8 +104,7 @@ async def chromium() -> AsyncIterator[Tab]:
         try:
             async with aiohttp.ClientSession() as session:
                 at = await _debugging(Path(profile), browser)
-                async with session.get(f"http://{at}/json/list") as answer:
-                    (page,) = [t for t in await answer.json() if t["type"] == "page"]
+                (page,) = await eventually(lambda: _pages(session, at), "a page of Chromium")
                 async with session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=1 << 26) as socket:
                     tab = Tab(socket)
                     listening = asyncio.create_task(tab.listen())
@@ -118,13 +117,19 @@ async def chromium() -> AsyncIterator[Tab]:
             await browser.wait()
 
 
+async def _pages(session: aiohttp.ClientSession, at: str) -> list[dict[str, Any]]:
+    """The open pages; none for a moment after the start."""
+    async with session.get(f"http://{at}/json/list") as answer:
+        return [target for target in await answer.json() if target["type"] == "page"]
+
+
 async def _debugging(profile: Path, browser: asyncio.subprocess.Process) -> str:
     """host:port, which Chromium writes into its profile."""
 
     def told() -> str:
         assert browser.returncode is None, f"chromium ended with {browser.returncode}"
         with contextlib.suppress(OSError):
-            port, *rest = (profile / "DevToolsActivePort").read_text().splitlines()
+            port, *rest = (profile / "DevToolsActivePort").read_text().splitlines() or [""]  # empty for a moment
             if rest:
                 return f"127.0.0.1:{port}"
         return ""
