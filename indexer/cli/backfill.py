@@ -22,6 +22,7 @@ from indexer.cli.options import (
     Integer,
     Rate,
     chain_option,
+    check_order,
     data_dir_option,
     json_option,
     log_format_option,
@@ -31,6 +32,7 @@ from indexer.cli.options import (
 )
 from indexer.cli.progress_bars import show_backfill_progress, stderr_is_terminal
 from indexer.cli.session import (
+    COMMITTED_IS_KEPT,
     embedded_server,
     open_pool,
     open_url,
@@ -141,8 +143,7 @@ def backfill_command(
     range above a gap is only ingested. While a daemon holds the projector's lease, this command ingests, and waits for
     the daemon to project.
     """
-    if isinstance(last, int) and last < first:
-        raise click.BadParameter(f"{last} is below --from-block {first}", param_hint="--to-block")
+    check_order(first, last if isinstance(last, int) else None, ("--from-block", "--to-block"))
     if (engine == "dask") != (scheduler is not None):
         raise click.UsageError("--engine dask and --scheduler ADDRESS must be used together.")
     log_setup.configure(log_format, debug=verbose, quiet=stderr_is_terminal() and not verbose)
@@ -169,7 +170,7 @@ def backfill_command(
         click.echo(json.dumps(planned) if as_json else _plan_summary(planned))
         return
     forked = fork_workers(_max_parallelism(options))
-    with say_if_interrupted("committed work is kept; run the same command again to continue"):
+    with say_if_interrupted(COMMITTED_IS_KEPT):
         report = signals.run_stoppable(partial(_backfill, options, forked))
         if report is None:
             raise KeyboardInterrupt

@@ -25,7 +25,14 @@ from indexer.cli.options import (
     rpc_option,
 )
 from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, say_if_interrupted
+from indexer.cli.session import (
+    COMMITTED_IS_KEPT,
+    checked_connection,
+    open_pool,
+    open_url,
+    rpc_endpoints,
+    say_if_interrupted,
+)
 from indexer.config import Deployment
 from indexer.contracts.enrich import KINDS, Enrichment, EnrichResult, missing_keys
 from indexer.db.connection import Connection
@@ -94,7 +101,7 @@ def enrich_command(
     deployment = config.load(chain)
     endpoints = () if dry_run else rpc_endpoints(deployment, rpc_urls)
     options = EnrichOptions(deployment, endpoints, kinds or list(KINDS), rps, most, restart, data_dir, pg_bin)
-    with say_if_interrupted("committed work is kept; run the same command again to continue"):
+    with say_if_interrupted(COMMITTED_IS_KEPT):
         done = signals.run(_enrich(options, dry_run))
     click.echo(json.dumps(done) if as_json else _summary(done))
 

@@ -33,10 +33,10 @@ class Rate(click.FloatRange):
         return number
 
 
-def check_order(first: int | None, last: int | None) -> None:
+def check_order(first: int | None, last: int | None, flags: tuple[str, str] = ("--from", "--to")) -> None:
     """Fail with a usage error if a range is upside down: it would be empty, and nothing would be found in it."""
     if first is not None and last is not None and last < first:
-        raise click.BadParameter(f"{last} is below --from {first}", param_hint="--to")
+        raise click.BadParameter(f"{last} is below {flags[0]} {first}", param_hint=flags[1])
 
 
 chain_option = click.option(

@@ -20,7 +20,12 @@ from indexer.cli.options import (
     pg_bin_option,
 )
 from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import checked_connection, open_url, say_if_interrupted
+from indexer.cli.session import (
+    COMMITTED_IS_KEPT,
+    checked_connection,
+    open_url,
+    say_if_interrupted,
+)
 from indexer.config import Deployment
 from indexer.projector.reproject import Reprojection, ReprojectResult
 from indexer.projector.writer import StepResult
@@ -59,7 +64,7 @@ def reproject_command(
     tune_gc(BULK)
     tune_thread_switching()
     deployment = config.load(chain)
-    with say_if_interrupted("committed work is kept; run the same command again to continue"):
+    with say_if_interrupted(COMMITTED_IS_KEPT):
         done = signals.run(_reproject(deployment, first, events, data_dir, pg_bin))
     click.echo(json.dumps(done._asdict()) if as_json else _summary(done))
 

@@ -83,6 +83,9 @@ def check_stored(first: int, last: int) -> None:
         raise RefusedError(f"no block from {first} on is stored and final: the last one is {last}", "Begin lower")
 
 
+COMMITTED_IS_KEPT = "committed work is kept; run the same command again to continue"
+
+
 @contextlib.contextmanager
 def say_if_interrupted(what_is_kept: str) -> Iterator[None]:
     """End with a line of one's own and its exit code if a signal ends the work."""
@@ -129,10 +132,10 @@ async def prepare_schema(url: str) -> None:
     """
     async with connection(url) as conn:
         revision = await revisions.require_known(conn, url)
+        if revision == revisions.head_revision():
+            return
         if revision is not None and external_url():
-            await revisions.require_head(conn, url)
-    if revision == revisions.head_revision():
-        return
+            await revisions.require_head(conn, url)  # It says what to do about the older one.
     log.info("migrating", database=redact(url), to=revisions.head_revision())
     from indexer.schema import migrate  # Imported here: Alembic is slow to import and seldom needed.
 

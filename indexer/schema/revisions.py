@@ -62,14 +62,14 @@ async def require_known(conn: Connection, url: str = "", *, adopting: bool = Fal
     `url`: named in the errors, without its secrets. Raises ForeignDatabaseError for tables of others, SchemaNewerError,
     DatabaseUnreachableError while a restore is under way.
     """
-    where = f"{redact(url)}: " if url else ""
-    if not adopting and await classify(conn) == "foreign":
+    kind, where = await classify(conn), f"{redact(url)}: " if url else ""
+    if kind == "foreign" and not adopting:
         raise ForeignDatabaseError(
             f"{where}table {await foreign_table(conn)} does not belong to this program",
             "Set DATABASE_URL to an empty database, or to the right one; or see `reya-indexer migrate --adopt --check`",
         )
     revision = await current_revision(conn)
-    if revision is None and await classify(conn) == "ours":
+    if revision is None and kind == "ours":
         raise DatabaseUnreachableError(
             f"{where}the table of the schema revision is empty, as in the middle of a restore",
             "Wait for the restore to end, or restore into an empty database",

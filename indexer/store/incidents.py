@@ -62,11 +62,13 @@ async def close(conn: Connection, number: int, note: str) -> dict[str, Any] | No
     return _as_json(row) if row else None
 
 
-async def resolve(conn: Connection, kind: str) -> None:
-    """Resolve all open incidents of a kind: their condition is over."""
+async def resolve(conn: Connection, kind: str, subject: str = "") -> None:
+    """Resolve the open incidents of a kind whose condition is over. `subject`: what theirs begin with."""
     await conn.execute(
-        "UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE kind = $1 AND resolved_at IS NULL", kind
-    )
+        "UPDATE indexer.incident SET resolved_at = clock_timestamp()"
+        " WHERE kind = $1 AND starts_with(subject, $2) AND resolved_at IS NULL",
+        kind, subject,
+    )  # fmt: skip
 
 
 # An event that states a position fills realized_pnl; an execution alone leaves it NULL.
@@ -107,11 +109,7 @@ async def report_refusal(connect: Connect, error: BaseException, work: str) -> N
 
 async def resolve_refusals(conn: Connection, work: str) -> None:
     """Resolve the incidents that report_refusal() opened for this work, which succeeded now."""
-    await conn.execute(
-        "UPDATE indexer.incident SET resolved_at = clock_timestamp()"
-        " WHERE kind = $1 AND starts_with(subject, $2) AND resolved_at IS NULL",
-        REFUSED, f"{work}: ",
-    )  # fmt: skip
+    await resolve(conn, REFUSED, f"{work}: ")
 
 
 async def record(conn: Connection, incidents: list[dict[str, Any]]) -> None:

@@ -14,14 +14,14 @@ from indexer.config import Deployment
 from indexer.db.connection import SETTINGS, Connection, connection
 from indexer.db.database_errors import database_wait_name
 from indexer.errors import DatabaseUnreachableError, WriteInterceptedError, WrongDeploymentError
-from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
+from indexer.ops.doctor.findings import FREE_SHARE, DoctorFinding, DoctorFindings
 from indexer.ops.doctor.table_checks import check_hindrances, check_publications, check_tables
 from indexer.runtime.secrets import redact
 from indexer.schema import revisions
 from indexer.store.index_state import binding, check_binding
 
 OLDEST = 140_000  # Oldest supported server (server_version_num).
-SPARE, CONNECTIONS = 0.10, 10  # Share of the disk, and number of connections, that should be free.
+CONNECTIONS = 10  # That should be free.
 CLOCK = 5.0  # Largest difference between the two clocks that is not reported (s).
 LISTED = 5  # Missing rights that are named.
 
@@ -220,7 +220,7 @@ async def _disk(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
         return
     usage = shutil.disk_usage(folder)
     free = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.0f} GiB are free"
-    if usage.free < SPARE * usage.total:
+    if usage.free < FREE_SHARE * usage.total:
         found.fix("disk", f"{used}, {free}", "Make room: a log takes about 1.8 kB with its rows and indexes")
     else:
         found.good("disk", f"{used}, {free}")

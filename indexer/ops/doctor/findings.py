@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+FREE_SHARE = 0.10  # Of a file system that should be free.
 Level = Literal["good", "note", "fix"]
 
 

@@ -12,17 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from indexer.errors import ConfigError
-from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
+from indexer.ops.doctor.findings import FREE_SHARE, DoctorFinding, DoctorFindings
 from indexer.rpc.pool import display_names
 from indexer.rpc.proxy import proxy_of
 from indexer.runtime import shell
 from indexer.runtime.signals import END_TIMEOUT_S
 
-FREE_SHARE = 0.10  # Of a file system that should be free.
 DESCRIPTORS = 256  # Files and sockets that a catch-up with many endpoints and workers may have open.
 UNIT = "reya-indexer.service"
 _UNIT_PROPERTIES = (
-    "LoadState", "Restart", "RestartUSec", "StartLimitIntervalUSec", "StartLimitBurst", "TimeoutStopUSec", "LimitNOFILE"
+    "LoadState", "Restart", "RestartUSec", "StartLimitIntervalUSec", "StartLimitBurst", "TimeoutStopUSec"
 )  # fmt: skip
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800, "month": 2_629_800,
             "y": 31_557_600}  # fmt: skip
