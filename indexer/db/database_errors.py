@@ -74,16 +74,16 @@ def root_cause(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, DatabaseUnreachableError) and error.__cause__ else error
 
 
-def function_of(error: BaseException) -> str:
+def function_of(error: asyncpg.PostgresError) -> str:
     """Return the function that a statement ran into: the first line of the context that names one; or ""."""
-    match = re.search(r"^(?:PL/\w+|SQL) function .*$", getattr(error, "context", None) or "", re.M)
+    match = re.search(r"^(?:PL/\w+|SQL) function .*$", error.context or "", re.M)
     return " ".join(match[0].split()) if match else ""
 
 
 def _is_of_a_file(error: asyncpg.PostgresError) -> bool:
     """Tell whether the server itself was refused a file: it says so with the code of a missing right."""
-    source = getattr(error, "server_source_file", None) or ""
-    return error.sqlstate == "42501" and source in ("fd.c", "md.c", "copydir.c", "reinit.c", "slru.c", "xlog.c")
+    files = ("fd.c", "md.c", "copydir.c", "reinit.c", "slru.c", "xlog.c")
+    return error.sqlstate == "42501" and error.server_source_filename in files
 
 
 def describe(error: BaseException) -> ErrorCode | None:
@@ -91,7 +91,7 @@ def describe(error: BaseException) -> ErrorCode | None:
     cause = root_cause(error)
     if isinstance(cause, asyncpg.exceptions.InvalidCachedStatementError):
         return ErrorCode(Cause.PASSING, "a table was altered")  # The next connection prepares its statements anew.
-    if isinstance(cause, asyncpg.DataError) and getattr(cause, "severity", None) is None:
+    if isinstance(cause, asyncpg.DataError) and cause.severity is None:
         return ErrorCode(Cause.OURS, BUG)  # The driver's own: a value that it could not encode was never sent.
     if isinstance(cause, asyncpg.PostgresError):
         if is_of_pooler(cause):

@@ -36,22 +36,21 @@ def refusal(error: BaseException) -> WriteInterceptedError | None:
 def _message(error: asyncpg.PostgresError) -> str:
     """Return the server's message. Its detail may quote a whole row, but not where it is about tables."""
     message = str(error.args[0] if error.args else error)
-    if isinstance(error, asyncpg.FeatureNotSupportedError) and (detail := getattr(error, "detail", None)):
-        message += f": {detail}"
+    if isinstance(error, asyncpg.FeatureNotSupportedError) and error.detail:
+        message += f": {error.detail}"
     return " ".join(message.split()).rstrip(".")
 
 
 def _table(error: asyncpg.PostgresError) -> str:
     """Return the table as schema.name; empty if the server does not tell."""
-    name, schema = getattr(error, "table_name", None), getattr(error, "schema_name", None)
+    name, schema = error.table_name, error.schema_name
     return f"{schema}.{name}" if schema and name else name or ""
 
 
 def _remedy(error: asyncpg.PostgresError, table: str) -> str:
     """Return what a person can do, as SQL where the server names the objects."""
     alter = f"ALTER TABLE {sql_name(table)}" if table else "ALTER TABLE ..."
-    constraint = getattr(error, "constraint_name", None)
-    column = getattr(error, "column_name", None)
+    constraint, column, domain = error.constraint_name, error.column_name, error.data_type_name
     match error:
         case asyncpg.NotNullViolationError() if column:
             return f"{alter} ALTER COLUMN {quoted(column)} DROP NOT NULL, or give it a default"
@@ -59,7 +58,7 @@ def _remedy(error: asyncpg.PostgresError, table: str) -> str:
             return f"{alter} DROP CONSTRAINT {quoted(constraint)}: reorgs and reprojections delete rows"
         case asyncpg.UniqueViolationError() | asyncpg.ExclusionViolationError():
             return f"Drop the key if it is none of ours; {_COMPARE}"
-        case asyncpg.CheckViolationError() if constraint and (domain := getattr(error, "data_type_name", None)):
+        case asyncpg.CheckViolationError() if constraint and domain:
             return f"ALTER DOMAIN {quoted(domain)} DROP CONSTRAINT {quoted(constraint)}"
         case asyncpg.IntegrityConstraintViolationError() if constraint:
             return f"{alter} DROP CONSTRAINT {quoted(constraint)}"
@@ -67,15 +66,10 @@ def _remedy(error: asyncpg.PostgresError, table: str) -> str:
             return "`reya-indexer doctor` lists the keys, columns and triggers of others, with what removes each"
         case asyncpg.InsufficientPrivilegeError():
             return "`reya-indexer db roles` grants what the writer needs; `reya-indexer doctor` lists what is missing"
-        case asyncpg.ObjectNotInPrerequisiteStateError() if _source(error) == "CheckCmdReplicaIdentity":
+        case asyncpg.ObjectNotInPrerequisiteStateError() if error.server_source_function == "CheckCmdReplicaIdentity":
             return "A publication needs it: ALTER TABLE ... REPLICA IDENTITY FULL, or take the table out of it"
         case asyncpg.DataCorruptedError() | asyncpg.IndexCorruptedError() | asyncpg.PostgresSystemError():
             return "Look at disk and log of the server; REINDEX, or restore a backup"
     if function_of(error) or (error.sqlstate or "")[:2] in ("P0", "09", "27", "38", "39", "2F"):
         return "ALTER TABLE ... DISABLE TRIGGER, or mend the function; `reya-indexer doctor` lists the triggers"
-    return " ".join(hint.split()) if (hint := getattr(error, "hint", None)) else _COMPARE
-
-
-def _source(error: asyncpg.PostgresError) -> str:
-    """Return the server function that raised the error; its message may be in another language."""
-    return getattr(error, "server_source_function", None) or ""
+    return " ".join(error.hint.split()) if error.hint else _COMPARE

@@ -23,7 +23,7 @@ KNOWN = sorted(
 def raised(sqlstate: str, message: str, **fields: str) -> asyncpg.PostgresError:
     """An error as the driver makes it of the server's message."""
     short = {"table_name": "t", "schema_name": "s", "column_name": "c", "constraint_name": "n", "context": "W",
-             "detail": "D"}  # fmt: skip
+             "detail": "D", "server_source_filename": "F"}  # fmt: skip
     given = {short[name]: value for name, value in fields.items()}
     return asyncpg.PostgresError.new({"C": sqlstate, "M": message, "S": "ERROR"} | given)
 
@@ -77,6 +77,12 @@ def test_a_function_of_others_that_sends_nonsense_is_theirs() -> None:
 def test_a_value_that_the_driver_cannot_encode_is_a_bug_of_ours() -> None:
     error = asyncpg.DataError("invalid input for query argument $1")
     assert refusal(error) is None and is_ours(error)
+
+
+def test_a_file_that_the_server_may_not_open_is_trouble_of_its_disk() -> None:
+    error = raised("42501", "could not open file: Read-only file system", server_source_filename="md.c")
+    assert refusal(error) is None and database_wait_name(error) == "the database: an error of its disk"
+    assert refusal(raised("42501", "permission denied for table t", server_source_filename="aclchk.c")) is not None
 
 
 def test_what_is_no_refusal_by_the_server_is_none() -> None:
