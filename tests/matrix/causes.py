@@ -28,12 +28,14 @@ class Place:
     """Where the commands run: a bound and migrated database, an endpoint, and what a cause makes of both.
 
     `copy` runs SQL as the superuser in a copy of the good database, and returns its URL. `databases`: URLs of all.
+    `drop_copies`: what a cause made goes with it; the next one compares only what it can reach.
     """
 
     good_url: str
     node_url: str
     copy: Callable[..., str]
     databases: Callable[[], list[str]]
+    drop_copies: Callable[[], None]
 
 
 @dataclass

@@ -96,6 +96,7 @@ def test_every_command_ends_as_documented(cause: Cause, place: Place) -> None:
             problems = [text for text in found if text]
         assert not problems, "\n".join(problems)
         assert rows(place) == before
+    place.drop_copies()
 
 
 def rows(place: Place) -> list[tuple[object, ...]]:

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
+
 from indexer.embedded_pg.server import EmbeddedServer
 
 
@@ -24,3 +26,13 @@ def own_postgres(name: str, within: str | None = "/tmp") -> Iterator[EmbeddedSer
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def execute(url: str, *statements: str) -> None:
+    """The statements, each in a transaction of its own."""
+    conn = await asyncpg.connect(url)
+    try:
+        for statement in statements:
+            await conn.execute(statement)
+    finally:
+        await conn.close()

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
 
 from indexer.db.connection import connect
@@ -23,6 +22,7 @@ from indexer.rpc.pool import Pool
 from indexer.schema.migrate import upgrade_async
 from tests.scenarios.harness import CHAIN_ID
 from tests.support.daemon import environment, run
+from tests.support.postgres import execute
 from tests.support.simchain.chain import Tree
 from tests.support.simchain.node import SimNode
 from tests.support.simchain.refusals import Refusal
@@ -173,15 +173,6 @@ def low_role(fresh_database: Callable[[], str]) -> Iterator[tuple[str, str]]:
     parts = urlsplit(url)
     yield url, parts._replace(netloc=f"{role}:low@{parts.netloc.rpartition('@')[2]}").geturl()
     asyncio.run(execute(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}"))
-
-
-async def execute(url: str, *statements: str) -> None:
-    conn = await asyncpg.connect(url)
-    try:
-        for statement in statements:
-            await conn.execute(statement)
-    finally:
-        await conn.close()
 
 
 async def test_doctor_names_what_is_wrong_with_a_database(low_role: tuple[str, str]) -> None:

@@ -25,7 +25,7 @@ from indexer.store.lease import TTL
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode, free_port
 from tests.support.daemon import LOCKED_OUT, PROGRAM, Daemon, environment, get, index, run, wait_row, wait_synced
-from tests.support.postgres import own_postgres
+from tests.support.postgres import execute, own_postgres
 from tests.support.waiting import ended, eventually, until
 from tests.system.truth import assert_equals_truth
 
@@ -60,12 +60,6 @@ def wait_stopped(process: subprocess.Popen[bytes], log: Path) -> None:
         return stopped(process)
 
     until(reached, lambda: f"a stopped process: {log.read_text()[-3000:]}")
-
-
-async def execute(url: str, script: str) -> None:
-    conn = await asyncpg.connect(url)
-    await conn.execute(script)
-    await conn.close()
 
 
 async def fetch(url: str, query: str) -> list[asyncpg.Record]:
