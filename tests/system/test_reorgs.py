@@ -71,7 +71,7 @@ async def test_orphaned_rows_are_kept_and_the_journal_cannot_be_rewritten(
     state = json.loads(run("reorg", "status", "--json", env=env).stdout)
     assert (state["epoch"], state["reorgs"], state["last"]["id"]) == (1, 1, listed["id"])
     assert str(fork) in run("reorg", "list", env=env).stdout and doomed[0] in run("reorg", "show", "1", env=env).stdout
-    assert run("reorg", "show", "77", env=env).returncode == 10
+    assert run("reorg", "show", "77", env=env).returncode == 31
     for statement in (
         "DELETE FROM indexer.reorg_journal",
         "UPDATE indexer.reorg_journal SET depth = 1",
