@@ -180,13 +180,13 @@ async def _start_attesting(
         pool.set_aside_wrong(fault.endpoint, f"{fault.what} in block {fault.block}")
 
     def on_wrong(first: int) -> None:
-        engine.report_wrong_logs(first)
+        engine.observer.report_wrong_logs(first)
         feed.wake()
 
     opened = partial(connect, url)
-    auditor = Auditor(deployment, own_pool(deployment.attest.rps), progress, opened, engine.finality, on_fault)
+    auditor = Auditor(deployment, own_pool(deployment.attest.rps), progress, opened, engine.observer.finality, on_fault)
     await stack.enter_async_context(background_task(auditor.run()))
     if deployment.attest.head:
         prover = HeadProver(deployment, own_pool(deployment.attest.head_rps), progress, opened, on_wrong)
-        engine.on_head_commit = prover.offer
+        engine.executor.on_head_commit = prover.offer
         await stack.enter_async_context(background_task(prover.run()))

@@ -63,6 +63,7 @@ class CatchUp:
         self.contiguous_end = -1  # of coverage, while it runs
         self._source: BufferedSource | None = None
         self._ingest_commits = 0
+        self._indexes_complete_for: int | None = None  # lease under which no deferred index was left to build
 
     async def run(
         self, conn: Connection, state: IndexState, contract_ranges: Sequence[ContractRange], final: FinalBlock,
@@ -82,6 +83,7 @@ class CatchUp:
             RpcError, ParentMismatchError, StoredHashMismatchError, EpochChangedError, LeaseLostError: As raised by
                 ingesting and projecting.
         """
+        self._indexes_complete_for = None
         async with self._opened() as reading, self._opened() as watching:
             projecting = token is not None and self.writer.projection_is_current(state)
             origin = state.binding.origin
@@ -111,13 +113,16 @@ class CatchUp:
         """Build the indexes that an initial load deferred. Returns whether there were any.
 
         Ends early when another process requests the lease. `on_index` is called with an index's name and how many are
-        left.
+        left. The database is asked once for each lease, and again after each run.
         """
-        if not await deferred_indexes.pending(conn):
+        if self._indexes_complete_for == token:
             return False
-        async with self._opened() as second, self._opened() as watching:
-            await self._until_stopped(watching, token, deferred_indexes.build_indexes([conn, second], on_index))
-        return True
+        pending = await deferred_indexes.pending(conn)
+        if pending:
+            async with self._opened() as second, self._opened() as watching:
+                await self._until_stopped(watching, token, deferred_indexes.build_indexes([conn, second], on_index))
+        self._indexes_complete_for = token
+        return bool(pending)
 
     async def _until_stopped(self, watching: Connection, token: int | None, work: Coroutine[Any, Any, None]) -> None:
         async with background_task(self._tick(watching, token)) as tick, background_task(work) as working:

@@ -87,7 +87,7 @@ class Runner:
         detector = StallDetector(self.deployment.rpc_timeout, self.deployment.poll_interval)
         step = RunningStep(lambda: self.stepping_since, self.restart_step)
         return Watchdog(
-            detector, self.progress, self.pool, self.engine.catch_up, feed, partial(connect, self.url),
+            detector, self.progress, self.pool, self.engine.executor.catch_up, feed, partial(connect, self.url),
             lambda: self._open, step,
         )  # fmt: skip
 
@@ -110,7 +110,9 @@ class Runner:
 
         async def work() -> None:
             self.conn = self.conn or await self.connect()
-            await check_or_bind(self.conn, self.deployment, self.pool, self.engine.read_heads, self.engine.first)
+            await check_or_bind(
+                self.conn, self.deployment, self.pool, self.engine.observer.read_heads, self.engine.options.first
+            )
 
         await self._retry_at_start(work)
 
@@ -150,7 +152,7 @@ class Runner:
             worked = await self._run_cycle(timeout_s=BACKFILL_TIMEOUT_S)
             if worked is False:
                 assert self.conn is not None
-                state = await self.engine.load_state(self.conn)
+                state = await self.engine.observer.load_state(self.conn)
                 if self.finished(state):
                     return state
                 self._give_up_when_waiting()
@@ -159,18 +161,18 @@ class Runner:
                 ):
                     log.info("waiting", reason=self.progress.waiting)
                 await self._pause(0.3)
-        return None if self.conn is None else await self.engine.load_state(self.conn)
+        return None if self.conn is None else await self.engine.observer.load_state(self.conn)
 
     async def _check_end(self) -> None:
         """Check that the end of the range, if stored, is on the chain; else "it is there already" would be a lie."""
-        last = self.engine.last
+        last = self.engine.options.last
         if self.conn is None or last is None or (stored := await stored_hash(self.conn, last)) is None:
             return
         header, *witness = await self.pool.with_failover(
-            lambda reader: reader.found([last, *self.engine.finality.final.witness])
+            lambda reader: reader.found([last, *self.engine.observer.finality.final.witness])
         )
         # A node that lacks the final block may be on an orphaned branch: its denial proves nothing.
-        up_to = self.engine.finality.final.final_up_to(next(iter(witness), None))
+        up_to = self.engine.observer.finality.final.final_up_to(next(iter(witness), None))
         if header is not None and header.hash != stored and last <= up_to:
             raise ReorgTooDeepError(
                 f"block {last} is stored with a hash that the chain does not have, below finalized",
@@ -188,11 +190,17 @@ class Runner:
     def finished(self, state: IndexState) -> bool:
         """Return whether nothing of the range is left to ingest or, up to the contiguous end, to project."""
         engine = self.engine
-        if engine.last is None or engine.first is None or plan_missing(state.coverage, engine.first, engine.last):
+        if (
+            engine.options.last is None
+            or engine.options.first is None
+            or plan_missing(state.coverage, engine.options.first, engine.options.last)
+        ):
             return False
-        if engine.ingest_only:
+        if engine.options.ingest_only:
             return True
-        return engine.writer.projection_is_current(state) and state.next_block > min(state.contiguous_end, engine.last)
+        return engine.writer.projection_is_current(state) and state.next_block > min(
+            state.contiguous_end, engine.options.last
+        )
 
     async def _run_cycle(self, timeout_s: float | None) -> bool | None:
         """Run one cycle; None after an error or at the end. An error is named, logged once and waited out."""
@@ -231,7 +239,7 @@ class Runner:
         self._refused = True
         with contextlib.suppress(Exception):  # The next attempt meets the trouble, too.
             if self.conn is not None:
-                await self.engine.publish_state(self.conn, f"halted: {one_line(refused)}")
+                await self.engine.lease_keeper.publish(self.conn, f"halted: {one_line(refused)}")
         await incidents.report_refusal(partial(connect, self.url), refused, FOLLOWER)
 
     async def _until_stopped(self, cycle: Awaitable[bool]) -> bool | None:
@@ -260,7 +268,7 @@ class Runner:
         name, words = endpoint_wait_name(error), one_line(error)
         if self.conn is not None:
             with contextlib.suppress(*DATABASE_ERRORS):  # the next cycle meets the error, too
-                await self.engine.publish_state(self.conn, f"{name}: {words}")
+                await self.engine.lease_keeper.publish(self.conn, f"{name}: {words}")
         await self._wait_out(name, error, timeout_s, words)
 
     async def _wait_out(self, name: str, error: Exception, timeout_s: float | None, detail: str = "") -> None:

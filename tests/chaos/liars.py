@@ -142,7 +142,7 @@ class Liars(Machine):
         runner = self.process.runner
         assert runner is not None
         pool = Pool(self.process.endpoints, self.process.deployment.chain_id, timeout=PATIENCE)
-        finality, opened = runner.engine.finality, partial(connect, self.url)
+        finality, opened = runner.engine.observer.finality, partial(connect, self.url)
         auditor = Auditor(self.process.deployment, pool, runner.progress, opened, finality)
         try:
             for _ in range(40):

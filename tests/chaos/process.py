@@ -20,8 +20,7 @@ from indexer.config import Deployment
 from indexer.db.connection import connect, connection
 from indexer.db.database_errors import DATABASE_ERRORS
 from indexer.errors import EndpointUnreachableError, LeaseLostError, RpcError
-from indexer.follow import catch_up, maintenance
-from indexer.follow import engine as engines
+from indexer.follow import action_executor, catch_up, maintenance
 from indexer.follow.engine import Engine
 from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
@@ -54,13 +53,6 @@ class _Busy(Runner):
         await asyncio.sleep(0)
 
 
-class _Worker(Engine):
-    """Never projects."""
-
-    async def take_lease(self, conn: Any) -> None:
-        return None
-
-
 @contextlib.contextmanager
 def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> Iterator[None]:
     """Many batches where a real chain needs one, and retries without pauses: every seam is crossed often.
@@ -74,7 +66,7 @@ def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> I
         mock.patch.object(writer.Writer.project_stored, "__defaults__", (chunk,)),
         mock.patch.object(replacement, "MAX_STAGED_BLOCKS", staged),
         mock.patch.object(fetch, "CHAINED_BLOCKS", chained),
-        mock.patch.object(engines, "MIN_CATCH_UP_BLOCKS", 2 * chained),
+        mock.patch.object(action_executor, "MIN_CATCH_UP_BLOCKS", 2 * chained),
         mock.patch.object(pipeline, "STEP_LOGS", chunk),
         mock.patch.object(pipeline, "CACHE_ROWS", 2 * chunk),
         mock.patch.object(catch_up, "STEP_LOGS", chunk),
@@ -258,13 +250,13 @@ class Process:
         conn = await connect(self.url)
         try:
             for first, last in ranges:
-                worker = _Worker(
+                worker = Engine(
                     self.deployment,
                     pool,
                     DaemonProgress(),
                     "worker",
                     partial(connect, self.url),
-                    EngineOptions(first=first, last=last),
+                    EngineOptions(first=first, last=last, ingest_only=True),
                 )
                 with contextlib.suppress(*NO_ENDPOINT, *DATABASE_ERRORS):
                     while await worker.run_cycle(conn):

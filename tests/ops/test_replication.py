@@ -131,7 +131,7 @@ async def test_a_subscriber_equals_the_publisher(when: str, stage: Stage, copies
         await equal(pair)
         # A whole reprojection empties every table and fills it again.
         engine = daemon.runner.engine
-        state = await engine.load_state(daemon.conn)
-        await project_again(daemon.conn, engine.writer, state, state.next_block - 1, engine._held_token)
+        state = await engine.observer.load_state(daemon.conn)
+        await project_again(daemon.conn, engine.writer, state, state.next_block - 1, engine.lease_keeper.held_token)
         await daemon.settle()
         await equal(pair)

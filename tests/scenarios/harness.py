@@ -92,7 +92,7 @@ class Daemon:
         """The daemon's, as `run` starts it, on these nodes; `audit` drives it."""
         deployment = self.runner.deployment
         pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
-        finality, opened = self.runner.engine.finality, partial(connect, self.runner.url)
+        finality, opened = self.runner.engine.observer.finality, partial(connect, self.runner.url)
         auditor = Auditor(deployment, pool, self.progress, opened, finality)
         self.auditors.append(auditor)
         return auditor
@@ -102,9 +102,9 @@ class Daemon:
         deployment, engine = self.runner.deployment, self.runner.engine
         pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
         prover = HeadProver(
-            deployment, pool, self.progress, partial(connect, self.runner.url), engine.report_wrong_logs
+            deployment, pool, self.progress, partial(connect, self.runner.url), engine.observer.report_wrong_logs
         )
-        engine.on_head_commit = prover.offer
+        engine.executor.on_head_commit = prover.offer
         self.auditors.append(prover)
         return prover
 

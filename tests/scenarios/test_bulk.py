@@ -10,7 +10,7 @@ import pytest
 from indexer.chain.batch import LogBatch
 from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header, Log
-from indexer.follow import catch_up, engine
+from indexer.follow import action_executor, catch_up
 from indexer.follow.catch_up import BufferedSource
 from indexer.ingest import ingestor
 from indexer.projector import pipeline
@@ -21,7 +21,7 @@ from tests.support.waiting import guard
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-        (engine, "MIN_CATCH_UP_BLOCKS", 10), (ingestor, "GROUP_LOGS", 5), (ingestor, "GROUP_SECONDS", 0.0),
+        (action_executor, "MIN_CATCH_UP_BLOCKS", 10), (ingestor, "GROUP_LOGS", 5), (ingestor, "GROUP_SECONDS", 0.0),
         (catch_up, "MAX_BUFFERED_LOGS", 12), (catch_up, "STEP_LOGS", 3), (pipeline, "STEP_LOGS", 3),
         (pipeline, "CACHE_ROWS", 4),
     ):  # fmt: skip

@@ -13,7 +13,7 @@ from indexer.chain.finality import FinalBlock
 from indexer.chain.ranges import ContractRange
 from indexer.chain.types import BlockRef
 from indexer.errors import NotFinalError
-from indexer.follow import engine
+from indexer.follow import action_executor
 from indexer.follow.state_machine import Mode
 from indexer.ingest.fetch import fetch_batch
 from indexer.reorg.claims import final_up_to
@@ -108,7 +108,7 @@ async def test_e08_one_url_that_leads_to_a_stuck_node_too(young: Stage, blocks: 
 @pytest.mark.parametrize("balanced", [False, True], ids=["two endpoints", "one balanced URL"])
 async def test_e08_a_backfill(young: Stage, balanced: bool, bulk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if bulk:
-        monkeypatch.setattr(engine, "MIN_CATCH_UP_BLOCKS", 2)
+        monkeypatch.setattr(action_executor, "MIN_CATCH_UP_BLOCKS", 2)
     if balanced:
         young.nodes[0].balance = diverts(young, 4)
     else:
@@ -219,7 +219,7 @@ async def test_a_heal_does_not_believe_a_tag_that_the_daemon_disbelieves(
     liar, tip = stage.nodes[0], stage.main
     liar.omit = set(last_logs(stage))
     daemon = await stage.start(0)
-    daemon.runner.engine.finality.depth = 5
+    daemon.runner.engine.observer.finality.depth = 5
     liar.omit = set()
     for node in stage.nodes:
         node.finalized = node.safe = Depth(0)

@@ -76,7 +76,7 @@ async def test_s07_same_transaction_in_both_forks(place: str, owner: str, stage:
 
 async def in_flight(stage: Stage, worker: Daemon) -> tuple[Any, Any]:
     """Where the worker believes to stand, and blocks 91..100 as it read them."""
-    state = await worker.runner.engine.load_state(worker.conn)
+    state = await worker.runner.engine.observer.load_state(worker.conn)
     segment = ContractRange(91, 100, tuple(sorted(ADDRESSES)))
     return state, await worker.pool.with_failover(lambda reader: fetch_batch(reader, segment, FinalBlock(60), None))
 
@@ -282,7 +282,7 @@ async def test_s12_the_floor_is_a_stored_block(stage: Stage, monkeypatch: pytest
     """Another process ingested as final what the projector's endpoint does not call final yet."""
     monkeypatch.setattr(fetch, "CHAINED_BLOCKS", 7)
     first = await stage.start(settled=False)
-    await first.runner.engine.take_lease(first.conn)
+    await first.runner.engine.lease_keeper.take(first.conn)
     stage.nodes[1].finalized = 80
     worker = await stage.start(1, settled=False)
     await worker.poll(4)

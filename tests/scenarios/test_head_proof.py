@@ -97,7 +97,7 @@ async def test_a_lie_at_the_head_is_healed_in_one_commit(lie: Callable[..., None
     await stage.stands_at(tip)
     wrong = await stage.fetch(f"{COUNT} WHERE block_number = $1", block)
     await prover.run_once()
-    assert daemon.runner.engine.wrong_from == block and await faults(stage) == []
+    assert daemon.runner.engine.observer.wrong_from == block and await faults(stage) == []
     assert await stage.fetch(f"{COUNT} WHERE block_number = $1", block) == wrong
     assert await daemon.prove(prover) == "up to date"
     assert await faults(stage) == [(stage.nodes[0].url, "served", block, LIES[lie], True)]
@@ -221,7 +221,7 @@ async def test_final_blocks_keep_their_proof_without_another_request(stage: Stag
     for node in stage.nodes:
         node.finalized = node.safe = 90
     await daemon.settle()
-    state = await daemon.runner.engine.load_state(daemon.conn)
+    state = await daemon.runner.engine.observer.load_state(daemon.conn)
     assert await maintenance.prune(daemon.conn, 0, state.floor, daemon.runner.engine.token or 0)
     assert await daemon.audit(auditor) == "up to date"
     assert auditor.gauges.up_to["proven"] == 90 and stage.nodes[0].requests["eth_getBlockReceipts"] == asked
@@ -242,14 +242,14 @@ async def test_logs_that_became_final_before_their_heal_are_the_auditors(stage: 
     stage.show(tip)
     await daemon.settle()
     await prover.run_once()
-    assert daemon.runner.engine.wrong_from == stage.tree[place[0]].number
-    daemon.runner.engine.wrong_from = None
+    assert daemon.runner.engine.observer.wrong_from == stage.tree[place[0]].number
+    daemon.runner.engine.observer.wrong_from = None
     for node in stage.nodes:
         node.finalized = node.safe = tip.number
     tip = stage.grow(tip, 1)
     stage.show(tip)
     await daemon.settle()
-    daemon.runner.engine.report_wrong_logs(stage.tree[place[0]].number)
+    daemon.runner.engine.observer.report_wrong_logs(stage.tree[place[0]].number)
     await daemon.settle()
     assert (await faults(stage), await stage.journal()) == ([], [])
     assert await daemon.audit(daemon.auditor([stage.nodes[0]])) == "up to date"

@@ -70,7 +70,7 @@ async def turn(daemon: Daemon, auditor: Auditor) -> None:
 async def test_the_chain_becomes_shorter_than_the_block_that_is_reported(stage: Stage, short: int) -> None:
     daemon, prover, tip, block = await wrong_at_head(stage, -1)
     await prover.run_once()
-    assert daemon.runner.engine.wrong_from == block
+    assert daemon.runner.engine.observer.wrong_from == block
     other = stage.fork("b", block - 5, 5 - short, tip=tip)
     assert other.number == block - short
     stage.show(other)
@@ -83,14 +83,14 @@ async def test_a_block_that_becomes_final_while_it_is_reported_does_not_hide_lat
 ) -> None:
     daemon, prover, tip, _ = await wrong_at_head(stage, -1)
     engine = daemon.runner.engine
-    ingest = engine._ingest
+    ingest = engine.executor.ingest
 
     async def reported_meanwhile(*given: Any) -> StepResult:
         await prover.run_once()
         return await ingest(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "_ingest", reported_meanwhile)
+        patched.setattr(engine.executor, "ingest", reported_meanwhile)
         all_final_up_to(stage, tip.number)
         tip = stage.grow(tip, 2)
         stage.show(tip)
@@ -174,10 +174,10 @@ async def test_a_limit_on_receipts_is_named_though_other_blocks_need_none(
 async def test_a_heal_deletes_nothing_that_it_cannot_replace(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon, prover, tip, block = await wrong_at_head(stage, 0)
     await prover.run_once()
-    assert daemon.runner.engine.wrong_from == block < tip.number - 1
+    assert daemon.runner.engine.observer.wrong_from == block < tip.number - 1
     refuse_receipts(stage, block + 1)
     await stage.execute("DELETE FROM indexer.head_proof WHERE block_number > 100")
-    healer = daemon.runner.engine.head_healer
+    healer = daemon.runner.engine.executor.head_healer
     heal = healer.heal
 
     async def then_nobody_answers(conn: Connection, *given: Any) -> StepResult | None:
@@ -220,13 +220,13 @@ async def test_a_contract_that_was_added_is_nobodys_fault(
     await daemon.stop()
     daemon = await stage.start(0, settled=False, max_blocks=max_blocks)
     prover, engine = daemon.prover(stage.nodes[0]), daemon.runner.engine
-    ingest = engine._ingest
+    ingest = engine.executor.ingest
 
     async def beside_the_prover(*given: Any) -> StepResult:
         await prover.run_once()
         return await ingest(*given)
 
-    monkeypatch.setattr(engine, "_ingest", beside_the_prover)
+    monkeypatch.setattr(engine.executor, "ingest", beside_the_prover)
     await daemon.settle()
     assert await faults(stage) == [] and await stage.journal() == []
     await stage.equals(stage.main)
@@ -244,7 +244,7 @@ async def test_a_gap_below_the_proofs_of_the_head_is_attested(stage: Stage) -> N
     all_final_up_to(stage, 104)
     stage.show(stage.grow(tip, 1))
     await daemon.settle()
-    state = await daemon.runner.engine.load_state(daemon.conn)
+    state = await daemon.runner.engine.observer.load_state(daemon.conn)
     assert await maintenance.prune(daemon.conn, 0, state.floor, daemon.runner.engine.token or 0)
     auditor = daemon.auditor([stage.nodes[0]])
     await daemon.audit(auditor)

@@ -97,7 +97,7 @@ async def floor(stage: Stage) -> int:
 @pytest.mark.parametrize("way", [*WAYS, *BLOCKS])
 async def test_e06_a_tag_that_fails_does_not_stop_the_head_and_makes_nothing_final(way: str, stage: Stage) -> None:
     daemon, node = await stage.start(), stage.nodes[0]
-    daemon.runner.engine.finality.depth = 10
+    daemon.runner.engine.observer.finality.depth = 10
     assert await floor(stage) == 60
     if way in WAYS:
         fail(node, WAYS[way])
@@ -123,7 +123,7 @@ async def test_e06_a_tag_that_fails_for_longer_gives_way_to_the_depth(
     way: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon, node = await stage.start(), stage.nodes[0]
-    daemon.runner.engine.finality.depth = 10
+    daemon.runner.engine.observer.finality.depth = 10
     fail(node, WAYS[way]) if way in WAYS else spoil(node, BLOCKS[way])
     tip = await follows(stage, daemon, stage.main)
     assert daemon.progress.finalized == 60
@@ -188,7 +188,7 @@ async def test_a_head_far_above_the_chain_is_waited_out_by_name(
     node.do_eth_getBlockByNumber = absurd  # type: ignore[method-assign]
     await daemon.poll()
     node.__dict__.pop("do_eth_getBlockByNumber")
-    final = daemon.runner.engine.finality.final.number
+    final = daemon.runner.engine.observer.finality.final.number
     assert final > 10**11
     tip = stage.grow(stage.main, 5)
     stage.show(tip)
@@ -196,7 +196,7 @@ async def test_a_head_far_above_the_chain_is_waited_out_by_name(
     monkeypatch.setattr(finality, "UNREACHED_S", -1.0)
     stage.show(tip := stage.grow(tip, 1))  # A head that stands still would be no evidence.
     await daemon.settle(3)
-    assert daemon.runner.engine.finality.final.number < 10**11 and daemon.progress.waiting == ""
+    assert daemon.runner.engine.observer.finality.final.number < 10**11 and daemon.progress.waiting == ""
     await stage.untouched(tip)
 
 
@@ -221,7 +221,7 @@ async def test_e06_tags_that_fail_cost_few_requests(stage: Stage) -> None:
 
 async def test_e06_a_tag_far_below_the_depth_is_named_and_the_head_is_followed(stage: Stage) -> None:
     daemon, node = await stage.start(), stage.nodes[0]
-    daemon.runner.engine.finality.depth = 20
+    daemon.runner.engine.observer.finality.depth = 20
     node.finalized = node.safe = 60
     tip = await follows(stage, daemon, stage.main)
     assert daemon.progress.finalized == 60 and "more than 20 blocks below latest" in daemon.progress.finality_source
@@ -231,7 +231,7 @@ async def test_e06_a_tag_far_below_the_depth_is_named_and_the_head_is_followed(s
 @pytest.mark.parametrize("moves", [0, 1], ids=["not at all", "hardly"])
 async def test_e06_a_tag_that_does_not_move_gives_way_to_the_depth(moves: int, stage: Stage) -> None:
     daemon, node = await stage.start(), stage.nodes[0]
-    daemon.runner.engine.finality.depth = 15
+    daemon.runner.engine.observer.finality.depth = 15
     tip = stage.main
     for turn in range(4):
         node.finalized = node.safe = 60 + moves * (turn // 3)
@@ -244,7 +244,7 @@ async def test_e06_a_tag_that_does_not_move_gives_way_to_the_depth(moves: int, s
 async def test_e06_a_tag_that_is_the_head_gives_way_to_the_depth(stage: Stage) -> None:
     daemon, node = await stage.start(settled=False), stage.nodes[0]
     node.finalized = node.safe = Depth(0)
-    daemon.runner.engine.finality.depth = 3
+    daemon.runner.engine.observer.finality.depth = 3
     await daemon.settle()
     await follows(stage, daemon, stage.main)
     assert "equals latest" in daemon.progress.finality_source and daemon.progress.finalized >= HEAD

@@ -200,7 +200,7 @@ async def test_e07_what_was_fetched_before_and_beside_an_error_is_committed(
 
     node.fault_for = fail
     daemon = await stage.start(max_blocks=10, settled=False, last=99)
-    monkeypatch.setattr("indexer.follow.engine.MIN_CATCH_UP_BLOCKS", 1)
+    monkeypatch.setattr("indexer.follow.action_executor.MIN_CATCH_UP_BLOCKS", 1)
     await daemon.poll()
     assert daemon.errors == 1
     covered = await stage.fetch("SELECT DISTINCT lower(blocks), upper(blocks) FROM indexer.coverage ORDER BY 1")
@@ -241,7 +241,8 @@ async def test_e07_a_backfill_that_moves_is_not_given_up_and_one_that_does_not_i
     assert daemon.errors > 5
     await stage.untouched(stage.at(stage.main, 20))
     node.fault_for = lambda asked: "500" if blocks_asked(asked) is not None else None
-    daemon.runner.engine.last, errors = 25, daemon.errors
+    object.__setattr__(daemon.runner.engine.options, "last", 25)
+    errors = daemon.errors
     with pytest.raises(TransientRpcError, match="Internal Server Error"):
         await daemon.runner.backfill()
     assert daemon.errors - errors == 4

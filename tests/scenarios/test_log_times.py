@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from indexer.follow import engine
+from indexer.follow import action_executor
 from tests.chaos.truth import CONFIG
 from tests.scenarios.harness import Stage
 from tests.support.oracle.base import TABLES
@@ -75,7 +75,7 @@ async def test_a_wrong_time_in_logs_dates_no_row(
     small: Stage, monkeypatch: pytest.MonkeyPatch, form: str, spread: str, bulk: bool
 ) -> None:
     if bulk:
-        monkeypatch.setattr(engine, "MIN_CATCH_UP_BLOCKS", 5)
+        monkeypatch.setattr(action_executor, "MIN_CATCH_UP_BLOCKS", 5)
     lie(small, FORMS[form], spread)
     daemon = await small.start(max_blocks=4)
     assert daemon.errors == 0

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from indexer.attest import auditor as auditors
-from indexer.follow import engine, runner
+from indexer.follow import action_executor, runner
 from indexer.rpc import rate_limit
 from indexer.store import lease
 from tests.scenarios.harness import CHAIN_ID, DEVNET, Daemon, Stage
@@ -149,7 +149,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     wait for more blocks."""
     monkeypatch.setattr(rate_limit, "MIN_PAUSE_S", 0.02)
     monkeypatch.setattr(rate_limit, "MAX_PAUSE_S", WINDOW_S)
-    monkeypatch.setattr(engine, "MIN_CATCH_UP_BLOCKS", 100)
+    monkeypatch.setattr(action_executor, "MIN_CATCH_UP_BLOCKS", 100)
     monkeypatch.setattr(runner, "OPEN_TIMEOUT_S", 10.0)
     monkeypatch.setattr(auditors, "BUSY_WAIT_S", -1.0)
 

@@ -160,7 +160,7 @@ async def test_s14_a_backfill_and_the_daemon_on_one_range(stage: Stage, monkeypa
     """Each page of the range is stored by exactly one of them, whoever comes first."""
     monkeypatch.setattr(lease, "TTL", 3600)  # However slow the machine is, nobody else becomes the projector.
     daemon = await stage.start(settled=False, max_blocks=7)
-    await daemon.runner.engine.take_lease(daemon.conn)
+    await daemon.runner.engine.lease_keeper.take(daemon.conn)
     others = [await stage.start(1, settled=False, max_blocks=n, first=0, last=60) for n in (5, 9)]
     await asyncio.gather(daemon.settle(), *(other.poll(3) for other in others))
     await daemon.settle()

@@ -1,0 +1,185 @@
+"""Executing what the state machine decided: one action, one committed step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import asyncpg
+import structlog
+
+from indexer.chain.finality import FinalBlock, HeadView
+from indexer.chain.ranges import ContractRange
+from indexer.chain.types import Header
+from indexer.db.connection import Connect, Connection
+from indexer.decode.block_times import time_fields_of
+from indexer.errors import EpochChangedError, ParentMismatchError, StoredHashMismatchError
+from indexer.follow import state_machine
+from indexer.follow.catch_up import CatchUp
+from indexer.follow.engine_options import EngineOptions
+from indexer.follow.fork_handler import ForkHandler
+from indexer.follow.head_healer import HeadHealer
+from indexer.follow.lease_keeper import LeaseKeeper
+from indexer.follow.observer import Observer
+from indexer.follow.step_report import StepReporter
+from indexer.ingest.executor import InlineExecutor
+from indexer.ingest.fetch import fetch_batch
+from indexer.ingest.proven_batch import ProvenBatch, prove_batch
+from indexer.projector.reproject import project_again
+from indexer.projector.writer import StepResult, Writer
+from indexer.reorg.claims import confirm_stored
+from indexer.rpc.pool import Pool
+from indexer.rpc.reader import Reader
+from indexer.store.index_state import IndexState, stored_hash
+
+MAX_CONFLICTS = 20  # consecutive conflicts with other ingesting processes before they are an error
+MIN_CATCH_UP_BLOCKS = 500  # left below finalized, from which ingesting and projecting run concurrently
+
+log = structlog.get_logger()
+
+
+class ActionExecutor:
+    """Executes actions, and reports what they committed.
+
+    Args:
+        pool: The endpoints.
+        writer: Writes the steps.
+        observer: What was seen, and what is to be ingested.
+        lease_keeper: The lease, without which only raw logs are written.
+        reporter: Reports the committed steps.
+        connect: Opens connections for workers.
+        options: Who ingests below finalized.
+    """
+
+    def __init__(
+        self, pool: Pool, writer: Writer, observer: Observer, lease_keeper: LeaseKeeper, reporter: StepReporter,
+        connect: Connect, options: EngineOptions,
+    ) -> None:  # fmt: skip
+        self.pool, self.writer, self.observer, self.lease_keeper = pool, writer, observer, lease_keeper
+        self.reporter = reporter
+        self.strict = writer.deployment.attest.before_commit
+        self.fork_handler = ForkHandler(pool, writer, reporter.progress, reporter)
+        self.head_healer = HeadHealer(pool, writer, reporter)
+        self._time_fields = time_fields_of(writer.deployment.contracts)
+        executor = options.executor or InlineExecutor(pool, connect, self._time_fields)
+        max_blocks, look = writer.deployment.max_blocks, observer.read_heads
+        self.catch_up = CatchUp(executor, writer, connect, self._committed, look, max_blocks, options.defer_from)
+        # Called after each commit at the head, with the headers of its blocks and the endpoint that served them.
+        self.on_head_commit: Callable[[Sequence[Header], str], None] = lambda headers, endpoint: None
+        self._conflicts = 0
+
+    async def execute(
+        self, conn: Connection, view: HeadView, action: state_machine.Action
+    ) -> state_machine.Observation | None:
+        """Execute one action. Return what came in its way, or None when it is done: then it is time to look again."""
+        started, asked, state = time.monotonic(), self.pool.requests, self.observer.state
+        assert state is not None, "an action follows from a look at the state"
+        try:
+            match action:
+                case state_machine.Confirm(block):
+                    if not await self.observer.confirm(block, view.final):
+                        why = f"the stored block {block.number} is not on the chain"
+                        return state_machine.Conflict(block.number, why)
+                    done = None
+                case state_machine.SearchFork() | state_machine.ReplaceFork() | state_machine.SetEndpointsAside():
+                    return await self.fork_handler.handle(conn, state, view.final, action, self.lease_keeper.token)
+                case _:
+                    done = await self._step(conn, view, state, action)
+        except (ParentMismatchError, StoredHashMismatchError) as conflict:
+            # A reorg between two looks, or a node that contradicts itself: the fork search finds out.
+            log.info("seam_broken", block=conflict.number)
+            return state_machine.Conflict(conflict.number, conflict.message)
+        except (EpochChangedError, asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError) as conflict:
+            self._beaten_by_another(conflict)
+            return state_machine.StateChanged()
+        self._conflicts = 0
+        if done is not None:
+            self.reporter.report(done, time.monotonic() - started, self.pool.requests - asked)
+        return None
+
+    async def _step(
+        self, conn: Connection, view: HeadView, state: IndexState, action: state_machine.Action
+    ) -> StepResult | None:
+        """Execute an action that writes rows; None if it reported its steps itself, or if nothing was to be done."""
+        match action:
+            case state_machine.Project() | state_machine.Ingest() if self._far_behind(state, view):
+                await self._catch_up(conn, state, view)
+            case state_machine.Project(last):
+                up_to = self.observer.final_up_to
+                return await self.writer.project_stored(conn, state, last, up_to, self.lease_keeper.held_token)
+            case state_machine.Reproject(last):
+                await project_again(conn, self.writer, state, last, self.lease_keeper.held_token)
+            case state_machine.Ingest(contract_range):
+                return await self.ingest(conn, state, contract_range, view.final)
+            case state_machine.HealHead(first):
+                # Whatever comes of it, the prover looks again and reports what is still wrong.
+                self.observer.wrong_from = None
+                return await self.head_healer.heal(conn, state, first, self.lease_keeper.held_token)
+        return None
+
+    async def ingest(
+        self, conn: Connection, state: IndexState, contract_range: ContractRange, final: FinalBlock
+    ) -> StepResult:
+        """Fetch the first blocks of a contract range, confirm them and commit them.
+
+        Raises RpcError, ParentMismatchError, StoredHashMismatchError, EpochChangedError, LeaseLostError.
+
+        Args:
+            conn: Connection that writes.
+            state: The index state that the range is missing in.
+            contract_range: What to ingest; one batch of it is.
+            final: The block that everything final must join.
+        """
+        before = await stored_hash(conn, contract_range.first - 1)
+
+        async def read(reader: Reader) -> ProvenBatch:
+            batch = await fetch_batch(reader, contract_range, final, before, self._time_fields)
+            # What cannot be proven of this endpoint's answer may be proven of another's: a wrong transaction hash.
+            return await prove_batch(self.pool, batch) if self.strict else (batch, None)
+
+        batch, proof = await self.pool.with_failover(read)
+        done = await self.writer.commit_batch(conn, state, batch, batch.final, self.lease_keeper.token, proof)
+        self.reporter.report_faults(proof.faults if proof else ())
+        self.on_head_commit(batch.blocks, batch.sources[0].endpoint)
+        return done
+
+    def _far_behind(self, state: IndexState, view: HeadView) -> bool:
+        """Return whether much is left to do below finalized, where nothing can be reorged away.
+
+        In strict mode, each batch is proven by the loop instead.
+        """
+        if self.strict:
+            return False
+        finalized = view.finality.finalized
+        ranges = self.observer.ranges_to_ingest(state, view)
+        missing = sum(max(0, min(r.last, finalized) - r.first + 1) for r in ranges)
+        return max(missing, min(state.contiguous_end, finalized) - state.next_block + 1) >= MIN_CATCH_UP_BLOCKS
+
+    async def _catch_up(self, conn: Connection, state: IndexState, view: HeadView) -> None:
+        finalized, p = view.finality.finalized, self.reporter.progress
+        ranges = self.observer.ranges_to_ingest(state, view)
+        below = [r._replace(last=min(r.last, finalized)) for r in ranges if r.first <= finalized]
+        p.to_ingest, p.bulk_from = p.blocks + sum(r.last - r.first + 1 for r in below), state.next_block - 1
+        await self.lease_keeper.publish(conn, state_machine.Mode.FOLLOWING.value)
+        if self.lease_keeper.token is not None:
+            await confirm_stored(self.pool, conn, state, finalized, view.final)
+        await self.catch_up.run(conn, state, below, view.final, finalized, self.lease_keeper.token)
+
+    def _committed(self, done: StepResult) -> None:
+        """Report a commit made while catching up."""
+        self._conflicts = 0
+        if done.projected:
+            self.lease_keeper.extended_at = time.monotonic()
+        self.reporter.report_bulk(done, self.catch_up.contiguous_end)
+
+    def _beaten_by_another(self, conflict: Exception) -> None:
+        """Tolerate that another process committed the same range, or a block row of it, first.
+
+        Nothing of this process was written, and the next plan leaves the range out. Raises the conflict when it comes
+        again and again, or from a public table: then it has another cause.
+        """
+        self._conflicts += 1
+        public = isinstance(conflict, asyncpg.UniqueViolationError) and conflict.schema_name != "indexer"
+        if public or self._conflicts > MAX_CONFLICTS:
+            raise conflict
+        log.debug("beaten", conflict=" ".join(str(conflict).split()))
