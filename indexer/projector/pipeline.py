@@ -17,7 +17,8 @@ from indexer.db.connection import Connection
 from indexer.projections.events import Event, StateKey, events_of
 from indexer.projections.project import WHOLE_TABLES, state_keys
 from indexer.projections.write_set import StateRow
-from indexer.projector.rows import PreparedRows, empty_tables, load_state, project_and_prepare
+from indexer.projector.prepare import PreparedRows, project_and_prepare
+from indexer.projector.rows import empty_tables, load_state
 from indexer.projector.writer import StepResult, Writer
 from indexer.runtime.tasks import background_task
 from indexer.store import raw_logs

@@ -21,8 +21,9 @@ from indexer.projections.events import Event, StateKey, events_of
 from indexer.projections.project import WHOLE_TABLES, project, state_keys
 from indexer.projections.write_set import StateRow, WriteSet
 from indexer.projector.impact import DependencyGroups
+from indexer.projector.prepare import prepare
 from indexer.projector.rollback import APPEND_TABLES
-from indexer.projector.rows import delete_state, load_state, prepare, write_rows
+from indexer.projector.rows import delete_state, load_state, write_rows
 from indexer.runtime.failpoints import hit
 from indexer.store import effects, raw_logs
 from indexer.store.index_state import IndexState

@@ -16,7 +16,7 @@ from indexer.errors import RefusedError
 from indexer.projector.pipeline import DatabaseSource, ProjectionPipeline
 from indexer.projector.replay import MAX_REPLAYED, HistoryPart, ReplayScope, plan_replay, plan_replay_below_start
 from indexer.projector.writer import StepResult, Writer
-from indexer.store import lease
+from indexer.store import checkpoint, lease
 from indexer.store.index_state import IndexState, binding, load_index_state
 from indexer.store.lease import exclusive_lease, holder_name
 
@@ -67,7 +67,7 @@ class Reprojection:
         topics = self._topics(names)
         async with exclusive_lease(self.conn, holder_name("reprojection")) as token:
             state = await load_index_state(self.conn, self.addresses)
-            if await self.conn.fetchval("SELECT reprojecting_to FROM indexer.checkpoint") is not None:
+            if await checkpoint.is_reprojecting(self.conn):
                 log.info("resumed", projected=state.next_block - 1)
                 return await self._project_remaining(state, token, resumed=True)
             if first is not None and first >= state.next_block:
@@ -132,7 +132,7 @@ class Reprojection:
             report(await self.writer.project_stored(self.conn, state, state.contiguous_end, floor, token))
             state = await load_index_state(self.conn, self.addresses)
         # A reprojection that ends below where it began has less coverage now: there is nothing left to resume.
-        await self.conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = NULL")
+        await checkpoint.end_reprojection(self.conn)
         return ReprojectResult(True, resumed, self._events, self._rows, state.next_block - 1)
 
 

@@ -13,7 +13,7 @@ from indexer.db.catalog import COLUMNS, KEYS, sql_name, table_kind
 from indexer.db.connection import Connection
 from indexer.projections.events import LOGS_PER_BLOCK
 from indexer.projector.rows import upsert
-from indexer.store import attestations, coverage, effects, enrichment, provenance
+from indexer.store import attestations, checkpoint, coverage, effects, enrichment, provenance
 from indexer.store.raw_logs import LOG_COLUMNS
 from indexer.store.reorg_journal import Reorg
 
@@ -24,21 +24,6 @@ assert all("unique_id" in COLUMNS[name] for name in APPEND_TABLES)
 MAX_BLOCK = 2**62
 # Kinds of incidents that are about endpoints, not about projected rows: they outlast rows that are projected again.
 ENDPOINT_INCIDENTS = ("endpoint_wrong", "endpoints_disagree", "heal_waits", "unprovable")
-
-
-async def floor_after(conn: Connection, floor: int, finalized: int, end: int) -> int:
-    """Return the floor after a step: a stored block, so that the fork search can compare it.
-
-    Args:
-        conn: connection of the step's transaction.
-        floor: the floor before the step.
-        finalized: the finalized block.
-        end: the last block of the step.
-    """
-    if finalized >= end:
-        return max(floor, end)
-    stored: int | None = await conn.fetchval("SELECT max(number) FROM indexer.block WHERE number <= $1", finalized)
-    return max(floor, -1 if stored is None else stored)
 
 
 async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[str, int]:
@@ -52,13 +37,7 @@ async def remove_chain_above(conn: Connection, fork: int, reorg: int) -> dict[st
     await coverage.truncate_above(conn, fork)
     await provenance.truncate_above(conn, fork)
     await attestations.void(conn, [BlockRange(fork + 1, MAX_BLOCK)], None, "rollback")
-    await conn.execute(
-        "UPDATE indexer.checkpoint c SET number = b.number, hash = b.hash, timestamp = b.timestamp,"
-        " updated_at = clock_timestamp() FROM indexer.block b WHERE b.number = $1 AND c.number > $1",
-        fork,
-    )
-    await conn.execute("UPDATE indexer.checkpoint SET rollback_floor = $1 WHERE rollback_floor > $1", fork)
-    await conn.execute("UPDATE indexer.checkpoint SET safe_block = $1 WHERE safe_block > $1", fork)
+    await checkpoint.roll_back(conn, fork)
     # A database bound to a removed block would never be opened again.
     await conn.execute(
         "UPDATE indexer.deployment d SET bound_number = b.number, bound_hash = b.hash FROM indexer.block b"
@@ -192,11 +171,7 @@ async def reset_projections(conn: Connection) -> None:
     """
     projected = [sql_name(n) for n in COLUMNS if table_kind(n) in ("append", "state")]
     await conn.execute(f"TRUNCATE {', '.join(projected)}, indexer.before_image")
-    # The floor stays: what was final is final, and a fork search must not read every stored block.
-    await conn.execute(
-        "UPDATE indexer.checkpoint SET number = NULL, hash = NULL, timestamp = NULL, origin = NULL, digest = NULL,"
-        " updated_at = clock_timestamp()"
-    )
+    await checkpoint.clear(conn)
     await conn.execute(
         "UPDATE indexer.incident SET resolved_at = clock_timestamp()"
         " WHERE resolved_at IS NULL AND first_block IS NOT NULL AND kind <> ALL($1::text[])",

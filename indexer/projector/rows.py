@@ -1,33 +1,27 @@
-"""The write set in the database: loads state rows before a step, writes everything it changed, set-wise, after it.
-
-Also the checkpoint and the commit log, which move with every step.
-"""
+"""Rows in the database: loads state rows before a step, and writes everything it changed, set-wise, after it."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
 
 import asyncpg
 
-from indexer.chain.types import BlockRef
 from indexer.db.catalog import COLUMNS, KEYS, schema_and_name, sql_name, table_kind
 from indexer.db.connection import Connection, copy, row_count
 from indexer.db.copy_format import rowset_sql, sql_type
 from indexer.errors import StoreDamagedError
-from indexer.projections.events import Event, Key, Row, StateKey
-from indexer.projections.project import SHARED_LAYOUTS, WHOLE_TABLES, project, split_row, tables_of
-from indexer.projections.write_set import Incident, StateRow, WriteSet
+from indexer.projections.events import Key, Row, StateKey
+from indexer.projections.project import SHARED_LAYOUTS, WHOLE_TABLES, tables_of
+from indexer.projections.write_set import StateRow
+from indexer.projector.prepare import PreparedRows, key_row
 from indexer.runtime.exact_json import to_json
 from indexer.store import effects
 from indexer.store.incidents import record
 
-MIN_THREADED_EVENTS = 500  # Smaller steps are projected in the event loop's own thread.
 _JSON = {name: [c for c, kind in columns.items() if kind == "json"] for name, columns in COLUMNS.items()}
 
 
@@ -122,57 +116,6 @@ def row_of(table: str, record: asyncpg.Record) -> Row:
     return row
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedRows:
-    """Everything a step writes, ready for the server. Nothing in it refers to the write set, which may be used further.
-
-    `copies`: COPY text by table, of appended rows and of state rows that had none before. `upserts`: COPY text by
-    table, of the other changed state rows. `images`: before-images as JSON. Each comes with its number of rows.
-    """
-
-    copies: dict[str, tuple[int, bytes]]
-    upserts: dict[str, tuple[int, str]]
-    images: tuple[int, str]
-    incidents: list[Row]
-
-
-def prepare(write_set: WriteSet) -> PreparedRows:
-    """Render what the write set collected. A state row changed many times counts once."""
-    lines: dict[str, list[str]] = defaultdict(list)
-    for table, rows in write_set.appended.items():
-        lines[table] = [line for _, _, line in rows]
-    changed: dict[str, list[str]] = defaultdict(list)
-    for state_key, encoded in write_set.changed.items():
-        target = lines if state_key in write_set.created else changed
-        for table, line in zip(tables_of(state_key[0]), encoded, strict=True):
-            target[table].append(line)
-    images = [
-        {"block_number": number, "table_name": table, "key": _key_row(table, key), "row": row}
-        for (number, (name, key)), state_row in write_set.before.items()
-        for table, row in zip(tables_of(name), split_row(name, state_row), strict=True)
-    ]
-    return PreparedRows(
-        {table: (len(rows), "".join(rows).encode()) for table, rows in lines.items() if rows},
-        {table: (len(rows), "".join(rows)) for table, rows in changed.items()},
-        (len(images), to_json(images)),
-        _grouped(write_set.incidents),
-    )
-
-
-async def project_and_prepare(write_set: WriteSet, events: list[Event]) -> PreparedRows:
-    """Project the events into the write set and render it.
-
-    Long work runs in a thread, while the server is busy with something else; nobody else may touch the write set
-    meanwhile.
-    """
-
-    def work() -> PreparedRows:
-        project(write_set, events)
-        return prepare(write_set)
-
-    return work() if len(events) < MIN_THREADED_EVENTS else await asyncio.to_thread(work)
-
-
 async def write_rows(conn: Connection, output: PreparedRows) -> dict[str, int]:
     """Write what a step changed. Return rows written, by table. Raises WriteInterceptedError when one is withheld."""
     counts: dict[str, int] = {}
@@ -196,47 +139,9 @@ async def write_rows(conn: Connection, output: PreparedRows) -> dict[str, int]:
     return counts
 
 
-async def set_checkpoint(
-    conn: Connection, end: BlockRef, floor: int, safe: int, *, origin: int, digest: str
-) -> None:  # fmt: skip
-    """Set the checkpoint to the end of a step. Raises WriteInterceptedError.
-
-    Args:
-        conn: connection of the step's transaction.
-        end: the last block of the step.
-        floor: the floor after the step.
-        safe: the highest safe block.
-        origin: the first block that is projected.
-        digest: the digest of the deployment that the step was projected with.
-    """
-    status = await conn.execute(
-        "UPDATE indexer.checkpoint SET number = $1, hash = $2, timestamp = $3, origin = $4, digest = $5,"
-        " rollback_floor = $6, safe_block = GREATEST($6::bigint, LEAST($1::bigint, $7::bigint)),"
-        " updated_at = clock_timestamp(),"
-        " reprojecting_to = CASE WHEN reprojecting_to > $1 THEN reprojecting_to END",
-        end.number, end.hash, end.timestamp, origin, digest, floor, safe,
-    )  # fmt: skip
-    await effects.require(conn, "indexer.checkpoint", "updated", row_count(status), 1)
-
-
-async def log_commit(conn: Connection, kind: str, first: int, last: int, rows: int) -> None:
-    """Add a row to the commit log, in the transaction that it describes.
-
-    Args:
-        conn: connection of that transaction.
-        kind: kind of the change.
-        first: its first block.
-        last: its last block.
-        rows: number of public and state rows that it wrote or removed.
-    """
-    await conn.execute(
-        "INSERT INTO indexer.commit_log (epoch, kind, from_block, to_block, rows)"
-        " SELECT value, $1, $2, $3, $4 FROM indexer.epoch",
-        kind,
-        first,
-        last,
-        rows,
-    )
+async def drop_before_images(conn: Connection, floor: int) -> None:
+    """Delete the before-images of blocks up to the floor, which is not rolled back any more."""
+    await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
 
 
 async def delete_state(conn: Connection, keys: Iterable[StateKey]) -> None:
@@ -244,7 +149,7 @@ async def delete_state(conn: Connection, keys: Iterable[StateKey]) -> None:
     by_table: dict[str, list[Row]] = defaultdict(list)
     for name, key in keys:
         for table in tables_of(name):
-            by_table[table].append(_key_row(table, key))
+            by_table[table].append(key_row(table, key))
     for table, named in by_table.items():
         name = sql_name(table)
         match = " AND ".join(f't."{c}" = k."{c}"' for c in KEYS[table])
@@ -283,22 +188,6 @@ async def upsert(conn: Connection, table: str, count: int, source: str, *args: o
     if rest:  # A row that is nothing but its key stays as it is, and is not counted.
         await effects.require(conn, table, "upserted", row_count(status), count)
     return row_count(status)
-
-
-def _grouped(incidents: Iterable[Incident]) -> list[Row]:
-    """Return one row per kind and subject, with the detail of its first incident."""
-    grouped: dict[tuple[str, str], Row] = {}
-    for incident in incidents:
-        kind, subject = incident.kind, incident.subject
-        new = {"kind": kind, "subject": subject, "detail": incident.detail, "first_block": incident.block_number}
-        group = grouped.setdefault((kind, subject), new | {"count": 0})
-        group["count"] += 1
-        group["last_block"] = incident.block_number
-    return list(grouped.values())
-
-
-def _key_row(table: str, key: Key) -> Row:
-    return dict(zip(KEYS[table], key, strict=True))
 
 
 def _quoted(columns: Iterable[str]) -> str:

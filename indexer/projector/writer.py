@@ -20,11 +20,23 @@ from indexer.projections.project import state_keys
 from indexer.projections.row_encoder import RowEncoder
 from indexer.projections.write_set import StateRow, WriteSet
 from indexer.projector import rollback
+from indexer.projector.prepare import PreparedRows, project_and_prepare
 from indexer.projector.replay import ReplayScope, replay
-from indexer.projector.rows import PreparedRows, load_state, log_commit, project_and_prepare, set_checkpoint, write_rows
+from indexer.projector.rows import drop_before_images, load_state, write_rows
 from indexer.runtime.failpoints import hit
 from indexer.runtime.tasks import background_task
-from indexer.store import coverage, epoch, head_proofs, lease, provenance, raw_logs, reorg_journal, staging
+from indexer.store import (
+    checkpoint,
+    commit_log,
+    coverage,
+    epoch,
+    head_proofs,
+    lease,
+    provenance,
+    raw_logs,
+    reorg_journal,
+    staging,
+)
 from indexer.store.head_proofs import ProofRecord
 from indexer.store.index_state import IndexState, stored_block_ref
 from indexer.store.provenance import EndpointFault
@@ -174,14 +186,14 @@ class Writer:
         """
         async with self._exclusive(conn, state, token):
             if manual and state.checkpoint is not None:
-                await conn.execute("UPDATE indexer.checkpoint SET reprojecting_to = number")
+                await checkpoint.begin_reprojection(conn)
             await self._reset(conn, state)
             hit("reset.before_commit")
 
     async def _reset(self, conn: Connection, state: IndexState) -> None:
         await rollback.reset_projections(conn)
         last = state.checkpoint.number if state.checkpoint else state.binding.origin - 1
-        await log_commit(conn, "reproject", state.binding.origin, last, 0)
+        await commit_log.append(conn, "reproject", state.binding.origin, last, 0)
 
     async def apply_reorg(
         self, conn: Connection, state: IndexState, reorg: Reorg, finalized: int, token: int,
@@ -221,7 +233,7 @@ class Writer:
 
             async def take_rows_back() -> None:
                 removed.update(await rollback.remove_rows_above(conn, fork.number, number))
-                await log_commit(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
+                await commit_log.append(conn, "rollback", fork.number + 1, reorg.old_tip.number, sum(removed.values()))
                 hit("replace.taken_back")
 
             if scope is None and state.predates_before_images(fork.number):
@@ -276,7 +288,7 @@ class Writer:
                 await self._reset(conn, state)
             elif scope is not None:
                 rows = await replay(conn, self.registry, scope, lambda loaded: self.new_write_set(loaded, state.floor))
-            await log_commit(conn, "heal", first, max(last, state.next_block - 1), sum(rows.values()))
+            await commit_log.append(conn, "heal", first, max(last, state.next_block - 1), sum(rows.values()))
             await reorg_journal.write(conn, number, state.epoch + 1, healing, removed, rows, time.monotonic() - started)
             hit("heal.before_commit")
         hit("heal.committed")
@@ -295,8 +307,8 @@ class Writer:
         """
         async with self._exclusive(conn, state, token, new_epoch=True):
             rows = await replay(conn, self.registry, scope, lambda loaded: self.new_write_set(loaded, state.floor))
-            await conn.execute("UPDATE indexer.checkpoint SET origin = $1", state.binding.origin)
-            await log_commit(conn, "heal", state.binding.origin, state.next_block - 1, sum(rows.values()))
+            await checkpoint.set_origin(conn, state.binding.origin)
+            await commit_log.append(conn, "heal", state.binding.origin, state.next_block - 1, sum(rows.values()))
             hit("restate.before_commit")
         return rows
 
@@ -339,7 +351,7 @@ class Writer:
                 events = events_of(self.registry, stored.logs, stored.times)
             end = await stored_block_ref(conn, stored.last)
             total.update(await self._project(conn, state, stored.first, end, events, finalized, meanwhile))
-            floor = await rollback.floor_after(conn, state.floor, finalized, end.number)
+            floor = await checkpoint.floor_after(conn, state.floor, finalized, end.number)
             state, meanwhile = state.after_projection(end, floor, self.digest), None
         if meanwhile:
             await meanwhile()
@@ -354,7 +366,7 @@ class Writer:
         `meanwhile`: work for the server between loading the state rows and writing the first row.
         """
         # Before-images exist exactly above the floor: below it nobody rewinds, above it a missing one corrupts a reorg.
-        floor = await rollback.floor_after(conn, state.floor, finalized, end.number)
+        floor = await checkpoint.floor_after(conn, state.floor, finalized, end.number)
         write_set = self.new_write_set(await load_state(conn, state_keys(events)), floor)
         async with background_task(project_and_prepare(write_set, events)) as output:
             if meanwhile:
@@ -366,8 +378,8 @@ class Writer:
     ) -> dict[str, int]:  # fmt: skip
         rows = await write_rows(conn, output)
         hit("project.written")
-        await set_checkpoint(conn, end, floor, self.safe, origin=state.binding.origin, digest=self.digest)
+        await checkpoint.advance(conn, end, floor, self.safe, origin=state.binding.origin, digest=self.digest)
         if floor > state.floor:
-            await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
-        await log_commit(conn, "forward", first, end.number, sum(rows.values()))
+            await drop_before_images(conn, floor)
+        await commit_log.append(conn, "forward", first, end.number, sum(rows.values()))
         return rows

@@ -16,7 +16,8 @@ from indexer.projections.events import Event, StateKey
 from indexer.projections.project import SHARED_LAYOUTS, split_row
 from indexer.projections.row_encoder import RowEncoder
 from indexer.projections.write_set import StateRow, WriteSet
-from indexer.projector.rows import delete_state, empty_tables, load_state, prepare, row_of, write_rows
+from indexer.projector.prepare import prepare
+from indexer.projector.rows import delete_state, empty_tables, load_state, row_of, write_rows
 from indexer.schema import migrate
 
 FLOOR = 5
