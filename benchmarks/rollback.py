@@ -34,6 +34,8 @@ from indexer.chain.batch import LogBatch
 from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.connection import Connection, connect
 from indexer.embedded_pg.server import EmbeddedServer
+from indexer.projector.rewriter import Rewriter
+from indexer.projector.step import Step
 from indexer.projector.writer import Writer
 from indexer.schema import migrate
 from indexer.store import lease, staging
@@ -98,6 +100,9 @@ class Bench:
     def __post_init__(self) -> None:
         self.tip = self.tree.genesis
 
+    async def step(self) -> Step:
+        return Step(self.conn, await load_index_state(self.conn, self.addresses), self.token)
+
     async def grow(
         self, blocks: int, density: float, *, final: bool, size: int = UNIT_BLOCKS, fresh: float = 0.02
     ) -> None:
@@ -105,9 +110,9 @@ class Bench:
         last = self.world.grow(self.tip.hash, blocks, self.rng, density, fresh=fresh)
         path = self.tree.path(last.hash)[-blocks:]
         for some in slices(path if self.tip.number else [self.tree.genesis, *path], size):
-            state = await load_index_state(self.conn, self.addresses)
+            step = await self.step()
             finalized = some[-1].number if final else -1
-            await self.writer.commit_batch(self.conn, state, unit(some, self.addresses), finalized, self.token)
+            await self.writer.commit_batch(step, unit(some, self.addresses), finalized)
         self.tip = last
 
     def branch(self, depth: int, density: float) -> list[Block]:
@@ -129,9 +134,9 @@ class Bench:
             await staging.add(self.conn, unit(some, self.addresses), self.token)
         backend: int = await self.conn.fetchval("SELECT pg_backend_pid()")
         worked, staged = cpu(backend), time.monotonic()
-        state = await load_index_state(self.conn, self.addresses)
+        step = await self.step()
         done = Reorg(_anchor(fork), _anchor(self.tip), _anchor(new), self.addresses, "benchmark", "benchmark")
-        await self.writer.apply_reorg(self.conn, state, done, -1, self.token)
+        await Rewriter(self.writer).apply_reorg(step, done, -1)
         worked, swapped = cpu(backend) - worked, time.monotonic()
         self.tip = new
         removed: str = await self.conn.fetchval(

@@ -28,7 +28,7 @@ from indexer.cli.session import (
 )
 from indexer.config import Deployment
 from indexer.projector.reproject import Reprojection, ReprojectResult
-from indexer.projector.writer import StepResult
+from indexer.projector.step import StepResult
 from indexer.runtime import log_setup, signals
 from indexer.runtime.tasks import in_thread
 from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching

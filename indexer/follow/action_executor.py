@@ -26,7 +26,8 @@ from indexer.ingest.executor import InlineExecutor
 from indexer.ingest.fetch import fetch_batch
 from indexer.ingest.proven_batch import ProvenBatch, prove_batch
 from indexer.projector.reproject import project_again
-from indexer.projector.writer import StepResult, Writer
+from indexer.projector.rewriter import Rewriter
+from indexer.projector.step import Step, StepResult
 from indexer.reorg.claims import confirm_stored
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
@@ -43,7 +44,7 @@ class ActionExecutor:
 
     Args:
         pool: The endpoints.
-        writer: Writes the steps.
+        rewriter: Changes history; its writer goes forward.
         observer: What was seen, and what is to be ingested.
         lease_keeper: The lease, without which only raw logs are written.
         reporter: Reports the committed steps.
@@ -52,14 +53,15 @@ class ActionExecutor:
     """
 
     def __init__(
-        self, pool: Pool, writer: Writer, observer: Observer, lease_keeper: LeaseKeeper, reporter: StepReporter,
+        self, pool: Pool, rewriter: Rewriter, observer: Observer, lease_keeper: LeaseKeeper, reporter: StepReporter,
         connect: Connect, options: EngineOptions,
     ) -> None:  # fmt: skip
-        self.pool, self.writer, self.observer, self.lease_keeper = pool, writer, observer, lease_keeper
-        self.reporter = reporter
+        writer = rewriter.writer
+        self.pool, self.writer, self.rewriter, self.observer = pool, writer, rewriter, observer
+        self.lease_keeper, self.reporter = lease_keeper, reporter
         self.strict = writer.deployment.attest.before_commit
-        self.fork_handler = ForkHandler(pool, writer, reporter.progress, reporter)
-        self.head_healer = HeadHealer(pool, writer, reporter)
+        self.fork_handler = ForkHandler(pool, rewriter, reporter.progress, reporter)
+        self.head_healer = HeadHealer(pool, rewriter, reporter)
         self._time_fields = time_fields_of(writer.deployment.contracts)
         executor = options.executor or InlineExecutor(pool, connect, self._time_fields)
         max_blocks, look = writer.deployment.max_blocks, observer.read_heads
@@ -74,6 +76,7 @@ class ActionExecutor:
         """Execute one action. Return what came in its way, or None when it is done: then it is time to look again."""
         started, asked, state = time.monotonic(), self.pool.requests, self.observer.state
         assert state is not None, "an action follows from a look at the state"
+        step = Step(conn, state, self.lease_keeper.token)
         try:
             match action:
                 case state_machine.Confirm(block):
@@ -82,9 +85,9 @@ class ActionExecutor:
                         return state_machine.Conflict(block.number, why)
                     done = None
                 case state_machine.SearchFork() | state_machine.ReplaceFork() | state_machine.SetEndpointsAside():
-                    return await self.fork_handler.handle(conn, state, view.final, action, self.lease_keeper.token)
+                    return await self.fork_handler.handle(step, view.final, action)
                 case _:
-                    done = await self._step(conn, view, state, action)
+                    done = await self._commit(step, view, action)
         except (ParentMismatchError, StoredHashMismatchError) as conflict:
             # A reorg between two looks, or a node that contradicts itself: the fork search finds out.
             log.info("seam_broken", block=conflict.number)
@@ -97,40 +100,30 @@ class ActionExecutor:
             self.reporter.report(done, time.monotonic() - started, self.pool.requests - asked)
         return None
 
-    async def _step(
-        self, conn: Connection, view: HeadView, state: IndexState, action: state_machine.Action
-    ) -> StepResult | None:
+    async def _commit(self, step: Step, view: HeadView, action: state_machine.Action) -> StepResult | None:
         """Execute an action that writes rows; None if it reported its steps itself, or if nothing was to be done."""
         match action:
-            case state_machine.Project() | state_machine.Ingest() if self._far_behind(state, view):
-                await self._catch_up(conn, state, view)
+            case state_machine.Project() | state_machine.Ingest() if self._far_behind(step.state, view):
+                await self._catch_up(step, view)
             case state_machine.Project(last):
-                up_to = self.observer.final_up_to
-                return await self.writer.project_stored(conn, state, last, up_to, self.lease_keeper.held_token)
+                return await self.writer.commit_stored(step, last, self.observer.final_up_to)
             case state_machine.Reproject(last):
-                await project_again(conn, self.writer, state, last, self.lease_keeper.held_token)
+                await project_again(self.rewriter, step, last)
             case state_machine.Ingest(contract_range):
-                return await self.ingest(conn, state, contract_range, view.final)
+                return await self.ingest(step, contract_range, view.final)
             case state_machine.HealHead(first):
                 # Whatever comes of it, the prover looks again and reports what is still wrong.
                 self.observer.wrong_from = None
-                return await self.head_healer.heal(conn, state, first, self.lease_keeper.held_token)
+                return await self.head_healer.heal(step, first)
         return None
 
-    async def ingest(
-        self, conn: Connection, state: IndexState, contract_range: ContractRange, final: FinalBlock
-    ) -> StepResult:
+    async def ingest(self, step: Step, contract_range: ContractRange, final: FinalBlock) -> StepResult:
         """Fetch the first blocks of a contract range, confirm them and commit them.
 
-        Raises RpcError, ParentMismatchError, StoredHashMismatchError, EpochChangedError, LeaseLostError.
-
-        Args:
-            conn: Connection that writes.
-            state: The index state that the range is missing in.
-            contract_range: What to ingest; one batch of it is.
-            final: The block that everything final must join.
+        `final`: the block that everything final must join. Raises RpcError, ParentMismatchError,
+        StoredHashMismatchError, EpochChangedError, LeaseLostError.
         """
-        before = await stored_hash(conn, contract_range.first - 1)
+        before = await stored_hash(step.conn, contract_range.first - 1)
 
         async def read(reader: Reader) -> ProvenBatch:
             batch = await fetch_batch(reader, contract_range, final, before, self._time_fields)
@@ -138,7 +131,7 @@ class ActionExecutor:
             return await prove_batch(self.pool, batch) if self.strict else (batch, None)
 
         batch, proof = await self.pool.with_failover(read)
-        done = await self.writer.commit_batch(conn, state, batch, batch.final, self.lease_keeper.token, proof)
+        done = await self.writer.commit_batch(step, batch, batch.final, proof)
         self.reporter.report_faults(proof.faults if proof else ())
         self.on_head_commit(batch.blocks, batch.sources[0].endpoint)
         return done
@@ -155,15 +148,15 @@ class ActionExecutor:
         missing = sum(max(0, min(r.last, finalized) - r.first + 1) for r in ranges)
         return max(missing, min(state.contiguous_end, finalized) - state.next_block + 1) >= MIN_CATCH_UP_BLOCKS
 
-    async def _catch_up(self, conn: Connection, state: IndexState, view: HeadView) -> None:
-        finalized, p = view.finality.finalized, self.reporter.progress
+    async def _catch_up(self, step: Step, view: HeadView) -> None:
+        state, finalized, p = step.state, view.finality.finalized, self.reporter.progress
         ranges = self.observer.ranges_to_ingest(state, view)
         below = [r._replace(last=min(r.last, finalized)) for r in ranges if r.first <= finalized]
         p.to_ingest, p.bulk_from = p.blocks + sum(r.last - r.first + 1 for r in below), state.next_block - 1
-        await self.lease_keeper.publish(conn, state_machine.Mode.FOLLOWING.value)
-        if self.lease_keeper.token is not None:
-            await confirm_stored(self.pool, conn, state, finalized, view.final)
-        await self.catch_up.run(conn, state, below, view.final, finalized, self.lease_keeper.token)
+        await self.lease_keeper.publish(step.conn, state_machine.Mode.FOLLOWING.value)
+        if step.token is not None:
+            await confirm_stored(self.pool, step.conn, state, finalized, view.final)
+        await self.catch_up.run(step, below, view.final, finalized)
 
     def _committed(self, done: StepResult) -> None:
         """Report a commit made while catching up."""

@@ -26,11 +26,11 @@ from indexer.ingest.ingestor import IngestCommit
 from indexer.ingest.worker import CommitReport
 from indexer.ingest.worker_protocol import load_batch
 from indexer.projector.pipeline import STEP_LOGS, DatabaseSource, EndedLogs, ProjectionPipeline
-from indexer.projector.writer import StepResult, Writer
+from indexer.projector.step import Step, StepResult
+from indexer.projector.writer import Writer
 from indexer.runtime.tasks import background_task, run_all
 from indexer.schema import deferred_indexes
 from indexer.store import lease
-from indexer.store.index_state import IndexState
 from indexer.store.raw_logs import StoredLogs
 
 TICK_INTERVAL_S = 1.0
@@ -66,24 +66,22 @@ class CatchUp:
         self._indexes_complete_for: int | None = None  # lease under which no deferred index was left to build
 
     async def run(
-        self, conn: Connection, state: IndexState, contract_ranges: Sequence[ContractRange], final: FinalBlock,
-        finalized: int, token: int | None,
-    ) -> None:  # fmt: skip
+        self, step: Step, contract_ranges: Sequence[ContractRange], final: FinalBlock, finalized: int
+    ) -> None:
         """Ingest the contract ranges and project up to `finalized`. Ends early when another process requests the lease.
 
         Args:
-            conn: Connection that the projection writes on.
-            state: Index state to start from.
+            step: Its connection is the one that the projection writes on. Without a token, only ingests.
             contract_ranges: What to ingest.
             final: Final block, at or above `finalized`, that all blocks must join.
             finalized: Last block to project.
-            token: Token of the lease; None to ingest only.
 
         Raises:
             RpcError, ParentMismatchError, StoredHashMismatchError, EpochChangedError, LeaseLostError: As raised by
                 ingesting and projecting.
         """
         self._indexes_complete_for = None
+        state, token = step.state, step.token
         async with self._opened() as reading, self._opened() as watching:
             projecting = token is not None and self.writer.projection_is_current(state)
             origin = state.binding.origin
@@ -92,11 +90,9 @@ class CatchUp:
             if token is not None and projecting:
                 if state.next_block == origin and finalized - origin + 1 >= self.defer_from:
                     deferred_indexes.log.info(
-                        "indexes_deferred", count=await deferred_indexes.drop_indexes(conn, token)
+                        "indexes_deferred", count=await deferred_indexes.drop_indexes(step.conn, token)
                     )
-                coroutines.append(
-                    ProjectionPipeline(self.writer, conn, reading, state, token).run(source, self._on_commit)
-                )
+                coroutines.append(ProjectionPipeline(self.writer, step, reading).run(source, self._on_commit))
             await self._until_stopped(watching, token, run_all(*coroutines))
 
     @property

@@ -34,6 +34,7 @@ from indexer.follow.state_machine import (
     Wait,
 )
 from indexer.follow.step_report import StepReporter
+from indexer.projector.rewriter import Rewriter
 from indexer.projector.writer import Writer
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
@@ -61,10 +62,13 @@ class Engine:
     ) -> None:  # fmt: skip
         self.progress, self.options = progress, options
         self.writer, reporter = Writer(deployment), StepReporter(progress, pool)
+        self.rewriter = Rewriter(self.writer)
         self.lease_keeper = LeaseKeeper(holder, ingest_only=options.ingest_only)
         self.observer = Observer(pool, self.writer, self.lease_keeper, reporter, options)
         self.follower = Follower()
-        self.executor = ActionExecutor(pool, self.writer, self.observer, self.lease_keeper, reporter, connect, options)
+        self.executor = ActionExecutor(
+            pool, self.rewriter, self.observer, self.lease_keeper, reporter, connect, options
+        )
         self.maintenance = Maintenance(progress)
 
     @property

@@ -18,10 +18,11 @@ from indexer.chain.types import BlockRef, Header, Log
 from indexer.db.connection import Connection
 from indexer.follow.step_report import StepReporter
 from indexer.ingest.block_proof import BlockProofs, prove_blocks
-from indexer.projector.writer import StepResult, Writer
+from indexer.projector.rewriter import Rewriter
+from indexer.projector.step import Step, StepResult
 from indexer.rpc.pool import Pool
 from indexer.store import coverage, head_proofs, provenance, raw_logs, staging
-from indexer.store.index_state import IndexState, block_refs_between
+from indexer.store.index_state import block_refs_between
 from indexer.store.reorg_journal import Reorg
 
 log = structlog.get_logger()
@@ -32,26 +33,22 @@ class HeadHealer:
 
     Args:
         pool: The endpoints to prove with; those at fault are set aside.
-        writer: Applies the replacement.
+        rewriter: Applies the replacement.
         reporter: Reports the faults.
     """
 
-    def __init__(self, pool: Pool, writer: Writer, reporter: StepReporter) -> None:
-        self.pool, self.writer, self.reporter = pool, writer, reporter
+    def __init__(self, pool: Pool, rewriter: Rewriter, reporter: StepReporter) -> None:
+        self.pool, self.rewriter, self.reporter = pool, rewriter, reporter
 
-    async def heal(self, conn: Connection, state: IndexState, first: int, token: int) -> StepResult | None:
+    async def heal(self, step: Step, first: int) -> StepResult | None:
         """Prove the stored blocks from `first` on, and replace them in one commit if their logs are wrong.
 
         A block that cannot be proven now keeps its logs: nothing is deleted without a replacement. Returns None if
         nothing is wrong any more. Raises RpcError if no endpoint answers, and LeaseLostError.
 
-        Args:
-            conn: The daemon's connection.
-            state: What is stored now.
-            first: The first block that is wrong; it must be above the rollback floor.
-            token: The lease.
+        `first`: the first block that is wrong; it must be above the rollback floor.
         """
-        tip = state.tip
+        conn, state, tip = step.conn, step.state, step.state.tip
         if tip is None or tip.number < first or state.contiguous_end < tip.number:
             return None  # The blocks are gone since, or logs of a new contract are still to be ingested.
         refs = await block_refs_between(conn, first - 1, tip.number)
@@ -66,7 +63,7 @@ class HeadHealer:
         wrong = diff_logs(stored, proofs.logs)
         if not wrong:
             return None
-        return await self._replace(conn, state, refs, headers, stored, proofs, wrong, token)
+        return await self._replace(step, refs, headers, stored, proofs, wrong)
 
     async def _prove(
         self, conn: Connection, headers: Sequence[Header], stored: Sequence[Log], addresses: Sequence[str]
@@ -86,15 +83,15 @@ class HeadHealer:
         return proofs
 
     async def _replace(
-        self, conn: Connection, state: IndexState, refs: Sequence[BlockRef], headers: Sequence[Header],
-        stored: Sequence[Log], proofs: BlockProofs, wrong: Sequence[LogFault], token: int,
+        self, step: Step, refs: Sequence[BlockRef], headers: Sequence[Header], stored: Sequence[Log],
+        proofs: BlockProofs, wrong: Sequence[LogFault],
     ) -> StepResult:  # fmt: skip
-        addresses, tip = state.contracts_covered_above(refs[0].number), headers[-1].ref()
+        conn, addresses, tip = step.conn, step.state.contracts_covered_above(refs[0].number), headers[-1].ref()
         faults = await provenance.faults_of_servers(conn, wrong, [*stored, *proofs.logs], proofs.proven_by)
         prover = proofs.proven_by[wrong[0].block]
         batch = LogBatch(headers[0].number, tip.number, addresses, proofs.logs, list(headers))
-        await staging.clear(conn, token)
-        await staging.add(conn, batch, token)
+        await staging.clear(conn, step.held_token)
+        await staging.add(conn, batch, step.held_token)
         cause = f"attestation: {', '.join(sorted({f.endpoint for f in faults}))} was wrong"
         proven = {h.number: (h.hash, proofs.proven_by[h.number]) for h in headers if h.number in proofs.proven_by}
         contracts = await coverage.contract_ids(conn, addresses)
@@ -105,7 +102,7 @@ class HeadHealer:
             for source in (await provenance.serving_endpoints(conn, contracts, h.number, h.number))[-1:]
         ]
         reorg = Reorg(refs[0], refs[-1], tip, addresses, prover, cause, proven, faults, kept)
-        done = await self.writer.apply_reorg(conn, state, reorg, -1, token)
+        done = await self.rewriter.apply_reorg(step, reorg, -1)
         log.warning("healed", first=reorg.fork.number + 1, last=tip.number, differences=len(wrong), cause=cause)
         self.reporter.progress.head_proof.healed += 1
         self.reporter.report_faults(faults)

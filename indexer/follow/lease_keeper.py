@@ -30,12 +30,6 @@ class LeaseKeeper:
         self._lost_token: int | None = None  # the token held when the connection ended
         self._published: tuple[int, str] | None = None  # the lease, and what its row says its holder does
 
-    @property
-    def held_token(self) -> int:
-        """Token of the lease, for what only its holder does."""
-        assert self.token is not None, "the state machine lets only the holder write rows"
-        return self.token
-
     async def publish(self, conn: Connection, state: str) -> None:
         """Write what the holder of the lease does, or waits for, where `status` finds it."""
         if self.token is not None and (self.token, state) != self._published:

@@ -10,7 +10,7 @@ import structlog
 
 from indexer.chain.finality import FinalityStatus
 from indexer.errors import DatabaseUnreachableError, IndexerError, WriteInterceptedError, error_label
-from indexer.projector.writer import StepResult
+from indexer.projector.step import StepResult
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
 from indexer.store.provenance import EndpointFault

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from indexer.chain.types import BlockRef
@@ -19,10 +19,11 @@ from indexer.projections.project import WHOLE_TABLES, state_keys
 from indexer.projections.write_set import StateRow
 from indexer.projector.prepare import PreparedRows, project_and_prepare
 from indexer.projector.rows import empty_tables, load_state
-from indexer.projector.writer import StepResult, Writer
+from indexer.projector.step import Step, StepResult
+from indexer.projector.writer import Writer
 from indexer.runtime.tasks import background_task
 from indexer.store import raw_logs
-from indexer.store.index_state import IndexState, stored_block_ref
+from indexer.store.index_state import stored_block_ref
 from indexer.store.raw_logs import StoredLogs
 
 STEP_LOGS = 5_000  # Logs of one step.
@@ -106,7 +107,7 @@ class DatabaseSource:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _PreparedStep:
     ended_logs: EndedLogs
     output: PreparedRows
 
@@ -116,16 +117,12 @@ class ProjectionPipeline:
 
     Args:
         writer: commits the steps.
-        conn: connection that writes.
-        reading_conn: second connection, for reading while the first one writes.
-        state: the index state to start from.
-        token: token of the lease.
+        step: its index state is the one to start from.
+        reading_conn: second connection, for reading while the step's connection writes.
     """
 
-    def __init__(
-        self, writer: Writer, conn: Connection, reading_conn: Connection, state: IndexState, token: int
-    ) -> None:
-        self.writer, self.conn, self.reading_conn, self.state, self.token = writer, conn, reading_conn, state, token
+    def __init__(self, writer: Writer, step: Step, reading_conn: Connection) -> None:
+        self.writer, self.step, self.reading_conn = writer, step, reading_conn
         self._cache = StateCache()
         self._whole: set[str] = set()
         self._absent = AbsentKeyFilter()
@@ -136,17 +133,19 @@ class ProjectionPipeline:
         Raises EpochChangedError or LeaseLostError; the steps reported before stay committed.
         """
         self._absent = AbsentKeyFilter(await empty_tables(self.reading_conn))
-        step = await self._prepare(source, self.state.next_block)
-        while step is not None:
-            stored, end = step.ended_logs
+        prepared = await self._prepare(source, self.step.state.next_block)
+        while prepared is not None:
+            stored, end = prepared.ended_logs
             # A step prepared during a commit that then fails is dropped with this pipeline.
             async with background_task(self._prepare(source, end.number + 1)) as following:
-                result = await self.writer.commit_prepared(self.conn, self.state, stored, end, step.output, self.token)
-                self.state = self.state.after_projection(end, max(self.state.floor, end.number), self.writer.digest)
+                result = await self.writer.commit_prepared(self.step, stored, end, prepared.output)
+                state = self.step.state
+                state = state.after_projection(end, max(state.floor, end.number), self.writer.digest)
+                self.step = replace(self.step, state=state)
                 on_commit(result)
-                step = await following
+                prepared = await following
 
-    async def _prepare(self, source: BatchSource, first: int) -> _Step | None:
+    async def _prepare(self, source: BatchSource, first: int) -> _PreparedStep | None:
         ended_logs = await source.next(first)
         if ended_logs is None:
             return None
@@ -155,7 +154,7 @@ class ProjectionPipeline:
         write_set = self.writer.new_write_set(self._cache.rows, ended_logs.anchor.number)
         output = await project_and_prepare(write_set, events)
         self._absent.mark_written(write_set.changed)
-        return _Step(ended_logs, output)
+        return _PreparedStep(ended_logs, output)
 
     def _decode(self, stored: StoredLogs) -> tuple[list[Event], set[StateKey]]:
         events = events_of(self.writer.registry, stored.logs, stored.times)

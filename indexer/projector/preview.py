@@ -11,13 +11,11 @@ from indexer.db.connection import Connection
 from indexer.projections.events import LOGS_PER_BLOCK, Row, StateKey, events_of
 from indexer.projections.project import merge_rows, project, state_keys, tables_of
 from indexer.projections.write_set import StateRow
+from indexer.projector.replay import keys_between
 from indexer.projector.rollback import APPEND_TABLES
 from indexer.projector.rows import load_state
 from indexer.projector.writer import Writer
-from indexer.store import raw_logs
 from indexer.store.index_state import IndexState
-
-_READ_LOGS = 20_000
 
 
 class ChangePreview:
@@ -77,12 +75,8 @@ class ChangePreview:
         return [table for table, _ in restored]
 
     async def _touched(self) -> list[str]:
-        keys: set[StateKey] = set()
-        first, tip = self.keep + 1, self.state.checkpoint.number if self.state.checkpoint else self.keep
-        while first <= tip:
-            stored = await raw_logs.read(self.conn, first, tip, _READ_LOGS)
-            keys |= state_keys(events_of(self.writer.registry, stored.logs, stored.times))
-            first = stored.last + 1
+        tip = self.state.checkpoint.number if self.state.checkpoint else self.keep
+        keys = await keys_between(self.conn, self.writer.registry, self.keep + 1, tip)
         return [table for name, _ in keys if table_kind(name) == "state" for table in tables_of(name)]
 
     async def add(self, batch: LogBatch) -> None:

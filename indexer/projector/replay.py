@@ -10,7 +10,7 @@ affected than one transaction should hold, everything is projected again, step b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import NamedTuple
@@ -24,12 +24,13 @@ from indexer.projector.impact import DependencyGroups
 from indexer.projector.prepare import prepare
 from indexer.projector.rollback import APPEND_TABLES
 from indexer.projector.rows import delete_state, load_state, write_rows
+from indexer.projector.step import Step
+from indexer.projector.writer import Writer
 from indexer.runtime.failpoints import hit
 from indexer.store import effects, raw_logs
-from indexer.store.index_state import IndexState
 
 MAX_REPLAYED = 200_000  # Events replayed in one transaction. Beyond it, everything is projected again, in many.
-_READ_LOGS = 20_000
+READ_LOGS = 20_000  # Logs in memory while history is read.
 _READ_BLOCKS = 2_000
 
 
@@ -67,24 +68,39 @@ def keys_of(registry: Registry, stored: raw_logs.StoredLogs) -> set[StateKey]:
     return state_keys(events_of(registry, stored.logs, stored.times))
 
 
+async def keys_between(conn: Connection, registry: Registry, first: int, last: int) -> set[StateKey]:
+    """Return the keys of the state rows that projecting the stored logs of blocks first..last reads or changes.
+
+    Args:
+        conn: connection to read with.
+        registry: decoders of the watched contracts.
+        first: first block.
+        last: last block, included.
+    """
+    keys: set[StateKey] = set()
+    while first <= last:
+        stored = await raw_logs.read(conn, first, last, READ_LOGS)
+        keys |= keys_of(registry, stored)
+        first = stored.last + 1
+    return keys
+
+
 async def plan_replay(
-    conn: Connection, registry: Registry, history: Sequence[HistoryPart], changed: frozenset[int],
-    removed_keys: Iterable[StateKey],
-    rewrite_from: int, keep_lease: Callable[[], Awaitable[None]],
+    step: Step, registry: Registry, history: Sequence[HistoryPart], changed: frozenset[int],
+    removed_keys: Iterable[StateKey], rewrite_from: int,
 ) -> ReplayScope | None:  # fmt: skip
     """Find what a change of the past affects. None: too much for one transaction, project everything again.
 
     Args:
-        conn: connection to read with, outside any transaction.
+        step: reads outside any transaction, and renews the lease now and then.
         registry: decoders of the watched contracts.
         history: the history from the origin up to the last block to be replayed.
         changed: numbers of the changed blocks.
         removed_keys: state rows of the events that the changed blocks had.
         rewrite_from: first block whose append rows are written again.
-        keep_lease: called now and then, to keep the lease.
     """
     touched = DependencyGroups()
-    async for events in _read(conn, registry, history, keep_lease):
+    async for events in _read(step, registry, history):
         for event in events:
             keys = state_keys((event,))
             touched.union(keys)
@@ -94,26 +110,19 @@ async def plan_replay(
     if touched.tables() & set(WHOLE_TABLES) or touched.events() > MAX_REPLAYED:
         return None
     scope = ReplayScope(touched, touched.marked_groups(), changed, [], rewrite_from)
-    async for events in _read(conn, registry, history, keep_lease):
+    async for events in _read(step, registry, history):
         scope.blocks.extend(sorted({e.block_number for e in events if scope.includes(e) or _writes_whole_table(e)}))
     return scope
 
 
-async def plan_replay_below_start(
-    conn: Connection, registry: Registry, state: IndexState, keep_lease: Callable[[], Awaitable[None]]
-) -> ReplayScope | None:  # fmt: skip
+async def plan_replay_below_start(step: Step, registry: Registry) -> ReplayScope | None:
     """Find what the blocks below the origin of the last projection affect, now that they are stored.
 
-    None: too much for one transaction, project everything again.
-
-    Args:
-        conn: connection to read with, outside any transaction.
-        registry: decoders of the watched contracts.
-        state: the index state, with a checkpoint.
-        keep_lease: called now and then, to keep the lease.
+    None: too much for one transaction, project everything again. The step's index state must have a checkpoint.
     """
+    state = step.state
     assert state.checkpoint is not None and state.projected_origin is not None
-    below = await conn.fetch(
+    below = await step.conn.fetch(
         "SELECT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2 LIMIT $3",
         state.binding.origin,
         state.projected_origin - 1,
@@ -123,53 +132,39 @@ async def plan_replay_below_start(
         return None
     changed = frozenset(row["block_number"] for row in below)
     history = [HistoryPart(state.binding.origin, state.checkpoint.number, False)]
-    return await plan_replay(conn, registry, history, changed, (), state.binding.origin, keep_lease)
+    return await plan_replay(step, registry, history, changed, (), state.binding.origin)
 
 
-async def _read(
-    conn: Connection, registry: Registry, history: Sequence[HistoryPart], keep_lease: Callable[[], Awaitable[None]]
-) -> AsyncIterator[list[Event]]:  # fmt: skip
+async def _read(step: Step, registry: Registry, history: Sequence[HistoryPart]) -> AsyncIterator[list[Event]]:
     for part in history:
         first = part.first
         while first <= part.last:
-            stored = await raw_logs.read(conn, first, part.last, _READ_LOGS, staged=part.staged, strict=False)
+            stored = await raw_logs.read(step.conn, first, part.last, READ_LOGS, staged=part.staged, strict=False)
             yield events_of(registry, stored.logs, stored.times)
             first = stored.last + 1
-            await keep_lease()
+            await step.renew_lease()
 
 
-async def replay(
-    conn: Connection, registry: Registry, scope: ReplayScope,
-    new_write_set: Callable[[dict[StateKey, StateRow]], WriteSet],
-) -> dict[str, int]:  # fmt: skip
-    """Forget the affected rows and project their events again, in the caller's transaction.
+async def replay(step: Step, writer: Writer, scope: ReplayScope) -> dict[str, int]:
+    """Forget the affected rows and project their events again, in the caller's transaction. Return rows by table.
 
-    Args:
-        conn: connection of the transaction.
-        registry: decoders of the watched contracts.
-        scope: from `plan_replay`.
-        new_write_set: creates a write set over state rows, with a floor above which it keeps before-images.
-
-    Returns:
-        Rows written, by table.
-
-    Raises:
-        WriteInterceptedError: a row was not deleted or not written.
+    Above the floor it keeps before-images. Raises WriteInterceptedError when a row is not deleted or not written.
     """
+    conn = step.conn
     await delete_state(conn, scope.touched.rows())
     hit("heal.forgotten")
     counts: Counter[str] = Counter()
     whole: dict[StateKey, StateRow] = {}
     for start in range(0, len(scope.blocks), _READ_BLOCKS):
         stored = await raw_logs.read_blocks(conn, scope.blocks[start : start + _READ_BLOCKS])
-        events = events_of(registry, stored.logs, stored.times)
+        events = events_of(writer.registry, stored.logs, stored.times)
         wanted = {e.unique_id for e in events if scope.includes(e)}
         replayed = [e for e in events if e.unique_id in wanted or _writes_whole_table(e)]
         for key in state_keys(replayed):
             if key[0] in WHOLE_TABLES:
                 whole.setdefault(key, None)
         state = await load_state(conn, (k for k in state_keys(replayed) if k not in whole), ())
-        write_set = new_write_set(state | whole)
+        write_set = writer.new_write_set(state | whole, step.state.floor)
         chosen = {e.unique_id for e in replayed}
         project(write_set, events, lambda e, chosen=chosen: e.unique_id in chosen)  # type: ignore[misc]
         whole = {key: row for key, row in write_set.state.items() if key[0] in WHOLE_TABLES}

@@ -6,6 +6,7 @@ This is what they are stored for (raw logs are kept).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import structlog
@@ -15,9 +16,11 @@ from indexer.db.connection import Connection
 from indexer.errors import RefusedError
 from indexer.projector.pipeline import DatabaseSource, ProjectionPipeline
 from indexer.projector.replay import MAX_REPLAYED, HistoryPart, ReplayScope, plan_replay, plan_replay_below_start
-from indexer.projector.writer import StepResult, Writer
-from indexer.store import checkpoint, lease
-from indexer.store.index_state import IndexState, binding, load_index_state
+from indexer.projector.rewriter import Rewriter
+from indexer.projector.step import Step, StepResult
+from indexer.projector.writer import Writer
+from indexer.store import checkpoint
+from indexer.store.index_state import binding, load_index_state
 from indexer.store.lease import exclusive_lease, holder_name
 
 log = structlog.get_logger()
@@ -52,6 +55,7 @@ class Reprojection:
     ) -> None:
         self.conn, self.reading_conn, self._report = conn, reading_conn, report
         self.writer = Writer(deployment)
+        self.rewriter = Rewriter(self.writer)
         self.deployment = deployment
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self._events = self._rows = 0
@@ -66,10 +70,11 @@ class Reprojection:
             raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         topics = self._topics(names)
         async with exclusive_lease(self.conn, holder_name("reprojection")) as token:
-            state = await load_index_state(self.conn, self.addresses)
+            step = Step(self.conn, await load_index_state(self.conn, self.addresses), token)
+            state = step.state
             if await checkpoint.is_reprojecting(self.conn):
                 log.info("resumed", projected=state.next_block - 1)
-                return await self._project_remaining(state, token, resumed=True)
+                return await self._project_remaining(step, resumed=True)
             if first is not None and first >= state.next_block:
                 raise RefusedError(
                     f"nothing is projected from block {first} on: the last one is {state.next_block - 1}", "Begin lower"
@@ -77,15 +82,17 @@ class Reprojection:
             if state.checkpoint is None:
                 raise RefusedError("nothing was projected yet", "Start `reya-indexer run` or `backfill` first")
             if (topics or first is not None) and self.writer.projection_is_current(state):
-                scope = await self._scope(state, first or 0, topics, token)
+                scope = await self._scope(step, first or 0, topics)
                 if scope is not None:
-                    rows = await self.writer.commit_replay(self.conn, state, scope, token)
+                    rows = await self.rewriter.commit_replay(step, scope)
                     events = scope.touched.events()
                     return ReprojectResult(False, False, events, sum(rows.values()), state.checkpoint.number)
                 log.warning("project_again", reason="too much is touched to be replayed in one transaction")
-            await self.writer.reset_projection(self.conn, state, token, manual=True)
-            state = await load_index_state(self.conn, self.addresses)
-            return await self._project_remaining(state, token, resumed=False)
+            await self.rewriter.reset_projection(step, manual=True)
+            return await self._project_remaining(await self._next(step), resumed=False)
+
+    async def _next(self, step: Step) -> Step:
+        return replace(step, state=await load_index_state(self.conn, self.addresses))
 
     def _topics(self, names: Iterable[str]) -> frozenset[bytes]:
         known: dict[str, set[bytes]] = {}
@@ -97,63 +104,55 @@ class Reprojection:
                 raise RefusedError(f"no watched contract has an event {name!r}", f"Known: {', '.join(sorted(known))}")
         return frozenset(topic for name in names for topic in known[name])
 
-    async def _scope(self, state: IndexState, first: int, topics: frozenset[bytes], token: int) -> ReplayScope | None:
+    async def _scope(self, step: Step, first: int, topics: frozenset[bytes]) -> ReplayScope | None:
         """Return what the events affect; None when it is more than one transaction should hold."""
         blocks = await self.reading_conn.fetch(
             "SELECT DISTINCT block_number FROM indexer.raw_log WHERE block_number BETWEEN $1 AND $2"
             " AND ($3::bytea[] = '{}' OR substr(topics, 1, 32) = ANY($3::bytea[])) LIMIT $4",
-            max(first, state.binding.origin),
-            state.next_block - 1,
+            max(first, step.state.binding.origin),
+            step.state.next_block - 1,
             list(topics),
             MAX_REPLAYED + 1,
         )
         if len(blocks) > MAX_REPLAYED:
             return None
         changed = frozenset(row["block_number"] for row in blocks)
-        history = [HistoryPart(state.binding.origin, state.next_block - 1, False)]
-        return await plan_replay(
-            self.reading_conn, self.writer.registry, history, changed, (), min(changed, default=0),
-            lambda: lease.lock_and_renew(self.reading_conn, token),
-        )  # fmt: skip
+        history = [HistoryPart(step.state.binding.origin, step.state.next_block - 1, False)]
+        reading = replace(step, conn=self.reading_conn)
+        return await plan_replay(reading, self.writer.registry, history, changed, (), min(changed, default=0))
 
-    async def _project_remaining(self, state: IndexState, token: int, *, resumed: bool) -> ReprojectResult:
+    async def _project_remaining(self, step: Step, *, resumed: bool) -> ReprojectResult:
         """Project stored logs up to the contiguous end: at speed below the floor, with before-images above it."""
-        floor = state.floor
+        floor = step.state.floor
 
         def report(result: StepResult) -> None:
             self._events += result.logs
             self._rows += sum(result.rows.values())
             self._report(result)
 
-        pipeline = ProjectionPipeline(self.writer, self.conn, self.reading_conn, state, token)
-        await pipeline.run(DatabaseSource(self.reading_conn, min(state.contiguous_end, floor)), report)
-        state = await load_index_state(self.conn, self.addresses)
-        while state.next_block <= state.contiguous_end:
-            report(await self.writer.project_stored(self.conn, state, state.contiguous_end, floor, token))
-            state = await load_index_state(self.conn, self.addresses)
+        pipeline = ProjectionPipeline(self.writer, step, self.reading_conn)
+        await pipeline.run(DatabaseSource(self.reading_conn, min(step.state.contiguous_end, floor)), report)
+        step = await self._next(step)
+        while step.state.next_block <= step.state.contiguous_end:
+            report(await self.writer.commit_stored(step, step.state.contiguous_end, floor))
+            step = await self._next(step)
         # A reprojection that ends below where it began has less coverage now: there is nothing left to resume.
         await checkpoint.end_reprojection(self.conn)
-        return ReprojectResult(True, resumed, self._events, self._rows, state.next_block - 1)
+        return ReprojectResult(True, resumed, self._events, self._rows, step.state.next_block - 1)
 
 
-async def project_again(conn: Connection, writer: Writer, state: IndexState, last: int, token: int) -> None:
+async def project_again(rewriter: Rewriter, step: Step, last: int) -> None:
     """Project again from the origin. A lowered origin replays only its events and the rows that they touch.
 
-    Other contracts or ABIs may change any row, so for these everything is projected again.
-
-    Args:
-        conn: Connection of the lease's holder.
-        writer: Projects with today's contracts and ABIs.
-        state: What is stored now.
-        last: Block that the checkpoint is at (reported only).
-        token: The lease.
+    Other contracts or ABIs may change any row, so for these everything is projected again. `last`: the block that the
+    checkpoint is at (reported only).
     """
     reason, scope = "contracts or ABIs changed since the public tables were written", None
-    if state.digest == writer.digest:
+    if step.state.digest == rewriter.writer.digest:
         reason = "the origin was lowered"
-        scope = await plan_replay_below_start(conn, writer.registry, state, lambda: lease.lock_and_renew(conn, token))
-    log.warning("project_again", reason=reason, first=state.binding.origin, last=last, whole=scope is None)
+        scope = await plan_replay_below_start(step, rewriter.writer.registry)
+    log.warning("project_again", reason=reason, first=step.state.binding.origin, last=last, whole=scope is None)
     if scope is None:
-        await writer.reset_projection(conn, state, token)
+        await rewriter.reset_projection(step)
     else:
-        await writer.commit_replay(conn, state, scope, token)
+        await rewriter.commit_replay(step, scope)

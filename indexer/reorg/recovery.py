@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -17,15 +17,16 @@ from indexer.db.connection import Connection
 from indexer.errors import RefusedError, ReplacementUnavailableError, RpcError
 from indexer.projector.impact import DependencyGroups
 from indexer.projector.preview import ChangePreview
-from indexer.projector.replay import HistoryPart, ReplayScope, keys_of, plan_replay
-from indexer.projector.writer import StepResult, Writer
-from indexer.reorg import replacement
+from indexer.projector.replay import HistoryPart, ReplayScope, keys_between, keys_of, plan_replay
+from indexer.projector.rewriter import Rewriter
+from indexer.projector.step import Step, StepResult
+from indexer.projector.writer import Writer
 from indexer.reorg.claims import final_up_to
 from indexer.reorg.plan import Plan, make_plan, still_holds
-from indexer.reorg.replacement import read_replacement
+from indexer.reorg.replacement import read_replacement, stage_replacement_from
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.store import lease, raw_logs, staging
+from indexer.store import raw_logs, staging
 from indexer.store.head_proofs import projectable_end
 from indexer.store.index_state import IndexState, binding, load_index_state, stored_block_ref, stored_hash
 from indexer.store.lease import exclusive_lease, holder_name
@@ -53,6 +54,7 @@ class Recovery:
         self.deployment, self.pool, self.conn = deployment, pool, conn
         self.finality, self._looks = finality or FinalityTracker(deployment.finality_depth), finality is None
         self.writer = Writer(deployment)
+        self.rewriter = Rewriter(self.writer)
         self.addresses = tuple(sorted(c.address for c in deployment.contracts))
         self.holder = holder_name("reorg recovery")
 
@@ -117,11 +119,11 @@ class Recovery:
             plan = await self.check(to_block, confirmed)
             if plan.empty:
                 return plan, None
-            state, final = await self.state(), await self._final()
-            reorg = await self._stage(state, plan, token)
-            scope = await self._replay_scope_above(state, reorg, token)
+            step, final = Step(self.conn, await self.state(), token), await self._final()
+            reorg = await self._stage(step, plan)
+            scope = await self._replay_scope_above(step, reorg)
             up_to = await self._final_up_to(reorg.new_tip, final, reorg.endpoint)
-            done = await self.writer.apply_reorg(self.conn, state, reorg, up_to, token, scope)
+            done = await self.rewriter.apply_reorg(step, reorg, up_to, scope)
             await self._project(final, token)
             return plan, done
 
@@ -156,36 +158,21 @@ class Recovery:
             return -1
         return -1 if up_to is None else up_to
 
-    async def _stage(self, state: IndexState, plan: Plan, token: int) -> Reorg:
+    async def _stage(self, step: Step, plan: Plan) -> Reorg:
         async def stage(reader: Reader) -> Reorg:
             cause = f"reorg recover, kept block {plan.keep.number}"
-            return await replacement.stage_replacement_from(
-                reader, self.conn, state, plan.keep, plan.upto, cause, token
-            )
+            return await stage_replacement_from(reader, step, plan.keep, plan.upto, cause)
 
         return await self._with_planned_endpoint(stage, plan)
 
-    async def _replay_scope_above(self, state: IndexState, reorg: Reorg, token: int) -> ReplayScope | None:
+    async def _replay_scope_above(self, step: Step, reorg: Reorg) -> ReplayScope | None:
         """Return what to replay to restore the state at the fork point, if before-images do not reach it."""
-        fork = reorg.fork.number
+        fork, state, registry = reorg.fork.number, step.state, self.writer.registry
         if not state.predates_before_images(fork) or not self.writer.projection_is_current(state):
             return None
-        orphaned: set[Any] = set()
-        first, last = fork + 1, state.next_block - 1
-        while first <= last:
-            stored_logs = await raw_logs.read(self.conn, first, last, 20_000)
-            orphaned |= keys_of(self.writer.registry, stored_logs)
-            first = stored_logs.last + 1
+        orphaned = await keys_between(self.conn, registry, fork + 1, state.next_block - 1)
         parts = [HistoryPart(state.binding.origin, fork, False)]
-        return await plan_replay(
-            self.conn,
-            self.writer.registry,
-            parts,
-            frozenset(),
-            orphaned,
-            fork + 1,
-            lambda: lease.lock_and_renew(self.conn, token),
-        )
+        return await plan_replay(step, registry, parts, frozenset(), orphaned, fork + 1)
 
     async def _project(self, final: FinalBlock, token: int) -> None:
         """Project what the commit left unprojected: everything, if a heal had to reset the projection."""
@@ -195,7 +182,7 @@ class Recovery:
         if self.writer.projection_is_current(state) and state.next_block <= last:
             finalized = await self._final_up_to(await stored_block_ref(self.conn, last), final)
         while self.writer.projection_is_current(state) and state.next_block <= last:
-            done = await self.writer.project_stored(self.conn, state, last, finalized, token)
+            done = await self.writer.commit_stored(Step(self.conn, state, token), last, finalized)
             log.info(
                 "projected",
                 first=done.first,
@@ -222,13 +209,13 @@ class Recovery:
             ReplacementUnavailableError: No endpoint serves the range.
         """
         async with exclusive_lease(self.conn, self.holder) as token:
-            state, final = await self.state(), await self._final()
+            step, final = Step(self.conn, await self.state(), token), await self._final()
             if batch is None:
                 healing = await self._stage_range(contract_range, cause, token)
             else:
                 healing = await self._stage_batch(batch, cause, token)
-            scope = await self._replay_scope_within(state, contract_range, token)
-            done = await self.writer.apply_heal(self.conn, state, healing, scope, token, faults)
+            scope = await self._replay_scope_within(step, contract_range)
+            done = await self.rewriter.apply_heal(step, healing, scope, faults)
             await self._project(final, token)
             return done
 
@@ -264,9 +251,8 @@ class Recovery:
                 "Nothing was changed. Use --rpc-url with an endpoint that has the logs and receipts of these blocks",
             ) from error
 
-    async def _replay_scope_within(
-        self, state: IndexState, contract_range: ContractRange, token: int
-    ) -> ReplayScope | None:
+    async def _replay_scope_within(self, step: Step, contract_range: ContractRange) -> ReplayScope | None:
+        state, registry = step.state, self.writer.registry
         numbers = await staging.changed_blocks(
             self.conn, contract_range.first, contract_range.last, contract_range.addresses
         )
@@ -282,7 +268,4 @@ class Recovery:
             HistoryPart(contract_range.first, min(contract_range.last, projected), True),
             HistoryPart(contract_range.last + 1, projected, False),
         ]
-        return await plan_replay(
-            self.conn, self.writer.registry, parts, changed, keys_of(self.writer.registry, stored_logs), min(changed),
-            lambda: lease.lock_and_renew(self.conn, token),
-        )  # fmt: skip
+        return await plan_replay(step, registry, parts, changed, keys_of(registry, stored_logs), min(changed))

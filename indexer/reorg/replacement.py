@@ -9,15 +9,14 @@ from indexer.chain.batch import LogBatch, ServedRange
 from indexer.chain.finality import FinalBlock
 from indexer.chain.forks import ClaimKind, ForkClaim
 from indexer.chain.types import BlockRef
-from indexer.db.connection import Connection
 from indexer.errors import InconsistentResponseError, NotFinalError, ParentMismatchError, RangeTooLargeError
 from indexer.ingest.fetch import fetch_head
 from indexer.ingest.proven_batch import prove_batch
+from indexer.projector.step import Step
 from indexer.reorg.claims import claim, final_up_to
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store import staging
-from indexer.store.index_state import IndexState
 from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
 
@@ -60,19 +59,16 @@ async def read_replacement(
 
 
 async def stage_replacement(
-    pool: Pool, conn: Connection, state: IndexState, fork_claim: ForkClaim, cause: str, final: FinalBlock, token: int,
-    *, strict: bool = False,
-) -> tuple[Reorg, int]:  # fmt: skip
+    pool: Pool, step: Step, fork_claim: ForkClaim, cause: str, final: FinalBlock, *, strict: bool = False
+) -> tuple[Reorg, int]:
     """Read the replacement into staging from the endpoint that claimed it, else from another that claims a fork.
 
     Args:
         pool: The endpoints.
-        conn: Connection to read and write on.
-        state: Index state with a tip.
+        step: Its index state must have a tip.
         fork_claim: The claim to start from.
         cause: Reason for the journal.
         final: The highest block known to be final.
-        token: Token of the lease.
         strict: Whether every block must be proven before it is staged.
 
     Returns:
@@ -82,55 +78,60 @@ async def stage_replacement(
         RpcError: No endpoint serves the replacement in a form that can be believed.
         LeaseLostError: Another process holds the lease.
     """
-    tip = state.tip
+    tip = step.state.tip
     assert tip is not None
 
     async def from_one(reader: Reader) -> tuple[Reorg, int]:
-        answer = fork_claim if reader.name == fork_claim.endpoint else await claim(reader, conn, state)
+        answer = fork_claim if reader.name == fork_claim.endpoint else await claim(reader, step.conn, step.state)
         if answer.kind is not ClaimKind.FORK or answer.fork is None or answer.head is None:
             raise InconsistentResponseError(answer.detail or f"serves no such fork ({answer.kind.value})", reader.name)
         last = min(answer.head.number, max(tip.number, answer.fork.number + 1))
         provers = pool if strict else None
-        reorg = await stage_replacement_from(reader, conn, state, answer.fork, last, cause, token, provers)
-        if await staging.first_block_unchanged(conn, answer.fork.number + 1):
+        reorg = await stage_replacement_from(reader, step, answer.fork, last, cause, provers)
+        if await staging.first_block_unchanged(step.conn, answer.fork.number + 1):
             # The chain came back meanwhile: replacing its blocks would archive rows that never were orphaned.
             raise InconsistentResponseError("serves the stored chain again", reader.name)
-        up_to = await final_up_to(reader, reorg.new_tip, final)
-        if up_to is None:
-            raise InconsistentResponseError(f"block {last} changed after the replacement was read", reader.name)
-        if final.hash and up_to < 0 and answer.fork.number < final.number:
-            # It denies a block that another endpoint called final: its branch is the orphaned one.
-            raise NotFinalError(
-                f"its fork from block {answer.fork.number} lacks the final block {final.number}", reader.name
-            )
-        return reorg, up_to
+        return reorg, await _final_up_to(reader, reorg, final)
 
     return await pool.with_failover(from_one, prefer=fork_claim.endpoint)
 
 
+async def _final_up_to(reader: Reader, reorg: Reorg, final: FinalBlock) -> int:
+    """Return the block up to which the staged chain is final, -1 if none is. Raises RpcError if it cannot be."""
+    up_to = await final_up_to(reader, reorg.new_tip, final)
+    if up_to is None:
+        raise InconsistentResponseError(
+            f"block {reorg.new_tip.number} changed after the replacement was read", reader.name
+        )
+    if final.hash and up_to < 0 and reorg.fork.number < final.number:
+        # It denies a block that another endpoint called final: its branch is the orphaned one.
+        raise NotFinalError(
+            f"its fork from block {reorg.fork.number} lacks the final block {final.number}", reader.name
+        )
+    return up_to
+
+
 async def stage_replacement_from(
-    reader: Reader, conn: Connection, state: IndexState, fork: BlockRef, last: int, cause: str, token: int,
-    provers: Pool | None = None,
-) -> Reorg:  # fmt: skip
+    reader: Reader, step: Step, fork: BlockRef, last: int, cause: str, provers: Pool | None = None
+) -> Reorg:
     """Stage blocks fork + 1 .. last of one endpoint, for the contracts that are covered above the fork point.
 
     Args:
         reader: The endpoint.
-        conn: Connection to write on.
-        state: Index state with a tip.
+        step: Its index state must have a tip.
         fork: The fork point.
         last: Last block to read.
         cause: Reason for the journal.
-        token: Token of the lease.
         provers: Endpoints that must prove every block before it is staged; None: the reader is believed.
 
     Raises:
         RpcError: The endpoint failed, or a block is not proven.
         LeaseLostError: Another process holds the lease.
     """
-    assert state.tip is not None
-    addresses = state.contracts_covered_above(fork.number)
-    await staging.clear(conn, token)
+    tip = step.state.tip
+    assert tip is not None
+    addresses = step.state.contracts_covered_above(fork.number)
+    await staging.clear(step.conn, step.held_token)
 
     proven: dict[int, tuple[bytes, str]] = {}
     faults: list[EndpointFault] = []
@@ -141,7 +142,7 @@ async def stage_replacement_from(
             batch, proof = await prove_batch(provers, replace(batch, sources=sources))
             proven.update({b.number: (b.hash, proof.proven_by[b.number]) for b in batch.blocks})
             faults.extend(proof.faults)
-        await staging.add(conn, batch, token)
+        await staging.add(step.conn, batch, step.held_token)
 
     new_tip = await read_replacement(reader, fork, last, addresses, stage)
-    return Reorg(fork, state.tip, new_tip, addresses, reader.name, cause, proven, tuple(faults))
+    return Reorg(fork, tip, new_tip, addresses, reader.name, cause, proven, tuple(faults))

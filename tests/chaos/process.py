@@ -25,7 +25,7 @@ from indexer.follow.engine import Engine
 from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.ingest import fetch, ingestor
-from indexer.projector import pipeline, writer
+from indexer.projector import pipeline, rewriter, writer
 from indexer.reorg import replacement
 from indexer.rpc import transport
 from indexer.rpc.pool import Pool
@@ -62,8 +62,8 @@ def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> I
     configured, loops = structlog.get_config(), logging.getLogger("asyncio")
     loops.addFilter(_not_cut)
     with (
-        mock.patch.object(writer, "MAX_STEP_LOGS", chunk),
-        mock.patch.object(writer.Writer.project_stored, "__defaults__", (chunk,)),
+        mock.patch.object(rewriter, "MAX_STEP_LOGS", chunk),
+        mock.patch.object(writer.Writer.commit_stored, "__defaults__", (chunk,)),
         mock.patch.object(replacement, "MAX_STAGED_BLOCKS", staged),
         mock.patch.object(fetch, "CHAINED_BLOCKS", chained),
         mock.patch.object(action_executor, "MIN_CATCH_UP_BLOCKS", 2 * chained),

@@ -12,6 +12,7 @@ import pytest
 
 from indexer.embedded_pg.server import EmbeddedServer
 from indexer.projector.reproject import project_again
+from indexer.projector.step import Step
 from tests.chaos.databases import Databases
 from tests.scenarios.harness import Stage
 from tests.scenarios.test_head_proof import places
@@ -132,6 +133,6 @@ async def test_a_subscriber_equals_the_publisher(when: str, stage: Stage, copies
         # A whole reprojection empties every table and fills it again.
         engine = daemon.runner.engine
         state = await engine.observer.load_state(daemon.conn)
-        await project_again(daemon.conn, engine.writer, state, state.next_block - 1, engine.lease_keeper.held_token)
+        await project_again(engine.rewriter, Step(daemon.conn, state, engine.token), state.next_block - 1)
         await daemon.settle()
         await equal(pair)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from indexer.follow import engine
-from indexer.projector import writer
+from indexer.projector import rewriter
 from tests.scenarios.harness import Stage
 from tests.support.simchain.chain import Block, SimLog, SimTx
 
@@ -60,7 +60,7 @@ def span(stage: Stage) -> list[list[SimTx]]:
 async def test_s15_derived_state_is_taken_back_to_the_middle_of_a_span(
     kept: int, stepwise: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "MAX_STEP_LOGS", 3)
+    monkeypatch.setattr(rewriter, "MAX_STEP_LOGS", 3)
     daemon = await stage.start()
     a = stage.chain(stage.main, *span(stage), salt=b"a")
     for number in range(101, 109) if stepwise else ():

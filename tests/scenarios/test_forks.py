@@ -14,6 +14,7 @@ from indexer.errors import EpochChangedError, ReorgTooDeepError
 from indexer.follow.state_machine import Mode
 from indexer.ingest import fetch
 from indexer.ingest.fetch import fetch_batch
+from indexer.projector.step import Step
 from indexer.reorg import replacement
 from indexer.reorg.recovery import Recovery
 from indexer.store import raw_logs
@@ -89,7 +90,7 @@ async def test_s08_reorg_while_a_backfill_of_the_same_range_is_in_flight(stage: 
     stage.show(b)
     await daemon.settle()
     with pytest.raises(EpochChangedError):
-        await worker.runner.engine.writer.commit_batch(worker.conn, state, unit, 60, None)
+        await worker.runner.engine.writer.commit_batch(Step(worker.conn, state, None), unit, 60)
     await worker.poll()  # plans anew: nothing of it is left to do
     await stage.equals(b, [(85, 5)])
 
@@ -109,7 +110,7 @@ async def test_s08_reorg_between_the_validation_of_a_range_and_its_commit(
             await go_on.wait()
 
     monkeypatch.setattr(raw_logs, "insert_batch", slowly)
-    work = asyncio.create_task(worker.runner.engine.writer.commit_batch(worker.conn, state, unit, 60, None))
+    work = asyncio.create_task(worker.runner.engine.writer.commit_batch(Step(worker.conn, state, None), unit, 60))
     await stored.wait()
     b = stage.fork("b", 85, 20)
     stage.show(b)

@@ -15,7 +15,7 @@ from indexer.db.connection import Connection
 from indexer.errors import TransientRpcError
 from indexer.follow import maintenance
 from indexer.ingest import block_proof
-from indexer.projector.writer import StepResult
+from indexer.projector.step import StepResult
 from tests.scenarios.harness import ADDRESSES, DEVNET, Daemon, Stage
 from tests.scenarios.test_head_proof import at_once, faults, places, proven  # noqa: F401
 from tests.support.simchain.chain import Block
@@ -180,8 +180,8 @@ async def test_a_heal_deletes_nothing_that_it_cannot_replace(stage: Stage, monke
     healer = daemon.runner.engine.executor.head_healer
     heal = healer.heal
 
-    async def then_nobody_answers(conn: Connection, *given: Any) -> StepResult | None:
-        done = await heal(conn, *given)
+    async def then_nobody_answers(*given: Any) -> StepResult | None:
+        done = await heal(*given)
         stage.nodes[0].offline = True
         return done
 

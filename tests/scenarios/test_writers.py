@@ -12,7 +12,7 @@ import pytest
 from indexer.db.connection import connection
 from indexer.errors import LeaseLostError
 from indexer.follow import maintenance
-from indexer.projector import writer
+from indexer.projector import rewriter, writer
 from indexer.reorg import replacement
 from indexer.store import lease, raw_logs, staging
 from tests.scenarios.harness import DEVNET, Stage
@@ -55,6 +55,7 @@ async def test_s10_crash_matrix(work: str, point: str, stage: Stage, monkeypatch
 
     with monkeypatch.context() as armed:
         armed.setattr(writer, "hit", hit)
+        armed.setattr(rewriter, "hit", hit)
         with pytest.raises((Killed, asyncpg.InterfaceError)):
             await daemon.runner.engine.run_cycle(daemon.conn)
     assert passed[-1] == point
@@ -94,7 +95,7 @@ async def test_s14_two_writers_that_stage_a_replacement(stage: Stage, monkeypatc
     first = asyncio.create_task(one.poll())
     await stopped.wait()
     await expire(stage)
-    swap = two.runner.engine.writer.apply_reorg
+    swap = two.runner.engine.rewriter.apply_reorg
 
     async def replace(*args: Any) -> Any:
         go_on.set()
@@ -104,7 +105,7 @@ async def test_s14_two_writers_that_stage_a_replacement(stage: Stage, monkeypatc
         assert await stage.value("SELECT max(number) FROM indexer.staged_block") == 96
         return await swap(*args)
 
-    monkeypatch.setattr(two.runner.engine.writer, "apply_reorg", replace)
+    monkeypatch.setattr(two.runner.engine.rewriter, "apply_reorg", replace)
     await two.settle()
     assert first.done()
     await stage.equals(c, [(84, 16)])
@@ -117,14 +118,17 @@ async def test_s14_a_holder_stopped_before_its_transaction_is_refused_in_it(
     one, two = await stage.start(0), await stage.start(1)
     tip = stage.fork("b", 95, 9) if step == "apply_reorg" else stage.grow(stage.main, 4)
     stage.show(tip, 0)
-    stopped, go_on, work = asyncio.Event(), asyncio.Event(), getattr(one.runner.engine.writer, step)
+    stopped, go_on = asyncio.Event(), asyncio.Event()
+    engine = one.runner.engine
+    committing = engine.writer if step == "commit_batch" else engine.rewriter
+    work = getattr(committing, step)
 
     async def late(*args: Any) -> Any:
         stopped.set()
         await go_on.wait()
         return await work(*args)
 
-    monkeypatch.setattr(one.runner.engine.writer, step, late)
+    monkeypatch.setattr(committing, step, late)
     first = asyncio.create_task(one.poll())
     await stopped.wait()
     await expire(stage)

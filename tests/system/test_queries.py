@@ -18,6 +18,7 @@ from indexer.chain.batch import LogBatch
 from indexer.chain.types import Header, Log
 from indexer.db.connection import Connection, connection
 from indexer.embedded_pg.server import EmbeddedServer
+from indexer.projector.step import Step
 from indexer.projector.writer import Writer
 from indexer.schema import migrate
 from indexer.schema.tables.metadata import public
@@ -163,7 +164,8 @@ async def index(url: str, tree: Tree, tip: Block) -> None:
         writer = Writer(deployment)
         for start in range(0, len(path), PAGE):
             some = unit(path[start : start + PAGE], addresses)
-            await writer.commit_batch(conn, await load_index_state(conn, addresses), some, tip.number - 20, token)
+            step = Step(conn, await load_index_state(conn, addresses), token)
+            await writer.commit_batch(step, some, tip.number - 20)
 
 
 class Filled(NamedTuple):
