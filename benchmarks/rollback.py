@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from indexer import config
 from indexer.chain.batch import LogBatch
-from indexer.chain.types import BlockRef, Header, Log
+from indexer.chain.types import BlockRef, Header, Log, address_bytes
 from indexer.db.connection import Connection, connect
 from indexer.embedded_pg.server import EmbeddedServer
 from indexer.projector.rewriter import Rewriter
@@ -73,7 +73,7 @@ def unit(blocks: Sequence[Block], addresses: tuple[str, ...]) -> LogBatch:
         headers.append(Header(block.number, block.hash, block.parent, block.timestamp))
         for index, tx_index, tx, log in block:
             logs.append(
-                Log(block.number, index, bytes.fromhex(log.address[2:]), tx.hash, tx_index, tuple(log.topics), log.data,
+                Log(block.number, index, address_bytes(log.address), tx.hash, tx_index, tuple(log.topics), log.data,
                     block.hash, block.timestamp)
             )  # fmt: skip
     return LogBatch(blocks[0].number, blocks[-1].number, addresses, logs, headers)

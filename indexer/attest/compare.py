@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from indexer.chain.ranges import ContractRange, covered_ranges
-from indexer.chain.types import BlockRef, Header, Log
+from indexer.chain.types import BlockRef, Header, Log, address_bytes
 from indexer.db.connection import Connection
 from indexer.errors import RangeTooLargeError, ReplacementUnavailableError, RpcError
 from indexer.rpc.pool import Pool
@@ -91,7 +91,7 @@ async def load_stored(conn: Connection, segment: ContractRange) -> StoredRange:
     """Load the stored blocks and logs of a contract range. Logs whose block has no row have an empty block hash."""
     block_refs = await block_refs_between(conn, segment.first, segment.last)
     stored_logs = await raw_logs.read(conn, segment.first, segment.last, 10**9, strict=False)
-    wanted = {bytes.fromhex(a[2:]) for a in segment.addresses}
+    wanted = {address_bytes(a) for a in segment.addresses}
     return StoredRange(block_refs, [g for g in stored_logs.logs if g.address in wanted])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from indexer.chain.bloom import may_contain
 from indexer.chain.ranges import ContractRange, sample_range
+from indexer.chain.types import address_bytes
 from indexer.db.connection import Connection
 from indexer.errors import RpcError
 from indexer.ingest.block_proof import HEADERS, RECEIPTS
@@ -85,4 +86,4 @@ async def _sampled(pool: Pool, todo: Sequence[ContractRange], blocks: int) -> tu
 
 
 def _may_have_logs(block: SealedHeader, addresses: Sequence[str]) -> bool:
-    return any(may_contain(block.header.logs_bloom, bytes.fromhex(a[2:])) for a in addresses)
+    return any(may_contain(block.header.logs_bloom, address_bytes(a)) for a in addresses)

@@ -18,7 +18,7 @@ import structlog
 from indexer.attest.attestor import Attester
 from indexer.attest.background import BackgroundTask
 from indexer.chain.log_set import diff_logs
-from indexer.chain.types import Header
+from indexer.chain.types import Header, address_bytes
 from indexer.config import Deployment
 from indexer.db.connection import Connection
 from indexer.errors import EpochChangedError
@@ -153,7 +153,7 @@ class HeadProver(BackgroundTask):
             if ref is not None:  # Else it is gone since, and the epoch tells.
                 offered, served_by[number] = self._offered.get(number, (Header(ref.number, b"", b"", 0), ""))
                 blocks.append(offered if offered.hash == ref.hash else Header(ref.number, ref.hash, b"", ref.timestamp))
-        watched = {bytes.fromhex(a[2:]) for a in self.addresses}
+        watched = {address_bytes(a) for a in self.addresses}
         stored = (await raw_logs.read_blocks(conn, numbers, strict=False)).logs
         logs = [g for g in stored if g.address in watched]
         self.show_state("proving")

@@ -19,7 +19,7 @@ from indexer.attest.compare import StoredRange, load_stored
 from indexer.attest.header_chain import HeaderChain
 from indexer.chain.bloom import may_contain
 from indexer.chain.ranges import ContractRange
-from indexer.chain.types import Header, Log
+from indexer.chain.types import Header, Log, address_bytes
 from indexer.db.connection import Connection
 from indexer.errors import MissingBlockError, RpcError
 from indexer.ingest.block_proof import (
@@ -82,7 +82,7 @@ async def prove(
     await _read_headers(readers, conn, proof, yield_to_follower)
     if not proof.headers:
         return proof
-    wanted = [bytes.fromhex(a[2:]) for a in segment.addresses]
+    wanted = [address_bytes(a) for a in segment.addresses]
     positive = [s.header for s in proof.headers if any(may_contain(s.header.logs_bloom, item) for item in wanted)]
     await _read_receipts(readers, proof, positive, yield_to_follower)
     proof.logs.sort(key=lambda g: (g.block_number, g.log_index))

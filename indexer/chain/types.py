@@ -47,6 +47,11 @@ class Log(NamedTuple):
 made_log, made_header = partial(tuple.__new__, Log), partial(tuple.__new__, Header)
 
 
+def address_bytes(address: str) -> bytes:
+    """Return the 20 bytes of an address (lower-case 0x)."""
+    return bytes.fromhex(address[2:])
+
+
 class Heads(NamedTuple):
     """One endpoint's head and tags. Tags that the endpoint does not have, or does not give now, are None.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from indexer.chain.types import Log
+from indexer.chain.types import Log, address_bytes
 from indexer.decode.registry import Contract
 
 FIELD = "blockTimestamp"
@@ -28,7 +28,7 @@ def time_fields_of(contracts: Iterable[Contract]) -> dict[bytes, int]:
             word = 0
             for param in (p for p in event.params if not p.indexed):
                 if param.name == FIELD and param.type == "uint256":
-                    fields[bytes.fromhex(contract.address[2:]) + event.topic0] = 32 * word
+                    fields[address_bytes(contract.address) + event.topic0] = 32 * word
                 words = _head_words(param.type)
                 if words is None:
                     break

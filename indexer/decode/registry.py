@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from indexer.chain.types import address_bytes
 from indexer.decode.abi import EventAbi, load_abi
 from indexer.decode.codegen import Args
 from indexer.errors import DecodeMismatchError
@@ -50,7 +51,7 @@ class Registry:
         self.watched = frozenset(c.address for c in contracts)
         self.erc20 = frozenset(c.address for c in contracts if c.erc20)
         self.pool_account = next((c.pool_account for c in contracts if c.pool_account), None)
-        self.by_address = {bytes.fromhex(c.address[2:]): _decoders(c) for c in contracts}
+        self.by_address = {address_bytes(c.address): _decoders(c) for c in contracts}
         self._by_shape = {(e.topic0, e.indexed_count): e for c in reversed(contracts) for e in c.events}
 
     def with_shipped_abis(self) -> Registry:
@@ -62,7 +63,7 @@ class Registry:
 
     def find(self, address: str, topic0: bytes) -> EventAbi | None:
         """Return the event of a watched contract (lower-case 0x address), or None."""
-        decoders = self.by_address.get(bytes.fromhex(address[2:]))
+        decoders = self.by_address.get(address_bytes(address))
         return decoders.events.get(topic0) if decoders else None
 
     def decode(self, address: str, topics: Sequence[bytes], data: bytes) -> tuple[EventAbi, Args]:

@@ -14,7 +14,7 @@ import structlog
 
 from indexer.chain.batch import LogBatch
 from indexer.chain.log_set import LogFault, diff_logs
-from indexer.chain.types import BlockRef, Header, Log
+from indexer.chain.types import BlockRef, Header, Log, address_bytes
 from indexer.db.connection import Connection
 from indexer.follow.step_report import StepReporter
 from indexer.ingest.block_proof import BlockProofs, prove_blocks
@@ -55,7 +55,7 @@ class HeadHealer:
         if len(refs) != tip.number - first + 2 or refs[0].number != first - 1:
             return None  # They are not all stored any more: a rollback came first.
         addresses = state.contracts_covered_above(first - 1)
-        watched = {bytes.fromhex(a[2:]) for a in addresses}
+        watched = {address_bytes(a) for a in addresses}
         stored = (await raw_logs.read(conn, first, tip.number, 10**9)).logs
         stored = [g for g in stored if g.address in watched]
         headers = [Header(block.number, block.hash, parent.hash, block.timestamp) for parent, block in pairwise(refs)]

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from indexer.chain.bloom import may_contain
 from indexer.chain.receipts_root import receipts_root
-from indexer.chain.types import Header, Log
+from indexer.chain.types import Header, Log, address_bytes
 from indexer.errors import InconsistentResponseError, MissingBlockError, RateLimitedError, RpcError, TransientRpcError
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import BlockReceipts, SealedHeader
@@ -81,7 +81,7 @@ async def prove_blocks(
     believed: dict[int, list[Log]] = defaultdict(list)
     for log in logs:
         believed[log.block_number].append(log)
-    watched = [bytes.fromhex(a[2:]) for a in addresses]
+    watched = [address_bytes(a) for a in addresses]
     known = {b.number: (b, "") for b in blocks if b.receipts_root}
     for reader in readers:
         try:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from indexer.chain.batch import LogBatch
 from indexer.chain.bloom import may_contain
-from indexer.chain.types import Header, Log
+from indexer.chain.types import Header, Log, address_bytes
 from indexer.errors import InconsistentResponseError, ParentMismatchError
 
 
@@ -103,7 +103,7 @@ def blocks_with_unmet_bloom(batch: LogBatch) -> list[Header]:
     must be requested again. Bloom filters have false positives, so this is a reason to look twice, not a proof.
     """
     with_logs = {log.block_number for log in batch.logs}
-    watched = [bytes.fromhex(a[2:]) for a in batch.addresses]
+    watched = [address_bytes(a) for a in batch.addresses]
     return [
         b
         for b in batch.blocks

@@ -17,7 +17,7 @@ import structlog
 from indexer.chain.batch import LogBatch, ServedRange
 from indexer.chain.finality import NOTHING_FINAL, FinalBlock
 from indexer.chain.ranges import ContractRange
-from indexer.chain.types import Header, Log
+from indexer.chain.types import Header, Log, address_bytes
 from indexer.decode.block_times import TimeFields
 from indexer.errors import (
     InconsistentResponseError,
@@ -237,7 +237,7 @@ async def _proven_silent(reader: Reader, blocks: Sequence[Header], addresses: Se
     and attestation finds logs that it left out, unless the answer must be `proven`, which raises
     InconsistentResponseError.
     """
-    watched = {bytes.fromhex(a[2:]) for a in addresses}
+    watched = {address_bytes(a) for a in addresses}
     for block in blocks:
         logged = await reader.addresses_in_receipts(block)
         if logged is None and proven:
@@ -322,7 +322,7 @@ def _agree(
     An address that had too many logs for eth_getLogs must have logs in the receipts as well: receipts that lack these
     may lack others.
     """
-    lacking = {bytes.fromhex(a[2:]): error for a, error in refused.items()}
+    lacking = {address_bytes(a): error for a, error in refused.items()}
     comparable = [log for log in in_receipts if log.address not in lacking]
     if _identities(comparable) != _identities(answered):
         raise InconsistentResponseError("receipts and eth_getLogs disagree about a block's logs", endpoint)

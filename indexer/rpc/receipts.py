@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from indexer.chain.header_hash import FIELDS, LATER_FIELDS, header_hash
 from indexer.chain.receipts_root import Receipt, ReceiptLog
-from indexer.chain.types import Header, Log
+from indexer.chain.types import Header, Log, address_bytes
 from indexer.errors import InconsistentResponseError, TransientRpcError
 from indexer.rpc.wire import data, quantity
 from indexer.rpc.wire import header as read_header
@@ -77,7 +77,7 @@ def receipts(result: Any, header: Header, addresses: Collection[str]) -> BlockRe
     """
     if not isinstance(result, list):
         raise InconsistentResponseError(f"no receipts for block {header.number}")
-    watched = {bytes.fromhex(a[2:]) for a in addresses}
+    watched = {address_bytes(a) for a in addresses}
     ordered = sorted(((_transaction_index(receipt, header), receipt) for receipt in result), key=lambda pair: pair[0])
     if [tx_index for tx_index, _ in ordered] != list(range(len(ordered))):
         raise InconsistentResponseError(
@@ -159,7 +159,7 @@ def logs_of_receipts(result: Any, header: Header, addresses: Collection[str]) ->
         _check_owned(receipt, index)
         entries += receipt["logs"]
     everyone = {"0x" + data(entry.get("address"), "address", 20).hex() for entry in entries}
-    watched = {bytes.fromhex(a[2:]) for a in addresses}
+    watched = {address_bytes(a) for a in addresses}
     # All logs are parsed, so that a duplicate index is found wherever it is.
     logs = parse_logs(entries, header.number, header.number, everyone)
     if any(log.block_hash != header.hash for log in logs):

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from indexer.chain.types import Header, Log, made_log
+from indexer.chain.types import Header, Log, address_bytes, made_log
 from indexer.errors import InconsistentResponseError, MissingBlockError, TransientRpcError
 
 LOGS_PER_BLOCK = 100_000
@@ -159,7 +159,7 @@ class _Texts:
 
     def __init__(self, first: int, last: int, addresses: Collection[str]) -> None:
         self._first, self._last = first, last
-        self.addresses = {a: bytes.fromhex(a[2:]) for a in addresses}
+        self.addresses = {a: address_bytes(a) for a in addresses}
         self._watched = frozenset(self.addresses.values())
         self.words: dict[Any, bytes] = {}
         self.indices: dict[Any, int] = {}

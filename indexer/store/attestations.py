@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from indexer.chain.ranges import BlockRange, contiguous_end, covered_ranges, merge_ranges
+from indexer.chain.types import address_bytes
 from indexer.db.connection import Connection
 from indexer.store import coverage
 
@@ -117,7 +118,7 @@ async def load(
     """
     known = await conn.fetch(
         "SELECT id, address FROM indexer.contract WHERE address = ANY($1::bytea[])",
-        [bytes.fromhex(a[2:]) for a in addresses],
+        [address_bytes(a) for a in addresses],
     )
     rows = await conn.fetch(_HOLDING, list(grades), above)
     by_contracts: dict[tuple[int, ...], list[BlockRange]] = defaultdict(list)

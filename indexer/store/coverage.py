@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from indexer.chain.ranges import BlockRange
+from indexer.chain.types import address_bytes
 from indexer.db.connection import Connection
 
 
 async def contract_ids(conn: Connection, addresses: Iterable[str]) -> list[int]:
     """Return the ids of contracts, ascending, inserting rows for new ones."""
-    wanted = [bytes.fromhex(a[2:]) for a in addresses]
+    wanted = [address_bytes(a) for a in addresses]
     query = "SELECT id FROM indexer.contract WHERE address = ANY($1::bytea[]) ORDER BY 1"
     rows = await conn.fetch(query, wanted)
     if len(rows) < len(set(wanted)):
@@ -29,7 +30,7 @@ async def load(conn: Connection, addresses: Sequence[str]) -> dict[str, list[Blo
     rows = await conn.fetch(
         "SELECT c.address, lower(v.blocks) AS first, upper(v.blocks) - 1 AS last FROM indexer.coverage v"
         " JOIN indexer.contract c ON c.id = v.contract_id WHERE c.address = ANY($1::bytea[]) ORDER BY 2",
-        [bytes.fromhex(a[2:]) for a in addresses],
+        [address_bytes(a) for a in addresses],
     )
     covered: dict[str, list[BlockRange]] = {a: [] for a in addresses}
     for row in rows:

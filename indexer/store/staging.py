@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from indexer.chain.batch import LogBatch
+from indexer.chain.types import address_bytes
 from indexer.db.connection import Connection, row_count
 from indexer.errors import InconsistentResponseError
 from indexer.store import effects, lease, raw_logs
@@ -80,7 +81,7 @@ async def changed_blocks(conn: Connection, first: int, last: int, addresses: Seq
         " AND NOT EXISTS (SELECT FROM indexer.block b WHERE b.number = s.number)) differing ORDER BY 1",
         first,
         last,
-        [bytes.fromhex(a[2:]) for a in addresses],
+        [address_bytes(a) for a in addresses],
     )
     return [row["number"] for row in rows]
 
