@@ -23,7 +23,8 @@ from indexer.chain.ranges import BlockRange, ContractRange, merge_ranges
 from indexer.chain.types import Log
 from indexer.config import Deployment
 from indexer.db.connection import Connection
-from indexer.ingest.block_proof import ProofFailure, YieldToFollower
+from indexer.ingest.block_proof import YieldToFollower
+from indexer.ingest.proof_rules import ProofFailure
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
 from indexer.store import attestations, epoch, head_proofs, provenance

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from indexer.attest.attestor import Attester, AttestResult
 from indexer.attest.cross_check import cross_check
 from indexer.chain.ranges import BlockRange, ContractRange, RangeSet, covered_ranges
-from indexer.ingest.block_proof import ProofFailure
+from indexer.ingest.proof_rules import ProofFailure
 from indexer.store import attestations
 from indexer.store.attestations import ANY, PROVEN, Grade
 from indexer.store.index_state import IndexState

@@ -141,8 +141,8 @@ def differences(
             found.append(LogDifference(header.number, "hash"))
         elif time != header.timestamp:
             found.append(LogDifference(header.number, "time"))
-    local = {(g.block_number, g.log_index): g for g in stored}
-    remote = {(g.block_number, g.log_index): g for g in logs}
+    local = {g.identity: g for g in stored}
+    remote = {g.identity: g for g in logs}
     found += [LogDifference(n, "no row") for n in sorted({n for n, _ in {*remote, *local}} - set(stored_blocks))]
     found += [LogDifference(n, "missing log", i) for n, i in remote.keys() - local.keys()]
     found += [LogDifference(n, "foreign log", i) for n, i in local.keys() - remote.keys()]
@@ -150,7 +150,7 @@ def differences(
     found += [
         LogDifference(n, "changed log", i)
         for (n, i), g in remote.items()
-        if (n, i) in local and local[n, i][:7] != g[:7]
+        if (n, i) in local and local[n, i].content != g.content
     ]
     return sorted(found, key=lambda d: (d.block, d.log_index or 0, d.what))
 

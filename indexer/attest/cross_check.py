@@ -12,7 +12,7 @@ from indexer.chain.log_set import diff_logs
 from indexer.chain.ranges import BlockRange, ContractRange
 from indexer.db.connection import Connection
 from indexer.errors import NoSecondEndpointError, RpcError, TransientRpcError
-from indexer.ingest.block_proof import ProofFailure
+from indexer.ingest.proof_rules import ProofFailure
 from indexer.rpc.reader import Reader
 from indexer.store import coverage, provenance
 from indexer.store.index_state import IndexState

@@ -22,7 +22,8 @@ from indexer.chain.types import Header, address_bytes
 from indexer.config import Deployment
 from indexer.db.connection import Connection
 from indexer.errors import EpochChangedError
-from indexer.ingest.block_proof import BlockProofs, ProofFailure, no_wait, prove_blocks
+from indexer.ingest.block_proof import BlockProofs, no_wait, prove_blocks
+from indexer.ingest.proof_rules import ProofFailure
 from indexer.rpc.pool import Pool
 from indexer.rpc.rate_limit import doubled_pause
 from indexer.runtime.progress import ATTEST_STARTING, DaemonProgress, HeadProofProgress

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from indexer.errors import RpcError
-from indexer.ingest.block_proof import ProofFailure, header_failure
+from indexer.ingest.proof_rules import ProofFailure, header_failure
 from indexer.rpc.receipts import SealedHeader
 
 

@@ -25,12 +25,11 @@ from indexer.errors import MissingBlockError, RpcError
 from indexer.ingest.block_proof import (
     HEADERS,
     BlockProofs,
-    ProofFailure,
     YieldToFollower,
     ask_each,
-    hashes_to_itself,
     prove_by_receipts,
 )
+from indexer.ingest.proof_rules import ProofFailure, hashes_to_itself
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import SealedHeader
 from indexer.store.index_state import stored_hash
@@ -85,7 +84,7 @@ async def prove(
     wanted = [address_bytes(a) for a in segment.addresses]
     positive = [s.header for s in proof.headers if any(may_contain(s.header.logs_bloom, item) for item in wanted)]
     await _read_receipts(readers, proof, positive, yield_to_follower)
-    proof.logs.sort(key=lambda g: (g.block_number, g.log_index))
+    proof.logs.sort(key=lambda g: g.identity)
     return proof
 
 

@@ -22,8 +22,8 @@ class LogFault(NamedTuple):
 
 def diff_logs(answer: Iterable[Log], truth: Iterable[Log]) -> list[LogFault]:
     """Return the faults of an answer in chain order. A log at another index of its block is one fault, not two."""
-    answered = {log[:2]: log[2:7] for log in answer}
-    true = {log[:2]: log[2:7] for log in truth}
+    answered = {log.identity: log.content for log in answer}
+    true = {log.identity: log.content for log in truth}
     faults = [LogFault(*key, CHANGED) for key in answered.keys() & true.keys() if answered[key] != true[key]]
     moved = {(key[0], answered[key]): key for key in answered.keys() - true.keys()}
     for key in sorted(true.keys() - answered.keys()):

@@ -42,6 +42,16 @@ class Log(NamedTuple):
     block_hash: bytes
     block_timestamp: int | None = None
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Block number and log index."""
+        return self[:2]
+
+    @property
+    def content(self) -> tuple[bytes, bytes, int, tuple[bytes, ...], bytes]:
+        """What the log says and which transaction emitted it: all but its identity, and its block's hash and time."""
+        return self[2:7]
+
 
 # Like `_make` without its length check, for callers that create them by the hundred thousand.
 made_log, made_header = partial(tuple.__new__, Log), partial(tuple.__new__, Header)

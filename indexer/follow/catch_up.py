@@ -18,7 +18,6 @@ import structlog
 from indexer.chain.batch import LogBatch
 from indexer.chain.finality import FinalBlock
 from indexer.chain.ranges import BlockRange, ContractRange, contiguous_end, merge_ranges
-from indexer.chain.types import BlockRef
 from indexer.db.connection import Connect, Connection, close
 from indexer.errors import RpcError
 from indexer.ingest.executor import IngestExecutor, OnCommit, split_into_tasks
@@ -236,9 +235,7 @@ class BufferedSource:
         """Record that a log batch is ingested now, and buffer it until it is projected. Waits if much is buffered."""
         if self._projecting and set(batch.addresses) == set(self._coverage):
             end = batch.blocks[-1]
-            ended_logs = EndedLogs(
-                StoredLogs(batch.first, batch.last, batch.logs, batch.times), BlockRef(*end[:2], end.timestamp)
-            )
+            ended_logs = EndedLogs(StoredLogs(batch.first, batch.last, batch.logs, batch.times), end.ref())
             async with self._changed:
                 if batch.first == self.block + 1:
                     # Wait only where the projection makes room, that is, with logs that it can reach already.

@@ -78,7 +78,7 @@ class HeadHealer:
             self.pool.ordered(), open_, [g for g in stored if g.block_number not in known], addresses
         )
         kept = (g for g in stored if g.block_number not in proofs.proven_by)
-        proofs.logs = sorted([*proofs.logs, *kept], key=lambda g: g[:2])
+        proofs.logs = sorted([*proofs.logs, *kept], key=lambda g: g.identity)
         proofs.proven_by |= known
         return proofs
 

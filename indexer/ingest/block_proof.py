@@ -12,14 +12,14 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from indexer.chain.bloom import may_contain
-from indexer.chain.receipts_root import receipts_root
 from indexer.chain.types import Header, Log, address_bytes
-from indexer.errors import InconsistentResponseError, MissingBlockError, RateLimitedError, RpcError, TransientRpcError
+from indexer.errors import RateLimitedError, RpcError
+from indexer.ingest.proof_rules import ProofFailure, check_header, check_receipts
 from indexer.rpc.reader import Reader
-from indexer.rpc.receipts import BlockReceipts, SealedHeader
+from indexer.rpc.receipts import BlockReceipts
 
 HEADERS = 200  # Headers requested at once (blocks).
 RECEIPTS = 10  # Receipts requested at once (blocks).
@@ -27,15 +27,6 @@ RECEIPTS = 10  # Receipts requested at once (blocks).
 Q = TypeVar("Q")
 A = TypeVar("A")
 YieldToFollower = Callable[[], Awaitable[None]]  # Awaited before each request; waits while other work has priority.
-
-
-class ProofFailure(NamedTuple):
-    """Why the answers of `endpoint` do not prove block `block`: `why` is one of a few names, `detail` a sentence."""
-
-    endpoint: str
-    block: int
-    why: str
-    detail: str
 
 
 @dataclass(slots=True)
@@ -50,11 +41,6 @@ class BlockProofs:
     proven_by: dict[int, str] = field(default_factory=dict)
     logs: list[Log] = field(default_factory=list)
     failures: list[ProofFailure] = field(default_factory=list)
-
-
-def hashes_to_itself(answer: SealedHeader | RpcError) -> bool:
-    """Return whether an answer is a header whose fields have its hash."""
-    return not isinstance(answer, RpcError) and answer.computed == answer.header.hash
 
 
 async def no_wait() -> None:
@@ -81,15 +67,11 @@ async def prove_blocks(
     believed: dict[int, list[Log]] = defaultdict(list)
     for log in logs:
         believed[log.block_number].append(log)
-    watched = [address_bytes(a) for a in addresses]
     known = {b.number: (b, "") for b in blocks if b.receipts_root}
     for reader in readers:
         try:
             await _read_headers(reader, blocks, known, proofs)
-            for block, source in known.values():
-                if not any(may_contain(block.logs_bloom, item) for item in watched):
-                    proofs.proven_by.setdefault(block.number, source)
-            open_ = [block for number, (block, _) in sorted(known.items()) if number not in proofs.proven_by]
+            open_ = _open_after_blooms(known, addresses, proofs)
             await prove_by_receipts(reader, open_, believed, addresses, proofs, no_wait)
         except RpcError as error:
             last_error = error
@@ -103,7 +85,7 @@ async def prove_blocks(
     if last_error is not None and not proofs.proven_by and not proofs.failures:
         raise last_error
     proofs.failures += [f for f in silent if f.block not in proofs.proven_by]
-    proofs.logs.sort(key=lambda g: g[:2])
+    proofs.logs.sort(key=lambda g: g.identity)
     return proofs
 
 
@@ -116,28 +98,22 @@ async def _read_headers(
     for at in range(0, len(numbers), HEADERS):
         part = numbers[at : at + HEADERS]
         for number, sealed in zip(part, await ask_each(reader, part, reader.sealed_headers, no_wait), strict=True):
-            failure = _check_header(reader.name, lacking[number], sealed)
+            failure = check_header(reader.name, lacking[number], sealed)
             if failure is not None:
                 proofs.failures.append(failure)
             elif not isinstance(sealed, RpcError):
                 known[number] = (sealed.header, reader.name)
 
 
-def _check_header(endpoint: str, block: Header, sealed: SealedHeader | RpcError) -> ProofFailure | None:
-    if not isinstance(sealed, RpcError) and sealed.header.hash != block.hash:
-        return ProofFailure(endpoint, block.number, "chain", f"block {block.number} is stored with another hash")
-    return header_failure(endpoint, block.number, sealed)
-
-
-def header_failure(endpoint: str, number: int, answer: SealedHeader | RpcError) -> ProofFailure | None:
-    """Return why an answer does not prove itself a header of block `number`; None if its fields have its hash."""
-    if isinstance(answer, RpcError):
-        why = "no header" if isinstance(answer, MissingBlockError) else "unreadable header"
-        return ProofFailure(endpoint, number, why, f"header {number}: {answer.words}")
-    if not hashes_to_itself(answer):
-        detail = f"the fields of header {number} do not have its hash, 0x{answer.header.hash.hex()}"
-        return ProofFailure(endpoint, number, "header", detail)
-    return None
+def _open_after_blooms(
+    known: Mapping[int, tuple[Header, str]], addresses: Sequence[str], proofs: BlockProofs
+) -> list[Header]:  # fmt: skip
+    """Add to `proofs` the blocks whose bloom filter lacks the contracts; return those that need receipts, ascending."""
+    watched = [address_bytes(a) for a in addresses]
+    for block, source in known.values():
+        if not any(may_contain(block.logs_bloom, item) for item in watched):
+            proofs.proven_by.setdefault(block.number, source)
+    return [block for number, (block, _) in sorted(known.items()) if number not in proofs.proven_by]
 
 
 async def prove_by_receipts(
@@ -231,37 +207,3 @@ async def read_receipts(
         return await reader.block_receipts(part, addresses)
 
     return await ask_each(reader, blocks, ask, yield_to_follower)
-
-
-def check_receipts(
-    endpoint: str, block: Header, read: BlockReceipts | RpcError, stored: Sequence[Log]
-) -> ProofFailure | None:
-    """Return why the receipts do not prove the logs of a block; None if they do.
-
-    Args:
-        endpoint: Who served the receipts.
-        block: The block, with its receipts root.
-        read: The receipts, or why there are none.
-        stored: The logs that are believed so far.
-    """
-    number = block.number
-    if isinstance(read, RpcError):
-        unreadable = isinstance(read, TransientRpcError) and not isinstance(read, InconsistentResponseError)
-        why = "unreadable receipts" if unreadable else "no receipts"
-        return ProofFailure(endpoint, number, why, f"block {number}: {read.words}")
-    if receipts_root(read.receipts) != block.receipts_root:
-        same = [g[:7] for g in read.logs] == [g[:7] for g in stored]
-        detail = f"the receipts of block {number} have another root than its header, their logs are "
-        return ProofFailure(endpoint, number, "root", detail + ("the stored ones" if same else "not the stored ones"))
-    if not read.in_place:
-        return ProofFailure(endpoint, number, "log index", f"log indexes of block {number} are not the logs' positions")
-    same = [_proven_part(log) for log in read.logs] == [_proven_part(log) for log in stored]
-    if same and [log.transaction_hash for log in read.logs] != [log.transaction_hash for log in stored]:
-        detail = f"a transaction of block {number} has another hash than stored, which no receipt proves"
-        return ProofFailure(endpoint, number, "transaction hash", detail)
-    return None
-
-
-def _proven_part(log: Log) -> Log:
-    """Return a log without the fields that its receipt does not prove."""
-    return log._replace(transaction_hash=b"", block_hash=b"", block_timestamp=None)

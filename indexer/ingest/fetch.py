@@ -73,17 +73,21 @@ async def fetch_batch(
             else:
                 batch = await _fetch_final(reader, first, last, contract_range.addresses, before, time_fields, final)
         except RangeTooLargeError as refusal:
-            if first == last:
-                raise
-            if isinstance(refusal.__cause__, RateLimitedError) and time.monotonic() > until:
-                raise refusal.__cause__ from None  # It is another endpoint's turn.
-            # The reader's AdaptiveRange has shrunk, unless the calls were too many for one answer, not the blocks, or
-            # something else than the logs is refused: then half of it, or each try would ask for one block less only.
-            asked = last - first + 1
-            at_most = asked - 1 if allowed() < asked else asked // 2
+            at_most = _smaller(refusal, last - first + 1, allowed(), until)
             continue
         reader.ranges.succeeded(last - first + 1, len(batch.logs))
         return replace(batch, sources=(ServedRange(first, last, reader.name),))
+
+
+def _smaller(refusal: RangeTooLargeError, asked: int, allowed: int, until: float) -> int:
+    """Return how many blocks to ask for after a refusal; raise it if it is about one block, its cause if time is up."""
+    if asked == 1:
+        raise refusal
+    if isinstance(refusal.__cause__, RateLimitedError) and time.monotonic() > until:
+        raise refusal.__cause__ from None  # It is another endpoint's turn.
+    # The reader's AdaptiveRange has shrunk, unless the calls were too many for one answer, not the blocks, or
+    # something else than the logs is refused: then half of it, or each try would ask for one block less only.
+    return asked - 1 if allowed < asked else asked // 2
 
 
 def chained_blocks(reader: Reader) -> int:

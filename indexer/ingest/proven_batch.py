@@ -9,7 +9,8 @@ from indexer.chain.batch import LogBatch
 from indexer.chain.log_set import diff_logs
 from indexer.chain.types import Header
 from indexer.errors import InconsistentResponseError, RpcError, TransientRpcError
-from indexer.ingest.block_proof import HEADERS, hashes_to_itself, prove_blocks
+from indexer.ingest.block_proof import HEADERS, prove_blocks
+from indexer.ingest.proof_rules import hashes_to_itself
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from indexer.store.head_proofs import ProofRecord

@@ -91,7 +91,7 @@ async def faults_of_servers(
         logs: the stored logs and the true ones.
         prover_by_block: who proved each of their blocks.
     """
-    faults, address_of = [], {g[:2]: "0x" + g.address.hex() for g in logs}
+    faults, address_of = [], {g.identity: "0x" + g.address.hex() for g in logs}
     contracts = dict[str, list[int]]()
     for block, index, what in wrong:
         # One block's logs may have come from several endpoints, those of a contract from one.
