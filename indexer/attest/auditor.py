@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from indexer.attest.attestor import PIECE, Attester, AttestResult
+from indexer.attest.attester import Attester, AttestResult, report
 from indexer.attest.background import BackgroundTask
 from indexer.attest.backlog import Backlog
+from indexer.attest.proof import PIECE
+from indexer.attest.verdict import IncidentReport
 from indexer.chain.finality import FinalityTracker
 from indexer.chain.ranges import BlockRange, ContractRange
 from indexer.config import Deployment
@@ -120,7 +122,7 @@ class Auditor(BackgroundTask):
             log.warning("no_second_endpoint", reason="all that answer served the history: it is not cross-checked")
             return False
         except RpcError as error:
-            await self._refuse(backlog, segment, error)
+            await self._refuse(conn, backlog, segment, error)
             raise
         if backlog is self._proving:
             self._proved_at = time.monotonic()
@@ -133,7 +135,7 @@ class Auditor(BackgroundTask):
         self._publish(state, "attesting")
         return True
 
-    async def _refuse(self, backlog: Backlog, segment: ContractRange, error: RpcError) -> None:
+    async def _refuse(self, conn: Connection, backlog: Backlog, segment: ContractRange, error: RpcError) -> None:
         """Leave a piece that fails again and again for later, although the head is followed: others need not wait."""
         grade, first, times = self._refused
         times = times + 1 if (grade, first) == (backlog.grade, segment.first) else 1
@@ -141,7 +143,8 @@ class Auditor(BackgroundTask):
         if times >= MAX_REFUSALS:
             last = min(segment.last, segment.first + PIECE - 1)
             detail = f"blocks {segment.first} to {last} are not {backlog.grade}: {error.message}"
-            await backlog.attester.incident("unprovable", f"{error.endpoint}: no answer", detail, [segment.first, last])
+            blocks = [segment.first, last]
+            await report(conn, [IncidentReport("unprovable", f"{error.endpoint}: no answer", detail, blocks)])
             backlog.skip([BlockRange(segment.first, last)])
 
     def _next(self, state: IndexState) -> tuple[Backlog, ContractRange] | None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from indexer.attest.attestor import Attester, AttestResult
-from indexer.attest.cross_check import cross_check
+from indexer.attest.attester import Attester, AttestResult
 from indexer.chain.ranges import BlockRange, ContractRange, RangeSet, covered_ranges
-from indexer.ingest.proof_rules import ProofFailure
-from indexer.store import attestations
+from indexer.store import attestations, incidents
 from indexer.store.attestations import ANY, PROVEN, Grade
 from indexer.store.index_state import IndexState
 
@@ -33,7 +31,7 @@ class Backlog:
         New attestations of other processes alone cause no load; they are read with the next one.
         """
         conn = self.attester.conn
-        newest: int = await conn.fetchval("SELECT COALESCE(max(id), 0) FROM indexer.attestation WHERE grade = 'void'")
+        newest = await attestations.newest_void(conn)
         if newest != self._newest_void and not self.ignore_previous:
             grades = PROVEN if self.grade == "proven" else ANY
             loaded = await attestations.load(conn, self.addresses, grades)
@@ -82,15 +80,11 @@ class Backlog:
                 settled.add(span)
 
     async def step(self, state: IndexState, segment: ContractRange) -> AttestResult:
-        """Attest one piece from the beginning of a contract range. Raises what Attester.prove and cross_check raise."""
+        """Attest one piece from the beginning of a contract range. Raises what Attester raises."""
         if self.grade == "proven":
             result = await self.attester.prove(state, segment, again=self.ignore_previous)
-            if result is None:
-                result = AttestResult(segment.first, segment.last, unproven=[BlockRange(segment.first, segment.last)])
-                detail = f"no stored block from {segment.first} on to chain headers to"
-                result.reasons = [ProofFailure("", segment.first, "no anchor", detail)]
         else:
-            result = await cross_check(self.attester, state, segment)
+            result = await self.attester.cross_check(state, segment)
         self.mark_attested(result.attested, segment.addresses)
         if result.proved:
             await self._resolve(result)
@@ -105,15 +99,7 @@ class Backlog:
 
     async def _resolve(self, result: AttestResult) -> None:
         """Resolve incidents of endpoints that once could not prove such blocks and now did, if all are attested."""
-        conn = self.attester.conn
-        open_ = await conn.fetch(
-            "SELECT id, first_block, last_block FROM indexer.incident WHERE kind = 'unprovable' AND resolved_at IS NULL"
-            " AND first_block <= $2 AND last_block >= $1"
-            " AND EXISTS (SELECT FROM unnest($3::text[]) e WHERE starts_with(subject, e || ': '))",
-            result.first,
-            result.last,
-            sorted(result.proved),
-        )
-        for id_, first, last in open_:
-            if not any(next(spans.gaps(first, last), None) for spans in self._attested.values()):
-                await conn.execute("UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE id = $1", id_)
+        conn, blocks = self.attester.conn, BlockRange(result.first, result.last)
+        for number, touched in await incidents.open_about(conn, "unprovable", blocks, result.proved):
+            if not any(next(spans.gaps(*touched), None) for spans in self._attested.values()):
+                await incidents.resolve_one(conn, number)

@@ -1,65 +1,41 @@
-"""Comparison of stored hashes and raw logs with one endpoint's answers, on which every kind of verification is built.
+"""Comparison of stored hashes and raw logs with one endpoint's answers: it reads, decides nothing and writes nothing.
 
 `reorg verify` believes the endpoint: it finds what an older bug or a manual edit left behind, and with `--heal` reads
-it again. `verify` and the daemon's auditor (attest/attestor.py) first ask who is right: the endpoint must not be the
-one that served the logs, disagreements are decided by headers and receipts (attest/proof.py), and what agrees is
-stored as attested. Both heal by the same steps (reorg/recovery.py).
+it again. `verify` and the daemon's auditor first ask who is right: the endpoint must not be the one that served the
+logs, disagreements are decided by headers and receipts (attest/proof.py, attest/verdict.py), and what agrees is stored
+as attested (attest/attester.py). Both heal by the same steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Sequence
 
+from indexer.attest.evidence import Comparison, CrossCheck, LogDifference, StoredRange, differences
+from indexer.chain.batch import ServedRange
 from indexer.chain.ranges import ContractRange, covered_ranges
-from indexer.chain.types import BlockRef, Header, Log, address_bytes
+from indexer.chain.types import Header, Log, address_bytes
 from indexer.db.connection import Connection
-from indexer.errors import RangeTooLargeError, ReplacementUnavailableError, RpcError
+from indexer.errors import (
+    NoSecondEndpointError,
+    RangeTooLargeError,
+    ReplacementUnavailableError,
+    RpcError,
+    TransientRpcError,
+)
+from indexer.ingest.block_proof import YieldToFollower
+from indexer.ingest.proof_rules import ProofFailure
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.store import raw_logs
+from indexer.store import coverage, provenance, raw_logs
 from indexer.store.index_state import IndexState, block_refs_between
 
-_FAR = 50  # Differences more than this many blocks apart are healed separately.
-
-
-class LogDifference(NamedTuple):
-    """A way in which block `block` is not stored as it is on the chain.
-
-    `what` is "hash", "time", "no row", "missing log", "foreign log" or "changed log"; the last three have a
-    `log_index`.
-    """
-
-    block: int
-    what: str
-    log_index: int | None = None
-
-
-class StoredRange(NamedTuple):
-    """The stored part of a contract range: its block refs, and the logs of its contracts, both ascending."""
-
-    block_refs: list[BlockRef]
-    logs: list[Log]
-
-
-class ComparedRange(NamedTuple):
-    """A contract range that was compared, with the logs that the endpoint returned (`read`)."""
-
-    segment: ContractRange
-    read: list[Log]
-    differences: list[LogDifference]
-    endpoint: str
-    stored: StoredRange
-
-    @property
-    def logs(self) -> int:
-        """The number of logs that the endpoint has."""
-        return len(self.read)
+MAX_BLOCKS = 100_000  # More than any endpoint serves at once; it limits how many served ranges are read.
+_FAR = 50  # Differences more than this many blocks apart are proven, and healed, separately.
 
 
 async def compare_stored(
     conn: Connection, pool: Pool, state: IndexState, first: int, last: int
-) -> AsyncIterator[ComparedRange]:  # fmt: skip
+) -> AsyncIterator[Comparison]:  # fmt: skip
     """Compare the covered parts of first..last with the endpoints, range by range.
 
     Args:
@@ -87,20 +63,70 @@ async def compare_stored(
             at = compared.segment.last + 1
 
 
-async def load_stored(conn: Connection, segment: ContractRange) -> StoredRange:
-    """Load the stored blocks and logs of a contract range. Logs whose block has no row have an empty block hash."""
-    block_refs = await block_refs_between(conn, segment.first, segment.last)
-    stored_logs = await raw_logs.read(conn, segment.first, segment.last, 10**9, strict=False)
-    wanted = {address_bytes(a) for a in segment.addresses}
-    return StoredRange(block_refs, [g for g in stored_logs.logs if g.address in wanted])
+async def ask_others(
+    conn: Connection, pool: Pool, segment: ContractRange, yield_to_follower: YieldToFollower
+) -> CrossCheck:
+    """Ask endpoints that did not serve the stored logs, until enough of them agree or one has other logs.
+
+    Args:
+        conn: A connection to read the stored logs with.
+        pool: The endpoints.
+        segment: The contract range; its first part is compared, as large as an endpoint serves.
+        yield_to_follower: Awaited before each endpoint is asked.
+
+    Raises:
+        NoSecondEndpointError: All that answer served the logs, or only one other does where two must agree.
+        RpcError: No other endpoint answers.
+    """
+    contracts = await coverage.contract_ids(conn, segment.addresses)
+    part = segment._replace(last=min(segment.last, segment.first + MAX_BLOCKS - 1))
+    sources = await provenance.serving_endpoints(conn, contracts, part.first, part.last)
+    part = _same_servers(part, sources)
+    check = CrossCheck(part, sorted({s.endpoint for s in sources if s.first <= part.first <= s.last}))
+    last_error: RpcError | None = None
+    for reader in pool.ordered():
+        if reader.name in check.servers:
+            continue
+        await yield_to_follower()
+        try:
+            check.add(await _compare_readable(reader, conn, check.segment))
+        except RpcError as error:
+            last_error = error
+        if check.confirmed or check.dispute is not None:
+            return check
+    if not check.failures:
+        raise last_error or NoSecondEndpointError
+    return check
 
 
-async def compare(reader: Reader, conn: Connection, rest: ContractRange) -> ComparedRange:
+def _same_servers(segment: ContractRange, sources: Sequence[ServedRange]) -> ContractRange:
+    """Return the first part of a range that the same endpoints served: every other endpoint can be asked about it."""
+    edges = [edge for s in sources for edge in (s.first, s.last + 1) if segment.first < edge <= segment.last]
+    return segment._replace(last=min(edges) - 1) if edges else segment
+
+
+async def _compare_readable(reader: Reader, conn: Connection, part: ContractRange) -> Comparison | ProofFailure:
+    """Compare the first part of a range that the reader answers readably; a failure if that is not even one block.
+
+    One header or log that cannot be read must not keep all later blocks from being checked.
+    """
+    part = part._replace(last=min(part.last, part.first + reader.ranges.size - 1))
+    while True:
+        try:
+            return await compare(reader, conn, part)
+        except TransientRpcError as error:
+            if not error.unreadable:
+                raise
+            if part.first == part.last:
+                return ProofFailure(reader.name, part.first, "unreadable answer", error.message)
+        part = part._replace(last=part.first + (part.last - part.first) // 2)
+
+
+async def compare(reader: Reader, conn: Connection, rest: ContractRange) -> Comparison:
     """Compare the first part of a contract range, as large as the endpoint serves. Raises RpcError."""
     while True:
         last = min(rest.last, rest.first + reader.ranges.size - 1)
-        part = ContractRange(rest.first, last, rest.addresses)
-        stored = await load_stored(conn, part)
+        stored = await load_stored(conn, rest._replace(last=last))
         try:
             logs, headers = await _read(reader, rest.first, last, rest.addresses, [r.number for r in stored.block_refs])
         except RangeTooLargeError as refusal:
@@ -109,9 +135,16 @@ async def compare(reader: Reader, conn: Connection, rest: ContractRange) -> Comp
             reader.ranges.refused(last - rest.first + 1, refusal.hint, results=refusal.results)
             continue
         reader.ranges.succeeded(last - rest.first + 1, len(logs))
-        stored_blocks = {r.number: (r.hash, r.timestamp) for r in stored.block_refs}
-        found = differences(stored_blocks, stored.logs, headers, logs)
-        return ComparedRange(part, logs, found, reader.name, stored)
+        found = differences(stored.block_refs, stored.logs, headers, logs)
+        return Comparison(stored, reader.name, logs, found)
+
+
+async def load_stored(conn: Connection, segment: ContractRange) -> StoredRange:
+    """Load the stored blocks and logs of a contract range. Logs whose block has no row have an empty block hash."""
+    block_refs = await block_refs_between(conn, segment.first, segment.last)
+    stored_logs = await raw_logs.read(conn, segment.first, segment.last, 10**9, strict=False)
+    wanted = {address_bytes(a) for a in segment.addresses}
+    return StoredRange(segment, block_refs, [g for g in stored_logs.logs if g.address in wanted])
 
 
 async def _read(
@@ -123,40 +156,8 @@ async def _read(
     return logs, headers
 
 
-def differences(
-    stored_blocks: dict[int, tuple[bytes, int]], stored: Iterable[Log], headers: Iterable[Header], logs: Iterable[Log]
-) -> list[LogDifference]:
-    """Return the differences between stored and served blocks and logs, ascending by block.
-
-    Args:
-        stored_blocks: Hash and timestamp (unix s) of every stored block, by number.
-        stored: The stored logs.
-        headers: The chain's headers, one for every stored block.
-        logs: The logs that the endpoint has.
-    """
-    found: list[LogDifference] = []
-    for header in headers:
-        hash_, time = stored_blocks[header.number]
-        if hash_ != header.hash:
-            found.append(LogDifference(header.number, "hash"))
-        elif time != header.timestamp:
-            found.append(LogDifference(header.number, "time"))
-    local = {g.identity: g for g in stored}
-    remote = {g.identity: g for g in logs}
-    found += [LogDifference(n, "no row") for n in sorted({n for n, _ in {*remote, *local}} - set(stored_blocks))]
-    found += [LogDifference(n, "missing log", i) for n, i in remote.keys() - local.keys()]
-    found += [LogDifference(n, "foreign log", i) for n, i in local.keys() - remote.keys()]
-    # Block hashes and times were compared above; only the log's own content remains.
-    found += [
-        LogDifference(n, "changed log", i)
-        for (n, i), g in remote.items()
-        if (n, i) in local and local[n, i].content != g.content
-    ]
-    return sorted(found, key=lambda d: (d.block, d.log_index or 0, d.what))
-
-
 def ranges(segment: ContractRange, found: Sequence[LogDifference]) -> list[ContractRange]:
-    """Return the parts of a contract range to heal: differences that lie close together share one part."""
+    """Return the parts of a contract range that differ: differences that lie close together share one part."""
     spans: list[list[int]] = []
     for number in sorted({d.block for d in found}):
         if spans and number - spans[-1][1] <= _FAR:
@@ -164,8 +165,3 @@ def ranges(segment: ContractRange, found: Sequence[LogDifference]) -> list[Contr
         else:
             spans.append([number, number])
     return [ContractRange(low, high, segment.addresses) for low, high in spans]
-
-
-def as_json(difference: LogDifference) -> dict[str, Any]:
-    """Return a difference as a JSON-ready object."""
-    return difference._asdict()

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 
 import structlog
 
-from indexer.attest.attestor import Attester
+from indexer.attest.attester import report
 from indexer.attest.background import BackgroundTask
+from indexer.attest.verdict import unprovable
 from indexer.chain.log_set import diff_logs
 from indexer.chain.types import Header, address_bytes
 from indexer.config import Deployment
 from indexer.db.connection import Connection
 from indexer.errors import EpochChangedError
-from indexer.ingest.block_proof import BlockProofs, no_wait, prove_blocks
+from indexer.ingest.block_proof import BlockProofs, prove_blocks
 from indexer.ingest.proof_rules import ProofFailure
 from indexer.rpc.pool import Pool
 from indexer.rpc.rate_limit import doubled_pause
@@ -204,7 +205,7 @@ class HeadProver(BackgroundTask):
             self._fruitless += 1
         failures: list[ProofFailure] = [f for f in proofs.failures if f.block in lasting]
         if failures:
-            await Attester(self.deployment, self.pool, conn, no_wait).record_failures(failures)
+            await report(conn, unprovable(failures))
 
     def _publish(self, state: str) -> None:
         self.gauges.unproven, self.gauges.requests = len(self._open), self.pool.requests

@@ -11,11 +11,10 @@ A header or receipt that is missing, unreadable or wrong costs its own block the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Sequence
 
-from indexer.attest.compare import StoredRange, load_stored
+from indexer.attest.compare import load_stored
+from indexer.attest.evidence import Proof
 from indexer.attest.header_chain import HeaderChain
 from indexer.chain.bloom import may_contain
 from indexer.chain.ranges import ContractRange
@@ -32,35 +31,49 @@ from indexer.ingest.block_proof import (
 from indexer.ingest.proof_rules import ProofFailure, hashes_to_itself
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import SealedHeader
+from indexer.store import head_proofs
 from indexer.store.index_state import stored_hash
 
+PIECE = 500  # Blocks proven at once: this bounds memory, and the work lost to an interruption.
 
-@dataclass(slots=True)
-class Proof:
-    """The proof of a contract range: its headers, ascending, and the contracts' logs in all but the `unproven` blocks.
 
-    `headers` lacks the blocks whose header nobody gives so that it leads to the stored chain; they are unproven.
+async def prove_piece(
+    readers: Sequence[Reader], conn: Connection, segment: ContractRange, yield_to_follower: YieldToFollower, *,
+    again: bool = False,
+) -> Proof | None:  # fmt: skip
+    """Prove the first piece of a contract range; None when no stored block is left in it to chain headers to.
+
+    Args:
+        readers: The endpoints to ask, the preferred one first.
+        conn: A connection to read the stored blocks and logs with.
+        segment: The contract range.
+        yield_to_follower: Awaited before each request.
+        again: Whether to ask about blocks, too, that were proven before they were final.
+
+    Raises:
+        RpcError: No endpoint answers.
     """
-
-    segment: ContractRange
-    stored: StoredRange
-    headers: list[SealedHeader] = field(default_factory=list)
-    logs: list[Log] = field(default_factory=list)
-    unproven: set[int] = field(default_factory=set)
-    failures: list[ProofFailure] = field(default_factory=list)
-    endpoints: list[str] = field(default_factory=list)
-    # The endpoint whose receipts proved a block. All other blocks were proven by their headers.
-    prover_by_block: dict[int, str] = field(default_factory=dict)
-
-    def proven(self) -> list[ContractRange]:
-        """Return the runs of proven blocks."""
-        return ranges_without(self.segment, self.unproven)
+    piece = min(segment.last, segment.first + PIECE - 1)
+    known = None if again else await head_proofs.first_run(conn, segment.first, piece, segment.addresses)
+    if known is not None and known[0].first == segment.first:
+        stored = await load_stored(conn, segment._replace(last=known[0].last))
+        return Proof(stored, logs=stored.logs, endpoints=known[1])
+    end = await _piece_end(conn, segment if known is None else segment._replace(last=known[0].first - 1))
+    if end is None and known is not None:
+        end = known[0].first  # No header of the gap is stored: this one is, and they are chained to it.
+    return None if end is None else await prove(readers, conn, segment._replace(last=end), yield_to_follower)
 
 
-def ranges_without(segment: ContractRange, without: Iterable[int]) -> list[ContractRange]:
-    """Return the parts of a contract range between the blocks `without`, which are left out."""
-    edges = [segment.first - 1, *sorted(n for n in without if segment.first <= n <= segment.last), segment.last + 1]
-    return [ContractRange(a + 1, b - 1, segment.addresses) for a, b in pairwise(edges) if a + 1 < b]
+async def _piece_end(conn: Connection, segment: ContractRange) -> int | None:
+    """Return the highest stored block of the first piece, or else the next stored one above it."""
+    number: int | None = await conn.fetchval(
+        "SELECT COALESCE((SELECT max(number) FROM indexer.block WHERE number BETWEEN $1 AND $2),"
+        " (SELECT min(number) FROM indexer.block WHERE number BETWEEN $1 AND $3))",
+        segment.first,
+        min(segment.last, segment.first + PIECE - 1),
+        segment.last,
+    )
+    return number
 
 
 async def prove(
@@ -77,12 +90,12 @@ async def prove(
     Raises:
         RpcError: No endpoint answers.
     """
-    proof = Proof(segment, await load_stored(conn, segment))
+    proof = Proof(await load_stored(conn, segment))
     await _read_headers(readers, conn, proof, yield_to_follower)
     if not proof.headers:
         return proof
     wanted = [address_bytes(a) for a in segment.addresses]
-    positive = [s.header for s in proof.headers if any(may_contain(s.header.logs_bloom, item) for item in wanted)]
+    positive = [h for h in proof.headers if any(may_contain(h.logs_bloom, item) for item in wanted)]
     await _read_receipts(readers, proof, positive, yield_to_follower)
     proof.logs.sort(key=lambda g: g.identity)
     return proof
@@ -93,7 +106,7 @@ async def _read_headers(
 ) -> None:
     """Fill in the headers that chain to the stored blocks, each from the first endpoint that gives it."""
     segment, last_error = proof.segment, None
-    known, below = {r.number: r.hash for r in proof.stored.block_refs}, await stored_hash(conn, segment.first - 1)
+    known, below = proof.stored.hashes, await stored_hash(conn, segment.first - 1)
     chain = HeaderChain(segment.first, segment.last, known if below is None else known | {segment.first - 1: below})
     absent: list[ProofFailure] = []
     for reader in readers:
@@ -108,7 +121,7 @@ async def _read_headers(
         failures = chain.add(reader.name, answers)
         absent += [f for f in failures if isinstance(answers.get(f.block), MissingBlockError)]
         proof.failures += [f for f in failures if f not in absent]
-    proof.headers, proof.endpoints = chain.proven(), chain.servers()
+    proof.headers, proof.endpoints = [s.header for s in chain.proven()], chain.servers()
     proof.unproven = set(chain.lacking())
     # A node that merely lags behind the others has no fault to be recorded.
     proof.failures += [failure for failure in absent if failure.block in proof.unproven]

@@ -14,8 +14,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from indexer import config
-from indexer.attest.compare import ComparedRange, compare_stored, ranges
-from indexer.attest.compare import as_json as shown_difference
+from indexer.attest.compare import compare_stored, ranges
+from indexer.attest.evidence import Comparison
 from indexer.cli.options import (
     Integer,
     chain_option,
@@ -253,16 +253,14 @@ async def _verify(recovery: Recovery, first: int | None, last: int | None, heal:
         "from_block": low, "to_block": high, "clamped": last is not None and last > final, "logs": 0, "count": 0,
         "differences": [], "healed": [],
     }  # fmt: skip
-    differing: list[ComparedRange] = []
+    differing: list[Comparison] = []
     with Bar(console=Console(stderr=True), disable=not stderr_is_terminal(), transient=True) as bar:
         task = bar.add_task("compared", total=max(1, high - low + 1))
         async for part in compare_stored(recovery.conn, recovery.pool, state, low, high):
             bar.update(task, completed=part.segment.last - low + 1)
-            answer["logs"] += part.logs
+            answer["logs"] += len(part.read)
             answer["count"] += len(part.differences)
-            answer["differences"] += [shown_difference(d) for d in part.differences][
-                : MAX_LISTED - len(answer["differences"])
-            ]
+            answer["differences"] += [d._asdict() for d in part.differences][: MAX_LISTED - len(answer["differences"])]
             differing += [part] if part.differences else []
     for part in differing if heal else []:
         for segment in ranges(part.segment, part.differences):

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from indexer import config
-from indexer.attest.attestor import Attester, AttestResult
+from indexer.attest.attester import Attester, AttestResult
 from indexer.attest.backlog import Backlog
 from indexer.attest.estimate import estimate
 from indexer.cli.options import (
@@ -52,6 +52,7 @@ from indexer.errors import (
     ReplacementUnavailableError,
     RpcError,
 )
+from indexer.ingest.block_proof import no_wait
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup, signals
 from indexer.runtime.tasks import in_thread
@@ -159,7 +160,7 @@ class VerifyRun:
     def __init__(self, options: VerifyOptions, recovery: Recovery) -> None:
         self.options, self.recovery = options, recovery
         attester = Attester(
-            options.deployment, recovery.pool, recovery.conn, _no_wait, heal=options.heal, finality=recovery.finality
+            options.deployment, recovery.pool, recovery.conn, no_wait, heal=options.heal, finality=recovery.finality
         )
         self.backlog = Backlog(attester, options.grade, again=options.again)
         self.first = self.last = self.final = 0
@@ -189,10 +190,6 @@ class VerifyRun:
             self.last = self.last if above is None else above
         await self.backlog.refresh()
         return state
-
-
-async def _no_wait() -> None:
-    """Return at once: no other work has priority."""
 
 
 @asynccontextmanager

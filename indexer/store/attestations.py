@@ -7,11 +7,12 @@ a later row of grade 'void' in the same transaction.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from indexer.chain.ranges import BlockRange, contiguous_end, covered_ranges, merge_ranges
-from indexer.chain.types import address_bytes
+from indexer.chain.log_set import digest
+from indexer.chain.ranges import BlockRange, ContractRange, contiguous_end, covered_ranges, merge_ranges
+from indexer.chain.types import Log, address_bytes
 from indexer.db.connection import Connection
 from indexer.store import coverage
 
@@ -40,6 +41,25 @@ class Attestation(NamedTuple):
     digest: bytes
     endpoints: tuple[str, ...]
 
+    @classmethod
+    def of(
+        cls, blocks: ContractRange, grade: Grade, hashes: Mapping[int, bytes], logs: Sequence[Log],
+        endpoints: Iterable[str],
+    ) -> Attestation:  # fmt: skip
+        """Return the attestation of a contract range with exactly these logs.
+
+        Args:
+            blocks: The block range and its contracts.
+            grade: The grade, whose method is the one that the program has.
+            hashes: Hashes of blocks by number; that of an end of the range may lack.
+            logs: All logs of the contracts in the blocks, in chain order.
+            endpoints: Who was asked, in order; repeats are dropped.
+        """
+        return cls(
+            *blocks, grade, METHODS[grade], hashes.get(blocks.first), hashes.get(blocks.last), len(logs), digest(logs),
+            tuple(dict.fromkeys(endpoints)),
+        )  # fmt: skip
+
 
 class Attested(NamedTuple):
     """How far attestation reaches for all watched contracts together.
@@ -62,6 +82,12 @@ async def add(conn: Connection, attestation: Attestation) -> None:
         attestation.first, attestation.last, contracts, attestation.grade, attestation.method, attestation.first_hash,
         attestation.last_hash, attestation.logs, attestation.digest, list(attestation.endpoints),
     )  # fmt: skip
+
+
+async def newest_void(conn: Connection) -> int:
+    """Return the id of the newest row that voids attestations; 0 if there is none."""
+    value: int = await conn.fetchval("SELECT COALESCE(max(id), 0) FROM indexer.attestation WHERE grade = 'void'")
+    return value
 
 
 async def void(conn: Connection, ranges: Sequence[BlockRange], contracts: Sequence[int] | None, why: str) -> None:

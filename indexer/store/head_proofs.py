@@ -1,7 +1,7 @@
 """Proofs of blocks above finalized: one row a block, which goes when the block's row goes.
 
 A rollback or a heal that removes a block thus voids its grade in the same transaction. Once blocks are final, their
-rows become one attestation (`attest/attestor.py`).
+rows become one attestation (`attest/attester.py`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from indexer.chain.batch import LogBatch
-from indexer.chain.log_set import digest
-from indexer.chain.ranges import BlockRange, contiguous_end
+from indexer.chain.ranges import BlockRange, ContractRange, contiguous_end
 from indexer.db.connection import Connection
 from indexer.store import attestations, coverage, provenance
-from indexer.store.attestations import METHODS, PROVEN, Attestation
+from indexer.store.attestations import PROVEN, Attestation
 from indexer.store.index_state import IndexState
 from indexer.store.provenance import EndpointFault
 
@@ -36,13 +35,9 @@ async def record(conn: Connection, batch: LogBatch, proof: ProofRecord) -> None:
     if batch.last > batch.final:
         await add(conn, {b.number: (b.hash, proof.proven_by[b.number]) for b in batch.blocks}, batch.addresses)
         return
-    await attestations.add(
-        conn,
-        Attestation(
-            batch.first, batch.last, batch.addresses, "proven", METHODS["proven"], batch.blocks[0].hash,
-            batch.blocks[-1].hash, len(batch.logs), digest(batch.logs), tuple(sorted(set(proof.proven_by.values()))),
-        ),
-    )  # fmt: skip
+    blocks, hashes = ContractRange(batch.first, batch.last, batch.addresses), {b.number: b.hash for b in batch.blocks}
+    endpoints = sorted(set(proof.proven_by.values()))
+    await attestations.add(conn, Attestation.of(blocks, "proven", hashes, batch.logs, endpoints))
 
 
 async def add(conn: Connection, proven: Mapping[int, tuple[bytes, str]], addresses: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
+from indexer.chain.ranges import BlockRange
 from indexer.db.connection import Connect, Connection
 from indexer.db.connection import close as close_connection
 from indexer.db.database_errors import DATABASE_ERRORS
@@ -69,6 +70,31 @@ async def resolve(conn: Connection, kind: str, subject: str = "") -> None:
         " WHERE kind = $1 AND starts_with(subject, $2) AND resolved_at IS NULL",
         kind, subject,
     )  # fmt: skip
+
+
+async def open_about(
+    conn: Connection, kind: str, blocks: BlockRange, endpoints: Iterable[str]
+) -> list[tuple[int, BlockRange]]:  # fmt: skip
+    """Return the open incidents of a kind about these endpoints that touch these blocks: their ids and own blocks.
+
+    Args:
+        conn: connection.
+        kind: the kind of incident.
+        blocks: the blocks.
+        endpoints: endpoints whose name and a colon the subject begins with.
+    """
+    rows = await conn.fetch(
+        "SELECT id, first_block, last_block FROM indexer.incident WHERE kind = $1 AND resolved_at IS NULL"
+        " AND first_block <= $3 AND last_block >= $2"
+        " AND EXISTS (SELECT FROM unnest($4::text[]) e WHERE starts_with(subject, e || ': '))",
+        kind, blocks.first, blocks.last, sorted(endpoints),
+    )  # fmt: skip
+    return [(id_, BlockRange(first, last)) for id_, first, last in rows]
+
+
+async def resolve_one(conn: Connection, number: int) -> None:
+    """Resolve the incident that has this id."""
+    await conn.execute("UPDATE indexer.incident SET resolved_at = clock_timestamp() WHERE id = $1", number)
 
 
 # An event that states a position fills realized_pnl; an execution alone leaves it NULL.

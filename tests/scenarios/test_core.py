@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from indexer.attest.compare import LogDifference, differences
+from indexer.attest.evidence import LogDifference, differences
 from indexer.chain.bloom import mask
 from indexer.chain.forks import ClaimKind, ForkClaim, ForkSearch, ForkSearchOutcome
 from indexer.chain.ranges import ContractRange
@@ -137,7 +137,7 @@ def test_s04_core() -> None:
 
 def test_s05_core() -> None:
     """What tells an omission or a made-up index apart, once an endpoint says the truth."""
-    blocks, headers = {98: (digest(98), 1098)}, [header(98)]
+    blocks, headers = [anchor(98)], [header(98)]
     both = [log(98, index=4), log(98, index=7)]
     assert differences(blocks, both, headers, both) == []
     assert differences(blocks, both[:1], headers, both) == [LogDifference(98, "missing log", 7)]

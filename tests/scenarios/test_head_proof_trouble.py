@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from indexer.attest import attestor, background, head_prover
 from indexer.attest import auditor as auditors
+from indexer.attest import background, head_prover, proof
 from indexer.attest.auditor import Auditor
 from indexer.attest.head_prover import HeadProver
 from indexer.db.connection import Connection
@@ -324,7 +324,7 @@ async def test_strict_what_one_endpoint_cannot_prove_is_read_from_another(stage:
 
 
 async def test_strict_a_heal_shows_nothing_that_is_not_proven(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attestor, "PIECE", 10)
+    monkeypatch.setattr(proof, "PIECE", 10)
     monkeypatch.setattr(auditors, "PIECE", 10)
     wrong = [place for place in places(stage, stage.main, 0) if number(stage, place) <= 60]
     stage.nodes[0].omit = set(wrong)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PURE = [
     "indexer.chain", "indexer.projections", "indexer.ingest.confirm", "indexer.ingest.proof_rules",
-    "indexer.attest.header_chain", "indexer.follow.state_machine",
+    "indexer.attest.evidence", "indexer.attest.header_chain", "indexer.attest.verdict", "indexer.follow.state_machine",
     "indexer.follow.stall_detector", "indexer.runtime.progress", "indexer.rpc.error_classifier",
     "indexer.rpc.error_hints", "indexer.rpc.adaptive_size", "indexer.rpc.rate_limit", "indexer.rpc.receipts",
     "indexer.rpc.wire", "indexer.rpc.health", "indexer.db.copy_format",
