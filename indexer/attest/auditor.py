@@ -18,7 +18,7 @@ from indexer.attest.backlog import Backlog
 from indexer.attest.proof import PIECE
 from indexer.attest.verdict import IncidentReport
 from indexer.chain.finality import FinalityTracker
-from indexer.chain.ranges import BlockRange, ContractRange
+from indexer.chain.ranges import BlockRange, ContractRange, count_blocks
 from indexer.config import Deployment
 from indexer.db.connection import Connection
 from indexer.errors import NoSecondEndpointError, RpcError
@@ -173,9 +173,9 @@ class Auditor(BackgroundTask):
 
     def _count(self, backlog: Backlog, result: AttestResult) -> None:
         g = self.gauges
-        g.blocks[backlog.grade] += sum(s.last - s.first + 1 for s in result.attested)
+        g.blocks[backlog.grade] += count_blocks(result.attested)
         g.healed += len(result.healed)
-        g.unprovable += sum(s.last - s.first + 1 for s in result.unproven)
+        g.unprovable += count_blocks(result.unproven)
         for fault in result.blamed:
             g.blamed[fault.endpoint] += 1
             self._on_fault(fault)

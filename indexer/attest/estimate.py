@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from indexer.chain.bloom import may_contain
-from indexer.chain.ranges import ContractRange, sample_range
+from indexer.chain.ranges import ContractRange, count_blocks, sample_range
 from indexer.chain.types import address_bytes
 from indexer.db.connection import Connection
 from indexer.errors import RpcError
@@ -37,7 +37,7 @@ async def estimate(
     Raises:
         RpcError: No endpoint answers.
     """
-    blocks = sum(s.last - s.first + 1 for s in todo)
+    blocks = count_blocks(todo)
     positive, each, samples, reader = await _sampled(pool, todo, blocks)
     receipts = round(blocks * positive)
     if grade == "proven":
@@ -45,7 +45,7 @@ async def estimate(
         requests = -(-blocks // min(HEADERS, length)) + -(-receipts // min(RECEIPTS, length))
     else:
         receipts, ranges = 0, sum(-(-(s.last - s.first + 1) // reader.ranges.size) for s in todo)
-        requests = max(ranges, await _count_blocks(conn, todo) // BLOCK_REFS)
+        requests = max(ranges, await _count_stored(conn, todo) // BLOCK_REFS)
     seconds = max(requests * each, requests / rps if rps else 0.0)
     return {
         "grade": grade, "blocks": blocks, "requests": requests, "receipts": receipts, "seconds": round(seconds, 1),
@@ -53,7 +53,7 @@ async def estimate(
     }  # fmt: skip
 
 
-async def _count_blocks(conn: Connection, todo: Sequence[ContractRange]) -> int:
+async def _count_stored(conn: Connection, todo: Sequence[ContractRange]) -> int:
     """Return the number of stored blocks in the ranges."""
     counts = [
         await conn.fetchval("SELECT count(*) FROM indexer.block WHERE number BETWEEN $1 AND $2", s.first, s.last)

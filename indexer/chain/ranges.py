@@ -24,6 +24,11 @@ class ContractRange(NamedTuple):
     addresses: tuple[str, ...]
 
 
+def count_blocks(ranges: Iterable[BlockRange | ContractRange]) -> int:
+    """Return how many blocks the ranges have together; a block of two of them counts twice."""
+    return sum(r.last - r.first + 1 for r in ranges)
+
+
 def merge_ranges(ranges: Iterable[BlockRange]) -> list[BlockRange]:
     """Return the ranges in ascending order, with those that overlap or touch merged into one."""
     merged: list[BlockRange] = []

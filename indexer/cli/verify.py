@@ -21,6 +21,7 @@ from indexer import config
 from indexer.attest.attester import Attester, AttestResult
 from indexer.attest.backlog import Backlog
 from indexer.attest.estimate import estimate
+from indexer.chain.ranges import count_blocks
 from indexer.cli.options import (
     Rate,
     chain_option,
@@ -217,7 +218,7 @@ async def _verify(options: VerifyOptions) -> dict[str, Any]:
     async with _open_run(options, options.rps) as verification:
         state = await verification.open()
         total = AttestResult(verification.first, verification.last)
-        blocks = sum(s.last - s.first + 1 for s in verification.backlog.remaining(state, total.first, total.last))
+        blocks = count_blocks(verification.backlog.remaining(state, total.first, total.last))
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
             TimeRemainingColumn(), TextColumn("{task.fields[logs]:,} logs, {task.fields[requests]:,} requests"),
@@ -226,7 +227,7 @@ async def _verify(options: VerifyOptions) -> dict[str, Any]:
             task = bar.add_task(options.grade, total=max(1, blocks), logs=0, requests=0)
 
             def on_progress() -> None:
-                done = sum(s.last - s.first + 1 for s in (*total.attested, *total.unproven))
+                done = count_blocks((*total.attested, *total.unproven))
                 requests = verification.recovery.pool.requests
                 bar.update(task, completed=min(done, blocks), logs=total.logs, requests=requests)
 
@@ -277,7 +278,7 @@ async def _report(verification: VerifyRun, total: AttestResult) -> dict[str, Any
         "from_block": total.first,
         "to_block": total.last,
         "finalized": verification.final,
-        "blocks": sum(s.last - s.first + 1 for s in total.attested),
+        "blocks": count_blocks(total.attested),
         "logs": total.logs,
         "count": len(total.differences),
         "differences": [d._asdict() for d in total.differences[:MAX_LISTED]],

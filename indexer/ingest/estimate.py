@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from indexer.chain.ranges import ContractRange, plan_missing, sample_range
+from indexer.chain.ranges import ContractRange, count_blocks, plan_missing, sample_range
 from indexer.config import Deployment
 from indexer.db.connection import connection
 from indexer.decode.block_times import TimeFields, time_fields_of
@@ -41,7 +41,7 @@ async def estimate(
     """
     addresses = tuple(sorted(c.address for c in deployment.contracts))
     missing = plan_missing(await _covered(url, addresses), first, last)
-    blocks = sum(s.last - s.first + 1 for s in missing)
+    blocks = count_blocks(missing)
     logs_per_block, seconds_per_answer, samples = await _sampled(
         pool, missing, blocks, time_fields_of(deployment.contracts)
     )

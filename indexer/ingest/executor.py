@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from indexer.chain.finality import FinalBlock
-from indexer.chain.ranges import ContractRange
+from indexer.chain.ranges import ContractRange, count_blocks
 from indexer.db.connection import Connection, close
 from indexer.decode.block_times import TimeFields
 from indexer.ingest.ingestor import IngestCommit, Ingestor
@@ -75,7 +75,7 @@ def split_into_tasks(
     """
     if parallelism == 1:
         return list(contract_ranges)
-    total = sum(s.last - s.first + 1 for s in contract_ranges)
+    total = count_blocks(contract_ranges)
     size = max(min(MAX_TASK_BLOCKS, -(-total // (parallelism * TASKS_PER_WORKER))), -(-total // MAX_TASKS))
     size = -(-size // batch_blocks) * batch_blocks
     return [

@@ -11,7 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from indexer.chain.log_set import digest
-from indexer.chain.ranges import BlockRange, ContractRange, contiguous_end, covered_ranges, merge_ranges
+from indexer.chain.ranges import (
+    BlockRange,
+    ContractRange,
+    contiguous_end,
+    count_blocks,
+    covered_ranges,
+    merge_ranges,
+)
 from indexer.chain.types import Log, address_bytes
 from indexer.db.connection import Connection
 from indexer.store import coverage
@@ -167,7 +174,7 @@ def summary(attested: Mapping[str, Sequence[BlockRange]], origin: int) -> Attest
     complete = merge_ranges(
         BlockRange(r.first, r.last) for r in covered_ranges(attested, origin, last) if len(r.addresses) == len(attested)
     )
-    blocks = sum(r.last - r.first + 1 for r in complete)
+    blocks = count_blocks(complete)
     return Attested(contiguous_end(attested, origin), complete[-1] if complete else None, blocks)
 
 
