@@ -3,7 +3,7 @@
 `reorg verify` believes the endpoint: it finds what an older bug or a manual edit left behind, and with `--heal` reads
 it again. `verify` and the daemon's auditor first ask who is right: the endpoint must not be the one that served the
 logs, disagreements are decided by headers and receipts (attest/proof.py, attest/verdict.py), and what agrees is stored
-as attested (attest/attester.py). Both heal by the same steps.
+as attested (attest/attester.py). Both heal by the same steps (reorg/heal.py).
 """
 
 from __future__ import annotations

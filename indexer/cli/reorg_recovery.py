@@ -38,6 +38,7 @@ from indexer.cli.session import (
     rpc_endpoints,
 )
 from indexer.errors import ExitCode
+from indexer.reorg.heal import Trusted, heal_range
 from indexer.reorg.plan import Plan
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup, signals
@@ -264,7 +265,8 @@ async def _verify(recovery: Recovery, first: int | None, last: int | None, heal:
             differing += [part] if part.differences else []
     for part in differing if heal else []:
         for segment in ranges(part.segment, part.differences):
-            result = await recovery.heal(segment, f"reorg verify found {len(part.differences)} differences")
+            cause = f"reorg verify found {len(part.differences)} differences"
+            result = await heal_range(recovery, segment, cause, Trusted(recovery.pool))
             answer["healed"].append({"from_block": segment.first, "to_block": segment.last, "rows": result.rows})
     return answer
 

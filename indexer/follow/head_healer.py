@@ -1,7 +1,7 @@
 """Heals blocks above the rollback floor whose logs are proven to be wrong, in one commit, while the head is followed.
 
 The blocks keep their hashes: only their logs, and the rows made from them, are replaced, as a reorg would do it. Below
-the floor `reorg/recovery.py` heals.
+the floor `reorg/heal.py` heals.
 """
 
 from __future__ import annotations

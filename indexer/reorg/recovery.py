@@ -1,44 +1,34 @@
-"""Recovery by hand: previewing a plan, executing it while the daemon pauses, and healing single ranges."""
+"""Recovery by hand: previewing a plan, and executing it while the daemon pauses."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
-
 import structlog
 
-from indexer.chain.batch import LogBatch
 from indexer.chain.finality import FinalBlock, FinalityStatus, FinalityTracker
-from indexer.chain.ranges import ContractRange
 from indexer.chain.types import BlockRef
 from indexer.config import Deployment
 from indexer.db.connection import Connection
-from indexer.errors import RefusedError, ReplacementUnavailableError, RpcError
-from indexer.projector.impact import DependencyGroups
+from indexer.errors import RefusedError, RpcError
 from indexer.projector.preview import ChangePreview
-from indexer.projector.replay import HistoryPart, ReplayScope, keys_between, keys_of, plan_replay
+from indexer.projector.replay import HistoryPart, ReplayScope, keys_between, plan_replay
 from indexer.projector.rewriter import Rewriter
 from indexer.projector.step import Step, StepResult
 from indexer.projector.writer import Writer
 from indexer.reorg.claims import final_up_to
 from indexer.reorg.plan import Plan, make_plan, still_holds
-from indexer.reorg.replacement import read_replacement, stage_replacement_from
+from indexer.reorg.replacement import from_any_endpoint, read_replacement, stage_replacement_from
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.store import raw_logs, staging
 from indexer.store.head_proofs import projectable_end
-from indexer.store.index_state import IndexState, binding, load_index_state, stored_block_ref, stored_hash
+from indexer.store.index_state import IndexState, binding, load_index_state, stored_block_ref
 from indexer.store.lease import exclusive_lease, holder_name
-from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 
 class Recovery:
-    """One command's work on one database, or the healing that a daemon's auditor requests.
+    """One command's work on one database. `heal.heal_range` works on it, too, in a command or for a daemon's auditor.
 
     Args:
         deployment: Chain and watched contracts.
@@ -87,7 +77,7 @@ class Recovery:
             await read_replacement(reader, plan.keep, plan.upto, addresses, fresh.add)
             return fresh
 
-        done = await self._with_planned_endpoint(preview, plan)
+        done = await from_any_endpoint(self.pool, preview, plan.keep.number + 1, plan.upto, plan.endpoint)
         removed, inserted = done.rows_removed, done.inserted()
         tables = {
             table: {
@@ -99,16 +89,6 @@ class Recovery:
         }
         return tables, done.exact
 
-    async def _with_planned_endpoint(self, work: Callable[[Reader], Awaitable[T]], plan: Plan) -> T:
-        """Run `work` on the plan's endpoint, else on another. Raises ReplacementUnavailableError if none serves it."""
-        try:
-            return await self.pool.with_failover(work, prefer=plan.endpoint)
-        except RpcError as error:
-            raise ReplacementUnavailableError(
-                f"no endpoint serves blocks {plan.keep.number + 1} to {plan.upto}: {error.message}",
-                "Nothing was changed. Use --rpc-url with an endpoint that has the logs and receipts of these blocks",
-            ) from error
-
     async def recover(self, to_block: int | None, confirmed: str) -> tuple[Plan, StepResult | None]:
         """Execute the confirmed plan: above the floor by before-images, below it by replay.
 
@@ -119,12 +99,12 @@ class Recovery:
             plan = await self.check(to_block, confirmed)
             if plan.empty:
                 return plan, None
-            step, final = Step(self.conn, await self.state(), token), await self._final()
+            step, final = Step(self.conn, await self.state(), token), await self.final()
             reorg = await self._stage(step, plan)
             scope = await self._replay_scope_above(step, reorg)
             up_to = await self._final_up_to(reorg.new_tip, final, reorg.endpoint)
             done = await self.rewriter.apply_reorg(step, reorg, up_to, scope)
-            await self._project(final, token)
+            await self.project_remaining(final, token)
             return plan, done
 
     async def check(self, to_block: int | None, confirmed: str) -> Plan:
@@ -142,7 +122,8 @@ class Recovery:
         """Look at the head, and return what is final. Raises RpcError."""
         return self.finality.observe(await self.pool.heads())
 
-    async def _final(self) -> FinalBlock:
+    async def final(self) -> FinalBlock:
+        """Return the block that everything final must join, looking at the head unless the process does so itself."""
         if self._looks:
             await self.look()
         return self.finality.final
@@ -163,7 +144,7 @@ class Recovery:
             cause = f"reorg recover, kept block {plan.keep.number}"
             return await stage_replacement_from(reader, step, plan.keep, plan.upto, cause)
 
-        return await self._with_planned_endpoint(stage, plan)
+        return await from_any_endpoint(self.pool, stage, plan.keep.number + 1, plan.upto, plan.endpoint)
 
     async def _replay_scope_above(self, step: Step, reorg: Reorg) -> ReplayScope | None:
         """Return what to replay to restore the state at the fork point, if before-images do not reach it."""
@@ -174,7 +155,7 @@ class Recovery:
         parts = [HistoryPart(state.binding.origin, fork, False)]
         return await plan_replay(step, registry, parts, frozenset(), orphaned, fork + 1)
 
-    async def _project(self, final: FinalBlock, token: int) -> None:
+    async def project_remaining(self, final: FinalBlock, token: int) -> None:
         """Project what the commit left unprojected: everything, if a heal had to reset the projection."""
         state, finalized = await self.state(), -1
         strict = self.deployment.attest.before_commit
@@ -183,89 +164,5 @@ class Recovery:
             finalized = await self._final_up_to(await stored_block_ref(self.conn, last), final)
         while self.writer.projection_is_current(state) and state.next_block <= last:
             done = await self.writer.commit_stored(Step(self.conn, state, token), last, finalized)
-            log.info(
-                "projected",
-                first=done.first,
-                last=done.last,
-                front=last,
-                rows=sum(done.rows.values()),
-            )
+            log.info("projected", first=done.first, last=done.last, front=last, rows=sum(done.rows.values()))
             state = await self.state()
-
-    async def heal(
-        self, contract_range: ContractRange, cause: str, batch: LogBatch | None = None,
-        faults: Sequence[EndpointFault] = (),
-    ) -> StepResult:  # fmt: skip
-        """Make a covered range of final blocks equal to the chain, rows included.
-
-        Args:
-            contract_range: Blocks and contracts to heal.
-            cause: Reason for the journal.
-            batch: Every header and log of the range, proven; None to read them from an endpoint and believe it.
-            faults: Endpoint faults to store with the heal.
-
-        Raises:
-            RefusedError: Nothing is stored, or the lease is not to be had.
-            ReplacementUnavailableError: No endpoint serves the range.
-        """
-        async with exclusive_lease(self.conn, self.holder) as token:
-            step, final = Step(self.conn, await self.state(), token), await self._final()
-            if batch is None:
-                healing = await self._stage_range(contract_range, cause, token)
-            else:
-                healing = await self._stage_batch(batch, cause, token)
-            scope = await self._replay_scope_within(step, contract_range)
-            done = await self.rewriter.apply_heal(step, healing, scope, faults)
-            await self._project(final, token)
-            return done
-
-    async def _stage_batch(self, batch: LogBatch, cause: str, token: int) -> Reorg:
-        await staging.clear(self.conn, token)
-        await staging.add(self.conn, batch, token)
-        below, tip = batch.blocks[0], batch.blocks[-1]
-        fork = BlockRef(below.number - 1, below.parent_hash, below.timestamp)
-        new = tip.ref()
-        old = await stored_hash(self.conn, tip.number)
-        return Reorg(fork, new._replace(hash=old or new.hash), new, batch.addresses, batch.sources[0].endpoint, cause)
-
-    async def _stage_range(self, contract_range: ContractRange, cause: str, token: int) -> Reorg:
-        async def stage(reader: Reader) -> Reorg:
-            first = contract_range.first
-            before = (
-                (await reader.headers([first - 1]))[0]
-                if first
-                else (await reader.headers([0]))[0]._replace(number=-1, hash=b"\0" * 32)
-            )
-            fork = before.ref()
-            await staging.clear(self.conn, token)
-            stage_batch = functools.partial(staging.add, self.conn, token=token)
-            tip = await read_replacement(reader, fork, contract_range.last, contract_range.addresses, stage_batch)
-            old = await stored_hash(self.conn, contract_range.last)
-            return Reorg(fork, tip._replace(hash=old or tip.hash), tip, contract_range.addresses, reader.name, cause)
-
-        try:
-            return await self.pool.with_failover(stage)
-        except RpcError as error:
-            raise ReplacementUnavailableError(
-                f"no endpoint serves blocks {contract_range.first} to {contract_range.last}: {error.message}",
-                "Nothing was changed. Use --rpc-url with an endpoint that has the logs and receipts of these blocks",
-            ) from error
-
-    async def _replay_scope_within(self, step: Step, contract_range: ContractRange) -> ReplayScope | None:
-        state, registry = step.state, self.writer.registry
-        numbers = await staging.changed_blocks(
-            self.conn, contract_range.first, contract_range.last, contract_range.addresses
-        )
-        projected = state.next_block - 1
-        if not self.writer.projection_is_current(state):
-            return None
-        changed = frozenset(n for n in numbers if n <= projected)
-        if not changed:
-            return ReplayScope(DependencyGroups(), frozenset(), changed, [], contract_range.first)
-        stored_logs = await raw_logs.read_blocks(self.conn, sorted(changed), strict=False)
-        parts = [
-            HistoryPart(state.binding.origin, contract_range.first - 1, False),
-            HistoryPart(contract_range.first, min(contract_range.last, projected), True),
-            HistoryPart(contract_range.last + 1, projected, False),
-        ]
-        return await plan_replay(step, registry, parts, changed, keys_of(registry, stored_logs), min(changed))

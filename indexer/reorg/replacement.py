@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from indexer.chain.batch import LogBatch, ServedRange
 from indexer.chain.finality import FinalBlock
 from indexer.chain.forks import ClaimKind, ForkClaim
 from indexer.chain.types import BlockRef
-from indexer.errors import InconsistentResponseError, NotFinalError, ParentMismatchError, RangeTooLargeError
+from indexer.errors import (
+    InconsistentResponseError,
+    NotFinalError,
+    ParentMismatchError,
+    RangeTooLargeError,
+    ReplacementUnavailableError,
+    RpcError,
+)
 from indexer.ingest.fetch import fetch_head
 from indexer.ingest.proven_batch import prove_batch
 from indexer.projector.step import Step
@@ -20,6 +28,7 @@ from indexer.store import staging
 from indexer.store.provenance import EndpointFault
 from indexer.store.reorg_journal import Reorg
 
+T = TypeVar("T")
 MAX_STAGED_BLOCKS = 200  # per request and staging step: bounds memory, whatever the depth of the reorg
 
 
@@ -56,6 +65,30 @@ async def read_replacement(
         end = batch.blocks[-1]
         tip = end.ref()
     return tip
+
+
+async def from_any_endpoint(
+    pool: Pool, work: Callable[[Reader], Awaitable[T]], first: int, last: int, prefer: str = ""
+) -> T:
+    """Return what `work` reads of blocks first..last from the first endpoint that serves them.
+
+    Args:
+        pool: The endpoints.
+        work: Reads from one endpoint, from the start.
+        first: First block that it reads.
+        last: Last block that it reads.
+        prefer: The endpoint to ask first.
+
+    Raises:
+        ReplacementUnavailableError: No endpoint serves them.
+    """
+    try:
+        return await pool.with_failover(work, prefer=prefer)
+    except RpcError as error:
+        raise ReplacementUnavailableError(
+            f"no endpoint serves blocks {first} to {last}: {error.message}",
+            "Nothing was changed. Use --rpc-url with an endpoint that has the logs and receipts of these blocks",
+        ) from error
 
 
 async def stage_replacement(

@@ -11,6 +11,7 @@ from indexer import config
 from indexer.attest.compare import compare_stored, ranges
 from indexer.db.connection import connection
 from indexer.projector.reproject import Reprojection
+from indexer.reorg.heal import Trusted, heal_range
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
 from tests.accounting.desk import Desk, Flow
@@ -173,7 +174,7 @@ class History:
                 assert parts, "nothing was found to be missing"
                 for part in parts:
                     for segment in ranges(part.segment, part.differences):
-                        await recovery.heal(segment, "test")
+                        await heal_range(recovery, segment, "test", Trusted(pool))
         finally:
             await pool.close()
 

@@ -16,8 +16,8 @@ from indexer.errors import NotFinalError
 from indexer.follow import action_executor
 from indexer.follow.state_machine import Mode
 from indexer.ingest.fetch import fetch_batch
+from indexer.reorg import heal
 from indexer.reorg.claims import final_up_to
-from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
 from tests.scenarios.harness import ADDRESSES, CHAIN_ID, Daemon, Stage
@@ -214,7 +214,7 @@ async def test_a_heal_does_not_believe_a_tag_that_the_daemon_disbelieves(
     async def too_much(*_: object) -> None:
         """More than a heal replays: everything is projected again."""
 
-    monkeypatch.setattr(Recovery, "_replay_scope_within", too_much)
+    monkeypatch.setattr(heal, "_replay_scope", too_much)
     monkeypatch.setattr(auditors, "BUSY_WAIT_S", -1.0)
     liar, tip = stage.nodes[0], stage.main
     liar.omit = set(last_logs(stage))
