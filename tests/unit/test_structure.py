@@ -114,6 +114,48 @@ def test_no_two_modules_and_no_two_classes_share_a_name() -> None:
     assert {name for name, n in classes.items() if n > 1} == set()
 
 
+# Functions that change public rows in the caller's transaction.
+ROW_CHANGES = {
+    "write_rows", "delete_state", "upsert", "restore_state", "remove_rows_above", "remove_blocks", "reset_projections",
+    "replay",
+}  # fmt: skip
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """Names and attributes that a piece of code mentions."""
+    return {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(node)}
+
+
+def test_every_change_of_public_rows_ends_in_one_place() -> None:
+    """`Step.log_change` adds the row of the commit log; what consumers are to learn of a change is added there."""
+    appending = [name for name, tree in modules().items() if ("commit_log", "append") in attributes(tree)]
+    assert appending == ["projector/step.py"]
+    changing = {name for name, tree in modules().items() if names_in(tree) & ROW_CHANGES}
+    assert changing == {f"projector/{m}.py" for m in ("replay", "rewriter", "rollback", "rows", "writer")}
+    for module in ("projector/writer.py", "projector/rewriter.py"):
+        methods = {n.name: names_in(n) for n in definitions(modules()[module]) if not isinstance(n, ast.ClassDef)}
+        for name in (name for name in methods if not name.startswith("_")):
+            reached = reachable(name, methods)
+            assert not reached & ROW_CHANGES or "log_change" in reached, f"{module}: {name}"
+
+
+def reachable(name: str, methods: dict[str, set[str]]) -> set[str]:
+    """What a method mentions, and the methods of its class that it calls."""
+    found, open_ = set[str](), [name]
+    while open_:
+        new = methods.get(open_.pop(), set()) - found
+        found |= new
+        open_ += new & methods.keys()
+    return found
+
+
+def attributes(tree: ast.AST) -> set[tuple[str, str]]:
+    """(name, attribute) of every `name.attribute`."""
+    return {
+        (n.value.id, n.attr) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+    }
+
+
 def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
     for node in ast.walk(tree):
         for key in ("id", "attr", "arg", "name", "asname"):
