@@ -38,16 +38,19 @@ class Step:
         """Lock the lease until the transaction ends, and extend it. Raises LeaseLostError if another holds it."""
         await lease.lock_and_renew(self.conn, self.held_token)
 
-    async def log_change(self, kind: ChangeKind, first: int, last: int, rows: Mapping[str, int]) -> None:
-        """Add the change of public rows that this transaction has just made to the commit log.
+    async def log_change(self, kind: ChangeKind, first: int, last: int, rows: Mapping[str, int]) -> int:
+        """Add the change of public rows that this transaction has just made to the commit log. Return its `seq`.
 
         Args:
             kind: kind of the change.
             first: its first block.
             last: its last block.
             rows: number of rows written, removed or restored, by table.
+
+        Raises:
+            WriteInterceptedError: the row of the commit log was withheld.
         """
-        await commit_log.append(self.conn, kind, first, last, sum(rows.values()))
+        return await commit_log.append(self.conn, kind, first, last, sum(rows.values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 from indexer.db.connection import Connection
+from indexer.store import effects
 
 ChangeKind = Literal[
     "forward",  # The blocks were projected.
@@ -19,8 +20,8 @@ ChangeKind = Literal[
 ]
 
 
-async def append(conn: Connection, kind: ChangeKind, first: int, last: int, rows: int) -> None:
-    """Add a row to the commit log, in the transaction that it describes.
+async def append(conn: Connection, kind: ChangeKind, first: int, last: int, rows: int) -> int:
+    """Add a row to the commit log, in the transaction that it describes. Return its `seq`.
 
     Args:
         conn: connection of that transaction.
@@ -29,12 +30,18 @@ async def append(conn: Connection, kind: ChangeKind, first: int, last: int, rows
         last: its last block.
         rows: number of public and internal rows that it wrote or removed; a measure of size, which nothing is decided
             on.
+
+    Raises:
+        WriteInterceptedError: the row was withheld; consumers would never learn of the change.
     """
-    await conn.execute(
+    seq: int | None = await conn.fetchval(
         "INSERT INTO indexer.commit_log (epoch, kind, from_block, to_block, rows)"
-        " SELECT value, $1, $2, $3, $4 FROM indexer.epoch",
+        " SELECT value, $1, $2, $3, $4 FROM indexer.epoch RETURNING seq",
         kind,
         first,
         last,
         rows,
     )
+    await effects.require(conn, "indexer.commit_log", "inserted", int(seq is not None), 1)
+    assert seq is not None
+    return seq

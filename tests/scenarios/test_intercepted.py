@@ -137,6 +137,7 @@ async def test_a_reorg_under_row_level_security_is_an_error_not_fewer_rows(playe
         ("indexer.before_image", "INSERT"),
         ("indexer.before_image", "DELETE"),
         ("indexer.checkpoint", "UPDATE"),
+        ("indexer.commit_log", "INSERT"),
     ],
 )
 async def test_a_reorg_whose_changes_a_trigger_swallows_is_not_committed(
