@@ -52,13 +52,13 @@ def header_call(block: int | str) -> Call:
     return "eth_getBlockByNumber", [block if isinstance(block, str) else hex(block), False]
 
 
-def request_body(calls: Sequence[Call], first: int, *, single: bool) -> bytes:
-    """Return the JSON of a batch whose ids begin at `first`, or of its only call if it is `single`."""
+def request_body(calls: Sequence[Call], first: int) -> bytes:
+    """Return the JSON of a batch whose ids begin at `first`; of a call that is alone, its object."""
     body = [
         {"jsonrpc": "2.0", "id": first + i, "method": method, "params": list(params)}
         for i, (method, params) in enumerate(calls)
     ]
-    return orjson.dumps(body[0] if single else body)
+    return orjson.dumps(body[0] if len(body) == 1 else body)
 
 
 def redact_text(text: str, url: str) -> str:
@@ -114,17 +114,15 @@ def integer(value: Any) -> int | None:
     return None
 
 
-def entries_of(parsed: Any, count: int) -> list[Any] | None:
-    """Return the answers to a batch of `count` calls; None if it is a single answer to the batch as a whole.
+def entries_of(parsed: Any) -> list[Any] | None:
+    """Return the answers to a batch; None if it is a single answer to the batch as a whole.
 
-    Some nodes answer with an object keyed by id, or answer a batch of one call as if it was that call alone.
+    Some nodes answer with an object keyed by id.
     """
     if isinstance(parsed, list):
         return parsed
     if not isinstance(parsed, dict) or not parsed:
         return None
-    if count == 1 and "result" in parsed and not parsed.get("error"):
-        return [parsed]
     if _OF_ONE_ANSWER.isdisjoint(parsed) and all(isinstance(entry, dict) for entry in parsed.values()):
         return [{"id": key} | entry for key, entry in parsed.items()]
     return None

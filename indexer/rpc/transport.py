@@ -108,7 +108,7 @@ class Endpoint(HttpClient):
 
     async def call(self, method: str, params: Sequence[Any]) -> Any:
         """Return the result of one call."""
-        return (await self._retried([(method, params)], single=True)).values[0]
+        return (await self._retried([(method, params)])).values[0]
 
     async def batch(self, calls: Sequence[Call]) -> list[Any]:
         """Return results in call order, or raise the first call's error. One request if the node takes batches."""
@@ -179,7 +179,7 @@ class Endpoint(HttpClient):
         missing = [i for i in range(len(calls)) if i not in values][:length]
         part = [calls[i] for i in missing]
         try:
-            outcomes = (await self._send(part, stop, single=len(part) == 1)).values
+            outcomes = (await self._send(part, stop)).values
         except RpcError as error:
             await self._shortened(part, error, {method for method, _ in part})
             raise
@@ -196,7 +196,7 @@ class Endpoint(HttpClient):
     async def _send_part(self, part: Sequence[Call], until: float) -> Results | None:
         """Send one batch; None if shorter ones are to be sent instead, after a rate limit only before `until` (s)."""
         try:
-            answered = await self._retried(part, single=False)
+            answered = await self._retried(part)
         except RpcError as error:
             late = isinstance(error, RateLimitedError) and time.monotonic() > until
             if await self._shortened(part, error, {"eth_getBlockByNumber"}) and not late:
@@ -236,7 +236,7 @@ class Endpoint(HttpClient):
         light = header_call("latest")
         for calls in ([light], [light] * length) * 2:
             try:
-                results = await self._send(calls, StopAfterTimeout(self.timeout), single=len(calls) == 1)
+                results = await self._send(calls, StopAfterTimeout(self.timeout))
                 error = first_error(results.values)
             except RpcError as failure:
                 error = failure
@@ -257,7 +257,7 @@ class Endpoint(HttpClient):
 
         async def send(i: int) -> None:
             async with self._singles:
-                result = await self._retried([calls[i]], single=True)
+                result = await self._retried([calls[i]])
             self._succeeded(1)
             values[i] = result.values[0]
             sizes.append(result.size)
@@ -276,17 +276,17 @@ class Endpoint(HttpClient):
                 await asyncio.gather(*tasks, return_exceptions=True)
         return max(sizes)
 
-    async def _retried(self, calls: Sequence[Call], *, single: bool) -> Results:
+    async def _retried(self, calls: Sequence[Call]) -> Results:
         """Send calls that one answer must hold, and raise the first error in it."""
         stop = StopAfterTimeout(self.timeout)
 
         async def send() -> Results:
-            results = await self._send(calls, stop, single=single)
+            results = await self._send(calls, stop)
             if error := first_error(results.values):
                 raise error
             return results
 
-        return await self._retrying(stop, lambda: single or len(calls) <= self.batch_length)(send)
+        return await self._retrying(stop, lambda: len(calls) <= self.batch_length)(send)
 
     def _retrying(self, stop: StopAfterTimeout, limited_again: Callable[[], bool]) -> AsyncRetrying:
         """Retry TransientRpcError a few times, for little more than `timeout`: then it is another endpoint's turn.
@@ -319,7 +319,7 @@ class Endpoint(HttpClient):
             if self._bucket:
                 self._bucket.take(now, self._counting.tokens(calls, now))
 
-    async def _send(self, calls: Sequence[Call], stop: StopAfterTimeout, *, single: bool) -> Results:
+    async def _send(self, calls: Sequence[Call], stop: StopAfterTimeout) -> Results:
         """Send one request. Errors of single calls are among the values; that of all of them is raised."""
         queued_at = time.monotonic()
         await self._budgets.take()
@@ -331,7 +331,7 @@ class Endpoint(HttpClient):
         if current_purpose() != "probe":
             self.under_way[first] = calls[0][0], sent
         try:
-            results = await self._ask(calls, first, single=single)
+            results = await self._ask(calls, first)
         except RpcError as error:
             self._record(calls, [error] * len(calls), sent)
             raise with_context(error, calls) from error.__cause__
@@ -370,12 +370,12 @@ class Endpoint(HttpClient):
         if answered & limited or not answered:  # Else one kind is refused, however few there are.
             self.lengths.limited(len(calls), sum(not isinstance(o, RpcError) for o in outcomes))
 
-    async def _ask(self, calls: Sequence[Call], first: int, *, single: bool) -> Results:
+    async def _ask(self, calls: Sequence[Call], first: int) -> Results:
         self.requests += 1
-        answer = await self._post(request_body(calls, first, single=single))
-        if single:
+        answer = await self._post(request_body(calls, first))
+        if len(calls) == 1:
             return Results([self._answers.outcome(answer.parsed, answer.status, answer.headers)], answer.size)
-        entries = entries_of(answer.parsed, len(calls))
+        entries = entries_of(answer.parsed)
         if entries is None:
             raise self._answers.batch_refusal(answer.parsed, len(calls), answer.status, answer.headers)
         values = self._answers.in_order(entries, first, len(calls), answer.status, answer.headers)

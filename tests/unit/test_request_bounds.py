@@ -171,7 +171,7 @@ async def test_a_limit_on_the_rate_is_not_taken_for_lost_batches() -> None:
         for _ in range(FAILURES_OF_SHORT_BATCH):
             node.instead = losses
             with pytest.raises(TransientRpcError):
-                await reader.endpoint._send(numbers(4), StopAfterTimeout(1.0), single=False)
+                await reader.endpoint._send(numbers(4), StopAfterTimeout(1.0))
             node.instead = lambda asked: Say(429)
             await reader.endpoint._shortened(numbers(4), TransientRpcError("lost"), set())
         assert reader.endpoint.lengths.size == 250
