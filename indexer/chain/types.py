@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
+# unique_id = block number * 100000 + log index: a block with more logs would collide with the next one.
+LOGS_PER_BLOCK = 100_000
+
 
 class Header(NamedTuple):
     """The block header fields that are used here. `timestamp` (s); `logs_bloom` (256 bytes), empty if not given.

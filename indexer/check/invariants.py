@@ -6,6 +6,7 @@ follow from the raw logs by projecting those again.
 
 from __future__ import annotations
 
+from indexer.chain.types import LOGS_PER_BLOCK
 from indexer.db.catalog import COLUMNS, sql_name, table_kind
 
 MAX_REPORTED = 100  # drifts reported per invariant
@@ -22,7 +23,7 @@ def _without_log() -> dict[str, str]:
             queries[f"{name} has its logs"] = (
                 f"SELECT t.id AS subject, 'no raw log stands at unique_id ' || t.unique_id AS detail"
                 f" FROM {sql_name(name)} t LEFT JOIN indexer.raw_log r"
-                " ON r.block_number = t.unique_id / 100000 AND r.log_index = t.unique_id % 100000"
+                f" ON r.block_number = t.unique_id / {LOGS_PER_BLOCK} AND r.log_index = t.unique_id % {LOGS_PER_BLOCK}"
                 " WHERE r.log_index IS NULL"
             )
     return queries

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from indexer.chain.types import LOGS_PER_BLOCK
 from indexer.check.counterparties import counterparty_drifts
 from indexer.check.invariants import INVARIANTS, MAX_REPORTED, UNFIT
 from indexer.check.position_replay import Drift, Reconciliation
@@ -23,6 +24,7 @@ from indexer.store import raw_logs
 from indexer.store.index_state import IndexState
 
 CHUNK_LOGS = 20_000  # logs read at a time
+_IN_BLOCKS = f"BETWEEN $1::bigint * {LOGS_PER_BLOCK} AND $2::bigint * {LOGS_PER_BLOCK} + {LOGS_PER_BLOCK - 1}"
 
 # Columns of append rows that depend on state rows, which a sample does not have.
 STATEFUL = {
@@ -82,7 +84,7 @@ async def reconcile_positions(
 
 async def _by_unique_id(conn: Connection, query: str, blocks: tuple[int, int]) -> dict[int, int | None]:
     """Return the second column of a query by the first, unique_id, of the rows of blocks first..last."""
-    where = " WHERE unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999"
+    where = f" WHERE unique_id {_IN_BLOCKS}"
     return {unique_id: value for unique_id, value in await conn.fetch(query + where, *blocks)}
 
 
@@ -172,12 +174,12 @@ async def _appended(
 ) -> tuple[int, list[Drift]]:
     """Compare the append rows of a write set with those stored. `blocks`: a list, or a tuple of first and last."""
     compared, drifts = 0, list[Drift]()
-    condition = "t.unique_id BETWEEN $1::bigint * 100000 AND $2::bigint * 100000 + 99999"
+    condition = f"t.unique_id {_IN_BLOCKS}"
     for table in filter(lambda name: table_kind(name) == "append", COLUMNS):
         if isinstance(blocks, tuple):
             stored = await conn.fetch(f"SELECT * FROM {sql_name(table)} t WHERE {condition}", *blocks)
         else:
-            ids = "t.unique_id BETWEEN b * 100000 AND b * 100000 + 99999"
+            ids = f"t.unique_id BETWEEN b * {LOGS_PER_BLOCK} AND b * {LOGS_PER_BLOCK} + {LOGS_PER_BLOCK - 1}"
             stored = await conn.fetch(
                 f"SELECT t.* FROM unnest($1::bigint[]) b JOIN {sql_name(table)} t ON {ids}", list(blocks)
             )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from indexer.chain.types import Log
+from indexer.chain.types import LOGS_PER_BLOCK, Log
 from indexer.decode.registry import Registry
 from indexer.errors import DecodeMismatchError
 
@@ -22,7 +22,6 @@ StateKey = tuple[str, Key]
 Values = tuple[Any, ...]
 # The columns that say which log a row is from.
 ORIGIN_COLUMNS = ("transaction_hash", "block_timestamp", "block_number", "unique_id")
-LOGS_PER_BLOCK = 100_000  # unique_id = block number * 100000 + log index
 _LAST_SECOND = 253_402_300_799  # 9999-12-31: Python has no datetime beyond it.
 
 

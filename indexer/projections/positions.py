@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from indexer.chain.types import LOGS_PER_BLOCK
 from indexer.projections.accounting import (
     NO_TRACKERS,
     Position,
@@ -26,7 +27,7 @@ from indexer.projections.accounting import (
     apply_execution,
     apply_statement,
 )
-from indexer.projections.events import LOGS_PER_BLOCK, ORIGIN_COLUMNS, Event, StateKey, Transaction
+from indexer.projections.events import ORIGIN_COLUMNS, Event, StateKey, Transaction
 from indexer.projections.row_encoder import NUMERIC_LIMIT, RowLayout
 from indexer.projections.write_set import WriteSet
 

@@ -6,9 +6,10 @@ import json
 from collections import defaultdict
 
 from indexer.chain.batch import LogBatch
+from indexer.chain.types import LOGS_PER_BLOCK
 from indexer.db.catalog import KEYS, sql_name, table_kind
 from indexer.db.connection import Connection
-from indexer.projections.events import LOGS_PER_BLOCK, Row, StateKey, events_of
+from indexer.projections.events import Row, StateKey, events_of
 from indexer.projections.project import merge_rows, project, state_keys, tables_of
 from indexer.projections.write_set import StateRow
 from indexer.projector.replay import keys_between

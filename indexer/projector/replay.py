@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import NamedTuple
 
+from indexer.chain.types import LOGS_PER_BLOCK
 from indexer.db.connection import Connection
 from indexer.decode.registry import Registry
 from indexer.projections.events import Event, StateKey, events_of
@@ -169,7 +170,7 @@ async def replay(step: Step, writer: Writer, scope: ReplayScope) -> dict[str, in
         project(write_set, events, lambda e, chosen=chosen: e.unique_id in chosen)  # type: ignore[misc]
         whole = {key: row for key, row in write_set.state.items() if key[0] in WHOLE_TABLES}
         _retain_only(write_set, scope, wanted)
-        await _drop_appended(conn, [i for i in wanted if i >= scope.rewrite_from * 100_000])
+        await _drop_appended(conn, [i for i in wanted if i >= scope.rewrite_from * LOGS_PER_BLOCK])
         counts.update(await write_rows(conn, prepare(write_set)))
         hit("heal.replayed")
     return dict(counts)
@@ -184,7 +185,7 @@ def _retain_only(write_set: WriteSet, scope: ReplayScope, wanted: set[int]) -> N
     """Leave in the write set only what the replay is to write."""
     write_set.changed = {key: line for key, line in write_set.changed.items() if scope.touched.find(key) in scope.roots}
     write_set.before = {image: row for image, row in write_set.before.items() if image[1] in write_set.changed}
-    from_id = scope.rewrite_from * 100_000
+    from_id = scope.rewrite_from * LOGS_PER_BLOCK
     for table in write_set.appended:
         selected = [row["unique_id"] >= from_id and row["unique_id"] in wanted for row in write_set.rows(table)]
         write_set.appended[table] = list(compress(write_set.appended[table], selected))

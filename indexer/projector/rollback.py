@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from indexer.chain.batch import ServedRange
 from indexer.chain.ranges import BlockRange, merge_ranges
+from indexer.chain.types import LOGS_PER_BLOCK
 from indexer.db.catalog import COLUMNS, KEYS, sql_name, table_kind
 from indexer.db.connection import Connection
-from indexer.projections.events import LOGS_PER_BLOCK
 from indexer.projector.rows import upsert
 from indexer.store import attestations, checkpoint, coverage, effects, enrichment, provenance
 from indexer.store.raw_logs import LOG_COLUMNS

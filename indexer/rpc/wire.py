@@ -15,10 +15,9 @@ from typing import Any
 
 import orjson
 
-from indexer.chain.types import Header, Log, address_bytes, made_log
+from indexer.chain.types import LOGS_PER_BLOCK, Header, Log, address_bytes, made_log
 from indexer.errors import InconsistentResponseError, MissingBlockError, TransientRpcError
 
-LOGS_PER_BLOCK = 100_000
 YEAR_10000 = 253_402_300_800  # Unix time (s); datetime ends there, and so does this program.
 # int() alone would accept signs, spaces, underscores and digits of other scripts.
 _HEX = re.compile(r"0[xX][0-9a-fA-F]+")

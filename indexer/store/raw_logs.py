@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from indexer.chain.batch import LogBatch
-from indexer.chain.types import BlockRef, Header, Log
+from indexer.chain.types import LOGS_PER_BLOCK, BlockRef, Header, Log
 from indexer.db.connection import Connection, copy
 from indexer.db.copy_format import block_rows, log_rows
 from indexer.errors import ParentMismatchError, StoreDamagedError, StoredHashMismatchError
@@ -134,7 +134,7 @@ async def read(
         cut = rows[-1]["block_number"]
         complete = [r for r in rows if r["block_number"] < cut]
         if not complete:
-            return await read(conn, first, cut, 100_000, staged=staged, strict=strict)
+            return await read(conn, first, cut, LOGS_PER_BLOCK, staged=staged, strict=strict)
         rows, last = complete, cut - 1
         last = min(last, rows[-1]["block_number"])
     return await _stored_logs(conn, first, last, rows, "staged_block" if staged else "block", strict=strict)

@@ -20,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from indexer.chain.types import Log
+from indexer.chain.types import LOGS_PER_BLOCK, Log
 from indexer.config import Deployment, load
 from indexer.db.catalog import COLUMNS
 from indexer.decode.registry import Registry
@@ -29,7 +29,6 @@ from indexer.projections.project import WHOLE_TABLES, project, split_row, state_
 from indexer.projections.row_encoder import RowEncoder
 from indexer.projections.version import PROJECTIONS
 from indexer.projections.write_set import StateRow, WriteSet
-from indexer.rpc.wire import LOGS_PER_BLOCK
 from tests.accounting.desk import E18, Desk, Fill, Position
 from tests.accounting.histories import STEPS
 from tests.support.anvil.emission import Abis, Emission

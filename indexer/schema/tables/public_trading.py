@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Numeric, SmallInteger
 
+from indexer.chain.types import LOGS_PER_BLOCK
 from indexer.schema.tables.columns import append_table, index, numeric, numerics, origin, state_table, text, timestamp
 
 # One row per execution, for the taker or the liquidated account. The PnL columns need accounting over its history.
@@ -54,7 +55,7 @@ liquidation_history_details = append_table(
     numeric("block_timestamp"),
     text("transaction_hash"),
     Column("unique_id", BigInteger),
-    block="unique_id / 100000",
+    block=f"unique_id / {LOGS_PER_BLOCK}",
 )
 
 rebate_fee_history = append_table(

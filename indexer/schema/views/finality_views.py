@@ -11,10 +11,12 @@ from collections.abc import Iterator
 
 from sqlalchemy import Table
 
+from indexer.chain.types import LOGS_PER_BLOCK
 from indexer.schema.tables.columns import public
 
 _APPENDED = (
-    'SELECT t.* FROM public."{name}" t WHERE t.unique_id < (SELECT (c.{block} + 1) * 100000 FROM indexer.checkpoint c)'
+    'SELECT t.* FROM public."{name}" t'
+    " WHERE t.unique_id < (SELECT (c.{block} + 1) * {logs_per_block} FROM indexer.checkpoint c)"
 )
 _STATE = """SELECT t.* FROM public."{name}" t
 WHERE NOT EXISTS (
@@ -36,7 +38,7 @@ SUFFIXES = {"_finalized": "as of the last finalized block", "_safe": "as of the 
 
 def _view(table: Table, block: str, above: str) -> str:
     if table.info["kind"] == "append":
-        return _APPENDED.format(name=table.name, block=block)
+        return _APPENDED.format(name=table.name, block=block, logs_per_block=LOGS_PER_BLOCK)
     key = ", ".join(f"'{column.name}', t.\"{column.name}\"" for column in table.primary_key.columns)
     return _STATE.format(name=table.name, key=key, above=above)
 
