@@ -137,7 +137,7 @@ class Watchdog:
         connections = list(self._connections())
         # A running statement is progress until the server says otherwise, and so is waiting for our own rate cap.
         running = [p.clock() for conn in connections if conn.current_statement and hung is None]
-        held = max(self.pool.budgets.held_until, *(e.held_until for e in endpoints))
+        held = max(self.pool.budgets.held_until, *(e.gate.held_until for e in endpoints))
         active = max([
             p.last_step_at, p.looked_at, self._awake_at, self.catch_up.last_heartbeat_at, min(held, p.clock()),
             *running,

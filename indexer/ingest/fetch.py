@@ -95,7 +95,7 @@ def chained_blocks(reader: Reader) -> int:
 
     If it takes no batches, one answer cannot hold them, however few they are.
     """
-    calls = reader.endpoint.batch_length
+    calls = reader.endpoint.batches.length
     return CHAINED_BLOCKS if calls == 1 else max(1, min(CHAINED_BLOCKS, calls - 2))
 
 
@@ -202,7 +202,7 @@ async def _logs_with_headers(
     """Return the logs, the headers of `numbers` and the witness of what is final, all from one answer."""
     # A block that is read anyway needs no second call.
     extra = [block for block in final.witness if block not in numbers]
-    apart = bool(extra) and len(numbers) <= 2 and not reader.endpoint.fits(1 + len(numbers) + len(extra))
+    apart = bool(extra) and len(numbers) <= 2 and not reader.endpoint.batches.fits(1 + len(numbers) + len(extra))
     try:
         if apart:
             return await _tied_to_last(reader, first, last, addresses, numbers, extra, verified=verified)
@@ -266,7 +266,7 @@ async def _tied_to_last(
     `numbers`: at most two, `last` among them. `extra`: the witness. Raises InconsistentResponseError if two answers
     have another last block, and RpcError.
     """
-    tied = numbers if reader.endpoint.fits(1 + len(numbers)) else [last]
+    tied = numbers if reader.endpoint.batches.fits(1 + len(numbers)) else [last]
     logs, headers = await reader.logs_with_headers(first, last, addresses, tied, verified=verified)
     known: dict[int | str, Header | None] = {h.number: h for h in headers}
     for others in ([n for n in numbers if n not in tied], extra):

@@ -1,4 +1,4 @@
-"""Answers of a JSON-RPC node: from parsed JSON to results and typed errors. Pure.
+"""Answers of a JSON-RPC node: from bytes to results and typed errors. Pure.
 
 A spelling is not taken for a meaning: an id, an error code or a batch that is written in another way but equal in value
 is read as what it says.
@@ -24,6 +24,7 @@ from indexer.errors import (
     TransientRpcError,
 )
 from indexer.rpc.error_classifier import classify, named_backoff
+from indexer.rpc.wire import parse_json
 
 Call = tuple[str, Sequence[Any]]
 
@@ -33,6 +34,14 @@ class Results(NamedTuple):
 
     values: list[Any]
     size: int
+
+
+class HttpAnswer(NamedTuple):
+    """An HTTP answer as it came."""
+
+    body: bytes
+    status: int
+    headers: Mapping[str, str]
 
 
 _NUMBER = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")
@@ -114,7 +123,7 @@ def integer(value: Any) -> int | None:
     return None
 
 
-def entries_of(parsed: Any) -> list[Any] | None:
+def _entries_of(parsed: Any) -> list[Any] | None:
     """Return the answers to a batch; None if it is a single answer to the batch as a whole.
 
     Some nodes answer with an object keyed by id.
@@ -138,70 +147,53 @@ class AnswerReader:
         self.name, self.url = name, url
         self._longest = 0  # The longest batch answered as one.
 
-    def result(self, entry: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
-        """Return the result in an answer to one call. Raises RpcError."""
-        if isinstance(entry, list) and len(entry) == 1:
-            entry = entry[0]
-        if not isinstance(entry, dict):
-            raise TransientRpcError(f"an answer is not an object: {entry!r:.80}", self.name)
-        error = entry.get("error")
-        # An empty error beside a result is no error: "", false, 0 and {} are spellings of null.
-        if error is not None and (error or "result" not in entry):
-            raise self.error(error, status, headers)
-        if "result" not in entry:
-            raise self.no_answer(entry, "an answer has neither result nor error", status, headers)
-        return entry["result"]
-
-    def outcome(self, entry: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
-        """Return the result in an answer of a batch, or its error as a value: the other answers are kept."""
-        try:
-            return self.result(entry, status, headers)
-        except RpcError as error:
-            return error
-
-    def no_answer(
-        self, entry: Any, problem: str, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> RpcError:  # fmt: skip
-        """Return the error for what is no JSON-RPC answer; the words of a gateway may tell of a rate limit.
+    def outcomes(self, answer: HttpAnswer, first: int, count: int) -> list[Any]:
+        """Return the result or the error of each call in a request, in the order of the calls.
 
         Args:
-            entry: what came instead.
-            problem: what is wrong with it.
-            status: HTTP status.
-            headers: HTTP response headers.
-        """
-        if isinstance(entry, dict) and isinstance(entry.get("message"), str):
-            error = self.error(entry, status, headers)
-            if isinstance(error, RateLimitedError):
-                return error
-        return TransientRpcError(f"{problem}: {self._plain(entry)}", self.name)
-
-    def _plain(self, value: Any) -> str:
-        return redact_text(f"{value!r:.80}", self.url())
-
-    def in_order(
-        self, entries: Sequence[Any], first: int, count: int, status: int = 200,
-        headers: Mapping[str, str] | None = None,
-    ) -> list[Any]:  # fmt: skip
-        """Return result or error of each call, in the order of the calls, whose ids begin at `first`.
-
-        Args:
-            entries: answers, in any order.
+            answer: answer to the request.
             first: id of the first call.
             count: number of calls.
-            status: HTTP status; of each entry only if it is 429, which makes any error in it a rate limit.
-            headers: HTTP response headers.
 
         Raises:
-            RpcError: `batch_refusal`'s for an entry that answers no call; InconsistentResponseError if a call was
-                answered twice; TransientRpcError if all answers are missing.
+            RpcError: the answer says nothing about single calls: it cannot be read, or refuses the request as a whole.
         """
-        status = 429 if status == 429 else 200  # Any other status says nothing about each entry.
+        parsed = self._parsed(answer)
+        if count == 1:
+            return [self._outcome(parsed, answer)]
+        entries = _entries_of(parsed)
+        if entries is None:
+            raise self._batch_refusal(parsed, count, answer)
+        return self._in_order(entries, first, count, answer)
+
+    def _parsed(self, answer: HttpAnswer) -> Any:
+        """Return the JSON of an answer. If its status is not 200, it is a list, or an object with an error."""
+        try:
+            parsed = parse_json(answer.body)
+        except ValueError as error:
+            if answer.status == 200:
+                raise TransientRpcError(f"the answer is not JSON, or is too large: {error!s:.80}", self.name) from error
+            parsed = None
+        if answer.status != 200 and not (
+            (isinstance(parsed, list) and parsed) or (isinstance(parsed, dict) and parsed.get("error"))
+        ):
+            # Wrapped as a JSON-RPC error, so that there is a single shape.
+            return {"error": {"message": answer.body[:2000].decode(errors="replace")}}
+        return parsed
+
+    def _in_order(self, entries: Sequence[Any], first: int, count: int, answer: HttpAnswer) -> list[Any]:
+        """Return result or error of each call of a batch.
+
+        Raises `_batch_refusal`'s error for an entry that answers no call, InconsistentResponseError if a call was
+        answered twice, TransientRpcError if all answers are missing.
+        """
+        if answer.status != 429:  # It makes any error in an entry a rate limit; others say nothing about each entry.
+            answer = answer._replace(status=200)
         by_id: dict[int, Any] = {}
         for entry in entries:
             number = integer(entry.get("id")) if isinstance(entry, dict) else None
             if number is None:
-                raise self.batch_refusal(entry, count, status)
+                raise self._batch_refusal(entry, count, answer._replace(headers={}))
             if number in by_id:
                 raise InconsistentResponseError("duplicate answer in a batch", self.name)
             by_id[number] = entry
@@ -210,58 +202,77 @@ class AnswerReader:
         if missing == count:
             raise TransientRpcError(lacking, self.name)
         outcomes = [
-            self.outcome(by_id[i], status, headers) if i in by_id else TransientRpcError(lacking, self.name)
+            self._outcome(by_id[i], answer) if i in by_id else TransientRpcError(lacking, self.name)
             for i in range(first, first + count)
         ]
         if first_error(outcomes) is None:
             self._longest = max(self._longest, count)
         return outcomes
 
-    def batch_refusal(
-        self, entry: Any, count: int, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> RpcError:  # fmt: skip
+    def _outcome(self, entry: Any, answer: HttpAnswer) -> Any:
+        """Return the result in the answer to one call, or its error as a value: the other answers are kept."""
+        if isinstance(entry, list) and len(entry) == 1:
+            entry = entry[0]
+        if not isinstance(entry, dict):
+            return TransientRpcError(f"an answer is not an object: {entry!r:.80}", self.name)
+        error = entry.get("error")
+        # An empty error beside a result is no error: "", false, 0 and {} are spellings of null.
+        if error is not None and (error or "result" not in entry):
+            return self._classified(error, answer)
+        if "result" in entry:
+            return entry["result"]
+        # The words of a gateway may tell of a rate limit.
+        if isinstance(entry.get("message"), str):
+            refusal = self._classified(entry, answer)
+            if isinstance(refusal, RateLimitedError):
+                return refusal
+        return self._malformed(entry, "an answer has neither result nor error")
+
+    def _batch_refusal(self, entry: Any, count: int, answer: HttpAnswer) -> RpcError:
         """Return the error for a single answer to a batch: nodes refuse batches in many ways.
 
         Args:
-            entry: the answer.
+            entry: what came for the batch.
             count: number of calls in the batch.
-            status: HTTP status.
-            headers: HTTP response headers.
+            answer: HTTP answer that holds it.
         """
         if not isinstance(entry, dict) or (entry.get("error") is None and not isinstance(entry.get("message"), str)):
-            return self.no_answer(entry, "no list for a batch")
+            return self._malformed(entry, "no list for a batch")
         # Some nodes give the error itself where an answer belongs.
-        error = self.error(entry.get("error") or entry, status, headers)
+        error = self._classified(entry.get("error") or entry, answer)
         if isinstance(error, RpcCallError):
-            about_batches = status not in _NOT_ABOUT_BATCHES
+            about_batches = answer.status not in _NOT_ABOUT_BATCHES
             if about_batches and count <= self._longest:
                 self._longest = 0  # A single odd answer is retried; twice in a row, it is believed.
                 return TransientRpcError(error.message)
         else:
             # "Internal error" is a refusal too, unless a batch this long was answered before: then it is transient.
-            passes = isinstance(error, RateLimitedError) or status >= 500 or status == 408 or count <= self._longest
+            failed = answer.status >= 500 or answer.status == 408
+            passes = isinstance(error, RateLimitedError) or failed or count <= self._longest
             about_batches = isinstance(error, TransientRpcError) and not passes
         return BatchUnsupportedError(error.message) if about_batches else error
 
-    def error(self, error: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> RpcError:
-        """Return the typed error for the value of an answer's `error`, whatever its form."""
-        if not isinstance(error, dict):
-            return self._classified(0, error if isinstance(error, str) else _json(error), status, headers)
-        code, extra = integer(error.get("code")), error.get("data")
-        message = error.get("message")
-        if isinstance(message, dict) and isinstance(message.get("message"), str):
-            message = message["message"]
-        # Without a message, all that the node said is shown.
-        words = message if isinstance(message, str) else _json(error if message is None else message)
-        if isinstance(extra, str) and not extra.startswith("0x"):
-            words = f"{words}: {extra}"
-        return self._classified(code or 0, words, status, headers, named_backoff(extra))
+    def _malformed(self, entry: Any, problem: str) -> TransientRpcError:
+        return TransientRpcError(f"{problem}: {redact_text(f'{entry!r:.80}', self.url())}", self.name)
 
-    def _classified(
-        self, code: int, message: str, status: int, headers: Mapping[str, str] | None, backoff: float | None = None
-    ) -> RpcError:
-        redacted = redact_text(message, self.url())
-        return classify(code, redacted, self.name, status, headers, now=time.time(), backoff=backoff)
+    def _classified(self, error: Any, answer: HttpAnswer) -> RpcError:
+        """Return the typed error for the value of an answer's `error`, whatever its form."""
+        code, backoff = 0, None
+        if isinstance(error, dict):
+            code, extra, message = integer(error.get("code")) or 0, error.get("data"), error.get("message")
+            if isinstance(message, dict) and isinstance(message.get("message"), str):
+                message = message["message"]
+            # Without a message, all that the node said is shown.
+            words = message if isinstance(message, str) else _json(error if message is None else message)
+            if isinstance(extra, str) and not extra.startswith("0x"):
+                words = f"{words}: {extra}"
+            backoff = named_backoff(extra)
+        else:
+            words = error if isinstance(error, str) else _json(error)
+        redacted = redact_text(words, self.url())
+        return classify(
+            code, redacted, self.name, answer.status, answer.headers, now=time.time(), backoff=backoff
+        )  # fmt: skip
 
 
 def _json(value: Any) -> str:

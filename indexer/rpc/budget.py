@@ -1,4 +1,4 @@
-"""Request budgets per purpose, and the order in which waiting requests proceed."""
+"""When a request may be sent: budgets per purpose, and the gate of each endpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
 
-from indexer.rpc.rate_limit import PURPOSES, RequestPurpose, TokenBucket, current_purpose
+from indexer.errors import RateLimitedError
+from indexer.rpc.rate_limit import (
+    MAX_WAIT_S,
+    PURPOSES,
+    Backoff,
+    CallCounting,
+    RequestPurpose,
+    TokenBucket,
+    current_purpose,
+)
 
 BURST = 5.0  # Time (s) whose budget may be spent at once.
 
@@ -77,3 +86,47 @@ class PriorityLock:
                 turn.set_result(None)
                 return
         self._held = False
+
+
+class RequestGate:
+    """The gate that every request to one endpoint passes, the more urgent purpose first.
+
+    It enforces the cap on requests per second and the pauses that the node asks for. A batch is one request here,
+    whatever its length, as it is one HTTP request; unless the endpoint was seen to count the calls in it: then it is as
+    many requests as it has calls. `name`: display name of the endpoint; `rps`: the cap, None for no limit.
+    """
+
+    def __init__(self, name: str, rps: float | None) -> None:
+        self.name, self.backoff = name, Backoff()
+        self.held_until = 0.0  # End of the current delay.
+        self._bucket = None if rps is None else TokenBucket(rps)
+        self._counting, self._lock = CallCounting(), PriorityLock()
+
+    def counts_calls(self) -> None:
+        """Record that the endpoint was seen to count the calls in a batch."""
+        self._counting.seen(time.monotonic())
+
+    def calls_per_second(self) -> int | None:
+        """Return how many calls a second may have in batches; None if only requests are limited, or nothing is."""
+        if self._bucket is None or self._counting.tokens(2, time.monotonic()) == 1:
+            return None
+        return int(self._bucket.rps)
+
+    async def wait_turn(self, calls: int) -> None:
+        """Wait for a request's turn. Raises RateLimitedError if the node wants a pause longer than MAX_WAIT_S.
+
+        A caller that is canceled while it waits leaves the queue and takes nothing from it.
+        """
+        async with self._lock:
+            while True:
+                now = time.monotonic()
+                pause = self.backoff.wait(now)
+                if pause > MAX_WAIT_S:
+                    raise RateLimitedError(f"accepts no requests for another {pause:.0f} seconds", self.name, pause)
+                wait = max(pause, self._bucket.wait(now) if self._bucket else 0.0)
+                if wait <= 0:
+                    break
+                self.held_until = now + wait
+                await asyncio.sleep(wait)
+            if self._bucket:
+                self._bucket.take(now, self._counting.tokens(calls, now))

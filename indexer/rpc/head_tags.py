@@ -17,7 +17,7 @@ from indexer.chain.types import Header
 from indexer.errors import RpcError, TransientRpcError
 from indexer.rpc import wire
 from indexer.rpc.answers import header_call
-from indexer.rpc.transport import Endpoint
+from indexer.rpc.endpoint import Endpoint
 
 TAGS = ("safe", "finalized")
 TAG_WAIT_S = 2.0  # For a tag that failed before: the head waits for it.

@@ -27,11 +27,12 @@ from indexer.errors import (
     error_label,
 )
 from indexer.rpc.budget import Budgets
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.error_classifier import pruned
 from indexer.rpc.health import FAILING_S, FRESH_HEAD_S, Reason
 from indexer.rpc.rate_limit import RequestPurpose, current_purpose, request_purpose
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import Endpoint
+from indexer.rpc.transport import HttpTransport, TransportFactory
 from indexer.runtime.secrets import redact
 
 T = TypeVar("T")
@@ -74,17 +75,21 @@ class Pool:
         rps: maximum requests per second to each endpoint; None: no limit.
         budgets: maximum requests per second by purpose, to all endpoints together; or the budgets of another pool.
         clock: monotonic clock (s).
+        transport: what sends the requests to an endpoint.
     """
 
     def __init__(
         self, urls: Sequence[str], chain_id: int, *, max_blocks: int = 2000, timeout: float = 20.0,
         rps: float | None = None, budgets: Mapping[RequestPurpose, float] | Budgets | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, transport: TransportFactory = HttpTransport,
     ) -> None:  # fmt: skip
         self.chain_id, self.clock = chain_id, clock
         self.budgets = budgets if isinstance(budgets, Budgets) else Budgets(budgets)
         self.readers = [
-            Reader(Endpoint(url, timeout=timeout, rps=rps, name=name, budgets=self.budgets), max_blocks)
+            Reader(
+                Endpoint(url, timeout=timeout, rps=rps, name=name, budgets=self.budgets, transport=transport),
+                max_blocks,
+            )
             for url, name in zip(urls, display_names(urls), strict=True)
         ]
         for reader in self.readers:
@@ -152,7 +157,7 @@ class Pool:
         """Record the chain id that an endpoint has just reported."""
         reader.endpoint.health.chain_id = chain_id
         if chain_id == self.chain_id:
-            self._checked[reader] = _Check(self.clock(), reader.endpoint.connections)
+            self._checked[reader] = _Check(self.clock(), reader.endpoint.transport.connections)
             self.clear_set_aside(reader.name, "wrong chain")
         else:
             self._checked.pop(reader, None)
@@ -184,10 +189,10 @@ class Pool:
         if check is None:
             return False
         since = self.clock() - check.at
-        if endpoint.connections == check.connections:
+        if endpoint.transport.connections == check.connections:
             return since < CHECK_INTERVAL_S
         # An endpoint that closes the connection after each answer is not checked before every request.
-        lasting = endpoint.requests < 20 or 2 * endpoint.connections < endpoint.requests
+        lasting = endpoint.requests < 20 or 2 * endpoint.transport.connections < endpoint.requests
         return not lasting and since < RECHECK_INTERVAL_S
 
     def set_aside(

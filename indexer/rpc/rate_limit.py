@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Literal, get_args
 
 MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0  # Of a pause for which the endpoint named no time.
+MAX_WAIT_S = 5.0  # If a node asks for a longer wait, the call is left to other endpoints.
 COUNTING_S = 600.0  # For which an endpoint that was seen to count the calls in a batch is taken to do so.
 
 

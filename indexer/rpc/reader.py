@@ -23,11 +23,11 @@ from indexer.errors import (
 from indexer.rpc import error_hints, receipts, wire
 from indexer.rpc.adaptive_size import AdaptiveRange, LearnedLimits
 from indexer.rpc.answers import Call, Results, header_call
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.error_classifier import NO_METHOD, pruned
 from indexer.rpc.head_tags import HeadTags
 from indexer.rpc.receipt_source import BLOCK, ReceiptSource
 from indexer.rpc.receipts import BlockReceipts, SealedHeader, logs_of_receipts
-from indexer.rpc.transport import Endpoint
 
 T = TypeVar("T")
 PEER_WAIT_S = 5.0  # For receipts of another endpoint, while the head waits for them.
@@ -104,7 +104,7 @@ class Reader:
 
     async def headers(self, numbers: Sequence[int]) -> list[Header]:
         """Return headers in the order requested. Raises MissingBlockError, which is transient: the node may lag."""
-        results = await self.endpoint.independent([header_call(n) for n in numbers])
+        results = await self.endpoint.batches.independent([header_call(n) for n in numbers])
         return self._parse(lambda: [wire.header(r, n) for r, n in zip(results, numbers, strict=True)])
 
     async def found(self, blocks: Sequence[int | str]) -> list[Header | None]:
@@ -178,7 +178,7 @@ class Reader:
             self.ranges.failed(blocks)
             raise
         except RangeTooLargeError as refusal:
-            if not whole or self.endpoint.fits(len(calls) + 1):  # Else the number of headers is to blame.
+            if not whole or self.endpoint.batches.fits(len(calls) + 1):  # Else the number of headers is to blame.
                 self._learn_from(refusal, blocks)
             raise
         self.ranges.observe_size(blocks, size)
@@ -194,12 +194,12 @@ class Reader:
     async def _asked_twice(self, calls: Sequence[Call], *, whole: bool) -> Results:
         """Return the results of one answer. A refusal is asked once more: a moment later some nodes answer the same."""
         try:
-            return await self.endpoint.batch_with_size(calls, whole=whole)
+            return await self.endpoint.batches.in_order(calls, whole=whole)
         except RpcCallError as refusal:
             if refusal.code == NO_METHOD:
                 raise
             await asyncio.sleep(_ASK_AGAIN_S)
-            return await self.endpoint.batch_with_size(calls, whole=whole)
+            return await self.endpoint.batches.in_order(calls, whole=whole)
 
     def _learn_from(self, refusal: RangeTooLargeError, blocks: int) -> None:
         """Apply the limits that a refusal names before the next request can be in flight.
@@ -220,7 +220,7 @@ class Reader:
 
         A header that is missing or unreadable is returned as its error: it says nothing about the others.
         """
-        results = await self.endpoint.independent([header_call(n) for n in numbers])
+        results = await self.endpoint.batches.independent([header_call(n) for n in numbers])
         return [
             self._parsed(partial(receipts.sealed_header, r, n)) for r, n in zip(results, numbers, strict=True)
         ]  # fmt: skip

@@ -25,9 +25,9 @@ from indexer.errors import (
     TransientRpcError,
 )
 from indexer.rpc.answers import Call, header_call
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.error_classifier import NO_METHOD
 from indexer.rpc.health import MethodSupport
-from indexer.rpc.transport import Endpoint
 
 BLOCK, SINGLE = "eth_getBlockReceipts", "eth_getTransactionReceipt"
 CONTROL_WAIT_S = 5.0  # For an answer that shows whether a method or the endpoint is at fault.
@@ -61,7 +61,7 @@ class ReceiptSource:
         """
         if self.whole_blocks:
             try:
-                answers = await self.endpoint.independent([_call(hex(h.number)) for h in headers], partial=True)
+                answers = await self.endpoint.batches.independent([_call(hex(h.number)) for h in headers], partial=True)
                 refusal = answers[0] if all(isinstance(answer, RpcError) for answer in answers) else None
             except RpcError as error:
                 if not await self._is_refused(error, headers[0]):
@@ -113,7 +113,7 @@ class ReceiptSource:
         for header in headers:
             hashes = await self._transactions(header)
             try:
-                receipts = await self.endpoint.independent([(SINGLE, [hash_]) for hash_ in hashes])
+                receipts = await self.endpoint.batches.independent([(SINGLE, [hash_]) for hash_ in hashes])
             except RateLimitedError:
                 raise
             except RpcError as error:  # The endpoint has just answered about the block.

@@ -27,7 +27,7 @@ from indexer.follow.runner import Runner
 from indexer.ingest import fetch, ingestor
 from indexer.projector import pipeline, rewriter, writer
 from indexer.reorg import replacement
-from indexer.rpc import transport
+from indexer.rpc import retry
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
 from indexer.store.index_state import lower_origin
@@ -74,7 +74,7 @@ def small_and_impatient(chunk: int = 20, staged: int = 7, chained: int = 9) -> I
         mock.patch.object(ingestor, "GROUP_LOGS", chunk),
         mock.patch.object(ingestor, "GROUP_SECONDS", 0.01),
         mock.patch.object(maintenance, "INTERVAL_S", 0.05),
-        mock.patch.object(transport, "_backoff", lambda _: 0.0),
+        mock.patch.object(retry, "_backoff", lambda _: 0.0),
         mock.patch.object(fetch, "_RETRY_PAUSES_S", (0.0, 0.0)),
     ):
         structlog.configure(processors=[_drop], cache_logger_on_first_use=False)

@@ -18,7 +18,7 @@ from aiohttp import web
 from indexer.db.connection import connection
 from indexer.embedded_pg.server import EmbeddedServer
 from indexer.errors import DatabaseUnreachableError, TransientRpcError
-from indexer.rpc.transport import Endpoint
+from indexer.rpc.endpoint import Endpoint
 from tests.ops.conftest import DEBIAN_POSTGRES, program
 from tests.support.daemon import environment, run
 from tests.support.simchain.chain import Tree
@@ -162,7 +162,7 @@ async def test_an_endpoint_is_verified_against_the_system_or_a_private_authority
 
 ASKS = """
 import asyncio, sys
-from indexer.rpc.transport import Endpoint
+from indexer.rpc.endpoint import Endpoint
 async def ask():
     endpoint = Endpoint(sys.argv[1])
     print(await endpoint.call("eth_chainId", []))

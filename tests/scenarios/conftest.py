@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from indexer.ingest import fetch
-from indexer.rpc import transport
+from indexer.rpc import retry
 from tests.chaos.databases import Databases
 from tests.scenarios.harness import Stage
 
@@ -30,5 +30,5 @@ async def stage(url: str, request: pytest.FixtureRequest) -> AsyncIterator[Stage
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """As often as ever, without the pauses between."""
-    monkeypatch.setattr(transport, "_backoff", lambda _: 0.0)
+    monkeypatch.setattr(retry, "_backoff", lambda _: 0.0)
     monkeypatch.setattr(fetch, "_RETRY_PAUSES_S", (0.0,) * 5)

@@ -62,7 +62,7 @@ async def test_s04_torn_read(tear: Callable[[Stage, Block], None], stage: Stage)
     stage.nodes[1].head = b.hash
     await daemon.settle()
     await stage.untouched(b)
-    assert daemon.pool.ordered()[0].endpoint.url == stage.nodes[1].url
+    assert daemon.pool.ordered()[0].name == stage.nodes[1].url
 
 
 async def test_s04_a_reorg_between_two_pages_of_one_range(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,16 +116,16 @@ async def test_s18_one_block_over_every_limit(
     stage.show(tip)
     if refusal != "by words":
         size = len(json.dumps(huge.logs())) // 4
-        monkeypatch.setattr(transport.Endpoint, "_read", limited(size))
+        monkeypatch.setattr(transport.HttpTransport, "_read", limited(size))
     await stage.start(0, 1)
     await stage.untouched(tip)
 
 
 def limited(most: int) -> Any:
-    """As Endpoint._read, but no eth_getLogs may be longer; receipts may."""
-    whole = transport.Endpoint._read
+    """As HttpTransport._read, but no eth_getLogs may be longer; receipts may."""
+    whole = transport.HttpTransport._read
 
-    async def read(self: transport.Endpoint, answer: Any) -> bytes:
+    async def read(self: transport.HttpTransport, answer: Any) -> bytes:
         body = await whole(self, answer)
         if len(body) > most and b'"topics"' in body and b"cumulativeGasUsed" not in body:
             raise RangeTooLargeError(f"the answer exceeds {most} bytes", self.name, results=True)
@@ -166,7 +166,7 @@ async def test_s19_a_storm_of_429_on_one_endpoint_is_left_for_the_other(stage: S
     await daemon.settle()
     await stage.untouched(tip)
     assert len(stage.nodes[0].fail_next) >= 48  # asked once or twice, then left in peace
-    assert daemon.pool.current.endpoint.url == stage.nodes[1].url
+    assert daemon.pool.current.name == stage.nodes[1].url
     assert daemon.pool.readers[0].endpoint.health.counts["limited"]
 
 
@@ -320,7 +320,7 @@ async def test_s23_stuck_poll(stage: Stage, soon: None, monkeypatch: pytest.Monk
         await stood(stage, tip.number)
         await until(client, 200)
         assert daemon.progress.found_stuck["poll"] == 1
-        assert daemon.pool.current.endpoint.url == stage.nodes[1].url
+        assert daemon.pool.current.name == stage.nodes[1].url
     await stage.untouched(tip)
 
 

@@ -216,7 +216,7 @@ async def test_s11_below_finalized_on_one_endpoint_only_sets_that_one_aside(stag
     await daemon.settle()
     await stage.untouched(tip)
     assert daemon.mode is Mode.FOLLOWING
-    assert daemon.pool.ordered()[-1].endpoint.url == stage.nodes[0].url
+    assert daemon.pool.ordered()[-1].name == stage.nodes[0].url
 
 
 async def test_s11_a_backfill_ends_with_its_own_code(stage: Stage) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from indexer.chain import finality
-from indexer.rpc import head_tags, transport
+from indexer.rpc import head_tags, retry
 from tests.scenarios.harness import HEAD, Daemon, Stage
 from tests.support.simchain.node import Fault, Say, SimNode
 from tests.support.simchain.refusals import Refusal
@@ -45,7 +45,7 @@ BLOCKS: dict[str, Callable[[Json], Any]] = {
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+    monkeypatch.setattr(retry, "_backoff", lambda state: 0.0)
 
 
 def is_tag(call: Any) -> bool:

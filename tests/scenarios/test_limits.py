@@ -11,7 +11,7 @@ import structlog
 from indexer.errors import TransientRpcError
 from indexer.follow.runner import BACKFILL_TIMEOUT_S
 from indexer.ingest import ingestor
-from indexer.rpc import rate_limit, reader, transport
+from indexer.rpc import rate_limit, reader, retry
 from tests.scenarios.harness import Stage
 from tests.support.simchain.node import Fault, Say, SimNode
 from tests.support.simchain.refusals import Refusal
@@ -234,7 +234,7 @@ async def test_e07_a_backfill_that_moves_is_not_given_up_and_one_that_does_not_i
         if blocks_asked(asked_now) is None:
             return None
         asked += 1
-        return "500" if asked % (transport.MAX_ATTEMPTS + 1) else None
+        return "500" if asked % (retry.MAX_ATTEMPTS + 1) else None
 
     node.fault_for = fail
     await daemon.runner.backfill()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from indexer.attest import auditor as auditors
-from indexer.rpc import transport
+from indexer.rpc import retry
 from indexer.rpc.health import MethodSupport
 from indexer.rpc.receipt_source import BLOCK, SINGLE
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage
@@ -36,7 +36,7 @@ METHODS = {BLOCK, SINGLE}
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+    monkeypatch.setattr(retry, "_backoff", lambda state: 0.0)
     monkeypatch.setattr(auditors, "BUSY_WAIT_S", -1.0)
 
 

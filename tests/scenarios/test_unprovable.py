@@ -10,7 +10,7 @@ import pytest
 from indexer.attest import auditor as auditors
 from indexer.attest.estimate import estimate
 from indexer.chain.ranges import ContractRange
-from indexer.rpc import transport
+from indexer.rpc import retry
 from tests.scenarios.harness import ADDRESSES, FINAL, Daemon, Stage
 from tests.scenarios.test_attest import audited, incidents, up_to
 from tests.support.simchain.refusals import Refusal
@@ -42,7 +42,7 @@ RECEIPTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+    monkeypatch.setattr(retry, "_backoff", lambda state: 0.0)
     monkeypatch.setattr(auditors, "BUSY_WAIT_S", -1.0)
 
 

@@ -117,16 +117,23 @@ class StubNode:
         await self._runner.cleanup()
 
     async def _http(self, request: web.Request) -> web.StreamResponse:
-        asked = json.loads(await request.read())
+        response = await self.respond(await request.read())
+        if response is None:
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        return response
+
+    async def respond(self, body: bytes) -> web.Response | None:
+        """The answer to an HTTP request; None: the connection is closed without one."""
+        asked = json.loads(body)
         self.requests.append(asked)
         if answer := self.script.pop(0) if self.script else self.instead(asked):
             if isinstance(answer, Say):
                 return web.Response(status=answer.status, text=answer.body, headers=answer.headers)
             if answer.seconds:
                 await _within(self._quit, answer.seconds)
-            assert request.transport is not None
-            request.transport.close()
-            return web.Response()
+            return None
         if isinstance(asked, dict):
             return web.json_response(self.mangle(self._answer(asked)))
         refusal = self._batch_refusal(len(asked))

@@ -111,7 +111,7 @@ async def test_proofs_within_their_budget_never_starve_the_head() -> None:
                 await pool.with_failover(lambda reader: reader.header(5), purpose="attest")
 
         proving, endpoint = [asyncio.create_task(prove()) for _ in range(20)], pool.readers[0].endpoint
-        await eventually(lambda: len(endpoint._gate._waiting) > 15, "proofs that wait for their turn")
+        await eventually(lambda: len(endpoint.gate._lock._waiting) > 15, "proofs that wait for their turn")
         before = endpoint._next_id  # counts the calls in the order in which they pass
         await pool.with_failover(lambda reader: reader.heads())
         heads = next(r for r in reversed(node.requests) if isinstance(r, list))

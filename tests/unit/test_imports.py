@@ -14,7 +14,7 @@ PURE = [
     "indexer.attest.evidence", "indexer.attest.header_chain", "indexer.attest.verdict", "indexer.follow.state_machine",
     "indexer.follow.stall_detector", "indexer.runtime.progress", "indexer.rpc.error_classifier",
     "indexer.rpc.error_hints", "indexer.rpc.adaptive_size", "indexer.rpc.rate_limit", "indexer.rpc.receipts",
-    "indexer.rpc.wire", "indexer.rpc.health", "indexer.db.copy_format",
+    "indexer.rpc.wire", "indexer.rpc.answers", "indexer.rpc.health", "indexer.db.copy_format",
     "indexer.chain.log_set", "indexer.projector.impact", "indexer.check.position_replay",
     "indexer.check.counterparties",
 ]  # fmt: skip

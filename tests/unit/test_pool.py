@@ -18,7 +18,7 @@ from indexer.errors import (
     TransientRpcError,
     WrongChainError,
 )
-from indexer.rpc import transport
+from indexer.rpc import retry
 from indexer.rpc.health_check import HealthChecker
 from indexer.rpc.pool import CHECK_INTERVAL_S, Pool, display_names
 from indexer.rpc.reader import Reader
@@ -27,7 +27,7 @@ from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, Say, StubNode, ha
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+    monkeypatch.setattr(retry, "_backoff", lambda state: 0.0)
 
 
 @asynccontextmanager
@@ -67,13 +67,13 @@ async def test_an_endpoint_that_fails_is_left_and_the_next_is_kept() -> None:
     async with pooled(1729, 1729) as (pool, nodes):
         await pool.open()
         assert await pool.with_failover(name_of) == nodes[0].url
-        nodes[0].script = [BAD_GATEWAY] * transport.MAX_ATTEMPTS
+        nodes[0].script = [BAD_GATEWAY] * retry.MAX_ATTEMPTS
         assert await pool.with_failover(name_of) == nodes[1].url
         before = len(nodes[0].requests)
         for _ in range(3):
             assert await pool.with_failover(name_of) == nodes[1].url
         assert len(nodes[0].requests) == before
-        nodes[1].script = [BAD_GATEWAY] * transport.MAX_ATTEMPTS
+        nodes[1].script = [BAD_GATEWAY] * retry.MAX_ATTEMPTS
         assert await pool.with_failover(name_of) == nodes[0].url
 
 
@@ -101,7 +101,7 @@ async def test_an_endpoint_down_at_open_is_checked_before_its_first_use() -> Non
         await nodes[1].stop()
         await pool.open()
         await nodes[1].start()
-        nodes[0].script = [BAD_GATEWAY] * transport.MAX_ATTEMPTS
+        nodes[0].script = [BAD_GATEWAY] * retry.MAX_ATTEMPTS
         assert await pool.with_failover(name_of) == nodes[1].url
         assert nodes[1].requests[0]["method"] == "eth_chainId"
         assert sum(isinstance(r, dict) and r["method"] == "eth_chainId" for r in nodes[1].requests) == 1
@@ -113,7 +113,7 @@ async def test_an_endpoint_down_at_open_that_comes_back_as_another_chain_is_neve
         await pool.open()
         nodes[1].chain_id = 5
         await nodes[1].start()
-        nodes[0].script = [BAD_GATEWAY] * transport.MAX_ATTEMPTS
+        nodes[0].script = [BAD_GATEWAY] * retry.MAX_ATTEMPTS
         with pytest.raises(TransientRpcError):  # the right one's trouble; the other is passed over
             await pool.with_failover(name_of)
         assert [r["method"] for r in nodes[1].requests] == ["eth_chainId"]
@@ -131,7 +131,7 @@ async def test_when_all_fail_the_last_error_is_raised_and_the_pool_recovers() ->
     async with pooled(1729, 1729) as (pool, nodes):
         await pool.open()
         for node in nodes:
-            node.script = [BAD_GATEWAY] * transport.MAX_ATTEMPTS
+            node.script = [BAD_GATEWAY] * retry.MAX_ATTEMPTS
         with pytest.raises(TransientRpcError) as caught:
             await pool.with_failover(name_of)
         assert caught.value.endpoint == nodes[1].url
@@ -230,7 +230,7 @@ async def test_an_endpoint_that_becomes_another_chain_is_set_aside_and_comes_bac
         assert (score.state(clock.now), score.chain_id, score.counts["disagreements"]) == ("wrong chain", 5, 1)
         nodes[0].chain_id = 1729
         clock.now += 1000
-        nodes[1].script = [BAD_GATEWAY] * transport.MAX_ATTEMPTS
+        nodes[1].script = [BAD_GATEWAY] * retry.MAX_ATTEMPTS
         assert await pool.with_failover(name_of) == nodes[0].url
         assert score.state(clock.now) == "well"
 
@@ -277,7 +277,7 @@ async def test_what_blames_an_endpoint_counts_in_its_score() -> None:
         assert (score.counts["omissions"], score.counts["set_aside"]) == (1, 1)
         assert await pool.with_failover(name_of) == nodes[1].url
         clock.now += 61
-        nodes[1].script = [BAD_GATEWAY] * transport.MAX_ATTEMPTS
+        nodes[1].script = [BAD_GATEWAY] * retry.MAX_ATTEMPTS
         assert await pool.with_failover(name_of) == nodes[0].url
 
 
@@ -321,7 +321,7 @@ async def test_lag_lost_history_another_chain_and_silence_are_seen_in_endpoints_
         nodes[1].length -= 30
         nodes[2].mangle = without_block(20)
         nodes[3].chain_id = 9
-        nodes[4].script = [HTML] * transport.MAX_ATTEMPTS
+        nodes[4].script = [HTML] * retry.MAX_ATTEMPTS
         sentinel = HealthChecker(pool, lambda: anchored(20))
         await sentinel.check_all()
         states = [r.endpoint.health.state(clock.now) for r in pool.readers]

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import RateLimitedError
-from indexer.rpc import http_client, transport
+from indexer.rpc import rate_limit, retry
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.rate_limit import MAX_PAUSE_S, MIN_PAUSE_S, Backoff, TokenBucket
-from indexer.rpc.transport import Endpoint
 from tests.support.stubnode import Say, StubNode
 from tests.support.waiting import eventually
 
@@ -23,7 +23,7 @@ SLOW_DOWN = Say(429, '{"jsonrpc":"2.0","id":null,"error":{"code":429,"message":"
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+    monkeypatch.setattr(retry, "_backoff", lambda state: 0.0)
 
 
 @given(st.floats(0.1, 1000), st.lists(st.floats(0, 3), min_size=2, max_size=60))
@@ -104,7 +104,7 @@ async def test_every_request_passes_the_cap() -> None:
 async def test_a_batch_is_one_request_under_the_cap() -> None:
     async with StubNode() as node:
         endpoint = Endpoint(node.url, rps=1)
-        endpoint._bucket = counted = Counted(1)
+        endpoint.gate._bucket = counted = Counted(1)
         await endpoint.batch([("eth_chainId", [])] * 100)
         assert len(node.requests) == counted.taken == 1
         await endpoint.close()
@@ -126,7 +126,7 @@ class Counted(TokenBucket):
 async def test_those_who_wait_are_served_in_turn_and_who_leaves_takes_no_turn() -> None:
     async with StubNode() as node:
         endpoint = Endpoint(node.url, rps=5)
-        endpoint._bucket = counted = Counted(5)
+        endpoint.gate._bucket = counted = Counted(5)
         done: list[int] = []
 
         async def ask(n: int) -> None:
@@ -136,7 +136,9 @@ async def test_those_who_wait_are_served_in_turn_and_who_leaves_takes_no_turn() 
         await ask(0)
         counted.held = True
         tasks = [asyncio.create_task(ask(n)) for n in range(1, 9)]
-        await eventually(lambda: len(endpoint._gate._waiting) == 7, "seven behind the one who waits for the next token")
+        await eventually(
+            lambda: len(endpoint.gate._lock._waiting) == 7, "seven behind the one who waits for the next token"
+        )
         for n in (1, 3, 4, 5, 7):  # 1 is the one that sleeps for it
             tasks[n - 1].cancel()
         counted.held = False
@@ -153,7 +155,7 @@ async def test_one_caller_s_429_quiets_all_callers() -> None:
         times = timed(node)
         started = time.monotonic()
         first = asyncio.create_task(endpoint.call("eth_chainId", []))
-        await eventually(lambda: endpoint._quiet.until > 0, "a quiet")
+        await eventually(lambda: endpoint.gate.backoff.until > 0, "a quiet")
         await asyncio.gather(first, *(endpoint.call("eth_chainId", []) for _ in range(4)))
         assert len(node.requests) == 6 and min(times) - started >= 0.3
         await endpoint.close()
@@ -177,7 +179,7 @@ async def test_a_quiet_too_long_to_wait_for_fails_at_once_for_all() -> None:
         for _ in range(3):
             with pytest.raises(RateLimitedError) as caught:
                 await endpoint.call("eth_chainId", [])
-            assert http_client.MAX_WAIT_S < (caught.value.retry_after or 0) <= 30
+            assert rate_limit.MAX_WAIT_S < (caught.value.retry_after or 0) <= 30
         assert len(node.requests) == 1
         await endpoint.close()
 

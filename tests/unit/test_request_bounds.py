@@ -16,9 +16,9 @@ from indexer.errors import InconsistentResponseError, RateLimitedError, RpcError
 from indexer.ingest.fetch import fetch_batch, fetch_final
 from indexer.rpc import rate_limit
 from indexer.rpc.adaptive_size import FAILURES_OF_SHORT_BATCH, MAX_ANSWERS_BEFORE_GROWTH, AdaptiveBatch
-from indexer.rpc.http_client import StopAfterTimeout
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
+from indexer.rpc.retry import MAX_ATTEMPTS, StopAfterTimeout
 from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, Hang, Say, StubNode, hash_of, log_of
 from tests.unit.test_transport import no_waits, numbers, over  # noqa: F401 - a fixture
 
@@ -173,7 +173,7 @@ async def test_a_limit_on_the_rate_is_not_taken_for_lost_batches() -> None:
             with pytest.raises(TransientRpcError):
                 await reader.endpoint._send(numbers(4), StopAfterTimeout(1.0))
             node.instead = lambda asked: Say(429)
-            await reader.endpoint._shortened(numbers(4), TransientRpcError("lost"), set())
+            await reader.endpoint.batches._shortened(numbers(4), TransientRpcError("lost"), set())
         assert reader.endpoint.lengths.size == 250
 
 

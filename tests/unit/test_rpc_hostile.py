@@ -21,11 +21,13 @@ from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header
 from indexer.errors import RateLimitedError, RpcCallError, RpcError, TransientRpcError
 from indexer.ingest.executor import split_into_tasks
-from indexer.rpc import error_hints, http_client, rate_limit, transport
+from indexer.rpc import error_hints, rate_limit, retry
+from indexer.rpc.answers import HttpAnswer
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.error_classifier import classify
 from indexer.rpc.head_feed import MIN_PAUSE_S, HeadFeed
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import Endpoint
+from indexer.rpc.transport import MAX_COOKIES, HttpTransport
 from indexer.rpc.wire import SMALL_BODY, parse_json
 from tests.support.simchain.chain import SimLog, SimTx, Tree
 from tests.support.simchain.view import View
@@ -37,7 +39,7 @@ ADDRESS = "0x" + "77" * 20
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+    monkeypatch.setattr(retry, "_backoff", lambda state: 0.0)
     monkeypatch.setattr(rate_limit, "MIN_PAUSE_S", 0.0)
     monkeypatch.setattr(rate_limit, "MAX_PAUSE_S", 0.0)
 
@@ -105,16 +107,15 @@ def honest(asked: bytes) -> Any:
     return [one(c) for c in calls] if isinstance(calls, list) else one(calls)
 
 
-def asked(question: str, body: Callable[[bytes], bytes], status: int = 200) -> Any:
+def asked(question: str, answer: Callable[[bytes], bytes], status: int = 200) -> Any:
     """What the reader makes of answers with these bytes; its RpcError. Everything else is raised."""
 
+    class Hostile(HttpTransport):
+        async def post(self, body: bytes) -> HttpAnswer:
+            return HttpAnswer(answer(body), status, {})
+
     async def ask() -> Any:
-        endpoint = Endpoint("http://hostile.example/SECRETKEY")
-
-        async def post(sent: bytes) -> Any:
-            return endpoint._answer(body(sent), status, {})
-
-        endpoint._post = post  # type: ignore[method-assign, assignment]
+        endpoint = Endpoint("http://hostile.example/SECRETKEY", transport=Hostile)
         try:
             async with guard("an answer or an error"):
                 return await QUESTIONS[question](Reader(endpoint))
@@ -296,7 +297,7 @@ async def headers(request: web.Request) -> web.StreamResponse:
 async def test_an_answer_without_an_end_is_given_up(
     hostile: Callable[[web.Request], Awaitable[web.StreamResponse]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 1)
     async with serving(hostile) as url:
         endpoint = Endpoint(url, timeout=1.0, max_response=1 << 20)
         tracemalloc.start()
@@ -325,7 +326,8 @@ async def test_cookies_do_not_pile_up() -> None:
         endpoint = Endpoint(url.replace("127.0.0.1", "localhost"))
         for _ in range(20):
             await endpoint.call("eth_chainId", [])
-        assert endpoint._session is not None and len(endpoint._session.cookie_jar) <= http_client.MAX_COOKIES + 10
+        assert isinstance(endpoint.transport, HttpTransport) and endpoint.transport._session is not None
+        assert len(endpoint.transport._session.cookie_jar) <= MAX_COOKIES + 10
         await endpoint.close()
 
 

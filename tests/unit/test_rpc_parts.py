@@ -16,10 +16,10 @@ from indexer.chain.ranges import ContractRange
 from indexer.chain.types import Header, Log
 from indexer.errors import InconsistentResponseError, RangeTooLargeError, RpcError, TransientRpcError
 from indexer.ingest.fetch import fetch_batch, fetch_final, fetch_head
-from indexer.rpc import transport
+from indexer.rpc import retry
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.reader import Reader
 from indexer.rpc.receipts import logs_of_receipts
-from indexer.rpc.transport import Endpoint
 from tests.support.simchain.chain import Block, Tree
 from tests.support.simchain.node import SimNode
 from tests.support.simchain.refusals import Refusal
@@ -34,7 +34,7 @@ ALL = (BUSY, QUIET, SILENT)
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+    monkeypatch.setattr(retry, "_backoff", lambda state: 0.0)
 
 
 def dense(tree: Tree) -> Block:

@@ -12,11 +12,11 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from indexer.errors import RpcError
-from indexer.rpc import transport
+from indexer.rpc import retry
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import Endpoint
 from tests.support.waiting import eventually
 
 KEY = "SECRETKEY"
@@ -25,7 +25,7 @@ NUMBERS = {"latest": 100, "safe": 96, "finalized": 92}
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda _: 0.01)
+    monkeypatch.setattr(retry, "_backoff", lambda _: 0.01)
 
 
 @asynccontextmanager

@@ -23,11 +23,13 @@ from indexer.errors import (
     RpcError,
     TransientRpcError,
 )
-from indexer.rpc import rate_limit, transport
+from indexer.rpc import rate_limit, retry
 from indexer.rpc.answers import Call
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.proxy import Proxy, proxy_of
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import MAX_ATTEMPTS, Endpoint
+from indexer.rpc.retry import MAX_ATTEMPTS
+from tests.support.inprocess import in_process
 from tests.support.stubnode import ADDRESS, BAD_GATEWAY, HTML, TRUNCATED, Hang, Say, StubNode, hash_of, log_of
 from tests.support.waiting import guard
 
@@ -36,7 +38,7 @@ CHAIN_ID: Call = ("eth_chainId", [])
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_backoff", lambda state: 0.0)
+    monkeypatch.setattr(retry, "_backoff", lambda state: 0.0)
 
 
 @asynccontextmanager
@@ -517,12 +519,12 @@ async def test_a_storm_of_429_leaves_short_batches_whole(hasty: None) -> None:
 async def test_one_call_refused_among_others_is_asked_once_more_and_then_named() -> None:
     async with connected() as (node, endpoint):
         node.mangle = over(4, {"code": -32000, "message": "no such thing"})
-        assert len(await endpoint.independent(numbers(5))) == 5
+        assert len(await endpoint.batches.independent(numbers(5))) == 5
         assert [len(asked) for asked in node.requests if isinstance(asked, list)] == [5]
         many = over(4, {"code": -32000, "message": "no such thing"})
         node.mangle = lambda answer: many(answer) if isinstance(answer, list) else over(0, {"code": 3})([answer])[0]
         with pytest.raises(RpcCallError) as caught:
-            await endpoint.independent(numbers(5))
+            await endpoint.batches.independent(numbers(5))
         assert "eth_getBlockByNumber of block 4" in str(caught.value)
 
 
@@ -534,12 +536,12 @@ async def test_a_batch_takes_as_many_tokens_as_calls_once_the_endpoint_was_seen_
             def take(self, now: float, tokens: int = 1) -> None:
                 taken.append(tokens)  # and takes none: nobody waits
 
-        endpoint._bucket = Noted(40)
+        endpoint.gate._bucket = Noted(40)
         node.length, node.mangle = 300, over(100, {"code": -32005, "message": "rate limit"})
-        await endpoint.independent(numbers(120))
+        await endpoint.batches.independent(numbers(120))
         assert taken == [1, 20]
         node.mangle = lambda answer: answer
-        await endpoint.independent(numbers(100))
+        await endpoint.batches.independent(numbers(100))
         assert taken[2:] == [40, 40, 20]
         assert [len(asked) for asked in blocks_of(node)] == [120, 20, 40, 40, 20]
 
@@ -605,21 +607,31 @@ async def test_a_gateway_s_own_words_for_a_rate_limit_are_understood_without_an_
 
 async def test_a_429_with_a_list_keeps_what_it_answers() -> None:
     async with connected() as (node, endpoint):
-        real = node._http
+        respond = node.respond
 
-        async def limited(request: web.Request) -> web.StreamResponse:
-            answer = await real(request)
+        async def limited(body: bytes) -> web.Response | None:
+            answer = await respond(body)
             if len(node.requests) == 1:
-                assert isinstance(answer, web.Response)
+                assert answer is not None
                 answer.set_status(429)
             return answer
 
-        await node.stop()
-        node._http = limited  # type: ignore[method-assign]
-        await node.start()
+        node.respond = limited  # type: ignore[method-assign]
         node.mangle = over(3, {"code": 1, "message": "odd"})
-        assert len(await endpoint.independent(numbers(5))) == 5
+        assert len(await endpoint.batches.independent(numbers(5))) == 5
         assert blocks_of(node) == [[0, 1, 2, 3, 4], [3, 4]]
+
+
+# -- the seam
+
+
+async def test_a_test_replaces_the_network_by_one_transport() -> None:
+    node = StubNode()  # that listens nowhere
+    endpoint = Endpoint(node.url, transport=in_process(node))
+    node.max_batch, node.script = 3, [BAD_GATEWAY, Hang(0), Say(429, "slow down", {"Retry-After": "0.01"})]
+    await served_hashes(endpoint, 5)
+    assert endpoint.errors == {"Transient": 2, "RateLimited": 1, "BatchUnsupported": 1}
+    assert [len(asked) if isinstance(asked, list) else 1 for asked in node.requests] == [5, 5, 5, 5, 3, 2]
 
 
 # -- proxies

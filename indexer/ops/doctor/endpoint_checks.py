@@ -17,10 +17,10 @@ from indexer.errors import RangeTooLargeError, RpcCallError, RpcError, Transient
 from indexer.ops.doctor.findings import DoctorFinding, DoctorFindings
 from indexer.ops.doctor.proof_checks import examine_log_times, examine_proof, examine_receipts
 from indexer.rpc.answers import redact_text
+from indexer.rpc.endpoint import Endpoint
 from indexer.rpc.error_classifier import pruned
 from indexer.rpc.proxy import proxy_of
 from indexer.rpc.reader import Reader
-from indexer.rpc.transport import Endpoint
 from indexer.runtime.secrets import redact
 
 MAX_RANGES = 20  # Sizes of eth_getLogs that are tried at most.
@@ -85,7 +85,7 @@ class EndpointDoctor:
             self.found.fix("chain id", detail, "Use an endpoint of the deployment's chain, or another --chain")
             return False
         self.found.good("chain id", str(chain))
-        if proxy := self.reader.endpoint.proxy.url:
+        if proxy := proxy_of(self._url).url:
             self.found.note(
                 "proxy", f"reached through {redact(proxy)}", "To connect directly, add its host to NO_PROXY"
             )

@@ -30,6 +30,11 @@ class Habit:
 
     source: str
 
+    @property
+    def http(self) -> bool:
+        """Whether it is about HTTP itself: statuses, headers, pages, sizes of bodies, connections."""
+        return False
+
     def prepare(self, node: ProviderNode) -> None:
         """Sets the node's knobs."""
 
@@ -86,9 +91,9 @@ class ProviderNode(SimNode):
         """After the answer to the current HTTP request."""
         self._closing = True
 
-    async def _http(self, request: web.Request) -> web.StreamResponse:
+    async def respond(self, body: bytes) -> web.Response | None:
         try:
-            return await super()._http(request)
+            return await super().respond(body)
         except Exception as error:
             self.broken.append(error)
             raise
@@ -163,6 +168,10 @@ class Refuses(Habit):
     status: int = 200
     data: Any = None
 
+    @property
+    def http(self) -> bool:
+        return self.status != 200
+
     def refuse(self, **numbers: int | str) -> None:
         """Raises Refusal."""
         raise StatusRefusal(self.code, self.words.format(**numbers), _filled(self.data, numbers), self.status)
@@ -196,6 +205,10 @@ class MostBlocks(Refuses):
 
     cap: int
     silent: bool = False
+
+    @property
+    def http(self) -> bool:
+        return self.silent or super().http
 
     def whole(self, calls: Sequence[Json], asked: Any, node: ProviderNode) -> Fault | None:
         wide = (c for c in calls if c["method"] == "eth_getLogs" and _span(c["params"][0], node)[2] > self.cap)
@@ -356,6 +369,7 @@ class Pages(Habit):
     status: int = 502
     body: str = ""
     drop: bool = False
+    http = True
 
     def whole(self, calls: Sequence[Json], asked: Any, node: ProviderNode) -> Fault | None:
         if not node.every(self, self.n):
@@ -370,6 +384,7 @@ class LargeBodies(Habit):
     size: int
     status: int
     body: str
+    http = True
 
     def whole(self, calls: Sequence[Json], asked: Any, node: ProviderNode) -> Fault | None:
         return Say(self.status, self.body) if len(orjson.dumps(asked)) > self.size else None
@@ -380,6 +395,7 @@ class ClosesConnections(Habit):
     """After every n-th answer."""
 
     n: int
+    http = True
 
     def whole(self, calls: Sequence[Json], asked: Any, node: ProviderNode) -> Fault | None:
         if node.every(self, self.n):

@@ -122,7 +122,16 @@ class SimNode(View):
     # -- HTTP
 
     async def _http(self, request: web.Request) -> web.StreamResponse:
-        asked = orjson.loads(await request.read())
+        response = await self.respond(await request.read())
+        if response is None:
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        return response
+
+    async def respond(self, body: bytes) -> web.Response | None:
+        """The answer to an HTTP request; None: the connection is closed without one."""
+        asked = orjson.loads(body)
         self.http_requests += 1
         fault = self.fail_next.pop(0) if self.fail_next else self._fault(asked)
         if self.latency:
@@ -132,9 +141,7 @@ class SimNode(View):
         if self.gate is not None:
             await self.gate.wait()
         if self.offline or fault in ("hang", "drop"):
-            assert request.transport is not None
-            request.transport.close()
-            return web.Response()
+            return None
         say = fault if isinstance(fault, Say) else _SAYS.get(fault or "")
         if say:
             headers = {"Content-Type": "application/json"} | say.headers
