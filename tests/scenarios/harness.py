@@ -20,6 +20,7 @@ from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.follow.state_machine import Mode
 from indexer.rpc.pool import Pool
+from indexer.rpc.transport import HttpTransport, TransportFactory
 from indexer.runtime.progress import DaemonProgress
 from tests.chaos.truth import CONFIG, Truth
 from tests.support.oracle.base import TABLES
@@ -56,11 +57,19 @@ class _Busy(Runner):
 class Daemon:
     """The real runner, engine and pool in this process; `poll` is one turn of its loop."""
 
-    def __init__(self, url: str, nodes: Sequence[SimNode], deployment: Deployment, **limits: Any) -> None:
-        self.pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
+    def __init__(
+        self, url: str, nodes: Sequence[SimNode], deployment: Deployment,
+        transport: TransportFactory = HttpTransport, /, **limits: Any,
+    ) -> None:  # fmt: skip
+        self._transport, self._max_blocks = transport, deployment.max_blocks
+        self.pool = self._pool(nodes)
         self.progress = DaemonProgress()
         self.auditors: list[Auditor | HeadProver] = []
         self.runner: Runner = _Busy(deployment, url, self.pool, self.progress, EngineOptions(**limits))
+
+    def _pool(self, nodes: Sequence[SimNode]) -> Pool:
+        urls = [n.url for n in nodes]
+        return Pool(urls, CHAIN_ID, max_blocks=self._max_blocks, timeout=PATIENCE, transport=self._transport)
 
     @property
     def mode(self) -> Mode:
@@ -91,7 +100,7 @@ class Daemon:
     def auditor(self, nodes: Sequence[SimNode]) -> Auditor:
         """The daemon's, as `run` starts it, on these nodes; `audit` drives it."""
         deployment = self.runner.deployment
-        pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
+        pool = self._pool(nodes)
         finality, opened = self.runner.engine.observer.finality, partial(connect, self.runner.url)
         auditor = Auditor(deployment, pool, self.progress, opened, finality)
         self.auditors.append(auditor)
@@ -100,7 +109,7 @@ class Daemon:
     def prover(self, *nodes: SimNode) -> HeadProver:
         """The daemon's, as `run` starts it, on these nodes; `prove` drives it."""
         deployment, engine = self.runner.deployment, self.runner.engine
-        pool = Pool([n.url for n in nodes], CHAIN_ID, max_blocks=deployment.max_blocks, timeout=PATIENCE)
+        pool = self._pool(nodes)
         prover = HeadProver(
             deployment, pool, self.progress, partial(connect, self.runner.url), engine.observer.report_wrong_logs
         )

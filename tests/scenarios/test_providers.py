@@ -3,26 +3,33 @@
 Backfill of the final part, the head block by block and in a leap, a reorg, attestation of what became final. At the
 end the rows are those of the chain, what could not be proven is told, no wait was without a name, and the number of
 requests has a bound, so that no question is asked for ever.
+
+A play needs no sockets: the node answers in this process, statuses, headers and pages as they are. Over HTTP is played
+as well what is about HTTP itself: statuses other than 200, pages of gateways, requests that are too large, and
+connections that are closed instead of an answer. Only over HTTP is played what closes connections after an answer
+(`ClosesConnections`): each new one has the chain id checked again, and a transport without connections cannot show it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
 from indexer.attest import auditor as auditors
 from indexer.follow import action_executor, runner
 from indexer.rpc import rate_limit
+from indexer.rpc.transport import HttpTransport
 from indexer.store import lease
 from tests.scenarios.harness import CHAIN_ID, DEVNET, Daemon, Stage
+from tests.support.inprocess import in_process
 from tests.support.simchain.chain import Block, Tree
-from tests.support.simchain.habits import WINDOW_S, ProviderNode, Rate
+from tests.support.simchain.habits import WINDOW_S, ClosesConnections, ProviderNode, Rate
 from tests.support.simchain.providers import PROVIDERS, Provider
 from tests.support.simchain.view import Depth
 from tests.support.simchain.world import Exchange, exchange
@@ -32,6 +39,7 @@ HEAD = 240
 STEPS = 6  # blocks that are followed one by one
 LEAP = DEPTH + 2  # more than the depth: a tag that equals the head all that time is disbelieved
 REORG, REPLACED = 4, 6  # blocks that are orphaned, and those in their place
+Way = Literal["in process", "over HTTP"]
 IDLE = 20  # looks in a row that change nothing before the daemon is said to stand
 
 
@@ -60,18 +68,19 @@ def course() -> Course:
 class Gallery(Stage):
     """A stage with one node, behind a provider's habits."""
 
-    def __init__(self, url: str, provider: Provider) -> None:
+    def __init__(self, url: str, provider: Provider, way: Way) -> None:
         made = course()
         self.url, self.tree, self.world, self.main = url, made.tree, made.world, made.start
         self.provider = provider
         self.node = ProviderNode(provider.habits, made.tree, made.start.hash, CHAIN_ID)
         self.nodes = [self.node]
+        self.transport = HttpTransport if way == "over HTTP" else in_process(self.node)
         self.daemons = []
 
     async def play(self, **limits: int) -> Daemon:
         """A daemon that has not looked yet."""
         deployment = replace(DEVNET, finality_depth=DEPTH)
-        daemon = Daemon(self.url, self.nodes, deployment, **limits)
+        daemon = Daemon(self.url, self.nodes, deployment, self.transport, **limits)
         self.daemons.append(daemon)
         await daemon.open()
         return daemon
@@ -156,11 +165,22 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def gallery(url: str, request: pytest.FixtureRequest) -> AsyncIterator[Gallery]:
-    async with Gallery(url, request.param) as made:
+    async with Gallery(url, *request.param) as made:
         yield made
 
 
-@pytest.mark.parametrize("gallery", PROVIDERS, ids=[p.name for p in PROVIDERS], indirect=True)
+def ways(provider: Provider) -> Iterator[Way]:
+    """How a provider is played."""
+    if not any(isinstance(habit, ClosesConnections) for habit in provider.habits):
+        yield "in process"
+    if any(habit.http for habit in provider.habits):
+        yield "over HTTP"
+
+
+PLAYS = [(provider, way) for provider in PROVIDERS for way in ways(provider)]
+
+
+@pytest.mark.parametrize("gallery", PLAYS, ids=[f"{p.name}, {way}" for p, way in PLAYS], indirect=True)
 async def test_a_provider_alone_is_enough(gallery: Gallery) -> None:
     made, node = course(), gallery.node
     if node.finalized is None:
