@@ -113,16 +113,9 @@ class Reader:
         return self._parse(lambda: [_optional_header(r, b) for r, b in zip(results, blocks, strict=True)])
 
     async def logs_with_headers(
-        self,
-        first: int,
-        last: int,
-        addresses: Sequence[str],
-        numbers: Iterable[int],
-        extra_blocks: Sequence[int | str] = (),
-        *,
-        verified: bool = False,
-        whole: bool = False,
-    ) -> tuple[list[Log], list[Header]]:
+        self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int],
+        extra_blocks: Sequence[int | str] = (), *, verified: bool = False, whole: bool = False,
+    ) -> tuple[list[Log], list[Header]]:  # fmt: skip
         """Read logs and headers in one request.
 
         Only one request larger than anything answered so far is in flight at a time, and sizes known to be refused are
@@ -146,13 +139,12 @@ class Reader:
                 fewer blocks are requested next.
         """
         blocks, parse = last - first + 1, receipts.verified_header if verified else wire.header
+        read = partial(self._logs_with_headers, first, last, addresses, numbers, extra_blocks, parse, whole=whole)
         if blocks > self.ranges.max_answered:
             async with self._probing:
                 if blocks > self.ranges.max_answered:
-                    return await self._logs_with_headers(
-                        first, last, addresses, numbers, extra_blocks, parse, whole=whole
-                    )
-        return await self._logs_with_headers(first, last, addresses, numbers, extra_blocks, parse, whole=whole)
+                    return await read()
+        return await read()
 
     async def _logs_with_headers(
         self, first: int, last: int, addresses: Sequence[str], numbers: Iterable[int],

@@ -107,16 +107,14 @@ _FIELDS = (
     "blockHash", "blockNumber", "transactionHash", "transactionIndex", "logIndex", "address", "topics", "data",
 )  # fmt: skip
 _fields = itemgetter(*_FIELDS)
+_NO_TEXT: Any = ()  # No text of an entry equals a tuple, so a field that is missing in the first entry is noticed too.
 
 
 def _read(result: list[Any], read: _Texts) -> list[Log]:
     address_of, word_of, index_of = read.addresses.get, read.words.get, read.indices.get
     parsed: list[Log] = []
     in_order, number, newest = True, -1, -1
-    # No text of an entry equals a tuple, so a field that is missing in the first entry is noticed too.
-    last_block_texts: tuple[Any, ...] = ()
-    last_tx_text: Any = ()
-    last_tx_index_text: Any = ()
+    last_block_texts, last_tx_text, last_tx_index_text = _NO_TEXT, _NO_TEXT, _NO_TEXT
     for entry in result:
         if entry.__class__ is not dict:
             raise TransientRpcError(f"a log is not an object: {entry!r:.80}")
