@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 import structlog
 
-from indexer import config
 from indexer.chain.finality import FinalityTracker
 from indexer.chain.ranges import plan_missing
 from indexer.cli.options import (
@@ -31,16 +27,15 @@ from indexer.cli.options import (
     verbose_option,
 )
 from indexer.cli.progress_bars import show_backfill_progress, stderr_is_terminal
+from indexer.cli.report import print_report
 from indexer.cli.session import (
     COMMITTED_IS_KEPT,
+    Session,
+    SessionOptions,
     embedded_server,
-    open_pool,
-    open_url,
     prepare_schema,
-    rpc_endpoints,
     say_if_interrupted,
 )
-from indexer.config import Deployment
 from indexer.decode.block_times import time_fields_of
 from indexer.embedded_pg.guard import kept_running
 from indexer.errors import ConfigError, EndpointUnreachableError
@@ -48,14 +43,14 @@ from indexer.follow.catch_up import DEFER_BLOCKS
 from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.ingest.dask_cluster import DaskExecutor
-from indexer.ingest.estimate import estimate
+from indexer.ingest.estimate import BackfillEstimate, estimate
 from indexer.ingest.process_pool import WorkerPool
 from indexer.ingest.worker import WorkerConfig
 from indexer.ingest.worker_fork import ForkedWorker, fork_workers
-from indexer.rpc.pool import Pool
+from indexer.rpc.pool import Pool, Traffic
 from indexer.runtime import log_setup, signals
 from indexer.runtime.progress import DaemonProgress
-from indexer.runtime.tasks import background_task, in_thread
+from indexer.runtime.tasks import background_task
 from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching
 from indexer.store.index_state import IndexState
 
@@ -78,12 +73,10 @@ class _Block(click.ParamType):  # type: ignore[type-arg]  # Generic only in the 
         self.fail(f"{value!r} is neither a block number nor latest, safe or finalized", param, ctx)
 
 
-@dataclass(frozen=True, slots=True)
-class BackfillOptions:
-    """The flags of one backfill. `rps` caps requests (per second) to each endpoint, of all workers; None: no cap."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillOptions(SessionOptions):
+    """The flags of one backfill. `rps`: cap of the requests to each endpoint (per second), of all workers together."""
 
-    deployment: Deployment
-    urls: tuple[str, ...]
     first: int
     last: int | str
     workers: int | None
@@ -91,9 +84,71 @@ class BackfillOptions:
     ingest_only: bool
     defer: bool | None
     scheduler: str | None
-    data_dir: Path | None
-    pg_bin: Path | None
     log_format: log_setup.LogFormat
+
+    @property
+    def cap(self) -> float | None:
+        """The flag, or else the deployment's rate; None: no cap."""
+        return self.rps or self.deployment.rps
+
+    @property
+    def cap_of_each(self) -> float | None:
+        """The part of the cap that this process or one worker may use; None: no cap."""
+        processes = 1 + (1 if self.workers is None else self.workers)
+        return None if self.cap is None else self.cap / processes
+
+    @property
+    def max_parallelism(self) -> int:
+        """The largest number of worker processes that may be needed, before the block range is known."""
+        parallelism = 1 if self.workers is None else self.workers
+        # With --ingest-only this process does not project, so a single worker needs no process of its own.
+        return 0 if self.scheduler is not None or (self.ingest_only and parallelism == 1) else parallelism
+
+    def parallelism(self, last: int) -> int:
+        """Return how many workers ingest up to block `last` outside this process; 0 if this one ingests itself."""
+        if self.scheduler is not None:
+            return self.workers or 1
+        few = last - self.first < FEW_REQUESTS * self.deployment.max_blocks
+        return 0 if self.workers is None and few else self.max_parallelism
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGap:
+    """Blocks below a backfilled range that are not stored yet; the projection ends before them."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillReport:
+    """What a finished backfill did. `errors`: those of endpoints, by class; all were overcome."""
+
+    from_block: int
+    to_block: int
+    projected: int | None
+    gap: BlockGap | None
+    logs: int
+    rows: int
+    steps: int
+    requests: int
+    errors: Mapping[str, int]
+    seconds: float
+
+    def summary(self) -> str:
+        """Return the text for people."""
+        first, last, gap = self.from_block, self.to_block, self.gap
+        if gap:
+            return f"ingested {first} to {last}; projected up to {self.projected}, gap {gap.first} to {gap.last}"
+        if not self.steps:
+            return f"nothing to do: blocks {first} to {last} are there already"
+        errors = ", ".join(f"{n} {name}" for name, n in sorted(self.errors.items()))
+        reached = "ingested" if self.projected is None else f"projected up to {self.projected}"
+        pace = f"{self.logs / max(self.seconds, 0.01):,.0f} logs/s"
+        return (
+            f"{reached}: {self.logs:,} logs, {self.rows:,} rows, {self.requests:,} requests in {self.seconds:,.1f} s"
+            f" ({pace}); errors met and overcome: {errors or 'none'}"
+        )
 
 
 @click.command(
@@ -132,9 +187,8 @@ class BackfillOptions:
 @verbose_option
 @json_option
 def backfill_command(
-    chain: str, first: int, last: int | str, workers: int | None, rps: float | None, engine: str, scheduler: str | None,
-    ingest_only: bool, defer: bool | None, dry_run: bool, rpc_urls: tuple[str, ...], data_dir: Path | None,
-    pg_bin: Path | None, log_format: log_setup.LogFormat, verbose: bool, as_json: bool,
+    chain: str, rpc_urls: tuple[str, ...], first: int, last: int | str, engine: str, scheduler: str | None,
+    dry_run: bool, log_format: log_setup.LogFormat, verbose: bool, as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Ingest a block range and project it up to the first gap.
 
@@ -149,32 +203,18 @@ def backfill_command(
     log_setup.configure(log_format, debug=verbose, quiet=stderr_is_terminal() and not verbose)
     tune_gc(BULK)
     tune_thread_switching()
-    deployment = config.load(chain)
-    urls = rpc_endpoints(deployment, rpc_urls)
-    options = BackfillOptions(
-        deployment,
-        urls,
-        first,
-        last,
-        workers,
-        rps or deployment.rps,
-        ingest_only,
-        defer,
-        scheduler,
-        data_dir,
-        pg_bin,
-        log_format,
+    options = BackfillOptions.from_click(
+        chain, rpc_urls, first=first, last=last, scheduler=scheduler, log_format=log_format, **flags
     )
     if dry_run:
-        planned = signals.run(_estimate(options))
-        click.echo(json.dumps(planned) if as_json else _plan_summary(planned))
+        print_report(signals.run(_estimate(options)), as_json)
         return
-    forked = fork_workers(_max_parallelism(options))
+    forked = fork_workers(options.max_parallelism)
     with say_if_interrupted(COMMITTED_IS_KEPT):
         report = signals.run_stoppable(partial(_backfill, options, forked))
         if report is None:
             raise KeyboardInterrupt
-    click.echo(json.dumps(report) if as_json else _summary(report))
+    print_report(report, as_json)
 
 
 async def _last_block(pool: Pool, options: BackfillOptions) -> int:
@@ -201,137 +241,90 @@ async def _last_block(pool: Pool, options: BackfillOptions) -> int:
     return min(wanted, finality.finalized)
 
 
-async def _estimate(options: BackfillOptions) -> dict[str, Any]:
-    async with open_pool(options.deployment, options.urls, options.rps) as pool:
+async def _estimate(options: BackfillOptions) -> BackfillEstimate:
+    async with Session(options) as session:
+        pool = await session.open_pool(options.cap)
         last = await _last_block(pool, options)
-        url = await in_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        planned = await estimate(url, options.deployment, pool, options.first, last, options.workers or 1, options.rps)
-    return {"from_block": options.first, "to_block": last} | planned
+        url = await session.database_url()
+        return await estimate(url, options.deployment, pool, options.first, last, options.workers or 1, options.cap)
 
 
 async def _backfill(
     options: BackfillOptions, workers: Sequence[ForkedWorker], stop: signals.StopRequest
-) -> dict[str, Any] | None:  # fmt: skip
+) -> BackfillReport | None:  # fmt: skip
     """Run the backfill and return its report; None if it was stopped early.
 
     `workers` were forked before the event loop started.
     """
     progress, started = DaemonProgress(), time.monotonic()
-    async with AsyncExitStack() as stack:
+    async with Session(options) as session:
         for worker in workers:
-            stack.push_async_callback(worker.reap_unused)
-        processes = 1 + (1 if options.workers is None else options.workers)
-        share = options.rps if options.rps is None else options.rps / processes
-        pool = await stack.enter_async_context(open_pool(options.deployment, options.urls, share))
+            session.push_async_callback(worker.reap_unused)
+        pool = await session.open_pool(options.cap_of_each)
         last = await _last_block(pool, options)
-        url = await in_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        executor = _executor(options, url, share, _parallelism(options, last), workers)
+        url = await session.database_url()
+        executor = _executor(options, url, options.parallelism(last), workers)
         if executor is not None:
-            stack.push_async_callback(executor.close)
+            session.push_async_callback(executor.close)
             await executor.start()
-        defer_from = {None: DEFER_BLOCKS, True: 0, False: sys.maxsize}[options.defer]
-        engine = EngineOptions(options.first, last, executor, options.ingest_only, defer_from)
-        runner = Runner(options.deployment, url, pool, progress, engine)
-        stack.push_async_callback(runner.close)
+        runner = Runner(options.deployment, url, pool, progress, _engine_options(options, last, executor))
+        session.push_async_callback(runner.close)
         runner.stop = stop
         await runner.prepare(partial(prepare_schema, url))
         await runner.open()
         if runner.conn is None:  # It was stopped while it waited for a database or an endpoint.
             return None
-        await stack.enter_async_context(background_task(runner.watchdog(None).run()))
-        await stack.enter_async_context(kept_running(embedded_server(options.data_dir, options.pg_bin), stop))
-        async with show_backfill_progress(
-            progress, lambda: executor.traffic(pool) if executor else pool.traffic(), last
-        ):
+        await session.enter_async_context(background_task(runner.watchdog(None).run()))
+        await session.enter_async_context(kept_running(embedded_server(options.data_dir, options.pg_bin), stop))
+
+        def traffic() -> Traffic:
+            return executor.traffic(pool) if executor else pool.traffic()
+
+        async with show_backfill_progress(progress, traffic, last):
             stop.handled = True
             state = await runner.backfill()
         if state is None or not runner.finished(state):
             return None
-        traffic = executor.traffic(pool) if executor else pool.traffic()
-        return _report(state, progress, options.first, last) | {
-            "requests": traffic.requests,
-            "errors": traffic.errors,
-            "seconds": round(time.monotonic() - started, 2),
-        }
+        assert not plan_missing(state.coverage, options.first, last)
+        return _report(options.first, last, state, progress, traffic(), time.monotonic() - started)
 
 
-def _max_parallelism(options: BackfillOptions) -> int:
-    """Return the largest number of worker processes that may be needed, before the block range is known."""
-    parallelism = 1 if options.workers is None else options.workers
-    # With --ingest-only this process does not project, so a single worker needs no process of its own.
-    return 0 if options.scheduler is not None or (options.ingest_only and parallelism == 1) else parallelism
-
-
-def _parallelism(options: BackfillOptions, last: int) -> int:
-    """Return how many workers ingest outside this process; 0 if this process ingests itself."""
-    if options.scheduler is not None:
-        return options.workers or 1
-    few = last - options.first < FEW_REQUESTS * options.deployment.max_blocks
-    return 0 if options.workers is None and few else _max_parallelism(options)
+def _engine_options(
+    options: BackfillOptions, last: int, executor: WorkerPool | DaskExecutor | None
+) -> EngineOptions:  # fmt: skip
+    defer_from = {None: DEFER_BLOCKS, True: 0, False: sys.maxsize}[options.defer]
+    return EngineOptions(options.first, last, executor, options.ingest_only, defer_from)
 
 
 def _executor(
-    options: BackfillOptions, url: str, share: float | None, parallelism: int, workers: Sequence[ForkedWorker]
+    options: BackfillOptions, url: str, parallelism: int, workers: Sequence[ForkedWorker]
 ) -> WorkerPool | DaskExecutor | None:  # fmt: skip
-    """Return the workers' executor; None if this process ingests itself. `share`: requests of each (per second)."""
+    """Return the workers' executor; None if this process ingests itself."""
     deployment = options.deployment
     budget = dict(deployment.budgets).get("backfill")
     worker_config = WorkerConfig(
-        url, options.urls, deployment.chain_id, deployment.max_blocks, time_fields_of(deployment.contracts), share,
-        hand_over=options.scheduler is None and not options.ingest_only, log_format=options.log_format,
-        timeout=deployment.rpc_timeout, budget=None if budget is None else budget / max(1, parallelism),
+        url, options.endpoints, deployment.chain_id, deployment.max_blocks, time_fields_of(deployment.contracts),
+        options.cap_of_each, hand_over=options.scheduler is None and not options.ingest_only,
+        log_format=options.log_format, timeout=deployment.rpc_timeout,
+        budget=None if budget is None else budget / max(1, parallelism),
     )  # fmt: skip
     if options.scheduler is not None:
         return DaskExecutor(worker_config, options.scheduler, parallelism)
     return WorkerPool(worker_config, parallelism, workers[:parallelism]) if parallelism else None
 
 
-def _report(state: IndexState, progress: DaemonProgress, first: int, last: int) -> dict[str, Any]:
-    projected = state.checkpoint.number if state.checkpoint else None
-    gap = {"first": state.contiguous_end + 1, "last": first - 1} if state.contiguous_end + 1 < first else None
-    assert not plan_missing(state.coverage, first, last)
-    return {
-        "from_block": first,
-        "to_block": last,
-        "projected": projected,
-        "gap": gap,
-        "logs": progress.logs,
-        "rows": sum(progress.rows.values()),
-        "steps": sum(progress.steps.values()),
-    }
-
-
-def _summary(report: dict[str, Any]) -> str:
-    first, last = report["from_block"], report["to_block"]
-    if report["gap"]:
-        gap = report["gap"]
-        return f"ingested {first} to {last}; projected up to {report['projected']}, gap {gap['first']} to {gap['last']}"
-    if not report["steps"]:
-        return f"nothing to do: blocks {first} to {last} are there already"
-    errors = ", ".join(f"{n} {name}" for name, n in sorted(report["errors"].items()))
-    logs, seconds = report["logs"], report["seconds"]
-    pace = f"{logs / max(seconds, 0.01):,.0f} logs/s"
-    return (
-        f"projected up to {report['projected']}: {logs:,} logs, {report['rows']:,} rows,"
-        f" {report['requests']:,} requests in {seconds:,.1f} s ({pace}); errors met and overcome: {errors or 'none'}"
-    ).replace("projected up to None", "ingested")
-
-
-def _plan_summary(planned: dict[str, Any]) -> str:
-    if not planned["blocks"]:
-        return f"nothing to do: blocks {planned['from_block']} to {planned['to_block']} are there already"
-    parts = "1 part" if planned["segments"] == 1 else f"{planned['segments']:,} parts"
-    return (
-        f"blocks {planned['from_block']:,} to {planned['to_block']:,}: {planned['blocks']:,} of them missing in"
-        f" {parts}\n"
-        f"  about {planned['logs']:,} logs (from {planned['samples']} samples), {planned['requests']:,} requests,"
-        f" {planned['bytes'] / 2**30:,.1f} GiB of disk\n"
-        f"  {_duration(planned['seconds'])}: {planned['bound_by']}"
+def _report(
+    first: int, last: int, state: IndexState, progress: DaemonProgress, traffic: Traffic, seconds: float
+) -> BackfillReport:  # fmt: skip
+    return BackfillReport(
+        from_block=first,
+        to_block=last,
+        projected=state.checkpoint.number if state.checkpoint else None,
+        gap=BlockGap(state.contiguous_end + 1, first - 1) if state.contiguous_end + 1 < first else None,
+        logs=progress.logs,
+        rows=sum(progress.rows.values()),
+        steps=sum(progress.steps.values()),
+        requests=traffic.requests,
+        errors=traffic.errors,
+        seconds=round(seconds, 2),
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min"

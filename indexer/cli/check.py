@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.progress import Progress as Bar
 
-from indexer import config
 from indexer.check import recompute
 from indexer.check.invariants import INVARIANTS
 from indexer.check.position_replay import Drift, Reconciliation
@@ -25,33 +21,101 @@ from indexer.cli.options import (
     log_format_option,
     pg_bin_option,
 )
-from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import checked_connection, open_pool, open_url, rpc_endpoints, say_if_interrupted
+from indexer.cli.progress_bars import command_bars, stderr_is_terminal
+from indexer.cli.report import OMIT_NONE, print_report
+from indexer.cli.session import Session, SessionOptions, say_if_interrupted
 from indexer.config import Deployment
 from indexer.db.connection import DAY_S, Connection, patient
 from indexer.errors import ExitCode, RefusedError
 from indexer.projector.writer import Writer
 from indexer.runtime import log_setup, signals
-from indexer.runtime.tasks import in_thread
 from indexer.store.index_state import IndexState, binding, load_index_state
 
 if TYPE_CHECKING:
     from indexer.check.contract_state import Answers, Sample
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions(SessionOptions):
     """The flags of one check. `views`: rows of each kind to compare with the contracts' views, given an endpoint."""
 
-    deployment: Deployment
     sample: int
     recompute: bool
     strict: bool
-    endpoints: tuple[str, ...]
     views: int
     rps: float | None
-    data_dir: Path | None
-    pg_bin: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class PositionsReport:
+    """What the replay of all positions compared. `examples`: the first contradictions."""
+
+    followed: int
+    statements: int
+    sessions: int
+    markets: int
+    contradictions: int
+    examples: Sequence[Drift]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewsReport:
+    """What was compared with the contracts at one block. `unanswered`: one line per refused call."""
+
+    block: int
+    hash: str
+    compared: int
+    unanswered: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What was compared and found up to a block. `whole`: every row was compared with the raw logs, not a sample."""
+
+    block: int
+    identities: int
+    rows_compared: int
+    whole: bool
+    drifts: Sequence[Drift]
+    positions: PositionsReport
+    views: ViewsReport | None = field(metadata=OMIT_NONE)
+
+    def summary(self) -> str:
+        """Return the text for people."""
+        what, notes = self._compared(), self._notes()
+        if not self.drifts:
+            return "\n".join([f"clean up to block {self.block:,}: {what}", *notes])
+        shown = [f"  {d.check}: {d.subject}: {d.detail}" for d in self.drifts[:20]]
+        more = len(self.drifts) - len(shown)
+        return "\n".join(
+            [f"{len(self.drifts)} drifts up to block {self.block:,} ({what}):", *shown]
+            + ([f"  and {more} more"] if more else [])
+            + notes
+            + ["All are in indexer.drift. `reproject` makes the rows again, `reorg verify` checks the raw logs"]
+        )
+
+    def _compared(self) -> str:
+        positions, views = self.positions, self.views
+        what = (
+            f"{self.identities} identities, {self.rows_compared:,} rows against the raw logs,"
+            f" {positions.followed:,} positions ({positions.statements:,} statements,"
+            f" {positions.sessions:,} closed sessions, open interest of {positions.markets} markets)"
+        )
+        if views is not None:
+            what += f", {views.compared} rows against the contracts at block {views.block:,}"
+            what += f" ({len(views.unanswered)} not answered)" if views.unanswered else ""
+        return what
+
+    def _notes(self) -> list[str]:
+        positions = self.positions
+        if not positions.contradictions:
+            return []
+        first = positions.examples[0]
+        return [
+            f"  {positions.contradictions:,} statements of the chain do not follow from earlier ones (first:"
+            f" position {first.subject}, {first.detail}): PnL of these sessions is not proven. --strict makes"
+            " them drift"
+        ]
 
 
 @click.command(
@@ -77,9 +141,8 @@ class CheckOptions:
 @log_format_option
 @json_option
 def check_command(
-    chain: str, sample: int, recompute: bool, strict: bool, rpc_urls: tuple[str, ...], views: int, rps: float | None,
-    data_dir: Path | None, pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
-) -> None:  # fmt: skip
+    chain: str, rpc_urls: tuple[str, ...], log_format: log_setup.LogFormat, as_json: bool, **flags: Any
+) -> None:
     """Check the tables against each other and the stored raw logs.
 
     With --rpc-url, also against the contracts. Every position is replayed through its executions, auto-deleveraging,
@@ -88,57 +151,49 @@ def check_command(
     the exit code is 33.
     """
     log_setup.configure(log_format, quiet=stderr_is_terminal())
-    deployment = config.load(chain)
-    endpoints = rpc_endpoints(deployment, rpc_urls) if rpc_urls else ()
-    options = CheckOptions(deployment, sample, recompute, strict, endpoints, views, rps, data_dir, pg_bin)
+    options = CheckOptions.from_click(chain, rpc_urls or None, **flags)
     with say_if_interrupted("nothing was changed"):
         done = signals.run(_check(options))
-    click.echo(json.dumps(done) if as_json else _summary(done))
-    if done["drifts"]:
+    print_report(done, as_json)
+    if done.drifts:
         raise click.exceptions.Exit(ExitCode.DRIFT)
 
 
-async def _check(options: CheckOptions) -> dict[str, Any]:
-    deployment = options.deployment
-    url = await in_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
-    async with AsyncExitStack() as stack:
-        conn = await stack.enter_async_context(checked_connection(url, deployment))
+async def _check(options: CheckOptions) -> CheckReport:
+    async with Session(options) as session:
+        conn = await session.connect()
         if await binding(conn) is None:
             raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
-        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))
+        bar = session.enter_context(command_bars())
         await conn.execute("SET statement_timeout = 0")
-        stack.enter_context(patient(conn, DAY_S))
+        session.enter_context(patient(conn, DAY_S))
         async with conn.transaction(isolation="repeatable_read", readonly=True):
-            writer, state = (
-                Writer(deployment),
-                await load_index_state(conn, [c.address for c in deployment.contracts]),
-            )
-            if not writer.projection_is_current(state):
-                raise RefusedError(
-                    "contracts, ABIs or projections changed since the tables were written",
-                    "Project them again first: `reya-indexer run` or `reya-indexer reproject`",
-                )
+            writer, state = await _current(conn, options.deployment)
             followed, rows, drifts = await _rows(conn, writer, state, options, bar)
-            sample = None
-            if options.endpoints:
-                from indexer.check import contract_state  # Imported here: web3 is slow to import and seldom needed.
-
-                sample = await contract_state.draw_sample(conn, options.views)
-        # Views are called after the snapshot is closed: a slow endpoint must not keep it open.
-        answers = await _ask(options, sample, bar) if sample is not None else None
-        if answers is not None:
+            sample = await _draw_sample(conn, options.views) if options.endpoints else None
+        views = None
+        if sample is not None:
+            # Views are called after the snapshot is closed: a slow endpoint must not keep it open.
+            answers = await _ask(session, options, sample, bar)
             drifts += answers.drifts
+            views = ViewsReport(sample.number, "0x" + sample.hash.hex(), answers.compared, answers.unanswered)
         if options.strict:
             drifts += followed.contradictions
         last = state.next_block - 1
         if drifts:
             await recompute.record_drift(conn, drifts, last)
-    done = {"block": last, "identities": len(INVARIANTS), "rows_compared": rows, "whole": options.recompute,
-            "drifts": [drift._asdict() for drift in drifts], "positions": _positions(followed)}  # fmt: skip
-    if sample is not None and answers is not None:
-        done["views"] = {"block": sample.number, "hash": "0x" + sample.hash.hex(), "compared": answers.compared,
-                         "unanswered": answers.unanswered}  # fmt: skip
-    return done
+    return CheckReport(last, len(INVARIANTS), rows, options.recompute, drifts, _positions(followed), views)
+
+
+async def _current(conn: Connection, deployment: Deployment) -> tuple[Writer, IndexState]:
+    """Return the writer whose projection is compared, and the index state. Raises RefusedError if they do not fit."""
+    writer, state = Writer(deployment), await load_index_state(conn, [c.address for c in deployment.contracts])
+    if not writer.projection_is_current(state):
+        raise RefusedError(
+            "contracts, ABIs or projections changed since the tables were written",
+            "Project them again first: `reya-indexer run` or `reya-indexer reproject`",
+        )
+    return writer, state
 
 
 async def _rows(
@@ -163,49 +218,22 @@ async def _rows(
     return followed, rows, drifts + more
 
 
-async def _ask(options: CheckOptions, sample: Sample, bar: Bar) -> Answers:
+async def _draw_sample(conn: Connection, views: int) -> Sample:
+    from indexer.check import contract_state  # Imported here: web3 is slow to import and seldom needed.
+
+    return await contract_state.draw_sample(conn, views)
+
+
+async def _ask(session: Session, options: CheckOptions, sample: Sample, bar: Bar) -> Answers:
     from indexer.check import contract_state
 
     task = bar.add_task(f"views at block {sample.number}", total=sum(map(len, sample.rows.values())))
-    async with open_pool(options.deployment, options.endpoints, options.rps) as pool:
-        return await contract_state.compare(options.deployment, pool, sample, lambda: bar.update(task, advance=1))
+    pool = await session.open_pool(options.rps)
+    return await contract_state.compare(options.deployment, pool, sample, lambda: bar.update(task, advance=1))
 
 
-def _positions(followed: Reconciliation) -> dict[str, Any]:
-    counted = followed.counted
-    return {
-        "followed": len(followed.positions), "statements": counted.compared, "sessions": counted.sessions,
-        "markets": counted.markets, "contradictions": counted.contradictions,
-        "examples": [finding._asdict() for finding in followed.contradictions[:20]],
-    }  # fmt: skip
-
-
-def _summary(done: dict[str, Any]) -> str:
-    positions = done["positions"]
-    what = (
-        f"{done['identities']} identities, {done['rows_compared']:,} rows against the raw logs,"
-        f" {positions['followed']:,} positions ({positions['statements']:,} statements,"
-        f" {positions['sessions']:,} closed sessions, open interest of {positions['markets']} markets)"
-    )
-    if "views" in done:
-        views = done["views"]
-        what += f", {views['compared']} rows against the contracts at block {views['block']:,}"
-        what += f" ({len(views['unanswered'])} not answered)" if views["unanswered"] else ""
-    lines = []
-    if positions["contradictions"]:
-        first = positions["examples"][0]
-        lines.append(
-            f"  {positions['contradictions']:,} statements of the chain do not follow from earlier ones (first:"
-            f" position {first['subject']}, {first['detail']}): PnL of these sessions is not proven. --strict makes"
-            " them drift"
-        )
-    if not done["drifts"]:
-        return "\n".join([f"clean up to block {done['block']:,}: {what}", *lines])
-    shown = [f"  {d['check']}: {d['subject']}: {d['detail']}" for d in done["drifts"][:20]]
-    more = len(done["drifts"]) - len(shown)
-    return "\n".join(
-        [f"{len(done['drifts'])} drifts up to block {done['block']:,} ({what}):", *shown]
-        + ([f"  and {more} more"] if more else [])
-        + lines
-        + ["All are in indexer.drift. `reproject` makes the rows again, `reorg verify` checks the raw logs"]
+def _positions(followed: Reconciliation) -> PositionsReport:
+    counted, found = followed.counted, followed.contradictions
+    return PositionsReport(
+        len(followed.positions), counted.compared, counted.sessions, counted.markets, counted.contradictions, found[:20]
     )

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress as Bar
 
-from indexer import config
 from indexer.cli.options import (
     Integer,
     Rate,
@@ -24,21 +18,13 @@ from indexer.cli.options import (
     pg_bin_option,
     rpc_option,
 )
-from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import (
-    COMMITTED_IS_KEPT,
-    checked_connection,
-    open_pool,
-    open_url,
-    rpc_endpoints,
-    say_if_interrupted,
-)
-from indexer.config import Deployment
+from indexer.cli.progress_bars import command_bars, stderr_is_terminal
+from indexer.cli.report import Report, print_report
+from indexer.cli.session import COMMITTED_IS_KEPT, Session, SessionOptions, say_if_interrupted
 from indexer.contracts.enrich import KINDS, Enrichment, EnrichResult, missing_keys
 from indexer.db.connection import Connection
 from indexer.errors import RefusedError, StateUnavailableError
 from indexer.runtime import log_setup, signals
-from indexer.runtime.tasks import in_thread
 from indexer.store import enrichment
 from indexer.store.enrichment import EnrichmentRun
 from indexer.store.index_state import binding
@@ -46,18 +32,66 @@ from indexer.store.index_state import binding
 _ONE_AT_A_TIME = 0x72657961656E72  # Key of the advisory lock: "reyaenr".
 
 
-@dataclass(frozen=True, slots=True)
-class EnrichOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrichOptions(SessionOptions):
     """The flags of one run. `rps` caps requests to each endpoint (per second), `most` caps calls."""
 
-    deployment: Deployment
-    endpoints: tuple[str, ...]
     kinds: Sequence[str]
     rps: float
     most: int
     restart: bool
-    data_dir: Path | None
-    pg_bin: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class EnrichEstimate:
+    """What a run at a block would cost. `targets`: keys to read, by kind."""
+
+    dry_run: bool
+    block: int
+    hash: str
+    resumed: bool
+    targets: Mapping[str, int]
+    calls: int
+    seconds: int
+
+    def summary(self) -> str:
+        """Return the text for people."""
+        what = ", ".join(f"{count:,} {kind}" for kind, count in self.targets.items())
+        return (
+            f"{_at(self.block, self.resumed)}: {what}: {self.calls:,} calls;"
+            f" up to --max-calls they take about {self.seconds:,} s"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EnrichReport:
+    """What a run at a block did. `written`: rows by table; `kept`: rows of an application; `left`: targets not read."""
+
+    block: int
+    hash: str
+    resumed: bool
+    calls: int
+    written: Mapping[str, int]
+    kept: Sequence[str]
+    unanswered: Sequence[str]
+    left: int
+
+    def summary(self) -> str:
+        """Return the text for people."""
+        rows = sum(self.written.values())
+        lines = [f"{_at(self.block, self.resumed)}: {self.calls:,} calls, {rows:,} rows written"]
+        lines += [f"  {table}: {count:,}" for table, count in self.written.items()]
+        if self.kept:
+            lines.append(f"  left alone, an application's: {', '.join(self.kept[:5])}")
+        if self.unanswered:
+            lines.append(f"  not answered {len(self.unanswered):,} times, first {self.unanswered[0]}")
+        if self.left:
+            lines.append(f"  {self.left:,} left: --max-calls is reached; the same command goes on")
+        return "\n".join(lines)
+
+
+def _at(block: int, resumed: bool) -> str:
+    return f"at block {block:,}{', resumed' if resumed else ''}"
 
 
 @click.command(
@@ -87,8 +121,8 @@ class EnrichOptions:
 @log_format_option
 @json_option
 def enrich_command(
-    chain: str, rpc_urls: tuple[str, ...], kinds: tuple[str, ...], rps: float, most: int, restart: bool, dry_run: bool,
-    data_dir: Path | None, pg_bin: Path | None, log_format: log_setup.LogFormat, as_json: bool,
+    chain: str, rpc_urls: tuple[str, ...], kinds: tuple[str, ...], dry_run: bool, log_format: log_setup.LogFormat,
+    as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Read state from the contracts that no log contains.
 
@@ -98,19 +132,15 @@ def enrich_command(
     application are left alone.
     """
     log_setup.configure(log_format, quiet=stderr_is_terminal())
-    deployment = config.load(chain)
-    endpoints = () if dry_run else rpc_endpoints(deployment, rpc_urls)
-    options = EnrichOptions(deployment, endpoints, kinds or list(KINDS), rps, most, restart, data_dir, pg_bin)
+    options = EnrichOptions.from_click(chain, None if dry_run else rpc_urls, kinds=kinds or list(KINDS), **flags)
     with say_if_interrupted(COMMITTED_IS_KEPT):
         done = signals.run(_enrich(options, dry_run))
-    click.echo(json.dumps(done) if as_json else _summary(done))
+    print_report(done, as_json)
 
 
-async def _enrich(options: EnrichOptions, dry_run: bool) -> dict[str, Any]:
-    deployment = options.deployment
-    url = await in_thread(open_url, deployment.name, options.data_dir, options.pg_bin)
-    async with AsyncExitStack() as stack:
-        conn = await stack.enter_async_context(checked_connection(url, deployment))
+async def _enrich(options: EnrichOptions, dry_run: bool) -> Report:
+    async with Session(options) as session:
+        conn = await session.connect()
         if await binding(conn) is None:
             raise RefusedError("nothing is stored yet", "Start `reya-indexer run` or `backfill` first")
         run = None if options.restart else await enrichment.resumable(conn)
@@ -120,47 +150,33 @@ async def _enrich(options: EnrichOptions, dry_run: bool) -> dict[str, Any]:
             return await _estimate(conn, run, options)
         if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _ONE_AT_A_TIME):
             raise RefusedError("another `enrich` is running on this database", "Wait until it finishes")
-        pool = await stack.enter_async_context(open_pool(deployment, options.endpoints, options.rps))
-        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))
+        pool = await session.open_pool(options.rps)
+        bar = session.enter_context(command_bars())
         tasks = {kind: bar.add_task(kind, total=None) for kind in options.kinds}
 
         def on_progress(kind: str, done: int, total: int) -> None:
             bar.update(tasks[kind], completed=done, total=total)
 
-        work = Enrichment(deployment, pool, conn, options.kinds, options.most, on_progress)
+        work = Enrichment(options.deployment, pool, conn, options.kinds, options.most, on_progress)
         try:
-            return _as_json(await work.run(run))
+            return _report(await work.run(run))
         except StateUnavailableError as error:
             if run.resumed:  # Its block is as old as the interrupted run: nodes may have pruned its state.
                 error.remedy += "; or start over at the current finalized block with --restart"
             raise
 
 
-async def _estimate(conn: Connection, run: EnrichmentRun, options: EnrichOptions) -> dict[str, Any]:
+async def _estimate(conn: Connection, run: EnrichmentRun, options: EnrichOptions) -> EnrichEstimate:
     already_read = await enrichment.already_read(conn, run)
     targets = {name: len(await missing_keys(conn, KINDS[name], already_read)) for name in options.kinds}
     calls = sum(count * KINDS[name].calls for name, count in targets.items())
-    return {"dry_run": True, "block": run.number, "hash": "0x" + run.hash.hex(), "resumed": run.resumed,
-            "targets": targets, "calls": calls, "seconds": round(min(calls, options.most) / options.rps)}  # fmt: skip
+    seconds = round(min(calls, options.most) / options.rps)
+    return EnrichEstimate(True, run.number, "0x" + run.hash.hex(), run.resumed, targets, calls, seconds)
 
 
-def _as_json(done: EnrichResult) -> dict[str, Any]:
-    return {"block": done.run.number, "hash": "0x" + done.run.hash.hex(), "resumed": done.run.resumed,
-            "calls": done.calls, "written": dict(done.written), "kept": done.left_alone, "unanswered": done.unanswered,
-            "left": done.left}  # fmt: skip
-
-
-def _summary(done: dict[str, Any]) -> str:
-    at = f"at block {done['block']:,}{', resumed' if done['resumed'] else ''}"
-    if done.get("dry_run"):
-        what = ", ".join(f"{count:,} {kind}" for kind, count in done["targets"].items())
-        return f"{at}: {what}: {done['calls']:,} calls; up to --max-calls they take about {done['seconds']:,} s"
-    lines = [f"{at}: {done['calls']:,} calls, {sum(done['written'].values()):,} rows written"]
-    lines += [f"  {table}: {count:,}" for table, count in done["written"].items()]
-    if done["kept"]:
-        lines.append(f"  left alone, an application's: {', '.join(done['kept'][:5])}")
-    if done["unanswered"]:
-        lines.append(f"  not answered {len(done['unanswered']):,} times, first {done['unanswered'][0]}")
-    if done["left"]:
-        lines.append(f"  {done['left']:,} left: --max-calls is reached; the same command goes on")
-    return "\n".join(lines)
+def _report(done: EnrichResult) -> EnrichReport:
+    run = done.run
+    return EnrichReport(
+        run.number, "0x" + run.hash.hex(), run.resumed, done.calls, done.written, done.left_alone, done.unanswered,
+        done.left,
+    )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -18,10 +17,9 @@ from indexer.cli.options import (
     json_option,
     pg_bin_option,
 )
-from indexer.cli.session import checked_connection, open_url
-from indexer.config import Deployment
+from indexer.cli.session import ask_database
 from indexer.errors import RefusedError
-from indexer.runtime import log_setup, signals
+from indexer.runtime import log_setup
 from indexer.store import incidents
 
 MAX_LISTED = 500
@@ -44,8 +42,8 @@ def incidents_group() -> None:
 def list_command(chain: str, every: bool, data_dir: Path | None, pg_bin: Path | None, as_json: bool) -> None:
     """List open incidents, newest first."""
     log_setup.configure("console", quiet=True)
-    deployment = config.load(chain)
-    rows = signals.run(_list(deployment, open_url(deployment.name, data_dir, pg_bin), every))
+    listed = incidents.newest if every else incidents.open_now
+    rows = ask_database(config.load(chain), data_dir, pg_bin, lambda conn: listed(conn, MAX_LISTED))
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -74,19 +72,7 @@ def close_command(
 ) -> None:
     """Close an incident. If the condition occurs again, a new incident is opened."""
     log_setup.configure("console", quiet=True)
-    deployment = config.load(chain)
-    closed = signals.run(_close(deployment, open_url(deployment.name, data_dir, pg_bin), number, note))
-    click.echo(json.dumps(closed) if as_json else f"closed: {closed['kind']} {closed['subject']}")
-
-
-async def _list(deployment: Deployment, url: str, every: bool) -> list[dict[str, Any]]:
-    async with checked_connection(url, deployment) as conn:
-        return await (incidents.newest if every else incidents.open_now)(conn, MAX_LISTED)
-
-
-async def _close(deployment: Deployment, url: str, number: int, note: str) -> dict[str, Any]:
-    async with checked_connection(url, deployment) as conn:
-        closed = await incidents.close(conn, number, note)
+    closed = ask_database(config.load(chain), data_dir, pg_bin, lambda conn: incidents.close(conn, number, note))
     if closed is None:
         raise RefusedError(f"there is no open incident {number}", "`reya-indexer incidents list` shows the open ones")
-    return closed
+    click.echo(json.dumps(closed) if as_json else f"closed: {closed['kind']} {closed['subject']}")

@@ -17,7 +17,7 @@ from indexer.runtime.progress import DaemonProgress
 from indexer.runtime.tasks import background_task
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 log = structlog.get_logger()
 LINE_INTERVAL_S = 10.0  # Time between log lines (s).
@@ -27,6 +27,14 @@ MIN_BLOCKS_SHOWN = 5_000  # No line is written while fewer blocks than this are 
 def stderr_is_terminal() -> bool:
     """Return whether stderr is a terminal."""
     return sys.stderr.isatty()
+
+
+def command_bars(*columns: str | ProgressColumn, transient: bool = False) -> Progress:
+    """Return bars on stderr for a command with steps of its own; without a terminal they draw nothing."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(*columns, console=Console(stderr=True), disable=not stderr_is_terminal(), transient=transient)
 
 
 @contextlib.asynccontextmanager

@@ -20,10 +20,10 @@ from indexer.cli.options import (
     pg_bin_option,
 )
 from indexer.cli.reorg_recovery import plan_command, recover_command, verify_command
-from indexer.cli.session import checked_connection, open_url
+from indexer.cli.session import ask_database
 from indexer.db.connection import Connection
 from indexer.errors import RefusedError
-from indexer.runtime import log_setup, signals
+from indexer.runtime import log_setup
 from indexer.store import reorg_journal
 from indexer.store.index_state import binding, load_index_state
 
@@ -40,16 +40,8 @@ for _command in (plan_command, recover_command, verify_command):
 
 
 def _ask(chain: str, data_dir: Path | None, pg_bin: Path | None, question: Callable[[Connection], Awaitable[T]]) -> T:
-    """Ask the deployment's database. Raises if it is not migrated to this release, or belongs to another deployment."""
     log_setup.configure("console", quiet=True)
-    deployment = config.load(chain)
-    url = open_url(deployment.name, data_dir, pg_bin)
-
-    async def ask() -> T:
-        async with checked_connection(url, deployment) as conn:
-            return await question(conn)
-
-    return signals.run(ask())
+    return ask_database(config.load(chain), data_dir, pg_bin, question)
 
 
 @reorg_group.command("status", epilog="\b\nExample:\n  reya-indexer reorg status --json")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import AsyncExitStack
-from pathlib import Path
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress as Bar
 
-from indexer import config
 from indexer.cli.options import (
     Integer,
     chain_option,
@@ -19,18 +14,12 @@ from indexer.cli.options import (
     log_format_option,
     pg_bin_option,
 )
-from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import (
-    COMMITTED_IS_KEPT,
-    checked_connection,
-    open_url,
-    say_if_interrupted,
-)
-from indexer.config import Deployment
+from indexer.cli.progress_bars import command_bars, stderr_is_terminal
+from indexer.cli.report import report_json
+from indexer.cli.session import COMMITTED_IS_KEPT, Session, SessionOptions, say_if_interrupted
 from indexer.projector.reproject import Reprojection, ReprojectResult
 from indexer.projector.step import StepResult
 from indexer.runtime import log_setup, signals
-from indexer.runtime.tasks import in_thread
 from indexer.runtime.tuning import BULK, tune_gc, tune_thread_switching
 from indexer.store.index_state import binding, load_index_state
 
@@ -50,9 +39,8 @@ from indexer.store.index_state import binding, load_index_state
 @log_format_option
 @json_option
 def reproject_command(
-    chain: str, first: int | None, events: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
-    log_format: log_setup.LogFormat, as_json: bool,
-) -> None:  # fmt: skip
+    chain: str, first: int | None, events: tuple[str, ...], log_format: log_setup.LogFormat, as_json: bool, **flags: Any
+) -> None:
     """Decode and project stored raw logs again, without endpoints.
 
     Use it after a projection was corrected, or to be sure. Without options, the tables are emptied and projected again
@@ -63,19 +51,17 @@ def reproject_command(
     log_setup.configure(log_format, quiet=stderr_is_terminal())
     tune_gc(BULK)
     tune_thread_switching()
-    deployment = config.load(chain)
+    options = SessionOptions.from_click(chain, None, **flags)
     with say_if_interrupted(COMMITTED_IS_KEPT):
-        done = signals.run(_reproject(deployment, first, events, data_dir, pg_bin))
-    click.echo(json.dumps(done._asdict()) if as_json else _summary(done))
+        done = signals.run(_reproject(options, first, events))
+    click.echo(report_json(done) if as_json else _summary(done))
 
 
-async def _reproject(
-    deployment: Deployment, first: int | None, events: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None
-) -> ReprojectResult:
-    url = await in_thread(open_url, deployment.name, data_dir, pg_bin)
-    async with AsyncExitStack() as stack:
-        conn, side = [await stack.enter_async_context(checked_connection(url, deployment)) for _ in range(2)]
-        bar = stack.enter_context(Bar(console=Console(stderr=True), disable=not stderr_is_terminal()))
+async def _reproject(options: SessionOptions, first: int | None, events: tuple[str, ...]) -> ReprojectResult:
+    deployment = options.deployment
+    async with Session(options) as session:
+        conn, side = await session.connect(), await session.connect()
+        bar = session.enter_context(command_bars())
         addresses = [c.address for c in deployment.contracts]
         goal = (await load_index_state(conn, addresses)).contiguous_end if await binding(conn) is not None else 0
         task = bar.add_task("projected", total=max(goal, 1))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import click
 import structlog
@@ -25,9 +25,9 @@ from indexer.cli.options import (
 )
 from indexer.cli.progress_bars import show_progress, stderr_is_terminal
 from indexer.cli.session import (
+    Session,
+    SessionOptions,
     embedded_server,
-    open_pool,
-    open_url,
     prepare_schema,
     rpc_endpoints,
     warn_about_visible_secrets,
@@ -44,11 +44,20 @@ from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.runtime import log_setup, signals
 from indexer.runtime.progress import DaemonProgress
-from indexer.runtime.tasks import background_task, in_thread
+from indexer.runtime.tasks import background_task
 from indexer.runtime.tuning import FOLLOWING, tune_gc, tune_thread_switching
 from indexer.store.provenance import EndpointFault
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(SessionOptions):
+    """The flags of the daemon. `wakers`: WebSocket endpoints that announce heads. Port 0: no status page."""
+
+    wakers: tuple[str, ...]
+    http_host: str
+    http_port: int
 
 
 @click.command(
@@ -81,9 +90,8 @@ log = structlog.get_logger()
 @log_format_option
 @verbose_option
 def run_command(
-    chain: str, rpc_urls: tuple[str, ...], ws_urls: tuple[str, ...], poll_interval: float | None, http_host: str,
-    http_port: int, attest: bool | None, attest_rps: float | None, data_dir: Path | None, pg_bin: Path | None,
-    log_format: log_setup.LogFormat, verbose: bool,
+    chain: str, rpc_urls: tuple[str, ...], ws_urls: tuple[str, ...], poll_interval: float | None, attest: bool | None,
+    attest_rps: float | None, log_format: log_setup.LogFormat, verbose: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Catch up with the chain, then follow its head until stopped.
 
@@ -92,9 +100,18 @@ def run_command(
     log_setup.configure(log_format, debug=verbose)
     tune_gc(FOLLOWING)
     tune_thread_switching()
-    deployment = config.load(chain)
-    if poll_interval is not None:
-        deployment = replace(deployment, poll_interval=poll_interval)
+    deployment = _with_flags(config.load(chain), poll_interval, attest, attest_rps)
+    urls, wakers = rpc_endpoints(deployment, rpc_urls), deployment.endpoints("WS", ws_urls)
+    warn_about_visible_secrets(ws_urls)
+    options = RunOptions(deployment=deployment, endpoints=urls, wakers=wakers, **flags)
+    with suppress(KeyboardInterrupt):  # It was stopped while it started: the daemon has done what it was asked to.
+        signals.run_stoppable(partial(_run, options), ExitCode.DONE)
+
+
+def _with_flags(
+    deployment: Deployment, poll_interval: float | None, attest: bool | None, attest_rps: float | None
+) -> Deployment:  # fmt: skip
+    """Return the deployment with what flags override. Raises ConfigError for --no-attest where commits depend on it."""
     attesting = deployment.attest
     attesting = replace(
         attesting, enabled=attesting.enabled if attest is None else attest, rps=attest_rps or attesting.rps
@@ -103,57 +120,55 @@ def run_command(
         raise ConfigError(
             f"--no-attest contradicts before_commit = true in [attest] of {deployment.path}", "Leave one of them out"
         )
-    deployment = replace(deployment, attest=attesting)
-    urls = rpc_endpoints(deployment, rpc_urls)
-    wakers = deployment.endpoints("WS", ws_urls)
-    warn_about_visible_secrets(ws_urls)
-    work = partial(_run, deployment, urls, wakers, (http_host, http_port), data_dir, pg_bin)
-    with suppress(KeyboardInterrupt):  # It was stopped while it started: the daemon has done what it was asked to.
-        signals.run_stoppable(work, ExitCode.DONE)
+    interval = deployment.poll_interval if poll_interval is None else poll_interval
+    return replace(deployment, poll_interval=interval, attest=attesting)
 
 
-async def _run(
-    deployment: Deployment, urls: tuple[str, ...], wakers: tuple[str, ...], address: tuple[str, int],
-    data_dir: Path | None, pg_bin: Path | None, stop: signals.StopRequest,
-) -> None:  # fmt: skip
-    progress = DaemonProgress()
-    async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(open_pool(deployment, urls))
+async def _run(options: RunOptions, stop: signals.StopRequest) -> None:
+    deployment, progress = options.deployment, DaemonProgress()
+    async with Session(options) as session:
+        pool = await session.open_pool()
         live = LiveStatus(deployment, progress, pool)
-        if address[1]:
-            server = await http.serve(*address, live)
-            stack.push_async_callback(server.cleanup)
-            live.start()
-            stack.push_async_callback(live.close)
-            log.info("status_page", url=f"http://{_for_url(address[0])}:{address[1]}/")
-        url = await in_thread(open_url, deployment.name, data_dir, pg_bin)
+        await _serve_status(session, options, live)
+        url = await session.database_url()
         live.url = url
         runner = Runner(deployment, url, pool, progress)
-        stack.push_async_callback(runner.close)
+        session.push_async_callback(runner.close)
         runner.stop = stop
         await runner.prepare(partial(prepare_schema, url))
         await runner.open()
-        feed = HeadFeed(wakers, deployment.poll_interval, chain_id=deployment.chain_id)
+        feed = HeadFeed(options.wakers, deployment.poll_interval, chain_id=deployment.chain_id)
         live.heads = lambda: feed.state
         feed.start()
-        stack.push_async_callback(feed.close)
+        session.push_async_callback(feed.close)
         monitor = EndpointMonitor(pool, feed, partial(connect, url), lambda: runner.engine.final_ref)
         await monitor.restore()
-        stack.push_async_callback(monitor.save_once_more)
-        await stack.enter_async_context(background_task(runner.watchdog(feed).run()))
-        await stack.enter_async_context(background_task(monitor.run()))
+        session.push_async_callback(monitor.save_once_more)
+        await session.enter_async_context(background_task(runner.watchdog(feed).run()))
+        await session.enter_async_context(background_task(monitor.run()))
         log.info("following", chain=deployment.name, chain_id=deployment.chain_id, heads=feed.state)
         if (stderr_is_terminal() and progress.head - progress.projected > 50_000) or not stderr_is_terminal():
-            await stack.enter_async_context(show_progress(progress, lambda: progress.head))
+            await session.enter_async_context(show_progress(progress, lambda: progress.head))
         if deployment.attest.enabled:
-            await _start_attesting(stack, deployment, urls, url, runner, feed)
-        embedded = embedded_server(data_dir, pg_bin)
-        await stack.enter_async_context(kept_running(embedded, stop))
+            await _start_attesting(session, options, url, runner, feed)
+        embedded = embedded_server(options.data_dir, options.pg_bin)
+        await session.enter_async_context(kept_running(embedded, stop))
         stop.handled = True
         await runner.follow(feed)
         log.info("ended", projected=progress.projected)
         if embedded is not None:
             log.info("embedded_postgresql_runs_on", stop="reya-indexer db stop", data_dir=str(embedded.data_dir))
+
+
+async def _serve_status(session: Session, options: RunOptions, live: LiveStatus) -> None:
+    """Serve the status page, /ready and /metrics from now on, unless the port is 0. Raises PortInUseError."""
+    if not options.http_port:
+        return
+    server = await http.serve(options.http_host, options.http_port, live)
+    session.push_async_callback(server.cleanup)
+    live.start()
+    session.push_async_callback(live.close)
+    log.info("status_page", url=f"http://{_for_url(options.http_host)}:{options.http_port}/")
 
 
 def _for_url(host: str) -> str:
@@ -162,18 +177,18 @@ def _for_url(host: str) -> str:
 
 
 async def _start_attesting(
-    stack: AsyncExitStack, deployment: Deployment, urls: tuple[str, ...], url: str, runner: Runner, feed: HeadFeed
-) -> None:
+    session: Session, options: RunOptions, url: str, runner: Runner, feed: HeadFeed
+) -> None:  # fmt: skip
     """Start the auditor and, if configured, the prover of the head."""
-    pool, progress, engine = runner.pool, runner.progress, runner.engine
+    deployment, pool, progress, engine = options.deployment, runner.pool, runner.progress, runner.engine
 
     def own_pool(rps: float) -> Pool:
         # Each has its own pool: its cap must not count against the follower's, nor its waits delay it.
         opened = Pool(
-            urls, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout, rps=rps,
-            budgets=pool.budgets,
+            options.endpoints, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout,
+            rps=rps, budgets=pool.budgets,
         )  # fmt: skip
-        stack.push_async_callback(opened.close)
+        session.push_async_callback(opened.close)
         return opened
 
     def on_fault(fault: EndpointFault) -> None:
@@ -185,8 +200,8 @@ async def _start_attesting(
 
     opened = partial(connect, url)
     auditor = Auditor(deployment, own_pool(deployment.attest.rps), progress, opened, engine.observer.finality, on_fault)
-    await stack.enter_async_context(background_task(auditor.run()))
+    await session.enter_async_context(background_task(auditor.run()))
     if deployment.attest.head:
         prover = HeadProver(deployment, own_pool(deployment.attest.head_rps), progress, opened, on_wrong)
         engine.executor.on_head_commit = prover.offer
-        await stack.enter_async_context(background_task(prover.run()))
+        await session.enter_async_context(background_task(prover.run()))

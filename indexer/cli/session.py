@@ -1,35 +1,86 @@
-"""Setup shared by the commands: endpoints with a checked chain id, the database and its schema."""
+"""Resources shared by the commands: endpoints with a checked chain id, the database and its schema."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
 import click
 import structlog
 
+from indexer import config
 from indexer.config import Deployment
 from indexer.db.connection import Connection, connect, connection
 from indexer.embedded_pg.server import EmbeddedServer, database_name
-from indexer.errors import (
-    ConfigError,
-    ExitCode,
-    IndexerError,
-    RefusedError,
-)
+from indexer.errors import ConfigError, ExitCode, IndexerError, RefusedError
 from indexer.rpc.pool import Pool
-from indexer.runtime import secrets, shell
+from indexer.runtime import secrets, shell, signals
 from indexer.runtime.secrets import redact
+from indexer.runtime.tasks import in_thread
 from indexer.schema import revisions
 from indexer.store.incidents import report_refusal
 from indexer.store.index_state import binding, check_binding
 
 log = structlog.get_logger()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """The flags of every command on a database. `endpoints`: empty if the command asks none.
+
+    A command with more flags adds fields of their names.
+    """
+
+    deployment: Deployment
+    endpoints: tuple[str, ...] = ()
+    data_dir: Path | None = None
+    pg_bin: Path | None = None
+
+    @classmethod
+    def from_click(cls, chain: str, rpc_urls: Sequence[str] | None, **flags: Any) -> Self:
+        """Load the deployment and find its endpoints; None for `rpc_urls` means that the command asks none.
+
+        `flags`: the other fields by their names. Raises ConfigError.
+        """
+        deployment = config.load(chain)
+        endpoints = () if rpc_urls is None else rpc_endpoints(deployment, rpc_urls)
+        return cls(deployment=deployment, endpoints=endpoints, **flags)
+
+
+class Session(contextlib.AsyncExitStack):
+    """The resources of one command: opened in the order in which it asks for them, closed in the reverse order.
+
+    A command that asks endpoints for anything to be stored opens the pool first: the chain id is checked before any
+    database is touched.
+    """
+
+    def __init__(self, options: SessionOptions) -> None:
+        super().__init__()
+        self._options = options
+        self._url: str | None = None
+
+    async def open_pool(self, rps: float | None = None) -> Pool:
+        """Open a pool and check its chain id. `rps` overrides the deployment's rate. Raises WrongChainError."""
+        return await self.enter_async_context(_open_pool(self._options, rps))
+
+    async def database_url(self) -> str:
+        """Return the URL of the deployment's database; start the embedded server if needed."""
+        if self._url is None:
+            options = self._options
+            self._url = await in_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
+        return self._url
+
+    async def connect(self) -> Connection:
+        """Open a connection to the database, which is checked as checked_connection() says."""
+        return await self.enter_async_context(checked_connection(await self.database_url(), self._options.deployment))
 
 
 def rpc_endpoints(deployment: Deployment, flags: Sequence[str]) -> tuple[str, ...]:
@@ -53,10 +104,10 @@ def warn_about_visible_secrets(flags: Sequence[str]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_pool(deployment: Deployment, urls: Sequence[str], rps: float | None = None) -> AsyncIterator[Pool]:
-    """Open a pool whose chain id is checked before any database is touched. `rps` overrides the deployment's rate."""
+async def _open_pool(options: SessionOptions, rps: float | None) -> AsyncIterator[Pool]:
+    deployment = options.deployment
     pool = Pool(
-        urls, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout,
+        options.endpoints, deployment.chain_id, max_blocks=deployment.max_blocks, timeout=deployment.rpc_timeout,
         rps=rps or deployment.rps, budgets=dict(deployment.budgets),
     )  # fmt: skip
     try:
@@ -159,3 +210,26 @@ async def checked_connection(url: str, deployment: Deployment) -> AsyncIterator[
             if not isinstance(error, asyncpg.InsufficientPrivilegeError):  # Of a reader that is asked to write.
                 await report_refusal(partial(connect, url), error, "command")
             raise
+
+
+def ask_database(
+    deployment: Deployment, data_dir: Path | None, pg_bin: Path | None, question: Callable[[Connection], Awaitable[T]]
+) -> T:  # fmt: skip
+    """Ask the deployment's database one question, for a command that does no more.
+
+    Args:
+        deployment: The deployment that the database must belong to.
+        data_dir: Directory of the embedded server.
+        pg_bin: Programs of the embedded server.
+        question: Awaited with a checked connection.
+
+    Raises:
+        FatalError: The database is not migrated to this release, or belongs to another deployment.
+    """
+    url = open_url(deployment.name, data_dir, pg_bin)
+
+    async def ask() -> T:
+        async with checked_connection(url, deployment) as conn:
+            return await question(conn)
+
+    return signals.run(ask())

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 import structlog
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
-from indexer import config
 from indexer.attest.attester import Attester, AttestResult
 from indexer.attest.backlog import Backlog
 from indexer.attest.estimate import estimate
-from indexer.chain.ranges import count_blocks
+from indexer.attest.evidence import LogDifference
+from indexer.chain.ranges import BlockRange, count_blocks
 from indexer.cli.options import (
     Rate,
     chain_option,
@@ -34,17 +30,9 @@ from indexer.cli.options import (
     pg_bin_option,
     rpc_option,
 )
-from indexer.cli.progress_bars import stderr_is_terminal
-from indexer.cli.session import (
-    check_stored,
-    checked_connection,
-    errors_as_json,
-    open_pool,
-    open_url,
-    rpc_endpoints,
-    say_if_interrupted,
-)
-from indexer.config import Deployment
+from indexer.cli.progress_bars import command_bars, stderr_is_terminal
+from indexer.cli.report import print_report
+from indexer.cli.session import Session, SessionOptions, check_stored, errors_as_json, say_if_interrupted
 from indexer.errors import (
     EpochChangedError,
     ExitCode,
@@ -54,11 +42,12 @@ from indexer.errors import (
     RpcError,
 )
 from indexer.ingest.block_proof import no_wait
+from indexer.ingest.proof_rules import ProofFailure
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup, signals
-from indexer.runtime.tasks import in_thread
-from indexer.store.attestations import Grade, summaries
+from indexer.store.attestations import Attested, Grade, summaries
 from indexer.store.index_state import IndexState
+from indexer.store.provenance import EndpointFault
 
 ASK_FROM = 60.0  # Estimated work longer than this must be confirmed (s).
 MAX_LISTED = 100
@@ -67,20 +56,88 @@ LINE_INTERVAL_S = 10.0  # Time between log lines (s).
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions(SessionOptions):
     """The flags of one run. Without `first` or `last`, it begins at the origin or ends at finalized."""
 
-    deployment: Deployment
-    urls: tuple[str, ...]
-    data_dir: Path | None
-    pg_bin: Path | None
     first: int | None
     last: int | None
     grade: Grade
     heal: bool
     again: bool
+    attest_rps: float | None
+
+    @property
+    def rps(self) -> float:
+        """Maximum requests to each endpoint (per second)."""
+        return self.attest_rps or self.deployment.attest.rps
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyEstimate:
+    """What a run would cost; `hours` and `seconds` say the same. `receipts`: blocks whose receipts are read."""
+
+    from_block: int
+    to_block: int
+    grade: Grade
+    blocks: int
+    requests: int
+    receipts: int
+    seconds: float
+    hours: float
     rps: float
+    samples: int
+
+    def summary(self) -> str:
+        """Return the text for people."""
+        receipts = f", receipts of about {self.receipts:,}" if self.grade == "proven" else ""
+        return (
+            f"{self.grade}: {self.blocks:,} of blocks {self.from_block} to {self.to_block} are left"
+            f"{receipts}: about {self.requests:,} requests, {self.hours:g} hours at most"
+            f" {self.rps:g} requests a second"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a run did. `count`: all differences; of lists, the first MAX_LISTED are reported."""
+
+    grade: Grade
+    from_block: int
+    to_block: int
+    finalized: int
+    blocks: int
+    logs: int
+    count: int
+    differences: Sequence[LogDifference]
+    healed: Sequence[BlockRange]
+    blamed: Sequence[EndpointFault]
+    left: Sequence[ProofFailure]
+    requests: int
+    attested: dict[Grade, Attested]
+
+    def summary(self) -> str:
+        """Return the text for people."""
+        lines = [
+            f"block {d.block}: {d.what}" + ("" if d.log_index is None else f", log {d.log_index}")
+            for d in self.differences
+        ]
+        lines += [f"{f.endpoint} {f.what}: block {f.block}, log {f.log_index}" for f in self.blamed]
+        lines += [f"block {failure.block} keeps its grade: {failure.detail}" for failure in _first_of_each(self.left)]
+        lines += [f"healed: blocks {first} to {last}" for first, last in self.healed]
+        lines.append(
+            f"{self.grade}: blocks {self.from_block} to {self.to_block}, {self.blocks:,} of them now, with"
+            f" {self.logs:,} logs; without a gap up to block {self.attested[self.grade].up_to}"
+        )
+        return "\n".join(lines)
+
+
+def _first_of_each(failures: Sequence[ProofFailure]) -> list[ProofFailure]:
+    """Return the first failure for each endpoint and reason."""
+    first: dict[tuple[str, str], ProofFailure] = {}
+    for failure in failures:
+        first.setdefault((failure.endpoint, failure.why), failure)
+    return list(first.values())
 
 
 _KEPT = "attested blocks stay attested; run the same command again to continue"
@@ -110,9 +167,8 @@ _KEPT = "attested blocks stay attested; run the same command again to continue"
 @log_format_option
 @json_option
 def verify_command(
-    chain: str, first: int | None, last: int | None, grade: Grade, heal: bool, again: bool, attest_rps: float | None,
-    dry_run: bool, yes: bool, rpc_urls: tuple[str, ...], data_dir: Path | None, pg_bin: Path | None,
-    log_format: log_setup.LogFormat, as_json: bool,
+    chain: str, rpc_urls: tuple[str, ...], first: int | None, last: int | None, dry_run: bool, yes: bool,
+    log_format: log_setup.LogFormat, as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Attest stored raw logs against the chain, up to finalized.
 
@@ -127,28 +183,26 @@ def verify_command(
     """
     log_setup.configure(log_format, quiet=stderr_is_terminal())
     check_order(first, last)
-    deployment = config.load(chain)
-    urls, rps = rpc_endpoints(deployment, rpc_urls), attest_rps or deployment.attest.rps
-    options = VerifyOptions(deployment, urls, data_dir, pg_bin, first, last, grade, heal, again, rps)
+    options = VerifyOptions.from_click(chain, rpc_urls, first=first, last=last, **flags)
     with errors_as_json(as_json), say_if_interrupted(_KEPT):
         if dry_run or not yes:
             planned = signals.run(_estimate(options))
             if dry_run:
-                click.echo(json.dumps(planned) if as_json else _plan_summary(planned))
+                print_report(planned, as_json)
                 return
             _ask(planned)
         done = signals.run(_verify(options))
-    click.echo(json.dumps(done) if as_json else _summary(done))
-    if done["count"] and not done["healed"]:
+    print_report(done, as_json)
+    if done.count and not done.healed:
         raise click.exceptions.Exit(ExitCode.DIFFERENCES)
-    if done["left"]:
+    if done.left:
         raise click.exceptions.Exit(ExitCode.UNATTESTED)
 
 
-def _ask(planned: dict[str, Any]) -> None:
-    if planned["seconds"] <= ASK_FROM:
+def _ask(planned: VerifyEstimate) -> None:
+    if planned.seconds <= ASK_FROM:
         return
-    click.echo(_plan_summary(planned), err=True)
+    click.echo(planned.summary(), err=True)
     if not sys.stdin.isatty():
         raise RefusedError("this would take more than a minute", "Pass --yes to confirm, or use a smaller range")
     if not click.confirm("Continue?", err=True):
@@ -195,26 +249,25 @@ class VerifyRun:
 
 @asynccontextmanager
 async def _open_run(options: VerifyOptions, rps: float | None) -> AsyncIterator[VerifyRun]:
-    async with open_pool(options.deployment, options.urls, rps) as pool:
-        url = await in_thread(open_url, options.deployment.name, options.data_dir, options.pg_bin)
-        async with checked_connection(url, options.deployment) as conn:
-            yield VerifyRun(options, Recovery(options.deployment, pool, conn))
+    async with Session(options) as session:
+        pool, conn = await session.open_pool(rps), await session.connect()
+        yield VerifyRun(options, Recovery(options.deployment, pool, conn))
 
 
-async def _estimate(options: VerifyOptions) -> dict[str, Any]:
+async def _estimate(options: VerifyOptions) -> VerifyEstimate:
     # A handful of samples needs no cap, and the waits of a cap would be measured instead of the endpoint.
     async with _open_run(options, None) as verification:
         state = await verification.open()
         todo = list(verification.backlog.remaining(state, verification.first, verification.last))
-        blocks = {"from_block": verification.first, "to_block": verification.last}
+        conn, pool = verification.recovery.conn, verification.recovery.pool
         try:
-            conn, pool = verification.recovery.conn, verification.recovery.pool
-            return blocks | await estimate(conn, pool, todo, options.grade, options.rps)
+            costs = await estimate(conn, pool, todo, options.grade, options.rps)
         except RpcError as error:
             raise _unserved(error) from error
+        return VerifyEstimate(verification.first, verification.last, **costs)
 
 
-async def _verify(options: VerifyOptions) -> dict[str, Any]:
+async def _verify(options: VerifyOptions) -> VerifyReport:
     async with _open_run(options, options.rps) as verification:
         state = await verification.open()
         total = AttestResult(verification.first, verification.last)
@@ -223,7 +276,7 @@ async def _verify(options: VerifyOptions) -> dict[str, Any]:
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
             TimeRemainingColumn(), TextColumn("{task.fields[logs]:,} logs, {task.fields[requests]:,} requests"),
         )  # fmt: skip
-        with Bar(*columns, console=Console(stderr=True), disable=not stderr_is_terminal()) as bar:
+        with command_bars(*columns) as bar:
             task = bar.add_task(options.grade, total=max(1, blocks), logs=0, requests=0)
 
             def on_progress() -> None:
@@ -268,61 +321,22 @@ def _unserved(error: RpcError) -> ReplacementUnavailableError:
     )
 
 
-async def _report(verification: VerifyRun, total: AttestResult) -> dict[str, Any]:
+async def _report(verification: VerifyRun, total: AttestResult) -> VerifyReport:
     options, conn = verification.options, verification.recovery.conn
     state = await verification.recovery.state()
     addresses = [c.address for c in options.deployment.contracts]
-    grades = await summaries(conn, addresses, state.binding.origin)
-    return {
-        "grade": options.grade,
-        "from_block": total.first,
-        "to_block": total.last,
-        "finalized": verification.final,
-        "blocks": count_blocks(total.attested),
-        "logs": total.logs,
-        "count": len(total.differences),
-        "differences": [d._asdict() for d in total.differences[:MAX_LISTED]],
-        "healed": [list(span) for span in total.healed],
-        "blamed": [b._asdict() for b in total.blamed[:MAX_LISTED]],
-        "left": [c._asdict() for c in total.reasons[:MAX_LISTED]],
-        "requests": verification.recovery.pool.requests,
-        "attested": {grade: attested._asdict() for grade, attested in grades.items()},
-    }
-
-
-def _plan_summary(planned: dict[str, Any]) -> str:
-    receipts = f", receipts of about {planned['receipts']:,}" if planned["grade"] == "proven" else ""
-    return (
-        f"{planned['grade']}: {planned['blocks']:,} of blocks {planned['from_block']} to {planned['to_block']} are left"
-        f"{receipts}: about {planned['requests']:,} requests, {planned['hours']:g} hours at most"
-        f" {planned['rps']:g} requests a second"
+    return VerifyReport(
+        grade=options.grade,
+        from_block=total.first,
+        to_block=total.last,
+        finalized=verification.final,
+        blocks=count_blocks(total.attested),
+        logs=total.logs,
+        count=len(total.differences),
+        differences=total.differences[:MAX_LISTED],
+        healed=total.healed,
+        blamed=total.blamed[:MAX_LISTED],
+        left=total.reasons[:MAX_LISTED],
+        requests=verification.recovery.pool.requests,
+        attested=await summaries(conn, addresses, state.binding.origin),
     )
-
-
-def _summary(done: dict[str, Any]) -> str:
-    lines = [
-        f"block {d['block']}: {d['what']}" + ("" if d["log_index"] is None else f", log {d['log_index']}")
-        for d in done["differences"]
-    ]
-    lines += [
-        f"{fault['endpoint']} {fault['what']}: block {fault['block']}, log {fault['log_index']}"
-        for fault in done["blamed"]
-    ]
-    lines += [
-        f"block {failure['block']} keeps its grade: {failure['detail']}" for failure in _first_of_each(done["left"])
-    ]
-    lines += [f"healed: blocks {first} to {last}" for first, last in done["healed"]]
-    reached = done["attested"][done["grade"]]
-    lines.append(
-        f"{done['grade']}: blocks {done['from_block']} to {done['to_block']}, {done['blocks']:,} of them now, with"
-        f" {done['logs']:,} logs; without a gap up to block {reached['up_to']}"
-    )
-    return "\n".join(lines)
-
-
-def _first_of_each(failures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first failure for each endpoint and reason."""
-    first: dict[tuple[str, str], dict[str, Any]] = {}
-    for failure in failures:
-        first.setdefault((failure["endpoint"], failure["why"]), failure)
-    return list(first.values())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import dataclass
 
-from indexer.chain.ranges import ContractRange, count_blocks, plan_missing, sample_range
+from indexer.chain.ranges import BlockRange, ContractRange, count_blocks, plan_missing, sample_range
 from indexer.config import Deployment
 from indexer.db.connection import connection
 from indexer.decode.block_times import TimeFields, time_fields_of
@@ -22,9 +22,44 @@ BYTES_PER_LOG = 1_800
 LOGS_PER_SECOND = 15_000  # ingested and projected on two cores: one projector, however many workers
 
 
+@dataclass(frozen=True, slots=True)
+class BackfillEstimate:
+    """What a backfill would cost. `bytes`: disk space; `bound_by`: what limits the time (`seconds`)."""
+
+    from_block: int
+    to_block: int
+    blocks: int
+    segments: int
+    samples: int
+    logs: int
+    requests: int
+    bytes: int
+    seconds: float
+    bound_by: str
+
+    def summary(self) -> str:
+        """Return the text for people."""
+        if not self.blocks:
+            return f"nothing to do: blocks {self.from_block} to {self.to_block} are there already"
+        parts = "1 part" if self.segments == 1 else f"{self.segments:,} parts"
+        return (
+            f"blocks {self.from_block:,} to {self.to_block:,}: {self.blocks:,} of them missing in {parts}\n"
+            f"  about {self.logs:,} logs (from {self.samples} samples), {self.requests:,} requests,"
+            f" {self.bytes / 2**30:,.1f} GiB of disk\n"
+            f"  {_duration(self.seconds)}: {self.bound_by}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min"
+
+
 async def estimate(
     url: str, deployment: Deployment, pool: Pool, first: int, last: int, workers: int, rps: float | None
-) -> dict[str, Any]:
+) -> BackfillEstimate:
     """Estimate how many blocks are missing, and what ingesting and projecting them will cost.
 
     Args:
@@ -35,9 +70,6 @@ async def estimate(
         last: Last block of the backfill.
         workers: Number of ingest workers.
         rps: Cap of the request rate (requests/s); None for no cap.
-
-    Returns:
-        JSON-ready counts, disk space (bytes), time (s), and in `bound_by` what limits the time.
     """
     addresses = tuple(sorted(c.address for c in deployment.contracts))
     missing = plan_missing(await _covered(url, addresses), first, last)
@@ -58,13 +90,13 @@ async def estimate(
     if rps is not None:
         bounds[f"bound by --rps {rps:g}"] = requests / rps
     bound_by, seconds = max(bounds.items(), key=lambda bound: bound[1])
-    return {
-        "blocks": blocks, "segments": len(missing), "samples": samples, "logs": logs, "requests": requests,
-        "bytes": logs * BYTES_PER_LOG, "seconds": round(seconds, 1), "bound_by": bound_by,
-    }  # fmt: skip
+    return BackfillEstimate(
+        first, last, blocks, len(missing), samples, logs, requests, bytes=logs * BYTES_PER_LOG,
+        seconds=round(seconds, 1), bound_by=bound_by,
+    )  # fmt: skip
 
 
-async def _covered(url: str, addresses: tuple[str, ...]) -> dict[str, Any]:
+async def _covered(url: str, addresses: tuple[str, ...]) -> dict[str, list[BlockRange]]:
     async with connection(url) as conn:
         if await conn.fetchval("SELECT to_regclass('indexer.coverage')") is None:
             return {a: [] for a in addresses}

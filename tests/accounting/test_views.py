@@ -12,6 +12,7 @@ import pytest
 
 from indexer.cli import check as cli
 from indexer.cli import enrich as enriching
+from indexer.cli.report import Report, report_json
 from indexer.contracts.enrich import KINDS
 from indexer.db.connection import connection
 from indexer.errors import RefusedError, StateUnavailableError
@@ -73,15 +74,24 @@ async def enrich(
     """In this process."""
     monkeypatch.setenv("DATABASE_URL", history.url)
     urls = tuple(node.url for node in nodes) or (history.node.url,)
-    options = enriching.EnrichOptions(DEVNET, urls, kinds or list(KINDS), 500.0, most, restart, None, None)
-    return await enriching._enrich(options, dry_run)
+    options = enriching.EnrichOptions(
+        deployment=DEVNET, endpoints=urls, kinds=kinds or list(KINDS), rps=500.0, most=most, restart=restart
+    )
+    return as_printed(await enriching._enrich(options, dry_run))
 
 
 async def check(history: History, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """In this process: what `check --strict --rpc-url` answers with."""
     monkeypatch.setenv("DATABASE_URL", history.url)
-    endpoints = (history.node.url,)
-    return await cli._check(cli.CheckOptions(DEVNET, 10, False, True, endpoints, 100, None, None, None))
+    options = cli.CheckOptions(
+        deployment=DEVNET, endpoints=(history.node.url,), sample=10, recompute=False, strict=True, views=100, rps=None
+    )
+    return as_printed(await cli._check(options))
+
+
+def as_printed(report: Report) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(report_json(report))
+    return answer
 
 
 async def test_rows_are_what_the_contracts_say_each_drifted_answer_is_found_and_no_answer_is_none(
