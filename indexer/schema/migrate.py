@@ -42,8 +42,8 @@ from indexer.schema.revisions import (
     require_head,
     require_known,
 )
-from indexer.schema.tables.columns import SCHEMA, internal
-from indexer.schema.tables.metadata import public
+from indexer.schema.tables.columns import SCHEMA
+from indexer.schema.tables.metadata import internal, public
 from indexer.schema.views.all_views import VIEWS
 
 log = structlog.get_logger()

@@ -25,8 +25,7 @@ from indexer import config
 from indexer.cli.main import EXIT_CODES, cli
 from indexer.errors import ConfigError
 from indexer.ops.metric_catalog import CATALOG
-from indexer.schema.tables.columns import internal
-from indexer.schema.tables.metadata import public
+from indexer.schema.tables.metadata import internal, public
 from indexer.schema.views.all_views import VIEWS
 
 ROOT = Path(__file__).parents[2]

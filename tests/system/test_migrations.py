@@ -30,8 +30,7 @@ from indexer.errors import (
     SchemaOlderError,
 )
 from indexer.schema import migrate, revisions
-from indexer.schema.tables.columns import internal
-from indexer.schema.tables.metadata import TABLES, public
+from indexer.schema.tables.metadata import TABLES, internal, public
 from indexer.schema.views.all_views import VIEWS
 from indexer.store import coverage
 

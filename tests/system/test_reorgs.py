@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from indexer.schema.tables.columns import internal
+from indexer.schema.tables.metadata import internal
 from tests.support.anvil.driver import Driver
 from tests.support.anvil.node import AnvilNode
 from tests.support.daemon import Daemon, run, wait_synced

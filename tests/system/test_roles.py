@@ -23,8 +23,7 @@ from indexer.embedded_pg.server import EmbeddedServer
 from indexer.errors import ForeignDatabaseError, IndexerError, SchemaOlderError
 from indexer.ops.doctor.database_checks import examine_database
 from indexer.schema import deferred_indexes, migrate, roles
-from indexer.schema.tables.columns import internal
-from indexer.schema.tables.metadata import public
+from indexer.schema.tables.metadata import internal, public
 from indexer.schema.views.all_views import VIEWS
 from indexer.store import enrichment, lease, raw_logs
 from tests.support.daemon import run

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from indexer.schema.tables.columns import public
+from indexer.schema.tables.metadata import public
 from indexer.schema.tables.public_reserved import RESERVED
 
 ORIGIN = ("transaction_hash", "block_timestamp", "block_number", "unique_id")

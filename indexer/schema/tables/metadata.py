@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, Numeric, SmallInteger, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, Numeric, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from indexer.schema.tables import (
@@ -22,13 +22,25 @@ from indexer.schema.tables import (
     public_settings,
     public_trading,
 )
-from indexer.schema.tables.columns import internal, public
+from indexer.schema.tables.columns import SCHEMA
 
-__all__ = ["ENRICHED", "TABLES", "catalog_content", "internal", "public"]
-# Importing these modules fills `public` and `internal`.
-FAMILIES = (
-    public_accounts, public_application, public_reserved, public_settings, public_trading,
-    internal_control, internal_raw_chain, internal_state, internal_journal)  # fmt: skip
+
+def build() -> tuple[MetaData, MetaData]:
+    """Describe all tables anew. Returns those of `public` and those of our own schema."""
+    public, internal = MetaData(), MetaData(schema=SCHEMA)
+    public_accounts.add(public)
+    public_application.add(public)
+    public_reserved.add(public)
+    public_settings.add(public)
+    public_trading.add(public)
+    internal_control.add(internal)
+    internal_raw_chain.add(internal)
+    internal_state.add(internal)
+    internal_journal.add(internal)
+    return public, internal
+
+
+public, internal = build()
 # Subclasses come first: in SQLAlchemy SmallInteger and BigInteger are Integers.
 _KINDS: tuple[tuple[type[Any], str], ...] = (
     (SmallInteger, "smallint"),

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, Numeric, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, MetaData, Numeric, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
-
-from indexer.schema.tables.columns import public
 
 _TYPES: dict[str, Any] = {
     "n": Numeric(78, 0), "d": Numeric(), "b": BigInteger(), "i": Integer(), "f": Double(), "t": Text(), "y": Boolean(),
@@ -101,5 +99,7 @@ def _column(cell: str) -> Column[Any]:
     )  # fmt: skip
 
 
-for _name, _cells in RESERVED.items():
-    Table(_name, public, *map(_column, _cells.split()), info={"kind": "reserved"})
+def add(metadata: MetaData) -> None:
+    """Add the tables of this family."""
+    for name, cells in RESERVED.items():
+        Table(name, metadata, *map(_column, cells.split()), info={"kind": "reserved"})

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from sqlalchemy import Table
 
 from indexer.chain.types import LOGS_PER_BLOCK
-from indexer.schema.tables.columns import public
+from indexer.schema.tables.metadata import public
 
 _APPENDED = (
     'SELECT t.* FROM public."{name}" t'
@@ -51,7 +51,7 @@ def _views() -> Iterator[tuple[str, str]]:
 
 
 def views() -> dict[str, str]:
-    """Return the views' queries by name. Call after all tables are described."""
+    """Return the queries of the views by name."""
     return dict(_views())
 
 
