@@ -327,20 +327,9 @@ def events_of(registry: Registry, logs: Iterable[Log], times: Mapping[int, int])
                 args = abi.decode(topics, data)
             except DecodeMismatchError as mismatch:
                 name, args, reason, detail = None, {}, "does not fit", str(mismatch)
-        events.append(
-            Event(
-                block,
-                times[block],
-                index,
-                transaction,
-                contract.address,
-                topic0,
-                name,
-                args,
-                contract.erc20,
-                reason,
-                detail,
-            )
-        )
+        events.append(Event(
+            block, times[block], index, transaction, contract.address, topic0, name, args, contract.erc20, reason,
+            detail,
+        ))  # fmt: skip
     assign_counterparties(events, registry.pool_account)
     return events

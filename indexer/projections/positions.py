@@ -166,7 +166,7 @@ def _read(write_set: WriteSet, event: Event, account: int, size: int = 0) -> Dra
             return draft
         # The row as it is now must be written: as a before-image, or because the next one does not fit.
         _put(write_set, write_set.drafts.pop(key))
-    values = write_set.get("positions", key)
+    values = write_set.get_values(ROWS, key)
     if values is None:
         return None
     price, funding, session, sequence, snapshot = values[_ENTRY:]

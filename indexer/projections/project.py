@@ -62,7 +62,7 @@ def split_row(name: str, state_row: StateRow) -> tuple[Row | None, ...]:
     """Return a state row as one row per table of `tables_of(name)`, each None where there is none."""
     if state_row is None:
         return (None,) * len(tables_of(name))
-    return SHARED_LAYOUTS[name].rows(state_row) if name in SHARED_LAYOUTS else (state_row,)
+    return (state_row,) if isinstance(state_row, dict) else SHARED_LAYOUTS[name].rows(state_row)
 
 
 def merge_rows(name: str, rows: Sequence[Row | None]) -> StateRow:

@@ -164,14 +164,18 @@ def _compiled(columns: Mapping[str, Kinds], layout: RowLayout, classes: Sequence
                 uses[n, plain] = uses.get((n, plain), 0) + 1
                 fields.append(f"{{v{n}}}")
         lines.append('f"' + "\\t".join(fields) + '\\n"')
-    return _generated(len(classes), uses, lines)
+    scope: dict[str, Any] = {"BACKSLASH": "\\", "escaped": escape_copy_text, "to_json": to_json, "iso": _iso}
+    exec(_source(len(classes), uses, lines), scope)
+    write: Encoder = scope["write"]
+    return write
 
 
 def _nothing_fits(values: Sequence[Any]) -> None:
     return None
 
 
-def _generated(count: int, uses: Mapping[tuple[int, str], int], lines: Sequence[str]) -> Encoder:
+def _source(count: int, uses: Mapping[tuple[int, str], int], lines: Sequence[str]) -> str:
+    """Return the function as text. `uses`: (number of a value, kind) -> number of its fields; `lines`: f-strings."""
     used = {n for n, _ in uses}
     conditions = [_FITS[kind].format(v=f"v{n}") for n, kind in uses if kind in _FITS]
     targets = _unpacked(f"v{n}" if n in used else "_" for n in range(count))
@@ -186,10 +190,7 @@ def _generated(count: int, uses: Mapping[tuple[int, str], int], lines: Sequence[
             texts[n] = f'v{n} = f"{{v{n}}}"'
     source += [f"    {text}" for text in texts.values()]
     source.append(f"    return ({', '.join(lines)},)")
-    scope: dict[str, Any] = {"BACKSLASH": "\\", "escaped": escape_copy_text, "to_json": to_json, "iso": _iso}
-    exec("\n".join(source), scope)
-    write: Encoder = scope["write"]
-    return write
+    return "\n".join(source)
 
 
 @lru_cache(maxsize=256)

@@ -84,14 +84,7 @@ def _row(write_set: WriteSet, event: Event, known: Row | None) -> Row:
     origin = event.origin_columns(transaction=False)
     match event.name:
         case "CollateralParentConfigurationUpdated":
-            new = args["newConfig"]
-            return origin | {
-                "collateral_pool_id": args["collateralPoolId"],
-                "collateral_address": args["collateralAddress"],
-                "price_haircut": new["priceHaircut"],
-                "auto_exchange_discount": new["autoExchangeDiscount"],
-                "oracle_node_id": "0x" + new["oracleNodeId"].hex(),
-            }
+            return origin | _collateral(args)
         case "LiquidationConfigurationUpdated":
             columns = {column: args["newConfig"][name] for column, name in LIQUIDATION.items()}
             return origin | columns | {"collateral_pool_id": args["collateralPoolId"]}
@@ -120,6 +113,17 @@ def _row(write_set: WriteSet, event: Event, known: Row | None) -> Row:
         case _:
             pool = {"pool_id": args["poolId"], "quote_token": args["quoteToken"], "account_id": args["accountId"]}
             return event.origin_columns() | pool
+
+
+def _collateral(args: Row) -> Row:
+    new = args["newConfig"]
+    return {
+        "collateral_pool_id": args["collateralPoolId"],
+        "collateral_address": args["collateralAddress"],
+        "price_haircut": new["priceHaircut"],
+        "auto_exchange_discount": new["autoExchangeDiscount"],
+        "oracle_node_id": "0x" + new["oracleNodeId"].hex(),
+    }
 
 
 def _spot_market(args: Row) -> Row:

@@ -10,8 +10,8 @@ from typing import Any
 from indexer.projections.events import Event, Key, Row, StateKey, Values
 from indexer.projections.row_encoder import RowEncoder, RowLayout
 
-# A state row: a Row, or the Values of one that several tables share. None where there is no row.
-StateRow = Any
+# A state row: a Row, or the Values of one that several tables share (`project.SHARED_LAYOUTS`). None: there is none.
+StateRow = Row | Values | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +62,20 @@ class WriteSet:
     before: dict[tuple[int, StateKey], StateRow] = field(default_factory=dict)
     incidents: list[Incident] = field(default_factory=list)
     drafts: dict[tuple[int, int], Any] = field(default_factory=dict)
-    _tables: dict[str, dict[Key, StateRow]] = field(default_factory=dict)
+    _tables: dict[str, dict[Key, Any]] = field(default_factory=dict)
 
-    def get(self, table: str, key: Key) -> StateRow:
+    def get(self, table: str, key: Key) -> Row | None:
         """Return a state row, None where there is none.
 
         Raises KeyError when the projection's `keys` did not name it: guessing would drop what is stored.
         """
-        return self.state[table, key]
+        return self.state[table, key]  # type: ignore[return-value]  # put() set it, or it was loaded as a Row.
 
-    def table(self, table: str) -> Iterable[StateRow]:
+    def get_values(self, layout: RowLayout, key: Key) -> Values | None:
+        """Return the values of a state row that several tables share, None where there is none. Raises KeyError."""
+        return self.state[layout.name, key]  # type: ignore[return-value]  # put_values() set it.
+
+    def table(self, table: str) -> Iterable[Row]:
         """Return all rows of a table that is read whole (`project.WHOLE_TABLES`)."""
         if table not in self._tables:
             self._tables[table] = {key: row for (name, key), row in self.state.items() if name == table}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from datetime import datetime
 from typing import Any
 
@@ -94,6 +95,22 @@ def test_a_column_that_the_table_does_not_have_is_an_error_of_ours() -> None:
     lines = RowEncoder({"t": {"a": "numeric"}})
     with pytest.raises(KeyError):
         lines.encode(lines.plain("t", ("b",)), (1,))
+
+
+def test_a_generated_encoder_is_the_one_that_the_docstring_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    generated: list[str] = []
+
+    def source(*parts: Any) -> str:
+        generated.append(original(*parts))
+        return generated[-1]
+
+    original = row_encoder._source
+    monkeypatch.setattr(row_encoder, "_source", source)
+    encoder = RowEncoder({"t": {"id": "text not null", "amount": "numeric not null", "sender": "text"}})
+    layout = encoder.plain("t", ("id", "amount", "sender"))
+    assert encoder.encode(layout, ("a\tb", 7, None)) == ("a\\tb\t7\t\\N\n",)
+    shown = str(row_encoder.__doc__).partition("    def write(values):")
+    assert textwrap.dedent(shown[1] + shown[2]).strip() == generated[0].replace(str(10**78), "10**78")
 
 
 def test_the_functions_that_are_kept_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
