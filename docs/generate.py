@@ -23,6 +23,7 @@ import click
 from indexer import config, errors
 from indexer.cli.main import cli
 from indexer.db import catalog
+from indexer.exit_codes import ExitCode
 from indexer.ops import metric_catalog
 from indexer.rpc.rate_limit import PURPOSES
 from indexer.schema.prisma import prisma_schema
@@ -181,7 +182,7 @@ def exit_codes_page() -> str:
     unit = (ROOT / "deploy/systemd/reya-indexer.service").read_text()
     final = {int(code) for line in re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.M) for code in line.split()}
     rows = ["| code | meaning | error class | restarted |", "|---|---|---|---|"]
-    for code in errors.ExitCode:
+    for code in ExitCode:
         named = ", ".join(f"`{name}`" for name in classes.get(code, ()))
         rows.append(f"| {code.value} | {_cell(code.meaning)} | {named} | {'no' if code in final else ''} |")
     return NOTE + CODES_HEAD + "\n".join(rows) + "\n"

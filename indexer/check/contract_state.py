@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from indexer.check.position_replay import E18, Drift, trunc_div
+from indexer.check.position_math import E18, trunc_div
+from indexer.check.position_replay import Drift
 from indexer.config import Deployment
 from indexer.contracts import views
 from indexer.contracts.views import Caller

@@ -13,16 +13,27 @@ these up.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from indexer.check.position_math import (
+    E18,
+    Fill,
+    PositionReplay,
+    Stated,
+    deleverage,
+    execution_of,
+    live_base,
+    realized_after,
+    side_of,
+    stated_around,
+    trunc_div,
+)
 from indexer.projections.events import EXECUTIONS, Event, Row, Transaction, parties
 
-E18 = 10**18
 MAX_REPORTED = 100  # contradictions
 PositionKey = tuple[int, int]  # market, account
-Stated = Mapping[str, Any]
 
 
 class Drift(NamedTuple):
@@ -31,42 +42,6 @@ class Drift(NamedTuple):
     check: str
     subject: str
     detail: str
-
-
-@dataclass(slots=True)
-class PositionReplay:
-    """A position as replayed so far. `realized` to `multiplier` are None if the last event did not state them."""
-
-    base: int = 0
-    realized: int | None = None
-    price: int | None = None
-    funding: int | None = None
-    multiplier: int | None = None
-    session: int | None = None  # realized PnL of the rows since it opened; None: unknown
-    opened: int | None = None  # the chain's realized PnL when it opened
-    tolerance: int = 0
-    unsure: bool = False  # one of its rows had a value that does not fit its column
-
-    def apply_statement(self, stated: Stated) -> None:
-        """Take over the chain's statement, which overrules what was replayed."""
-        last, trackers = stated["lastPriceData"], stated["trackers"]
-        self.base, self.realized, self.price = stated["base"], stated["realizedPnL"], last["price"]
-        self.funding, self.multiplier = trackers["fundingValue"], trackers["baseMultiplier"]
-
-    def apply_unstated(self, base: int, side: Row | None) -> None:
-        """Move to `base` by an execution that states no position; `side`: the trackers, if the transaction has them."""
-        self.base, self.realized, self.price = base, None, None
-        self.funding = side["fundingValue"] if side else None
-        self.multiplier = side["baseMultiplier"] if side else None
-
-
-class Fill(NamedTuple):
-    """One side of an execution. `pnl`: r_pnl of its row, None for the counterparty. `market`: market data around it."""
-
-    size: int
-    price: int
-    pnl: int | None
-    market: Row | None
 
 
 @dataclass(slots=True)
@@ -119,17 +94,17 @@ class Reconciliation:
         return position
 
     def _execution(self, tx: Transaction, event: Event, pnl: int | None) -> None:
-        size, price, stated = _execution(event)
+        size, price, stated = execution_of(event)
         market = tx.market_data(event.args["marketId"], event.log_index)
         for n, account in enumerate(parties(event)):
             fill = Fill(size, price, pnl, market) if n == 0 else Fill(-size, price, None, market)
             pending = tx.statements.by_execution.get((event.log_index, account), ())
-            before, after = _around(pending, stated[2 * n : 2 * n + 2], fill.size)
+            before, after = stated_around(pending, stated[2 * n : 2 * n + 2], fill.size)
             position = self._position_of(event, account)
             position.unsure |= any(e.id in self.unfit for e in pending)
             if before is not None:
                 self._catch_up(event, account, position, before)
-            elif _deleverage(position, fill, after):
+            elif deleverage(position, fill, after):
                 self.rounded[event.args["marketId"]] += abs(position.base) // E18 + 1
             self._execute(event, account, position, fill, after, charged=before is not None)
         if stated[3] is not None and event.args["counterpartyAccountId"] == event.args["accountId"]:
@@ -154,9 +129,9 @@ class Reconciliation:
     def _base_left(self, event: Event, position: PositionReplay, stated: Stated) -> int:
         """Return the base that deleveraging left. A position that is flat now has the trackers of another side."""
         if stated["base"] * position.base > 0:
-            return _live(position, stated["trackers"]["baseMultiplier"])
-        side = _side(self.markets.get(event.args["marketId"]), position.base)
-        return _live(position, side["baseMultiplier"] if side else None)
+            return live_base(position, stated["trackers"]["baseMultiplier"])
+        side = side_of(self.markets.get(event.args["marketId"]), position.base)
+        return live_base(position, side["baseMultiplier"] if side else None)
 
     def _execute(
         self, event: Event, account: int, position: PositionReplay, fill: Fill, after: Stated | None, *, charged: bool
@@ -168,7 +143,7 @@ class Reconciliation:
             position.session = None if fill.pnl is None else position.session + fill.pnl
         if after is not None and after["base"] != base:
             self._contradict(event, account, position, f"base {after['base']} after {base_before} + {fill.size}")
-        elif after is not None and (expected := _realized(position, fill, after, charged=charged)) is not None:
+        elif after is not None and (expected := realized_after(position, fill, after, charged=charged)) is not None:
             self._expect(event, account, position, expected, after["realizedPnL"], base)
         else:  # Nothing to compare, but the chain rounded here, too.
             position.tolerance += 2 * (abs(base) + abs(base_before)) // E18 + 8
@@ -180,7 +155,7 @@ class Reconciliation:
         if after is not None:
             position.apply_statement(after)
         else:
-            position.apply_unstated(base, _side(fill.market, base))
+            position.apply_unstated(base, side_of(fill.market, base))
 
     def _close(self, event: Event, account: int, position: PositionReplay, realized: int | None) -> None:
         """Check an ended session: the PnL that the chain realized in it must be the sum of its rows."""
@@ -287,90 +262,5 @@ def _sums(positions: Iterable[tuple[int, int, int | None]]) -> dict[int, _Sum]:
     return sums
 
 
-def trunc_div(product: int, by: int) -> int:
-    """Divide, truncating toward zero as the contracts do."""
-    whole = abs(product) // abs(by)
-    return whole if (product < 0) == (by < 0) else -whole
-
-
-def _live(position: PositionReplay, multiplier: int | None) -> int:
-    """Return the base after deleveraging, which lowers a side's multiplier and every base on it in proportion."""
-    if not position.multiplier or multiplier is None or multiplier >= position.multiplier:
-        return position.base
-    return trunc_div(position.base * multiplier, position.multiplier)
-
-
-def _deleverage(position: PositionReplay, fill: Fill, after: Stated | None) -> bool:
-    """Deleverage a position that the chain did not update before this execution. Return whether its base changed."""
-    side = _closing_side(position.base, fill, after)
-    live = _live(position, side["baseMultiplier"] if side else None)
-    if live == position.base:
-        return False
-    if after is not None and abs(after["base"] - fill.size - live) <= abs(position.base) // E18 + 1:
-        live = after["base"] - fill.size
-    position.base, position.session, position.realized = live, None, None
-    return True
-
-
-def _closing_side(base: int, fill: Fill, after: Stated | None) -> Row | None:
-    """Return the trackers, at the execution, of the side that a base is on."""
-    side = _side(fill.market, base)
-    if side is None and after is not None and after["base"] * base > 0:
-        trackers: Row = after["trackers"]
-        return trackers
-    return side
-
-
-def _realized(position: PositionReplay, fill: Fill, after: Stated, *, charged: bool) -> int | None:
-    """Return the realized PnL that must follow from an execution; None if an input is not known."""
-    if position.realized is None or position.price is None:
-        return None
-    base_before, last = position.base, after["lastPriceData"]["price"]
-    expected = position.realized + trunc_div(base_before * (last - position.price), E18)
-    expected += trunc_div(fill.size * (last - fill.price), E18)
-    if charged or base_before == 0:
-        return expected
-    side = _closing_side(base_before, fill, after)
-    if side is None or position.funding is None or not side["baseMultiplier"]:
-        return None
-    return expected - trunc_div(base_before * (side["fundingValue"] - position.funding), side["baseMultiplier"])
-
-
 def _subject(event: Event, account: int) -> str:
     return f"{event.args['marketId']} {account}"
-
-
-def _side(data: Row | None, base: int) -> Row | None:
-    """Return the trackers of the side that the base is on; None if the transaction has none or the base is 0."""
-    if data is None or base == 0:
-        return None
-    side: Row = data["longTrackers" if base > 0 else "shortTrackers"]
-    return side
-
-
-def _execution(event: Event) -> tuple[int, int, tuple[Stated | None, ...]]:
-    """Return signed size, price, and the positions stated: the account's before and after, then the counterparty's."""
-    args = event.args
-    if event.name == "PassivePerpMatchOrder":
-        return args["orderBase"], args["executedOrderPrice"], (None,) * 4
-    if event.name == "PassivePerpOrderAndPositionUpdate":
-        stated = (None, args["positionData"], None, args["counterpartyPositionData"])
-        return args["executedBase"], args["executedPrice"], stated
-    payload = args["payload"]
-    names = (f"{who}Position{when}" for who in ("account", "counterparty") for when in ("Before", "After"))
-    return payload["executedBase"], payload["price"], tuple(payload[name] for name in names)
-
-
-def _around(
-    pending: Sequence[Event], stated: Sequence[Stated | None], size: int
-) -> tuple[Stated | None, Stated | None]:  # fmt: skip
-    """Return the stated positions before and after an execution, from the event or else from preceding statements.
-
-    A single statement is the position after it, unless it differs from the event's by just the execution.
-    """
-    before, after = stated
-    stated_before = [event.args["positionData"] for event in pending]
-    if before is None and stated_before:
-        joins = after is not None and size != 0 and stated_before[0]["base"] + size == after["base"]
-        before = stated_before[0] if len(stated_before) > 1 or joins else None
-    return before, stated_before[-1] if after is None and stated_before else after

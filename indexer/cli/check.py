@@ -26,7 +26,8 @@ from indexer.cli.report import OMIT_NONE, print_report
 from indexer.cli.session import Session, SessionOptions, say_if_interrupted
 from indexer.config import Deployment
 from indexer.db.connection import DAY_S, Connection, patient
-from indexer.errors import ExitCode, RefusedError
+from indexer.errors import RefusedError
+from indexer.exit_codes import ExitCode
 from indexer.projector.writer import Writer
 from indexer.runtime import log_setup, signals
 from indexer.store.index_state import IndexState, binding, load_index_state

@@ -19,7 +19,8 @@ from indexer.cli.session import external_url, open_url
 from indexer.db.database_url import libpq_url
 from indexer.embedded_pg import binaries
 from indexer.embedded_pg.server import EmbeddedServer
-from indexer.errors import EmbeddedServerError, ExitCode, IndexerError
+from indexer.errors import EmbeddedServerError, IndexerError
+from indexer.exit_codes import ExitCode
 from indexer.runtime import log_setup, secrets
 
 

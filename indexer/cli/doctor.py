@@ -15,7 +15,7 @@ from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option, rpc_option, ws_option
 from indexer.cli.session import open_url
 from indexer.config import Deployment
-from indexer.errors import ExitCode
+from indexer.exit_codes import ExitCode
 from indexer.ops.doctor.database_checks import examine_database
 from indexer.ops.doctor.endpoint_checks import EndpointDoctor, examine_socket
 from indexer.ops.doctor.findings import DoctorFinding

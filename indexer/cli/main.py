@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from indexer import __version__
-from indexer.errors import DatabaseUnreachableError, ExitCode, IndexerError
+from indexer.errors import DatabaseUnreachableError, IndexerError
+from indexer.exit_codes import ExitCode
 from indexer.runtime import shell
 from indexer.runtime.signals import handle_signals
 

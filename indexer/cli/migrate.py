@@ -10,7 +10,8 @@ import click
 from indexer import config
 from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
 from indexer.cli.session import open_url
-from indexer.errors import AdoptionRefusedError, ExitCode
+from indexer.errors import AdoptionRefusedError
+from indexer.exit_codes import ExitCode
 from indexer.runtime import secrets, signals
 from indexer.schema import migrate, revisions
 

@@ -27,7 +27,7 @@ from indexer.cli.options import (
 from indexer.cli.progress_bars import command_bars
 from indexer.cli.report import OMIT_NONE, print_report, report_json
 from indexer.cli.session import Session, SessionOptions, check_stored, errors_as_json
-from indexer.errors import ExitCode
+from indexer.exit_codes import ExitCode
 from indexer.projector.step import StepResult
 from indexer.reorg.heal import Trusted, heal_range
 from indexer.reorg.plan import Plan

@@ -35,7 +35,8 @@ from indexer.cli.session import (
 from indexer.config import Deployment
 from indexer.db.connection import connect
 from indexer.embedded_pg.guard import kept_running
-from indexer.errors import ConfigError, ExitCode
+from indexer.errors import ConfigError
+from indexer.exit_codes import ExitCode
 from indexer.follow.endpoint_monitor import EndpointMonitor
 from indexer.follow.runner import Runner
 from indexer.ops import http

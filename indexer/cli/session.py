@@ -19,7 +19,8 @@ from indexer import config
 from indexer.config import Deployment
 from indexer.db.connection import Connection, connect, connection
 from indexer.embedded_pg.server import EmbeddedServer, database_name
-from indexer.errors import ConfigError, ExitCode, IndexerError, RefusedError
+from indexer.errors import ConfigError, IndexerError, RefusedError
+from indexer.exit_codes import ExitCode
 from indexer.rpc.pool import Pool
 from indexer.runtime import secrets, shell, signals
 from indexer.runtime.secrets import redact

@@ -33,14 +33,8 @@ from indexer.cli.options import (
 from indexer.cli.progress_bars import command_bars, stderr_is_terminal
 from indexer.cli.report import print_report
 from indexer.cli.session import Session, SessionOptions, check_stored, errors_as_json, say_if_interrupted
-from indexer.errors import (
-    EpochChangedError,
-    ExitCode,
-    NoSecondEndpointError,
-    RefusedError,
-    ReplacementUnavailableError,
-    RpcError,
-)
+from indexer.errors import EpochChangedError, NoSecondEndpointError, RefusedError, ReplacementUnavailableError, RpcError
+from indexer.exit_codes import ExitCode
 from indexer.ingest.block_proof import no_wait
 from indexer.ingest.proof_rules import ProofFailure
 from indexer.reorg.recovery import Recovery

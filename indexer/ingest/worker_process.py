@@ -11,6 +11,7 @@ import asyncio
 import os
 import pickle
 import signal
+from collections.abc import Callable
 
 from indexer.errors import IndexerError, error_label
 from indexer.ingest.worker import Heartbeat, Task, TaskDone, Worker, WorkerConfig
@@ -35,7 +36,8 @@ def picklable_error(error: Exception) -> Exception:
     return error
 
 
-async def _serve() -> None:
+async def _open_channel() -> tuple[asyncio.StreamReader, Callable[[object], None]]:
+    """Return the source of messages on file descriptor 0, and what sends one on file descriptor 1."""
     loop = asyncio.get_running_loop()
     source = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(source), os.fdopen(0, "rb", 0))
@@ -47,6 +49,11 @@ async def _serve() -> None:
         out.write(encode_message(message))
         out.flush()
 
+    return source, send
+
+
+async def _serve() -> None:
+    source, send = await _open_channel()
     config = await read_message(source)
     if not isinstance(config, WorkerConfig):
         return

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
-from indexer.errors import ExitCode
+from indexer.exit_codes import ExitCode
 from indexer.runtime.tasks import background_task
 
 T = TypeVar("T")

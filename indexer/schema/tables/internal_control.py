@@ -14,12 +14,14 @@ from indexer.schema.tables.columns import bigint, binary, single_row, text, utc,
 
 def add(metadata: MetaData) -> None:
     """Add the tables of this family."""
-    _projected(metadata)
+    _binding(metadata)
+    _checkpoint(metadata)
+    _deferred_indexes(metadata)
     _writers(metadata)
     _before_images(metadata)
 
 
-def _projected(metadata: MetaData) -> None:
+def _binding(metadata: MetaData) -> None:
     # The binding: the deployment that this database belongs to (one database, one deployment), and the origin, where
     # coverage begins to count.
     Table(
@@ -34,6 +36,9 @@ def _projected(metadata: MetaData) -> None:
         utc_now("created_at"),
         CheckConstraint("single", name="deployment_one_row"),
     )
+
+
+def _checkpoint(metadata: MetaData) -> None:
     # The block, with its hash, up to which the public tables are the projection of the chain. NULL before the first
     # step.
     Table(
@@ -57,6 +62,9 @@ def _projected(metadata: MetaData) -> None:
         utc_now("updated_at"),
         CheckConstraint("single", name="checkpoint_one_row"),
     )
+
+
+def _deferred_indexes(metadata: MetaData) -> None:
     # Keys and indexes of the public tables that an initial load dropped, with the statements that rebuild them. A
     # statement runs in the transaction that deletes its row (one transaction), so a killed load leaves just what is
     # still to build.

@@ -35,6 +35,7 @@ def add(metadata: MetaData) -> None:
     _orphaned(metadata)
     _provenance(metadata)
     _attestations(metadata)
+    _head_proofs(metadata)
     _blame(metadata)
 
 
@@ -195,6 +196,9 @@ def _attestations(metadata: MetaData) -> None:
         CheckConstraint("first_block <= last_block", name="attestation_range"),
         Index("attestation_grade_idx", "grade", "last_block"),
     )
+
+
+def _head_proofs(metadata: MetaData) -> None:
     # A block above finalized whose stored logs of `contracts` (ids, ascending) are proven; `endpoint` served the proof.
     # The row goes with the block's row (rollback, heal), and becomes part of an attestation once the block is final.
     Table(
