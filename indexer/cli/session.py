@@ -68,6 +68,12 @@ class Session(contextlib.AsyncExitStack):
         self._options = options
         self._url: str | None = None
 
+    async def __aexit__(self, *error: Any) -> bool | None:
+        """Close everything. What failed is noted first: a resource may not close before a forced end."""
+        if isinstance(error[1], IndexerError):
+            signals.fail_with(error[1].exit_code)
+        return await super().__aexit__(*error)
+
     async def open_pool(self, rps: float | None = None) -> Pool:
         """Open a pool and check its chain id. `rps` overrides the deployment's rate. Raises WrongChainError."""
         return await self.enter_async_context(_open_pool(self._options, rps))

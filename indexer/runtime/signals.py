@@ -35,6 +35,7 @@ class _State:
     ask: Callable[[], object] | None = None
     code: int = ExitCode.INTERRUPTED
     asked = False
+    failed: int | None = None
 
 
 def handle_signals() -> None:
@@ -59,6 +60,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def run_stoppable(work: Callable[[StopRequest], Coroutine[Any, Any, T]], code: int = ExitCode.INTERRUPTED) -> T:
     """Run work that may handle a stop request itself. `code`: of a process that does not end by itself.
+
+    An error that fail_with() noted has its own code.
 
     Signals never raise inside the event loop. The driver of the database would send a statement and not get to note
     it down; the answer then makes it write to memory that is not its own. Raises KeyboardInterrupt if a signal
@@ -91,8 +94,13 @@ def _signals_ask(loop: asyncio.AbstractEventLoop, stop: StopRequest, code: int) 
         _State.ask, _State.code = None, ExitCode.INTERRUPTED
 
 
+def fail_with(code: int) -> None:
+    """Note the exit code of an error that ends the work: a forced end must not hide it behind the code of a signal."""
+    _State.failed = code
+
+
 def end_in_time(code: int) -> None:
-    """End the process after END_TIMEOUT_S, if it is still there."""
-    timer = threading.Timer(END_TIMEOUT_S, os._exit, (int(code),))
+    """End the process after END_TIMEOUT_S, if it is still there: with the code of an error that is known by then."""
+    timer = threading.Timer(END_TIMEOUT_S, lambda: os._exit(int(code if _State.failed is None else _State.failed)))
     timer.daemon = True
     timer.start()

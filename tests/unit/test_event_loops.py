@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from indexer.exit_codes import ExitCode
 from indexer.runtime import signals
 from tests.support.waiting import PATIENCE
 
@@ -43,6 +44,37 @@ def test_a_signal_ends_the_work_where_it_waits(name: str) -> None:
     script = SCRIPT.format(name=name)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (130, ["went on", "cleaned up"], "")
+
+
+FORCED = """
+import asyncio, os, signal
+from indexer import config
+from indexer.cli.session import Session, SessionOptions
+from indexer.errors import LeaseLostError
+from indexer.exit_codes import ExitCode
+from indexer.runtime import signals
+
+signals.END_TIMEOUT_S = 0.2
+
+async def work(stop):
+    async with Session(SessionOptions(deployment=config.load("devnet"))) as session:
+        session.push_async_callback(asyncio.sleep, 60)  # a server that does not answer
+        stop.handled = True
+        if {fails}:
+            asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+            raise LeaseLostError("somebody else projects")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+signals.handle_signals()
+signals.run_stoppable(work, ExitCode.DONE)
+"""
+
+
+@pytest.mark.parametrize(("fails", "code"), [(True, ExitCode.LEASE_LOST), (False, ExitCode.DONE)])
+def test_a_forced_end_keeps_the_code_of_the_error_that_is_known(fails: bool, code: int) -> None:
+    script = FORCED.format(fails=fails)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_only_the_signal_module_starts_event_loops() -> None:
