@@ -106,7 +106,8 @@ def _adopt(url: str, dry_run: bool, as_json: bool) -> None:
     if as_json:
         head = revisions.head_revision()
         answer = {"database": secrets.redact(url), "head": head, "adopted": done}
-        click.echo(json.dumps(answer | {"differences": [difference._asdict() for difference in differences]}))
+        shown = [{"table": d.table, "what": d.what, "blocks": d.blocks, "remedy": d.remedy} for d in differences]
+        click.echo(json.dumps(answer | {"differences": shown}))
     else:
         width = max((len(d.table) for d in differences), default=0)
         for d in differences:

@@ -193,7 +193,7 @@ async def _start_attesting(
         return opened
 
     def on_fault(fault: EndpointFault) -> None:
-        pool.set_aside_wrong(fault.endpoint, f"{fault.what} in block {fault.block}")
+        pool.set_aside_wrong(fault.endpoint, fault.reason)
 
     def on_wrong(first: int) -> None:
         engine.observer.report_wrong_logs(first)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from decimal import Decimal
@@ -20,8 +19,9 @@ import asyncpg
 
 from indexer.db.database_errors import CONNECT_ERRORS, connect_remedy
 from indexer.db.database_url import read_url
+from indexer.db.refusals import row_security_refusal
 from indexer.db.session_check import check_session
-from indexer.errors import ConfigError, DatabaseUnreachableError, WriteInterceptedError, printable
+from indexer.errors import ConfigError, DatabaseUnreachableError, printable
 from indexer.runtime.secrets import current, redact
 
 Connection = asyncpg.Connection
@@ -52,22 +52,6 @@ def _number(text: str) -> int | Decimal:
         return Decimal(text)
 
 
-def _intercepted(error: asyncpg.InsufficientPrivilegeError) -> WriteInterceptedError | None:
-    """Return the error for row level security that applies to our role; None for any other missing right.
-
-    It is recognized by the server function that refused, because the message may be in another language.
-    """
-    if error.server_source_function != "check_enable_rls":
-        return None
-    match = re.search(r'"([^"]+)"', str(error))
-    table = match[1] if match else "(not named)"
-    return WriteInterceptedError(
-        f"row level security of table {table} applies to this role, and would hide rows from it",
-        f'ALTER TABLE "{table}" DISABLE ROW LEVEL SECURITY, or ALTER ROLE ... BYPASSRLS for the role of DATABASE_URL;'
-        " `reya-indexer doctor` lists all such tables",
-    )
-
-
 def _monitored(method: Callable[..., Any]) -> Any:
     """Wrap a method of asyncpg's connection so that its first argument is recorded as the current statement."""
 
@@ -79,7 +63,7 @@ def _monitored(method: Callable[..., Any]) -> Any:
         try:
             return await method(self, what, *args, timeout=timeout or self.timeout_s, **options)
         except asyncpg.InsufficientPrivilegeError as error:
-            if intercepted := _intercepted(error):
+            if intercepted := row_security_refusal(error):
                 raise intercepted from error
             raise
         finally:

@@ -40,8 +40,9 @@ _CLIENT_ERRORS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((ConnectionRefusedError,), "refuses connections"),
     ((OSError,), "not reachable"),
 )
-# PostgreSQL is there, and these errors pass by themselves. Anything else that keeps a program from starting must be
-# corrected by a person.
+# What a starting program waits for: PostgreSQL is there, and these errors pass by themselves. The list is narrower than
+# Cause.PASSING of sqlstates.py, so it cannot be derived from it: a refused role, a missing database or a full disk pass
+# for a daemon that has run before, but at a start they are a wrong URL or server, which a person must correct.
 _TRANSIENT = (
     asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.LockNotAvailableError, ConnectionResetError,

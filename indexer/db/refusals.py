@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import asyncpg
 
 from indexer.db.catalog import quoted, sql_name
@@ -31,6 +33,22 @@ def refusal(error: BaseException) -> WriteInterceptedError | None:
     )
     refused.subject = printable(table or known.name)
     return refused
+
+
+def row_security_refusal(error: asyncpg.InsufficientPrivilegeError) -> WriteInterceptedError | None:
+    """Return the error for row level security that applies to our role; None for any other missing right.
+
+    It is recognized by the server function that refused, because the message may be in another language.
+    """
+    if error.server_source_function != "check_enable_rls":
+        return None
+    match = re.search(r'"([^"]+)"', str(error))
+    table = match[1] if match else "(not named)"
+    return WriteInterceptedError(
+        f"row level security of table {table} applies to this role, and would hide rows from it",
+        f'ALTER TABLE "{table}" DISABLE ROW LEVEL SECURITY, or ALTER ROLE ... BYPASSRLS for the role of DATABASE_URL;'
+        " `reya-indexer doctor` lists all such tables",
+    )
 
 
 def _message(error: asyncpg.PostgresError) -> str:

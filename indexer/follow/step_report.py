@@ -77,7 +77,7 @@ class StepReporter:
         """Count logs that were proven wrong, and set the endpoints at fault aside."""
         for fault in faults:
             self.progress.attest.blamed[fault.endpoint] += 1
-            self.pool.set_aside_wrong(fault.endpoint, f"{fault.what} in block {fault.block}")
+            self.pool.set_aside_wrong(fault.endpoint, fault.reason)
 
 
 class WaitReporter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, NamedTuple
 
 from sqlalchemy import Table
@@ -23,6 +24,19 @@ from indexer.schema.views.all_views import VIEWS
 PROJECTED = ("append", "state")
 
 
+class DifferenceKind(Enum):
+    """What a difference is about, where its reader does not treat all alike.
+
+    HINDRANCE: a rule, trigger or row security, which `doctor` finds by its own look at the tables. KEY and INDEX: one
+    that is lacking, which a load that defers them has still to build.
+    """
+
+    OTHER = "other"
+    HINDRANCE = "hindrance"
+    KEY = "key"
+    INDEX = "index"
+
+
 class SchemaDifference(NamedTuple):
     """One difference. `blocks`: the program cannot work with it. `remedy`: SQL for the table's owner, or ""."""
 
@@ -30,6 +44,7 @@ class SchemaDifference(NamedTuple):
     what: str
     blocks: bool = False
     remedy: str = ""
+    kind: DifferenceKind = DifferenceKind.OTHER
 
 
 @dataclass
@@ -268,7 +283,7 @@ def _keys(table: Table, relation: ExistingRelation) -> Iterator[SchemaDifference
         remedy = f"ALTER TABLE {sql_name(table.name)} ADD PRIMARY KEY ({columns});"
         if relation.primary:
             remedy = f"CREATE UNIQUE INDEX ON {sql_name(table.name)} ({columns});"
-        yield SchemaDifference(table.name, f"has no unique key on {columns}", True, remedy)
+        yield SchemaDifference(table.name, f"has no unique key on {columns}", True, remedy, DifferenceKind.KEY)
     for key in relation.keys:
         known = {name for name in key if name is not None}
         if None in key or not any(described <= known for described in own_keys):
@@ -287,7 +302,7 @@ def _indexes(table: Table, relation: ExistingRelation) -> Iterator[SchemaDiffere
         remedy = f'CREATE {unique}INDEX "{index.name}" ON {sql_name(table.name)} ({spelled});'
         needed = columns == ["unique_id"] and table_kind(table.name) == "append"
         why = "a rollback would read the whole table" if needed else "queries of consumers use it"
-        yield SchemaDifference(table.name, f"has no index on {spelled}: {why}", needed, remedy)
+        yield SchemaDifference(table.name, f"has no index on {spelled}: {why}", needed, remedy, DifferenceKind.INDEX)
 
 
 def _obstacles(table: Table, relation: ExistingRelation) -> Iterator[SchemaDifference]:
@@ -297,7 +312,8 @@ def _obstacles(table: Table, relation: ExistingRelation) -> Iterator[SchemaDiffe
         yield SchemaDifference(table.name, what, True, f"ALTER TABLE {on_table} DROP CONSTRAINT {quoted(label)};")
     for rule in relation.rules:
         what = f"rule {rule} does something else instead of a change, or beside it"
-        yield SchemaDifference(table.name, what, True, f"DROP RULE {quoted(rule)} ON {name};")
+        remedy = f"DROP RULE {quoted(rule)} ON {name};"
+        yield SchemaDifference(table.name, what, True, remedy, DifferenceKind.HINDRANCE)
     if relation.unlogged:
         what = "is UNLOGGED: a crash of the server empties it"
         yield SchemaDifference(table.name, what, True, f"ALTER TABLE {name} SET LOGGED;")
@@ -308,7 +324,8 @@ def _obstacles(table: Table, relation: ExistingRelation) -> Iterator[SchemaDiffe
     if relation.row_security:
         yield SchemaDifference(
             table.name, "has row security, which could hide rows", True,
-            f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY;",
+            f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY;", DifferenceKind.HINDRANCE,
         )  # fmt: skip
     for trigger in relation.triggers:
-        yield SchemaDifference(table.name, f"trigger {trigger} runs for each change; it must not change rows")
+        what = f"trigger {trigger} runs for each change; it must not change rows"
+        yield SchemaDifference(table.name, what, kind=DifferenceKind.HINDRANCE)

@@ -79,6 +79,11 @@ class EndpointFault(NamedTuple):
     what: str
     proven_by: str
 
+    @property
+    def reason(self) -> str:
+        """Why the endpoint is set aside."""
+        return f"{self.what} in block {self.block}"
+
 
 async def faults_of_servers(
     conn: Connection, wrong: Iterable[LogFault], logs: Iterable[Log], prover_by_block: Mapping[int, str]

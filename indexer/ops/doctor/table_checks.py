@@ -26,7 +26,6 @@ WHERE contype = 'f' AND confdeltype <> 'c' AND conparentid = 0 AND connamespace 
 _INTERNAL = """
 SELECT $1 || '.' || relname FROM pg_class WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p')
 """
-_REPORTED_AS_HINDRANCES = ("rule ", "has row security", "trigger ")
 
 
 async def check_hindrances(conn: Connection, found: DoctorFindings, _: Deployment) -> None:
@@ -56,14 +55,15 @@ async def check_tables(conn: Connection, found: DoctorFindings, _: Deployment) -
     from indexer.schema import adoption  # Imported here because it loads SQLAlchemy.
     from indexer.schema.tables.metadata import internal
 
+    kinds = adoption.DifferenceKind
     names = [schema_and_name(name) for name in COLUMNS if table_kind(name) in adoption.PROJECTED]
     differences = await adoption.compare(conn, frozenset(name for schema, name in names if schema == "public"))
     building = bool(await deferred_indexes.pending(conn))  # Keys are put off during an initial load.
     refusing = [
         difference
         for difference in differences
-        if difference.blocks and not difference.what.startswith(_REPORTED_AS_HINDRANCES)
-        and not (building and difference.what.startswith(("has no unique key", "has no index")))
+        if difference.blocks and difference.kind is not kinds.HINDRANCE
+        and not (building and difference.kind in (kinds.KEY, kinds.INDEX))
     ]  # fmt: skip
     for difference in refusing:
         found.fix("tables", f"{difference.table}: {difference.what}", difference.remedy or "Take it back")
