@@ -30,6 +30,12 @@ class LeaseKeeper:
         self._lost_token: int | None = None  # the token held when the connection ended
         self._published: tuple[int, str] | None = None  # the lease, and what its row says its holder does
 
+    async def release(self, conn: Connection) -> None:
+        """Release the lease, if it is held, so that another process may take it at once."""
+        if self.token is not None:
+            await lease.release(conn, self.token)
+            self.token = None
+
     async def publish(self, conn: Connection, state: str) -> None:
         """Write what the holder of the lease does, or waits for, where `status` finds it."""
         if self.token is not None and (self.token, state) != self._published:
@@ -54,8 +60,7 @@ class LeaseKeeper:
         wanted = await lease.wanted_by(conn)
         if wanted is not None:
             if self.token is not None:
-                await lease.release(conn, self.token)
-                self.token = None
+                await self.release(conn)
                 log.info("lease_left", to=wanted)
             return wanted
         if self.token is None:

@@ -38,7 +38,7 @@ from indexer.rpc.error_classifier import endpoint_wait_name
 from indexer.rpc.head_feed import HeadFeed
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
-from indexer.store import incidents, lease
+from indexer.store import incidents
 from indexer.store.index_state import IndexState, stored_hash
 
 log = structlog.get_logger()
@@ -291,8 +291,8 @@ class Runner:
 
     async def close(self) -> None:
         """Release the lease and close the connection. Takes seconds at most, and never raises."""
-        if self.conn is not None and self.engine.token is not None:
+        if self.conn is not None:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(lease.release(self.conn, self.engine.token), 1)
+                await asyncio.wait_for(self.engine.lease_keeper.release(self.conn), 1)
         await close(self.conn)
         self.conn = None
