@@ -48,7 +48,10 @@ async def retried(
     def is_transient(error: BaseException) -> bool:
         return isinstance(error, TransientRpcError) and (not isinstance(error, RateLimitedError) or limited_again())
 
+    async def attempt() -> T:  # A coroutine function, whatever `send` is: tenacity awaits no other.
+        return await send(stop)
+
     stop = StopAfterTimeout(timeout)
     stops = stop_any(stop_after_attempt(MAX_ATTEMPTS), stop)
     attempts = AsyncRetrying(retry=retry_if_exception(is_transient), wait=_wait, stop=stops, reraise=True)
-    return await attempts(send, stop)
+    return await attempts(attempt)

@@ -630,7 +630,7 @@ async def test_a_test_replaces_the_network_by_one_transport() -> None:
     endpoint = Endpoint(node.url, transport=in_process(node))
     node.max_batch, node.script = 3, [BAD_GATEWAY, Hang(0), Say(429, "slow down", {"Retry-After": "0.01"})]
     await served_hashes(endpoint, 5)
-    assert endpoint.errors == {"Transient": 2, "RateLimited": 1, "BatchUnsupported": 1}
+    assert endpoint.errors == {"Transient": 2, "RateLimited": 1, "BatchRefused": 1}
     assert [len(asked) if isinstance(asked, list) else 1 for asked in node.requests] == [5, 5, 5, 5, 3, 2]
 
 
