@@ -193,7 +193,7 @@ class AnswerReader:
         for entry in entries:
             number = integer(entry.get("id")) if isinstance(entry, dict) else None
             if number is None:
-                raise self._batch_refusal(entry, count, answer._replace(headers={}))
+                raise self._batch_refusal(entry, count, answer)
             if number in by_id:
                 raise InconsistentResponseError("duplicate answer in a batch", self.name)
             by_id[number] = entry

@@ -289,6 +289,14 @@ async def test_a_rate_limit_that_stays_names_its_wait() -> None:
         assert caught.value.retry_after == 0
 
 
+async def test_the_wait_that_a_node_asks_for_holds_when_its_refusal_is_in_a_list() -> None:
+    async with connected() as (node, endpoint):
+        node.script = [Say(429, '[{"id":null,"error":{"code":429,"message":"slow down"}}]', {"Retry-After": "7"})]
+        with pytest.raises(RateLimitedError) as caught:
+            await endpoint.batch(numbers(3))
+        assert caught.value.retry_after == 7 and len(node.requests) == 1
+
+
 def without_the_second(answer: Any) -> Any:
     return [answer[0], *answer[2:]]
 
