@@ -1,6 +1,6 @@
 """Changes of history: each method of `Rewriter` is one transaction, during which nobody ingests.
 
-Raw logs and public rows of a part of the chain are replaced together. Each change of public rows ends in
+Where raw logs are replaced, the rows made from them are replaced with them. Each change of public rows ends in
 `Step.log_change`.
 """
 

@@ -1,9 +1,9 @@
-"""A step: a transaction of the lease holder that changes public rows, and what it wrote.
+"""A step: one transaction that reads or changes what is stored, and what it wrote.
 
 Every change of public rows ends in `Step.log_change`, inside its own transaction and after its rows were written: a
 step forward, a rollback, a heal or replay, a reset of the projection. There, and nowhere else, belongs what consumers
-are to learn of a change, such as a capture of the changed rows: the method has the transaction, the floor below which
-nothing is rolled back, and the row of the commit log, whose `seq` orders all changes.
+are to learn of a change, such as a capture of the changed rows: the method adds the row of the commit log, whose `seq`
+orders all changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from indexer.store.index_state import IndexState
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step works with: the connection that writes, the index state that it was planned in, and the lease.
+    """What a step works with: a connection, the index state that it was planned in, and the lease.
 
     `token`: token of the lease; None for a process that only ingests.
     """
@@ -35,11 +35,11 @@ class Step:
         return self.token
 
     async def renew_lease(self) -> None:
-        """Lock the lease until the transaction ends, and extend it. Raises LeaseLostError if another holds it."""
+        """Extend the lease. Raises LeaseLostError if another holds it. In a transaction it stays locked to its end."""
         await lease.lock_and_renew(self.conn, self.held_token)
 
-    async def log_change(self, kind: ChangeKind, first: int, last: int, rows: Mapping[str, int]) -> int:
-        """Add the change of public rows that this transaction has just made to the commit log. Return its `seq`.
+    async def log_change(self, kind: ChangeKind, first: int, last: int, rows: Mapping[str, int]) -> None:
+        """Add the change of public rows that this transaction has just made to the commit log.
 
         Args:
             kind: kind of the change.
@@ -50,7 +50,7 @@ class Step:
         Raises:
             WriteInterceptedError: the row of the commit log was withheld.
         """
-        return await commit_log.append(self.conn, kind, first, last, sum(rows.values()))
+        await commit_log.append(self.conn, kind, first, last, sum(rows.values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from indexer.db.connection import Connection
+from indexer.db.connection import Connection, row_count
 from indexer.store import effects
 
 ChangeKind = Literal[
@@ -20,8 +20,8 @@ ChangeKind = Literal[
 ]
 
 
-async def append(conn: Connection, kind: ChangeKind, first: int, last: int, rows: int) -> int:
-    """Add a row to the commit log, in the transaction that it describes. Return its `seq`.
+async def append(conn: Connection, kind: ChangeKind, first: int, last: int, rows: int) -> None:
+    """Add a row to the commit log, in the transaction that it describes.
 
     Args:
         conn: connection of that transaction.
@@ -34,14 +34,12 @@ async def append(conn: Connection, kind: ChangeKind, first: int, last: int, rows
     Raises:
         WriteInterceptedError: the row was withheld; consumers would never learn of the change.
     """
-    seq: int | None = await conn.fetchval(
+    status = await conn.execute(
         "INSERT INTO indexer.commit_log (epoch, kind, from_block, to_block, rows)"
-        " SELECT value, $1, $2, $3, $4 FROM indexer.epoch RETURNING seq",
+        " SELECT value, $1, $2, $3, $4 FROM indexer.epoch",
         kind,
         first,
         last,
         rows,
     )
-    await effects.require(conn, "indexer.commit_log", "inserted", int(seq is not None), 1)
-    assert seq is not None
-    return seq
+    await effects.require(conn, "indexer.commit_log", "inserted", row_count(status), 1)

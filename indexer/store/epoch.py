@@ -6,8 +6,9 @@ nothing that was planned before such a change is written after it.
 
 from __future__ import annotations
 
-from indexer.db.connection import Connection
+from indexer.db.connection import Connection, row_count
 from indexer.errors import EpochChangedError
+from indexer.store import effects
 
 
 async def current(conn: Connection) -> int:
@@ -32,5 +33,9 @@ async def lock_exclusive(conn: Connection, planned: int) -> None:
 
 
 async def bump(conn: Connection) -> None:
-    """Increment the epoch. Call inside the transaction that called `lock_exclusive`."""
-    await conn.execute("UPDATE indexer.epoch SET value = value + 1")
+    """Increment the epoch, inside the transaction that called `lock_exclusive`. Raises WriteInterceptedError.
+
+    Otherwise what was planned before this change could still be written after it.
+    """
+    status = await conn.execute("UPDATE indexer.epoch SET value = value + 1")
+    await effects.require(conn, "indexer.epoch", "updated", row_count(status), 1)

@@ -137,6 +137,7 @@ async def test_a_reorg_under_row_level_security_is_an_error_not_fewer_rows(playe
         ("indexer.before_image", "INSERT"),
         ("indexer.before_image", "DELETE"),
         ("indexer.checkpoint", "UPDATE"),
+        ("indexer.epoch", "UPDATE"),
         ("indexer.commit_log", "INSERT"),
     ],
 )
