@@ -78,7 +78,7 @@ def run_stoppable(work: Callable[[StopRequest], Coroutine[Any, Any, T]], code: i
 async def _until(stop: StopRequest, work: Callable[[StopRequest], Coroutine[Any, Any, T]]) -> T:
     async with background_task(stop.wait()) as stopped, background_task(work(stop)) as working:
         await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done() or stop.handled:
+        if working.done() or stop.handled or _State.failed is not None:  # What failed is only being closed.
             return await working
     raise asyncio.CancelledError
 
@@ -87,7 +87,7 @@ async def _until(stop: StopRequest, work: Callable[[StopRequest], Coroutine[Any,
 def _signals_ask(loop: asyncio.AbstractEventLoop, stop: StopRequest, code: int) -> Iterator[None]:
     if _State.asked:  # Between two event loops of one command.
         loop.call_soon(stop.set)
-    _State.ask, _State.code = (lambda: loop.call_soon_threadsafe(stop.set)), code
+    _State.ask, _State.code, _State.failed = (lambda: loop.call_soon_threadsafe(stop.set)), code, None
     try:
         yield
     finally:

@@ -59,7 +59,7 @@ signals.END_TIMEOUT_S = 0.2
 async def work(stop):
     async with Session(SessionOptions(deployment=config.load("devnet"))) as session:
         session.push_async_callback(asyncio.sleep, 60)  # a server that does not answer
-        stop.handled = True
+        stop.handled = {handled}
         if {fails}:
             asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
             raise LeaseLostError("somebody else projects")
@@ -70,9 +70,12 @@ signals.run_stoppable(work, ExitCode.DONE)
 """
 
 
-@pytest.mark.parametrize(("fails", "code"), [(True, ExitCode.LEASE_LOST), (False, ExitCode.DONE)])
-def test_a_forced_end_keeps_the_code_of_the_error_that_is_known(fails: bool, code: int) -> None:
-    script = FORCED.format(fails=fails)
+@pytest.mark.parametrize(
+    ("handled", "fails", "code"),
+    [(True, True, ExitCode.LEASE_LOST), (False, True, ExitCode.LEASE_LOST), (True, False, ExitCode.DONE)],
+)
+def test_a_forced_end_keeps_the_code_of_the_error_that_is_known(handled: bool, fails: bool, code: int) -> None:
+    script = FORCED.format(handled=handled, fails=fails)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (code, "")
 
