@@ -1,4 +1,4 @@
-"""Answers of a JSON-RPC node: from bytes to results and typed errors. Pure.
+"""Answers of a JSON-RPC node: from bytes to results and typed errors. No I/O; the clock only for a Retry-After date.
 
 A spelling is not taken for a meaning: an id, an error code or a batch that is written in another way but equal in value
 is read as what it says.

@@ -40,7 +40,7 @@ class BatchSender:
         send: sends one request.
         lengths: how many calls a batch may have, as learned so far.
         gate: the gate of the endpoint, whose rate limits batches where it counts calls.
-        timeout: limit of all attempts of a request (s).
+        timeout: limit of one request, and of all attempts of it (s).
     """
 
     def __init__(self, send: Send, lengths: AdaptiveBatch, gate: RequestGate, timeout: float) -> None:

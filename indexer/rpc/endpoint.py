@@ -43,7 +43,7 @@ class Endpoint:
         rps: float | None = None, name: str = "", budgets: Budgets | None = None,
         transport: TransportFactory = HttpTransport,
     ) -> None:  # fmt: skip
-        self.name, self.timeout = name or redact(url), timeout
+        self.name = name or redact(url)
         self.transport = transport(url, self.name, max_response)
         self._answers = AnswerReader(self.name, lambda: self.transport.url)
         self.gate, self._budgets = RequestGate(self.name, rps), budgets or Budgets()
@@ -57,6 +57,11 @@ class Endpoint:
         self.under_way: dict[int, tuple[str, float]] = {}  # First id -> (method, monotonic time); no probes.
         self.served_at = 0.0  # Last answer to anything but a probe.
         self._next_id = 0
+
+    @property
+    def timeout(self) -> float:
+        """Limit of one request, and of all attempts of it (s)."""
+        return self.batches.timeout
 
     async def close(self) -> None:
         """Close the connections."""
@@ -82,7 +87,7 @@ class Endpoint:
         if current_purpose() != "probe":
             self.under_way[first] = calls[0][0], sent
         try:
-            answer = await self._post(request_body(calls, first))
+            answer = await self._post(request_body(calls, first), stop.timeout)
             outcomes = self._answers.outcomes(answer, first, len(calls))
         except RpcError as error:
             self._record(calls, [error] * len(calls), sent)
@@ -95,13 +100,13 @@ class Endpoint:
                 with_context(outcome, [call])
         return Results(outcomes, len(answer.body))
 
-    async def _post(self, body: bytes) -> HttpAnswer:
+    async def _post(self, body: bytes, timeout: float) -> HttpAnswer:
         self.requests += 1
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(timeout):
                 return await self.transport.post(body)
         except TimeoutError as error:
-            raise TransientRpcError(f"no answer within {self.timeout:g} seconds", self.name) from error
+            raise TransientRpcError(f"no answer within {timeout:g} seconds", self.name) from error
 
     def _record(self, calls: Sequence[Call], outcomes: Sequence[Any], sent: float) -> None:
         """Record what a request brought: in the counters, the health, the pauses and the length of batches."""

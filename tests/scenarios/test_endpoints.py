@@ -172,8 +172,7 @@ async def test_s19_a_storm_of_429_on_one_endpoint_is_left_for_the_other(stage: S
 
 async def test_s19_an_endpoint_that_only_hangs_costs_its_time_out_once(stage: Stage) -> None:
     daemon = await stage.start(0, 1)
-    daemon.pool.readers[0].endpoint.timeout = 0.3
-    await daemon.pool.readers[0].endpoint.close()
+    daemon.pool.readers[0].endpoint.batches.timeout = 0.3
     tip = stage.grow(stage.main, 5)
     stage.show(tip)
     stage.nodes[0].fail_next = ["hang"] * 100
@@ -306,8 +305,7 @@ async def test_s23_stuck_poll(stage: Stage, soon: None, monkeypatch: pytest.Monk
     daemon = await stage.start(0, 1)
     tip = stage.grow(stage.main, 5)
     for reader in daemon.pool.readers:
-        await reader.endpoint.close()
-        reader.endpoint.timeout = 10 * PATIENCE
+        reader.endpoint.batches.timeout = 10 * PATIENCE
     async with watched(daemon, HeadFeed([], 0.05)) as client:
         await until(client, 200)
         stage.nodes[0].fail_next = ["hang"] * 100

@@ -147,12 +147,10 @@ async def test_e06_a_tag_that_hangs_delays_no_later_look(stage: Stage, monkeypat
     monkeypatch.setattr(head_tags, "TAG_WAIT_S", 0.05)
     fail(node, "hang")
     endpoint = daemon.pool.readers[0].endpoint
-    patience, endpoint.timeout = endpoint.timeout, 0.5
-    await endpoint.close()  # the next session has the new limit
+    patience, endpoint.batches.timeout = endpoint.timeout, 0.5
     await daemon.poll()
     # From now on a busy machine is waited for, and another request that hangs would be seen.
-    endpoint.timeout = patience
-    await endpoint.close()
+    endpoint.batches.timeout = patience
     errors = daemon.errors
     tip = await follows(stage, daemon, stage.main)
     assert daemon.errors == errors <= 1 and daemon.progress.finalized == 60
