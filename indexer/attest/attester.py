@@ -21,7 +21,7 @@ from indexer.config import Deployment
 from indexer.db.connection import Connection
 from indexer.ingest.block_proof import YieldToFollower
 from indexer.ingest.proof_rules import ProofFailure
-from indexer.reorg.heal import Proven, heal_range
+from indexer.reorg.heal import heal_proven
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
 from indexer.store import attestations, epoch, head_proofs, provenance
@@ -169,8 +169,7 @@ class Attester:
         cause = f"attestation: {', '.join(sorted({f.endpoint for f in faults})) or 'a stored row'} was wrong"
         recovery = Recovery(self.deployment, self._pool, self.conn, self._finality)
         try:
-            contract_range = ContractRange(batch.first, batch.last, batch.addresses)
-            await heal_range(recovery, contract_range, cause, Proven(batch, faults))
+            await heal_proven(recovery, batch, cause, faults)
         except asyncpg.UniqueViolationError as error:
             # A transaction of these blocks is also stored in another block, which must then be wrong too.
             return await self._apply(state, decide(BlockedHeal(batch.first, batch.last, str(error.detail))))

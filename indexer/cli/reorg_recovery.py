@@ -29,7 +29,7 @@ from indexer.cli.report import OMIT_NONE, print_report, report_json
 from indexer.cli.session import Session, SessionOptions, check_stored, errors_as_json
 from indexer.exit_codes import ExitCode
 from indexer.projector.step import StepResult
-from indexer.reorg.heal import Trusted, heal_range
+from indexer.reorg.heal import heal_trusted
 from indexer.reorg.plan import Plan
 from indexer.reorg.recovery import Recovery
 from indexer.runtime import log_setup, signals
@@ -321,7 +321,7 @@ async def _verify(recovery: Recovery, first: int | None, last: int | None, heal:
     for part in differing if heal else []:
         for segment in ranges(part.segment, part.differences):
             cause = f"reorg verify found {len(part.differences)} differences"
-            result = await heal_range(recovery, segment, cause, Trusted(recovery.pool))
+            result = await heal_trusted(recovery, segment, cause)
             report.healed.append(HealedRange(segment.first, segment.last, result.rows))
     return report
 

@@ -6,7 +6,6 @@ Above the rollback floor `follow/head_healer.py` heals.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from indexer.chain.batch import LogBatch
@@ -30,50 +29,47 @@ from indexer.store.reorg_journal import Reorg
 BatchReader = Callable[[Callable[[LogBatch], Awaitable[None]]], Awaitable[BlockRef]]
 
 
-@dataclass(frozen=True, slots=True)
-class Proven:
-    """A source of what to store: every header and log of the range, proven.
-
-    `faults`: whose fault the stored logs were.
-    """
-
-    batch: LogBatch
-    faults: Sequence[EndpointFault] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Trusted:
-    """A source of what to store: whichever endpoint of the pool serves the range. It is believed."""
-
-    pool: Pool
-
-
-async def heal_range(
-    recovery: Recovery, contract_range: ContractRange, cause: str, source: Proven | Trusted
+async def heal_proven(
+    recovery: Recovery, batch: LogBatch, cause: str, faults: Sequence[EndpointFault] = ()
 ) -> StepResult:
-    """Make a covered range of final blocks equal to the chain, rows included.
+    """Store proven logs of a covered range of final blocks, rows included.
 
     Args:
         recovery: The database to heal.
-        contract_range: Blocks and contracts to heal.
+        batch: Every header and log of the range.
         cause: Reason for the journal.
-        source: Where the right logs come from.
+        faults: Whose fault the stored logs were.
 
     Raises:
         RefusedError: Nothing is stored, or the lease is not to be had.
-        ReplacementUnavailableError: No endpoint serves the range.
     """
+    contract_range = ContractRange(batch.first, batch.last, batch.addresses)
+    return await _heal(recovery, contract_range, cause, batch, faults)
+
+
+async def heal_trusted(recovery: Recovery, contract_range: ContractRange, cause: str) -> StepResult:
+    """Store what whichever endpoint serves a covered range of final blocks says, rows included. It is believed.
+
+    Raises RefusedError when nothing is stored or the lease is not to be had, ReplacementUnavailableError when no
+    endpoint serves the range.
+    """
+    return await _heal(recovery, contract_range, cause, None, ())
+
+
+async def _heal(
+    recovery: Recovery, contract_range: ContractRange, cause: str, proven: LogBatch | None,
+    faults: Sequence[EndpointFault],
+) -> StepResult:  # fmt: skip
     async with exclusive_lease(recovery.conn, recovery.holder) as token:
         step, final = Step(recovery.conn, await recovery.state(), token), await recovery.final()
-        healing = await _stage(step, contract_range, cause, source)
+        healing = await _stage(step, contract_range, cause, recovery.pool if proven is None else proven)
         scope = await _replay_scope(step, contract_range, recovery.writer)
-        faults = source.faults if isinstance(source, Proven) else ()
         done = await recovery.rewriter.apply_heal(step, healing, scope, faults)
         await recovery.project_remaining(final, token)
         return done
 
 
-async def _stage(step: Step, contract_range: ContractRange, cause: str, source: Proven | Trusted) -> Reorg:
+async def _stage(step: Step, contract_range: ContractRange, cause: str, source: LogBatch | Pool) -> Reorg:
     """Stage the range from its source. Raises ReplacementUnavailableError if no endpoint serves it."""
     first, last, addresses = contract_range
 
@@ -87,12 +83,11 @@ async def _stage(step: Step, contract_range: ContractRange, cause: str, source: 
         fork = await _block_before(reader, first)
         return await stage(reader.name, fork, partial(read_replacement, reader, fork, last, addresses))
 
-    if isinstance(source, Trusted):
-        return await from_any_endpoint(source.pool, stage_from, first, last)
-    batch = source.batch
-    below = batch.blocks[0]
+    if isinstance(source, Pool):
+        return await from_any_endpoint(source, stage_from, first, last)
+    below = source.blocks[0]
     fork = BlockRef(below.number - 1, below.parent_hash, below.timestamp)
-    return await stage(batch.sources[0].endpoint, fork, partial(_read_batch, batch))
+    return await stage(source.sources[0].endpoint, fork, partial(_read_batch, source))
 
 
 async def _read_batch(batch: LogBatch, on_batch: Callable[[LogBatch], Awaitable[None]]) -> BlockRef:

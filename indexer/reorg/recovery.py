@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 class Recovery:
-    """One command's work on one database. `heal.heal_range` works on it, too, in a command or for a daemon's auditor.
+    """One command's work on one database. `reorg/heal.py` works on it, too, in a command or for a daemon's auditor.
 
     Args:
         deployment: Chain and watched contracts.

@@ -11,7 +11,7 @@ from indexer import config
 from indexer.attest.compare import compare_stored, ranges
 from indexer.db.connection import connection
 from indexer.projector.reproject import Reprojection
-from indexer.reorg.heal import Trusted, heal_range
+from indexer.reorg.heal import heal_trusted
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
 from tests.accounting.desk import Desk, Flow
@@ -174,7 +174,7 @@ class History:
                 assert parts, "nothing was found to be missing"
                 for part in parts:
                     for segment in ranges(part.segment, part.differences):
-                        await heal_range(recovery, segment, "test", Trusted(pool))
+                        await heal_trusted(recovery, segment, "test")
         finally:
             await pool.close()
 

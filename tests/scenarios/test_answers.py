@@ -12,7 +12,7 @@ from indexer.attest.compare import compare_stored, ranges
 from indexer.follow.state_machine import Mode
 from indexer.ingest import fetch
 from indexer.reorg import replacement
-from indexer.reorg.heal import Trusted, heal_range
+from indexer.reorg.heal import heal_trusted
 from indexer.reorg.recovery import Recovery
 from tests.scenarios.harness import ADDRESSES, Daemon, Stage, after
 from tests.support.simchain.chain import Block, SimLog
@@ -100,7 +100,7 @@ async def verified(daemon: Daemon, last: int, heal: bool = False) -> int:
     parts = [part async for part in compare_stored(conn, daemon.pool, await recovery.state(), 0, last)]
     for part in parts if heal else []:
         for segment in ranges(part.segment, part.differences):
-            await heal_range(recovery, segment, "reorg verify", Trusted(daemon.pool))
+            await heal_trusted(recovery, segment, "reorg verify")
     return sum(len(part.differences) for part in parts)
 
 

@@ -15,7 +15,7 @@ from indexer.follow.engine_options import EngineOptions
 from indexer.follow.maintenance import Maintenance
 from indexer.follow.runner import Runner
 from indexer.projector import replay
-from indexer.reorg.heal import Trusted, heal_range
+from indexer.reorg.heal import heal_trusted
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
@@ -50,7 +50,7 @@ async def healed(url: str, pool: Pool, last: int) -> int:
         bad = [part async for part in compare_stored(conn, pool, state, 0, last) if part.differences]
         segments = [s for part in bad for s in ranges(part.segment, part.differences)]
         for segment in segments:
-            await heal_range(recovery, segment, "test", Trusted(pool))
+            await heal_trusted(recovery, segment, "test")
         return len(segments)
 
 

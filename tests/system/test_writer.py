@@ -16,7 +16,7 @@ from indexer.errors import IndexerError
 from indexer.follow.engine_options import EngineOptions
 from indexer.follow.runner import Runner
 from indexer.projector.reproject import Reprojection
-from indexer.reorg.heal import Trusted, heal_range
+from indexer.reorg.heal import heal_trusted
 from indexer.reorg.recovery import Recovery
 from indexer.rpc.pool import Pool
 from indexer.runtime.progress import DaemonProgress
@@ -91,7 +91,7 @@ async def recover(url: str, pool: Pool, final: int) -> None:
         bad = [part async for part in compare_stored(conn, pool, state, 0, final) if part.differences]
         assert bad
         for segment in [s for part in bad for s in ranges(part.segment, part.differences)]:
-            await heal_range(recovery, segment, "test", Trusted(pool))
+            await heal_trusted(recovery, segment, "test")
         for events in ((), ("AccountOwnerUpdated",)):
             done = await Reprojection(deployment, conn, side, lambda _: None).run(None, events)
             assert done.rows and done.whole is not bool(events)
