@@ -1,4 +1,4 @@
-"""Comparison of stored hashes and raw logs with one endpoint's answers: it reads, decides nothing and writes nothing.
+"""Comparison of stored hashes and raw logs with one endpoint's answers. It reads and writes nothing.
 
 `reorg verify` believes the endpoint: it finds what an older bug or a manual edit left behind, and with `--heal` reads
 it again. `verify` and the daemon's auditor first ask who is right: the endpoint must not be the one that served the

@@ -86,7 +86,12 @@ class Proof:
         return self.prover_by_block.get(block, self.endpoints[0])
 
     def differences(self) -> list[LogDifference]:
-        """Return the differences between the stored and the proven logs, in proven blocks only."""
+        """Return the differences between the stored and the proven logs, in proven blocks only.
+
+        There are none without headers: then the stored logs themselves were proven before.
+        """
+        if not self.headers:
+            return []
 
         def proven(logs: Sequence[Log]) -> list[Log]:
             return [g for g in logs if g.block_number not in self.unproven]

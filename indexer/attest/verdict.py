@@ -93,7 +93,10 @@ class Verdict:
 
 
 def decide(evidence: Proof | CrossCheck | NoAnchor | BlockedHeal) -> Verdict:
-    """Return what follows from the evidence: every rule of grade, healing and blame is in here."""
+    """Return what follows from the evidence: which grade, what to heal, whom to blame.
+
+    How many endpoints must agree, and which answers say nothing about logs, is in `evidence.CrossCheck`.
+    """
     match evidence:
         case Proof():
             return _by_proof(evidence)

@@ -247,6 +247,12 @@ def test_a_correction_has_every_header_and_the_true_logs_of_its_blocks_alone() -
     assert [source.endpoint for source in correction.batch.sources] == ["two"]
 
 
+def test_logs_that_were_proven_before_are_not_compared_with_headers_that_nobody_read() -> None:
+    own = stored(TRUE, lacking=[12])  # A block that a rollback took between two reads.
+    verdict = decide(Proof(own, logs=own.logs, endpoints=["one"]))
+    assert not verdict.corrections and not verdict.differences and verdict.attestable is not None
+
+
 def test_an_attestation_names_the_hash_of_a_block_that_is_proven_but_not_stored() -> None:
     found = proof(TRUE)
     found.stored = stored(TRUE, lacking=[14])
