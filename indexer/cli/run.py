@@ -204,5 +204,5 @@ async def _start_attesting(
     await session.enter_async_context(background_task(auditor.run()))
     if deployment.attest.head:
         prover = HeadProver(deployment, own_pool(deployment.attest.head_rps), progress, opened, on_wrong)
-        engine.executor.on_head_commit = prover.offer
+        engine.actions.on_head_commit = prover.offer
         await session.enter_async_context(background_task(prover.run()))

@@ -59,7 +59,7 @@ class SessionOptions:
 class Session(contextlib.AsyncExitStack):
     """The resources of one command: opened in the order in which it asks for them, closed in the reverse order.
 
-    A command that asks endpoints for anything to be stored opens the pool first: the chain id is checked before any
+    A command that stores what endpoints say of the chain opens the pool first: the chain id is checked before any
     database is touched.
     """
 
@@ -233,10 +233,10 @@ def ask_database(
     Raises:
         FatalError: The database is not migrated to this release, or belongs to another deployment.
     """
-    url = open_url(deployment.name, data_dir, pg_bin)
+    options = SessionOptions(deployment=deployment, data_dir=data_dir, pg_bin=pg_bin)
 
     async def ask() -> T:
-        async with checked_connection(url, deployment) as conn:
-            return await question(conn)
+        async with Session(options) as session:
+            return await question(await session.connect())
 
     return signals.run(ask())

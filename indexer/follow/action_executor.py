@@ -1,4 +1,4 @@
-"""Executing what the state machine decided: one action, one committed step."""
+"""Executing what the state machine decided, one action at a time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ActionExecutor:
         self.pool, self.writer, self.rewriter, self.observer = pool, writer, rewriter, observer
         self.lease_keeper, self.reporter = lease_keeper, reporter
         self.strict = writer.deployment.attest.before_commit
-        self.fork_handler = ForkHandler(pool, rewriter, reporter.progress, reporter)
+        self.fork_handler = ForkHandler(pool, rewriter, reporter)
         self.head_healer = HeadHealer(pool, rewriter, reporter)
         self._time_fields = time_fields_of(writer.deployment.contracts)
         executor = options.executor or InlineExecutor(pool, connect, self._time_fields)
@@ -73,7 +73,7 @@ class ActionExecutor:
     async def execute(
         self, conn: Connection, view: HeadView, action: state_machine.Action
     ) -> state_machine.Observation | None:
-        """Execute one action. Return what came in its way, or None when it is done: then it is time to look again."""
+        """Execute one action. Return what the state machine has to know of it first; None: it is done, look again."""
         started, asked, state = time.monotonic(), self.pool.requests, self.observer.state
         assert state is not None, "an action follows from a look at the state"
         step = Step(conn, state, self.lease_keeper.token)
@@ -101,7 +101,7 @@ class ActionExecutor:
         return None
 
     async def _commit(self, step: Step, view: HeadView, action: state_machine.Action) -> StepResult | None:
-        """Execute an action that writes rows; None if it reported its steps itself, or if nothing was to be done."""
+        """Execute an action that writes rows. Return the step to report; None if there is none of this loop's own."""
         match action:
             case state_machine.Project() | state_machine.Ingest() if self._far_behind(step.state, view):
                 await self._catch_up(step, view)
@@ -110,19 +110,17 @@ class ActionExecutor:
             case state_machine.Reproject(last):
                 await project_again(self.rewriter, step, last)
             case state_machine.Ingest(contract_range):
-                return await self.ingest(step, contract_range, view.final)
+                return await self._ingest(step, contract_range, view.final)
             case state_machine.HealHead(first):
                 # Whatever comes of it, the prover looks again and reports what is still wrong.
-                self.observer.wrong_from = None
+                self.observer.forget_wrong_logs()
                 return await self.head_healer.heal(step, first)
+            case _:
+                raise TypeError(f"{action} writes no rows")
         return None
 
-    async def ingest(self, step: Step, contract_range: ContractRange, final: FinalBlock) -> StepResult:
-        """Fetch the first blocks of a contract range, confirm them and commit them.
-
-        `final`: the block that everything final must join. Raises RpcError, ParentMismatchError,
-        StoredHashMismatchError, EpochChangedError, LeaseLostError.
-        """
+    async def _ingest(self, step: Step, contract_range: ContractRange, final: FinalBlock) -> StepResult:
+        """Fetch the first blocks of a contract range, confirm them and commit them."""
         before = await stored_hash(step.conn, contract_range.first - 1)
 
         async def read(reader: Reader) -> ProvenBatch:

@@ -66,9 +66,7 @@ class Engine:
         self.lease_keeper = LeaseKeeper(holder, ingest_only=options.ingest_only)
         self.observer = Observer(pool, self.writer, self.lease_keeper, reporter, options)
         self.follower = Follower()
-        self.executor = ActionExecutor(
-            pool, self.rewriter, self.observer, self.lease_keeper, reporter, connect, options
-        )
+        self.actions = ActionExecutor(pool, self.rewriter, self.observer, self.lease_keeper, reporter, connect, options)
         self.maintenance = Maintenance(progress)
 
     @property
@@ -94,7 +92,7 @@ class Engine:
             worked, action = await self._work(conn)
         await self._name_wait(conn, action)
         if isinstance(action, Wait) and self.token is not None:
-            worked = await self.executor.catch_up.build_indexes(conn, self.token, self._building) or worked
+            worked = await self.actions.catch_up.build_indexes(conn, self.token, self._building) or worked
         return worked
 
     async def _work(self, conn: Connection) -> tuple[bool, Action]:
@@ -114,7 +112,7 @@ class Engine:
                 view = await self.observer.read_heads()
                 observed = await self._observe(conn, view)
             else:
-                observed = await self.executor.execute(conn, view, action)
+                observed = await self.actions.execute(conn, view, action)
                 if observed is None:
                     worked, observed = True, await self._observe(conn, view)
                     # A block is confirmed for one look only: a cycle that ended here would confirm it again forever.
@@ -126,7 +124,8 @@ class Engine:
     async def _observe(self, conn: Connection, view: HeadView) -> HeadSeen:
         """Observe the index state under a head; the holder of the lease does what is due between two steps."""
         seen = await self.observer.observe(conn, view)
-        if self.token is not None and self.observer.state is not None:
+        if self.token is not None:
+            assert self.observer.state is not None, "it was just observed"
             await self.maintenance.run_if_due(conn, self.observer.state, self.token)
         return seen
 

@@ -16,7 +16,6 @@ from indexer.projector.step import Step
 from indexer.reorg.claims import collect_claims
 from indexer.reorg.replacement import stage_replacement
 from indexer.rpc.pool import Pool
-from indexer.runtime.progress import DaemonProgress
 
 log = structlog.get_logger()
 
@@ -27,12 +26,12 @@ class ForkHandler:
     Args:
         pool: The endpoints.
         rewriter: Applies the replacement.
-        progress: Where reorgs are counted.
-        reporter: Reports the committed step.
+        reporter: Reports the committed step, and counts reorgs.
     """
 
-    def __init__(self, pool: Pool, rewriter: Rewriter, progress: DaemonProgress, reporter: StepReporter) -> None:
-        self.pool, self.rewriter, self.progress, self.reporter = pool, rewriter, progress, reporter
+    def __init__(self, pool: Pool, rewriter: Rewriter, reporter: StepReporter) -> None:
+        self.pool, self.rewriter, self.reporter = pool, rewriter, reporter
+        self.progress = reporter.progress
 
     async def handle(self, step: Step, final: FinalBlock, action: state_machine.Action) -> state_machine.Observation:
         """Execute one action, and return what was observed. Raises RpcError and LeaseLostError.

@@ -1,7 +1,7 @@
 """Observing: one endpoint's head and the index state, and what they mean together for the follower.
 
-Nothing here writes. Everything the follower decides on is read from the database again for each step, because other
-processes ingest into it at the same time.
+Nothing here writes to the database. Everything the follower decides on is read from there again for each step, because
+other processes ingest into it at the same time.
 """
 
 from __future__ import annotations
@@ -132,6 +132,10 @@ class Observer:
         if self.lease_keeper.token is None:
             goal = min(goal, view.finality.finalized)
         return plan_missing(state.coverage, state.binding.origin if first is None else first, goal)
+
+    def forget_wrong_logs(self) -> None:
+        """Take what was reported as dealt with."""
+        self.wrong_from = None
 
     def report_wrong_logs(self, first: int) -> None:
         """Have the blocks from `first` on healed by the next step: the logs of that block are proven to be wrong."""

@@ -87,7 +87,7 @@ class Runner:
         detector = StallDetector(self.deployment.rpc_timeout, self.deployment.poll_interval)
         step = RunningStep(lambda: self.stepping_since, self.restart_step)
         return Watchdog(
-            detector, self.progress, self.pool, self.engine.executor.catch_up, feed, partial(connect, self.url),
+            detector, self.progress, self.pool, self.engine.actions.catch_up, feed, partial(connect, self.url),
             lambda: self._open, step,
         )  # fmt: skip
 

@@ -113,7 +113,7 @@ class Daemon:
         prover = HeadProver(
             deployment, pool, self.progress, partial(connect, self.runner.url), engine.observer.report_wrong_logs
         )
-        engine.executor.on_head_commit = prover.offer
+        engine.actions.on_head_commit = prover.offer
         self.auditors.append(prover)
         return prover
 

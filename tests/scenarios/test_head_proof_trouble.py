@@ -83,14 +83,14 @@ async def test_a_block_that_becomes_final_while_it_is_reported_does_not_hide_lat
 ) -> None:
     daemon, prover, tip, _ = await wrong_at_head(stage, -1)
     engine = daemon.runner.engine
-    ingest = engine.executor.ingest
+    ingest = engine.actions._ingest
 
     async def reported_meanwhile(*given: Any) -> StepResult:
         await prover.run_once()
         return await ingest(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine.executor, "ingest", reported_meanwhile)
+        patched.setattr(engine.actions, "_ingest", reported_meanwhile)
         all_final_up_to(stage, tip.number)
         tip = stage.grow(tip, 2)
         stage.show(tip)
@@ -177,7 +177,7 @@ async def test_a_heal_deletes_nothing_that_it_cannot_replace(stage: Stage, monke
     assert daemon.runner.engine.observer.wrong_from == block < tip.number - 1
     refuse_receipts(stage, block + 1)
     await stage.execute("DELETE FROM indexer.head_proof WHERE block_number > 100")
-    healer = daemon.runner.engine.executor.head_healer
+    healer = daemon.runner.engine.actions.head_healer
     heal = healer.heal
 
     async def then_nobody_answers(*given: Any) -> StepResult | None:
@@ -220,13 +220,13 @@ async def test_a_contract_that_was_added_is_nobodys_fault(
     await daemon.stop()
     daemon = await stage.start(0, settled=False, max_blocks=max_blocks)
     prover, engine = daemon.prover(stage.nodes[0]), daemon.runner.engine
-    ingest = engine.executor.ingest
+    ingest = engine.actions._ingest
 
     async def beside_the_prover(*given: Any) -> StepResult:
         await prover.run_once()
         return await ingest(*given)
 
-    monkeypatch.setattr(engine.executor, "ingest", beside_the_prover)
+    monkeypatch.setattr(engine.actions, "_ingest", beside_the_prover)
     await daemon.settle()
     assert await faults(stage) == [] and await stage.journal() == []
     await stage.equals(stage.main)

@@ -67,6 +67,17 @@ async def test_s10_crash_matrix(work: str, point: str, stage: Stage, monkeypatch
 # -- S14
 
 
+async def test_a_runner_that_was_closed_and_opened_again_takes_the_lease_anew(stage: Stage) -> None:
+    daemon = await stage.start()
+    runner, held = daemon.runner, daemon.runner.engine.token
+    await runner.close()
+    assert held is not None and runner.engine.token is None
+    await runner.open()
+    stage.show(stage.grow(stage.main, 3))
+    await daemon.settle()
+    assert runner.engine.token == held + 1
+
+
 async def expire(stage: Stage) -> None:
     """Thirty seconds pass."""
     await stage.execute("UPDATE indexer.lease SET expires_at = clock_timestamp() - interval '1 second'")
