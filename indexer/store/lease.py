@@ -67,16 +67,17 @@ async def lock_and_renew(conn: Connection, token: int) -> None:
         TTL,
     )
     if renewed is None:
-        raise _lost()
+        raise lost_error()
 
 
 async def ensure_still_held(conn: Connection, token: int) -> None:
     """Raise LeaseLostError when another process has acquired the lease since it had this token."""
     if await conn.fetchval("SELECT token FROM indexer.lease") != token:
-        raise _lost()
+        raise lost_error()
 
 
-def _lost() -> LeaseLostError:
+def lost_error() -> LeaseLostError:
+    """Return the error of a holder whose lease another process has acquired."""
     return LeaseLostError(
         "another process is the projector now",
         "Two daemons run on this database: stop one; `reya-indexer status` names the holder",

@@ -10,7 +10,7 @@ from indexer.chain.types import LOGS_PER_BLOCK, BlockRef, Header, Log
 from indexer.db.connection import Connection, copy
 from indexer.db.copy_format import block_rows, log_rows
 from indexer.errors import ParentMismatchError, StoreDamagedError, StoredHashMismatchError
-from indexer.store import coverage, effects, provenance
+from indexer.store import coverage, effects, lease, provenance
 
 # Size of a partition (blocks). Must equal the number in the SQL function indexer.make_raw_log_partition.
 PARTITION_BLOCKS = 10_000_000
@@ -120,6 +120,7 @@ async def read(
 
     Raises:
         StoreDamagedError: a block has logs but no row of its own.
+        LeaseLostError: so has a staged one: another holder of the lease cleared it between the two queries.
     """
     logs = "staged_log" if staged else "raw_log"
     rows = await conn.fetch(
@@ -163,6 +164,8 @@ async def _stored_logs(
     hashes = {t["number"]: t["hash"] for t in times}
     seconds = {t["number"]: t["timestamp"] for t in times}
     for orphan in [n for n in numbers if n not in hashes]:
+        if strict and blocks == "staged_block":
+            raise lease.lost_error()
         if strict:
             raise StoreDamagedError(
                 f"block {orphan} has logs but no row of its own in the database",

@@ -67,6 +67,24 @@ async def test_s10_crash_matrix(work: str, point: str, stage: Stage, monkeypatch
 # -- S14
 
 
+async def test_a_replacement_that_another_holder_cleared_is_no_damage(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon, read = await stage.start(), raw_logs.read
+
+    async def cleared(*given: Any, staged: bool = False, **named: Any) -> raw_logs.StoredLogs:
+        if staged:
+            await stage.execute("DELETE FROM indexer.staged_block")
+        return await read(*given, staged=staged, **named)
+
+    monkeypatch.setattr(raw_logs, "read", cleared)
+    stage.show(stage.fork("b", 92, 12))
+    with pytest.raises(LeaseLostError):
+        await daemon.runner.engine.run_cycle(daemon.conn)
+    monkeypatch.undo()
+    await stage.untouched(stage.main)
+
+
 async def test_a_runner_that_was_closed_and_opened_again_takes_the_lease_anew(stage: Stage) -> None:
     daemon = await stage.start()
     runner, held = daemon.runner, daemon.runner.engine.token
