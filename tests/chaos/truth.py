@@ -138,17 +138,19 @@ async def _commit_log(conn: Any) -> list[str]:
     rows = await conn.fetch("SELECT seq, epoch, kind, from_block, to_block FROM indexer.commit_log ORDER BY seq")
     found: list[str] = []
     at: int | None = None  # the block after the last one that is projected
-    epoch = 0
+    epoch, void = 0, False
     for seq, its_epoch, kind, first, last in rows:
         epoch += kind in ("rollback", "heal")
         if its_epoch != epoch:
             found.append(f"commit log {seq}: epoch {its_epoch}, should be {epoch}")
         if kind == "forward":
-            if at not in (None, first):
+            # After a reset it begins at the origin, which may have been lowered since.
+            if at is not None and (first > at if void else first != at):
                 found.append(f"commit log {seq}: forward from {first}, should be {at}")
-            at = last + 1
+            at, void = last + 1, False
         elif at is not None:
             at = min(at, first) if kind == "rollback" else first if kind == "reproject" else at
+            void = void or kind == "reproject"
     number = await conn.fetchval("SELECT number FROM indexer.checkpoint")
     if number is not None and number + 1 != at:
         found.append(f"the commit log ends before block {at}, the checkpoint is {number}")
