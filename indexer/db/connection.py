@@ -141,8 +141,9 @@ def _cause(url: str, error: Exception) -> str:
     of the password into the host or the port.
     """
     broken = "not a valid URL; in a password, write characters such as / @ # : as %2F %40 %23 %3A"
-    if isinstance(error, ValueError) and not isinstance(error, asyncpg.InterfaceError):
-        return broken  # Its text quotes parts of the URL.
+    # A certificate that does not match is an OSError and a ValueError, too; its text quotes nothing of the URL.
+    if isinstance(error, ValueError) and not isinstance(error, asyncpg.InterfaceError | OSError):
+        return broken
     if isinstance(error, asyncpg.InterfaceError):
         try:
             urlsplit(url).port  # noqa: B018 - reading the port raises
