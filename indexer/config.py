@@ -94,6 +94,11 @@ class Deployment:
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """Addresses of all watched contracts, ascending."""
+        return tuple(sorted(c.address for c in self.contracts))
+
+    @property
     def accounting(self) -> frozenset[str]:
         """Addresses of the contracts whose events move positions."""
         return frozenset(c.address for c in self.contracts if c.name in ACCOUNTING)

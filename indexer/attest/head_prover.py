@@ -67,7 +67,7 @@ class HeadProver(BackgroundTask):
     ) -> None:  # fmt: skip
         super().__init__(connect, "head_proof", LOOK_INTERVAL_S)
         self.deployment, self.pool, self.progress, self._on_wrong = deployment, pool, progress, on_wrong
-        self.addresses = tuple(sorted(c.address for c in deployment.contracts))
+        self.addresses = deployment.addresses
         self.gauges: HeadProofProgress = progress.head_proof
         self.gauges.state = ATTEST_STARTING
         self._committed = asyncio.Event()

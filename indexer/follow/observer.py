@@ -49,7 +49,7 @@ class Observer:
         self.pool, self.writer, self.lease_keeper, self.reporter = pool, writer, lease_keeper, reporter
         self.options, self.progress = options, reporter.progress
         self.finality = FinalityTracker(deployment.finality_depth)
-        self.addresses = tuple(sorted(c.address for c in deployment.contracts))
+        self.addresses = deployment.addresses
         self.strict = deployment.attest.before_commit
         self.state: IndexState | None = None
         self.wrong_from: int | None = None

@@ -71,7 +71,7 @@ async def estimate(
         workers: Number of ingest workers.
         rps: Cap of the request rate (requests/s); None for no cap.
     """
-    addresses = tuple(sorted(c.address for c in deployment.contracts))
+    addresses = deployment.addresses
     missing = plan_missing(await _covered(url, addresses), first, last)
     blocks = count_blocks(missing)
     logs_per_block, seconds_per_answer, samples = await _sampled(

@@ -57,7 +57,7 @@ class Reprojection:
         self.writer = Writer(deployment)
         self.rewriter = Rewriter(self.writer)
         self.deployment = deployment
-        self.addresses = tuple(sorted(c.address for c in deployment.contracts))
+        self.addresses = deployment.addresses
         self._events = self._rows = 0
 
     async def run(self, first: int | None, names: Iterable[str]) -> ReprojectResult:

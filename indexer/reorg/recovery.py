@@ -45,7 +45,7 @@ class Recovery:
         self.finality, self._looks = finality or FinalityTracker(deployment.finality_depth), finality is None
         self.writer = Writer(deployment)
         self.rewriter = Rewriter(self.writer)
-        self.addresses = tuple(sorted(c.address for c in deployment.contracts))
+        self.addresses = deployment.addresses
         self.holder = holder_name("reorg recovery")
 
     async def state(self) -> IndexState:
