@@ -9,7 +9,7 @@ import asyncpg
 import structlog
 
 from indexer.chain.finality import FinalBlock, HeadView
-from indexer.chain.ranges import ContractRange
+from indexer.chain.ranges import ContractRange, count_blocks
 from indexer.chain.types import Header
 from indexer.db.connection import Connect, Connection
 from indexer.decode.block_times import time_fields_of
@@ -141,16 +141,19 @@ class ActionExecutor:
         """
         if self.strict:
             return False
+        unprojected = min(state.contiguous_end, view.finality.finalized) - state.next_block + 1
+        return max(count_blocks(self._missing_below(state, view)), unprojected) >= MIN_CATCH_UP_BLOCKS
+
+    def _missing_below(self, state: IndexState, view: HeadView) -> list[ContractRange]:
+        """Return what to ingest up to finalized."""
         finalized = view.finality.finalized
         ranges = self.observer.ranges_to_ingest(state, view)
-        missing = sum(max(0, min(r.last, finalized) - r.first + 1) for r in ranges)
-        return max(missing, min(state.contiguous_end, finalized) - state.next_block + 1) >= MIN_CATCH_UP_BLOCKS
+        return [r._replace(last=min(r.last, finalized)) for r in ranges if r.first <= finalized]
 
     async def _catch_up(self, step: Step, view: HeadView) -> None:
         state, finalized, p = step.state, view.finality.finalized, self.reporter.progress
-        ranges = self.observer.ranges_to_ingest(state, view)
-        below = [r._replace(last=min(r.last, finalized)) for r in ranges if r.first <= finalized]
-        p.to_ingest, p.bulk_from = p.blocks + sum(r.last - r.first + 1 for r in below), state.next_block - 1
+        below = self._missing_below(state, view)
+        p.to_ingest, p.bulk_from = p.blocks + count_blocks(below), state.next_block - 1
         await self.lease_keeper.publish(step.conn, state_machine.Mode.FOLLOWING.value)
         if step.token is not None:
             await confirm_stored(self.pool, step.conn, state, finalized, view.final)

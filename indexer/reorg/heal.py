@@ -53,16 +53,16 @@ async def heal_trusted(recovery: Recovery, contract_range: ContractRange, cause:
     Raises RefusedError when nothing is stored or the lease is not to be had, ReplacementUnavailableError when no
     endpoint serves the range.
     """
-    return await _heal(recovery, contract_range, cause, None, ())
+    return await _heal(recovery, contract_range, cause, recovery.pool)
 
 
 async def _heal(
-    recovery: Recovery, contract_range: ContractRange, cause: str, proven: LogBatch | None,
-    faults: Sequence[EndpointFault],
+    recovery: Recovery, contract_range: ContractRange, cause: str, source: LogBatch | Pool,
+    faults: Sequence[EndpointFault] = (),
 ) -> StepResult:  # fmt: skip
     async with exclusive_lease(recovery.conn, recovery.holder) as token:
         step, final = Step(recovery.conn, await recovery.state(), token), await recovery.final()
-        healing = await _stage(step, contract_range, cause, recovery.pool if proven is None else proven)
+        healing = await _stage(step, contract_range, cause, source)
         scope = await _replay_scope(step, contract_range, recovery.writer)
         done = await recovery.rewriter.apply_heal(step, healing, scope, faults)
         await recovery.project_remaining(final, token)
