@@ -21,6 +21,15 @@ ADDRESS = "0x" + "a1" * 20
 Tag = int | Literal["latest", "null", "refused"]
 
 
+def http_response(request: web.Request, response: web.Response | None) -> web.Response:
+    """The response to a request; None closes its connection without one."""
+    if response is None:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+    return response
+
+
 class Say(NamedTuple):
     """An HTTP answer as it is."""
 
@@ -117,12 +126,7 @@ class StubNode:
         await self._runner.cleanup()
 
     async def _http(self, request: web.Request) -> web.StreamResponse:
-        response = await self.respond(await request.read())
-        if response is None:
-            assert request.transport is not None
-            request.transport.close()
-            return web.Response()
-        return response
+        return http_response(request, await self.respond(await request.read()))
 
     async def respond(self, body: bytes) -> web.Response | None:
         """The answer to an HTTP request; None: the connection is closed without one."""

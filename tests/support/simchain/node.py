@@ -15,6 +15,7 @@ from aiohttp import WSMsgType, web
 from tests.support.simchain.chain import Block, Tree
 from tests.support.simchain.refusals import Refusal
 from tests.support.simchain.view import Json, View
+from tests.support.stubnode import http_response
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -122,12 +123,7 @@ class SimNode(View):
     # -- HTTP
 
     async def _http(self, request: web.Request) -> web.StreamResponse:
-        response = await self.respond(await request.read())
-        if response is None:
-            assert request.transport is not None
-            request.transport.close()
-            return web.Response()
-        return response
+        return http_response(request, await self.respond(await request.read()))
 
     async def respond(self, body: bytes) -> web.Response | None:
         """The answer to an HTTP request; None: the connection is closed without one."""
