@@ -1,0 +1,1 @@
+"""The feed: every change of the public tables in commit order, for readers that follow them. The core is pure."""
