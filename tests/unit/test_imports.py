@@ -16,7 +16,8 @@ PURE = [
     "indexer.rpc.error_hints", "indexer.rpc.adaptive_size", "indexer.rpc.rate_limit", "indexer.rpc.receipts",
     "indexer.rpc.wire", "indexer.rpc.answers", "indexer.rpc.health", "indexer.db.copy_format",
     "indexer.chain.log_set", "indexer.projector.impact", "indexer.check.position_math",
-    "indexer.check.position_replay", "indexer.check.counterparties", "indexer.feed.changes",
+    "indexer.check.position_replay", "indexer.check.counterparties",
+    "indexer.feed.changes", "indexer.feed.commits",
 ]  # fmt: skip
 # indexer.decode.registry reads the shipped ABI files; the rest of what it does is pure.
 FORBIDDEN = (
