@@ -17,7 +17,7 @@ PURE = [
     "indexer.rpc.wire", "indexer.rpc.answers", "indexer.rpc.health", "indexer.db.copy_format",
     "indexer.chain.log_set", "indexer.projector.impact", "indexer.check.position_math",
     "indexer.check.position_replay", "indexer.check.counterparties",
-    "indexer.feed.changes", "indexer.feed.commits",
+    "indexer.feed.changes", "indexer.feed.commits", "indexer.feed.marker", "indexer.feed.net",
 ]  # fmt: skip
 # indexer.decode.registry reads the shipped ABI files; the rest of what it does is pure.
 FORBIDDEN = (
