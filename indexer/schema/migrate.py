@@ -52,7 +52,7 @@ METADATA = [public, internal]
 # A step may rewrite a large table, and a second process waits for the first: the limits are longer than in a working
 # session.
 _SESSION = {"lock_timeout": "300s", "statement_timeout": "0", "search_path": "public"}
-_PARTITION = re.compile(r"raw_log_p\d+")
+_PARTITION = re.compile(r"(raw|change)_log_p\d+")
 
 
 def _included(name: str | None, type_: str, parents: Any, taken: adopted_tables.Names = frozenset()) -> bool:

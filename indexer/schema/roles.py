@@ -34,9 +34,9 @@ _APPEND = {"SELECT", "INSERT"}
 _TAKE_BACK = {"SELECT", "INSERT", "DELETE", "TRUNCATE"}  # append rows are never updated
 _CHANGE = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 _EMPTIED = {"before_image", "staged_block", "staged_log"}
-_ADDED_TO = {"commit_log", "drift"}  # besides the tables that a trigger keeps append-only
+_ADDED_TO = {"commit_log", "change_log", "drift"}  # besides the tables that a trigger keeps append-only
 _MIGRATIONS = {"alembic_version", "adopted", "deferred_index"}  # the owner runs the statements in deferred_index
-_CONSUMERS = {"checkpoint", "commit_log"}
+_CONSUMERS = {"checkpoint", "commit_log", "change_log"}
 
 _RELATIONS = """
 SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, pg_get_userbyid(c.relowner) AS owner,

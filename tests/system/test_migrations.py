@@ -77,6 +77,7 @@ async def test_upgrade_downgrade_upgrade_ends_where_it_began(fresh_database: Dat
     assert "setting TimeZone=UTC" in first
     async with connection(url) as conn:
         await conn.execute("CREATE TABLE indexer.raw_log_p0 PARTITION OF indexer.raw_log FOR VALUES FROM (0) TO (10)")
+        await conn.execute("SELECT indexer.make_change_log_partition(0)")
     await migrate.downgrade_async(url, "base")
     assert await _catalog(url) == before
     await migrate.upgrade_async(url)
@@ -101,6 +102,7 @@ async def test_check_is_clean_and_ignores_partitions_and_tables_of_others(fresh_
     url = fresh_database()
     async with _migrated(url) as conn:
         await conn.execute("CREATE TABLE indexer.raw_log_p7 PARTITION OF indexer.raw_log FOR VALUES FROM (70) TO (80)")
+        await conn.execute("SELECT indexer.make_change_log_partition(7)")
         await conn.execute('CREATE TABLE public."AccountNotes" (account_id numeric PRIMARY KEY)')
     assert await migrate.check_async(url) == []
 

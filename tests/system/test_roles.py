@@ -31,7 +31,7 @@ from tests.support.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "config" / "devnet.toml"
 CHAIN = 89346162
-APPENDED_ONLY = ("reorg_journal", "orphaned_row", "orphaned_log", "commit_log", "drift")
+APPENDED_ONLY = ("reorg_journal", "orphaned_row", "orphaned_log", "commit_log", "change_log", "drift")
 
 
 class Cast(NamedTuple):
@@ -307,7 +307,7 @@ async def test_the_reader_reads_what_is_public_and_nothing_else(actors: Cast) ->
     async with connection(actors.reader) as conn:
         for name in (*public.tables, *VIEWS):
             await conn.execute(f"SELECT * FROM {sql_name(name)} LIMIT 1")
-        for name in ("checkpoint", "commit_log"):
+        for name in ("checkpoint", "commit_log", "change_log"):
             await conn.execute(f"SELECT * FROM indexer.{name}")
         for name in public.tables:
             column = f'"{next(iter(public.tables[name].columns)).name}"'
@@ -317,10 +317,11 @@ async def test_the_reader_reads_what_is_public_and_nothing_else(actors: Cast) ->
             )  # fmt: skip
         await refused(conn, 'UPDATE "WalletDetails" SET name = NULL', "INSERT INTO trades (id) VALUES ('1')")
         for table in internal.sorted_tables:
-            if table.name not in ("checkpoint", "commit_log"):
+            if table.name not in ("checkpoint", "commit_log", "change_log"):
                 await refused(conn, f"SELECT * FROM indexer.{table.name}")
             await refused(conn, f"DELETE FROM indexer.{table.name}", f"TRUNCATE indexer.{table.name}")
         await refused(conn, "SELECT indexer.make_raw_log_partition(1)", "CREATE TABLE indexer.mine (n int)",
+                      "SELECT indexer.make_change_log_partition(1)", "SELECT indexer.drop_change_log_partition(1)",
                       "SELECT * FROM indexer.alembic_version", "CREATE TABLE public.mine (n int)")  # fmt: skip
 
 

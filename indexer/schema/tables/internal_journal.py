@@ -1,7 +1,7 @@
 """Journal tables of our own schema, `indexer`: incidents, drift, commits, reorgs, endpoints, attestations, blame.
 
-Consumers may read `commit_log` and nothing else here. Addresses, hashes and topics are bytea (20, 32, 32*n bytes);
-block numbers and timestamps (s) are bigint.
+Consumers may read `commit_log` and `change_log`, and nothing else here. Addresses, hashes and topics are bytea (20, 32,
+32*n bytes); block numbers and timestamps (s) are bigint.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
 )
@@ -30,6 +32,8 @@ def add(metadata: MetaData) -> None:
     """Add the tables of this family."""
     _findings(metadata)
     _commits(metadata)
+    _changes(metadata)
+    _slots(metadata)
     _reorgs(metadata)
     _endpoints(metadata)
     _orphaned(metadata)
@@ -81,7 +85,58 @@ def _commits(metadata: MetaData) -> None:
         bigint("to_block", null=False),
         bigint("rows", null=False),
         utc_now("at"),
+        # Whether change_log has the rows that this commit changed.
+        Column("captured", Boolean, nullable=False, server_default=sql_text("false")),
+        # The checkpoint after this commit; NULL after a reset. `floor`, `safe`: the rollback floor and the safe block
+        # then.
+        bigint("checkpoint"),
+        binary("checkpoint_hash"),
+        bigint("reorg_id"),
+        bigint("floor"),
+        bigint("safe"),
         CheckConstraint("kind IN ('forward', 'rollback', 'reproject', 'heal')", name="commit_log_kind"),
+    )
+
+
+def _changes(metadata: MetaData) -> None:
+    # The rows that captured commits changed: `n` rows of a table in `body`, as COPY text or as a JSON array. `ord`:
+    # order within the commit. op: 1 inserted, 2 inserted or updated, -1 deleted, 0 every row of every projected table
+    # is void.
+    Table(
+        "change_log",
+        metadata,
+        bigint("seq", key=True),
+        Column("ord", Integer, primary_key=True, autoincrement=False),
+        Column("op", SmallInteger, nullable=False),
+        text("encoding", null=False),
+        text("table_name", null=False),
+        Column("n", Integer, nullable=False),
+        text("body", null=False),
+        CheckConstraint("op IN (-1, 0, 1, 2)", name="change_log_op"),
+        CheckConstraint("encoding IN ('copy', 'json')", name="change_log_encoding"),
+        postgresql_partition_by="RANGE (seq)",
+    )
+
+
+def _slots(metadata: MetaData) -> None:
+    # Consumers that follow the commit log, each with the last commit that it has confirmed. While there is a slot that
+    # is not lost, commits above the floor are captured. `tables`: NULL for all. `token`: of the process that serves it.
+    Table(
+        "stream_slot",
+        metadata,
+        text("name", key=True),
+        text("level", null=False),
+        Column("tables", ARRAY(Text), nullable=True),
+        bigint("seq", null=False),
+        bigint("generation", null=False, default=1),
+        bigint("token", null=False, default=0),
+        Column("state", Text, nullable=False, server_default=sql_text("'active'")),
+        utc_now("created_at"),
+        utc("confirmed_at"),
+        utc("lost_at"),
+        text("note"),
+        CheckConstraint("level IN ('instant', 'safe', 'finalized')", name="stream_slot_level"),
+        CheckConstraint("state IN ('active', 'paused', 'lost')", name="stream_slot_state"),
     )
 
 
