@@ -32,6 +32,11 @@ async def lock_exclusive(conn: Connection, planned: int) -> None:
         raise EpochChangedError
 
 
+async def lock_out_steps(conn: Connection) -> None:
+    """Wait for the steps in progress, and keep out new ones until the caller's transaction ends."""
+    await conn.execute("SELECT FROM indexer.epoch FOR UPDATE")
+
+
 async def bump(conn: Connection) -> None:
     """Increment the epoch, inside the transaction that called `lock_exclusive`. Raises WriteInterceptedError.
 

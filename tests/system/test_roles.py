@@ -25,7 +25,7 @@ from indexer.ops.doctor.database_checks import examine_database
 from indexer.schema import deferred_indexes, migrate, roles
 from indexer.schema.tables.metadata import internal, public
 from indexer.schema.views.all_views import VIEWS
-from indexer.store import enrichment, lease, raw_logs
+from indexer.store import change_log, enrichment, lease, raw_logs, stream_slots
 from tests.support.daemon import run
 from tests.support.waiting import eventually
 
@@ -379,6 +379,28 @@ async def test_the_writer_makes_partitions_of_the_size_that_is_counted_on(actors
         for bad in ("-1", "NULL", "92233720368"):
             with pytest.raises(asyncpg.NumericValueOutOfRangeError):
                 await conn.execute(f"SELECT indexer.make_raw_log_partition({bad})")
+
+
+async def test_the_writer_makes_and_drops_partitions_of_the_change_log(actors: Cast) -> None:
+    made = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'indexer.change_log'::regclass"
+    async with connection(actors.writer) as conn:
+        size = change_log.PARTITION_COMMITS
+        slot = await stream_slots.create(conn, "one", "instant")
+        await conn.execute("INSERT INTO indexer.change_log VALUES ($1, 0, 1, 'copy', 'x', 0, '')", 2 * size - 1)
+        with pytest.raises(asyncpg.CheckViolationError):
+            await conn.execute("INSERT INTO indexer.change_log VALUES ($1, 0, 1, 'copy', 'x', 0, '')", 2 * size)
+        assert sorted(row[0] for row in await conn.fetch(made)) == [f"indexer.change_log_p{n}" for n in (0, 1)]
+        # The function itself refuses to drop what a slot has not confirmed.
+        await conn.execute("UPDATE indexer.stream_slot SET seq = $1", size - 2)
+        assert slot.seq == 0 and not await conn.fetchval("SELECT indexer.drop_change_log_partition(0)")
+        await refused(conn, "DROP TABLE indexer.change_log_p0")
+        await conn.execute("UPDATE indexer.stream_slot SET seq = $1", size - 1)
+        await change_log.drop_confirmed(conn, capturing=True)
+        assert [row[0] for row in await conn.fetch(made)] == ["indexer.change_log_p1"]
+        for bad in ("-1", "NULL", "140737488355327"):
+            with pytest.raises(asyncpg.NumericValueOutOfRangeError):
+                await conn.execute(f"SELECT indexer.make_change_log_partition({bad})")
+        await conn.execute("SELECT indexer.make_change_log_partition(140737488355326)")
 
 
 async def test_the_writer_keeps_indexes_and_says_who_can_build_those_put_off(actors: Cast) -> None:
