@@ -308,7 +308,7 @@ class StoredHashMismatchError(BlockMismatchError):
 
 
 class EpochChangedError(IndexerError):
-    """A reorg was handled since this step was planned; nothing was written. Plan again."""
+    """A reorg was handled, or a slot created, since this step was planned; nothing was written. Plan again."""
 
     label = "EpochMoved"
 

@@ -1,4 +1,4 @@
-"""Periodic work of the lease holder between its steps: pruning, and the alarm about growing before-images."""
+"""Periodic work of the lease holder between its steps: pruning, partitions, the alarm about growing before-images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import structlog
 from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
 from indexer.runtime.progress import DaemonProgress
-from indexer.store import lease
+from indexer.store import change_log, lease
 from indexer.store.incidents import record, resolve
 from indexer.store.index_state import IndexState, block_refs_below
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class Maintenance:
-    """Prunes headers and watches the number of before-images.
+    """Prunes headers and the change log, and watches the number of before-images.
 
     `max_before_images`: number above which an incident is opened; nothing is ever deleted because of it (rows).
     """
@@ -36,6 +36,9 @@ class Maintenance:
             return
         await self.prune(conn, state, token)
         await self.count_images(conn, state)
+        if state.capturing:
+            await change_log.ensure_partitions(conn)
+        await change_log.drop_confirmed(conn, capturing=state.capturing)
         if state.floor >= 0:
             self.final = next(iter(await block_refs_below(conn, state.floor + 1, 1)), None)
         # Only now: a round that the database refuses is due again, so that the refusal lasts until it is over.

@@ -16,11 +16,13 @@ from itertools import compress
 from typing import NamedTuple
 
 from indexer.chain.types import LOGS_PER_BLOCK
+from indexer.db.catalog import sql_name
 from indexer.db.connection import Connection
 from indexer.decode.registry import Registry
 from indexer.projections.events import Event, StateKey, events_of
 from indexer.projections.project import WHOLE_TABLES, project, state_keys
 from indexer.projections.write_set import StateRow, WriteSet
+from indexer.projector.capture import Capture
 from indexer.projector.impact import DependencyGroups
 from indexer.projector.prepare import prepare
 from indexer.projector.rollback import APPEND_TABLES
@@ -33,6 +35,11 @@ from indexer.store import effects, raw_logs
 MAX_REPLAYED = 200_000  # Events replayed in one transaction. Beyond it, everything is projected again, in many.
 READ_LOGS = 20_000  # Logs in memory while history is read.
 _READ_BLOCKS = 2_000
+_ROWS_TO_DROP = " UNION ALL ".join(
+    f"SELECT '{name}', count(*)::int, '[' || string_agg(to_jsonb(t)::text, ',') || ']' FROM {sql_name(name)} t"
+    " WHERE t.unique_id = ANY($1::bigint[]) HAVING count(*) > 0"
+    for name in APPEND_TABLES
+)
 
 
 class HistoryPart(NamedTuple):
@@ -146,13 +153,22 @@ async def _read(step: Step, registry: Registry, history: Sequence[HistoryPart]) 
             await step.renew_lease()
 
 
-async def replay(step: Step, writer: Writer, scope: ReplayScope) -> dict[str, int]:
+async def replay(step: Step, writer: Writer, scope: ReplayScope, capture: Capture) -> dict[str, int]:
     """Forget the affected rows and project their events again, in the caller's transaction. Return rows by table.
 
-    Above the floor it keeps before-images. Raises WriteInterceptedError when a row is not deleted or not written.
+    Above the floor it keeps before-images.
+
+    Args:
+        step: its index state is the one that the scope was planned in.
+        writer: its registry decodes the events.
+        scope: what is replayed.
+        capture: collects what is deleted and written.
+
+    Raises:
+        WriteInterceptedError: a row was not deleted or not written.
     """
     conn = step.conn
-    await delete_state(conn, scope.touched.rows())
+    await delete_state(conn, scope.touched.rows(), capture)
     hit("heal.forgotten")
     counts: Counter[str] = Counter()
     whole: dict[StateKey, StateRow] = {}
@@ -170,8 +186,10 @@ async def replay(step: Step, writer: Writer, scope: ReplayScope) -> dict[str, in
         project(write_set, events, lambda e, chosen=chosen: e.unique_id in chosen)  # type: ignore[misc]
         whole = {key: row for key, row in write_set.state.items() if key[0] in WHOLE_TABLES}
         _retain_only(write_set, scope, wanted)
-        await _drop_appended(conn, [i for i in wanted if i >= scope.rewrite_from * LOGS_PER_BLOCK])
-        counts.update(await write_rows(conn, prepare(write_set)))
+        await _drop_appended(conn, [i for i in wanted if i >= scope.rewrite_from * LOGS_PER_BLOCK], capture)
+        output = prepare(write_set)
+        capture.add_written(output)
+        counts.update(await write_rows(conn, output))
         hit("heal.replayed")
     return dict(counts)
 
@@ -192,7 +210,11 @@ def _retain_only(write_set: WriteSet, scope: ReplayScope, wanted: set[int]) -> N
     write_set.incidents = [i for i in write_set.incidents if i.block_number in scope.changed]
 
 
-async def _drop_appended(conn: Connection, ids: list[int]) -> None:
-    if ids:
-        for name in APPEND_TABLES:
-            await effects.delete(conn, name, "t.unique_id = ANY($1::bigint[])", ids)
+async def _drop_appended(conn: Connection, ids: list[int], capture: Capture) -> None:
+    if not ids:
+        return
+    if capture.active:  # Unlike the rows of changed blocks, these are not archived.
+        for table, count, rows in await conn.fetch(_ROWS_TO_DROP, ids):
+            capture.add_deleted(table, count, rows)
+    for name in APPEND_TABLES:
+        await effects.delete(conn, name, "t.unique_id = ANY($1::bigint[])", ids)

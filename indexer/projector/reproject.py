@@ -19,7 +19,7 @@ from indexer.projector.replay import MAX_REPLAYED, HistoryPart, ReplayScope, pla
 from indexer.projector.rewriter import Rewriter
 from indexer.projector.step import Step, StepResult
 from indexer.projector.writer import Writer
-from indexer.store import checkpoint
+from indexer.store import change_log, checkpoint
 from indexer.store.index_state import binding, load_index_state
 from indexer.store.lease import exclusive_lease, holder_name
 
@@ -133,6 +133,8 @@ class Reprojection:
         pipeline = ProjectionPipeline(self.writer, step, self.reading_conn)
         await pipeline.run(DatabaseSource(self.reading_conn, min(step.state.contiguous_end, floor)), report)
         step = await self._next(step)
+        if step.state.capturing:  # The steps up to the floor may have come to the end of the partitions.
+            await change_log.ensure_partitions(self.conn)
         while step.state.next_block <= step.state.contiguous_end:
             report(await self.writer.commit_stored(step, step.state.contiguous_end, floor))
             step = await self._next(step)

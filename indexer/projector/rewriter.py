@@ -19,6 +19,7 @@ from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection, patient
 from indexer.projections.events import Event, events_of
 from indexer.projector import rollback
+from indexer.projector.capture import Capture
 from indexer.projector.replay import ReplayScope, replay
 from indexer.projector.step import Step, StepResult
 from indexer.projector.writer import MAX_STEP_LOGS, Writer
@@ -63,12 +64,13 @@ class Rewriter:
         decoding = asyncio.to_thread(events_of, self.writer.registry, staged.logs, staged.times)
         async with background_task(decoding) as decoded, self._exclusive(step, new_epoch=True):
             number = await reorg_journal.reserve_id(conn)
-            removed = await self._restore(step, reorg.fork, number, scope)
+            capture = step.capture(number)
+            removed = await self._restore(step, reorg.fork, number, scope, capture)
             hit("replace.undone")
             logs = await self._promote(conn, reorg)
             hit("replace.moved")
             after, rows = replace(step, state=step.state.after_rollback(reorg.fork)), dict[str, int]()
-            take_rows_back = functools.partial(self._take_rows_back, after, reorg, number, removed)
+            take_rows_back = functools.partial(self._take_rows_back, after, reorg, number, removed, capture)
             if scope is None and step.state.predates_before_images(reorg.fork.number):
                 await take_rows_back()
                 await self._reset(after)
@@ -80,14 +82,17 @@ class Rewriter:
         hit("replace.committed")
         return StepResult("rollback", first, last, logs, rows, bool(rows), time.monotonic() - started)
 
-    async def _restore(self, step: Step, fork: BlockRef, number: int, scope: ReplayScope | None) -> dict[str, int]:
+    async def _restore(
+        self, step: Step, fork: BlockRef, number: int, scope: ReplayScope | None, capture: Capture
+    ) -> dict[str, int]:
         """Restore everything but append rows to the fork point. Return how many rows were removed or restored."""
         await raw_logs.upsert_block_ref(step.conn, fork)
         counts: dict[str, int] = {}
         if not step.state.predates_before_images(fork.number):
             counts = await rollback.restore_state(step.conn, fork.number)
+            capture.restored_above = fork.number
         elif scope is not None:
-            counts = await replay(step, self.writer, scope)
+            counts = await replay(step, self.writer, scope, capture)
         return counts | await rollback.remove_chain_above(step.conn, fork.number, number)
 
     async def _promote(self, conn: Connection, reorg: Reorg) -> int:
@@ -103,10 +108,14 @@ class Rewriter:
         await head_proofs.add(conn, reorg.proven, reorg.addresses)
         return logs
 
-    async def _take_rows_back(self, step: Step, reorg: Reorg, number: int, removed: dict[str, int]) -> None:
+    async def _take_rows_back(
+        self, step: Step, reorg: Reorg, number: int, removed: dict[str, int], capture: Capture
+    ) -> None:
         """Remove the append rows above the fork point, count them in `removed`, and log the rollback."""
         removed.update(await rollback.remove_rows_above(step.conn, reorg.fork.number, number))
-        await step.log_change("rollback", reorg.fork.number + 1, reorg.old_tip.number, removed)
+        await step.log_change("rollback", reorg.fork.number + 1, reorg.old_tip.number, removed, capture)
+        if capture.restored_above is not None:
+            await rollback.drop_images_above(step.conn, capture.restored_above)
         hit("replace.taken_back")
 
     async def _project_replacement(
@@ -152,6 +161,7 @@ class Rewriter:
         first, last = healing.fork.number + 1, healing.new_tip.number
         async with self._exclusive(step, new_epoch=True):
             number = await reorg_journal.reserve_id(conn)
+            capture = step.capture(number)
             changed = await staging.changed_blocks(conn, first, last, healing.addresses)
             removed = await rollback.remove_blocks(conn, changed, healing.addresses, number)
             logs = await staging.promote_blocks(conn, changed)
@@ -162,8 +172,8 @@ class Rewriter:
             if state.checkpoint is not None and scope is None:
                 await self._reset(step)
             elif scope is not None:
-                rows = await replay(step, self.writer, scope)
-            await step.log_change("heal", first, max(last, state.next_block - 1), rows)
+                rows = await replay(step, self.writer, scope, capture)
+            await step.log_change("heal", first, max(last, state.next_block - 1), rows, capture)
             await reorg_journal.write(conn, number, state.epoch + 1, healing, removed, rows, time.monotonic() - started)
             hit("heal.before_commit")
         hit("heal.committed")
@@ -174,11 +184,11 @@ class Rewriter:
 
         `scope`: from `replay.plan_replay`, planned in the step's index state.
         """
-        origin = step.state.binding.origin
+        origin, capture = step.state.binding.origin, step.capture()
         async with self._exclusive(step, new_epoch=True):
-            rows = await replay(step, self.writer, scope)
+            rows = await replay(step, self.writer, scope, capture)
             await checkpoint.set_origin(step.conn, origin)
-            await step.log_change("heal", origin, step.state.next_block - 1, rows)
+            await step.log_change("heal", origin, step.state.next_block - 1, rows, capture)
             hit("restate.before_commit")
         return rows
 
@@ -195,9 +205,10 @@ class Rewriter:
 
     async def _reset(self, step: Step) -> None:
         await rollback.reset_projections(step.conn)
-        state = step.state
+        state, capture = step.state, step.capture()
+        capture.add_void()
         last = state.checkpoint.number if state.checkpoint else state.binding.origin - 1
-        await step.log_change("reproject", state.binding.origin, last, {})
+        await step.log_change("reproject", state.binding.origin, last, {}, capture)
 
     @contextlib.asynccontextmanager
     async def _exclusive(self, step: Step, *, new_epoch: bool = False) -> AsyncIterator[None]:

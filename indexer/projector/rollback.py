@@ -139,7 +139,8 @@ async def _archive_logs(conn: Connection, where: str, bound: object, reorg: int)
 async def restore_state(conn: Connection, fork: int) -> dict[str, int]:
     """Restore state rows from the oldest before-image above the fork: each as it was at the fork point.
 
-    Returns how many rows changed, by table. Raises WriteInterceptedError when a row is not deleted or not restored.
+    The caller removes the images (`drop_images_above`) once the change is logged. Returns how many rows changed, by
+    table. Raises WriteInterceptedError when a row is not deleted or not restored.
     """
     tables = await conn.fetch(
         "SELECT table_name, count(i.row) AS restored FROM (SELECT DISTINCT ON (table_name, key) table_name, row"
@@ -159,9 +160,16 @@ async def restore_state(conn: Connection, fork: int) -> dict[str, int]:
         deleted = await effects.delete(conn, table, f"i.row IS NULL AND {match}", table, fork, using=keys)
         source = images + ", jsonb_populate_record(NULL::{name}, i.row) r WHERE i.row IS NOT NULL"
         counts[table] = deleted + await upsert(conn, table, record["restored"], source, table, fork)
-    # An image left here would be restored by the next reorg, over everything written after it.
-    await effects.delete(conn, "indexer.before_image", "t.block_number > $1", fork)
     return counts
+
+
+async def drop_images_above(conn: Connection, fork: int) -> None:
+    """Delete the before-images above the fork, after their rows were restored and before new ones are written.
+
+    An image left here would be restored by the next reorg, over everything written after it. Raises
+    WriteInterceptedError.
+    """
+    await effects.delete(conn, "indexer.before_image", "t.block_number > $1", fork)
 
 
 async def reset_projections(conn: Connection) -> None:

@@ -17,6 +17,7 @@ from indexer.errors import StoreDamagedError
 from indexer.projections.events import Key, Row, StateKey
 from indexer.projections.project import SHARED_LAYOUTS, WHOLE_TABLES, tables_of
 from indexer.projections.write_set import StateRow
+from indexer.projector.capture import Capture
 from indexer.projector.prepare import PreparedRows, key_row
 from indexer.runtime.exact_json import to_json
 from indexer.store import effects
@@ -144,7 +145,7 @@ async def drop_before_images(conn: Connection, floor: int) -> None:
     await conn.execute("DELETE FROM indexer.before_image WHERE block_number <= $1", floor)
 
 
-async def delete_state(conn: Connection, keys: Iterable[StateKey]) -> None:
+async def delete_state(conn: Connection, keys: Iterable[StateKey], capture: Capture) -> None:
     """Delete state rows and their before-images, as if nothing had ever written them."""
     by_table: dict[str, list[Row]] = defaultdict(list)
     for name, key in keys:
@@ -153,13 +154,14 @@ async def delete_state(conn: Connection, keys: Iterable[StateKey]) -> None:
     for table, named in by_table.items():
         name = sql_name(table)
         match = " AND ".join(f't."{c}" = k."{c}"' for c in KEYS[table])
-        rows = f"jsonb_populate_recordset(NULL::{name}, $1::jsonb) k"
-        await effects.delete(conn, table, match, to_json(named), using=rows)
+        rows, named_keys = f"jsonb_populate_recordset(NULL::{name}, $1::jsonb) k", to_json(named)
+        capture.add_deleted(table, len(named), named_keys)
+        await effects.delete(conn, table, match, named_keys, using=rows)
         await conn.execute(
             "DELETE FROM indexer.before_image WHERE table_name = $1"
             " AND key IN (SELECT k FROM jsonb_array_elements($2::jsonb) k)",
             table,
-            to_json(named),
+            named_keys,
         )
 
 

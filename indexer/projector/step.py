@@ -1,9 +1,9 @@
 """A step: one transaction that reads or changes what is stored, and what it wrote.
 
 Every change of public rows ends in `Step.log_change`, inside its own transaction and after its rows were written: a
-step forward, a rollback, a heal or replay, a reset of the projection. There, and nowhere else, belongs what consumers
-are to learn of a change, such as a capture of the changed rows: the method adds the row of the commit log, whose `seq`
-orders all changes.
+step forward, a rollback, a heal or replay, a reset of the projection. There, and nowhere else, consumers are told of a
+change: the method adds the row of the commit log, whose `seq` orders all changes, and with it what the step collected
+in its `Capture`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from indexer.db.connection import Connection
+from indexer.projector.capture import Capture
 from indexer.store import commit_log, lease
-from indexer.store.commit_log import ChangeKind
+from indexer.store.commit_log import ChangeKind, CommitEntry
 from indexer.store.index_state import IndexState
 
 
@@ -38,19 +39,34 @@ class Step:
         """Extend the lease. Raises LeaseLostError if another holds it. In a transaction it stays locked to its end."""
         await lease.lock_and_renew(self.conn, self.held_token)
 
-    async def log_change(self, kind: ChangeKind, first: int, last: int, rows: Mapping[str, int]) -> None:
-        """Add the change of public rows that this transaction has just made to the commit log.
+    def capture(self, reorg: int | None = None) -> Capture:
+        """Return what collects the changes of this step; it collects nothing while no consumer follows them.
+
+        `reorg`: id in the reorg journal under which the step archives rows.
+        """
+        return Capture(self.state.capturing, reorg)
+
+    async def log_change(
+        self, kind: ChangeKind, first: int, last: int, rows: Mapping[str, int], capture: Capture | None
+    ) -> None:
+        """Add the change of public rows that this transaction has just made to the commit log, and the rows with it.
 
         Args:
             kind: kind of the change.
             first: its first block.
             last: its last block.
             rows: number of rows written, removed or restored, by table.
+            capture: what was changed; None for a step forward that ends at or below the floor, which is never captured.
 
         Raises:
-            WriteInterceptedError: the row of the commit log was withheld.
+            EpochChangedError: a consumer began to follow the changes after the step was planned: plan it again.
+            WriteInterceptedError: a row of the commit log or the change log was withheld.
         """
-        await commit_log.append(self.conn, kind, first, last, sum(rows.values()))
+        entry = CommitEntry(kind, first, last, sum(rows.values()), capture.reorg if capture else None)
+        if capture is None or not capture.active:
+            await commit_log.append(self.conn, entry, bulk=capture is None)
+        else:
+            await commit_log.append_captured(self.conn, entry, capture.changes, capture.restored_above)
 
 
 @dataclass(frozen=True, slots=True)

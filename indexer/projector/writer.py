@@ -165,10 +165,14 @@ class Writer:
 
     async def _write(self, step: Step, first: int, end: BlockRef, floor: int, output: PreparedRows) -> dict[str, int]:
         conn, origin = step.conn, step.state.binding.origin
+        # Up to the floor nothing is captured: loading history costs what it would cost without consumers.
+        capture = step.capture() if end.number > floor else None
+        if capture:
+            capture.add_written(output)
         rows = await write_rows(conn, output)
         hit("project.written")
         await checkpoint.advance(conn, end, floor, self.safe, origin=origin, digest=self.digest)
         if floor > step.state.floor:
             await drop_before_images(conn, floor)
-        await step.log_change("forward", first, end.number, rows)
+        await step.log_change("forward", first, end.number, rows, capture)
         return rows

@@ -13,6 +13,7 @@ from indexer.chain.types import BlockRef
 from indexer.db.connection import Connection
 from indexer.errors import WrongDeploymentError
 from indexer.store import coverage
+from indexer.store.stream_slots import CAPTURING
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class IndexState:
 
     `checkpoint`: the block up to which the public tables are the projection, computed with `digest` from block
     `projected_origin`. `floor`: nothing below it can be rolled back; -1 when none is set. `tip`: the highest stored
-    block.
+    block. `capturing`: a consumer follows the change log, so steps above the floor are captured there.
     """
 
     binding: DeploymentBinding
@@ -46,6 +47,7 @@ class IndexState:
     epoch: int
     coverage: dict[str, list[BlockRange]]
     tip: BlockRef | None
+    capturing: bool
 
     @property
     def contiguous_end(self) -> int:
@@ -84,6 +86,7 @@ class IndexState:
                 for address, ranges in self.coverage.items()
             },
             fork,
+            self.capturing,
         )
 
 
@@ -128,13 +131,13 @@ async def load_index_state(conn: Connection, addresses: Sequence[str]) -> IndexS
         bound = await binding(conn)
         assert bound is not None, "bind() comes first"
         row = await conn.fetchrow(
-            "SELECT c.number, c.hash, c.timestamp, c.origin, c.digest, c.rollback_floor, e.value"
-            " FROM indexer.checkpoint c, indexer.epoch e"
+            "SELECT c.number, c.hash, c.timestamp, c.origin, c.digest, c.rollback_floor, e.value,"
+            f" {CAPTURING} FROM indexer.checkpoint c, indexer.epoch e"
         )
         tip = await conn.fetchrow("SELECT number, hash, timestamp FROM indexer.block ORDER BY number DESC LIMIT 1")
         covered = await coverage.load(conn, addresses)
     assert row is not None, "the migration made the row"
-    number, hash_, timestamp, origin, digest, floor, epoch = row
+    number, hash_, timestamp, origin, digest, floor, epoch, capturing = row
     return IndexState(
         binding=bound,
         checkpoint=None if number is None else BlockRef(number, hash_, timestamp),
@@ -144,6 +147,7 @@ async def load_index_state(conn: Connection, addresses: Sequence[str]) -> IndexS
         epoch=epoch,
         coverage=covered,
         tip=BlockRef(*tip) if tip else None,
+        capturing=capturing,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from indexer.db.connection import connect
 from indexer.schema import deferred_indexes
-from indexer.store import lease
+from indexer.store import lease, stream_slots
 from indexer.store.raw_logs import PARTITION_BLOCKS, ensure_partitions
 from tests.scenarios.harness import Stage
 
@@ -16,12 +16,13 @@ async def test_o02_a_publication_for_all_tables_stops_neither_loads_nor_reorgs(s
     conn = await asyncpg.connect(stage.url)
     try:
         await conn.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        await stream_slots.create(conn, "test", "instant")
         daemon = await stage.start()
         await daemon.settle()
         other = stage.fork("b", 90, 14, density=4.0)
         stage.show(other)
         await daemon.settle()
-        assert daemon.errors == 0
+        assert daemon.errors == 0 and await stage.value("SELECT count(*) FROM indexer.change_log")
         await stage.equals(other)
         without = await conn.fetch(
             "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"

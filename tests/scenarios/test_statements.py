@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from indexer.store import stream_slots
 from tests.chaos.databases import Databases
 from tests.scenarios.harness import Stage
 
@@ -46,8 +47,13 @@ async def stage(databases: Databases, request: pytest.FixtureRequest) -> AsyncIt
     await databases.drop(url)
 
 
-async def test_checking_effects_costs_no_statement(stage: Stage, sent: Counter[str]) -> None:
+@pytest.mark.parametrize("captured", [False, True], ids=["without a slot", "with a slot"])
+async def test_checking_effects_and_capturing_changes_cost_no_statement(
+    captured: bool, stage: Stage, sent: Counter[str]
+) -> None:
     daemon = await stage.start()
+    if captured:
+        await stream_slots.create(stage.own, "test", "instant")
     counts = []
     for n in range(len(STATEMENTS)):
         tip = stage.tree[stage.nodes[0].head]
@@ -61,3 +67,23 @@ async def test_checking_effects_costs_no_statement(stage: Stage, sent: Counter[s
         await daemon.settle()
         counts.append((forward, sent.total()))
     assert counts == STATEMENTS
+    assert bool(await stage.value("SELECT count(*) FROM indexer.change_log")) == captured
+
+
+async def test_a_slot_costs_a_step_up_to_the_floor_no_statement_and_no_row(stage: Stage, sent: Counter[str]) -> None:
+    """Twice the same step of the same blocks, projected again: without a slot, and with one."""
+    for node in stage.nodes:
+        node.finalized = node.safe = 100
+    daemon = await stage.start()
+    counts = []
+    for digest in ("one", "two"):
+        daemon.runner.engine.writer.digest = digest
+        sent.clear()
+        await daemon.settle()
+        counts.append(sent.total())
+        if digest == "one":
+            await stream_slots.create(stage.own, "test", "instant")
+    assert counts[0] == counts[1]
+    assert await stage.fetch("SELECT op, table_name FROM indexer.change_log") == [(0, "")]
+    last = await stage.fetch("SELECT kind, captured FROM indexer.commit_log ORDER BY seq DESC LIMIT 2")
+    assert last == [("forward", False), ("reproject", True)]

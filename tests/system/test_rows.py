@@ -16,6 +16,7 @@ from indexer.projections.events import Event, StateKey
 from indexer.projections.project import SHARED_LAYOUTS, split_row
 from indexer.projections.row_encoder import RowEncoder
 from indexer.projections.write_set import StateRow, WriteSet
+from indexer.projector.capture import Capture
 from indexer.projector.prepare import prepare
 from indexer.projector.rows import delete_state, empty_tables, load_state, row_of, write_rows
 from indexer.schema import migrate
@@ -72,7 +73,7 @@ async def test_a_position_is_two_rows_written_changed_read_kept_and_forgotten_to
         images = await conn.fetch("SELECT table_name, row FROM indexer.before_image WHERE block_number = 6")
         was = dict(zip(SHARED_LAYOUTS["positions"].tables, split_row("positions", first), strict=True))
         assert {i["table_name"]: json.loads(i["row"]) for i in images} == was
-        await delete_state(conn, keys)
+        await delete_state(conn, keys, Capture(active=False))
         assert not await stored(conn, "positions") and not await stored(conn, "position_raw")
         assert not await conn.fetchval("SELECT count(*) FROM indexer.before_image")
 
