@@ -31,7 +31,7 @@ class RowChanges(NamedTuple):
     body: str
 
 
-EVERYTHING_VOID = RowChanges(VOID, "json", "", 0, "[]")
+EVERYTHING_VOID = RowChanges(VOID, "copy", "", 0, "")
 
 
 async def ensure_partitions(conn: Connection) -> None:

@@ -15,6 +15,7 @@ from indexer.db.connection import connect, connection
 from indexer.errors import RefusedError
 from indexer.follow import action_executor, catch_up, maintenance
 from indexer.projector import pipeline, replay
+from indexer.projector.reproject import Reprojection
 from indexer.projector.rollback import APPEND_TABLES
 from indexer.reorg.recovery import Recovery
 from indexer.schema import migrate
@@ -416,6 +417,24 @@ async def test_partitions_are_made_ahead_and_dropped_once_confirmed(
     await begin(stage, fold)
     await show(stage, daemon, stage.fork("b", 97, 9))
     assert (await kinds(fold))["rollback"] == 1
+
+
+async def test_a_reprojection_makes_the_partitions_that_its_steps_up_to_the_floor_run_out_of(
+    stage: Stage, fold: ChangeFold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "STEP_LOGS", 9)
+    daemon = await stage.start()
+    await begin(stage, fold)
+    await daemon.stop()
+    stage.daemons.remove(daemon)
+    end = 2 * PARTITION_COMMITS
+    await stage.execute(f"SELECT setval(pg_get_serial_sequence('indexer.commit_log', 'seq'), {end - 3})")
+    async with connection(stage.url) as conn, connection(stage.url) as reading:
+        await Reprojection(daemon.runner.deployment, conn, reading, lambda step: None).run(None, ())
+    commits = await fold.follow()
+    assert commits[0].seq < end < commits[-1].seq and commits[0].ops == [(0, "")]
+    assert [commit.captured for commit in commits[-2:]] == [False, True] and commits[-1].ops
+    await stage.equals(stage.main)
 
 
 async def test_a_final_step_is_left_to_the_tables(stage: Stage, fold: ChangeFold) -> None:

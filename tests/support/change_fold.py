@@ -83,7 +83,7 @@ class ChangeFold:
     async def _change(self, place: str, change: asyncpg.Record) -> None:
         op, table = change["op"], change["table_name"]
         if op == 0:
-            assert (table, change["n"], change["body"]) == ("", 0, "[]")
+            assert (table, change["n"], change["body"]) == ("", 0, "")
             return self._void()
         rows, has = await self._decoded(change), self.tables[table]
         assert len(rows) <= change["n"] and (len(rows) == change["n"] or op == 2), f"{place}: {change['n']} rows"
