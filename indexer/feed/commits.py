@@ -17,9 +17,10 @@ CommitKind = Literal["forward", "rollback", "heal", "reproject"]
 class Commit(NamedTuple):
     """A row of `indexer.commit_log`, with the names of its columns.
 
-    `floor`, `safe`: the finalized floor and the safe block as of this commit, None while unknown. `captured`: whether
-    its rows are in the change log; a reader takes those of another commit from the tables. `to_hash`: hash of the last
-    block. `reorg_id`: number of the reorg that a rollback or heal belongs to.
+    `captured`: whether its rows are in the change log; a reader takes those of another commit from the tables.
+    `checkpoint`, `checkpoint_hash`: the last block whose effects the tables contain after it; None where they are
+    empty. `reorg_id`: number of the reorg that a rollback or heal belongs to. `floor`, `safe`: the finalized floor and
+    the safe block as of this commit, None while unknown.
     """
 
     seq: int
@@ -30,7 +31,8 @@ class Commit(NamedTuple):
     rows: int
     at: datetime
     captured: bool
-    to_hash: bytes | None
+    checkpoint: int | None
+    checkpoint_hash: bytes | None
     reorg_id: int | None
     floor: int | None
     safe: int | None
@@ -44,19 +46,6 @@ class Level(StrEnum):
     FINALIZED = "finalized"  # Up to the floor; only a heal, a reprojection or a recovery below it changes rows.
 
 
-def position_after(commit: Commit) -> int:
-    """Return the last block whose effects the tables may contain after a commit. No later block is in them.
-
-    It is exact for a `forward` (its last block) and a `reproject` (the block before the origin). A `rollback` leaves
-    the block before its first one, or less where the projection had not come as far. A `heal` leaves the position as it
-    was: its last block is the checkpoint, or a healed block above it. Being too high delays a delivery until the tag
-    gets as far, and never delivers a row too early.
-    """
-    if commit.kind in ("rollback", "reproject"):
-        return commit.from_block - 1
-    return commit.to_block
-
-
 def settled_end(commits: Sequence[Commit], delivered: int, level: Level) -> Commit | None:
     """Return the commit up to which a reader may deliver now; None when there is nothing new.
 
@@ -65,9 +54,9 @@ def settled_end(commits: Sequence[Commit], delivered: int, level: Level) -> Comm
     when a node's tag falls later; only a rollback uncovers what it takes back. Then the rollback itself is an end, so
     the end never moves back while the log grows: what is delivered anew after a crash reaches as far as before.
 
-    A `heal` waits until its position is covered, together with everything before it, even if the rows that it corrects
-    are of covered blocks: the tables that it leaves contain the others, too. A `reproject` is at the block before the
-    origin, and so an end as soon as anything was covered.
+    A `heal` waits until its checkpoint is covered, together with everything before it, even if the rows that it
+    corrects are of covered blocks: the tables that it leaves contain the others, too. A `reproject` leaves nothing, and
+    so is an end at once.
 
     Args:
         commits: visible ones in order of `seq`, from the one delivered last on; earlier ones are ignored.
@@ -76,24 +65,31 @@ def settled_end(commits: Sequence[Commit], delivered: int, level: Level) -> Comm
     """
     later = [commit for commit in commits if commit.seq > delivered]
     covered = _covered(commits, delivered, level)
-    return next((c for c in reversed(later) if level is Level.INSTANT or position_after(c) <= covered), None)
+    return next((c for c in reversed(later) if level is Level.INSTANT or _position(c) <= covered), None)
 
 
 def _covered(commits: Sequence[Commit], delivered: int, level: Level) -> int:
     """Return the last block of the chain that the level covers; -1 for none.
 
-    The commit that was delivered last is covered, whatever the tags of the commits after it say.
+    The commit that was delivered last is covered, whatever the tags of the commits after it say. A tag covers no block
+    that the tables do not contain: a floor outlasts a reprojection.
     """
     covered = -1
     for commit in commits:
+        position = _position(commit)
         if commit.seq == delivered:
-            covered = position_after(commit)
+            covered = position
         elif commit.seq > delivered:
             tag = commit.safe if level is Level.SAFE else commit.floor
-            covered = covered if tag is None else max(covered, tag)
+            covered = covered if tag is None else max(covered, min(tag, position))
             if commit.kind in ("rollback", "reproject"):
-                covered = min(covered, position_after(commit))
+                covered = min(covered, position)
     return covered
+
+
+def _position(commit: Commit) -> int:
+    """Return the checkpoint after a commit; -1 where the tables are empty."""
+    return -1 if commit.checkpoint is None else commit.checkpoint
 
 
 def next_window(commits: Sequence[Commit], delivered: int, level: Level) -> list[Commit]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from indexer.feed.commits import Commit, CommitKind, position_after
+from indexer.feed.commits import Commit, CommitKind
 from indexer.feed.net import NetChange
 
 # From the one that says least to the one that says most about what a consumer has: a marker names the last of them.
@@ -19,12 +19,12 @@ _KINDS: tuple[CommitKind, ...] = ("forward", "rollback", "heal", "reproject")
 
 
 class Marker(NamedTuple):
-    """The end of a window. `seq`, `epoch`, `to_hash`, `safe`, `finalized` and `at` are of its last commit.
+    """The end of a window. `seq`, `epoch`, `safe`, `finalized` and `at` are of its last commit.
 
     `generation`: raised by each window that voids everything; its changes carry it, too. `kind`: the gravest kind of
     the window's commits. `from_block`: first block that any of them names; rows of earlier blocks are as before, unless
-    they are state. `to_block`: the position, the last block in the tables. `counts`: changes by table, without zeros.
-    `reorg`: the last reorg in the window, if any.
+    they are state. `to_block`, `to_hash`: the checkpoint, which is the last block in the tables; None where they are
+    empty. `counts`: changes by table, without zeros. `reorg`: the last reorg in the window, if any.
     """
 
     seq: int
@@ -32,7 +32,7 @@ class Marker(NamedTuple):
     epoch: int
     kind: CommitKind
     from_block: int
-    to_block: int
+    to_block: int | None
     to_hash: bytes | None
     safe: int | None
     finalized: int | None
@@ -56,8 +56,8 @@ def marker_of(window: Sequence[Commit], change: NetChange, generation: int) -> M
         epoch=end.epoch,
         kind=max((commit.kind for commit in window), key=_KINDS.index),
         from_block=min(commit.from_block for commit in window),
-        to_block=position_after(end),
-        to_hash=end.to_hash,
+        to_block=end.checkpoint,
+        to_hash=end.checkpoint_hash,
         safe=end.safe,
         finalized=end.floor,
         counts=dict(sorted(Counter(row.table for row in change.changes).items())),

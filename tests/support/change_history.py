@@ -16,7 +16,10 @@ from indexer.feed.commits import Commit, CommitKind
 
 Tables = dict[tuple[str, int], Row]
 AT = datetime(2026, 1, 2)
-ACTIONS = ("forward", "forward", "forward", "tags", "tags", "rollback", "rollback", "recover", "heal", "reproject")
+ACTIONS = (
+    "forward", "forward", "forward", "tags", "tags", "rollback", "rollback", "recover", "heal", "stored",
+    "reproject",
+)  # fmt: skip
 
 
 @dataclass
@@ -65,7 +68,7 @@ class ChangeHistory:
             self.blocks.append(self.number())
         self.floor = max(-1 if self.floor is None else self.floor, min(self.finalized, self.position))
         # The node that is asked may lag behind the one before: the safe block falls.
-        self.safe = self.random.randint(self.floor, self.position)
+        self.safe = max(self.floor, self.random.randint(-1, self.position))
         self.commit("forward", first, self.position, difference(before, self.now()))
 
     def tags(self) -> None:
@@ -109,11 +112,16 @@ class ChangeHistory:
                 tables[state] = {**tables[state], "healed": self.counter}
         self.commit("heal", first, self.position, difference(before, self.now(), set(before)), reorg=self.number())
 
+    def stored(self) -> None:
+        """Replace or correct blocks that are stored and not projected: no row changes."""
+        first = self.position + self.random.randint(2, 4)
+        self.commit(self.random.choice(("rollback", "heal")), first, first + 1, [], reorg=self.number())
+
     def reproject(self) -> None:
-        """Void everything."""
+        """Void everything. What was final stays final."""
+        last = self.position
         self.snapshots.clear()
         self.blocks.clear()
-        last, self.floor, self.safe = self.position, None, None
         self.commit("reproject", 0, last, [(Op.VOID, ("", 0), {})])
 
     def now(self) -> Tables:
@@ -135,7 +143,10 @@ class ChangeHistory:
             Change(seq, ord_, op, table, () if op is Op.VOID else (key,), row)
             for ord_, (op, (table, key), row) in enumerate(changes)
         ]
-        self.commits.append(Commit(seq, 0, kind, first, last, 0, AT, True, None, reorg, self.floor, self.safe))
+        checkpoint = None if self.position < 0 else self.position
+        self.commits.append(
+            Commit(seq, 0, kind, first, last, 0, AT, True, checkpoint, None, reorg, self.floor, self.safe)
+        )
         self.tables[seq], self.blocks_at[seq] = self.now(), tuple(self.blocks)
 
     def between(self, delivered: int, end: int) -> list[Change]:

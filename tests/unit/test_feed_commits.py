@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from indexer.feed.commits import Commit, CommitKind, Level, next_window, position_after, settled_end, uncaptured
+from indexer.feed.commits import Commit, CommitKind, Level, next_window, settled_end, uncaptured
 
 AT = datetime(2026, 1, 2)
 
@@ -15,17 +15,14 @@ def commit(
     seq: int, kind: CommitKind, first: int, last: int, *, floor: int | None = None, safe: int | None = None,
     captured: bool = True,
 ) -> Commit:  # fmt: skip
-    return Commit(seq, 0, kind, first, last, 1, AT, captured, None, None, floor, safe)
+    """A commit that leaves the checkpoint at the end of a range that is projected, or below one that is void."""
+    checkpoint = {"rollback": first - 1, "reproject": None}.get(kind, last)
+    return Commit(seq, 0, kind, first, last, 1, AT, captured, checkpoint, None, None, floor, safe)
 
 
 def end_of(commits: list[Commit], delivered: int, level: Level) -> int | None:
     found = settled_end(commits, delivered, level)
     return found.seq if found else None
-
-
-@pytest.mark.parametrize(("kind", "position"), [("forward", 105), ("rollback", 100), ("heal", 105), ("reproject", 100)])
-def test_the_position_after_a_commit(kind: CommitKind, position: int) -> None:
-    assert position_after(commit(1, kind, 101, 105)) == position
 
 
 @pytest.mark.parametrize("level", list(Level))
@@ -66,6 +63,30 @@ def test_a_heal_of_final_blocks_waits_for_the_blocks_above_them() -> None:
     log.append(commit(3, "heal", 50, 110, floor=105))
     assert end_of(log, 1, Level.FINALIZED) is None
     assert end_of([*log, commit(4, "forward", 111, 111, floor=110)], 1, Level.FINALIZED) == 3
+
+
+def test_what_is_stored_and_not_projected_does_not_count() -> None:
+    """The blocks of a rollback or heal may lie above the checkpoint, which is what the tables contain."""
+    log = [commit(1, "forward", 0, 80, floor=80, safe=80)]
+    log.append(commit(2, "rollback", 91, 100, floor=80, safe=80)._replace(checkpoint=80))
+    log.append(commit(3, "heal", 85, 100, floor=80, safe=80)._replace(checkpoint=80))
+    assert [end_of(log, 0, level) for level in Level] == [3, 3, 3]
+    log.append(commit(4, "forward", 81, 90, floor=80, safe=90))
+    assert [end_of(log, 3, level) for level in Level] == [4, 4, None]
+
+
+def test_a_heal_of_empty_tables_is_an_end_like_the_reproject_before_it() -> None:
+    log = [commit(1, "forward", 0, 100, floor=90), commit(2, "reproject", 0, 100, floor=90)]
+    log.append(commit(3, "heal", 50, 100, floor=90)._replace(checkpoint=None))
+    assert [c.seq for c in next_window(log, 1, Level.FINALIZED)] == [2, 3]
+
+
+def test_a_tag_that_outlasts_a_reproject_covers_nothing_that_is_not_projected_again() -> None:
+    """Otherwise the end would depend on what was delivered before."""
+    log = [commit(1, "forward", 0, 9, floor=2, safe=8), commit(2, "reproject", 0, 9, floor=2, safe=8)]
+    log.append(commit(3, "heal", 5, 9, floor=2, safe=8)._replace(checkpoint=None))
+    log.append(commit(4, "forward", 0, 4, floor=2, safe=2))
+    assert [end_of(log, delivered, Level.SAFE) for delivered in (0, 1, 2, 3)] == [3, 3, 3, None]
 
 
 def test_a_reproject_is_an_end_at_once() -> None:

@@ -75,7 +75,7 @@ def test_keys_of_two_tables_are_two_rows() -> None:
 
 
 def commit(seq: int, kind: CommitKind, first: int, last: int, reorg: int | None = None) -> Commit:
-    return Commit(seq, 5, kind, first, last, 1, datetime(2026, 1, seq), True, bytes([seq]), reorg, 90, 95)
+    return Commit(seq, 5, kind, first, last, 1, datetime(2026, 1, seq), True, 107, bytes([seq]), reorg, 90, 95)
 
 
 def test_a_marker_says_what_its_window_holds() -> None:
@@ -94,5 +94,7 @@ def test_a_marker_says_what_its_window_holds() -> None:
 
 def test_a_void_window_begins_a_generation() -> None:
     window = [commit(3, "forward", 101, 105), commit(4, "reproject", 10, 105), commit(5, "heal", 50, 60, reorg=9)]
+    window[-1] = window[-1]._replace(checkpoint=None, checkpoint_hash=None)
     marker = marker_of(window, NetChange(True, []), 2)
     assert (marker.generation, marker.kind, marker.counts) == (3, "reproject", {})
+    assert (marker.from_block, marker.to_block, marker.to_hash) == (10, None, None)
