@@ -34,7 +34,7 @@ IndexerError
  ├─ BlockMismatchError                a block does not fit what is stored
  │   ├─ ParentMismatchError           a block range does not join the stored block before it
  │   └─ StoredHashMismatchError       a block is stored with another hash
- ├─ EpochChangedError                 a reorg was handled since this step was planned
+ ├─ EpochChangedError                 a reorg was handled, or a slot created, since this step was planned
  ├─ UnstorableAnswerError             a contract's answer does not fit its row
  └─ ViewUnansweredError               a contract does not answer a view call
 
@@ -313,7 +313,7 @@ class EpochChangedError(IndexerError):
     label = "EpochMoved"
 
     def __init__(self) -> None:
-        super().__init__("a rollback happened in the meantime")
+        super().__init__("a rollback happened, or a slot was created, in the meantime")
 
 
 class UnstorableAnswerError(IndexerError):
