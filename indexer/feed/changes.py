@@ -96,7 +96,7 @@ def decode(record: ChangeRecord) -> list[Change]:
             raise ValueError(f"unknown encoding {encoding}")
         if len(changes) != n:
             raise ValueError(f"{len(changes)} rows instead of {n}")
-    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreDamagedError(
             f"change {seq}-{ord_} of {table or 'no table'} cannot be decoded: {error!r}",
             "Take a new snapshot of the tables: another release may have written it, or somebody changed it",
@@ -152,9 +152,13 @@ def _unescaped(field: str) -> str | None:
 
 
 def _change_of(values: Mapping[str, Any], seq: int, ord_: int, op: Op, table: str) -> Change:
-    """Return the change of a JSON row. Columns that projections do not write are left out, as in COPY text."""
+    """Return the change of a JSON row. Columns that projections do not write are left out, as in COPY text.
+
+    A column that the JSON lacks is NULL, as for the server that restored the row: a before-image has what a projection
+    gave its row.
+    """
     row = {
-        column: _value(kind, values[column])
+        column: _value(kind, values.get(column))
         for column, kind in COLUMNS[table].items()
         if op is not Op.DELETE or column in values
     }

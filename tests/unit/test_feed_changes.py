@@ -130,6 +130,13 @@ def test_a_delete_of_a_state_row_may_have_its_key_only_and_a_column_of_others_is
     assert change == Change(1, 0, Op.DELETE, "positions", ("2", "5"), {"market_id": "2", "account_id": "5"})
 
 
+def test_a_column_that_a_restored_row_lacks_is_null() -> None:
+    """A before-image has the columns that a projection gave its row; the server restores the others as NULL."""
+    body = to_json([{"account_id": 5, "market_id": 2}])
+    (change,) = decode(ChangeRecord(1, 0, Op.UPDATE, "json", "positions", 1, body))
+    assert change.row == dict.fromkeys(COLUMNS["positions"]) | {"market_id": "2", "account_id": "5"}
+
+
 def test_a_void_is_one_change_without_a_row() -> None:
     assert decode(ChangeRecord(9, 0, 0, "copy", "", 0, "")) == [Change(9, 0, Op.VOID, "", (), {})]
 
@@ -158,7 +165,8 @@ SOUND = copy_record("positions", [state_row(market_id=1), state_row(market_id=2)
         {"table_name": "orders"},
         {"table_name": "no_such_table"},
         {"encoding": "json"},
-        {"encoding": "json", "n": 1, "body": '[{"market_id": 1, "account_id": 2}]'},
+        {"encoding": "json", "n": 1, "body": '[{"market_id": 1}]'},
+        {"encoding": "json", "n": 1, "body": '[["market_id"]]'},
         {"encoding": "json", "n": 1, "op": -1, "body": '[{"market_id": 1}]'},
         {"encoding": "json", "n": 1, "op": -1, "body": '[{"market_id": null, "account_id": 2}]'},
         {"encoding": "json", "n": 1, "op": -1, "body": '[{"market_id": true, "account_id": 2}]'},
