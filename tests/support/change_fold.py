@@ -29,13 +29,14 @@ class FoldedCommit(NamedTuple):
 class ChangeFold:
     """Rows of every projected table, by table and key, as of commit `seq`.
 
-    `surprises`: changes that contradict what the fold has: inserted although there was a row, or deleted with other
-    values than the row had.
+    `history`: the tables after each commit that was applied. `surprises`: changes that contradict what the fold has:
+    inserted although there was a row, or deleted with other values than the row had.
     """
 
     def __init__(self, conn: asyncpg.Connection) -> None:
         self.conn, self.seq = conn, 0
         self.tables: dict[str, Rows] = {}
+        self.history: dict[int, dict[str, Rows]] = {}
         self.surprises: list[str] = []
 
     async def snapshot(self) -> None:
@@ -59,6 +60,7 @@ class ChangeFold:
                 "SELECT seq, kind, captured FROM indexer.commit_log WHERE seq > $1 ORDER BY seq", self.seq
             ):
                 commits.append(FoldedCommit(seq, kind, captured, await self._apply(seq)))
+                self.history[seq] = {name: dict(rows) for name, rows in self.tables.items()}
                 if not captured:
                     assert not commits[-1].ops, commits[-1]
                     self._void()
@@ -85,8 +87,8 @@ class ChangeFold:
         if op == 0:
             assert (table, change["n"], change["body"]) == ("", 0, "")
             return self._void()
-        rows, has = await self._decoded(change), self.tables[table]
-        assert len(rows) <= change["n"] and (len(rows) == change["n"] or op == 2), f"{place}: {change['n']} rows"
+        rows, has = await self.decoded(table, change["encoding"], change["body"]), self.tables[table]
+        assert len(rows) == change["n"], f"{place}: {len(rows)} keys of {change['n']} rows"
         for key, row in rows.items():
             if op == 1 and key in has:
                 self.surprises.append(f"{place} {table} {key}: inserted over {has[key]}")
@@ -100,22 +102,22 @@ class ChangeFold:
     def _void(self) -> None:
         self.tables = {name: {} for name in PROJECTED}
 
-    async def _decoded(self, change: asyncpg.Record) -> Rows:
+    async def decoded(self, table: str, encoding: str, body: str) -> Rows:
         """Read a body. The temporary table has the columns of the catalog and no constraint."""
-        table, columns = change["table_name"], ", ".join(f'"{c}"' for c in COLUMNS[change["table_name"]])
+        columns = ", ".join(f'"{c}"' for c in COLUMNS[table])
         await self.conn.execute(
             f"DROP TABLE IF EXISTS pg_temp.body;"
             f"CREATE TEMPORARY TABLE body AS SELECT {columns} FROM {sql_name(table)} WHERE false"
         )
-        if change["encoding"] == "copy":
+        if encoding == "copy":
             await self.conn.copy_to_table(
-                "body", schema_name="pg_temp", source=io.BytesIO(change["body"].encode()), format="text"
+                "body", schema_name="pg_temp", source=io.BytesIO(body.encode()), format="text"
             )
         else:
             await self.conn.execute(
                 f"INSERT INTO pg_temp.body SELECT {columns} FROM"
                 f" jsonb_populate_recordset(NULL::{sql_name(table)}, $1::jsonb)",
-                change["body"],
+                body,
             )
         return await self._rows(table, "pg_temp.body")
 
