@@ -35,10 +35,12 @@ IndexerError
  │   ├─ ParentMismatchError           a block range does not join the stored block before it
  │   └─ StoredHashMismatchError       a block is stored with another hash
  ├─ EpochChangedError                 a reorg was handled, or a slot created, since this step was planned
+ ├─ SinkError                         a broker did not confirm: the worker delivers again
+ ├─ FeedResetError                    the changes that a reader needs next are no longer kept
  ├─ UnstorableAnswerError             a contract's answer does not fit its row
  └─ ViewUnansweredError               a contract does not answer a view call
 
-The four classes at the end are control flow: each is caught before it ends a command.
+The six classes at the end are control flow: each is caught before it ends a command.
 """
 
 from __future__ import annotations
@@ -49,10 +51,7 @@ from indexer.exit_codes import ExitCode
 
 
 class IndexerError(Exception):
-    """Base of all errors raised on purpose. `message` is one line; `remedy` says what to do about it.
-
-    `label` names the class in metrics and log lines. Dashboards and alert rules select by it, so it outlives renames.
-    """
+    """Base of all errors raised on purpose: one line, and what to do about it. Alert rules select by `label`."""
 
     exit_code: ClassVar[int] = ExitCode.UNEXPECTED
     label: ClassVar[str] = "IndexerError"
@@ -162,10 +161,7 @@ class AdoptionRefusedError(FatalError):
 
 
 class WriteInterceptedError(FatalError):
-    """The database does not take a change: a policy hides rows, a trigger drops them, a constraint refuses them.
-
-    None of this passes by itself, so it halts. `subject`: table, or what else stands in the way.
-    """
+    """A policy, trigger, constraint or right keeps a change out, and will not pass. `subject`: table, or what else."""
 
     exit_code, label, subject = ExitCode.WRITE_INTERCEPTED, "WriteIntercepted", "the database"
 
@@ -195,10 +191,7 @@ class LeaseLostError(FatalError):
 
 
 def printable(text: str) -> str:
-    """Text from strangers made safe for terminals, log lines and the database: invisible characters become U+FFFD.
-
-    An escape sequence would overwrite other lines, and PostgreSQL refuses a zero byte.
-    """
+    """Text from strangers with U+FFFD for invisible characters: escape sequences overwrite lines of a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
@@ -248,10 +241,7 @@ class NotFinalError(InconsistentResponseError):
 
 
 class RangeTooLargeError(RpcError):
-    """The endpoint serves fewer blocks at once. `hint`: how many, when it says so.
-
-    `results`: too many logs in these blocks, not too many blocks; elsewhere as many may well be served.
-    """
+    """The endpoint serves fewer blocks at once. `hint`: how many. `results`: these blocks have too many logs."""
 
     label = "RangeTooLarge"
 
@@ -314,6 +304,18 @@ class EpochChangedError(IndexerError):
 
     def __init__(self) -> None:
         super().__init__("a rollback happened, or a slot was created, in the meantime")
+
+
+class FeedResetError(IndexerError):
+    """The changes that a reader needs next are no longer kept: it begins anew from a snapshot."""
+
+    label = "FeedReset"
+
+
+class SinkError(IndexerError):
+    """A broker did not confirm what it was given, or cannot be reached. Nothing is lost: it is delivered again."""
+
+    label = "SinkError"
 
 
 class UnstorableAnswerError(IndexerError):

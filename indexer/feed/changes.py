@@ -11,8 +11,8 @@ backslash; in one without there is neither NULL nor anything to unescape, and a 
         return [
             new(Change, (seq, ord_, op, table, (k0 := int(v0),), {
                 "id": k0, "amount": None if v1 == NULL else v1, "sender": v2 if BACKSLASH not in v2 else unescaped(v2),
-            }))
-            for v0, v1, v2, in map(split, lines)
+            }, i))
+            for i, (v0, v1, v2, ) in enumerate(map(split, lines))
         ]
 """
 
@@ -58,7 +58,8 @@ class ChangeRecord(NamedTuple):
 class Change(NamedTuple):
     """A change of one row. Table and key name the row; of two changes of it, the one with higher (seq, ord) is later.
 
-    `key`: values of the primary key. `row`: the new row; of a DELETE, the old row or only its key columns.
+    `key`: values of the primary key. `row`: the new row; of a DELETE, the old row or only its key columns. `item`:
+    place in the body, so (seq, ord, item) is unique to a change and the same whenever it is read.
     """
 
     seq: int
@@ -67,6 +68,7 @@ class Change(NamedTuple):
     table: str
     key: Key
     row: Row
+    item: int = 0
 
     @property
     def key_text(self) -> str:
@@ -91,7 +93,7 @@ def decode(record: ChangeRecord) -> list[Change]:
             lines = body.removesuffix("\n").split("\n") if body else []
             changes = _decoder(table, "\\" in body)(lines, seq, ord_, Op(op), table)
         elif encoding == "json":
-            changes = [_change_of(old, seq, ord_, Op(op), table) for old in from_json(body)]
+            changes = [_change_of(old, (seq, ord_, Op(op), table), index) for index, old in enumerate(from_json(body))]
         else:
             raise ValueError(f"unknown encoding {encoding}")
         if len(changes) != n:
@@ -130,7 +132,8 @@ def _decoder(table: str, backslash: bool) -> Decoder:  # noqa: FBT001
     names = "".join(f"v{n}, " for n in range(len(items)))
     source = (
         "def decode(lines, seq, ord_, op, table):\n"
-        f"    return [new(Change, (seq, ord_, op, table, {values})) for {names} in map(split, lines)]"
+        f"    return [new(Change, (seq, ord_, op, table, {values}, i))"
+        f" for i, ({names}) in enumerate(map(split, lines))]"
     )
     scope: dict[str, Any] = {
         "BACKSLASH": "\\", "Change": Change, "NULL": r"\N", "from_json": from_json, "new": tuple.__new__,
@@ -151,18 +154,19 @@ def _unescaped(field: str) -> str | None:
     return _escape_sequence.sub(lambda match: _CHARACTERS.get(match[1], match[1]), field)
 
 
-def _change_of(values: Mapping[str, Any], seq: int, ord_: int, op: Op, table: str) -> Change:
+def _change_of(values: Mapping[str, Any], place: tuple[int, int, Op, str], index: int) -> Change:
     """Return the change of a JSON row. Columns that projections do not write are left out, as in COPY text.
 
     A column that the JSON lacks is NULL, as for the server that restored the row: a before-image has what a projection
     gave its row.
     """
+    _, _, op, table = place
     row = {
         column: _value(kind, values.get(column))
         for column, kind in COLUMNS[table].items()
         if op is not Op.DELETE or column in values
     }
-    return Change(seq, ord_, op, table, tuple([row[column] for column in KEYS[table]]), row)
+    return Change(*place, tuple([row[column] for column in KEYS[table]]), row, index)
 
 
 _JSON_CLASSES: dict[str, tuple[type, ...]] = {

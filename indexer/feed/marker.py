@@ -9,28 +9,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from indexer.feed.commits import Commit, CommitKind
 from indexer.feed.net import NetChange
 
 # From the one that says least to the one that says most about what a consumer has: a marker names the last of them.
 _KINDS: tuple[CommitKind, ...] = ("forward", "rollback", "heal", "reproject")
+MarkerKind = CommitKind | Literal["snapshot"]
 
 
 class Marker(NamedTuple):
-    """The end of a window. `seq`, `epoch`, `safe`, `finalized` and `at` are of its last commit.
+    """The end of a window or snapshot. `seq`, `epoch`, `safe`, `finalized` and `at` are of its last commit.
 
-    `generation`: raised by each window that voids everything; its changes carry it, too. `kind`: the gravest kind of
-    the window's commits. `from_block`: first block that any of them names; rows of earlier blocks are as before, unless
-    they are state. `to_block`, `to_hash`: the checkpoint, which is the last block in the tables; None where they are
-    empty. `counts`: changes by table, without zeros. `reorg`: the last reorg in the window, if any.
+    `generation`: raised by each snapshot, and by a window that voids everything; the changes carry it, too. `kind`: the
+    gravest kind of the window's commits, or "snapshot". `from_block`: first block that any of them names; rows of
+    earlier blocks are as before, unless they are state. `to_block`, `to_hash`: the checkpoint, which is the last block
+    in the tables; None where they are empty. `counts`: changes by table, without zeros. `reorg`: the last reorg in the
+    window, if any.
     """
 
     seq: int
     generation: int
     epoch: int
-    kind: CommitKind
+    kind: MarkerKind
     from_block: int
     to_block: int | None
     to_hash: bytes | None
@@ -62,5 +64,29 @@ def marker_of(window: Sequence[Commit], change: NetChange, generation: int) -> M
         finalized=end.floor,
         counts=dict(sorted(Counter(row.table for row in change.changes).items())),
         reorg=next((commit.reorg_id for commit in reversed(window) if commit.reorg_id is not None), None),
+        at=end.at,
+    )
+
+
+def snapshot_marker(end: Commit, generation: int, counts: dict[str, int]) -> Marker:
+    """Return the marker that closes a snapshot.
+
+    Args:
+        end: the commit that the snapshot is of.
+        generation: the new generation, which its rows carry.
+        counts: rows by table.
+    """
+    return Marker(
+        seq=end.seq,
+        generation=generation,
+        epoch=end.epoch,
+        kind="snapshot",
+        from_block=0,
+        to_block=end.checkpoint,
+        to_hash=end.checkpoint_hash,
+        safe=end.safe,
+        finalized=end.floor,
+        counts={table: count for table, count in sorted(counts.items()) if count},
+        reorg=None,
         at=end.at,
     )

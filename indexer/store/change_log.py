@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from indexer.db.connection import Connection
 
 # Size of a partition (commits). Must equal the number in the SQL functions that make and drop partitions.
-PARTITION_COMMITS = 65_536
+PARTITION_COMMITS = 8_192
 
 VOID, INSERTED, UPSERTED, DELETED = 0, 1, 2, -1
 

@@ -54,7 +54,8 @@ WITH logged AS ({_INSERT.format(captured="true")} RETURNING seq),
 changes AS ({{changes}}),
 kept AS (INSERT INTO indexer.change_log (seq, ord, op, encoding, table_name, n, body)
   SELECT seq, ord, op, encoding, table_name, n, body FROM logged, changes RETURNING 1)
-SELECT (SELECT count(*) FROM logged), (SELECT count(*) FROM kept), {{expected}}
+SELECT (SELECT count(*) FROM logged), (SELECT count(*) FROM kept), {{expected}},
+  (SELECT pg_notify('reya_feed', seq::text) FROM logged)
 """
 _GIVEN = (
     "SELECT (ord - 1)::int AS ord, op, encoding, table_name, n, body"
@@ -122,6 +123,6 @@ async def append_captured(
         row = await conn.fetchrow(_CAPTURED_GIVEN, *entry, *columns)
     else:
         row = await conn.fetchrow(_CAPTURED_MOVED, *entry, *columns, _APPEND_TABLES, restored_above)
-    logged, kept, expected = row or (0, 0, 0)
+    logged, kept, expected, _ = row or (0, 0, 0, None)
     await effects.require(conn, "indexer.commit_log", "inserted", logged, 1)
     await effects.require(conn, "indexer.change_log", "inserted", kept, expected)

@@ -22,10 +22,12 @@ from indexer.db.connection import Connection
 from indexer.errors import LeaseLostError, RefusedError
 
 TTL = 30  # Lifetime of an acquired or renewed lease (s).
-_BACKEND = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
+# SQL: when the server process of this connection began.
+STARTED = "(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
 
 
-def _alive(prefix: str) -> str:
+def alive_sql(prefix: str) -> str:
+    """Return SQL: whether the server process that `l.<prefix>_pid` and `l.<prefix>_start` name still runs."""
     # The start time of another role's process is hidden (NULL); then it is enough that a process with that id exists.
     return (
         f"EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.{prefix}_pid"
@@ -37,8 +39,8 @@ async def acquire(conn: Connection, holder: str) -> int | None:
     """Acquire the lease and return its token; None while another process holds it or a recovery requests it."""
     async with conn.transaction():
         row = await conn.fetchrow(
-            f"SELECT l.holder, l.expires_at > clock_timestamp() AS valid, {_alive('backend')} AS alive, l.wanted_by,"
-            f" {_alive('wanted')} AS asked FROM indexer.lease l FOR UPDATE SKIP LOCKED"
+            f"SELECT l.holder, l.expires_at > clock_timestamp() AS valid, {alive_sql('backend')} AS alive, l.wanted_by,"
+            f" {alive_sql('wanted')} AS asked FROM indexer.lease l FOR UPDATE SKIP LOCKED"
         )
         if row is None:  # A step of the holder, or another process that tries to acquire the lease, has it locked.
             return None
@@ -48,7 +50,7 @@ async def acquire(conn: Connection, holder: str) -> int | None:
             return None
         token: int = await conn.fetchval(
             "UPDATE indexer.lease SET holder = $1, token = token + 1, backend_pid = pg_backend_pid(),"
-            f" expires_at = clock_timestamp() + make_interval(secs => $2), backend_start = {_BACKEND} RETURNING token",
+            f" expires_at = clock_timestamp() + make_interval(secs => $2), backend_start = {STARTED} RETURNING token",
             holder,
             TTL,
         )
@@ -99,12 +101,12 @@ async def request(conn: Connection, holder: str) -> str | None:
     requester that is still active.
     """
     async with conn.transaction():
-        row = await conn.fetchrow(f"SELECT l.wanted_by, {_alive('wanted')} AS asked FROM indexer.lease l FOR UPDATE")
+        row = await conn.fetchrow(f"SELECT l.wanted_by, {alive_sql('wanted')} AS asked FROM indexer.lease l FOR UPDATE")
         assert row is not None, "the migration made the row"
         if row["asked"] and row["wanted_by"] != holder:
             return str(row["wanted_by"])
         await conn.execute(
-            f"UPDATE indexer.lease SET wanted_by = $1, wanted_pid = pg_backend_pid(), wanted_start = {_BACKEND}", holder
+            f"UPDATE indexer.lease SET wanted_by = $1, wanted_pid = pg_backend_pid(), wanted_start = {STARTED}", holder
         )
     return None
 
@@ -118,7 +120,7 @@ async def withdraw(conn: Connection, holder: str) -> None:
 
 async def wanted_by(conn: Connection) -> str | None:
     """Return the name of the process that requests the lease now, or None."""
-    requester: str | None = await conn.fetchval(f"SELECT wanted_by FROM indexer.lease l WHERE {_alive('wanted')}")
+    requester: str | None = await conn.fetchval(f"SELECT wanted_by FROM indexer.lease l WHERE {alive_sql('wanted')}")
     return requester
 
 

@@ -40,12 +40,19 @@ CREATE TABLE indexer.change_log (
 STREAM_SLOT = """
 CREATE TABLE indexer.stream_slot (
   name text NOT NULL PRIMARY KEY,
+  sink jsonb,
+  live boolean NOT NULL DEFAULT false,
   level text NOT NULL,
   tables text[],
   seq bigint NOT NULL,
-  generation bigint NOT NULL DEFAULT 1,
+  generation bigint NOT NULL DEFAULT 0,
+  last_generation bigint NOT NULL DEFAULT 0,
   token bigint NOT NULL DEFAULT 0,
   state text NOT NULL DEFAULT 'active',
+  holder text,
+  backend_pid integer,
+  backend_start timestamptz,
+  expires_at timestamptz,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   confirmed_at timestamptz,
   lost_at timestamptz,
@@ -61,9 +68,9 @@ MAKE = """
 CREATE FUNCTION indexer.make_change_log_partition(number bigint) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  size CONSTANT bigint := 65536;
+  size CONSTANT bigint := 8192;
 BEGIN
-  IF number IS NULL OR number < 0 OR number >= 140737488355327 THEN
+  IF number IS NULL OR number < 0 OR number >= 1125899906842623 THEN
     RAISE EXCEPTION 'no partition %', number USING ERRCODE = 'numeric_value_out_of_range';
   END IF;
   PERFORM pg_advisory_xact_lock(1919252834);
@@ -86,7 +93,7 @@ DROP = """
 CREATE FUNCTION indexer.drop_change_log_partition(number bigint) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
-  size CONSTANT bigint := 65536;
+  size CONSTANT bigint := 8192;
 BEGIN
   PERFORM pg_advisory_xact_lock(1919252834);
   IF EXISTS (SELECT FROM indexer.stream_slot WHERE state <> 'lost' AND seq < (number + 1) * size - 1) THEN

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # The number of modules grows with what the program does, not with cuts of what is there.
-MAX_MODULES, MAX_LINES, MIN_LINES, MAX_SMALL = 250, 350, 40, 15
+MAX_MODULES, MAX_LINES, MIN_LINES, MAX_SMALL = 330, 350, 40, 15
 MAX_FUNCTION_LINES, MAX_PARAMETERS = 40, 8
 
 # A command and the module that does its work may share a name; nothing else does.

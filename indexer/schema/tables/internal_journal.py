@@ -120,17 +120,27 @@ def _changes(metadata: MetaData) -> None:
 
 def _slots(metadata: MetaData) -> None:
     # Consumers that follow the commit log, each with the last commit that it has confirmed. While there is a slot that
-    # is not lost, commits above the floor are captured. `tables`: NULL for all. `token`: of the process that serves it.
+    # is not lost, commits above the floor are captured. `sink`: where its changes go, without secrets; NULL where a
+    # program of its own reads them. `live`: it confirms nothing; retention advances it.
+    # `generation`: of what the consumer has. `last_generation`: the last that was begun. `tables`: NULL for all.
+    # `holder`, `token`: the process that serves it, until `expires_at` or the end of its connection.
     Table(
         "stream_slot",
         metadata,
         text("name", key=True),
+        Column("sink", JSONB, nullable=True),
+        Column("live", Boolean, nullable=False, server_default=sql_text("false")),
         text("level", null=False),
         Column("tables", ARRAY(Text), nullable=True),
         bigint("seq", null=False),
-        bigint("generation", null=False, default=1),
+        bigint("generation", null=False, default=0),
+        bigint("last_generation", null=False, default=0),
         bigint("token", null=False, default=0),
         Column("state", Text, nullable=False, server_default=sql_text("'active'")),
+        text("holder"),
+        Column("backend_pid", Integer, nullable=True),
+        utc("backend_start"),
+        utc("expires_at"),
         utc_now("created_at"),
         utc("confirmed_at"),
         utc("lost_at"),
