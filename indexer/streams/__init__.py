@@ -1,0 +1,1 @@
+"""Streams: what the feed delivers, taken to brokers and to clients."""
