@@ -29,6 +29,7 @@ _COMMANDS = {
     "doctor": "indexer.cli.doctor:doctor_command",
     "incidents": "indexer.cli.incidents:incidents_group",
     "reorg": "indexer.cli.reorg:reorg_group",
+    "stream": "indexer.cli.stream:stream_group",
     "decode": "indexer.cli.decode:decode_command",
     "migrate": "indexer.cli.migrate:migrate_command",
     "db": "indexer.cli.db:db_group",
