@@ -397,7 +397,7 @@ async def test_the_writer_makes_and_drops_partitions_of_the_change_log(actors: C
         await conn.execute("UPDATE indexer.stream_slot SET seq = $1", size - 1)
         await change_log.drop_confirmed(conn, capturing=True)
         assert [row[0] for row in await conn.fetch(made)] == ["indexer.change_log_p1"]
-        for bad in ("-1", "NULL", "140737488355327"):
+        for bad in ("-1", "NULL", "1125899906842623"):
             with pytest.raises(asyncpg.NumericValueOutOfRangeError):
                 await conn.execute(f"SELECT indexer.make_change_log_partition({bad})")
         await conn.execute("SELECT indexer.make_change_log_partition(140737488355326)")
