@@ -55,6 +55,14 @@ class Attest:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """How much of the change log is kept for slots: `hours` (h), and `megabytes` (1e6 bytes) with its index."""
+
+    hours: int = 24
+    megabytes: int = 2_000
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """Settings of one deployment.
 
@@ -73,6 +81,7 @@ class Deployment:
     contracts: tuple[Contract, ...]
     tokens: tuple[Token, ...]
     attest: Attest = Attest()
+    keep: Keep = Keep()
     rpc_timeout: float = 20.0
     rps: float | None = None
     budgets: tuple[tuple[RequestPurpose, float], ...] = ()
@@ -166,11 +175,12 @@ class _Reader:
         """Return the validated deployment. Raises ConfigError."""
         top = self.raw
         self._only(top, "", {"name", "chain_id", "env_prefix", "start_block", "finality", "polling", "ranges", "rpc"}
-                   | {"attest", "budget", "contract", "token"})  # fmt: skip
+                   | {"attest", "stream", "budget", "contract", "token"})  # fmt: skip
         finality = self._table(top, "finality", {"depth"})
         polling = self._table(top, "polling", {"interval"})
         ranges = self._table(top, "ranges", {"max_blocks"})
         attest = self._table(top, "attest", {"enabled", "rps", "recent_blocks"} | {"head", "head_rps", "before_commit"})
+        stream = self._table(top, "stream", {"keep_hours", "keep_megabytes"})
         rpc = self._table(top, "rpc", {"timeout", "rps"})
         budget = self._table(top, "budget", set(PURPOSES))
         contracts = tuple(self._contract(i, entry) for i, entry in enumerate(self._list(top, "contract", needed=True)))
@@ -187,6 +197,10 @@ class _Reader:
             contracts=contracts,
             tokens=tuple(self._token(i, entry) for i, entry in enumerate(self._list(top, "token", needed=False))),
             attest=self._attest(attest),
+            keep=Keep(
+                self._int(stream, "stream.", "keep_hours", 1, 8_760, 24),
+                self._int(stream, "stream.", "keep_megabytes", 100, 10**7, 2_000),
+            ),
             rpc_timeout=self._seconds(rpc, "rpc.", "timeout", 20.0),
             rps=self._rate(rpc, "rpc.", "rps") if "rps" in rpc else None,
             budgets=tuple(

@@ -67,7 +67,7 @@ class Engine:
         self.observer = Observer(pool, self.writer, self.lease_keeper, reporter, options)
         self.follower = Follower()
         self.actions = ActionExecutor(pool, self.rewriter, self.observer, self.lease_keeper, reporter, connect, options)
-        self.maintenance = Maintenance(progress)
+        self.maintenance = Maintenance(progress, deployment.keep)
 
     @property
     def token(self) -> int | None:

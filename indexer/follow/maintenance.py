@@ -7,9 +7,10 @@ import time
 import structlog
 
 from indexer.chain.types import BlockRef
+from indexer.config import Keep
 from indexer.db.connection import Connection
 from indexer.runtime.progress import DaemonProgress
-from indexer.store import change_log, lease
+from indexer.store import change_log, lease, slot_retention
 from indexer.store.incidents import record, resolve
 from indexer.store.index_state import IndexState, block_refs_below
 
@@ -21,11 +22,14 @@ log = structlog.get_logger()
 class Maintenance:
     """Prunes headers and the change log, and watches the number of before-images.
 
-    `max_before_images`: number above which an incident is opened; nothing is ever deleted because of it (rows).
+    `keep`: how much is kept for slots. `max_before_images`: number above which an incident is opened; nothing is ever
+    deleted because of it (rows).
     """
 
-    def __init__(self, progress: DaemonProgress, max_before_images: int = MAX_BEFORE_IMAGES) -> None:
-        self.progress, self.max_before_images = progress, max_before_images
+    def __init__(
+        self, progress: DaemonProgress, keep: Keep, max_before_images: int = MAX_BEFORE_IMAGES
+    ) -> None:  # fmt: skip
+        self.progress, self.keep, self.max_before_images = progress, keep, max_before_images
         self.final: BlockRef | None = None  # the newest stored block that is final
         self._pruned: int | None = None
         self._next = 0.0
@@ -38,6 +42,8 @@ class Maintenance:
         await self.count_images(conn, state)
         if state.capturing:
             await change_log.ensure_partitions(conn)
+            for name in await slot_retention.cut_off(conn, self.keep.hours, self.keep.megabytes):
+                log.error("stream_lost", slot=name)
         await change_log.drop_confirmed(conn, capturing=state.capturing)
         if state.floor >= 0:
             self.final = next(iter(await block_refs_below(conn, state.floor + 1, 1)), None)

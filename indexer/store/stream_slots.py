@@ -14,6 +14,8 @@ from indexer.db.connection import Connection, row_count
 from indexer.errors import RefusedError
 from indexer.runtime.exact_json import from_json, to_json
 from indexer.store import change_log, epoch
+from indexer.store.incidents import resolve
+from indexer.store.slot_retention import SLOT_LOST
 
 # SQL: whether steps above the floor are captured.
 CAPTURING = "EXISTS (SELECT FROM indexer.stream_slot WHERE state <> 'lost')"
@@ -115,6 +117,7 @@ async def restart(conn: Connection, name: str) -> StreamSlot:
         if row is None:
             raise no_slot(name)
         await change_log.ensure_partitions(conn)
+        await resolve(conn, SLOT_LOST, name)
     return slot_of(row)
 
 
@@ -122,6 +125,7 @@ async def drop(conn: Connection, name: str) -> None:
     """Drop a slot; what was kept for it is removed later. Raises RefusedError if there is none of that name."""
     if not row_count(await conn.execute("DELETE FROM indexer.stream_slot WHERE name = $1", name)):
         raise no_slot(name)
+    await resolve(conn, SLOT_LOST, name)
 
 
 async def set_paused(conn: Connection, name: str, *, paused: bool) -> None:

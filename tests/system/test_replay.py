@@ -133,6 +133,6 @@ async def test_growing_before_images_are_an_incident_and_none_is_cut(fresh_datab
         images = await conn.fetchval(count)
         assert images > 10
         for most, open_incidents in ((10, 1), (10, 1), (images, 0)):
-            await Maintenance(progress, most).count_images(conn, state)
+            await Maintenance(progress, config.Keep(), most).count_images(conn, state)
             assert (await conn.fetchval(alarm), await conn.fetchval(count)) == (open_incidents, images)
         assert progress.before_images == images
