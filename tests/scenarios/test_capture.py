@@ -370,6 +370,36 @@ async def test_down_to_the_schema_before_and_up_again(stage: Stage, fold: Change
     await stage.equals(stage.tree[stage.nodes[0].head])
 
 
+async def test_no_commit_becomes_visible_after_one_with_a_higher_number(stage: Stage, fold: ChangeFold) -> None:
+    """A step has its number and is held before it commits: nobody else can get one, by no way that a step has."""
+    daemon, newest = await stage.start(), "SELECT max(seq) FROM indexer.commit_log"
+    await begin(stage, fold)
+    second = await stage.start(settled=False)
+    await stage.execute(
+        "CREATE FUNCTION test.hold() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END$$;"
+        "CREATE TRIGGER holds AFTER INSERT ON indexer.commit_log FOR EACH ROW EXECUTE FUNCTION test.hold();"
+        "SELECT pg_advisory_lock(7)"
+    )
+    visible = await stage.value(newest)
+    issued = "SELECT last_value FROM pg_sequences WHERE schemaname = 'indexer' AND sequencename LIKE 'commit_log%'"
+    stage.show(stage.grow(stage.main, 1, 3.0))
+    step = asyncio.create_task(daemon.settle())
+    await wait_row(stage.url, LOCKED_OUT)
+    assert (await stage.value(newest), await stage.value(issued)) == (visible, visible + 1)
+    await second.poll(3)
+    token = await stage.value("SELECT token FROM indexer.lease")
+    async with connection(stage.url, lock_timeout="100ms") as conn:
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            async with conn.transaction():
+                await lease.lock_and_renew(conn, token)
+    assert (await stage.value(newest), await stage.value(issued)) == (visible, visible + 1)
+    await stage.execute("SELECT pg_advisory_unlock(7)")
+    await step
+    assert await stage.value(newest) == visible + 1
+    assert await kinds(fold) == {"forward": 1}
+
+
 # -- partitions
 
 PARTITIONS = (
