@@ -1,4 +1,4 @@
-"""`reya-indexer stream ...`: slots, and the process that delivers their changes."""
+"""`reya-indexer stream ...`: slots of consumers that follow the tables."""
 
 from __future__ import annotations
 
@@ -11,23 +11,16 @@ from typing import Any
 import click
 
 from indexer import config
-from indexer.cli.options import chain_option, data_dir_option, json_option, log_format_option, pg_bin_option
+from indexer.cli.options import chain_option, data_dir_option, json_option, pg_bin_option
 from indexer.cli.report import print_report
-from indexer.cli.session import Session, SessionOptions, ask_database
+from indexer.cli.session import ask_database
 from indexer.db.catalog import COLUMNS
-from indexer.db.connection import Connection, connect
-from indexer.errors import RefusedError
-from indexer.exit_codes import ExitCode
+from indexer.db.connection import Connection
 from indexer.feed import log_reader
 from indexer.feed.commits import Level
-from indexer.runtime import log_setup, signals
-from indexer.runtime.tasks import run_all
+from indexer.runtime import log_setup
 from indexer.store import stream_slots
-from indexer.store.lease import holder_name
 from indexer.store.stream_slots import StreamSlot
-from indexer.streams.sinks import sink_kinds
-from indexer.streams.slot_progress import SlotProgress
-from indexer.streams.slot_worker import SlotWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +79,9 @@ def _slot_report(slot: StreamSlot, head: int) -> SlotReport:
 
 @click.group("stream", epilog="\b\nExample:\n  reya-indexer stream status --chain reya")
 def stream_group() -> None:
-    """Deliver every change of the tables to brokers and followers.
+    """Keep every change of the tables for consumers that follow them.
 
-    What a reorg undoes is taken back in the same way.
+    What a reorg undoes is kept in the same way.
 
     docs/explanation/feed.md says what a consumer may rely on.
     """
@@ -116,31 +109,26 @@ _name_argument = click.argument("name")
 )
 @_name_argument
 @chain_option
-@click.option("--sink", "kind", type=click.Choice(list(sink_kinds.KINDS)), help="Where the changes are delivered.")
 @click.option("--live", is_flag=True, help="Keep changes for followers that confirm nothing.")
 @click.option("--level", type=click.Choice([*Level]), default="instant", show_default=True,
               help="How final the rows must be.")  # fmt: skip
 @click.option("--tables", callback=_tables, metavar="NAMES", help="Comma-separated tables. Default: all.")
-@click.option("--prefix", default="reya", show_default=True, help="What topics, keys or subjects begin with.")
 @data_dir_option
 @pg_bin_option
 @json_option
 def create_command(
-    name: str, chain: str, kind: str | None, live: bool, level: str, tables: list[str] | None, prefix: str,
+    name: str, chain: str, live: bool, level: str, tables: list[str] | None,
     data_dir: Path | None, pg_bin: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Create a slot.
 
-    From now on the changes that its consumer needs are kept. Without --sink, the
-    consumer is a program of your own, which reads the change log and confirms by itself.
+    From now on the changes that its consumer needs are kept. The consumer is a program of yours, which reads the
+    change log and confirms by itself.
     """
     log_setup.configure("console", quiet=True)
-    if live and kind:
-        raise click.UsageError("--live has no consumer that --sink could deliver to; leave one of them out.")
-    sink = None if kind is None else {"kind": kind, "prefix": prefix}
 
     async def create(conn: Connection) -> SlotsReport:
-        return await _report(conn, [await stream_slots.create(conn, name, level, tables, sink=sink, live=live)])
+        return await _report(conn, [await stream_slots.create(conn, name, level, tables, live=live)])
 
     print_report(ask_database(config.load(chain), data_dir, pg_bin, create), as_json)
 
@@ -184,56 +172,17 @@ def _changes_slot(name: str, help_text: str, act: Any, example: str) -> click.Co
 
 
 stream_group.add_command(_changes_slot(
-    "pause", "Stop delivering to a slot. Its changes are kept meanwhile.",
-    partial(stream_slots.set_paused, paused=True), "kafka-all",
+    "pause", "Mark a slot as paused. Its changes are kept meanwhile.",
+    partial(stream_slots.set_paused, paused=True), "own-reader",
 ))  # fmt: skip
 stream_group.add_command(_changes_slot(
-    "resume", "Go on delivering to a slot that was paused.",
-    partial(stream_slots.set_paused, paused=False), "kafka-all",
+    "resume", "Mark a slot that was paused as active again.",
+    partial(stream_slots.set_paused, paused=False), "own-reader",
 ))  # fmt: skip
 stream_group.add_command(_changes_slot(
-    "drop", "Drop a slot. What was kept for it alone is removed.", stream_slots.drop, "kafka-all",
+    "drop", "Drop a slot. What was kept for it alone is removed.", stream_slots.drop, "own-reader",
 ))  # fmt: skip
 stream_group.add_command(_changes_slot(
-    "bootstrap", "Let a slot, also a lost one, begin anew.\n\nIts sink gets a snapshot of the tables.",
-    stream_slots.restart, "kafka-all",
+    "bootstrap", "Let a slot, also a lost one, begin anew.\n\nIts consumer needs a snapshot of the tables first.",
+    stream_slots.restart, "own-reader",
 ))  # fmt: skip
-
-
-@stream_group.command("run", epilog="\b\nExample:\n  reya-indexer stream run --chain reya")
-@click.argument("names", nargs=-1)
-@chain_option
-@data_dir_option
-@pg_bin_option
-@log_format_option
-def run_command(
-    names: tuple[str, ...], chain: str, data_dir: Path | None, pg_bin: Path | None, log_format: log_setup.LogFormat
-) -> None:
-    """Deliver to the sinks of these slots, or of all, until stopped. One that fails does not stop another."""
-    log_setup.configure(log_format)
-    options = SessionOptions.from_click(chain, None, data_dir=data_dir, pg_bin=pg_bin)
-    try:
-        signals.run_stoppable(partial(_run, options, names), ExitCode.DONE)
-    except KeyboardInterrupt:
-        return
-
-
-async def _run(options: SessionOptions, names: tuple[str, ...], stop: signals.StopRequest) -> None:
-    async with Session(options) as session:
-        conn = await session.connect()
-        slots = [await stream_slots.get(conn, name) for name in names] or [
-            slot for slot in await stream_slots.list_all(conn) if slot.sink is not None
-        ]
-        if not slots:
-            raise RefusedError("there is no slot with a sink", "`reya-indexer stream create NAME --sink ...` makes one")
-        url = await session.database_url()
-        deployment, holder = options.deployment.name, holder_name("stream")
-        for slot in slots:
-            sink_kinds.make_sink(slot, deployment)  # A missing library or URL is said now, before anything is claimed.
-        await run_all(*[
-            SlotWorker(
-                partial(connect, url), slot.name, holder, partial(sink_kinds.make_sink, deployment=deployment),
-                SlotProgress(slot.name),
-            ).run()
-            for slot in slots
-        ])  # fmt: skip

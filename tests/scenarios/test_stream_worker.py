@@ -36,6 +36,7 @@ class Broker:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, tuple[object, ...]], tuple[Place, Row | None]] = {}
         self.marker: FeedPosition | None = None
+        self.starts = 0
         self.swept = 0
 
     def put(self, change: Change, generation: int) -> None:
@@ -49,8 +50,8 @@ class Broker:
         self.rows = {key: value for key, value in self.rows.items() if value[0][0] >= marker.generation}
 
     def forget(self) -> None:
-        """As a broker in memory does when it is restarted."""
-        self.rows, self.marker = {}, None
+        """As a broker in memory does when it is restarted: it ends every connection."""
+        self.rows, self.marker, self.starts = {}, None, self.starts + 1
 
     def table(self, name: str) -> list[Row]:
         return [row for (table, _), (_, row) in self.rows.items() if table == name and row is not None]
@@ -61,9 +62,10 @@ class UnreliableSink:
 
     def __init__(self, broker: Broker, rng: random.Random, share: Callable[[], float], slot: StreamSlot) -> None:
         self.broker, self.rng, self.share = broker, rng, share
+        self.connected_to = broker.starts
 
     def trouble(self, name: str) -> None:
-        if self.rng.random() < self.share():
+        if self.rng.random() < self.share() or self.connected_to != self.broker.starts:
             raise SinkError(f"no answer to {name}")
 
     async def open(self) -> FeedPosition | None:
@@ -91,6 +93,8 @@ class UnreliableSink:
         pass
 
     def _put(self, changes: Sequence[Change], generation: int) -> None:
+        if self.connected_to != self.broker.starts:
+            raise SinkError("the connection ended")
         for change in changes:
             if self.rng.random() < self.share() / 20:
                 raise SinkError("no answer to a row")

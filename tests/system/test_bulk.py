@@ -287,7 +287,8 @@ async def test_a_worker_that_is_stopped_is_found_silent_and_costs_its_range_once
     url = fresh_database()
     await upgrade_async(url)
     addresses = tuple(sorted(ADDRESSES))
-    workers = process_pool.WorkerPool(WorkerConfig(url, (chain.node.url,), 89346162, 100, {}), 1)
+    # At three requests a second it is far from its end when its first news is read here, however busy the machine is.
+    workers = process_pool.WorkerPool(WorkerConfig(url, (chain.node.url,), 89346162, 100, {}, rps=3.0), 1)
     await workers.start()
     told: list[ContractRange] = []
 
