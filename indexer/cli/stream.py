@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -98,7 +99,15 @@ def _tables(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     return names
 
 
-_name_argument = click.argument("name")
+def _slot_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """Return the name; fail with a usage error unless it fits into metric labels, topics and file names."""
+    if not _NAME.fullmatch(value):
+        raise click.BadParameter(f"{value!r}: write lower-case letters, digits, - and _, at most 63, a letter first")
+    return value
+
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_name_argument = click.argument("name", callback=_slot_name)
 
 
 @stream_group.command(
@@ -110,7 +119,7 @@ _name_argument = click.argument("name")
 @_name_argument
 @chain_option
 @click.option("--live", is_flag=True, help="Keep changes for followers that confirm nothing.")
-@click.option("--level", type=click.Choice([*Level]), default="instant", show_default=True,
+@click.option("--level", type=click.Choice([level.value for level in Level]), default="instant", show_default=True,
               help="How final the rows must be.")  # fmt: skip
 @click.option("--tables", callback=_tables, metavar="NAMES", help="Comma-separated tables. Default: all.")
 @data_dir_option
