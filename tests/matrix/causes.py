@@ -228,7 +228,20 @@ def a_role_without_any_right(place: Place) -> Iterator[Setting]:
     "migrate --check",
     others={"run": "halts: tests/scenarios/test_intercepted.py", "migrate": "the revision is current"}
     | dict.fromkeys(
-        ("endpoints", "incidents list", "incidents close", "reorg list", "reorg show", "db roles"),
+        (
+            "endpoints",
+            "incidents list",
+            "incidents close",
+            "reorg list",
+            "reorg show",
+            "db roles",
+            "stream bootstrap",
+            "stream create",
+            "stream drop",
+            "stream pause",
+            "stream resume",
+            "stream status",
+        ),
         "reads no such table",
     ),
 )
@@ -256,6 +269,11 @@ def a_table_that_somebody_renamed(place: Place) -> Iterator[Setting]:
             "db roles",
             "verify",
             "enrich",
+            "stream bootstrap",
+            "stream drop",
+            "stream pause",
+            "stream resume",
+            "stream status",
         ),
         "it only reads, or finds nothing to write",
     ),

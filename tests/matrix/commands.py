@@ -47,7 +47,7 @@ COMMANDS = {
     "reorg status": _command("reorg status", DATABASE, CHAIN, OUTPUT),
     "reorg verify": _command("reorg verify --log-format json", DATABASE, ENDPOINT, CHAIN, OUTPUT),
     "stream bootstrap": _command("stream bootstrap one", DATABASE, CHAIN),
-    "stream create": _command("stream create one", DATABASE, CHAIN, OUTPUT),
+    "stream create": _command("stream create one", DATABASE, CHAIN),
     "stream drop": _command("stream drop one", DATABASE, CHAIN),
     "stream pause": _command("stream pause one", DATABASE, CHAIN),
     "stream resume": _command("stream resume one", DATABASE, CHAIN),
