@@ -131,6 +131,10 @@ async def connect(url: str, *, timeout_s: float = STATEMENT_TIMEOUT_S, **setting
             conn.terminate()
         cause = error.message if isinstance(error, ConfigError) else printable(_cause(url, error))
         raise DatabaseUnreachableError(f"{redact(url)}: {cause}", connect_remedy(error)) from error
+    except BaseException:  # Canceled while the session was checked: nobody else knows of the connection.
+        if conn is not None:
+            conn.terminate()
+        raise
     return conn
 
 
