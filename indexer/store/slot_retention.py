@@ -22,10 +22,12 @@ part AS (
   FROM part
 )
 """
-# The oldest change that a slot keeps decides: not the oldest commit, of which many may not be captured.
+# A slot in the partition that steps write to keeps no other, however large that one is. Of age,
+# the oldest change that a slot keeps decides: not the oldest commit, of which many may not be captured.
 _LOSE = f"""
 WITH {_PARTITIONS}, late AS (
-  SELECT s.name, s.seq, (SELECT k.bytes FROM kept k WHERE k.n = (s.seq + 1) / {PARTITION_COMMITS}) AS bytes,
+  SELECT s.name, s.seq, (SELECT k.bytes FROM kept k WHERE k.n = (s.seq + 1) / {PARTITION_COMMITS}
+      AND k.n < (SELECT max(seq) FROM indexer.commit_log) / {PARTITION_COMMITS}) AS bytes,
     (SELECT l.at FROM indexer.commit_log l
       WHERE l.seq = (SELECT min(c.seq) FROM indexer.change_log c WHERE c.seq > s.seq)) AS oldest
   FROM indexer.stream_slot s WHERE NOT s.live AND s.state <> 'lost'
@@ -36,13 +38,15 @@ UPDATE indexer.stream_slot s SET state = 'lost', lost_at = clock_timestamp(), no
 FROM late l WHERE l.name = s.name AND s.seq = l.seq AND s.state <> 'lost'
   AND (l.bytes > $2 * 1000000 OR l.oldest < clock_timestamp() - make_interval(hours => $1)) RETURNING s.name, s.note
 """
-# A partition is needed while the next one began within the hours kept; the newest always is.
+# A partition is needed while the next one began within the hours kept; that of the newest commit always is: the one
+# after it exists already, and without the partition that steps write to, the indexer would stop.
 _ADVANCE = f"""
 WITH {_PARTITIONS}, needed AS (
   SELECT min(k.n) AS n FROM kept k WHERE k.bytes <= $2::bigint * 1000000
     AND NOT EXISTS (SELECT FROM kept f WHERE f.n = k.n + 1 AND f.began < clock_timestamp() - make_interval(hours => $1))
 )
-UPDATE indexer.stream_slot s SET seq = needed.n * {PARTITION_COMMITS} - 1 FROM needed
+UPDATE indexer.stream_slot s SET seq = needed.n * {PARTITION_COMMITS} - 1
+FROM (SELECT least(n, (SELECT max(seq) FROM indexer.commit_log) / {PARTITION_COMMITS}) AS n FROM needed) needed
 WHERE s.live AND needed.n * {PARTITION_COMMITS} - 1 > s.seq
 """
 

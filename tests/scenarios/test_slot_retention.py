@@ -90,6 +90,26 @@ async def test_a_slot_for_which_too_much_is_kept_is_lost(stage: Stage) -> None:
     assert await lost_slots(stage) == []
 
 
+async def test_the_partition_that_steps_write_to_is_kept_however_large_it_is(stage: Stage) -> None:
+    """Its successor is made ahead and is empty: without the one in use, no step could be committed."""
+    await stage.start(0)
+    await stage.execute("DELETE FROM indexer.commit_log")
+    await stream_slots.create(stage.own, "current", "instant")
+    await stream_slots.create(stage.own, "followers", "instant", live=True)
+    await history(stage, 1)
+    await stage.execute(
+        "SELECT indexer.make_change_log_partition(1);"
+        "INSERT INTO indexer.change_log SELECT 100 + n, 0, 1, 'copy', 'orders', 1,"
+        " (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 1000 + n - n))"
+        " FROM generate_series(1, 100) n"
+    )
+    assert await slot_retention.cut_off(stage.own, 24, 1) == []
+    assert await slots(stage) == {"current": ("active", 0), "followers": ("active", 0)}
+    await stage.execute("DELETE FROM indexer.stream_slot WHERE name = 'current'")
+    await change_log.drop_confirmed(stage.own, capturing=True)
+    assert await partitions(stage) == ["indexer.change_log_p0", "indexer.change_log_p1"]
+
+
 async def test_the_daemon_cuts_off_a_slot_and_goes_on(stage: Stage) -> None:
     daemon = await stage.start(0)
     await stream_slots.create(stage.own, "behind", "instant")
